@@ -1,0 +1,417 @@
+"""The networks, from the bottom up: blocks, the published StackMFF, the default StackMix, loading.
+
+A network takes a luma stack (B, 1, N, H, W) and says in `output` what it gives: "weights" of the
+frames (B, N, H, W), or a fused "luma" (B, 1, H, W).
+"""
+
+import pickle
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from utils import StackError
+
+
+def pad_to_multiple(stack, multiple):
+    """Extend height and width at the bottom and the right to a multiple; frames are left alone.
+
+    Mirrored without repeating the edge, or by repeating it where a side is too short to mirror.
+
+    Args:
+        stack: (B, 1, N, H, W), any range.
+        multiple: what both sides shall be divisible by, px.
+    Returns:
+        (B, 1, N, H', W').
+    """
+    frames = stack[:, 0]  # (B, N, H, W): the padding of 2D pictures knows the mirror
+    height, width = frames.shape[-2:]
+    down, right = -height % multiple, -width % multiple
+    if down:
+        frames = F.pad(frames, (0, 0, 0, down), mode="reflect" if down < height else "replicate")
+    if right:
+        frames = F.pad(frames, (0, right, 0, 0), mode="reflect" if right < width else "replicate")
+    return frames[:, None]
+
+
+# The published network. Its names of tensors are those of the released checkpoints.
+
+
+class ConvNormReLU3d(nn.Sequential):
+    """Convolution over 3x3x3 with bias, batch norm, ReLU: (B, C, N, H, W) to (B, C', N, H, W)."""
+
+    def __init__(self, c_in, c_out):
+        super().__init__(nn.Conv3d(c_in, c_out, 3, padding=1), nn.BatchNorm3d(c_out), nn.ReLU())
+
+
+class ResidualBlock3d(nn.Module):
+    """Two convolutions, and the block's input through a 1x1x1 one added after the second ReLU."""
+
+    def __init__(self, c_in, c_out):
+        super().__init__()
+        self.conv1 = ConvNormReLU3d(c_in, c_out)
+        self.conv2 = ConvNormReLU3d(c_out, c_out)
+        self.residual_upsampler = nn.Conv3d(c_in, c_out, 1, bias=False)
+
+    def forward(self, x):
+        return self.conv2(self.conv1(x)) + self.residual_upsampler(x)
+
+
+class Upsample3d(nn.Module):
+    """Doubles height and width by a transposed convolution with ReLU; frames stay."""
+
+    def __init__(self, c_in, c_out):
+        super().__init__()
+        self.deconv = nn.Sequential(
+            nn.ConvTranspose3d(c_in, c_out, (1, 4, 4), stride=(1, 2, 2), padding=(0, 1, 1)),
+            nn.ReLU(),
+        )
+
+    def forward(self, x):
+        return self.deconv(x)
+
+
+class CoordinateAttention3d(nn.Module):
+    """3D coordinate attention: gates for each frame, row and column, (B, C, N, H, W) to the same.
+
+    Source: Xie et al. 2025 (StackMFF), after coordinate attention (Hou et al., CVPR 2021).
+    """
+
+    def __init__(self, channels):
+        super().__init__()
+        hidden = max(8, channels // 32)
+        self.conv1 = nn.Conv3d(channels, hidden, 1)
+        self.bn1 = nn.BatchNorm3d(hidden)
+        self.conv_d = nn.Conv3d(hidden, channels, 1)
+        self.conv_h = nn.Conv3d(hidden, channels, 1)
+        self.conv_w = nn.Conv3d(hidden, channels, 1)
+
+    def forward(self, x):
+        n_frames, height, width = x.shape[2:]
+        profiles = torch.cat(
+            [
+                x.mean((2, 4))[..., None, None],  # (B, C, H, 1, 1)
+                x.mean((2, 3))[..., None, None],  # (B, C, W, 1, 1)
+                x.mean((3, 4))[..., None, None],  # (B, C, N, 1, 1)
+            ],
+            dim=2,
+        )
+        hidden = F.hardswish(self.bn1(self.conv1(profiles)))  # (B, 8, H+W+N, 1, 1)
+        # The published code joins (height, width, frames) and splits by the lengths of (frames,
+        # height, width), so each gate sees a shifted stretch: "frames" the first N rows, and so on.
+        # The released weights were trained with it; it is kept because they need it.
+        d, h, w = hidden.split([n_frames, height, width], dim=2)
+        gate_d = self.conv_d(d).sigmoid()  # (B, C, N, 1, 1)
+        gate_h = self.conv_h(h.transpose(2, 3)).sigmoid()  # (B, C, 1, H, 1)
+        gate_w = self.conv_w(w.transpose(2, 4)).sigmoid()  # (B, C, 1, 1, W)
+        return x * gate_d * gate_h * gate_w
+
+
+class SmoothLayer(nn.Module):
+    """3x3 convolution of one channel, batch norm and sigmoid: (B, 1, H, W) to [0, 1]."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(1, 1, 3, padding=1)
+        self.bn = nn.BatchNorm2d(1)
+
+    def forward(self, x):
+        return self.bn(self.conv(x)).sigmoid()
+
+
+class StackMFF(nn.Module):
+    """The published network: a 3D U-Net that draws the fused luma itself.
+
+    142.5 thousand multiply-adds a pixel and frame, 6,083,669 parameters.
+    Source: Xie et al. 2025, "StackMFF: end-to-end multi-focus image stack fusion network".
+    """
+
+    output = "luma"
+    options = {}
+
+    def __init__(self):
+        super().__init__()
+        self.pool = nn.MaxPool3d((1, 2, 2))  # frames are never pooled
+        self.conv_blk1 = ResidualBlock3d(1, 16)
+        self.conv_blk2 = ResidualBlock3d(16, 32)
+        self.conv_blk3 = ResidualBlock3d(32, 64)
+        self.conv_blk4 = ResidualBlock3d(64, 128)
+        self.conv_blk5 = ResidualBlock3d(128, 256)
+        self.dec_conv_blk4 = ResidualBlock3d(256, 128)
+        self.dec_conv_blk3 = ResidualBlock3d(128, 64)
+        self.dec_conv_blk2 = ResidualBlock3d(64, 32)
+        self.dec_conv_blk1 = ResidualBlock3d(32, 16)
+        self.deconv_blk4 = Upsample3d(256, 128)
+        self.deconv_blk3 = Upsample3d(128, 64)
+        self.deconv_blk2 = Upsample3d(64, 32)
+        self.deconv_blk1 = Upsample3d(32, 16)
+        self.att = CoordinateAttention3d(16)
+        self.one_conv = nn.Conv3d(16, 1, 1)
+        self.smooth_layer = SmoothLayer()
+
+    def forward(self, stack):
+        """Fuse.
+
+        Args:
+            stack: (B, 1, N, H, W) float in [0, 1], any N, H and W.
+        Returns:
+            (B, 1, H, W) float in [0, 1].
+        """
+        height, width = stack.shape[-2:]
+        x = pad_to_multiple(stack, 16)
+        skip1 = self.conv_blk1(x)  # (B, 16, N, H, W)
+        skip2 = self.conv_blk2(self.pool(skip1))  # (B, 32, N, H/2, W/2)
+        skip3 = self.conv_blk3(self.pool(skip2))  # (B, 64, N, H/4, W/4)
+        skip4 = self.conv_blk4(self.pool(skip3))  # (B, 128, N, H/8, W/8)
+        x = self.conv_blk5(self.pool(skip4))  # (B, 256, N, H/16, W/16)
+        x = self.dec_conv_blk4(torch.cat([self.deconv_blk4(x), skip4], 1))
+        x = self.dec_conv_blk3(torch.cat([self.deconv_blk3(x), skip3], 1))
+        x = self.dec_conv_blk2(torch.cat([self.deconv_blk2(x), skip2], 1))
+        x = self.dec_conv_blk1(torch.cat([self.deconv_blk1(x), skip1], 1))  # (B, 16, N, H, W)
+        x = self.one_conv(self.att(x)).amax(2)  # (B, 1, H, W)
+        return self.smooth_layer(x)[..., :height, :width]
+
+
+# The default network. It works at a quarter of the resolution and chooses; it never draws.
+
+
+class ConvNorm3d(nn.Sequential):
+    """Bias-free convolution and batch norm; kernel (frames, rows, columns), size kept."""
+
+    def __init__(self, c_in, c_out, kernel):
+        padding = tuple(k // 2 for k in kernel)
+        super().__init__(
+            nn.Conv3d(c_in, c_out, kernel, padding=padding, bias=False), nn.BatchNorm3d(c_out)
+        )
+
+
+class FactorisedBlock(nn.Module):
+    """relu(c(b(a(x))) + skip): within frames, across frames, within frames.
+
+    (B, C, N, H, W) to (B, C', N, H, W) at 2/5 of the cost of two 3x3x3 convolutions.
+    """
+
+    def __init__(self, c_in, c_out):
+        super().__init__()
+        self.a = ConvNorm3d(c_in, c_out, (1, 3, 3))
+        self.b = ConvNorm3d(c_out, c_out, (3, 1, 1))
+        self.c = ConvNorm3d(c_out, c_out, (1, 3, 3))
+        self.skip = nn.Identity() if c_in == c_out else ConvNorm3d(c_in, c_out, (1, 1, 1))
+
+    def forward(self, x):
+        y = F.relu(self.a(x))
+        y = F.relu(self.b(y))
+        return F.relu(self.c(y) + self.skip(x))
+
+
+class UpNorm3d(nn.Sequential):
+    """Doubles height and width: (B, C, N, H, W) to (B, C', N, 2H, 2W)."""
+
+    def __init__(self, c_in, c_out):
+        super().__init__(
+            nn.ConvTranspose3d(c_in, c_out, (1, 2, 2), stride=(1, 2, 2), bias=False),
+            nn.BatchNorm3d(c_out),
+            nn.ReLU(),
+        )
+
+
+class LocalCoordinateAttention3d(nn.Module):
+    """3D coordinate attention whose means are taken over a window around each place.
+
+    A mean over the whole picture would make a tile see other gates than the picture that it was
+    cut from. Here every mean runs over blocks of 4 and then over `window` blocks, so that the
+    gates depend on their neighbourhood alone, and a tile with a margin agrees with the whole.
+
+    Args:
+        channels, hidden: numbers of channels of x and of the shared layer.
+        window: side of the window in blocks of 4 positions, odd.
+    """
+
+    block = 4
+
+    def __init__(self, channels, hidden, window):
+        super().__init__()
+        self.window = window
+        self.shared = nn.Conv1d(channels, hidden, 1)
+        self.norm = nn.BatchNorm1d(hidden)
+        self.gates = nn.ModuleList(nn.Conv3d(hidden, channels, 1) for _ in range(3))
+
+    def window_mean(self, x, rows, columns):
+        """Mean over the window along rows, columns or both; that side shrinks to its blocks."""
+        planes = x.flatten(1, 2)  # (B, C N, H, W): 3D pooling refuses sides under the window
+        planes = F.avg_pool2d(planes, (self.block if rows else 1, self.block if columns else 1))
+        kernel = (self.window if rows else 1, self.window if columns else 1)
+        padding = (kernel[0] // 2, kernel[1] // 2)
+        planes = F.avg_pool2d(planes, kernel, 1, padding, count_include_pad=False)
+        return planes.unflatten(1, x.shape[1:3])
+
+    def forward(self, x):
+        """(B, C, N, H, W), H and W multiples of 4, to the same shape."""
+        mean_frame = x.mean(2, keepdim=True)
+        profiles = [
+            self.window_mean(x, rows=True, columns=True),  # frames: (B, C, N, H/4, W/4)
+            self.window_mean(mean_frame, rows=False, columns=True),  # height: (B, C, 1, H, W/4)
+            self.window_mean(mean_frame, rows=True, columns=False),  # width: (B, C, 1, H/4, W)
+        ]
+        # One shared layer and norm for the three, as published; split in the order of joining.
+        hidden = torch.cat([profile.flatten(2) for profile in profiles], dim=2)
+        hidden = F.hardswish(self.norm(self.shared(hidden)))
+        parts = hidden.split([profile[0, 0].numel() for profile in profiles], dim=2)
+        for part, profile, gate in zip(parts, profiles, self.gates, strict=True):
+            weights = gate(part.unflatten(2, profile.shape[2:])).sigmoid()
+            size = (profile.shape[2], *x.shape[3:])
+            x = x * F.interpolate(weights, size, mode="trilinear", align_corners=False)
+        return x
+
+
+class StackMix(nn.Module):
+    """The default network: the weights with which the frames are mixed at each pixel.
+
+    78 thousand parameters and 2.0 thousand multiply-adds a pixel and frame: everything runs on
+    4x4 blocks of pixels laid into channels, a sixteenth of the positions, with no sample lost.
+
+    Args:
+        widths: channels of the three levels.
+        hidden: channels of the attention's shared layer.
+        window: side of the attention's window in blocks of 16 px, odd.
+    """
+
+    output = "weights"
+    options = {"widths": [16, 24, 32], "hidden": 8, "window": 5}
+    unshuffle = 4
+
+    def __init__(self, widths, hidden, window):
+        super().__init__()
+        narrow, middle, wide = widths
+        samples = self.unshuffle**2
+        self.stem = ConvNorm3d(samples, narrow, (1, 3, 3))
+        self.pool = nn.MaxPool3d((1, 2, 2))  # frames are never pooled
+        self.enc1 = FactorisedBlock(2 * narrow, narrow)
+        self.enc2 = FactorisedBlock(narrow, middle)
+        self.enc3 = FactorisedBlock(middle, wide)
+        self.up2 = UpNorm3d(wide, middle)
+        self.dec2 = FactorisedBlock(2 * middle, middle)
+        self.up1 = UpNorm3d(middle, narrow)
+        self.dec1 = FactorisedBlock(2 * narrow, narrow)
+        self.attention = LocalCoordinateAttention3d(narrow, hidden, window)
+        self.head = nn.Conv3d(2 * narrow, samples, (1, 3, 3), padding=(0, 1, 1))
+
+    def forward(self, stack, return_logits=False):
+        """Weigh the frames.
+
+        Args:
+            stack: (B, 1, N, H, W) float in [0, 1], in focus order; any N from 1, H and W.
+            return_logits: give the logits in place of their softmax, for training.
+        Returns:
+            (B, N, H, W) float32, the weights' sum over N is 1 (or any number, as logits).
+        """
+        height, width = stack.shape[-2:]
+        luma = pad_to_multiple(stack, 4 * self.unshuffle)[:, 0] - 0.5  # (B, N, H, W)
+        x = F.pixel_unshuffle(luma[:, :, None], self.unshuffle)  # (B, N, 16, H/4, W/4)
+        stem = F.relu(self.stem(x.transpose(1, 2)))  # (B, 16, N, H/4, W/4)
+        x = torch.cat([stem, stem - stem.amax(2, keepdim=True)], 1)  # how far from the sharpest
+        skip1 = self.enc1(x)  # (B, 16, N, H/4, W/4)
+        skip2 = self.enc2(self.pool(skip1))  # (B, 24, N, H/8, W/8)
+        x = self.enc3(self.pool(skip2))  # (B, 32, N, H/16, W/16)
+        x = self.dec2(torch.cat([self.up2(x), skip2], 1))  # (B, 24, N, H/8, W/8)
+        x = self.dec1(torch.cat([self.up1(x), skip1], 1))  # (B, 16, N, H/4, W/4)
+        x = self.head(torch.cat([self.attention(x), stem], 1))  # (B, 16, N, H/4, W/4)
+        logits = F.pixel_shuffle(x.transpose(1, 2), self.unshuffle)[:, :, 0]  # (B, N, H, W)
+        logits = logits[..., :height, :width].float()
+        return logits if return_logits else logits.softmax(1)
+
+
+NETWORKS = {"StackMix": StackMix, "StackMFF": StackMFF}
+
+
+def default_config(name):
+    """The configuration of a network of NETWORKS: {"network": name, option: value, ...}."""
+    return {"network": name, **NETWORKS[name].options}
+
+
+def build_network(config):
+    """Make the network that a configuration describes, with fresh weights.
+
+    Args:
+        config: as from `default_config`; options left out take their defaults.
+    Returns:
+        An nn.Module with the whole configuration in `.config`.
+    Raises:
+        StackError: a name or an option that is not known.
+    """
+    config = dict(config)
+    name = config.pop("network", None)
+    if name not in NETWORKS:
+        raise StackError(f"network {name!r} is not known: choose from {', '.join(NETWORKS)}")
+    options = {**NETWORKS[name].options, **config}
+    try:
+        network = NETWORKS[name](**options)
+    except TypeError as error:
+        raise StackError(f"the configuration does not fit {name}: {error}") from error
+    network.config = {"network": name, **options}
+    return network
+
+
+def load_checkpoint(path):
+    """Read a checkpoint file.
+
+    Args:
+        path: a checkpoint of this program, or a bare state dict of the published network, with or
+            without "module." in front of its names.
+    Returns:
+        A dict with at least "config" and "network" (the state dict).
+    Raises:
+        StackError: there is no such file, or it holds no weights of a network of ours.
+    """
+    if not Path(path).is_file():
+        raise StackError(f"{path} is not there: give the weights with --model_path")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        raise StackError(f"{path} is no checkpoint, or is cut short: fetch it again") from error
+    if not isinstance(checkpoint, dict) or not checkpoint:
+        raise StackError(f"{path} holds no weights: give a checkpoint of {' or '.join(NETWORKS)}")
+    if "config" in checkpoint and "network" in checkpoint:
+        return checkpoint
+    state = {str(name).removeprefix("module."): tensor for name, tensor in checkpoint.items()}
+    return {"config": default_config("StackMFF"), "network": state}
+
+
+def load_network(path, device="cpu"):
+    """Rebuild a network from its checkpoint, ready to use.
+
+    Args:
+        path: see `load_checkpoint`.
+        device: where its weights shall lie.
+    Returns:
+        The network in eval mode with `.config`.
+    Raises:
+        StackError: as `load_checkpoint`, or the weights are of another network.
+    """
+    checkpoint = load_checkpoint(path)
+    network = build_network(checkpoint["config"])
+    try:
+        network.load_state_dict(checkpoint["network"])
+    except (RuntimeError, TypeError, AttributeError) as error:
+        name = network.config["network"]
+        raise StackError(f"{path} holds weights of another network, not of {name}") from error
+    return network.to(device).eval()
+
+
+def run_network(network, stack):
+    """Run a network for training: what the loss terms look at.
+
+    Args:
+        network: one of NETWORKS, possibly inside DistributedDataParallel.
+        stack: (B, 1, N, H, W) float in [0, 1].
+    Returns:
+        {"fused": (B, 1, H, W) luma, "weights" and "logits": (B, N, H, W), or None for a network
+        that gives luma}, all float32.
+    """
+    if getattr(network, "module", network).output == "luma":
+        return {"fused": network(stack).float(), "weights": None, "logits": None}
+    logits = network(stack, return_logits=True)
+    weights = logits.softmax(1)
+    fused = (weights * stack[:, 0]).sum(1, keepdim=True)
+    return {"fused": fused, "weights": weights, "logits": logits}

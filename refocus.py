@@ -1,0 +1,236 @@
+"""From a picture with depth, or from layers, to the focal stack that a lens would take of it.
+
+Two ways: the published one, blurred regions of a picture pasted together (`published_refocus`), and
+a thin lens (`refocus_layers`, `refocus_picture`), where every surface is blurred by its circle of
+confusion in linear light and laid over what lies behind it. No files and no arguments here.
+
+Disparity is scaled to [0, 1], larger = nearer. A thin lens's circle of confusion is linear in it:
+c = f A |1/z - 1/z_focus| (f focal length, A aperture, both through the magnification), so one
+number, `aperture` in px per unit of disparity, stands for the lens.
+"""
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import torch
+
+# Circles of confusion, px, between whose blurs the others are interpolated.
+LEVELS = (0, 0.4, 0.7, 1, 1.3, 1.6, 2, 2.5, 3, 3.5, 4, 5, 6, 7, 8, 10, 12, 14, 17, 20, 24, 28, 33)
+LEVELS += (39, 46, 54, 64, 76, 90, 108, 128)
+
+
+def to_linear(values):
+    """sRGB-coded values in [0, 1] to linear light, any shape (IEC 61966-2-1)."""
+    return torch.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4)
+
+
+def to_srgb(values):
+    """Linear light to sRGB-coded values in [0, 1], any shape; clips (IEC 61966-2-1)."""
+    values = values.clamp(0, 1)
+    return torch.where(
+        values <= 0.0031308, values * 12.92, 1.055 * values.clamp_min(1e-6) ** (1 / 2.4) - 0.055
+    )
+
+
+def coc_px(disparity, focus_disparity, aperture):
+    """Diameter of the circle of confusion in px.
+
+    Args:
+        disparity: of the surface, [0, 1], larger = nearer, any shape.
+        focus_disparity: of the focal plane, [0, 1].
+        aperture: px per unit of disparity.
+    Source: thin lens; c = f A |1/z - 1/z_focus|.
+    """
+    return aperture * abs(disparity - focus_disparity)
+
+
+@dataclass(frozen=True)
+class Aperture:
+    """The shape of a point spread: a disc, or a polygon of `blades`, with an even or soft rim.
+
+    blades: 0 for a disc, else 5 or more; rotation in radians; softness in [0, 1]: how much of the
+    light is missing at the rim (0 even, 1 falls to nothing).
+    """
+
+    blades: int = 0
+    rotation: float = 0.0
+    softness: float = 0.0
+
+
+def point_spread(diameter, aperture, samples):
+    """The point spread of a circle of confusion, finer than the pixels.
+
+    Args:
+        diameter: px, above 0.
+        aperture: an Aperture.
+        samples: per pixel and side.
+    Returns:
+        (S samples, S samples) float32 with sum 1, S odd; the pixel in the middle is the centre.
+    """
+    half = int(np.ceil(diameter / 2 + 0.5))
+    line = (torch.arange((2 * half + 1) * samples) + 0.5) / samples - half - 0.5
+    y, x = torch.meshgrid(line, line, indexing="ij")
+    radius = torch.hypot(x, y) / (diameter / 2)
+    if aperture.blades:
+        wedge = 2 * np.pi / aperture.blades
+        angle = (torch.atan2(y, x) + aperture.rotation) % wedge - wedge / 2
+        # A polygon of the disc's area, so that blades do not change the amount of blur.
+        area = aperture.blades / np.pi * np.tan(np.pi / aperture.blades)
+        radius = radius * torch.cos(angle) * np.sqrt(area)
+    light = (radius <= 1) * (1 - aperture.softness * radius.clamp(max=1) ** 2)
+    return light / light.sum()
+
+
+def transfer_function(diameter, aperture, height, width):
+    """Fourier transform of a point spread on the grid of `torch.fft.rfft2`.
+
+    Small spreads are transformed as they are (what a pixel grid can carry of them: even half a
+    pixel of blur counts); of large ones each pixel takes its share of the light, since their sharp
+    rim would ring beside highlights.
+
+    Args:
+        diameter: px, above 0; aperture: an Aperture; height, width: of the picture, px.
+    Returns:
+        (height, width // 2 + 1) complex64.
+    """
+    samples = 12 if diameter < 4 else 6
+    spread = point_spread(diameter, aperture, samples)
+    size = spread.shape[0] // samples
+    if diameter < 4:
+        places = (torch.arange(size * samples) + 0.5) / samples - size / 2
+    else:
+        spread = spread.reshape(size, samples, size, samples).sum((1, 3))
+        places = torch.arange(size) - size // 2
+    rows = torch.exp(-2j * torch.pi * torch.fft.fftfreq(height)[:, None] * places)
+    columns = torch.exp(-2j * torch.pi * places[:, None] * torch.fft.rfftfreq(width))
+    return rows @ spread.to(rows.dtype) @ columns
+
+
+def blur_levels(pictures, diameters, aperture=None):
+    """Blur pictures by several point spreads, wrapping around at the borders.
+
+    Args:
+        pictures: (C, H, W) float.
+        diameters: K circles of confusion, px from 0.
+        aperture: an Aperture; None for an even disc.
+    Returns:
+        (K, C, H, W) float.
+    """
+    height, width = pictures.shape[-2:]
+    aperture = aperture or Aperture()
+    spectrum = torch.fft.rfft2(pictures)
+    levels = []
+    for diameter in diameters:
+        if diameter == 0:
+            levels.append(pictures)
+            continue
+        transfer = transfer_function(diameter, aperture, height, width).to(pictures.device)
+        levels.append(torch.fft.irfft2(spectrum * transfer, s=(height, width)))
+    return torch.stack(levels)
+
+
+def interpolate_levels(levels, diameters, coc):
+    """Take from each pixel's two nearest blur levels what its circle of confusion asks for.
+
+    Args:
+        levels: (K, C, H, W), as from `blur_levels`.
+        diameters: (K,) rising, px.
+        coc: (H, W) px, or one number.
+    Returns:
+        (C, H, W).
+    """
+    coc = torch.as_tensor(coc, dtype=levels.dtype, device=levels.device)
+    coc = coc.clamp(diameters[0], diameters[-1])
+    low, high = float(coc.min()), float(coc.max())
+    result = 0
+    for k, diameter in enumerate(diameters):
+        below = diameters[max(k - 1, 0)]
+        above = diameters[min(k + 1, len(diameters) - 1)]
+        if (high <= below and k > 0) or (low >= above and k + 1 < len(diameters)):
+            continue  # no pixel lies between this level and a neighbour of it
+        rise = (coc - below) / (diameter - below) if k else torch.ones_like(coc)
+        fall = (above - coc) / (above - diameter) if k + 1 < len(diameters) else 1 + 0 * coc
+        result = result + levels[k] * torch.minimum(rise, fall).clamp(0, 1)
+    return result
+
+
+@dataclass
+class Layer:
+    """A surface: linear colour (3, H, W), alpha (H, W) in [0, 1], disparity (H, W) in [0, 1].
+
+    The colour is not multiplied by alpha; disparity is defined where alpha is 0 too.
+    """
+
+    colour: torch.Tensor
+    alpha: torch.Tensor
+    disparity: torch.Tensor
+
+
+def flatten_layers(layers):
+    """The all-in-focus picture and the disparity of layers.
+
+    Args:
+        layers: Layers from back to front, the first of them opaque.
+    Returns:
+        (3, H, W) linear colour and (H, W) disparity of the nearest surface that covers half a pixel.
+    """
+    picture, disparity = layers[0].colour, layers[0].disparity
+    for layer in layers[1:]:
+        picture = picture * (1 - layer.alpha) + layer.colour * layer.alpha
+        disparity = torch.where(layer.alpha >= 0.5, layer.disparity, disparity)
+    return picture, disparity
+
+
+def refocus_layers(layers, focus_disparities, aperture_px, aperture=None):
+    """The frames that a thin lens takes of layers.
+
+    Every layer is blurred together with its alpha by its circle of confusion, in linear light, and
+    laid over the ones behind it. So a blurred foreground lets the background through and a blurred
+    background never bleeds over a sharp foreground; with one of two layers in focus this is what
+    integration over the aperture gives. Borders wrap around: give layers with a margin of half
+    the largest circle of confusion, and cut it off.
+
+    Args:
+        layers: Layers from back to front, the first of them opaque.
+        focus_disparities: N focal planes in [0, 1].
+        aperture_px: largest circle of confusion, px per unit of disparity.
+        aperture: an Aperture; None for an even disc.
+    Returns:
+        (N, 3, H, W) linear light.
+    """
+    frames = [0] * len(focus_disparities)
+    for layer in layers:
+        cocs = [coc_px(layer.disparity, focus, aperture_px) for focus in focus_disparities]
+        largest = max(float(coc.max()) for coc in cocs)
+        diameters = [d for d in LEVELS if d < largest] + [max(largest, 0.1)]
+        premultiplied = torch.cat([layer.colour * layer.alpha, layer.alpha[None]])  # (4, H, W)
+        levels = blur_levels(premultiplied, diameters, aperture)
+        for n, coc in enumerate(cocs):
+            blurred = interpolate_levels(levels, diameters, coc)
+            frames[n] = frames[n] * (1 - blurred[3:].clamp(0, 1)) + blurred[:3]
+    return torch.stack(frames)
+
+
+def published_refocus(picture, depth, num_frames=16):
+    """The focal stack of the published synthesis.
+
+    Regions by equal steps of depth; frame k takes in region j the whole picture blurred by
+    OpenCV's Gaussian of kernel 2|j-k|+1 (sigma by OpenCV's rule 0.3 ((k-1)/2 - 1) + 0.8).
+
+    Args:
+        picture: (H, W, 3) uint8; depth: (H, W) uint8. Both are resized to 384x384 (bilinear).
+        num_frames: N, the number of frames and of regions.
+    Returns:
+        frames (N, 384, 384, 3), picture (384, 384, 3), depth (384, 384), all uint8.
+    Source: Xie et al. 2025 (StackMFF). There depth 255 falls in no region; here in the last.
+    """
+    picture = cv2.resize(picture, (384, 384))
+    depth = cv2.resize(depth, (384, 384))
+    region = np.digitize(depth, np.linspace(0, 255, num_frames + 1)) - 1
+    region = region.clip(0, num_frames - 1)
+    sizes = [2 * k + 1 for k in range(num_frames)]
+    blurred = np.stack([cv2.GaussianBlur(picture, (size, size), 0) for size in sizes])
+    rows, columns = np.indices(region.shape)
+    frames = [blurred[abs(region - k), rows, columns] for k in range(num_frames)]
+    return np.stack(frames), picture, depth

@@ -1,0 +1,397 @@
+"""Random scenes of several photographs, and the faults of a camera.
+
+A scene is a background and cut-outs at random slanted or curved depths, so that what a foreground
+hides is known and the frames of a lens can be computed; see `refocus.refocus_layers`. Everything is
+drawn from a NumPy generator: one seed, one scene.
+"""
+
+import cv2
+import numpy as np
+import torch
+
+from refocus import Aperture, Layer, flatten_layers, refocus_layers, to_linear, to_srgb
+
+SUPERSAMPLING = 3  # shapes are drawn this much larger and averaged down
+
+
+def draw_blob(rng, size):
+    """A closed curve of a few random waves around a centre."""
+    angle = np.linspace(0, 2 * np.pi, 200, endpoint=False)
+    radius = np.ones_like(angle)
+    for wave in range(2, 9):
+        radius += rng.normal(0, 0.35 / wave) * np.cos(wave * angle + rng.uniform(0, 2 * np.pi))
+    radius = size * rng.uniform(0.12, 0.38) * radius.clip(0.2)
+    centre = rng.uniform(0.1, 0.9, 2) * size
+    points = centre + radius[:, None] * np.stack([np.cos(angle), np.sin(angle)], 1)
+    return cv2.fillPoly(np.zeros((size, size), np.uint8), [points.astype(np.int32)], 255)
+
+
+def draw_polygon(rng, size):
+    """One or two polygons of three to seven corners."""
+    canvas = np.zeros((size, size), np.uint8)
+    for _ in range(rng.integers(1, 3)):
+        angle = np.sort(rng.uniform(0, 2 * np.pi, rng.integers(3, 8)))
+        radius = size * rng.uniform(0.1, 0.45, angle.size)
+        centre = rng.uniform(0.1, 0.9, 2) * size
+        points = centre + radius[:, None] * np.stack([np.cos(angle), np.sin(angle)], 1)
+        cv2.fillPoly(canvas, [points.astype(np.int32)], 255)
+    return canvas
+
+
+def draw_holed_disc(rng, size):
+    """A disc with holes."""
+    canvas = np.zeros((size, size), np.uint8)
+    centre = rng.uniform(0.2, 0.8, 2) * size
+    radius = rng.uniform(0.2, 0.45) * size
+    cv2.circle(canvas, centre.astype(int).tolist(), int(radius), 255, -1)
+    for _ in range(rng.integers(2, 12)):
+        hole = centre + rng.uniform(-0.8, 0.8, 2) * radius
+        cv2.circle(canvas, hole.astype(int).tolist(), int(radius * rng.uniform(0.04, 0.25)), 0, -1)
+    return canvas
+
+
+def draw_curves(rng, size):
+    """Thin curves of even width: hairs, wires, threads; one to thirty."""
+    canvas = np.zeros((size, size), np.uint8)
+    bend = rng.choice([0.0, 0.1, 0.5])
+    main = rng.uniform(0, np.pi)
+    spread = rng.choice([0.1, 0.6, np.pi])
+    widest = rng.uniform(0.8, 5)
+    t = np.linspace(-1, 1, 40)
+    for _ in range(int(np.exp(rng.uniform(0, np.log(30))))):
+        angle = main + rng.normal(0, spread)
+        along = np.array([np.cos(angle), np.sin(angle)])
+        across = np.array([-along[1], along[0]])
+        wave = bend * (
+            rng.normal() * t**2 + rng.normal() * t**3 + 0.3 * rng.normal() * np.sin(6 * t)
+        )
+        points = rng.uniform(0, 1, 2) + 0.9 * t[:, None] * along + wave[:, None] * across
+        width = max(1, round(rng.uniform(0.4, 1) * widest * SUPERSAMPLING))
+        cv2.polylines(canvas, [(points * size).astype(np.int32)], False, 255, width)
+    return canvas
+
+
+def draw_blades(rng, size):
+    """Tapering blades that rise from one side: grass, needles, bristles."""
+    canvas = np.zeros((size, size), np.uint8)
+    t = np.linspace(0, 1, 16)[:, None]
+    for _ in range(rng.integers(5, 60)):
+        root = np.array([rng.uniform(-0.1, 1.1), 1.05])
+        tip = root + [rng.normal(0, 0.25), -rng.uniform(0.2, 1.0)]
+        middle = (root + tip) / 2 + rng.normal(0, 0.08, 2)
+        spine = (1 - t) ** 2 * root + 2 * t * (1 - t) * middle + t**2 * tip
+        width = rng.uniform(0.003, 0.02) * (1 - t) + 0.001
+        outline = np.concatenate([spine - [1, 0] * width, (spine + [1, 0] * width)[::-1]])
+        cv2.fillPoly(canvas, [(outline * size).astype(np.int32)], 255)
+    return np.rot90(canvas, rng.integers(4)).copy()
+
+
+def draw_branches(rng, size):
+    """A stem that forks into thinner and thinner ones."""
+    canvas = np.zeros((size, size), np.uint8)
+    stems = [(np.array([rng.uniform(0.2, 0.8), 1.0]), -np.pi / 2, rng.uniform(0.01, 0.035), 0.3)]
+    while stems:
+        start, angle, width, length = stems.pop()
+        if width < 0.002:
+            continue
+        end = start + length * np.array([np.cos(angle), np.sin(angle)])
+        thickness = max(1, round(width * size))
+        ends = [(point * size).astype(int).tolist() for point in (start, end)]
+        cv2.line(canvas, *ends, 255, thickness)
+        for _ in range(rng.integers(1, 4)):
+            turn, shrink = rng.normal(0, 0.6), rng.uniform(0.5, 0.85)
+            stems.append((end, angle + turn, width * shrink, length * rng.uniform(0.6, 0.95)))
+        stems = stems[:200]
+    return np.rot90(canvas, rng.integers(4)).copy()
+
+
+def draw_letters(rng, size):
+    """Lines of random letters."""
+    canvas = np.zeros((size, size), np.uint8)
+    letters = list("ABCDEFGHKLMNPRSTUXYZabcdeghkmnrstuwz0123456789&%#")
+    height = rng.uniform(0.06, 0.3) * size
+    row = rng.uniform(0.5, 1.2) * height
+    while row < size:
+        text = "".join(rng.choice(letters, rng.integers(3, 30)))
+        thickness = max(1, round(height * rng.uniform(0.06, 0.2)))
+        start = (int(rng.uniform(-0.2, 0.4) * size), int(row))
+        font = int(rng.choice([cv2.FONT_HERSHEY_SIMPLEX, cv2.FONT_HERSHEY_TRIPLEX]))
+        cv2.putText(canvas, text, start, font, height / 25, 255, thickness)
+        row += height * rng.uniform(1.3, 3)
+    return canvas
+
+
+def draw_grid(rng, size):
+    """Parallel bars or two crossing sets of them, turned: slats, nets, fences."""
+    turn = cv2.getRotationMatrix2D((size / 2, size / 2), rng.uniform(0, 180), 1)
+    canvas = np.zeros((size, size), np.uint8)
+    for axis in range(rng.integers(1, 3)):
+        period = max(4, int(rng.uniform(0.03, 0.3) * size))
+        bar = max(1, int(period * rng.uniform(0.08, 0.6)))
+        bars = np.where(np.arange(size) % period < bar, 255, 0).astype(np.uint8)
+        canvas |= bars[:, None] if axis else bars[None]
+    return cv2.warpAffine(canvas, turn, (size, size), borderMode=cv2.BORDER_WRAP)
+
+
+def draw_rays(rng, size):
+    """Rays and rings around a centre, like a spider's web or a wheel."""
+    canvas = np.zeros((size, size), np.uint8)
+    centre = rng.uniform(0.2, 0.8, 2) * size
+    angle = np.sort(rng.uniform(0, 2 * np.pi, rng.integers(6, 20)))
+    rays = np.stack([np.cos(angle), np.sin(angle)], 1)
+    thickness = max(1, round(rng.uniform(0.5, 2.5) * SUPERSAMPLING))
+    reach = rng.uniform(0.3, 0.9) * size
+    for ray in rays:
+        ends = [centre.astype(int).tolist(), (centre + reach * ray).astype(int).tolist()]
+        cv2.line(canvas, *ends, 255, thickness)
+    for radius in np.arange(0.1, 1, rng.uniform(0.08, 0.3)) * reach:
+        ring = centre + radius * rng.uniform(0.95, 1.05, (angle.size, 1)) * rays
+        cv2.polylines(canvas, [ring.astype(np.int32)], True, 255, thickness)
+    return canvas
+
+
+SHAPES = {
+    "blob": draw_blob,
+    "polygon": draw_polygon,
+    "holed_disc": draw_holed_disc,
+    "curves": draw_curves,
+    "blades": draw_blades,
+    "branches": draw_branches,
+    "letters": draw_letters,
+    "grid": draw_grid,
+    "rays": draw_rays,
+}
+
+
+def draw_alpha(rng, size, shape):
+    """Draw a shape of SHAPES.
+
+    Args:
+        rng: NumPy generator; size: side in px; shape: its name.
+    Returns:
+        (size, size) float32 in [0, 1], the share of each pixel that is covered; the rim is softened
+        by up to 0.6 px at random, as a photograph's is.
+    """
+    mask = SHAPES[shape](rng, size * SUPERSAMPLING)
+    alpha = cv2.resize(mask, (size, size), interpolation=cv2.INTER_AREA).astype(np.float32) / 255
+    softness = rng.choice([0.0, 0.3, 0.6])
+    return cv2.GaussianBlur(alpha, (0, 0), softness) if softness else alpha
+
+
+def random_texture(rng, photos, size):
+    """A square piece of a photograph, flipped and turned, at its own size or reduced.
+
+    Args:
+        rng: NumPy generator.
+        photos: (H, W, 3) uint8 pictures; `size` is at most their shorter side, else they are enlarged.
+        size: side in px.
+    Returns:
+        (3, size, size) float32 in linear light, about [0, 1].
+    """
+    photo = photos[rng.integers(len(photos))]
+    side = int(min(size * np.exp(rng.uniform(0, np.log(2))), *photo.shape[:2]))
+    top, left = (rng.integers(0, length - side + 1) for length in photo.shape[:2])
+    piece = photo[top : top + side, left : left + side]
+    shrinking = side >= size
+    piece = cv2.resize(
+        piece, (size, size), interpolation=cv2.INTER_AREA if shrinking else cv2.INTER_CUBIC
+    )
+    piece = np.rot90(piece, rng.integers(4))
+    if rng.random() < 0.5:
+        piece = piece[:, ::-1]
+    piece = torch.from_numpy(np.ascontiguousarray(piece)).permute(2, 0, 1).float() / 255
+    colour = to_linear(piece)
+    if rng.random() < 0.12:  # a surface with hardly any texture
+        grain = rng.uniform(0, 0.25)
+        colour = colour.mean((1, 2), keepdim=True) * (1 - grain) + colour * grain
+    return colour * float(np.exp(rng.normal(0, 0.3)))
+
+
+def bloom(rng, colour):
+    """Raise the brightest parts to several times white, as lamps and reflexes are.
+
+    Args:
+        rng: NumPy generator; colour: (3, H, W) linear light.
+    Returns:
+        (3, H, W) linear light, unchanged up to 0.6.
+    """
+    gain = float(rng.uniform(2, 8))
+    brightest = colour.amax(0, keepdim=True)
+    return colour * (1 + (gain - 1) * ((brightest - 0.6) / 0.4).clamp(0, 1) ** 2)
+
+
+def random_disparity(rng, size, low, high, steep):
+    """A plane, sometimes with waves, whose disparity keeps within [low, high].
+
+    Args:
+        rng: NumPy generator; size: side in px.
+        low, high: bounds of the disparity.
+        steep: share of [low, high] that the slant uses, in [0, 1].
+    Returns:
+        (size, size) float32.
+    """
+    y, x = np.mgrid[0:size, 0:size].astype(np.float32) / size - 0.5
+    angle = rng.uniform(0, 2 * np.pi)
+    surface = x * np.cos(angle) + y * np.sin(angle)
+    if rng.random() < 0.35:
+        for _ in range(rng.integers(1, 4)):
+            a, b, phase = rng.normal(0, 5), rng.normal(0, 5), rng.uniform(0, 2 * np.pi)
+            surface = surface + rng.uniform(0.1, 0.5) * np.sin(a * x + b * y + phase)
+    surface = (surface - surface.min()) / max(np.ptp(surface), 1e-6)  # [0, 1]
+    start = low + (high - low) * (1 - steep) * rng.random()
+    return torch.from_numpy((start + (high - low) * steep * surface).astype(np.float32))
+
+
+def random_layers(rng, photos, size):
+    """The surfaces of a random scene.
+
+    One in five is a single slanted or curved surface over the whole range of disparity; the others
+    are a background and one to six cut-outs.
+
+    Args:
+        rng: NumPy generator; photos: (H, W, 3) uint8; size: side in px.
+    Returns:
+        Layers from back to front, the first of them opaque.
+    """
+    opaque = torch.ones(size, size)
+    highlights = rng.random() < 0.25
+    if rng.random() < 0.2:
+        disparity = random_disparity(rng, size, 0, 1, rng.uniform(0.5, 1))
+        colour = random_texture(rng, photos, size)
+        return [Layer(bloom(rng, colour) if highlights else colour, opaque, disparity)]
+    count = rng.integers(1, 7)
+    bounds = np.linspace(0.15, 1, count + 1) if count > 1 else np.array([rng.uniform(0.15, 0.9), 1])
+    layers = []
+    for k in range(count + 1):
+        low, high = (0, bounds[0]) if k == 0 else (bounds[k - 1], bounds[k])
+        gap = 0.3 * (high - low)
+        disparity = random_disparity(rng, size, low + gap * (k > 0), high, rng.random())
+        colour = random_texture(rng, photos, size)
+        if highlights:
+            colour = bloom(rng, colour)
+        shape = rng.choice(list(SHAPES)) if k else None
+        alpha = torch.from_numpy(draw_alpha(rng, size, shape)) if k else opaque
+        layers.append(Layer(colour, alpha, disparity))
+    return layers
+
+
+def random_focus(rng, n_frames):
+    """Focal planes of a stack: over the whole depth or short of it, evenly spaced or not.
+
+    Args:
+        rng: NumPy generator; n_frames: N.
+    Returns:
+        (N,) disparities in [0, 1], nearest first.
+    """
+    first, last = 1.0, 0.0
+    if rng.random() < 0.25:  # a stack that stops before everything was sharp
+        first, last = 1 - rng.uniform(0, 0.2), rng.uniform(0, 0.2)
+    steps = np.ones(n_frames - 1)
+    if rng.random() < 0.4:
+        steps = rng.uniform(0.4, 1.6, n_frames - 1)
+    return first + (last - first) * np.concatenate([[0], np.cumsum(steps) / steps.sum()])
+
+
+def add_noise(rng, linear, full_well, read_noise):
+    """Photon and read noise of a sensor.
+
+    Args:
+        rng: NumPy generator; linear: any shape, linear light, 1 = saturation.
+        full_well: electrons at saturation; read_noise: standard deviation in electrons.
+    Returns:
+        The same shape, linear light.
+    """
+    electrons = rng.poisson(np.clip(linear, 0, 1) * full_well)
+    electrons = electrons + rng.normal(0, read_noise, np.shape(linear))
+    return (electrons / full_well).astype(np.float32)
+
+
+def recompress(picture, quality):
+    """What JPEG of that quality (1 to 100) leaves of an (H, W, 3) uint8 picture."""
+    _, data = cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, int(quality)])
+    return cv2.imdecode(data, cv2.IMREAD_COLOR)[..., ::-1]
+
+
+def develop(rng, linear, noise=None, jpeg=None, flicker=0.0, shake=0.0):
+    """Frames in linear light to the 8-bit frames that a camera stores.
+
+    Args:
+        rng: NumPy generator.
+        linear: (N, 3, H, W) linear light.
+        noise: (full well, read noise) in electrons, or None.
+        jpeg: quality from 1 to 100, or None.
+        flicker: standard deviation of the frames' exposure, as a share.
+        shake: standard deviation of each frame's shift, px.
+    Returns:
+        (N, H, W, 3) uint8.
+    """
+    frames = []
+    for frame in linear:
+        pixels = frame.permute(1, 2, 0).cpu().numpy() * (1 + flicker * rng.normal())
+        if shake:
+            shift = np.float32([[1, 0, shake * rng.normal()], [0, 1, shake * rng.normal()]])
+            size = pixels.shape[1::-1]
+            pixels = cv2.warpAffine(
+                pixels, shift, size, flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT
+            )
+        if noise:
+            pixels = add_noise(rng, pixels, *noise)
+        coded = to_srgb(torch.from_numpy(pixels)).numpy()
+        frame = np.round(255 * coded).astype(np.uint8)
+        frames.append(recompress(frame, jpeg) if jpeg else frame)
+    return np.stack(frames)
+
+
+def random_faults(rng):
+    """A camera's faults at random, as arguments of `develop`; half of the scenes have none."""
+    faults = {}
+    if rng.random() < 0.3:
+        full_well = float(np.exp(rng.uniform(np.log(400), np.log(20000))))
+        faults["noise"] = (full_well, float(rng.uniform(1, 6)))
+    if rng.random() < 0.2:
+        faults["jpeg"] = int(rng.integers(75, 99))
+    if rng.random() < 0.1:
+        faults["flicker"] = float(rng.uniform(0, 0.02))
+    if rng.random() < 0.1:
+        faults["shake"] = float(rng.uniform(0, 0.25))
+    return faults
+
+
+def random_scene(rng, photos, size=224, max_coc=24.0, n_frames=None, faults=None):
+    """A random scene as a lens and a camera see it.
+
+    Args:
+        rng: NumPy generator.
+        photos: (H, W, 3) uint8 pictures to cut from.
+        size: side in px.
+        max_coc: bound of the largest circle of confusion, px; drawn between 2 px and this.
+        n_frames: N; None for as many as keep the steps between planes at 0.5 to 3 px of blur.
+        faults: arguments for `develop`; None for `random_faults`.
+    Returns:
+        frames (N, size, size, 3) uint8 nearest focus first, all-in-focus (size, size, 3) uint8
+        without faults, disparity (size, size) float32 in [0, 1], settings (dict).
+    """
+    largest = float(np.exp(rng.uniform(np.log(2), np.log(max(max_coc, 2)))))
+    if n_frames is None:
+        step = np.exp(rng.uniform(np.log(0.5), np.log(3)))
+        n_frames = int(np.clip(round(1 + largest / step), 2, 12))
+    margin = int(np.ceil(largest / 2)) + 2
+    photos = photos if isinstance(photos, (list, tuple)) else list(photos)
+    layers = random_layers(rng, photos, size + 2 * margin)
+    blades = int(rng.integers(5, 9)) if rng.random() < 0.3 else 0
+    softness = float(rng.uniform(0, 0.8)) if rng.random() < 0.2 else 0.0
+    aperture = Aperture(blades, float(rng.uniform(0, 2 * np.pi)), softness)
+    focus = random_focus(rng, n_frames)
+    faults = random_faults(rng) if faults is None else faults
+    inside = (..., slice(margin, -margin), slice(margin, -margin))
+    linear = refocus_layers(layers, focus, largest, aperture)[inside]
+    answer, disparity = flatten_layers(layers)
+    frames = develop(rng, linear, **faults)
+    answer = develop(rng, answer[None][inside])[0]
+    settings = {
+        "focus_disparity": focus.tolist(),
+        "aperture_px": largest,
+        "aperture": vars(aperture),
+        "faults": faults,
+    }
+    return frames, answer, disparity[inside].numpy(), settings

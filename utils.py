@@ -1,0 +1,171 @@
+"""What several scripts share: errors, seeds, devices, ranks, run records and atomic writes."""
+
+import contextlib
+import hashlib
+import json
+import os
+import platform
+import random
+import re
+import sys
+import tempfile
+from pathlib import Path
+
+
+class StackError(Exception):
+    """Bad input or failed work, told in one sentence that names the file and the mend."""
+
+
+def run_main(main):
+    """Run a script's main() and turn its known failures into one line and an exit status.
+
+    Args:
+        main: function without arguments; it may return an exit status (None counts as 0).
+    Returns:
+        Never: it ends the process with main's status, 1 when the work failed, or 130 on Ctrl-C.
+    """
+    try:
+        status = main()
+    except StackError as error:
+        print(f"error: {error}", file=sys.stderr)
+        status = 1
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"error: {where}{error.strerror or error}", file=sys.stderr)
+        status = 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        status = 130
+    sys.exit(status)
+
+
+def natural_key(name):
+    """Sort key that counts runs of digits as numbers: frame2 before frame10.
+
+    Args:
+        name: a file name or path.
+    Returns:
+        A tuple that sorts naturally; names that differ only in case or zeros stay in fixed order.
+    """
+    text = str(name)
+    parts = re.split(r"(\d+)", text)
+    return [(int(p), "") if p.isdecimal() else (-1, p.casefold()) for p in parts], text
+
+
+@contextlib.contextmanager
+def atomic_path(path):
+    """Give a temporary name beside `path` and rename it into place when the block succeeds.
+
+    The name keeps the suffix of `path`, so that writers that go by it work. A reader sees the old
+    file or the whole new one; when the block fails the temporary file is removed.
+
+    Args:
+        path: the file to write; its folder is made when missing.
+    Raises:
+        StackError: the folder cannot be made or the file cannot be put there.
+    """
+    path = Path(path)
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(
+            suffix=path.suffix, prefix=f".{path.stem[:40]}.", dir=path.parent
+        )
+        os.close(handle)
+        yield Path(temporary)
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(temporary, 0o666 & ~umask)  # mkstemp makes files that only their owner can read
+        os.replace(temporary, path)
+    except OSError as error:
+        raise StackError(
+            f"{path} cannot be written ({error.strerror or error}): check the folder, "
+            "its permissions and the free space"
+        ) from error
+    finally:
+        if temporary is not None:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+
+
+def write_bytes(path, data):
+    """Write `data` to `path` atomically; raises StackError when that fails."""
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def write_json(path, value):
+    """Write `value` as indented JSON to `path` atomically; raises StackError when that fails."""
+    write_bytes(path, (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode())
+
+
+def sha256(path):
+    """SHA-256 of a file as 64 hexadecimal digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def run_record():
+    """What must be known to repeat a run: the command line and the versions, as a dict."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    versions = {"python": platform.python_version()}
+    for package in ("torch", "numpy", "opencv-python-headless", "scikit-image"):
+        with contextlib.suppress(PackageNotFoundError):
+            versions[package] = version(package)
+    return {"command": sys.argv, "versions": versions}
+
+
+def seed_everything(seed):
+    """Seed Python, NumPy and torch.
+
+    Args:
+        seed: integer from 0 to 2**32 - 1.
+    """
+    import numpy as np
+    import torch
+
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+
+
+def select_device(name):
+    """The torch device that `name` asks for.
+
+    Args:
+        name: "auto" (CUDA, else MPS, else the CPU), "cpu", "mps", "cuda" or "cuda:K".
+    Returns:
+        A torch.device; under torchrun "auto" and "cuda" mean the GPU of the local rank.
+    Raises:
+        StackError: that device is not there.
+    """
+    import torch
+
+    if name == "auto":
+        mps = torch.backends.mps.is_available()
+        name = "cuda" if torch.cuda.is_available() else "mps" if mps else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise StackError(f"--device {name} is no device: use auto, cpu, mps or cuda:K") from error
+    if device.type == "cuda":
+        count = torch.cuda.device_count()
+        index = device.index if device.index is not None else rank_and_world()[2] % max(count, 1)
+        if index >= count:
+            raise StackError(f"--device {name} is not there: {count} CUDA device(s) found")
+        device = torch.device("cuda", index)
+        torch.cuda.set_device(device)
+    elif device.type == "mps" and not torch.backends.mps.is_available():
+        raise StackError("--device mps is not there: use --device cpu")
+    return device
+
+
+def rank_and_world():
+    """(rank, world size, local rank) as torchrun tells them; (0, 1, 0) without it."""
+    environment = os.environ
+    return (
+        int(environment.get("RANK", 0)),
+        int(environment.get("WORLD_SIZE", 1)),
+        int(environment.get("LOCAL_RANK", 0)),
+    )
