@@ -6,6 +6,7 @@ frames (B, N, H, W), or a fused "luma" (B, 1, H, W).
 
 import pickle
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 import torch.nn.functional as F
@@ -128,7 +129,7 @@ class StackMFF(nn.Module):
     """
 
     output = "luma"
-    options = {}
+    options = MappingProxyType({})
 
     def __init__(self):
         super().__init__()
@@ -195,13 +196,17 @@ class FactorisedBlock(nn.Module):
     def __init__(self, c_in, c_out):
         super().__init__()
         self.a = ConvNorm3d(c_in, c_out, (1, 3, 3))
-        self.b = ConvNorm3d(c_out, c_out, (3, 1, 1))
+        # A 3x1 convolution over (N, H W) is the 3x1x1 one. In its 3D form the CPU's bf16 gradient
+        # for two frames is not finite (PyTorch 2.13).
+        self.b = nn.Sequential(
+            nn.Conv2d(c_out, c_out, (3, 1), padding=(1, 0), bias=False), nn.BatchNorm2d(c_out)
+        )
         self.c = ConvNorm3d(c_out, c_out, (1, 3, 3))
         self.skip = nn.Identity() if c_in == c_out else ConvNorm3d(c_in, c_out, (1, 1, 1))
 
     def forward(self, x):
         y = F.relu(self.a(x))
-        y = F.relu(self.b(y))
+        y = F.relu(self.b(y.flatten(3))).unflatten(3, y.shape[3:])
         return F.relu(self.c(y) + self.skip(x))
 
 
@@ -278,7 +283,7 @@ class StackMix(nn.Module):
     """
 
     output = "weights"
-    options = {"widths": [16, 24, 32], "hidden": 8, "window": 5}
+    options = MappingProxyType({"widths": (16, 24, 32), "hidden": 8, "window": 5})
     unshuffle = 4
 
     def __init__(self, widths, hidden, window):
@@ -347,7 +352,7 @@ def build_network(config):
     options = {**NETWORKS[name].options, **config}
     try:
         network = NETWORKS[name](**options)
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         raise StackError(f"the configuration does not fit {name}: {error}") from error
     network.config = {"network": name, **options}
     return network

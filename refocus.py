@@ -9,15 +9,18 @@ c = f A |1/z - 1/z_focus| (f focal length, A aperture, both through the magnific
 number, `aperture` in px per unit of disparity, stands for the lens.
 """
 
+from bisect import bisect_left
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 import torch
+from scipy.fft import next_fast_len
 
 # Circles of confusion, px, between whose blurs the others are interpolated.
 LEVELS = (0, 0.4, 0.7, 1, 1.3, 1.6, 2, 2.5, 3, 3.5, 4, 5, 6, 7, 8, 10, 12, 14, 17, 20, 24, 28, 33)
 LEVELS += (39, 46, 54, 64, 76, 90, 108, 128)
+RIM = 2  # px beside a nearer surface in which a photograph mixes both
 
 
 def to_linear(values):
@@ -143,14 +146,15 @@ def interpolate_levels(levels, diameters, coc):
     coc = torch.as_tensor(coc, dtype=levels.dtype, device=levels.device)
     coc = coc.clamp(diameters[0], diameters[-1])
     low, high = float(coc.min()), float(coc.max())
+    ones = torch.ones_like(coc)
     result = 0
     for k, diameter in enumerate(diameters):
         below = diameters[max(k - 1, 0)]
         above = diameters[min(k + 1, len(diameters) - 1)]
         if (high <= below and k > 0) or (low >= above and k + 1 < len(diameters)):
             continue  # no pixel lies between this level and a neighbour of it
-        rise = (coc - below) / (diameter - below) if k else torch.ones_like(coc)
-        fall = (above - coc) / (above - diameter) if k + 1 < len(diameters) else 1 + 0 * coc
+        rise = (coc - below) / (diameter - below) if k else ones
+        fall = (above - coc) / (above - diameter) if k + 1 < len(diameters) else ones
         result = result + levels[k] * torch.minimum(rise, fall).clamp(0, 1)
     return result
 
@@ -173,7 +177,8 @@ def flatten_layers(layers):
     Args:
         layers: Layers from back to front, the first of them opaque.
     Returns:
-        (3, H, W) linear colour and (H, W) disparity of the nearest surface that covers half a pixel.
+        (3, H, W) linear colour, and (H, W) disparity of the nearest surface that covers half a
+        pixel or more.
     """
     picture, disparity = layers[0].colour, layers[0].disparity
     for layer in layers[1:]:
@@ -194,7 +199,7 @@ def refocus_layers(layers, focus_disparities, aperture_px, aperture=None):
     Args:
         layers: Layers from back to front, the first of them opaque.
         focus_disparities: N focal planes in [0, 1].
-        aperture_px: largest circle of confusion, px per unit of disparity.
+        aperture_px: largest circle of confusion, px per unit of disparity, up to 128.
         aperture: an Aperture; None for an even disc.
     Returns:
         (N, 3, H, W) linear light.
@@ -203,13 +208,107 @@ def refocus_layers(layers, focus_disparities, aperture_px, aperture=None):
     for layer in layers:
         cocs = [coc_px(layer.disparity, focus, aperture_px) for focus in focus_disparities]
         largest = max(float(coc.max()) for coc in cocs)
-        diameters = [d for d in LEVELS if d < largest] + [max(largest, 0.1)]
+        diameters = LEVELS[: bisect_left(LEVELS, largest) + 1]
         premultiplied = torch.cat([layer.colour * layer.alpha, layer.alpha[None]])  # (4, H, W)
         levels = blur_levels(premultiplied, diameters, aperture)
         for n, coc in enumerate(cocs):
             blurred = interpolate_levels(levels, diameters, coc)
-            frames[n] = frames[n] * (1 - blurred[3:].clamp(0, 1)) + blurred[:3]
+            frames[n] = frames[n] * (1 - blurred[3:]) + blurred[:3]
     return torch.stack(frames)
+
+
+def extend_region(region, nearer, reach):
+    """Where a surface goes on behind what stands in front of it, and what it looks like there.
+
+    Each place beyond the edge takes the pixel that mirrors it at the edge, where that is of the
+    same surface, else the nearest pixel of it: texture goes on as texture. The rim is not copied,
+    since its pixels have some of the foreground's colour.
+
+    Args:
+        region: (H, W) bool, where the surface is seen.
+        nearer: (H, W) bool, what stands in front of it.
+        reach: px, how far it is extended behind that.
+    Returns:
+        (H, W) bool, the surface with its extension, and (2, H, W) int, the row and column that
+        each pixel of the picture takes its colour from.
+    """
+    rim = cv2.dilate(nearer.astype(np.uint8), np.ones((2 * RIM + 1,) * 2, np.uint8)) > 0
+    clean = region & ~rim
+    clean = clean if clean.any() else region
+    height, width = region.shape
+    distance, labels = cv2.distanceTransformWithLabels(
+        (~clean).astype(np.uint8), cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL
+    )
+    rows, columns = np.indices(region.shape)
+    places = np.zeros((labels.max() + 1, 2), int)
+    places[labels[clean]] = np.stack([rows[clean], columns[clean]], 1)
+    nearest = places[labels].transpose(2, 0, 1)  # (2, H, W)
+    here = np.stack([rows, columns])
+    mirrored = (2 * nearest - here).clip(0, [[[height - 1]], [[width - 1]]])
+    source = np.where(clean[mirrored[0], mirrored[1]], mirrored, nearest)
+    source = np.where(region, here, source)
+    return region | (nearer & (distance <= reach + RIM)), source
+
+
+def layers_of_picture(picture, disparity, reach, slices):
+    """Cut a picture into layers by its disparity, each going on behind those in front of it.
+
+    Args:
+        picture: (3, H, W) linear light.
+        disparity: (H, W) in [0, 1].
+        reach: px, how far a layer goes on behind nearer ones: what blur can uncover.
+        slices: number of equal steps of disparity.
+    Returns:
+        Layers from back to front, the first of them opaque.
+    """
+    device = picture.device
+    values = disparity.cpu().numpy()
+    index = np.minimum((values * slices).astype(int), slices - 1)
+    layers = []
+    for k in range(slices):
+        region = index == k
+        if not region.any():
+            continue
+        # The backmost has no end, since nothing lies behind it.
+        covered, source = extend_region(region, index > k, reach if layers else np.inf)
+        rows, columns = (torch.from_numpy(part).to(device) for part in source)
+        alpha = torch.from_numpy(covered).to(picture)
+        layers.append(Layer(picture[:, rows, columns], alpha, disparity[rows, columns]))
+    return layers
+
+
+def refocus_picture(picture, disparity, focus_disparities, aperture_px, aperture=None):
+    """The frames that a thin lens takes of an all-in-focus picture with depth.
+
+    Depth is continuous: a slice of disparity is only as thick as a layer can be (see
+    `layers_of_picture`); within it every pixel has its own circle of confusion.
+
+    Args:
+        picture: (3, H, W) float in linear light.
+        disparity: (H, W) float in [0, 1], larger = nearer.
+        focus_disparities: N focal planes in [0, 1].
+        aperture_px: largest circle of confusion, px per unit of disparity, up to 128.
+        aperture: an Aperture; None for an even disc.
+    Returns:
+        (N, 3, H, W) linear light.
+    """
+    height, width = disparity.shape
+    margin = int(np.ceil(aperture_px / 2)) + 2
+    # A Fourier transform of a length with a large prime factor takes several times longer.
+    rows, columns = (
+        np.pad(
+            np.arange(side), (margin, next_fast_len(side + 2 * margin) - side - margin), "symmetric"
+        )
+        for side in (height, width)
+    )
+    rows = torch.from_numpy(rows).to(picture.device)
+    columns = torch.from_numpy(columns).to(picture.device)
+    picture = picture[:, rows[:, None], columns]
+    disparity = disparity[rows[:, None], columns]
+    slices = int(np.clip(np.ceil(aperture_px), 4, 16))
+    layers = layers_of_picture(picture, disparity, margin + aperture_px / 2, slices)
+    frames = refocus_layers(layers, focus_disparities, aperture_px, aperture)
+    return frames[..., margin : margin + height, margin : margin + width]
 
 
 def published_refocus(picture, depth, num_frames=16):

@@ -77,7 +77,7 @@ def draw_blades(rng, size):
     t = np.linspace(0, 1, 16)[:, None]
     for _ in range(rng.integers(5, 60)):
         root = np.array([rng.uniform(-0.1, 1.1), 1.05])
-        tip = root + [rng.normal(0, 0.25), -rng.uniform(0.2, 1.0)]
+        tip = root + np.array([rng.normal(0, 0.25), -rng.uniform(0.2, 1.0)])
         middle = (root + tip) / 2 + rng.normal(0, 0.08, 2)
         spine = (1 - t) ** 2 * root + 2 * t * (1 - t) * middle + t**2 * tip
         width = rng.uniform(0.003, 0.02) * (1 - t) + 0.001
@@ -183,7 +183,7 @@ def random_texture(rng, photos, size):
 
     Args:
         rng: NumPy generator.
-        photos: (H, W, 3) uint8 pictures; `size` is at most their shorter side, else they are enlarged.
+        photos: (H, W, 3) uint8 pictures; one with a side under `size` is enlarged.
         size: side in px.
     Returns:
         (3, size, size) float32 in linear light, about [0, 1].
@@ -362,7 +362,7 @@ def random_scene(rng, photos, size=224, max_coc=24.0, n_frames=None, faults=None
 
     Args:
         rng: NumPy generator.
-        photos: (H, W, 3) uint8 pictures to cut from.
+        photos: sequence of (H, W, 3) uint8 pictures to cut from.
         size: side in px.
         max_coc: bound of the largest circle of confusion, px; drawn between 2 px and this.
         n_frames: N; None for as many as keep the steps between planes at 0.5 to 3 px of blur.
@@ -376,7 +376,6 @@ def random_scene(rng, photos, size=224, max_coc=24.0, n_frames=None, faults=None
         step = np.exp(rng.uniform(np.log(0.5), np.log(3)))
         n_frames = int(np.clip(round(1 + largest / step), 2, 12))
     margin = int(np.ceil(largest / 2)) + 2
-    photos = photos if isinstance(photos, (list, tuple)) else list(photos)
     layers = random_layers(rng, photos, size + 2 * margin)
     blades = int(rng.integers(5, 9)) if rng.random() < 0.3 else 0
     softness = float(rng.uniform(0, 0.8)) if rng.random() < 0.2 else 0.0

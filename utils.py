@@ -1,5 +1,6 @@
 """What several scripts share: errors, seeds, devices, ranks, run records and atomic writes."""
 
+import argparse
 import contextlib
 import hashlib
 import json
@@ -37,6 +38,35 @@ def run_main(main):
         print("interrupted", file=sys.stderr)
         status = 130
     sys.exit(status)
+
+
+def number(kind, low=None, high=None, above=None, below=None):
+    """An argparse type: a number within low..high, or beyond the open bounds above and below.
+
+    Args:
+        kind: int or float.
+        low, high, above, below: bounds; None for none.
+    Returns:
+        A function from a word to a number; it raises argparse.ArgumentTypeError.
+    """
+
+    def parse(word):
+        try:
+            value = kind(word)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{word!r} is no {kind.__name__}") from None
+        bounds = [
+            (low is None or value >= low, f"at least {low}"),
+            (high is None or value <= high, f"at most {high}"),
+            (above is None or value > above, f"above {above}"),
+            (below is None or value < below, f"below {below}"),
+        ]
+        for holds, sentence in bounds:
+            if not holds:
+                raise argparse.ArgumentTypeError(f"{word} must be {sentence}")
+        return value
+
+    return parse
 
 
 def natural_key(name):

@@ -1,0 +1,509 @@
+"""Training and validation batches from focal stacks in folders.
+
+A data set is a folder with dof_stack/<scene>/ (the frames, in focus order) and AiF/<scene>.* (the
+all-in-focus answer). What a sample is depends on (seed, epoch, position) and on nothing else: no
+hidden random state, so that a run that stops and resumes sees what it would have seen.
+"""
+
+import hashlib
+import mmap
+import multiprocessing
+import signal
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from pictures import list_pictures, luma, read_picture
+from utils import StackError, natural_key
+
+STACK_FOLDERS = ("dof_stack", "image stack", "stacks")
+ANSWER_FOLDER = "AiF"
+PLAN, SAMPLE = 1, 2  # keep the random numbers of an epoch's order apart from those of its samples
+
+
+def find_pairs(datapath):
+    """Find the stacks of a data set and their answers.
+
+    Args:
+        datapath: folder that holds dof_stack/<scene>/ (or "image stack", or stacks) and
+            AiF/<scene>.*; the scenes' frames and the answers are pictures of any format.
+    Returns:
+        (pairs, left_over): pairs a list of (scene, frame paths in natural order, answer path) in
+        natural order of the scenes; left_over a sentence for each stack or answer that has no
+        partner.
+    Raises:
+        StackError: a folder is missing, two answers have one name, or there is no pair at all.
+    """
+    datapath = Path(datapath)
+    stacks = [datapath / name for name in STACK_FOLDERS if (datapath / name).is_dir()]
+    answers_folder = datapath / ANSWER_FOLDER
+    if not stacks or not answers_folder.is_dir():
+        missing = ANSWER_FOLDER if stacks else STACK_FOLDERS[0]
+        raise StackError(
+            f"{datapath} has no folder {missing}: training needs dof_stack/<scene>/ with the "
+            "frames and AiF/<scene>.png with the answers (make_dataset.py writes both)"
+        )
+    answers = {}
+    for path in list_pictures(answers_folder):
+        if path.stem in answers:
+            raise StackError(
+                f"{path} and {answers[path.stem].name} are answers to one stack: remove one"
+            )
+        answers[path.stem] = path
+    pairs, left_over = [], []
+    for folder in sorted(stacks[0].iterdir(), key=lambda path: natural_key(path.name)):
+        if not folder.is_dir() or folder.name.startswith("."):
+            continue
+        frames = list_pictures(folder)
+        answer = answers.pop(folder.name, None)
+        if answer is None:
+            left_over.append(f"{folder} has no answer {answers_folder.name}/{folder.name}.*")
+        elif len(frames) < 2:
+            left_over.append(f"{folder} holds {len(frames)} picture(s), a stack needs two or more")
+        else:
+            pairs.append((folder.name, frames, answer))
+    left_over += [f"{path} has no stack {stacks[0].name}/{stem}/" for stem, path in answers.items()]
+    if not pairs:
+        raise StackError(f"{datapath} holds no stack with its answer: {'; '.join(left_over[:3])}")
+    return pairs, left_over
+
+
+def split_pairs(pairs, val_fraction, seed, by_name=False):
+    """Part the scenes into training and validation.
+
+    By default the order is that of a hash of (seed, name): it does not change for the scenes that
+    were there when others are added.
+
+    Args:
+        pairs: as from find_pairs.
+        val_fraction: share for validation, 0 < share < 1.
+        seed: chooses the split; not used by name.
+        by_name: the last scenes by name validate, as the published training does it.
+    Returns:
+        (training, validation): lists of indices into pairs, each in ascending order, neither empty.
+    Raises:
+        StackError: fewer than two pairs.
+    """
+    if len(pairs) < 2:
+        raise StackError(
+            f"{pairs[0][2]} is the only answer with a stack: training and validation need one each"
+        )
+    order = list(range(len(pairs)))
+    if not by_name:
+        order.sort(key=lambda i: hashlib.sha256(f"{seed}/{pairs[i][0]}".encode()).digest())
+    n_validation = min(max(round(len(pairs) * val_fraction), 1), len(pairs) - 1)
+    return sorted(order[:-n_validation]), sorted(order[-n_validation:])
+
+
+class LumaCache:
+    """Decoded pictures in memory that forked loader processes share.
+
+    An anonymous map: its pages are taken as they are first written, and unlike /dev/shm, which is
+    small in containers, it may be as large as the memory.
+
+    Args:
+        sizes: bytes of every picture, 0 where unknown; pictures are kept up to the budget.
+        budget: bytes.
+        workers: loader processes; where they are spawned each has a cache of its own.
+    """
+
+    def __init__(self, sizes, budget, workers=0):
+        self.rebuild = (sizes, budget // max(workers, 1))
+        ends = np.cumsum(np.asarray(sizes, np.int64))
+        self.starts = ends - sizes
+        self.kept = (ends <= budget) & (np.asarray(sizes) > 0)
+        total = int(ends[self.kept][-1]) if self.kept.any() else 0
+        self.pixels = np.frombuffer(mmap.mmap(-1, max(total, 1)), np.uint8)
+        shapes = np.frombuffer(mmap.mmap(-1, 8 * len(ends)), np.int32)
+        self.shapes = shapes.reshape(-1, 2)  # (0, 0): not yet there
+
+    def __reduce__(self):
+        return LumaCache, self.rebuild
+
+    def get(self, index):
+        """The picture (H, W) uint8, not to be written to, or None."""
+        height, width = self.shapes[index]
+        if not height:
+            return None
+        start = self.starts[index]
+        return self.pixels[start : start + height * width].reshape(height, width)
+
+    def put(self, index, picture):
+        """Keep a picture (H, W) uint8 if it has a place and fits there."""
+        start, room = self.starts[index], self.rebuild[0][index]
+        if self.kept[index] and picture.size == room:
+            self.pixels[start : start + room] = picture.ravel()
+            self.shapes[index] = picture.shape  # last: from now on others read it
+
+
+def _header_size(path):
+    """Pixels of a picture from its header, 0 where Pillow does not know the file."""
+    try:
+        with Image.open(path) as image:
+            return image.width * image.height
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return 0  # not cached; reading it will say what is wrong with it
+
+
+class LumaStore:
+    """The luma of all pictures of a data set, decoded when first asked for.
+
+    Args:
+        pairs: as from find_pairs.
+        resize: (height, width) px that every picture is stretched to, or None.
+        cache_mib: memory for decoded pictures, MiB.
+        workers: loader processes that will share the memory.
+    """
+
+    def __init__(self, pairs, resize=None, cache_mib=0, workers=0):
+        self.pairs = pairs
+        self.resize = resize
+        counts = [len(frames) + 1 for _, frames, _ in pairs]
+        self.first = np.cumsum([0, *counts])
+        # The frames of a scene have one size; one header tells it for all.
+        sizes = [resize[0] * resize[1] if resize else _header_size(pair[2]) for pair in pairs]
+        self.cache = LumaCache(np.repeat(sizes, counts).tolist(), cache_mib << 20, workers)
+
+    def frame_count(self, scene):
+        """N of a scene."""
+        return len(self.pairs[scene][1])
+
+    def read(self, scene, frame):
+        """Luma of one picture.
+
+        Args:
+            scene: index into pairs.
+            frame: index of the frame, or -1 for the answer.
+        Returns:
+            (H, W) uint8, not to be written to.
+        Raises:
+            StackError: the file cannot be read.
+        """
+        _, frames, answer = self.pairs[scene]
+        index = int(self.first[scene]) + (frame if frame >= 0 else len(frames))
+        picture = self.cache.get(index)
+        if picture is None:
+            picture = luma(read_picture(answer if frame < 0 else frames[frame]))
+            if self.resize and picture.shape != tuple(self.resize):
+                picture = cv2.resize(picture, self.resize[::-1], interpolation=cv2.INTER_LINEAR)
+            picture = np.round(picture * 255).astype(np.uint8)
+            self.cache.put(index, picture)
+        return picture
+
+    def read_frames(self, scene, frames, answer, cut):
+        """A window of some frames of a scene.
+
+        Args:
+            scene: index into pairs.
+            frames: indices of the frames, in the order wanted.
+            answer: (H, W), the answer; the frames must have its size.
+            cut: (rows, columns), two slices.
+        Returns:
+            (len(frames), h, w) uint8.
+        Raises:
+            StackError: a file cannot be read, or a frame has another size than the answer.
+        """
+        _, paths, answer_path = self.pairs[scene]
+        pictures = []
+        for frame in frames:
+            picture = self.read(scene, frame)
+            if picture.shape != answer.shape:
+                raise StackError(
+                    f"{paths[frame]} is {picture.shape[1]}x{picture.shape[0]}, its answer "
+                    f"{answer_path} is {answer.shape[1]}x{answer.shape[0]}: they must have one size"
+                )
+            pictures.append(picture[cut])
+        return np.stack(pictures)
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """How training samples differ from what lies in the folder.
+
+    Args:
+        crop: (height, width) px of random crops, or None for whole pictures.
+        frames: "subset" (2 to all of the frames, in order or reversed), "all" (every frame, in
+            order) or "shuffled" (every frame, in random order).
+        flips: mirror and turn by quarters.
+        gain: brightness factor between 1 - gain and 1 + gain, one for frames and answer.
+        noise: up to this standard deviation of Gaussian noise in the frames, grey levels of 255.
+    """
+
+    crop: tuple[int, int] | None = None
+    frames: str = "subset"
+    flips: bool = True
+    gain: float = 0.0
+    noise: float = 0.0
+
+
+FRAME_CHOICES = ("subset", "all", "shuffled")
+
+
+def plan_epoch(frame_counts, batch_size, seed, epoch, subsets, repeat=1, world=1):
+    """The batches of an epoch: which scenes go together, and with how many frames.
+
+    Every scene draws its number of frames, scenes of like numbers come together, and all of a batch
+    take the least of their numbers; then the batches are shuffled. So each batch has one N, all N
+    are interleaved, and only the last batch may be short.
+
+    Args:
+        frame_counts: N of every scene.
+        batch_size: scenes in a batch of one process.
+        seed, epoch: choose the plan.
+        subsets: draw between 2 and N; else N.
+        repeat: how often each scene is taken in an epoch.
+        world: processes; they share out a batch of batch_size * world.
+    Returns:
+        A list of batches, each a list of (index into frame_counts, n_frames); its length is the
+        same in every epoch, and batches have a multiple of `world` samples.
+    """
+    rng = np.random.default_rng([seed, epoch, PLAN])
+    scenes = np.tile(np.arange(len(frame_counts)), repeat)
+    n_frames = np.asarray(frame_counts)[scenes]
+    if subsets:
+        n_frames = rng.integers(2, n_frames + 1)
+    order = rng.permutation(len(scenes))
+    order = order[np.argsort(n_frames[order], kind="stable")]
+    batches = []
+    for start in range(0, len(order), batch_size * world):
+        chosen = order[start : start + batch_size * world]
+        chosen = np.resize(chosen, -(-len(chosen) // world) * world)  # by repeating the first ones
+        least = int(n_frames[chosen].min())
+        batches.append([(int(scenes[i]), least) for i in chosen])
+    return [batches[i] for i in rng.permutation(len(batches))]
+
+
+class EpochBatches(Sampler):
+    """Gives a process its share of the planned batches, from any batch of any epoch on.
+
+    A sample's key is (index of the scene, n_frames, epoch, position in the epoch).
+
+    Args:
+        frame_counts, batch_size, seed, subsets, repeat: see plan_epoch.
+        rank, world: this process and the number of processes.
+    """
+
+    def __init__(self, frame_counts, batch_size, seed, subsets, repeat=1, rank=0, world=1):
+        self.plan = (frame_counts, batch_size, seed)
+        self.options = {"subsets": subsets, "repeat": repeat, "world": world}
+        self.rank, self.world = rank, world
+        self.length = -(-len(frame_counts) * repeat // (batch_size * world))
+        self.start_at(0, 0)
+
+    def start_at(self, epoch, first_batch):
+        """Say where the next iteration begins."""
+        self.epoch, self.first_batch = epoch, first_batch
+
+    def __len__(self):
+        """Batches of a whole epoch."""
+        return self.length
+
+    def __iter__(self):
+        batches = plan_epoch(*self.plan, self.epoch, **self.options)
+        position = 0
+        for number, batch in enumerate(batches):
+            keys = [(*sample, self.epoch, position + i) for i, sample in enumerate(batch)]
+            position += len(batch)
+            if number >= self.first_batch:
+                yield keys[self.rank :: self.world]
+
+
+class TrainingStacks(Dataset):
+    """Augmented samples; the key of a sample says everything about it.
+
+    Args:
+        store: a LumaStore.
+        scenes: indices into the store's pairs.
+        augmentation: an Augmentation.
+        seed: goes into every sample's random numbers.
+    """
+
+    def __init__(self, store, scenes, augmentation, seed):
+        self.store, self.scenes = store, scenes
+        self.augmentation, self.seed = augmentation, seed
+
+    def __getitem__(self, key):
+        """The sample of a key, as {"stack", "answer", "scene"}, or the StackError it met."""
+        index, n_frames, epoch, position = key
+        try:
+            rng = np.random.default_rng([self.seed, epoch, SAMPLE, position])
+            return self.sample(self.scenes[index], n_frames, rng)
+        except StackError as error:
+            return error  # raised by `batches`: a loader process would wrap it in its traceback
+
+    def sample(self, scene, n_frames, rng):
+        """Draw a sample.
+
+        Args:
+            scene: index into the store's pairs.
+            n_frames: how many frames it shall have.
+            rng: numpy Generator.
+        Returns:
+            {"stack": (N, h, w), "answer": (h, w) float32 in [0, 1], "scene": its name}.
+        Raises:
+            StackError: a file cannot be read or is smaller than the crops.
+        """
+        how = self.augmentation
+        frames = rng.permutation(self.store.frame_count(scene))[:n_frames]
+        if how.frames != "shuffled":
+            frames = np.sort(frames)
+        if how.frames == "subset" and rng.random() < 0.5:
+            frames = frames[::-1]
+        turns = int(rng.integers(4)) if how.flips else 0
+        mirror = how.flips and rng.random() < 0.5
+        answer = self.store.read(scene, -1)
+        cut, turns = self.window(scene, answer.shape, turns, rng.random(2))
+        stack = self.store.read_frames(scene, frames.tolist(), answer, cut)
+        stack, answer = np.rot90(stack, turns, (1, 2)), np.rot90(answer[cut], turns)
+        if mirror:
+            stack, answer = stack[..., ::-1], answer[..., ::-1]
+        scale = np.float32((1 + how.gain * rng.uniform(-1, 1)) / 255)
+        stack = np.minimum(stack.astype(np.float32) * scale, 1)
+        answer = np.minimum(answer.astype(np.float32) * scale, 1)
+        if how.noise:
+            sigma = np.float32(rng.uniform(0, how.noise) / 255)
+            stack += sigma * rng.standard_normal(stack.shape, np.float32)
+            stack = stack.clip(0, 1)
+        return {"stack": stack, "answer": answer, "scene": self.store.pairs[scene][0]}
+
+    def window(self, scene, shape, turns, corner):
+        """Where to cut a sample and how far to turn it.
+
+        Args:
+            scene: index into the store's pairs, for the message.
+            shape: (H, W) of the picture.
+            turns: quarter turns wanted, 0 to 3.
+            corner: two numbers in [0, 1) that place the window.
+        Returns:
+            ((rows, columns), turns): two slices, and the turns that the format allows.
+        Raises:
+            StackError: the picture is smaller than the crops.
+        """
+        crop = self.augmentation.crop
+        if crop is None:  # whole pictures of a batch must keep their format
+            fits_turned = shape[0] == shape[1]
+            crop = shape
+        else:
+            fits_turned = crop[1] <= shape[0] and crop[0] <= shape[1]
+        if crop[0] > shape[0] or crop[1] > shape[1]:
+            raise StackError(
+                f"{self.store.pairs[scene][2]} is {shape[1]}x{shape[0]}, smaller than the crops "
+                f"of {crop[1]}x{crop[0]}: give a smaller --image_size"
+            )
+        if not fits_turned:
+            turns -= turns % 2
+        sides = crop[::-1] if turns % 2 else crop
+        starts = [int(c * (have - want + 1)) for c, have, want in zip(corner, shape, sides)]
+        return tuple(slice(start, start + side) for start, side in zip(starts, sides)), turns
+
+
+class ValidationStacks(Dataset):
+    """Whole stacks in order, without any chance; large pictures are cut to their centre.
+
+    Args:
+        store: a LumaStore.
+        scenes: indices into the store's pairs.
+        largest: (height, width) px of the largest cut.
+    """
+
+    def __init__(self, store, scenes, largest):
+        self.store, self.scenes, self.largest = store, scenes, largest
+
+    def __len__(self):
+        return len(self.scenes)
+
+    def centre(self, height, width):
+        """(rows, columns) of the cut."""
+        sides = []
+        for have, most in zip((height, width), self.largest):
+            start = max(have - most, 0) // 2
+            sides.append(slice(start, start + min(have, most)))
+        return tuple(sides)
+
+    def __getitem__(self, index):
+        """{"stack", "answer", "scene"} as in training, or the StackError it met."""
+        scene = self.scenes[index]
+        try:
+            frames = range(self.store.frame_count(scene))
+            answer = self.store.read(scene, -1)
+            cut = self.centre(*answer.shape)
+            stack = self.store.read_frames(scene, frames, answer, cut)
+        except StackError as error:
+            return error
+        scale = np.float32(1 / 255)
+        return {
+            "stack": stack * scale,
+            "answer": answer[cut] * scale,
+            "scene": self.store.pairs[scene][0],
+        }
+
+
+def collate(samples):
+    """Join samples to a batch.
+
+    Args:
+        samples: dicts of TrainingStacks or ValidationStacks, of one N and one size; or StackErrors.
+    Returns:
+        {"stack": (B, 1, N, H, W), "answer": (B, 1, H, W) float32 tensors, "scene": list of B
+        names}; the first StackError if there is one.
+    """
+    for sample in samples:
+        if isinstance(sample, StackError):
+            return sample
+    shapes = {sample["stack"].shape for sample in samples}
+    if len(shapes) > 1:
+        names = ", ".join(sample["scene"] for sample in samples)
+        return StackError(f"the pictures of {names} differ in size: give --image_size to crop them")
+    stack = torch.from_numpy(np.stack([sample["stack"] for sample in samples]))
+    answer = torch.from_numpy(np.stack([sample["answer"] for sample in samples]))
+    names = [sample["scene"] for sample in samples]
+    return {"stack": stack[:, None], "answer": answer[:, None], "scene": names}
+
+
+def _start_worker(worker):
+    """Leave Ctrl-C to the main process, which finishes its step and saves."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    cv2.setNumThreads(0)
+
+
+def make_loader(dataset, workers, pin_memory, batch_sampler=None, indices=None):
+    """A DataLoader whose processes share the store's memory.
+
+    Args:
+        dataset: TrainingStacks with `batch_sampler`, or ValidationStacks with `indices`.
+        workers: loader processes; 0 loads in this one.
+        pin_memory: for CUDA.
+        batch_sampler: an EpochBatches.
+        indices: what to validate in this process, one stack a batch.
+    Returns:
+        A DataLoader; iterate over `batches(loader)`.
+    """
+    # Python 3.14 starts processes afresh; only forked ones see the memory of the cache.
+    forked = multiprocessing.get_context("fork") if workers and sys.platform == "linux" else None
+    order = {"batch_sampler": batch_sampler} if batch_sampler else {"sampler": indices}
+    return DataLoader(
+        dataset,
+        num_workers=workers,
+        collate_fn=collate,
+        pin_memory=pin_memory,
+        persistent_workers=workers > 0,
+        worker_init_fn=_start_worker,
+        multiprocessing_context=forked,
+        generator=torch.Generator().manual_seed(0),  # else it would draw from the global state
+        **order,
+    )
+
+
+def batches(loader):
+    """The batches of a loader; raises the StackError that a loader process met."""
+    for batch in loader:
+        if isinstance(batch, StackError):
+            raise batch
+        yield batch

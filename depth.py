@@ -1,0 +1,138 @@
+"""Depth maps: reading them, what their values mean, filling what was not measured."""
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from pictures import read_picture
+from utils import StackError
+
+DEPTH_SUFFIXES = (".png", ".npy", ".tif", ".tiff")
+SIDE_FILE = "depth.json"  # beside depth maps: {"kind": "distance" or "disparity"}
+NEAREST_SHARE = 0.02  # of the largest distance; nearer would take the whole range of disparity
+
+
+def kind_beside(folder):
+    """The kind that the side file of a folder of depth maps gives, None without such a file.
+
+    Raises:
+        StackError: the file cannot be understood.
+    """
+    path = Path(folder) / SIDE_FILE
+    if not path.exists():
+        return None
+    try:
+        kind = json.loads(path.read_text())["kind"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise StackError(f'{path} has no "kind": write {{"kind": "distance"}}') from error
+    if kind not in ("distance", "disparity"):
+        raise StackError(f'{path} says kind "{kind}": write distance or disparity')
+    return kind
+
+
+def read_depth(path, shape):
+    """A depth map as stored.
+
+    Args:
+        path: PNG, TIFF or .npy; shape: (H, W) of the photograph, whose proportions it must have.
+    Returns:
+        (h, w) uint8, uint16 or float array.
+    Raises:
+        StackError: not readable, not two-dimensional, or of other proportions.
+    """
+    if path.suffix == ".npy":
+        try:
+            depth = np.load(path, allow_pickle=False)
+        except (ValueError, OSError, EOFError) as error:
+            raise StackError(f"{path} is no array of numbers: save it with numpy.save") from error
+    else:
+        depth = read_picture(path)
+        if depth.shape[2] > 1 and not (depth[..., :1] == depth[..., :3]).all():
+            raise StackError(f"{path} is a colour picture: give depth as one grey channel")
+        depth = depth[..., 0]
+    if depth.ndim != 2 or depth.size == 0 or depth.dtype.kind not in "uif":
+        raise StackError(f"{path} is {depth.shape} {depth.dtype}, expected (height, width) numbers")
+    ratio = depth.shape[0] * shape[1] / (depth.shape[1] * shape[0])
+    if not 0.95 < ratio < 1.05:
+        raise StackError(
+            f"{path} is {depth.shape[1]}x{depth.shape[0]}, its picture {shape[1]}x{shape[0]}: "
+            "give a map of the whole picture"
+        )
+    return depth
+
+
+def to_disparity(depth, kind, path):
+    """A depth map to disparity that fills [0, 1], larger = nearer.
+
+    Args:
+        depth: (H, W); not finite, or 0 in a distance map of whole numbers: unknown.
+        kind: "distance" or "disparity"; path: for the error.
+    Returns:
+        (H, W) float32.
+    Raises:
+        StackError: nothing known, or everything at one depth.
+    """
+    values = depth.astype(np.float64)
+    if kind == "distance":
+        known = np.isfinite(values) & (values > 0)
+        farthest = values[known].max() if known.any() else 1.0
+        values = 1 / np.where(known, values.clip(NEAREST_SHARE * farthest), np.nan)
+    try:
+        values = fill_from_farther(values)
+    except ValueError as error:
+        raise StackError(f"{path} holds no depth: {error}") from error
+    # Measured maps have specks and ramps at the edges, where a lens sees one surface or the other.
+    values = cv2.medianBlur(values, 5)
+    low, high = float(values.min()), float(values.max())
+    if high - low < 1e-12 * max(abs(high), 1):
+        raise StackError(f"{path} is the same everywhere: a stack needs something nearer")
+    return (values - low) / (high - low)
+
+
+def to_region_map(depth, path, depth_range):
+    """A depth map to the published synthesis' 8 bit (H, W); see --depth_range.
+
+    Raises:
+        StackError: a map of floats, whose values have no regions as they are.
+    """
+    if depth_range == "max":
+        values = np.nan_to_num(depth.astype(np.float64), posinf=0, neginf=0)
+        return np.floor(254 * values / max(values.max(), 1e-12)).clip(0, 254).astype(np.uint8)
+    if depth.dtype == np.uint16:
+        return (depth // 257).astype(np.uint8)
+    if depth.dtype != np.uint8:
+        raise StackError(f"{path} holds {depth.dtype}: use --depth_range max")
+    return depth
+
+
+def fill_from_farther(disparity):
+    """Fill what was not measured from the farther of its neighbours in the row.
+
+    A hole beside a depth edge is what the foreground hid from the other camera: background.
+
+    Args:
+        disparity: (H, W) float, larger = nearer, not finite where unknown.
+    Returns:
+        (H, W) float32, finite everywhere.
+    Raises:
+        ValueError: nothing is finite.
+    """
+    known = np.isfinite(disparity)
+    if not known.any():
+        raise ValueError("no value of the disparity is finite")
+    columns = np.arange(disparity.shape[1])
+    left = np.maximum.accumulate(np.where(known, columns, -1), axis=1)
+    right = np.minimum.accumulate(np.where(known, columns, columns.size)[:, ::-1], axis=1)[:, ::-1]
+    values = np.where(known, disparity, np.inf)
+    values = np.pad(
+        values, ((0, 0), (1, 1)), constant_values=np.inf
+    )  # no neighbour: infinitely near
+    rows = np.arange(disparity.shape[0])[:, None]
+    filled = np.minimum(values[rows, left + 1], values[rows, right + 1])
+    empty_rows = np.flatnonzero(~known.any(1))
+    full_rows = np.flatnonzero(known.any(1))
+    for row in empty_rows:
+        filled[row] = filled[full_rows[abs(full_rows - row).argmin()]]
+    return filled.astype(np.float32)

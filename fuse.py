@@ -1,0 +1,387 @@
+"""The one way from N frames to a fused picture: engines, tiles, blending, focus map.
+
+An engine is what runs the network: callable(luma (B, N, h, w) float32) -> the frames' weights
+(B, N, h, w) or a fused luma (B, 1, h, w), float32, with the attributes `output` ("weights" or
+"luma"), `tile` (side of a tile, px) and `seconds` (spent in the network so far).
+"""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from pictures import PICTURE_SUFFIXES, loses, luma, read_stack, write_picture
+from utils import StackError, select_device
+
+GRID = 16  # the networks pool by 16 px in all: tiles start on multiples, so their grids agree
+# Overlap of tiles, px. StackMix in tiles of 256 px then differs from the whole by 0.006 grey levels
+# on average (real stacks). The published network's attention means over all of its tile, so that
+# no overlap makes its tiles exact (0.4 levels); a longer ramp hides the seam.
+OVERLAPS = {"weights": 64, "luma": 128}
+TILES = {"weights": 1024, "luma": 640}  # the published network runs whole up to 640x640
+SMALL_TILE = 256
+SAMPLES = 2**23  # N x tile x tile of a network that weighs frames, about 1 GB at work
+FORMATS = {"png": ".png", "jpg": ".jpg", "tif": ".tif", "bmp": ".bmp", "webp": ".webp"}
+WEIGHTS = Path(__file__).parent / "weights" / "checkpoint.pth"
+
+
+class TorchEngine:
+    """Runs a network of NETWORKS in torch.
+
+    Args:
+        network: in eval mode, on `device`.
+        device: torch.device.
+    """
+
+    def __init__(self, network, device):
+        self.network = network
+        self.device = device
+        self.output = network.output
+        self.tile = TILES[network.output]
+        self.seconds = 0.0
+
+    def __call__(self, tiles):
+        """(B, N, h, w) float32 luma in [0, 1] to (B, N, h, w) or (B, 1, h, w) float32."""
+        import torch
+
+        start = time.perf_counter()
+        try:
+            with torch.inference_mode():
+                stack = torch.from_numpy(tiles)[:, None].to(self.device)  # (B, 1, N, h, w)
+                out = self.network(stack).float().cpu().numpy()  # the copy waits for a GPU
+        except RuntimeError as error:  # torch.OutOfMemoryError is one; on the CPU it is this one
+            if "memory" not in str(error):
+                raise
+            _, count, height, width = tiles.shape
+            raise StackError(
+                f"{count} frames in tiles of {width}x{height} do not fit into the memory of "
+                f"{self.device}: use --device cpu, or fewer frames"
+            ) from error
+        self.seconds += time.perf_counter() - start
+        return out
+
+
+def torch_engine(model_path, device="auto"):
+    """The engine that runs a checkpoint in torch.
+
+    Args:
+        model_path: see network.load_checkpoint.
+        device: see utils.select_device.
+    Raises:
+        StackError: no such weights, or no such device.
+    """
+    from network import load_network
+
+    device = select_device(str(device))
+    return TorchEngine(load_network(model_path, device), device)
+
+
+@dataclass
+class Fused:
+    """What comes of a stack.
+
+    Attributes:
+        picture: (H, W, C) in the dtype of the frames.
+        focus_map: (H, W) uint16, round(65535 i / (N - 1)), i the expected frame; with a network
+            that gives luma, the frame of the nearest luma.
+        confidence: (H, W) uint8, the largest weight of a frame x 255; None where there are none.
+    """
+
+    picture: np.ndarray
+    focus_map: np.ndarray
+    confidence: np.ndarray | None
+
+
+def fuse_stack(frames, engine, tile=None, overlap=None, progress=None):
+    """Fuse frames tile by tile; memory beyond frames and result does not grow with the height.
+
+    Neighbouring tiles share `overlap` px. Of these the three eighths next to either border are
+    discarded and the quarter between is a linear ramp from one tile to the other.
+
+    Args:
+        frames: (N, H, W, C) uint8 or uint16 in focus order, C as in pictures.read_picture.
+        engine: see the top of this file.
+        tile: side of a tile, px; a picture up to this size is done whole. Default: the engine's,
+            less where a network that weighs frames gets many.
+        overlap: of neighbouring tiles, px, up to half a tile; default OVERLAPS.
+        progress: called as progress(tiles done, tiles in all) after each tile.
+    Returns:
+        Fused.
+    Raises:
+        ValueError: the overlap is more than half a tile.
+    """
+    if tile is None:
+        tile = default_tile(engine, len(frames))
+    blend = (_WeightsBlend if engine.output == "weights" else _LumaBlend)(frames)
+    _, height, width, _ = frames.shape
+    if overlap is None:
+        overlap = min(OVERLAPS[engine.output], tile // (2 * GRID) * GRID)
+    rows, columns = tile_spans(height, tile, overlap), tile_spans(width, tile, overlap)
+    # One band of tiles, all across: (planes, tile, W).
+    band = np.zeros((blend.planes, max(b - a for a, b in rows), width), np.float32)
+    done = 0
+    for k, (top, bottom) in enumerate(rows):
+        for left, right in columns:
+            values = blend.run(engine, frames[:, top:bottom, left:right])  # (planes, h, w)
+            values *= _ramp((top, bottom), rows)[:, None]
+            values *= _ramp((left, right), columns)
+            band[:, : bottom - top, left:right] += values
+            done += 1
+            if progress is not None:
+                progress(done, len(rows) * len(columns))
+        final = bottom if k + 1 == len(rows) else rows[k + 1][0]  # no later tile reaches above
+        blend.finish(band[:, : final - top], top)
+        rest = band[:, final - top : bottom - top].copy()
+        band[:] = 0
+        band[:, : rest.shape[1]] = rest
+    return blend.fused
+
+
+def default_tile(engine, count):
+    """Side of the tiles for `count` frames, px."""
+    tile = engine.tile
+    while engine.output == "weights" and tile > SMALL_TILE and count * tile**2 > SAMPLES:
+        tile = max(tile - 4 * GRID, SMALL_TILE)
+    return tile
+
+
+def tile_spans(side, tile, overlap):
+    """Where the tiles along one side of the picture lie.
+
+    Args:
+        side: of the picture, px.
+        tile: longest tile, px.
+        overlap: of neighbours, px; more where that brings the starts to multiples of 16.
+    Returns:
+        List of (start, stop), the last stop is `side`.
+    Raises:
+        ValueError: the overlap is more than half a tile.
+    """
+    if side <= tile:
+        return [(0, side)]
+    step = (tile - overlap) // GRID * GRID
+    if overlap < 0 or 2 * step < tile:  # of three tiles on one place the ramps do not sum to 1
+        raise ValueError(f"tiles of {tile} px can overlap by half at most, not by {overlap} px")
+    starts = [0]
+    while starts[-1] + tile < side:
+        starts.append(starts[-1] + step)
+    return [(start, min(start + tile, side)) for start in starts]
+
+
+def _ramp(span, spans):
+    """How much a tile counts along one side: (length of the span,) float32 in [0, 1]."""
+    start, stop = span
+    out = np.ones(stop - start, np.float32)
+    for other_start, other_stop in spans:
+        if other_start < start < other_stop:
+            shared = other_stop - start
+            out[:shared] *= _rise(shared)
+        elif start < other_start < stop:
+            shared = stop - other_start
+            out[-shared:] *= 1 - _rise(shared)
+    return out
+
+
+def _rise(overlap):
+    """From 0 to 1 over the overlap: the middle quarter is the slope."""
+    slope = max(overlap // 4, 1)
+    margin = (overlap - slope) // 2
+    return np.clip((np.arange(overlap, dtype=np.float32) - margin + 0.5) / slope, 0, 1)
+
+
+def _frame_scale(count):
+    """What a frame's index is multiplied with in a focus map."""
+    return 65535 / max(count - 1, 1)
+
+
+class _WeightsBlend:
+    """Mixes the frames by the weights of a network; every pixel is a convex mixture of N pixels."""
+
+    def __init__(self, frames):
+        count, height, width, channels = frames.shape
+        self.planes = channels + 2  # then the expected frame and the largest weight
+        self.scale = _frame_scale(count)
+        self.fused = Fused(
+            np.empty((height, width, channels), frames.dtype),
+            np.empty((height, width), np.uint16),
+            np.empty((height, width), np.uint8),
+        )
+
+    def run(self, engine, window):
+        """Frames (N, h, w, C) of a tile to (C + 2, h, w) float32."""
+        weights = engine(luma(window)[None])[0]  # (N, h, w)
+        out = np.zeros((self.planes, *weights.shape[1:]), np.float32)
+        product = np.empty(weights.shape[1:], np.float32)
+        for k, weight in enumerate(weights):
+            for channel in range(window.shape[3]):
+                out[channel] += np.multiply(weight, window[k, ..., channel], out=product)
+            out[-2] += np.multiply(weight, np.float32(k), out=product)
+        weights.max(0, out=out[-1])
+        return out
+
+    def finish(self, band, top):
+        """Round the finished rows (C + 2, h, W) into the result."""
+        rows = slice(top, top + band.shape[1])
+        for channel in range(self.fused.picture.shape[2]):
+            self.fused.picture[rows, :, channel] = _rounded(
+                band[channel], 1, self.fused.picture.dtype
+            )
+        self.fused.focus_map[rows] = _rounded(band[-2], self.scale, np.uint16)
+        self.fused.confidence[rows] = _rounded(band[-1], 255, np.uint8)
+
+
+class _LumaBlend:
+    """Takes the network's luma, and the colour of the frame whose luma is the nearest to it.
+
+    Source: the published prediction steps of StackMFF (Xie et al. 2025).
+    """
+
+    planes = 1
+
+    def __init__(self, frames):
+        self.frames = frames
+        self.scale = _frame_scale(len(frames))
+        self.fused = Fused(
+            np.empty(frames.shape[1:], frames.dtype), np.empty(frames.shape[1:3], np.uint16), None
+        )
+
+    def run(self, engine, window):
+        """Frames (N, h, w, C) of a tile to (1, h, w) float32, luma in [0, 1]."""
+        codes = np.stack([_split_luma(frame)[0] for frame in window])  # (N, h, w)
+        return engine((codes / np.float32(np.iinfo(codes.dtype).max))[None])[0].copy()
+
+    def finish(self, band, top):
+        """Round the finished rows (1, h, W) and give them colour."""
+        rows = slice(top, top + band.shape[1])
+        dtype = self.frames.dtype
+        fused = _rounded(band[0], np.iinfo(dtype).max, dtype)
+        nearest = np.full(fused.shape, np.iinfo(np.int32).max, np.int32)
+        index = np.zeros(fused.shape, np.float32)
+        others = None  # chroma and alpha of the nearest frame
+        for k, frame in enumerate(self.frames[:, rows]):
+            codes, rest = _split_luma(frame)
+            distance = np.abs(codes.astype(np.int32) - fused)
+            closer = distance < nearest
+            nearest[closer] = distance[closer]
+            index[closer] = k
+            others = rest.copy() if others is None else others
+            others[closer] = rest[closer]
+        self.fused.picture[rows] = _join_luma(fused, others)
+        self.fused.focus_map[rows] = _rounded(index, self.scale, np.uint16)
+
+
+def _rounded(values, scale, dtype):
+    """values x scale, rounded and held within the range of an integer dtype."""
+    return np.clip(np.rint(values * np.float32(scale)), 0, np.iinfo(dtype).max).astype(dtype)
+
+
+def _split_luma(frame):
+    """(H, W, C) into its luma code (H, W) and the rest (H, W, C - 1): Cr and Cb, and alpha."""
+    if frame.shape[2] <= 2:
+        return frame[..., 0], frame[..., 1:]
+    codes = cv2.cvtColor(np.ascontiguousarray(frame[..., :3]), cv2.COLOR_RGB2YCrCb)
+    return codes[..., 0], np.dstack([codes[..., 1:], frame[..., 3:]])
+
+
+def _join_luma(codes, rest):
+    """The inverse of _split_luma: (H, W, C)."""
+    if rest.shape[2] <= 1:
+        return np.dstack([codes, rest])
+    colour = cv2.cvtColor(np.dstack([codes, rest[..., :2]]), cv2.COLOR_YCrCb2RGB)
+    return np.dstack([colour, rest[..., 2:]])
+
+
+def add_fuse_options(parser):
+    """The options that predict.py and predict_dataset.py share."""
+    group = parser.add_argument_group("network")
+    group.add_argument(
+        "--model_path",
+        type=Path,
+        default=WEIGHTS,
+        help="checkpoint of the network (default: weights/checkpoint.pth beside the program)",
+    )
+    group.add_argument(
+        "--device",
+        default="auto",
+        help="auto (CUDA, else MPS, else CPU), cpu, mps, cuda or cuda:K (default: %(default)s)",
+    )
+    group = parser.add_argument_group("format")
+    group.add_argument(
+        "--out_format",
+        choices=[*FORMATS, "same"],
+        help="format of the fused picture, same: that of the first frame "
+        "(default: png, or the suffix of --output where there is one)",
+    )
+    parser.add_argument("--verbose", action="store_true", help="print the frames in their order")
+
+
+def make_engine(args):
+    """The engine for the options of `add_fuse_options` and --confidence.
+
+    Raises:
+        StackError: as torch_engine; or a confidence is asked of a network that has none.
+    """
+    engine = torch_engine(args.model_path, args.device)
+    if args.confidence and engine.output != "weights":
+        raise StackError(
+            f"{args.model_path} gives a luma and no weights of the frames, so there is no "
+            "confidence: leave out --confidence or use a StackMix checkpoint"
+        )
+    return engine
+
+
+def result_suffix(out_format, paths):
+    """Suffix of the fused picture: out_format None (png), "same" or a name of FORMATS."""
+    return paths[0].suffix.lower() if out_format == "same" else FORMATS[out_format or "png"]
+
+
+def same_format(suffix, other):
+    """Whether two suffixes of PICTURE_SUFFIXES, in any case, stand for one format."""
+    short = {".jpeg": ".jpg", ".tiff": ".tif"}
+    suffix, other = suffix.lower(), other.lower()
+    return suffix in PICTURE_SUFFIXES and short.get(suffix, suffix) == short.get(other, other)
+
+
+def make_folder(path):
+    """Make the folder `path`, so that a hopeless place is told before the work; StackError."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StackError(f"{path} cannot be made ({error.strerror}): choose another") from error
+
+
+def fuse_files(paths, engine, output, focus_map=None, confidence=None, progress=None):
+    """Read a stack, fuse it and write what comes of it.
+
+    Args:
+        paths: the frames in their order.
+        engine: see the top of this file.
+        output: the fused picture's file, its suffix is the format.
+        focus_map: file of the focus map, 16-bit PNG; None: none.
+        confidence: file of the confidence, 8-bit PNG; None: none.
+        progress: as in fuse_stack.
+    Returns:
+        {"width", "height", "frames", "network_seconds", "seconds", "note"}; note is a sentence on
+        what the format could not keep, or None.
+    Raises:
+        StackError: from reading, fusing or writing.
+    """
+    start, network_start = time.perf_counter(), engine.seconds
+    stack = read_stack(paths)
+    fused = fuse_stack(stack.frames, engine, progress=progress)
+    write_picture(output, fused.picture, stack.profile)
+    if focus_map is not None:
+        write_picture(focus_map, fused.focus_map)
+    if confidence is not None:
+        write_picture(confidence, fused.confidence)
+    height, width = fused.focus_map.shape
+    return {
+        "width": width,
+        "height": height,
+        "frames": len(paths),
+        "network_seconds": round(engine.seconds - network_start, 3),
+        "seconds": round(time.perf_counter() - start, 3),
+        "note": loses(Path(output).suffix, fused.picture),
+    }

@@ -1,0 +1,192 @@
+"""The terms of the training loss and their weighted sum.
+
+Every term is a function (output, batch) -> scalar float32 tensor, where
+
+    output: {"fused": (B, 1, H, W) luma, "weights": (B, N, H, W) or None,
+             "logits": (B, N, H, W) or None}
+    batch:  {"stack": (B, 1, N, H, W), "answer": (B, 1, H, W)}, luma float32 in [0, 1]
+
+A new term is one function and one line in TERMS.
+"""
+
+import torch
+from torch.nn import functional
+
+SSIM_WINDOW = 11  # pixels
+SSIM_SIGMA = 1.5  # pixels
+SSIM_C1 = 0.01**2
+SSIM_C2 = 0.03**2
+FREQUENCY_WINDOW = 11  # pixels
+LABEL_TOLERANCE = 3 / 255  # an error of three grey levels makes a frame e times less likely
+
+
+def _windowed_sum(pictures, profile):
+    """Sum under a separable window around every pixel, zeros outside the picture.
+
+    Args:
+        pictures: (B, C, H, W).
+        profile: (K,) window along each side, K odd.
+    Returns:
+        (B, C, H, W).
+    """
+    channels, width = pictures.shape[1], len(profile)
+    rows = profile.view(1, 1, 1, width).expand(channels, 1, 1, width)
+    columns = profile.view(1, 1, width, 1).expand(channels, 1, width, 1)
+    pictures = functional.conv2d(pictures, rows, padding=(0, width // 2), groups=channels)
+    return functional.conv2d(pictures, columns, padding=(width // 2, 0), groups=channels)
+
+
+def ssim(picture, answer):
+    """Mean structural similarity of two luma pictures, differentiable.
+
+    Args:
+        picture, answer: (B, 1, H, W) float32 in [0, 1].
+    Returns:
+        Scalar; 1 for equal pictures.
+    Source:
+        Wang et al., "Image quality assessment: from error visibility to structural similarity",
+        IEEE TIP 2004, equation 13, with zeros outside the picture as in the published training.
+    """
+    offset = torch.arange(SSIM_WINDOW, dtype=picture.dtype, device=picture.device)
+    gaussian = torch.exp(-((offset - SSIM_WINDOW // 2) ** 2) / (2 * SSIM_SIGMA**2))
+    gaussian = gaussian / gaussian.sum()
+    moments = torch.cat([picture, answer, picture**2, answer**2, picture * answer], dim=1)
+    mean_p, mean_a, square_p, square_a, product = _windowed_sum(moments, gaussian).split(1, dim=1)
+    variance_p = square_p - mean_p**2
+    variance_a = square_a - mean_a**2
+    covariance = product - mean_p * mean_a
+    luminance = (2 * mean_p * mean_a + SSIM_C1) / (mean_p**2 + mean_a**2 + SSIM_C1)
+    structure = (2 * covariance + SSIM_C2) / (variance_p + variance_a + SSIM_C2)
+    return (luminance * structure).mean()
+
+
+def _laplacian(picture):
+    """4-neighbour Laplacian of (B, 1, H, W), zeros outside the picture."""
+    kernel = picture.new_tensor([[0, 1, 0], [1, -4, 1], [0, 1, 0]]).view(1, 1, 3, 3)
+    return functional.conv2d(picture, kernel, padding=1)
+
+
+def _spatial_frequency(picture):
+    """Squared differences to the left and upper neighbour of (B, 1, H, W), summed over 11x11."""
+    padded = functional.pad(picture, (1, 0, 1, 0))
+    left, up = padded[..., 1:, :-1], padded[..., :-1, 1:]
+    squares = (left - picture) ** 2 + (up - picture) ** 2
+    return _windowed_sum(squares, picture.new_ones(FREQUENCY_WINDOW))
+
+
+def l1_term(output, batch):
+    """Mean absolute error of the fused luma."""
+    return functional.l1_loss(output["fused"], batch["answer"])
+
+
+def ssim_term(output, batch):
+    """1 - SSIM of the fused luma."""
+    return 1 - ssim(output["fused"], batch["answer"])
+
+
+def laplacian_term(output, batch):
+    """Mean absolute difference of the 4-neighbour Laplacians."""
+    return functional.l1_loss(_laplacian(output["fused"]), _laplacian(batch["answer"]))
+
+
+def spatial_frequency_term(output, batch):
+    """Mean absolute difference of the local spatial frequencies.
+
+    A sum over 121 pixels, not a mean: beside the other terms its weight counts for much more than
+    it looks.
+    Source:
+        Li, Kwok and Wang, "Combination of images with diverse focuses using the spatial
+        frequency", Information Fusion 2001, without its root, in the form of the published loss.
+    """
+    return functional.l1_loss(
+        _spatial_frequency(output["fused"]), _spatial_frequency(batch["answer"])
+    )
+
+
+def cross_entropy_term(output, batch):
+    """Cross entropy of the frame weights against the frames that come near the answer.
+
+    The label of frame n at a pixel is softmax over the frames of -(frame - answer)^2 / (3/255)^2.
+
+    Raises:
+        ValueError: the network gives no weights of the frames.
+    """
+    if output["logits"] is None:
+        raise ValueError(
+            "the term cross_entropy needs a network that weighs the frames: this one gives luma"
+        )
+    error = (batch["stack"][:, 0] - batch["answer"]) / LABEL_TOLERANCE  # (B, N, H, W)
+    label = torch.softmax(-(error**2), dim=1)
+    return -(label * torch.log_softmax(output["logits"], dim=1)).sum(dim=1).mean()
+
+
+TERMS = {
+    "l1": l1_term,
+    "ssim": ssim_term,
+    "laplacian": laplacian_term,
+    "spatial_frequency": spatial_frequency_term,
+    "cross_entropy": cross_entropy_term,
+}
+PUBLISHED_WEIGHTS = {"l1": 0.1, "ssim": 0.7, "laplacian": 0.1, "spatial_frequency": 0.1}
+DEFAULT_WEIGHTS = {"l1": 1.0, "ssim": 0.3, "laplacian": 0.5}
+
+
+def weighted_loss(output, batch, weights):
+    """The weighted sum of the terms, always in float32.
+
+    Args:
+        output: what run_network gives, on any float type.
+        batch: the batch it was made from.
+        weights: {name in TERMS: weight}; a term of weight 0 is not computed.
+    Returns:
+        (total, terms): total a scalar tensor to differentiate, terms {name: its unweighted value
+        as a detached scalar tensor}.
+    Raises:
+        ValueError: a term needs what this network does not give.
+    """
+    # bfloat16 has 8 bits of mantissa: the variances inside SSIM would be noise in it
+    with torch.autocast(output["fused"].device.type, enabled=False):
+        output = {key: value if value is None else value.float() for key, value in output.items()}
+        values = {name: TERMS[name](output, batch) for name, weight in weights.items() if weight}
+        total = sum(weights[name] * value for name, value in values.items())
+    return total, {name: value.detach() for name, value in values.items()}
+
+
+def parse_loss_weights(words):
+    """Weights of the terms from the words of a command line.
+
+    Args:
+        words: four numbers in the published order (l1, ssim, laplacian, spatial_frequency), or
+            name=weight pairs of names in TERMS.
+    Returns:
+        {name: weight}.
+    Raises:
+        ValueError: neither of the two, an unknown name, a negative weight or no weight above 0.
+    """
+    form = (
+        "give the four weights of "
+        + " ".join(PUBLISHED_WEIGHTS)
+        + ", or name=weight pairs of "
+        + ", ".join(TERMS)
+    )
+    words = [str(word) for word in words]
+    if any("=" in word for word in words):
+        pairs = [word.partition("=")[::2] for word in words]
+    elif len(words) == len(PUBLISHED_WEIGHTS):
+        pairs = list(zip(PUBLISHED_WEIGHTS, words))
+    else:
+        raise ValueError(f"{len(words)} loss weights without names: {form}")
+    weights = {}
+    for name, number in pairs:
+        if name not in TERMS or name in weights:
+            what = "is given twice" if name in weights else "is no loss term"
+            raise ValueError(f"{name} {what}: {form}")
+        try:
+            weights[name] = float(number)
+        except ValueError:
+            raise ValueError(f"the weight of {name} is {number!r}, no number: {form}") from None
+        if not 0 <= weights[name] < float("inf"):
+            raise ValueError(f"the weight of {name} is {number}: it must be 0 or more")
+    if not any(weights.values()):
+        raise ValueError("all loss weights are 0: at least one must be larger")
+    return weights

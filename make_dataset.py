@@ -1,0 +1,469 @@
+"""Make focal stacks to train and test with: from photographs with depth, or random scenes of them.
+
+OUT/dof_stack/<scene>/00.png ...   the frames, in focus order
+OUT/AiF/<scene>.png                the all-in-focus answer
+OUT/depth/<scene>.png              16 bit disparity (larger = nearer), or the published 8 bit map
+OUT/dataset.json                   every setting, and each scene's lens and camera
+"""
+
+import argparse
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+import sys
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from functools import lru_cache
+from pathlib import Path
+
+import cv2
+import numpy as np
+from tqdm import tqdm
+
+from depth import DEPTH_SUFFIXES, SIDE_FILE, kind_beside, read_depth, to_disparity, to_region_map
+from pictures import list_pictures, read_picture, write_picture
+from utils import StackError, number, run_main, run_record, write_json
+
+READ_NOISE = 3.0  # electrons, with --noise
+MAY_CHANGE = ("output_path", "num_scenes", "workers")  # when a data set is gone on with
+
+
+def get_parser():
+    """The options of make_dataset.py."""
+    parser = argparse.ArgumentParser(
+        description="Make focal stacks with all-in-focus answers. With --depth_path every "
+        "photograph gives a stack; without it, random scenes are composed of all of them.",
+    )
+    files = parser.add_argument_group("files")
+    files.add_argument("--image_path", metavar="DIR", help="all-in-focus photographs")
+    files.add_argument(
+        "--depth_path",
+        metavar="DIR",
+        help="depth maps named like the photographs: 8 or 16 bit PNG or TIFF, or .npy "
+        "(default: none, random scenes)",
+    )
+    files.add_argument("--depth_suffix", default="", help="follows the name: art.png, art_disp.png")
+    files.add_argument("--output_path", metavar="DIR", required=True, help="the data set")
+    files.add_argument("--save_masks", action="store_true", help="also masks/<scene>/: where focus")
+    files.add_argument(
+        "--demo",
+        action="store_true",
+        help="12 frames of scikit-image's Middlebury motorcycle, blur up to 16 px",
+    )
+    lens = parser.add_argument_group("lens")
+    lens.add_argument("--refocus", choices=("thin_lens", "published"), default="thin_lens")
+    lens.add_argument(
+        "--num_frames",
+        type=number(int, 2, 256),
+        metavar="N",
+        help="frames of a stack (default: 16; random scenes 2 to 12, by their blur)",
+    )
+    lens.add_argument(
+        "--max_coc",
+        type=number(float, 0.5, 128),
+        metavar="PX",
+        help="diameter of the largest circle of confusion (default: 16; random scenes 2 to 24)",
+    )
+    lens.add_argument(
+        "--depth_kind",
+        choices=("distance", "disparity"),
+        help=f"what a larger value means: farther or nearer (default: as {SIDE_FILE} beside says)",
+    )
+    lens.add_argument(
+        "--depth_range",
+        choices=("asis", "max"),
+        help="published: regions by the values as they are (default), or by floor(254 d / max d)",
+    )
+    scene = parser.add_argument_group("scenes and camera")
+    scene.add_argument(
+        "--num_scenes", type=number(int, 1, 10**7), help="random scenes (default: 1000)"
+    )
+    scene.add_argument(
+        "--size",
+        type=number(int, 16, 16384),
+        metavar="PX",
+        help="side of random scenes (default: 224), or longer side of photographs (default: as is)",
+    )
+    scene.add_argument(
+        "--noise",
+        type=number(float, 10, 1e6),
+        metavar="E",
+        help="photon noise of a sensor that holds E electrons, 2500 about ISO 800 (default: none)",
+    )
+    scene.add_argument(
+        "--jpeg", type=number(int, 1, 100), metavar="Q", help="JPEG quality of the frames"
+    )
+    scene.add_argument(
+        "--clean",
+        action="store_true",
+        help="random scenes without the noise, JPEG, flicker and shake that half of them have",
+    )
+    run = parser.add_argument_group("run")
+    run.add_argument("--seed", type=number(int, 0, 2**32 - 1), default=0, help="(default: 0)")
+    run.add_argument(
+        "--workers",
+        type=number(int, 1, 1024),
+        default=os.cpu_count(),
+        help="processes (default: one a core)",
+    )
+    return parser
+
+
+def check_arguments(parser, args):
+    """Refuse contradictions, and fill in the defaults that depend on other options."""
+    if args.demo:
+        given = [name for name in ("image_path", "depth_path", "num_scenes") if getattr(args, name)]
+        if given:
+            parser.error(f"--demo brings its own picture: leave --{given[0]} away")
+        args.refocus, args.num_frames, args.max_coc = "thin_lens", 12, 16.0
+        return
+    if not args.image_path or not Path(args.image_path).is_dir():
+        parser.error(f"--image_path {args.image_path}: give a folder of photographs")
+    random = not args.depth_path
+    if random and args.refocus == "published":
+        parser.error("--refocus published needs --depth_path")
+    if random and (args.depth_suffix or args.depth_kind or args.depth_range):
+        parser.error("--depth_suffix, --depth_kind and --depth_range need --depth_path")
+    if not random and (args.num_scenes or args.clean):
+        parser.error("--num_scenes and --clean are for random scenes: leave --depth_path away")
+    if args.depth_path and not Path(args.depth_path).is_dir():
+        parser.error(f"--depth_path {args.depth_path} is no folder")
+    if args.refocus == "published" and (args.max_coc or args.size or args.depth_kind):
+        parser.error(
+            "--refocus published has its own blur and size: leave --max_coc, --size and "
+            "--depth_kind away"
+        )
+    if args.refocus != "published" and args.depth_range:
+        parser.error("--depth_range is for --refocus published")
+    if not random and args.refocus == "thin_lens" and not args.depth_kind:
+        args.depth_kind = kind_beside(args.depth_path)
+        if not args.depth_kind:
+            parser.error(
+                "--depth_kind distance or disparity is needed: does a larger value mean farther "
+                f"or nearer? (no {SIDE_FILE} in {args.depth_path})"
+            )
+    args.num_scenes = (args.num_scenes or 1000) if random else None
+    args.num_frames = args.num_frames or (None if random else 16)
+    args.max_coc = args.max_coc or (24.0 if random else 16.0)
+    args.size = args.size or (224 if random else None)
+
+
+def pair_depth(image_path, depth_path, suffix):
+    """Pairs of photograph and depth map with the same name.
+
+    Args:
+        image_path, depth_path: folders, possibly the same.
+        suffix: what follows the photograph's name in the depth map's.
+    Returns:
+        [(photograph, depth map)], [photographs without a map].
+    Raises:
+        StackError: there is no pair.
+    """
+    maps = {p.stem: p for p in sorted(Path(depth_path).iterdir()) if p.suffix in DEPTH_SUFFIXES}
+    if not suffix and Path(depth_path).resolve() == Path(image_path).resolve():
+        raise StackError(f"{image_path} holds both pictures and depth: tell them by --depth_suffix")
+    photos = [p for p in list_pictures(image_path) if not (suffix and p.stem.endswith(suffix))]
+    pairs = [(photo, maps[photo.stem + suffix]) for photo in photos if photo.stem + suffix in maps]
+    if not pairs:
+        raise StackError(
+            f"{depth_path} has no depth map for a picture of {image_path}: name them alike, as in "
+            f"art.jpg and art{suffix}.png"
+        )
+    paired = {photo for photo, _ in pairs}
+    return pairs, [photo for photo in photos if photo not in paired]
+
+
+def read_rgb(path):
+    """A photograph as (H, W, 3) uint8 RGB, alpha dropped; raises StackError like read_picture."""
+    picture = read_picture(path)
+    if picture.dtype == np.uint16:
+        picture = (picture // 257).astype(np.uint8)
+    picture = picture[..., :3] if picture.shape[2] >= 3 else picture[..., :1]
+    return np.repeat(picture, 3, axis=2) if picture.shape[2] == 1 else picture
+
+
+def shrink(picture, size, interpolation):
+    """Resize so that the longer side is `size` px; None leaves it as it is."""
+    height, width = picture.shape[:2]
+    if size is None or max(height, width) == size:
+        return picture
+    scale = size / max(height, width)
+    target = (max(1, round(width * scale)), max(1, round(height * scale)))
+    return cv2.resize(picture, target, interpolation=interpolation)
+
+
+def photo_scene(photo, depth_map, args, rng):
+    """A stack of one photograph with its depth.
+
+    Args:
+        photo, depth_map: paths, or (H, W, 3) uint8 and (H, W) arrays.
+        args: the parsed options; rng: NumPy generator.
+    Returns:
+        frames (N, H, W, 3) uint8, answer (H, W, 3) uint8, depth (H, W) uint8 or uint16,
+        sharpest (H, W) int, settings.
+    """
+    import torch
+
+    from refocus import published_refocus, refocus_picture, to_linear
+    from scenes import develop
+
+    picture = read_rgb(photo) if isinstance(photo, Path) else photo
+    depth = read_depth(depth_map, picture.shape) if isinstance(depth_map, Path) else depth_map
+    n_frames = args.num_frames
+    if args.refocus == "published":
+        regions = to_region_map(depth, depth_map, args.depth_range)
+        frames, answer, depth = published_refocus(picture, regions, n_frames)
+        sharpest = (depth.astype(int) * n_frames // 255).clip(0, n_frames - 1)
+        linear = to_linear(torch.from_numpy(frames).permute(0, 3, 1, 2).float() / 255)
+        if args.noise or args.jpeg:
+            frames = develop(rng, linear, **camera_faults(args))
+        return frames, answer, depth, sharpest, {}
+    picture = shrink(picture, args.size, cv2.INTER_AREA)
+    disparity = to_disparity(depth, args.depth_kind, depth_map)
+    # Nearest: between two surfaces there is no third one.
+    disparity = cv2.resize(disparity, picture.shape[1::-1], interpolation=cv2.INTER_NEAREST)
+    focus = np.linspace(1, 0, n_frames)
+    linear = to_linear(torch.from_numpy(picture).permute(2, 0, 1).float() / 255)
+    linear = refocus_picture(linear, torch.from_numpy(disparity), focus, args.max_coc)
+    frames = develop(rng, linear, **camera_faults(args))
+    settings = {"focus_disparity": focus.tolist(), "aperture_px": args.max_coc}
+    return frames, picture, *describe_disparity(disparity, focus), settings
+
+
+def random_scene(photos, args, rng):
+    """A stack of a random scene; see `photo_scene` for what it returns."""
+    import scenes
+
+    faults = camera_faults(args) if args.clean or args.noise or args.jpeg else None
+    frames, answer, disparity, settings = scenes.random_scene(
+        rng, photos, args.size, args.max_coc, args.num_frames, faults
+    )
+    focus = np.array(settings["focus_disparity"])
+    return frames, answer, *describe_disparity(disparity, focus), settings
+
+
+def describe_disparity(disparity, focus):
+    """The 16 bit picture of a disparity (H, W), and which of N focal planes is the nearest."""
+    nearest = np.zeros(disparity.shape, int)
+    distance = np.full(disparity.shape, np.inf)
+    for k, plane in enumerate(focus):
+        closer = abs(disparity - plane) < distance
+        nearest[closer] = k
+        distance = np.minimum(distance, abs(disparity - plane))
+    return np.round(65535 * disparity).astype(np.uint16), nearest
+
+
+def camera_faults(args):
+    """The faults that the options ask for, as arguments of `scenes.develop`."""
+    return {"noise": (args.noise, READ_NOISE) if args.noise else None, "jpeg": args.jpeg}
+
+
+def write_scene(output, name, scene, save_masks):
+    """Write a scene; its answer comes last, so that a scene with an answer is whole.
+
+    Args:
+        output: folder of the data set; name: of the scene.
+        scene: as from `photo_scene`; save_masks: also write where each frame is the sharpest.
+    Returns:
+        The scene's settings.
+    """
+    frames, answer, depth, sharpest, settings = scene
+    digits = max(2, len(str(len(frames) - 1)))
+    masks = [255 * (sharpest == k).astype(np.uint8) for k in range(len(frames))]
+    for kind, pictures in (("dof_stack", frames), ("masks", masks if save_masks else [])):
+        folder = output / kind / name
+        shutil.rmtree(folder, ignore_errors=True)  # frames of an interrupted run
+        for k, picture in enumerate(pictures):
+            write_picture(folder / f"{k:0{digits}d}.png", picture)
+    write_picture(output / "depth" / f"{name}.png", depth)
+    write_picture(output / "AiF" / f"{name}.png", answer)
+    return {"frames": len(frames), **settings}
+
+
+def list_jobs(args):
+    """The scenes to make: [(name, photograph, depth map or None)], and what has no depth map.
+
+    A random scene has all photographs in place of one. Raises StackError where there is nothing.
+    """
+    if args.demo:
+        from skimage.data import stereo_motorcycle
+
+        picture, _, disparity = stereo_motorcycle()
+        args.depth_kind = "disparity"
+        return [("motorcycle", picture, disparity)], []
+    if args.depth_path:
+        pairs, alone = pair_depth(args.image_path, args.depth_path, args.depth_suffix)
+        names = [photo.stem for photo, _ in pairs]
+        twice = {name for name in names if names.count(name) > 1}
+        if twice:
+            raise StackError(f"{args.image_path} has several pictures named {min(twice)}: rename")
+        return [(photo.stem, photo, depth_map) for photo, depth_map in pairs], alone
+    photos = list_pictures(args.image_path)
+    if not photos:
+        raise StackError(f"{args.image_path} holds no pictures: give a folder of photographs")
+    digits = max(5, len(str(args.num_scenes - 1)))
+    return [(f"scene_{k:0{digits}d}", photos, None) for k in range(args.num_scenes)], []
+
+
+class PhotoFolder:
+    """Photographs that are read when they are asked for; the last few hundred are kept."""
+
+    def __init__(self, paths):
+        self.paths = paths
+
+    def __len__(self):
+        return len(self.paths)
+
+    def __getitem__(self, index):
+        return read_rgb_once(self.paths[index])
+
+
+read_rgb_once = lru_cache(maxsize=400)(read_rgb)  # about 200 MB of 528 px photographs a process
+
+
+def start_worker():
+    """Set up a process of the pool: it has one core, and the parent alone answers Ctrl-C."""
+    import torch
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+
+
+def make_scene(args, index, job):
+    """Make and write scene `index`, in a process of its own.
+
+    Returns:
+        (settings, None), or (None, the sentence that says what is wrong with its input).
+    """
+    name, photo, depth_map = job
+    rng = np.random.default_rng([args.seed, index])
+    try:
+        if isinstance(photo, list):
+            scene = random_scene(PhotoFolder(photo), args, rng)
+        else:
+            scene = photo_scene(photo, depth_map, args, rng)
+        return write_scene(Path(args.output_path), name, scene, args.save_masks), None
+    except StackError as error:
+        return None, str(error)
+
+
+def what_is_wrong(path):
+    """The sentence that says why a photograph cannot be used, None where it can."""
+    try:
+        read_rgb(path)
+    except StackError as error:
+        return str(error)
+    return None
+
+
+def run_all(function, items, workers, label):
+    """Call `function(*item)` for all items over processes, with a progress bar.
+
+    Yields:
+        (item, what the function returned), as they come.
+    Raises:
+        StackError: a process died, of memory most likely.
+    """
+    workers = min(workers, len(items))
+    if workers < 2:
+        for item in tqdm(items, label):
+            yield item, function(*item)
+        return
+    # Spawned, not forked: a fork of a process with torch's threads can hang.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=start_worker) as pool:
+        futures = {pool.submit(function, *item): item for item in items}
+        try:
+            for future in tqdm(as_completed(futures), label, len(futures), smoothing=0.05):
+                yield futures[future], future.result()
+        except BrokenProcessPool as error:
+            raise StackError("a process died, of memory most likely: lower --workers") from error
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def load_record(path, settings):
+    """The record of a data set that is to be gone on with, or a fresh one.
+
+    Raises:
+        StackError: the folder holds a data set of other settings.
+    """
+    if not path.exists():
+        return {"settings": settings, **run_record(), "scenes": {}}
+    try:
+        record = json.loads(path.read_text())
+        old = record["settings"]
+        record["scenes"] = dict(record["scenes"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise StackError(f"{path} cannot be understood: remove that data set") from error
+    changed = sorted(key for key in settings if settings[key] != old.get(key))
+    if changed:
+        raise StackError(
+            f"{path.parent} holds a data set of other settings ({', '.join(changed)}): choose "
+            "another --output_path or remove it"
+        )
+    return record
+
+
+def main(argv=None):
+    """Make the data set. Returns the exit status."""
+    parser = get_parser()
+    args = parser.parse_args(argv)
+    check_arguments(parser, args)
+    output = Path(args.output_path)
+    jobs, alone = list_jobs(args)
+    for photo in alone:
+        print(f"no depth map for {photo}: left out", file=sys.stderr)
+    if isinstance(jobs[0][1], list):
+        jobs = without_bad_photos(jobs, args.workers)
+    # The number of scenes and of processes, and the place, may change from run to run.
+    settings = {
+        k: v for k, v in vars(args).items() if k not in ("workers", "num_scenes", "output_path")
+    }
+    record = load_record(output / "dataset.json", settings)
+    record["kind"] = "published" if args.refocus == "published" else "disparity"
+    todo = [
+        (args, index, job)
+        for index, job in enumerate(jobs)
+        if job[0] not in record["scenes"] or not (output / "AiF" / f"{job[0]}.png").exists()
+    ]
+    write_json(output / "dataset.json", record)
+    failures = []
+    try:
+        for (_, _, job), (scene, wrong) in run_all(make_scene, todo, args.workers, "scenes"):
+            if wrong:
+                failures.append(wrong)
+            else:
+                record["scenes"][job[0]] = scene
+    finally:
+        record["scenes"] = dict(sorted(record["scenes"].items()))
+        write_json(output / "dataset.json", record)
+    for wrong in failures:
+        print(f"error: {wrong}", file=sys.stderr)
+    print(f"{output}: {len(record['scenes'])} scenes, {len(todo) - len(failures)} of them new")
+    return 1 if failures else 0
+
+
+def without_bad_photos(jobs, workers):
+    """The jobs of random scenes with the photographs that can be read.
+
+    Raises:
+        StackError: none can.
+    """
+    photos = jobs[0][1]
+    checked = run_all(what_is_wrong, [(photo,) for photo in photos], workers, "photographs")
+    wrong = {photo: sentence for (photo,), sentence in checked if sentence}
+    for sentence in wrong.values():
+        print(f"left out: {sentence}", file=sys.stderr)
+    good = [photo for photo in photos if photo not in wrong]
+    if not good:
+        raise StackError(f"none of the {len(photos)} photographs can be read")
+    return [(name, good, None) for name, _, _ in jobs]
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,104 @@
+"""Fuse one focal stack: a folder of pictures, focused at different distances, to one sharp."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from tqdm import tqdm
+
+from fuse import add_fuse_options, fuse_files, make_engine, make_folder, result_suffix, same_format
+from pictures import PICTURE_SUFFIXES, list_frames
+from utils import run_main
+
+
+def get_parser():
+    parser = argparse.ArgumentParser(description=__doc__)
+    group = parser.add_argument_group("stack")
+    group.add_argument(
+        "--stack_path",
+        type=Path,
+        required=True,
+        help="folder of the frames, two or more pictures, in the natural order of their names",
+    )
+    group = parser.add_argument_group("results")
+    group.add_argument(
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help="fused picture (default: results/<folder name>.png)",
+    )
+    group.add_argument(
+        "--focus_map",
+        type=Path,
+        metavar="FILE",
+        help="also write which frame is in focus, 16-bit PNG, 0 the first and 65535 the last",
+    )
+    group.add_argument(
+        "--confidence",
+        type=Path,
+        metavar="FILE",
+        help="also write the largest weight of a frame, 8-bit PNG, 255 is sure",
+    )
+    add_fuse_options(parser)
+    return parser
+
+
+def check_results(parser, args):
+    """End with exit status 2 where the files to write contradict each other or the stack."""
+    if args.output is not None and args.output.suffix.lower() not in PICTURE_SUFFIXES:
+        parser.error(f"--output {args.output} needs a suffix of {' '.join(PICTURE_SUFFIXES)}")
+    for option in ("focus_map", "confidence"):
+        path = getattr(args, option)
+        if path is not None and path.suffix.lower() != ".png":
+            parser.error(f"--{option} {path} is written as PNG: give a name that ends in .png")
+    files = [path for path in (args.output, args.focus_map, args.confidence) if path is not None]
+    if len({path.resolve() for path in files}) < len(files):
+        parser.error("--output, --focus_map and --confidence need names of their own")
+    for path in files:
+        if path.resolve().parent == args.stack_path.resolve():
+            parser.error(
+                f"{path} is inside the stack's folder and would be a frame next time: "
+                "choose another folder"
+            )
+
+
+def choose_output(parser, args, paths):
+    """The fused picture's file; exit status 2 where --output and --out_format contradict."""
+    suffix = result_suffix(args.out_format, paths)
+    if args.output is None:
+        return Path("results") / f"{args.stack_path.resolve().name}{suffix}"
+    if args.out_format is not None and not same_format(args.output.suffix, suffix):
+        parser.error(
+            f"--output {args.output} contradicts --out_format {args.out_format} ({suffix}): "
+            "leave one of them out"
+        )
+    return args.output
+
+
+def main(argv=None):
+    parser = get_parser()
+    args = parser.parse_args(argv)
+    check_results(parser, args)
+    paths = list_frames(args.stack_path)
+    output = choose_output(parser, args, paths)
+    if args.verbose:
+        print(*(path.name for path in paths), sep="\n")
+    engine = make_engine(args)
+    for path in (output, args.focus_map, args.confidence):
+        if path is not None:
+            make_folder(path.parent)
+    with tqdm(desc="tiles", unit="", leave=False, disable=None) as bar:
+
+        def progress(done, total):
+            bar.total = total
+            bar.update(done - bar.n)
+
+        result = fuse_files(paths, engine, output, args.focus_map, args.confidence, progress)
+    if result["note"]:
+        print(f"note: {result['note']}", file=sys.stderr)
+    size = f"{result['width']}x{result['height']}"
+    print(f"{output}: {size}, {result['frames']} frames, {result['seconds']:.1f} s")
+
+
+if __name__ == "__main__":
+    run_main(main)

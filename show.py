@@ -1,0 +1,45 @@
+"""What people look at: colour maps and panels of training."""
+
+import cv2
+import numpy as np
+
+
+def colour_map(values):
+    """Paint a map of numbers, dark blue for 0 to yellow for 1.
+
+    Args:
+        values: (H, W) float in [0, 1].
+    Returns:
+        (H, W, 3) uint8 RGB.
+    """
+    levels = np.round(255 * np.clip(values, 0, 1)).astype(np.uint8)
+    return cv2.cvtColor(cv2.applyColorMap(levels, cv2.COLORMAP_VIRIDIS), cv2.COLOR_BGR2RGB)
+
+
+def grey_picture(values):
+    """(H, W) float in [0, 1] as (H, W, 3) uint8."""
+    return np.repeat(np.round(255 * np.clip(values, 0, 1)).astype(np.uint8)[..., None], 3, axis=2)
+
+
+def training_panel(stack, fused, answer, weights=None, most_frames=8):
+    """One picture of what the network made of a stack: its frames, then fused, answer and error.
+
+    Args:
+        stack: (N, H, W) float luma in [0, 1]; fused and answer: (H, W).
+        weights: (N, H, W) of the frames, for the focus map, or None.
+        most_frames: of longer stacks this many are shown, evenly spaced, the ends included.
+    Returns:
+        (2 H, K W, 3) uint8 RGB: above the frames; below the fused picture, the answer, the error
+        (yellow from 25 grey levels) and, where there are weights, the expected frame.
+    """
+    n_frames, height, width = stack.shape
+    shown = np.unique(np.linspace(0, n_frames - 1, min(n_frames, most_frames)).round().astype(int))
+    above = [grey_picture(stack[index]) for index in shown]
+    below = [grey_picture(fused), grey_picture(answer), colour_map(np.abs(fused - answer) * 10)]
+    if weights is not None:
+        frames = np.arange(n_frames, dtype=np.float32).reshape(-1, 1, 1)
+        below.append(colour_map((weights * frames).sum(0) / (n_frames - 1)))
+    columns = max(len(above), len(below))
+    blank = np.zeros((height, width, 3), np.uint8)
+    rows = [row + [blank] * (columns - len(row)) for row in (above, below)]
+    return np.vstack([np.hstack(row) for row in rows])

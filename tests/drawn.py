@@ -1,0 +1,34 @@
+"""Small data sets drawn in code, for the tests of the loader, the training and the scoring."""
+
+import cv2
+import numpy as np
+
+from pictures import write_picture
+
+
+def texture(height, width, seed):
+    """A colour picture with detail, (H, W, 3) uint8."""
+    noise = np.random.default_rng(seed).random((height, width, 3))
+    smooth = cv2.GaussianBlur(noise, (0, 0), 1.0)
+    return np.uint8(np.round(255 * (smooth - smooth.min()) / (smooth.max() - smooth.min())))
+
+
+def draw_stack(answer, n_frames):
+    """Frames that are each sharp in one upright stripe: a list of (H, W, 3) uint8."""
+    focus = np.linspace(0, n_frames - 1, answer.shape[1])[None, :, None]
+    frames = []
+    for k in range(n_frames):
+        blurred = cv2.GaussianBlur(answer, (0, 0), 2.0)
+        away = np.clip(np.abs(focus - k), 0, 1)
+        frames.append(np.uint8(np.round(answer * (1 - away) + blurred * away)))
+    return frames
+
+
+def write_set(folder, counts, height=48, width=48):
+    """Write a data set of len(counts) scenes, scene i of counts[i] frames; returns the folder."""
+    for i, n_frames in enumerate(counts):
+        answer = texture(height, width, i)
+        write_picture(folder / "AiF" / f"scene{i}.png", answer)
+        for k, frame in enumerate(draw_stack(answer, n_frames)):
+            write_picture(folder / "dof_stack" / f"scene{i}" / f"{k}.png", frame)
+    return folder

@@ -1,0 +1,291 @@
+"""fuse.py: tiles equal the whole, mixtures stay within their frames, maps say which frame."""
+
+import itertools
+import tracemalloc
+
+import cv2
+import numpy as np
+import pytest
+
+import fuse
+from fuse import (
+    _ramp,
+    default_tile,
+    fuse_files,
+    fuse_stack,
+    result_suffix,
+    same_format,
+    tile_spans,
+    torch_engine,
+)
+from pictures import luma, read_picture, write_picture
+from utils import StackError
+
+
+class Engine:
+    """A stand-in for a network: what it does at a pixel depends on that pixel alone."""
+
+    def __init__(self, function, output="weights", tile=128):
+        self.function = function
+        self.output = output
+        self.tile = tile
+        self.seconds = 0.0
+        self.shapes = []
+
+    def __call__(self, tiles):
+        assert tiles.dtype == np.float32
+        assert tiles.flags.c_contiguous
+        self.shapes.append(tiles.shape)
+        self.seconds += 1
+        return self.function(tiles).astype(np.float32)
+
+
+def brightest(tiles):
+    """Softmax of the luma: soft weights."""
+    weights = np.exp(4 * tiles)
+    return weights / weights.sum(1, keepdims=True)
+
+
+def only(index):
+    """All weight on one frame."""
+
+    def weigh(tiles):
+        weights = np.zeros_like(tiles)
+        weights[:, index] = 1
+        return weights
+
+    return weigh
+
+
+def noise(*shape, dtype=np.uint8, seed=0):
+    peak = np.iinfo(dtype).max
+    return np.random.default_rng(seed).integers(0, peak + 1, shape, dtype)
+
+
+@pytest.mark.parametrize("side", [1, 15, 16, 17, 100, 128, 129, 191, 192, 193, 1000])
+@pytest.mark.parametrize(("tile", "overlap"), [(128, 64), (128, 48), (64, 0), (100, 20)])
+def test_spans_cover_the_side(side, tile, overlap):
+    spans = tile_spans(side, tile, overlap)
+    assert spans[0][0] == 0
+    assert spans[-1][1] == side
+    for (start, stop), (after, end) in itertools.pairwise(spans):
+        assert after % 16 == 0
+        assert stop - after >= overlap
+        assert start < after < end
+        assert stop < end
+    assert all(stop - start <= tile for start, stop in spans)
+    total = np.zeros(side)
+    for start, stop in spans:
+        total[start:stop] += _ramp((start, stop), spans)
+    np.testing.assert_allclose(total, 1, atol=1e-6)
+
+
+def test_an_overlap_of_more_than_half_is_refused():
+    with pytest.raises(ValueError, match="by half at most"):
+        tile_spans(1000, 128, 65)
+
+
+@pytest.mark.parametrize("shape", [(3, 200, 330, 3), (2, 300, 90, 1), (4, 77, 300, 4)])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_tiles_equal_the_whole(shape, dtype):
+    frames = noise(*shape, dtype=dtype)
+    whole = fuse_stack(frames, Engine(brightest), tile=4096)
+    engine, calls = Engine(brightest), []
+    tiled = fuse_stack(
+        frames, engine, tile=128, overlap=64, progress=lambda *state: calls.append(state)
+    )
+    count = len(tile_spans(shape[1], 128, 64)) * len(tile_spans(shape[2], 128, 64))
+    assert count > 1
+    assert calls == [(k + 1, count) for k in range(count)]
+    for name in ("picture", "focus_map", "confidence"):
+        one, other = getattr(whole, name), getattr(tiled, name)
+        assert one.dtype == other.dtype
+        assert np.abs(one.astype(int) - other).max() <= 1  # rounding
+    weights = brightest(luma(frames)[None])[0]
+    expected = (weights[..., None] * frames).sum(0)
+    assert whole.picture.dtype == dtype
+    assert np.abs(whole.picture - expected).max() < 0.52
+    index = (weights * np.arange(shape[0])[:, None, None]).sum(0) * 65535 / (shape[0] - 1)
+    assert np.abs(whole.focus_map - index).max() < 0.6
+    assert np.abs(whole.confidence - 255 * weights.max(0)).max() < 0.51
+
+
+def test_what_is_near_the_border_of_a_tile_is_discarded():
+    """An engine that is wrong within 40 px of its borders does no harm between tiles."""
+    frames = noise(2, 300, 400, 3)
+
+    def spoiled(tiles):
+        weights = only(1)(tiles)
+        inner = np.zeros(tiles.shape[2:], bool)
+        inner[40:-40, 40:-40] = True
+        return np.where(inner, weights, weights[:, ::-1])
+
+    result = fuse_stack(frames, Engine(spoiled), tile=256, overlap=128)
+    inside = slice(40, -40), slice(40, -40)
+    np.testing.assert_array_equal(result.picture[inside], frames[1][inside])
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_mixtures_stay_within_their_frames(dtype):
+    rng = np.random.default_rng(1)
+
+    def at_random(tiles):
+        weights = rng.random(tiles.shape, np.float32) ** 8
+        return weights / weights.sum(1, keepdims=True)
+
+    frames = noise(5, 150, 150, 3, dtype=dtype)
+    result = fuse_stack(frames, Engine(at_random), tile=128, overlap=64).picture
+    assert (result >= frames.min(0)).all()
+    assert (result <= frames.max(0)).all()
+    equal = np.repeat(frames[:1], 7, 0)
+    result = fuse_stack(equal, Engine(at_random), tile=128, overlap=64)
+    np.testing.assert_array_equal(result.picture, frames[0])
+
+
+@pytest.mark.parametrize("count", [2, 3, 300])
+def test_focus_map_names_the_frame(count):
+    frames = noise(count, 8, 8, 1)
+    for index in (0, 1, count - 1):
+        result = fuse_stack(frames, Engine(only(index)))
+        assert (result.focus_map == round(65535 * index / (count - 1))).all()
+        assert (result.confidence == 255).all()
+        np.testing.assert_array_equal(result.picture, frames[index])
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_luma_networks_take_the_colour_of_the_nearest_frame(dtype, channels):
+    frames = noise(3, 150, 170, channels, dtype=dtype, seed=2)
+    frames[0] = frames[0] // 4  # lumas that differ
+    frames[2] = frames[2] // 4 + np.iinfo(dtype).max // 4 * 3
+    seen = []
+
+    def second(tiles):
+        seen.append(tiles)
+        return tiles[:, 1:2]
+
+    result = fuse_stack(frames, Engine(second, "luma"), tile=128, overlap=64)
+    assert result.confidence is None
+    assert result.picture.dtype == dtype
+    if channels >= 3:
+        codes = cv2.cvtColor(frames[0, :128, :128, :3].copy(), cv2.COLOR_RGB2YCrCb)[..., 0]
+    else:
+        codes = frames[0, :128, :128, 0]
+    np.testing.assert_allclose(seen[0][0, 0], codes / np.iinfo(dtype).max, atol=1e-7)
+    second_frame = result.focus_map == 32768  # but where another has the same luma and is first
+    assert second_frame.mean() > 0.9
+    error = np.abs(result.picture.astype(int) - frames[1])[second_frame]
+    # OpenCV's way to YCrCb and back is off by some levels of 255, or of 65535.
+    assert error.max() <= (0 if channels <= 2 else 4 if dtype == np.uint8 else 30)
+
+
+def test_nearest_luma_is_by_pixel():
+    frames = np.zeros((2, 4, 4, 3), np.uint8)
+    frames[0] = (200, 40, 40)
+    frames[1] = (40, 40, 200)
+    nearest = cv2.cvtColor(frames[:, 0, :1], cv2.COLOR_RGB2YCrCb)[:, 0, 0] / 255
+
+    def left_and_right(tiles):
+        out = np.full_like(tiles[:, :1], nearest[0])
+        out[..., 2:] = nearest[1]
+        return out
+
+    result = fuse_stack(frames, Engine(left_and_right, "luma"))
+    assert (result.focus_map[:, :2] == 0).all()
+    assert (result.focus_map[:, 2:] == 65535).all()
+    assert np.abs(result.picture[:, :2].astype(int) - frames[0, 0, 0]).max() <= 2
+    assert np.abs(result.picture[:, 2:].astype(int) - frames[1, 0, 0]).max() <= 2
+
+
+def test_memory_does_not_grow_with_the_height():
+    def extra(height):
+        frames = np.zeros((2, height, 200, 3), np.uint8)
+        tracemalloc.start()
+        result = fuse_stack(frames, Engine(brightest), tile=128, overlap=64)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return peak - sum(
+            part.nbytes for part in (result.picture, result.focus_map, result.confidence)
+        )
+
+    assert extra(4000) < 1.1 * extra(800)
+
+
+def test_many_frames_get_smaller_tiles():
+    engine = Engine(brightest, tile=1024)
+    assert default_tile(engine, 7) == 1024
+    assert default_tile(engine, 40) ** 2 * 40 <= fuse.SAMPLES
+    assert default_tile(engine, 1000) == fuse.SMALL_TILE
+    assert default_tile(Engine(brightest, "luma", 640), 1000) == 640
+
+
+def checkpoint(tmp_path, name):
+    import torch
+
+    from network import build_network, default_config
+
+    torch.manual_seed(0)
+    network = build_network(default_config(name))
+    path = tmp_path / f"{name}.pth"
+    torch.save({"config": network.config, "network": network.state_dict()}, path)
+    return path
+
+
+def test_stackmix_in_tiles_is_near_the_whole(tmp_path):
+    engine = torch_engine(checkpoint(tmp_path, "StackMix"), "cpu")
+    assert engine.output == "weights"
+    frames = cv2.GaussianBlur(noise(400, 420, 9), (0, 0), 2).reshape(400, 420, 3, 3)
+    frames = np.ascontiguousarray(frames.transpose(2, 0, 1, 3))
+    whole = fuse_stack(frames, engine)
+    tiled = fuse_stack(frames, engine, tile=256)
+    difference = np.abs(whole.picture.astype(int) - tiled.picture)
+    assert difference.mean() < 0.05
+    assert (difference > 1).mean() < 0.005
+    assert engine.seconds > 0
+
+
+@pytest.mark.parametrize("name", ["StackMix", "StackMFF"])
+@pytest.mark.parametrize("shape", [(2, 1, 1, 3), (3, 5, 40, 1)])
+def test_networks_fuse_any_size(tmp_path, name, shape):
+    result = fuse_stack(noise(*shape), torch_engine(checkpoint(tmp_path, name), "cpu"))
+    assert result.picture.shape == shape[1:]
+    assert (result.confidence is None) == (name == "StackMFF")
+
+
+def test_a_lack_of_memory_is_one_sentence():
+    class Network:
+        output = "weights"
+
+        def __call__(self, stack):
+            raise RuntimeError("CUDA out of memory. Tried to allocate 9 GiB")
+
+    engine = fuse.TorchEngine(Network(), "cpu")
+    with pytest.raises(StackError, match="3 frames in tiles of 8x8 do not fit"):
+        fuse_stack(noise(3, 8, 8, 3), engine)
+
+
+def test_fuse_files_writes_all_three(tmp_path):
+    frames = noise(3, 20, 30, 4, dtype=np.uint16)
+    paths = [tmp_path / f"{k}.png" for k in range(3)]
+    for path, frame in zip(paths, frames, strict=True):
+        write_picture(path, frame)
+    out = tmp_path / "out"
+    files = out / "a.jpg", out / "focus_map" / "a.png", out / "confidence" / "a.png"
+    result = fuse_files(paths, Engine(only(2)), *files)
+    assert "16 bits are rounded to 8 and alpha is dropped" in result.pop("note")
+    assert result.pop("seconds") >= 0
+    assert result == {"width": 30, "height": 20, "frames": 3, "network_seconds": 1.0}
+    assert read_picture(files[0]).shape == (20, 30, 3)
+    assert (read_picture(files[1]) == 65535).all()
+    assert read_picture(files[2]).dtype == np.uint8
+
+
+def test_formats(tmp_path):
+    paths = [tmp_path / "a.JPG"]
+    assert result_suffix(None, paths) == ".png"
+    assert result_suffix("tif", paths) == ".tif"
+    assert result_suffix("same", paths) == ".jpg"
+    assert same_format(".TIFF", ".tif")
+    assert same_format(".jpeg", ".JPG")
+    assert not same_format(".png", ".jpg")
+    assert not same_format(".gif", ".gif")

@@ -1,0 +1,78 @@
+"""Random scenes: repeatable, in range, and as hard as they say."""
+
+import numpy as np
+import pytest
+import torch
+
+import scenes
+
+
+@pytest.fixture(scope="module")
+def photos():
+    rng = np.random.default_rng(0)
+    return [rng.integers(0, 256, (120, 160, 3), np.uint8) for _ in range(3)]
+
+
+def test_a_seed_gives_the_same_scene(photos):
+    one = scenes.random_scene(np.random.default_rng(5), photos, 64, 8.0)
+    two = scenes.random_scene(np.random.default_rng(5), photos, 64, 8.0)
+    other = scenes.random_scene(np.random.default_rng(6), photos, 64, 8.0)
+    np.testing.assert_array_equal(one[0], two[0])
+    assert one[0].shape != other[0].shape or (one[0] != other[0]).any()
+
+
+def test_shapes_and_ranges(photos):
+    frames, answer, disparity, settings = scenes.random_scene(
+        np.random.default_rng(1), photos, 64, 6.0, n_frames=5
+    )
+    assert frames.shape == (5, 64, 64, 3) and frames.dtype == np.uint8
+    assert answer.shape == (64, 64, 3) and disparity.shape == (64, 64)
+    assert disparity.min() >= 0 and disparity.max() <= 1
+    assert 2 <= settings["aperture_px"] <= 6 and len(settings["focus_disparity"]) == 5
+
+
+def test_without_faults_every_surface_is_sharp_in_the_frame_focused_on_it(photos):
+    rng = np.random.default_rng(3)
+    focus = np.linspace(1, 0, 5)
+    disparity = torch.linspace(0, 1, 64).expand(64, 64)
+    colour = scenes.random_texture(rng, photos, 64)
+    layer = scenes.Layer(colour, torch.ones(64, 64), disparity)
+    frames = scenes.refocus_layers([layer], focus, 12.0)
+    nearest = abs(disparity[0, :, None] - torch.from_numpy(focus)).argmin(1)
+    error = (frames - colour).pow(2).mean((1, 2))[:, 6:-6]  # (5, 52): columns away from the border
+    assert (error.argmin(0) == nearest[6:-6]).float().mean() > 0.95
+
+
+@pytest.mark.parametrize("shape", scenes.SHAPES)
+def test_shapes_cover_a_part_of_the_picture(shape):
+    alphas = [scenes.draw_alpha(np.random.default_rng(k), 96, shape) for k in range(4)]
+    for alpha in alphas:
+        assert alpha.shape == (96, 96) and alpha.dtype == np.float32
+        assert alpha.min() >= 0 and alpha.max() <= 1
+    assert 0 < np.mean(alphas) < 0.95
+
+
+def test_focus_runs_from_near_to_far():
+    for seed in range(20):
+        focus = scenes.random_focus(np.random.default_rng(seed), 6)
+        assert (np.diff(focus) < 0).all() and focus[0] <= 1 and focus[-1] >= -1e-9
+
+
+def test_noise_has_the_variance_of_photons_and_reading():
+    linear = np.full((300, 300), 0.25)
+    noisy = scenes.add_noise(np.random.default_rng(0), linear, 1000, 5.0)
+    assert noisy.mean() == pytest.approx(0.25, rel=0.01)
+    assert noisy.var() == pytest.approx((0.25 * 1000 + 25) / 1000**2, rel=0.03)
+
+
+def test_develop_without_faults_codes_srgb():
+    linear = torch.tensor([0.0, 0.2140, 1.0, 3.0]).view(1, 1, 2, 2).expand(1, 3, 2, 2)
+    frame = scenes.develop(np.random.default_rng(0), linear)[0]
+    assert frame[..., 0].tolist() == [[0, 127], [255, 255]] or frame[0, 1, 0] == 128
+
+
+def test_faults_change_the_frames(photos):
+    linear = scenes.to_linear(torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0)))
+    clean = scenes.develop(np.random.default_rng(0), linear)
+    for faults in ({"noise": (500, 3)}, {"jpeg": 80}, {"flicker": 0.05}, {"shake": 0.3}):
+        assert (scenes.develop(np.random.default_rng(0), linear, **faults) != clean).any()

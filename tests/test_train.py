@@ -1,0 +1,433 @@
+"""train.py: that a stopped run goes on as if it had not stopped, and what a run leaves behind."""
+
+import json
+import os
+import re
+import resource
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from drawn import write_set
+from torch import nn
+
+import loss
+import train
+from dataloader import LumaStore, ValidationStacks, batches, find_pairs, make_loader, split_pairs
+from metrics import METRICS, score
+from network import build_network, default_config, load_network, run_network
+from show import training_panel
+from utils import StackError
+
+ROOT = Path(train.__file__).parent
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return write_set(tmp_path_factory.mktemp("set"), [3, 4, 5, 3, 4, 2, 4], 32, 32)
+
+
+@pytest.fixture
+def options(data, tmp_path):
+    """Options of a run of 3 epochs of 3 steps that every test may add to."""
+    return [
+        *("--datapath", str(data), "--experiments", str(tmp_path), "--epochs", "3"),
+        *("--image_size", "16", "16", "--batch_size", "2", "--val_fraction", "0.3"),
+        *("--warmup_steps", "2", "--decay_fraction", "0.5", "--ema", "0.9", "--device", "cpu"),
+        *("--log_every", "1", "--precision", "fp32"),
+    ]
+
+
+def start(options, name, *more):
+    return train.main([*options, "--exp_name", name, *more])
+
+
+def resume(folder, name, *more):
+    return train.main(["--experiments", str(folder), "--exp_name", name, "--resume", *more])
+
+
+def signal_after(monkeypatch, step, which=signal.SIGINT):
+    """Send this process a signal while it takes a step."""
+    update = train.Average.update
+
+    def update_and_signal(self, network, now):
+        update(self, network, now)
+        if now == step:
+            os.kill(os.getpid(), which)
+
+    monkeypatch.setattr(train.Average, "update", update_and_signal)
+
+
+def load(path):
+    return torch.load(path, weights_only=True)
+
+
+def assert_equal(one, other, where=""):
+    """Nested dicts, lists and tensors agree bit for bit."""
+    assert type(one) is type(other), where
+    if isinstance(one, dict):
+        assert one.keys() == other.keys(), where
+        for key in one:
+            assert_equal(one[key], other[key], f"{where}/{key}")
+    elif isinstance(one, (list, tuple)):
+        assert len(one) == len(other), where
+        for i, pair in enumerate(zip(one, other)):
+            assert_equal(*pair, f"{where}/{i}")
+    elif isinstance(one, torch.Tensor):
+        assert torch.equal(one, other), where
+    else:
+        assert one == other, where
+
+
+@pytest.mark.parametrize("stops", [(4,), (3,), (2, 5)], ids=["in an epoch", "at its end", "twice"])
+def test_a_resumed_run_equals_one_that_did_not_stop(options, tmp_path, monkeypatch, stops):
+    assert start(options, "whole") == 0
+    for number, stop in enumerate(stops):
+        with monkeypatch.context() as patch:
+            signal_after(patch, stop)
+            again = resume(tmp_path, "parts") if number else start(options, "parts")
+        assert again == 130
+        assert load(tmp_path / "parts" / "last.pth")["step"] == stop
+    torch.rand(7)  # what happens between the sessions must not matter
+    assert resume(tmp_path, "parts") == 0
+    whole, parts = (load(tmp_path / name / "last.pth") for name in ("whole", "parts"))
+    for checkpoint in (whole, parts):
+        for name in ("exp_name", "resume", "device"):
+            del checkpoint["args"][name]
+    assert_equal(whole, parts)
+    assert whole["step"] == 9 and whole["epoch"] == 3
+    logs = [
+        [json.loads(line) for line in (tmp_path / name / "log.jsonl").read_text().splitlines()]
+        for name in ("whole", "parts")
+    ]
+    for lines in logs:
+        for line in lines:
+            line.get("train", {}).pop("megapixel_frames_per_second", None)
+    assert logs[0] == logs[1]
+    best = [load(tmp_path / name / "best.pth") for name in ("whole", "parts")]
+    assert_equal(best[0]["network"], best[1]["network"])
+
+
+def test_signals_save_and_set_the_exit_status(options, tmp_path, monkeypatch, capsys):
+    handler = signal.getsignal(signal.SIGINT)
+    signal_after(monkeypatch, 2, signal.SIGTERM)
+    assert start(options, "run") == 143
+    assert load(tmp_path / "run" / "last.pth")["state"]["step_in_epoch"] == 2
+    assert "stopped in epoch 1 after 2 steps" in capsys.readouterr().out
+    assert signal.getsignal(signal.SIGINT) is handler
+
+
+def test_a_second_ctrl_c_interrupts_at_once():
+    with train.Stop(None) as stop, pytest.raises(KeyboardInterrupt):
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+    assert stop.reason(torch.device("cpu")) == 130
+
+
+def test_time_up_saves_a_usable_network(options, tmp_path):
+    assert start(options, "run", "--max_minutes", "1e-9") == 0
+    assert load(tmp_path / "run" / "last.pth")["step"] == 1
+    assert load_network(tmp_path / "run" / "best.pth").config == default_config("StackMix")
+    assert resume(tmp_path, "run") == 0
+    assert load(tmp_path / "run" / "last.pth")["step"] == 9
+
+
+def test_what_a_run_leaves_behind(options, tmp_path, data):
+    assert start(options, "run", "--save_every", "2") == 0
+    folder = tmp_path / "run"
+    names = sorted(path.name for path in folder.iterdir())
+    assert [name for name in names if "tfevents" not in name] == [
+        *("args.json", "best.pth", "epoch_0002.pth", "last.pth", "log.jsonl")
+    ]
+    assert any("tfevents" in name for name in names)
+    record = json.loads((folder / "args.json").read_text())
+    assert record["args"]["batch_size"] == 2 and "torch" in record["versions"]
+
+    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    steps = [line["step"] for line in lines if "train" in line]
+    scores = [line["validation"] for line in lines if "validation" in line]
+    assert steps == list(range(1, 10)) and len(scores) == 3
+    assert all(set(METRICS) < set(row) for row in scores)
+    assert {"loss", "lr", "l1", "ssim", "laplacian"} <= set(lines[0]["train"])
+
+    best = load(folder / "best.pth")
+    assert set(best) == {"config", "network", "args", "versions", "epoch", "step", "validation"}
+    assert best["validation"]["PSNR"] == max(row["PSNR"] for row in scores)
+    pairs, _ = find_pairs(data)
+    held_out = split_pairs(pairs, 0.3, 0)[1]
+    network = load_network(folder / "best.pth")
+    loader = make_loader(
+        ValidationStacks(LumaStore(pairs), held_out, (64, 64)), 0, False, indices=range(2)
+    )
+    found = []
+    for batch in batches(loader):
+        with torch.no_grad():
+            fused = run_network(network, batch["stack"])["fused"]
+        found.append(score(fused[0, 0].numpy(), batch["answer"][0, 0].numpy(), 1.0)["PSNR"])
+    assert np.mean(found) == pytest.approx(best["validation"]["PSNR"], abs=1e-4)
+
+
+def test_validation_can_have_sets_of_its_own(options, tmp_path, data, capsys):
+    held_out = write_set(tmp_path / "held out", [3, 4, 2], 20, 24)
+    assert start(options, "run", "--epochs", "1", "--val_datapath", str(held_out)) == 0
+    assert "7 stacks train, 3 validate" in capsys.readouterr().out
+    both = ["--datapath", str(data), str(held_out)]
+    assert start(options, "both", "--epochs", "1", *both) == 0
+    assert "7 stacks train, 3 validate" in capsys.readouterr().out
+
+
+def test_training_helps(options, tmp_path):
+    more = ["--epochs", "25", "--decay_fraction", "0.2", "--lr", "5e-3", "--validate_every", "25"]
+    assert start(options, "run", *more) == 0
+    line = (tmp_path / "run" / "log.jsonl").read_text().splitlines()[-1]
+    assert json.loads(line)["validation"]["PSNR"] > 27.5  # it begins with the frames' mean: 25.2
+
+
+def test_the_published_preset(data, tmp_path):
+    name = ["--exp_name", "p", "--experiments", str(tmp_path), "--datapath", str(data)]
+    args, _ = train.parse_args([*name, "--preset", "published"])
+    expected = {"network": "StackMFF", "optimizer": "sgd", "lr": 5e-3, "weight_decay": 1e-4}
+    expected |= {"gamma": 0.9, "epochs": 20, "batch_size": 16, "image_size": [384, 384]}
+    expected |= {"fit": "resize", "frames": "shuffled", "val_fraction": 0.2, "split": "name"}
+    assert expected.items() <= vars(args).items()
+    assert loss.parse_loss_weights(args.loss_weights) == loss.PUBLISHED_WEIGHTS
+    small = ["--image_size", "16", "16", "--batch_size", "4", "--epochs", "1"]
+    assert train.main([*name, "--preset", "published", *small]) == 0
+    checkpoint = load(tmp_path / "p" / "best.pth")
+    assert checkpoint["config"] == {"network": "StackMFF"}
+    assert checkpoint["args"]["lr"] == 5e-3
+    optimizer = train.build_optimizer(nn.Linear(2, 2), args)
+    assert isinstance(optimizer, torch.optim.SGD) and optimizer.defaults["momentum"] == 0.9
+
+
+def test_init_begins_with_the_weights_of_a_checkpoint(options, tmp_path):
+    assert start(options, "first", "--epochs", "1") == 0
+    best = tmp_path / "first" / "best.pth"
+    small = ["--epochs", "1", "--lr", "1e-12"]
+    assert start(options, "second", "--init", str(best), *small) == 0
+    first, second = load(best), load(tmp_path / "second" / "last.pth")
+    assert second["step"] == 3
+    name = "head.weight"
+    assert torch.allclose(first["network"][name], second["network"][name], atol=1e-8)
+    with pytest.raises(StackError, match="the options ask for"):
+        start(options, "third", "--init", str(best), "--network_options", "hidden=4")
+
+
+def test_a_loss_that_is_not_finite_names_the_samples(options, tmp_path, monkeypatch):
+    monkeypatch.setitem(loss.TERMS, "l1", lambda output, _: output["fused"].sum() * float("nan"))
+    with pytest.raises(StackError, match=r"loss is nan .* at step 1, scenes scene\d[,:]"):
+        start(options, "run")
+    assert not (tmp_path / "run" / "last.pth").exists()
+
+
+def test_a_gradient_that_is_not_finite_stops_before_its_step(options, monkeypatch):
+    monkeypatch.setitem(loss.TERMS, "l1", lambda output, _: (output["fused"] * 0).sum().sqrt())
+    with pytest.raises(StackError, match="its gradient nan at step 1"):
+        start(options, "run")
+
+
+def test_changed_data_are_noted_and_the_next_epoch_begins(options, tmp_path, monkeypatch, capsys):
+    data = write_set(tmp_path / "set", [3] * 7, 32, 32)
+    with monkeypatch.context() as patch:
+        signal_after(patch, 4)
+        start(options, "run", "--datapath", str(data))
+    write_set(tmp_path / "set", [3] * 9, 32, 32)
+    assert resume(tmp_path, "run") == 0
+    assert "the training scenes changed since it stopped: going on with epoch 3" in (
+        capsys.readouterr().out
+    )
+    assert load(tmp_path / "run" / "last.pth")["epoch"] == 3
+
+
+def test_runs_are_neither_overwritten_nor_invented(options, tmp_path, capsys):
+    with pytest.raises(StackError, match="is not there: start the run without --resume"):
+        resume(tmp_path, "run")
+    assert start(options, "run", "--epochs", "1") == 0
+    with pytest.raises(StackError, match="already holds a run: --resume goes on"):
+        start(options, "run")
+    for changed in (["--batch_size", "3"], ["--network", "StackMFF"], ["--seed", "1"]):
+        with pytest.raises(SystemExit) as caught:
+            resume(tmp_path, "run", *changed)
+        assert caught.value.code == 2
+        assert f"{changed[0]} is" in capsys.readouterr().err
+    assert resume(tmp_path, "run") == 0
+    assert "all 1 epochs are done" in capsys.readouterr().out
+    assert resume(tmp_path, "run", "--epochs", "2") == 0
+    assert load(tmp_path / "run" / "last.pth")["step"] == 6
+    with pytest.raises(StackError, match="holds no state of a run"):
+        (tmp_path / "run" / "last.pth").write_bytes((tmp_path / "run" / "best.pth").read_bytes())
+        resume(tmp_path, "run")
+
+
+def test_a_full_disk_leaves_the_last_checkpoint(options, tmp_path):
+    args = train.get_parser().parse_args([*options, "--exp_name", "run"])
+    run = train.build_run(args, torch.device("cpu"), 3, "data", None)
+    run.save("last.pth", resumable=True)
+    before = (tmp_path / "run" / "last.pth").read_bytes()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    run.step = 5
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, limits[1]))
+        with pytest.raises(StackError, match=r"last\.pth cannot be written .*free space"):
+            run.save("last.pth", resumable=True)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["last.pth"]
+    assert (tmp_path / "run" / "last.pth").read_bytes() == before
+
+
+def test_a_run_folder_that_cannot_be_made(options, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(StackError, match=r"args\.json cannot be written"):
+        start(options, "run", "--experiments", str(tmp_path / "file"))
+
+
+def test_a_log_that_was_cut_short_goes_on(options, tmp_path):
+    assert start(options, "run", "--epochs", "1") == 0
+    path = tmp_path / "run" / "log.jsonl"
+    whole = path.read_text()
+    path.write_text(whole + '{"epoch": 1, "step": 4, "train": {}}\n{"epoch": 1, "st')
+    assert resume(tmp_path, "run", "--epochs", "2") == 0
+    text = path.read_text()
+    assert text.startswith(whole)
+    assert [json.loads(line)["step"] for line in text[len(whole) :].splitlines()] == [4, 5, 6, 6]
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ([], "--datapath is required"),
+        (["--datapath", "x", "--loss_weights", "1", "2"], "2 loss weights without names"),
+        (
+            ["--datapath", "x", "--network", "StackMFF", "--loss_weights", "cross_entropy=1"],
+            "StackMFF gives luma",
+        ),
+        (["--datapath", "x", "--lr", "0"], "0 must be above 0"),
+        (["--datapath", "x", "--batch_size", "two"], "'two' is no int"),
+        (["--datapath", "x", "--val_fraction", "1"], "must be below 1"),
+        (["--datapath", "x", "--network_options", "size=3"], "is no NAME=VALUE with a name of"),
+        (["--datapath", "x", "--network_options", "hidden=x"], "hidden='x' is no JSON value"),
+        (["--datapath", "x", "--fit", "resize", "--image_size", "8", "16"], "square --image_size"),
+        (["--datapath", "x", "--resume", "--init", "y"], "give one of them"),
+    ],
+)
+def test_contradictions_end_at_the_parser(words, sentence, tmp_path, capsys):
+    with pytest.raises(SystemExit) as caught:
+        train.main(["--exp_name", "x", "--experiments", str(tmp_path), *words])
+    assert caught.value.code == 2
+    assert sentence in capsys.readouterr().err
+
+
+def test_every_option_is_read():
+    source = (ROOT / "train.py").read_text()
+    for action in train.get_parser()._actions:
+        if action.dest != "help":
+            assert re.search(rf"\bargs\.{action.dest}\b", source), action.dest
+
+
+def test_learning_rate_rises_holds_and_falls(tmp_path):
+    words = ["--lr", "1", "--warmup_steps", "4", "--epochs", "10", "--decay_fraction", "0.5"]
+    args = train.get_parser().parse_args(["--exp_name", "x", *words])
+    rates = [train.learning_rate(step, 2, args) for step in range(20)]
+    assert rates[:5] == [0.25, 0.5, 0.75, 1, 1]
+    assert rates[5:11] == [1] * 6
+    assert rates[11:] == pytest.approx([0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1])
+    args.epochs = 20  # a longer run agrees until the shorter one's fall began
+    assert [train.learning_rate(step, 2, args) for step in range(11)] == rates[:11]
+    args.gamma, args.warmup_steps, args.decay_fraction = 0.9, 0, 0
+    assert [train.learning_rate(step, 2, args) for step in (0, 1, 2, 39)] == pytest.approx(
+        [1, 1, 0.9, 0.9**19]
+    )
+
+
+def test_average_follows_weights_and_statistics():
+    network = nn.BatchNorm1d(1)
+    average = train.Average(network, 0.9)
+    with torch.no_grad():
+        network.weight.fill_(3.0)
+        network.running_mean.fill_(10.0)
+        network.num_batches_tracked.fill_(5)
+    average.update(network, 1)  # the first decay is 1 / 10
+    assert average.network.weight.item() == pytest.approx(0.1 * 1 + 0.9 * 3)
+    assert average.network.running_mean.item() == pytest.approx(9)
+    assert average.network.num_batches_tracked.item() == 5
+    average.update(network, 10**6)
+    assert average.network.weight.item() == pytest.approx(0.9 * 2.8 + 0.1 * 3)
+    last = train.Average(network, 0.0)
+    with torch.no_grad():
+        network.weight.fill_(7.0)
+    last.update(network, 1)
+    assert last.network.weight.item() == 7
+
+
+def test_gradients_in_bf16_agree_with_fp32_for_any_number_of_frames():
+    torch.manual_seed(0)
+    network = build_network(default_config("StackMix")).train()
+    cpu = torch.device("cpu")
+    for n_frames in (2, 3, 5):
+        stack = torch.rand(2, 1, n_frames, 32, 32)
+        gradients = []
+        for precision in ("fp32", "bf16"):
+            network.zero_grad()
+            with train.autocast(cpu, precision, n_frames):
+                output = run_network(network, stack)
+            total, _ = loss.weighted_loss(
+                output, {"stack": stack, "answer": stack[:, :, 1]}, loss.DEFAULT_WEIGHTS
+            )
+            total.backward()
+            gradients.append(torch.cat([p.grad.flatten() for p in network.parameters()]))
+        assert torch.isfinite(gradients[1]).all()
+        assert torch.cosine_similarity(*gradients, dim=0) > 0.95, n_frames
+
+
+def test_precision_is_measured_or_taken_as_told(monkeypatch, options):
+    network = build_network(default_config("StackMix"))
+    args = train.get_parser().parse_args([*options, "--exp_name", "x", "--precision", "auto"])
+    cpu = torch.device("cpu")
+    assert train.choose_precision(network, args, cpu) in ("fp32", "bf16")
+    args.precision = "bf16"
+    assert train.choose_precision(network, args, cpu) == "bf16"
+    with pytest.raises(StackError, match="mps has no bf16 arithmetic"):
+        train.choose_precision(network, args, torch.device("mps"))
+
+
+def test_a_gpu_of_one_process_is_refused_for_two(options, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(StackError, match="is one GPU for 2 processes"):
+        start(options, "run", "--device", "cuda:3")
+
+
+def test_two_processes_train_together_and_save_one_checkpoint(options, tmp_path):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += ["--nproc_per_node", "2", str(ROOT / "train.py"), *options, "--exp_name", "run"]
+    command += ["--epochs", "2", "--batch_size", "1"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("epoch 2 step 6: PSNR") == 1
+    assert sorted(path.name for path in (tmp_path / "run").glob("*.pth")) == [
+        "best.pth",
+        "last.pth",
+    ]
+    lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "train" in line] == list(range(1, 7))
+    assert load_network(tmp_path / "run" / "best.pth").config["network"] == "StackMix"
+    assert load(tmp_path / "run" / "last.pth")["step"] == 6
+
+
+def test_a_panel_shows_frames_above_and_results_below():
+    stack = np.linspace(0, 1, 12 * 6 * 5, dtype=np.float32).reshape(12, 6, 5)
+    weights = np.zeros_like(stack)
+    weights[-1] = 1
+    panel = training_panel(stack, stack[0], stack[1], weights, most_frames=4)
+    assert panel.shape == (12, 20, 3) and panel.dtype == np.uint8
+    np.testing.assert_array_equal(panel[:6, :5, 0], np.round(stack[0] * 255))
+    np.testing.assert_array_equal(panel[:6, 15:, 0], np.round(stack[-1] * 255))
+    np.testing.assert_array_equal(panel[6:, 5:10, 1], np.round(stack[1] * 255))
+    red, green, blue = panel[6:, 15:].reshape(-1, 3).T.astype(int)
+    assert (red > 200).all() and (green > 200).all() and (blue < 100).all()  # the last: yellow
+    assert training_panel(stack, stack[0], stack[1]).shape == (12, 40, 3)
