@@ -10,7 +10,7 @@ import numpy as np
 from tqdm import tqdm
 
 from metrics import METRICS, score
-from pictures import list_pictures, luma, read_picture
+from pictures import list_frames, list_pictures, luma, read_picture, read_stack
 from utils import StackError, run_main, write_bytes
 
 REGISTRATION_STEPS = 200
@@ -36,6 +36,12 @@ def get_parser():
         required=True,
         metavar="DIR",
         help="folder of the answers, of the same names without suffix",
+    )
+    group.add_argument(
+        "--stacks",
+        metavar="DIR",
+        help="folder of the stacks: also score the mean of each one's frames, which any method "
+        "must beat",
     )
     group = parser.add_argument_group("scores")
     group.add_argument(
@@ -131,7 +137,12 @@ def read_pair(result, answer):
     Raises:
         StackError: one cannot be read, or they differ in size, bit depth or colour.
     """
-    pictures = [without_alpha(read_picture(path)) for path in (result, answer)]
+    return check_pair(read_picture(result), read_picture(answer), result, answer)
+
+
+def check_pair(fused, truth, result, answer):
+    """The two pictures without alpha, if they can be compared; see `read_pair`."""
+    pictures = [without_alpha(picture) for picture in (fused, truth)]
     for what, left, right in (
         ("size", *(f"{p.shape[1]}x{p.shape[0]}" for p in pictures)),
         ("depth", *(f"{8 * p.dtype.itemsize} bit" for p in pictures)),
@@ -197,24 +208,31 @@ def register(fused, answer):
     return np.clip(fused * gain, 0, white).astype(np.float32), answer.astype(np.float32)
 
 
-def evaluate(results, reference, gray=False, registered=False, name=""):
-    """Score a folder of results.
+def mean_of_frames(folder, answer):
+    """The mean of a stack's frames and its answer, as from `read_pair`."""
+    stack = read_stack(list_frames(folder))
+    mean = np.rint(stack.frames.mean(0, dtype=np.float64)).astype(stack.frames.dtype)
+    return check_pair(mean, read_picture(answer), folder, answer)
+
+
+def evaluate(pairs, gray=False, registered=False, name="", read=read_pair):
+    """Score results.
 
     Args:
-        results, reference: folders.
+        pairs: [(name of the picture, result, path of its answer)], as from `match`.
         gray: score the luma.
         registered: register each result first.
         name: of the method, for the progress bar.
+        read: function (result, path of its answer) -> the two pictures.
     Returns:
         (rows, means): rows {picture: {metric: float}} in natural order, means {metric: float}
         over the pictures scored.
     Raises:
-        StackError: names the picture that is missing, extra, unreadable or of another kind.
+        StackError: names the picture that is unreadable or of another kind.
     """
-    pairs = match(results, reference)
     rows = {}
     for stem, result, answer_path in tqdm(pairs, desc=name, disable=None, leave=False):
-        fused, answer = read_pair(result, answer_path)
+        fused, answer = read(result, answer_path)
         white = int(np.iinfo(answer.dtype).max)
         try:
             if registered:
@@ -266,9 +284,14 @@ def main(argv=None):
     """Score and print."""
     args = get_parser().parse_args(argv)
     tables = {
-        name: evaluate(folder, args.reference, args.gray, args.register, name)
+        name: evaluate(match(folder, args.reference), args.gray, args.register, name)
         for name, folder in named_folders(args.results).items()
     }
+    if args.stacks:
+        answers = by_stem(args.reference)
+        stacks = [(stem, Path(args.stacks) / stem, path) for stem, path in answers.items()]
+        name = "mean of the frames"
+        tables[name] = evaluate(stacks, args.gray, args.register, name, mean_of_frames)
     rows = table_rows(tables)
     print_table(rows)
     if args.csv:

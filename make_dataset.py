@@ -53,7 +53,12 @@ def get_parser():
         help="12 frames of scikit-image's Middlebury motorcycle, blur up to 16 px",
     )
     lens = parser.add_argument_group("lens")
-    lens.add_argument("--refocus", choices=("thin_lens", "published"), default="thin_lens")
+    lens.add_argument(
+        "--refocus",
+        choices=("thin_lens", "published"),
+        default="thin_lens",
+        help="how blur is made (default: %(default)s)",
+    )
     lens.add_argument(
         "--num_frames",
         type=number(int, 2, 256),

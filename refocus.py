@@ -20,7 +20,7 @@ from scipy.fft import next_fast_len
 # Circles of confusion, px, between whose blurs the others are interpolated.
 LEVELS = (0, 0.4, 0.7, 1, 1.3, 1.6, 2, 2.5, 3, 3.5, 4, 5, 6, 7, 8, 10, 12, 14, 17, 20, 24, 28, 33)
 LEVELS += (39, 46, 54, 64, 76, 90, 108, 128)
-RIM = 2  # px beside a nearer surface in which a photograph mixes both
+RIM = 1  # px beside a nearer surface whose colour is not copied: some of that surface is in it
 
 
 def to_linear(values):
@@ -293,6 +293,9 @@ def refocus_picture(picture, disparity, focus_disparities, aperture_px, aperture
         (N, 3, H, W) linear light.
     """
     height, width = disparity.shape
+    # A photograph's pixels along an edge mix both surfaces. They are the nearer one's, since they
+    # look as they do in the photograph when that one is in focus.
+    disparity = torch.nn.functional.max_pool2d(disparity[None], 3, stride=1, padding=1)[0]
     margin = int(np.ceil(aperture_px / 2)) + 2
     # A Fourier transform of a length with a large prime factor takes several times longer.
     rows, columns = (

@@ -9,11 +9,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from drawn import texture
+from drawn import texture, write_set
 
 import evaluate
 from metrics import METRICS, score
-from pictures import write_picture
+from pictures import read_picture, write_picture
 from utils import StackError
 
 
@@ -76,26 +76,26 @@ def test_a_folder_with_an_equals_sign_is_a_folder(folders, tmp_path):
 
 
 def test_gray(folders):
-    colour, _ = evaluate.evaluate(*folders)
-    gray, _ = evaluate.evaluate(*folders, gray=True)
+    colour, _ = evaluate.evaluate(evaluate.match(*folders))
+    gray, _ = evaluate.evaluate(evaluate.match(*folders), gray=True)
     assert gray["scene2"]["SSIM"] != colour["scene2"]["SSIM"]
 
 
 def test_other_files_and_folders_are_passed_over(folders):
-    before = evaluate.evaluate(*folders)
+    before = evaluate.evaluate(evaluate.match(*folders))
     (folders[0] / "summary.csv").write_text("name,seconds\n")
     write_picture(folders[0] / "focus_map" / "scene2.png", texture(8, 8, 0))
     write_picture(folders[0] / ".scene3.png", texture(8, 8, 0))
-    assert evaluate.evaluate(*folders) == before
+    assert evaluate.evaluate(evaluate.match(*folders)) == before
 
 
 def test_alpha_is_left_out(folders):
-    before = evaluate.evaluate(*folders)[0]["scene2"]
+    before = evaluate.evaluate(evaluate.match(*folders))[0]["scene2"]
     fused = np.minimum(texture(32, 40, 0), 250) + np.uint8(1)
     alpha = np.full((32, 40, 1), 9, np.uint8)
     (folders[0] / "scene2.tif").unlink()
     write_picture(folders[0] / "scene2.png", np.concatenate([fused, alpha], axis=2))
-    assert evaluate.evaluate(*folders)[0]["scene2"] == before
+    assert evaluate.evaluate(evaluate.match(*folders))[0]["scene2"] == before
 
 
 def break_missing(fused, answers):
@@ -204,16 +204,33 @@ def test_registration_does_not_resample_what_is_in_place():
     assert np.abs(dimmed - inside).max() <= 2
 
 
+def test_the_mean_of_the_frames_is_scored_beside_the_results(tmp_path, capsys):
+    data = write_set(tmp_path, [2, 3])
+    words = ["--results", f"exact={data / 'AiF'}", "--reference", data / "AiF"]
+    table = tmp_path / "table.csv"
+    run(*words, "--stacks", data / "dof_stack", "--csv", table)
+    assert "mean of the frames" in capsys.readouterr().out
+    rows = list(csv.DictReader(table.open(newline="")))
+    means = {row["results"]: row for row in rows if row["picture"] == "MEAN"}
+    frames = [read_picture(p) for p in sorted((data / "dof_stack" / "scene0").iterdir())]
+    mean = np.rint(np.mean(frames, axis=0)).astype(np.uint8)
+    expected = score(mean, read_picture(data / "AiF" / "scene0.png"), 255)
+    (row,) = [r for r in rows if r["results"] != "exact" and r["picture"] == "scene0"]
+    assert float(row["PSNR"]) == pytest.approx(expected["PSNR"])
+    assert float(means["exact"]["MAE"]) == 0
+    with pytest.raises(StackError, match="is no folder"):
+        run(*words, "--stacks", tmp_path / "elsewhere")
+
+
 def test_registration_of_grey_pictures_and_by_the_command(tmp_path):
     answer = blobs(128)[..., :1]
     shifted = np.roll(answer, 2, axis=1)
     write_picture(tmp_path / "AiF" / "a.png", answer)
     write_picture(tmp_path / "fused" / "a.png", shifted)
     run("--results", tmp_path / "fused", "--reference", tmp_path / "AiF", "--register")
-    plain, _ = evaluate.evaluate(tmp_path / "fused", tmp_path / "AiF")
-    registered, _ = evaluate.evaluate(
-        tmp_path / "fused", tmp_path / "AiF", gray=True, registered=True
-    )
+    plain, _ = evaluate.evaluate(evaluate.match(tmp_path / "fused", tmp_path / "AiF"))
+    pairs = evaluate.match(tmp_path / "fused", tmp_path / "AiF")
+    registered, _ = evaluate.evaluate(pairs, gray=True, registered=True)
     assert registered["a"]["PSNR"] > plain["a"]["PSNR"] + 10
 
 
@@ -221,6 +238,6 @@ def test_what_cannot_be_registered_is_named(tmp_path):
     write_picture(tmp_path / "AiF" / "a.png", texture(48, 64, 0))
     write_picture(tmp_path / "fused" / "a.png", texture(48, 64, 0))
     with pytest.raises(StackError, match=r"a\.png cannot be scored: 64x48 has nothing inside"):
-        evaluate.evaluate(tmp_path / "fused", tmp_path / "AiF", registered=True)
+        evaluate.evaluate(evaluate.match(tmp_path / "fused", tmp_path / "AiF"), registered=True)
     with pytest.raises(ValueError, match="no affine map"):
         evaluate.register(np.zeros((64, 64, 3), np.uint8), blobs(64))

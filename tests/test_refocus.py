@@ -170,4 +170,4 @@ def test_a_surface_goes_on_behind_the_nearer_one_with_its_own_texture():
     covered, (rows, columns) = extend_region(region, ~region, 6)
     assert covered[:, :20].all() and covered[:, 25].all() and not covered[:, 30:].any()
     assert region[rows, columns].all()  # no colour of the foreground
-    assert columns[10, 5] == 5 and columns[10, 21] == 2 * 17 - 21  # mirrored at the clean edge
+    assert columns[10, 5] == 5 and columns[10, 21] == 2 * 18 - 21  # mirrored at the clean edge

@@ -1,4 +1,4 @@
-"""train.py: that a stopped run goes on as if it had not stopped, and what a run leaves behind."""
+"""train.py and runs.py: a stopped run goes on as if it had not stopped; what a run leaves."""
 
 import json
 import os
@@ -16,6 +16,7 @@ from drawn import write_set
 from torch import nn
 
 import loss
+import runs
 import train
 from dataloader import LumaStore, ValidationStacks, batches, find_pairs, make_loader, split_pairs
 from metrics import METRICS, score
@@ -52,14 +53,14 @@ def resume(folder, name, *more):
 
 def signal_after(monkeypatch, step, which=signal.SIGINT):
     """Send this process a signal while it takes a step."""
-    update = train.Average.update
+    update = runs.Average.update
 
     def update_and_signal(self, network, now):
         update(self, network, now)
         if now == step:
             os.kill(os.getpid(), which)
 
-    monkeypatch.setattr(train.Average, "update", update_and_signal)
+    monkeypatch.setattr(runs.Average, "update", update_and_signal)
 
 
 def load(path):
@@ -122,7 +123,7 @@ def test_signals_save_and_set_the_exit_status(options, tmp_path, monkeypatch, ca
 
 
 def test_a_second_ctrl_c_interrupts_at_once():
-    with train.Stop(None) as stop, pytest.raises(KeyboardInterrupt):
+    with runs.Stop(None) as stop, pytest.raises(KeyboardInterrupt):
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGINT)
     assert stop.reason(torch.device("cpu")) == 130
@@ -200,7 +201,7 @@ def test_the_published_preset(data, tmp_path):
     checkpoint = load(tmp_path / "p" / "best.pth")
     assert checkpoint["config"] == {"network": "StackMFF"}
     assert checkpoint["args"]["lr"] == 5e-3
-    optimizer = train.build_optimizer(nn.Linear(2, 2), args)
+    optimizer = runs.build_optimizer(nn.Linear(2, 2), args)
     assert isinstance(optimizer, torch.optim.SGD) and optimizer.defaults["momentum"] == 0.9
 
 
@@ -323,7 +324,7 @@ def test_contradictions_end_at_the_parser(words, sentence, tmp_path, capsys):
 
 
 def test_every_option_is_read():
-    source = (ROOT / "train.py").read_text()
+    source = (ROOT / "train.py").read_text() + (ROOT / "runs.py").read_text()
     for action in train.get_parser()._actions:
         if action.dest != "help":
             assert re.search(rf"\bargs\.{action.dest}\b", source), action.dest
@@ -332,21 +333,21 @@ def test_every_option_is_read():
 def test_learning_rate_rises_holds_and_falls(tmp_path):
     words = ["--lr", "1", "--warmup_steps", "4", "--epochs", "10", "--decay_fraction", "0.5"]
     args = train.get_parser().parse_args(["--exp_name", "x", *words])
-    rates = [train.learning_rate(step, 2, args) for step in range(20)]
+    rates = [runs.learning_rate(step, 2, args) for step in range(20)]
     assert rates[:5] == [0.25, 0.5, 0.75, 1, 1]
     assert rates[5:11] == [1] * 6
     assert rates[11:] == pytest.approx([0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1])
     args.epochs = 20  # a longer run agrees until the shorter one's fall began
-    assert [train.learning_rate(step, 2, args) for step in range(11)] == rates[:11]
+    assert [runs.learning_rate(step, 2, args) for step in range(11)] == rates[:11]
     args.gamma, args.warmup_steps, args.decay_fraction = 0.9, 0, 0
-    assert [train.learning_rate(step, 2, args) for step in (0, 1, 2, 39)] == pytest.approx(
+    assert [runs.learning_rate(step, 2, args) for step in (0, 1, 2, 39)] == pytest.approx(
         [1, 1, 0.9, 0.9**19]
     )
 
 
 def test_average_follows_weights_and_statistics():
     network = nn.BatchNorm1d(1)
-    average = train.Average(network, 0.9)
+    average = runs.Average(network, 0.9)
     with torch.no_grad():
         network.weight.fill_(3.0)
         network.running_mean.fill_(10.0)
@@ -357,7 +358,7 @@ def test_average_follows_weights_and_statistics():
     assert average.network.num_batches_tracked.item() == 5
     average.update(network, 10**6)
     assert average.network.weight.item() == pytest.approx(0.9 * 2.8 + 0.1 * 3)
-    last = train.Average(network, 0.0)
+    last = runs.Average(network, 0.0)
     with torch.no_grad():
         network.weight.fill_(7.0)
     last.update(network, 1)
@@ -373,7 +374,7 @@ def test_gradients_in_bf16_agree_with_fp32_for_any_number_of_frames():
         gradients = []
         for precision in ("fp32", "bf16"):
             network.zero_grad()
-            with train.autocast(cpu, precision, n_frames):
+            with runs.autocast(cpu, precision):
                 output = run_network(network, stack)
             total, _ = loss.weighted_loss(
                 output, {"stack": stack, "answer": stack[:, :, 1]}, loss.DEFAULT_WEIGHTS
@@ -388,11 +389,11 @@ def test_precision_is_measured_or_taken_as_told(monkeypatch, options):
     network = build_network(default_config("StackMix"))
     args = train.get_parser().parse_args([*options, "--exp_name", "x", "--precision", "auto"])
     cpu = torch.device("cpu")
-    assert train.choose_precision(network, args, cpu) in ("fp32", "bf16")
+    assert runs.choose_precision(network, args, cpu) in ("fp32", "bf16")
     args.precision = "bf16"
-    assert train.choose_precision(network, args, cpu) == "bf16"
+    assert runs.choose_precision(network, args, cpu) == "bf16"
     with pytest.raises(StackError, match="mps has no bf16 arithmetic"):
-        train.choose_precision(network, args, torch.device("mps"))
+        runs.choose_precision(network, args, torch.device("mps"))
 
 
 def test_a_gpu_of_one_process_is_refused_for_two(options, monkeypatch):

@@ -1,0 +1,89 @@
+"""The order of the house: who may import whom, that every option is read, what is tracked."""
+
+import ast
+import importlib
+from pathlib import Path
+
+import pytest
+
+HOUSE = Path(__file__).parent.parent
+# What each file may import of ours.
+IMPORTS = {
+    "utils": "",
+    "metrics": "",
+    "loss": "",
+    "refocus": "",
+    "pictures": "utils",
+    "depth": "utils pictures",
+    "network": "utils",
+    "scenes": "refocus",
+    "fuse": "utils pictures network",
+    "show": "utils pictures",
+    "dataloader": "utils pictures refocus scenes",
+    "make_dataset": "utils pictures depth refocus scenes",
+    "runs": "utils network",
+    "train": "utils network loss metrics dataloader show runs",
+    "evaluate": "utils pictures metrics scenes fuse show",
+    "predict": "utils pictures fuse show",
+    "predict_dataset": "utils pictures fuse show",
+}
+SCRIPTS = ["make_dataset", "train", "evaluate", "predict", "predict_dataset"]
+
+
+def tree_of(name):
+    return ast.parse((HOUSE / f"{name}.py").read_text())
+
+
+def imported(tree):
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module
+
+
+def test_every_file_is_in_the_table():
+    assert {path.stem for path in HOUSE.glob("*.py")} == set(IMPORTS)
+
+
+@pytest.mark.parametrize("name", IMPORTS)
+def test_imports_go_one_way(name):
+    ours = set(imported(tree_of(name))) & set(IMPORTS)
+    assert ours <= set(IMPORTS[name].split())
+
+
+@pytest.mark.parametrize("name", ["utils", "metrics", "pictures", "depth", "fuse"])
+def test_torch_is_not_loaded_before_it_is_needed(name):
+    top = ast.Module(
+        [node for node in tree_of(name).body if isinstance(node, (ast.Import, ast.ImportFrom))], []
+    )
+    assert not {"torch", "network"} & set(imported(top))
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_every_option_is_read(name):
+    """Each option's name stands as an attribute or a word somewhere beside its definition."""
+    options = set(vars(importlib.import_module(name).get_parser().parse_args(DEFAULTS[name])))
+    read = set()
+    for file in {name, *IMPORTS[name].split()}:
+        for node in ast.walk(tree_of(file)):
+            if isinstance(node, ast.Attribute):
+                read.add(node.attr)
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                read.add(node.value)
+    assert options <= read
+
+
+DEFAULTS = {
+    "make_dataset": ["--output_path", "out"],
+    "train": ["--exp_name", "x"],
+    "evaluate": ["--results", "a", "--reference", "b"],
+    "predict": ["--stack_path", "a"],
+    "predict_dataset": ["--stack_basedir_path", "a"],
+}
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_every_option_has_a_help(name):
+    for action in importlib.import_module(name).get_parser()._actions:
+        assert action.help, action.dest
