@@ -63,13 +63,13 @@ def get_parser():
         "--num_frames",
         type=number(int, 2, 256),
         metavar="N",
-        help="frames of a stack (default: 16; random scenes 2 to 12, by their blur)",
+        help="frames of a stack (default: 16; random scenes 2 to 16, by their blur)",
     )
     lens.add_argument(
         "--max_coc",
         type=number(float, 0.5, 128),
         metavar="PX",
-        help="diameter of the largest circle of confusion (default: 16; random scenes 2 to 24)",
+        help="diameter of the largest circle of confusion (default: 16; random scenes 2 to 30)",
     )
     lens.add_argument(
         "--depth_kind",
@@ -151,7 +151,7 @@ def check_arguments(parser, args):
             )
     args.num_scenes = (args.num_scenes or 1000) if random else None
     args.num_frames = args.num_frames or (None if random else 16)
-    args.max_coc = args.max_coc or (24.0 if random else 16.0)
+    args.max_coc = args.max_coc or (30.0 if random else 16.0)
     args.size = args.size or (224 if random else None)
 
 

@@ -11,6 +11,7 @@ number, `aperture` in px per unit of disparity, stands for the lens.
 
 from bisect import bisect_left
 from dataclasses import dataclass
+from functools import lru_cache
 
 import cv2
 import numpy as np
@@ -85,6 +86,7 @@ def point_spread(diameter, aperture, samples):
     return light / light.sum()
 
 
+@lru_cache(maxsize=32)  # the layers of a scene share theirs
 def transfer_function(diameter, aperture, height, width):
     """Fourier transform of a point spread on the grid of `torch.fft.rfft2`.
 
@@ -314,11 +316,26 @@ def refocus_picture(picture, disparity, focus_disparities, aperture_px, aperture
     return frames[..., margin : margin + height, margin : margin + width]
 
 
+def refocus_regions(picture, region, num_frames):
+    """Frames of which each takes every region of a picture at the blur of its distance.
+
+    Args:
+        picture: (H, W, 3) uint8; region: (H, W) int from 0 to num_frames - 1.
+        num_frames: N.
+    Returns:
+        (N, H, W, 3) uint8; frame k shows region k as it is, region j blurred by OpenCV's Gaussian
+        of kernel 2|j-k|+1 px (sigma by OpenCV's rule 0.3 ((kernel-1)/2 - 1) + 0.8).
+    """
+    sizes = [2 * k + 1 for k in range(num_frames)]
+    blurred = np.stack([cv2.GaussianBlur(picture, (size, size), 0) for size in sizes])
+    rows, columns = np.indices(region.shape)
+    return np.stack([blurred[abs(region - k), rows, columns] for k in range(num_frames)])
+
+
 def published_refocus(picture, depth, num_frames=16):
     """The focal stack of the published synthesis.
 
-    Regions by equal steps of depth; frame k takes in region j the whole picture blurred by
-    OpenCV's Gaussian of kernel 2|j-k|+1 (sigma by OpenCV's rule 0.3 ((k-1)/2 - 1) + 0.8).
+    Regions by equal steps of depth, blurred as `refocus_regions` does.
 
     Args:
         picture: (H, W, 3) uint8; depth: (H, W) uint8. Both are resized to 384x384 (bilinear).
@@ -330,9 +347,4 @@ def published_refocus(picture, depth, num_frames=16):
     picture = cv2.resize(picture, (384, 384))
     depth = cv2.resize(depth, (384, 384))
     region = np.digitize(depth, np.linspace(0, 255, num_frames + 1)) - 1
-    region = region.clip(0, num_frames - 1)
-    sizes = [2 * k + 1 for k in range(num_frames)]
-    blurred = np.stack([cv2.GaussianBlur(picture, (size, size), 0) for size in sizes])
-    rows, columns = np.indices(region.shape)
-    frames = [blurred[abs(region - k), rows, columns] for k in range(num_frames)]
-    return np.stack(frames), picture, depth
+    return refocus_regions(picture, region.clip(0, num_frames - 1), num_frames), picture, depth

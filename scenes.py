@@ -5,12 +5,24 @@ hides is known and the frames of a lens can be computed; see `refocus.refocus_la
 drawn from a NumPy generator: one seed, one scene.
 """
 
+import itertools
+
 import cv2
 import numpy as np
 import torch
+from scipy.fft import next_fast_len
 
-from refocus import Aperture, Layer, flatten_layers, refocus_layers, to_linear, to_srgb
+from refocus import (
+    Aperture,
+    Layer,
+    flatten_layers,
+    refocus_layers,
+    refocus_regions,
+    to_linear,
+    to_srgb,
+)
 
+REGION_SHARE = 1 / 6  # of the scenes; what teaches a network to be sure where one frame is right
 SUPERSAMPLING = 3  # shapes are drawn this much larger and averaged down
 
 
@@ -242,36 +254,43 @@ def random_disparity(rng, size, low, high, steep):
     return torch.from_numpy((start + (high - low) * steep * surface).astype(np.float32))
 
 
-def random_layers(rng, photos, size):
-    """The surfaces of a random scene.
+def random_surfaces(rng, size):
+    """The shapes of a random scene, without their colours.
 
     One in five is a single slanted or curved surface over the whole range of disparity; the others
     are a background and one to six cut-outs.
+
+    Args:
+        rng: NumPy generator; size: side in px.
+    Returns:
+        [(alpha, disparity)] from back to front, each (size, size) float32; the first is opaque.
+    """
+    opaque = torch.ones(size, size)
+    if rng.random() < 0.2:
+        return [(opaque, random_disparity(rng, size, 0, 1, rng.uniform(0.5, 1)))]
+    count = rng.integers(1, 7)
+    bounds = np.linspace(0.15, 1, count + 1) if count > 1 else np.array([rng.uniform(0.15, 0.9), 1])
+    surfaces = [(opaque, random_disparity(rng, size, 0, bounds[0], rng.random()))]
+    for low, high in itertools.pairwise(bounds):
+        low += 0.3 * (high - low)
+        alpha = torch.from_numpy(draw_alpha(rng, size, rng.choice(list(SHAPES))))
+        surfaces.append((alpha, random_disparity(rng, size, low, high, rng.random())))
+    return surfaces
+
+
+def random_layers(rng, photos, size):
+    """The surfaces of a random scene with pieces of photographs on them; one in four has lamps.
 
     Args:
         rng: NumPy generator; photos: (H, W, 3) uint8; size: side in px.
     Returns:
         Layers from back to front, the first of them opaque.
     """
-    opaque = torch.ones(size, size)
     highlights = rng.random() < 0.25
-    if rng.random() < 0.2:
-        disparity = random_disparity(rng, size, 0, 1, rng.uniform(0.5, 1))
-        colour = random_texture(rng, photos, size)
-        return [Layer(bloom(rng, colour) if highlights else colour, opaque, disparity)]
-    count = rng.integers(1, 7)
-    bounds = np.linspace(0.15, 1, count + 1) if count > 1 else np.array([rng.uniform(0.15, 0.9), 1])
     layers = []
-    for k in range(count + 1):
-        low, high = (0, bounds[0]) if k == 0 else (bounds[k - 1], bounds[k])
-        gap = 0.3 * (high - low)
-        disparity = random_disparity(rng, size, low + gap * (k > 0), high, rng.random())
+    for alpha, disparity in random_surfaces(rng, size):
         colour = random_texture(rng, photos, size)
-        if highlights:
-            colour = bloom(rng, colour)
-        shape = rng.choice(list(SHAPES)) if k else None
-        alpha = torch.from_numpy(draw_alpha(rng, size, shape)) if k else opaque
-        layers.append(Layer(colour, alpha, disparity))
+        layers.append(Layer(bloom(rng, colour) if highlights else colour, alpha, disparity))
     return layers
 
 
@@ -357,8 +376,30 @@ def random_faults(rng):
     return faults
 
 
-def random_scene(rng, photos, size=224, max_coc=24.0, n_frames=None, faults=None):
-    """A random scene as a lens and a camera see it.
+def region_scene(rng, photos, size, n_frames=None):
+    """A photograph whose regions are blurred and pasted together, as the published synthesis does.
+
+    Args:
+        rng, photos, size: as for `random_scene`.
+        n_frames: N; None for 4 to 16.
+    Returns:
+        As `random_scene`.
+    """
+    n_frames = n_frames or int(rng.integers(4, 17))
+    linear = random_texture(rng, photos, size)
+    picture = develop(rng, linear[None])[0]
+    disparity = torch.zeros(size, size)
+    for alpha, values in random_surfaces(rng, size):
+        disparity = torch.where(alpha >= 0.5, values, disparity)
+    disparity = disparity.numpy()
+    region = (disparity * n_frames).astype(int).clip(0, n_frames - 1)
+    frames = refocus_regions(picture, region, n_frames)[::-1]  # nearest first
+    focus = (np.arange(n_frames)[::-1] + 0.5) / n_frames
+    return frames, picture, disparity, {"focus_disparity": focus.tolist(), "faults": {}}
+
+
+def random_scene(rng, photos, size=224, max_coc=30.0, n_frames=None, faults=None):
+    """A random scene as a lens and a camera see it; one in six made as `region_scene` does.
 
     Args:
         rng: NumPy generator.
@@ -371,18 +412,20 @@ def random_scene(rng, photos, size=224, max_coc=24.0, n_frames=None, faults=None
         frames (N, size, size, 3) uint8 nearest focus first, all-in-focus (size, size, 3) uint8
         without faults, disparity (size, size) float32 in [0, 1], settings (dict).
     """
+    if rng.random() < REGION_SHARE:
+        return region_scene(rng, photos, size, n_frames)
     largest = float(np.exp(rng.uniform(np.log(2), np.log(max(max_coc, 2)))))
     if n_frames is None:
         step = np.exp(rng.uniform(np.log(0.5), np.log(3)))
-        n_frames = int(np.clip(round(1 + largest / step), 2, 12))
+        n_frames = int(np.clip(round(1 + largest / step), 2, 16))
     margin = int(np.ceil(largest / 2)) + 2
-    layers = random_layers(rng, photos, size + 2 * margin)
+    layers = random_layers(rng, photos, next_fast_len(size + 2 * margin))
     blades = int(rng.integers(5, 9)) if rng.random() < 0.3 else 0
     softness = float(rng.uniform(0, 0.8)) if rng.random() < 0.2 else 0.0
     aperture = Aperture(blades, float(rng.uniform(0, 2 * np.pi)), softness)
     focus = random_focus(rng, n_frames)
     faults = random_faults(rng) if faults is None else faults
-    inside = (..., slice(margin, -margin), slice(margin, -margin))
+    inside = (..., slice(margin, margin + size), slice(margin, margin + size))
     linear = refocus_layers(layers, focus, largest, aperture)[inside]
     answer, disparity = flatten_layers(layers)
     frames = develop(rng, linear, **faults)

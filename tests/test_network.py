@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from network import (
     CoordinateAttention3d,
@@ -114,8 +115,18 @@ def test_weights_of_the_frames_sum_to_one_at_any_size(mix, shape):
     torch.testing.assert_close(weights.sum(1), torch.ones(shape[0], *shape[3:]))
 
 
-def test_default_network_is_small(mix):
-    assert sum(p.numel() for p in mix.parameters()) < 80_000
+@pytest.mark.parametrize(
+    ("name", "parameters", "thousands"),
+    [("StackMix", 78_664, 2.03), ("StackMFF", 6_083_669, 142.5)],
+)
+def test_cost_of_the_networks(name, parameters, thousands):
+    """Multiply-adds a pixel and frame, in thousands, as the README gives them."""
+    network = build_network(default_config(name)).eval()
+    assert sum(p.numel() for p in network.parameters()) == parameters
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        network(random_stack(1, 1, 4, 64, 64))
+    cost = counter.get_total_flops() / 2 / (4 * 64 * 64) / 1000
+    assert cost == pytest.approx(thousands, rel=0.01)
 
 
 def test_reversed_frames_give_reversed_weights_once_symmetric(mix):

@@ -31,6 +31,17 @@ def test_shapes_and_ranges(photos):
     assert 2 <= settings["aperture_px"] <= 6 and len(settings["focus_disparity"]) == 5
 
 
+def test_regions_are_sharp_in_their_frame_and_blurred_in_the_others(photos):
+    frames, answer, disparity, settings = scenes.region_scene(
+        np.random.default_rng(2), photos, 64, n_frames=4
+    )
+    focus = np.array(settings["focus_disparity"])
+    nearest = abs(disparity[None] - focus[:, None, None]).argmin(0)
+    for k in range(4):
+        np.testing.assert_array_equal(frames[k][nearest == k], answer[nearest == k])
+        assert (frames[k][nearest != k] != answer[nearest != k]).any()
+
+
 def test_without_faults_every_surface_is_sharp_in_the_frame_focused_on_it(photos):
     rng = np.random.default_rng(3)
     focus = np.linspace(1, 0, 5)
