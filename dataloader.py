@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from pictures import list_pictures, luma, read_picture
+from pictures import by_stem, list_pictures, luma, read_picture
 from utils import StackError, natural_key
 
 STACK_FOLDERS = ("dof_stack", "image stack", "stacks")
@@ -49,13 +49,7 @@ def find_pairs(datapath):
             f"{datapath} has no folder {missing}: training needs dof_stack/<scene>/ with the "
             "frames and AiF/<scene>.png with the answers (make_dataset.py writes both)"
         )
-    answers = {}
-    for path in list_pictures(answers_folder):
-        if path.stem in answers:
-            raise StackError(
-                f"{path} and {answers[path.stem].name} are answers to one stack: remove one"
-            )
-        answers[path.stem] = path
+    answers = by_stem(list_pictures(answers_folder))
     pairs, left_over = [], []
     for folder in sorted(stacks[0].iterdir(), key=lambda path: natural_key(path.name)):
         if not folder.is_dir() or folder.name.startswith("."):

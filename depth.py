@@ -1,5 +1,6 @@
 """Depth maps: reading them, what their values mean, filling what was not measured."""
 
+import io
 import json
 from pathlib import Path
 
@@ -7,10 +8,11 @@ import cv2
 import numpy as np
 
 from pictures import read_picture
-from utils import StackError
+from utils import StackError, read_bytes
 
 DEPTH_SUFFIXES = (".png", ".npy", ".tif", ".tiff")
 SIDE_FILE = "depth.json"  # beside depth maps: {"kind": "distance" or "disparity"}
+LEAST_RANGE = 1e-6  # of the largest disparity; float32 cannot tell less from rounding
 NEAREST_SHARE = 0.02  # of the largest distance; nearer would take the whole range of disparity
 
 
@@ -24,12 +26,21 @@ def kind_beside(folder):
     if not path.exists():
         return None
     try:
-        kind = json.loads(path.read_text())["kind"]
+        kind = json.loads(path.read_text(encoding="utf-8"))["kind"]
     except (ValueError, KeyError, TypeError) as error:
         raise StackError(f'{path} has no "kind": write {{"kind": "distance"}}') from error
     if kind not in ("distance", "disparity"):
         raise StackError(f'{path} says kind "{kind}": write distance or disparity')
     return kind
+
+
+def list_depths(folder, suffix):
+    """The depth maps at the top of a folder, by name; their names end in `suffix`."""
+    return sorted(
+        path
+        for path in Path(folder).iterdir()
+        if path.suffix.lower() in DEPTH_SUFFIXES and path.stem.endswith(suffix)
+    )
 
 
 def read_depth(path, shape):
@@ -38,18 +49,18 @@ def read_depth(path, shape):
     Args:
         path: PNG, TIFF or .npy; shape: (H, W) of the photograph, whose proportions it must have.
     Returns:
-        (h, w) uint8, uint16 or float array.
+        (h, w) array of integers or floats.
     Raises:
         StackError: not readable, not two-dimensional, or of other proportions.
     """
-    if path.suffix == ".npy":
+    if path.suffix.lower() == ".npy":
         try:
-            depth = np.load(path, allow_pickle=False)
-        except (ValueError, OSError, EOFError) as error:
+            depth = np.lib.format.read_array(io.BytesIO(read_bytes(path)), allow_pickle=False)
+        except ValueError as error:
             raise StackError(f"{path} is no array of numbers: save it with numpy.save") from error
     else:
         depth = read_picture(path)
-        if depth.shape[2] > 1 and not (depth[..., :1] == depth[..., :3]).all():
+        if depth.shape[2] > 2 and not (depth[..., :1] == depth[..., :3]).all():
             raise StackError(f"{path} is a colour picture: give depth as one grey channel")
         depth = depth[..., 0]
     if depth.ndim != 2 or depth.size == 0 or depth.dtype.kind not in "uif":
@@ -67,7 +78,7 @@ def to_disparity(depth, kind, path):
     """A depth map to disparity that fills [0, 1], larger = nearer.
 
     Args:
-        depth: (H, W); not finite, or 0 in a distance map of whole numbers: unknown.
+        depth: (H, W); not finite, or 0 and less in a distance map: unknown.
         kind: "distance" or "disparity"; path: for the error.
     Returns:
         (H, W) float32.
@@ -77,16 +88,18 @@ def to_disparity(depth, kind, path):
     values = depth.astype(np.float64)
     if kind == "distance":
         known = np.isfinite(values) & (values > 0)
-        farthest = values[known].max() if known.any() else 1.0
+        farthest = values[known].max(initial=0)
         values = 1 / np.where(known, values.clip(NEAREST_SHARE * farthest), np.nan)
+    largest = np.abs(values[np.isfinite(values)]).max(initial=0)
     try:
-        values = fill_from_farther(values)
+        # Within [-1, 1], since what is stored may be beyond the range of float32.
+        values = fill_from_farther(values / largest if largest else values)
     except ValueError as error:
         raise StackError(f"{path} holds no depth: {error}") from error
     # Measured maps have specks and ramps at the edges, where a lens sees one surface or the other.
     values = cv2.medianBlur(values, 5)
     low, high = float(values.min()), float(values.max())
-    if high - low < 1e-12 * max(abs(high), 1):
+    if high - low < LEAST_RANGE:
         raise StackError(f"{path} is the same everywhere: a stack needs something nearer")
     return (values - low) / (high - low)
 

@@ -1,8 +1,6 @@
 """Score fused pictures against their all-in-focus answers."""
 
 import argparse
-import csv
-import io
 from pathlib import Path
 
 import cv2
@@ -10,8 +8,8 @@ import numpy as np
 from tqdm import tqdm
 
 from metrics import METRICS, score
-from pictures import list_frames, list_pictures, luma, read_picture, read_stack
-from utils import StackError, run_main, write_bytes
+from pictures import by_stem, list_frames, list_pictures, luma, read_picture, read_stack
+from utils import StackError, run_main, write_csv
 
 REGISTRATION_STEPS = 200
 REGISTRATION_GAIN = 1e-7  # of the correlation, from step to step
@@ -66,34 +64,30 @@ def named_folders(words):
     Returns:
         {name: folder}; without NAME= the folder's own name.
     Raises:
-        StackError: two have one name.
+        StackError: two have one name, or a name or a folder is missing.
     """
     folders = {}
     for word in words:
         name, equals, folder = word.partition("=")
         if not equals or Path(word).is_dir():
             name, folder = Path(word).resolve().name, word
+        if not name or not folder:
+            raise StackError(f"--results {word!r} is no folder: give DIR or NAME=DIR")
         if name in folders:
             raise StackError(f"--results has two folders named {name}: give them as NAME=DIR")
         folders[name] = Path(folder)
     return folders
 
 
-def by_stem(folder):
+def pictures_in(folder):
     """{name without suffix: path} of the pictures at the top of a folder.
 
     Raises:
         StackError: two pictures differ only in their suffix, or there is none.
     """
-    pictures = {}
-    for path in list_pictures(folder):
-        if path.stem in pictures:
-            raise StackError(
-                f"{path} and {pictures[path.stem].name} have one name: remove one of them"
-            )
-        pictures[path.stem] = path
+    pictures = by_stem(list_pictures(folder))
     if not pictures:
-        raise StackError(f"{folder} holds no picture")
+        raise StackError(f"{folder} holds no picture: give the folder that the pictures lie in")
     return pictures
 
 
@@ -107,7 +101,7 @@ def match(results, reference):
     Raises:
         StackError: an answer has no result, or a result no answer.
     """
-    fused, answers = by_stem(results), by_stem(reference)
+    fused, answers = pictures_in(results), pictures_in(reference)
     missing = [name for name in answers if name not in fused]
     extra = [fused[name].name for name in fused if name not in answers]
     if missing:
@@ -250,34 +244,22 @@ def table_rows(tables):
     Args:
         tables: {method: as from evaluate}.
     Returns:
-        A list of lists; numbers are floats.
+        A list of lists, the first of them the header; numbers are floats.
     """
-    rows = [
-        [method, picture, *scores.values()]
-        for method, (pictures, _) in tables.items()
-        for picture, scores in pictures.items()
-    ]
+    rows = [["results", "picture", *METRICS]]
+    for method, (pictures, _) in tables.items():
+        rows += [[method, picture, *scores.values()] for picture, scores in pictures.items()]
     return rows + [[method, "MEAN", *means.values()] for method, (_, means) in tables.items()]
 
 
 def print_table(rows):
-    """Print rows with a header, numbers to five significant digits."""
-    lines = [["results", "picture", *METRICS]]
-    lines += [[*row[:2], *(f"{value:.5g}" for value in row[2:])] for row in rows]
+    """Print rows, the header first, numbers to five significant digits."""
+    lines = [rows[0]] + [[*row[:2], *(f"{value:.5g}" for value in row[2:])] for row in rows[1:]]
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     for line in lines:
         words = [word.ljust(width) for word, width in zip(line[:2], widths)]
         words += [word.rjust(width) for word, width in zip(line[2:], widths[2:])]
         print("  ".join(words))
-
-
-def write_csv(path, rows):
-    """Write rows with a header, numbers in full."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["results", "picture", *METRICS])
-    writer.writerows(rows)
-    write_bytes(path, text.getvalue().encode())
 
 
 def main(argv=None):
@@ -288,7 +270,7 @@ def main(argv=None):
         for name, folder in named_folders(args.results).items()
     }
     if args.stacks:
-        answers = by_stem(args.reference)
+        answers = pictures_in(args.reference)
         stacks = [(stem, Path(args.stacks) / stem, path) for stem, path in answers.items()]
         name = "mean of the frames"
         tables[name] = evaluate(stacks, args.gray, args.register, name, mean_of_frames)

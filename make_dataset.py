@@ -22,8 +22,8 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from depth import DEPTH_SUFFIXES, SIDE_FILE, kind_beside, read_depth, to_disparity, to_region_map
-from pictures import list_pictures, read_picture, write_picture
+from depth import SIDE_FILE, kind_beside, list_depths, read_depth, to_disparity, to_region_map
+from pictures import by_stem, list_pictures, read_picture, write_picture
 from utils import StackError, number, run_main, run_record, write_json
 
 READ_NOISE = 3.0  # electrons, with --noise
@@ -37,10 +37,11 @@ def get_parser():
         "photograph gives a stack; without it, random scenes are composed of all of them.",
     )
     files = parser.add_argument_group("files")
-    files.add_argument("--image_path", metavar="DIR", help="all-in-focus photographs")
+    folder = {"metavar": "DIR", "type": os.path.normpath}  # DIR/ is the folder that DIR was
+    files.add_argument("--image_path", **folder, help="all-in-focus photographs")
     files.add_argument(
         "--depth_path",
-        metavar="DIR",
+        **folder,
         help="depth maps named like the photographs: 8 or 16 bit PNG or TIFF, or .npy "
         "(default: none, random scenes)",
     )
@@ -164,12 +165,13 @@ def pair_depth(image_path, depth_path, suffix):
     Returns:
         [(photograph, depth map)], [photographs without a map].
     Raises:
-        StackError: there is no pair.
+        StackError: there is no pair, or two photographs or two maps have one name.
     """
-    maps = {p.stem: p for p in sorted(Path(depth_path).iterdir()) if p.suffix in DEPTH_SUFFIXES}
     if not suffix and Path(depth_path).resolve() == Path(image_path).resolve():
         raise StackError(f"{image_path} holds both pictures and depth: tell them by --depth_suffix")
+    maps = by_stem(list_depths(depth_path, suffix))
     photos = [p for p in list_pictures(image_path) if not (suffix and p.stem.endswith(suffix))]
+    by_stem(photos)  # each names a scene
     pairs = [(photo, maps[photo.stem + suffix]) for photo in photos if photo.stem + suffix in maps]
     if not pairs:
         raise StackError(
@@ -221,8 +223,8 @@ def photo_scene(photo, depth_map, args, rng):
         regions = to_region_map(depth, depth_map, args.depth_range)
         frames, answer, depth = published_refocus(picture, regions, n_frames)
         sharpest = (depth.astype(int) * n_frames // 255).clip(0, n_frames - 1)
-        linear = to_linear(torch.from_numpy(frames).permute(0, 3, 1, 2).float() / 255)
         if args.noise or args.jpeg:
+            linear = to_linear(torch.from_numpy(frames).permute(0, 3, 1, 2).float() / 255)
             frames = develop(rng, linear, **camera_faults(args))
         return frames, answer, depth, sharpest, {}
     picture = shrink(picture, args.size, cv2.INTER_AREA)
@@ -300,10 +302,6 @@ def list_jobs(args):
         return [("motorcycle", picture, disparity)], []
     if args.depth_path:
         pairs, alone = pair_depth(args.image_path, args.depth_path, args.depth_suffix)
-        names = [photo.stem for photo, _ in pairs]
-        twice = {name for name in names if names.count(name) > 1}
-        if twice:
-            raise StackError(f"{args.image_path} has several pictures named {min(twice)}: rename")
         return [(photo.stem, photo, depth_map) for photo, depth_map in pairs], alone
     photos = list_pictures(args.image_path)
     if not photos:
@@ -400,7 +398,7 @@ def load_record(path, settings):
     if not path.exists():
         return {"settings": settings, **run_record(), "scenes": {}}
     try:
-        record = json.loads(path.read_text())
+        record = json.loads(path.read_text(encoding="utf-8"))
         old = record["settings"]
         record["scenes"] = dict(record["scenes"])
     except (ValueError, KeyError, TypeError) as error:
@@ -423,13 +421,10 @@ def main(argv=None):
     jobs, alone = list_jobs(args)
     for photo in alone:
         print(f"no depth map for {photo}: left out", file=sys.stderr)
+    settings = {name: value for name, value in vars(args).items() if name not in MAY_CHANGE}
+    record = load_record(output / "dataset.json", settings)
     if isinstance(jobs[0][1], list):
         jobs = without_bad_photos(jobs, args.workers)
-    # The number of scenes and of processes, and the place, may change from run to run.
-    settings = {
-        k: v for k, v in vars(args).items() if k not in ("workers", "num_scenes", "output_path")
-    }
-    record = load_record(output / "dataset.json", settings)
     record["kind"] = "published" if args.refocus == "published" else "disparity"
     todo = [
         (args, index, job)

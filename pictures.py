@@ -20,7 +20,7 @@ import numpy as np
 import tifffile
 from PIL import Image
 
-from utils import StackError, natural_key, write_bytes
+from utils import StackError, natural_key, read_bytes, write_bytes
 
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp")
 PNG_START = b"\x89PNG\r\n\x1a\n"
@@ -39,14 +39,20 @@ def list_pictures(folder):
     Returns:
         List of paths, may be empty.
     Raises:
-        StackError: `folder` is no folder.
+        StackError: `folder` is no folder, or cannot be read.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise StackError(f"{folder} is no folder: give the folder that holds the pictures")
+    try:
+        inside = list(folder.iterdir())
+    except OSError as error:
+        raise StackError(
+            f"{folder} cannot be read ({error.strerror}): give yourself the right to, or move it"
+        ) from error
     pictures = [
         path
-        for path in folder.iterdir()
+        for path in inside
         if path.suffix.lower() in PICTURE_SUFFIXES
         and not path.name.startswith(".")
         and not path.is_dir()
@@ -67,6 +73,22 @@ def list_frames(folder):
     if len(paths) == 1:
         raise StackError(f"{folder} holds one picture, a stack needs two or more")
     return paths
+
+
+def by_stem(paths):
+    """{name without suffix: path} of `paths`, in their order.
+
+    Raises:
+        StackError: two differ only in their folder or suffix.
+    """
+    found = {}
+    for path in paths:
+        if path.stem in found:
+            raise StackError(
+                f"{path} and {found[path.stem].name} have one name: remove one of them"
+            )
+        found[path.stem] = path
+    return found
 
 
 def read_picture(path):
@@ -91,12 +113,7 @@ def read_profile(path):
 
 def _read(path):
     """(picture, ICC profile or None) of one file; see read_picture."""
-    try:
-        data = Path(path).read_bytes()
-    except OSError as error:
-        raise StackError(f"{path} cannot be read: {error.strerror or error}") from error
-    if not data:
-        raise StackError(f"{path} is empty (0 bytes): export or copy it again")
+    data = read_bytes(path)
     decode = _decode_tiff if data.startswith(TIFF_STARTS) else _decode_opencv
     picture, orientation, profile = decode(data, path)
     return np.ascontiguousarray(_upright(picture, orientation)), profile

@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from functools import partial
 from pathlib import Path
 
 from tqdm import tqdm
@@ -43,23 +44,14 @@ def get_parser():
     return parser
 
 
-def check_results(parser, args):
-    """End with exit status 2 where the files to write contradict each other or the stack."""
+def check_suffixes(parser, args):
+    """End with exit status 2 where a file to write has a suffix that is not its format's."""
     if args.output is not None and args.output.suffix.lower() not in PICTURE_SUFFIXES:
         parser.error(f"--output {args.output} needs a suffix of {' '.join(PICTURE_SUFFIXES)}")
     for option in ("focus_map", "confidence"):
         path = getattr(args, option)
         if path is not None and path.suffix.lower() != ".png":
             parser.error(f"--{option} {path} is written as PNG: give a name that ends in .png")
-    files = [path for path in (args.output, args.focus_map, args.confidence) if path is not None]
-    if len({path.resolve() for path in files}) < len(files):
-        parser.error("--output, --focus_map and --confidence need names of their own")
-    for path in files:
-        if path.resolve().parent == args.stack_path.resolve():
-            parser.error(
-                f"{path} is inside the stack's folder and would be a frame next time: "
-                "choose another folder"
-            )
 
 
 def choose_output(parser, args, paths):
@@ -75,24 +67,39 @@ def choose_output(parser, args, paths):
     return args.output
 
 
+def check_places(parser, files, stack_path):
+    """End with exit status 2 where the files to write are one, or would be frames."""
+    if len({path.resolve() for path in files}) < len(files):
+        parser.error(f"{', '.join(map(str, files))}: the files to write need names of their own")
+    for path in files:
+        if path.resolve().parent == stack_path.resolve():
+            parser.error(
+                f"{path} is inside the stack's folder and would be a frame next time: "
+                "choose another folder"
+            )
+
+
+def move(bar, done, total):
+    """Set a tqdm bar to `done` of `total`."""
+    bar.total = total
+    bar.update(done - bar.n)
+
+
 def main(argv=None):
     parser = get_parser()
     args = parser.parse_args(argv)
-    check_results(parser, args)
+    check_suffixes(parser, args)
     paths = list_frames(args.stack_path)
     output = choose_output(parser, args, paths)
+    files = [path for path in (output, args.focus_map, args.confidence) if path is not None]
+    check_places(parser, files, args.stack_path)
     if args.verbose:
         print(*(path.name for path in paths), sep="\n")
     engine = make_engine(args)
-    for path in (output, args.focus_map, args.confidence):
-        if path is not None:
-            make_folder(path.parent)
+    for path in files:
+        make_folder(path.parent)
     with tqdm(desc="tiles", unit="", leave=False, disable=None) as bar:
-
-        def progress(done, total):
-            bar.total = total
-            bar.update(done - bar.n)
-
+        progress = partial(move, bar)
         result = fuse_files(paths, engine, output, args.focus_map, args.confidence, progress)
     if result["note"]:
         print(f"note: {result['note']}", file=sys.stderr)

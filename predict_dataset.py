@@ -1,8 +1,6 @@
 """Fuse every focal stack of a data set, or of several; what is done already is not done again."""
 
 import argparse
-import csv
-import io
 import json
 import sys
 from datetime import timedelta
@@ -13,13 +11,15 @@ from tqdm import tqdm
 from fuse import add_fuse_options, fuse_files, make_engine, make_folder, result_suffix
 from pictures import list_frames, list_pictures
 from utils import (
+    KNOWN_FAILURES,
     StackError,
     natural_key,
     rank_and_world,
     run_main,
     run_record,
+    sentence_of,
     sha256,
-    write_bytes,
+    write_csv,
     write_json,
 )
 
@@ -167,7 +167,10 @@ class Job:
 
     def wanted(self, paths):
         """What the record must name for the results to be those of this run."""
-        status = [(path.name, path.stat()) for path in paths]
+        try:
+            status = [(path.name, path.stat()) for path in paths]
+        except OSError as error:
+            raise StackError(f"{error.filename} cannot be read: {error.strerror}") from error
         frames = [{"name": n, "size": s.st_size, "mtime_ns": s.st_mtime_ns} for n, s in status]
         return {"frames": frames, "weights": self.weights, "options": self.options}
 
@@ -223,9 +226,9 @@ def run_jobs(jobs, engine, args, rank):
     for job in tqdm(jobs, unit="stack", disable=True if rank else None):
         try:
             job.run(engine, args.overwrite, args.verbose)
-        except (StackError, OSError, MemoryError) as error:
+        except KNOWN_FAILURES as error:
             job.record_path.unlink(missing_ok=True)
-            failures.append(f"{job.folder}: {error}")
+            failures.append(f"{job.folder}: {sentence_of(error)}")
             tqdm.write(f"failed: {failures[-1]}", file=sys.stderr)
     return failures
 
@@ -256,13 +259,11 @@ def gather(failures, world):
 def write_summaries(jobs):
     """summary.csv of each data set, from the records of this and of earlier runs."""
     for target in dict.fromkeys(job.target for job in jobs):
-        text = io.StringIO()
-        table = csv.DictWriter(text, COLUMNS, extrasaction="ignore", lineterminator="\n")
-        table.writeheader()
+        rows = [COLUMNS]
         for job in jobs:
             if job.target == target and (result := job.record().get("result")):
-                table.writerow({"stack": job.folder.name, **result})
-        write_bytes(target / "summary.csv", text.getvalue().encode())
+                rows.append([job.folder.name, *(result.get(name) for name in COLUMNS[1:])])
+        write_csv(target / "summary.csv", rows)
 
 
 def main(argv=None):

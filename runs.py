@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 
 from network import run_network
-from utils import StackError, rank_and_world, run_record, write_bytes
+from utils import StackError, rank_and_world, run_record, write_bytes, write_text
 
 
 def learning_rate(step, steps_per_epoch, args):
@@ -188,7 +188,7 @@ class Log:
         if self.path.exists():
             lines = self.path.read_text().splitlines(keepends=True)
             kept = [line for line in lines if line_step(line) <= step]
-            write_bytes(self.path, "".join(kept).encode())
+            write_text(self.path, "".join(kept))
         self.writer = SummaryWriter(folder, purge_step=step + 1)
 
     def write(self, group, epoch, step, values):

@@ -2,7 +2,9 @@
 
 import argparse
 import contextlib
+import csv
 import hashlib
+import io
 import json
 import os
 import platform
@@ -17,6 +19,21 @@ class StackError(Exception):
     """Bad input or failed work, told in one sentence that names the file and the mend."""
 
 
+KNOWN_FAILURES = (StackError, OSError, MemoryError)
+
+
+def sentence_of(error):
+    """One of KNOWN_FAILURES in one line, whatever the names of the files."""
+    if isinstance(error, OSError):
+        where = f"{error.filename}: " if error.filename else ""
+        sentence = f"{where}{error.strerror or error}"
+    elif isinstance(error, MemoryError):
+        sentence = f"the memory is not enough ({error or 'full'}): give fewer or smaller pictures"
+    else:
+        sentence = str(error)
+    return sentence.replace("\n", "\\n")
+
+
 def run_main(main):
     """Run a script's main() and turn its known failures into one line and an exit status.
 
@@ -25,14 +42,13 @@ def run_main(main):
     Returns:
         Never: it ends the process with main's status, 1 when the work failed, or 130 on Ctrl-C.
     """
+    # Names of files that the terminal's coding has no letters for are printed all the same.
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")
     try:
         status = main()
-    except StackError as error:
-        print(f"error: {error}", file=sys.stderr)
-        status = 1
-    except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        print(f"error: {where}{error.strerror or error}", file=sys.stderr)
+    except KNOWN_FAILURES as error:
+        print(f"error: {sentence_of(error)}", file=sys.stderr)
         status = 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -118,15 +134,41 @@ def atomic_path(path):
                 os.unlink(temporary)
 
 
+def read_bytes(path):
+    """The content of a file; StackError where it cannot be read or is empty."""
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise StackError(f"{path} cannot be read: {error.strerror or error}") from error
+    if not data:
+        raise StackError(f"{path} is empty (0 bytes): export or copy it again")
+    return data
+
+
 def write_bytes(path, data):
     """Write `data` to `path` atomically; raises StackError when that fails."""
     with atomic_path(path) as temporary:
         temporary.write_bytes(data)
 
 
+def write_text(path, text):
+    """Write `text` to `path` atomically, in UTF-8; raises StackError when that fails.
+
+    Bytes of a file's name that are no UTF-8 become backslash sequences, which JSON reads back.
+    """
+    write_bytes(path, text.encode(errors="backslashreplace"))
+
+
 def write_json(path, value):
     """Write `value` as indented JSON to `path` atomically; raises StackError when that fails."""
-    write_bytes(path, (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode())
+    write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+
+
+def write_csv(path, rows):
+    """Write rows, the header first, to `path` atomically; raises StackError when that fails."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    write_text(path, text.getvalue())
 
 
 def sha256(path):
@@ -177,8 +219,10 @@ def select_device(name):
         name = "cuda" if torch.cuda.is_available() else "mps" if mps else "cpu"
     try:
         device = torch.device(name)
-    except RuntimeError as error:
-        raise StackError(f"--device {name} is no device: use auto, cpu, mps or cuda:K") from error
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in ("cpu", "mps", "cuda"):
+        raise StackError(f"--device {name} is no device of ours: use auto, cpu, mps or cuda:K")
     if device.type == "cuda":
         count = torch.cuda.device_count()
         index = device.index if device.index is not None else rank_and_world()[2] % max(count, 1)

@@ -129,6 +129,7 @@ def test_sixteen_bits_stay_and_are_noted_where_they_do_not(tmp_path, weights, ca
         (["--focus_map", "stack/map.png"], "inside the stack's folder"),
         (["--focus_map", "map.jpg"], "ends in .png"),
         (["--confidence", "a.png", "--output", "./a.png"], "names of their own"),
+        (["--confidence", "results/stack.png"], "names of their own"),
         (["--out_format", "gif"], "invalid choice"),
     ],
 )
@@ -138,6 +139,13 @@ def test_contradictions_exit_with_2(tmp_path, monkeypatch, capsys, args, sentenc
     assert call(predict.main, "--stack_path", "stack", *args) == 2
     capsys.readouterr().err.index(sentence.replace("\\", ""))
     assert os.listdir() == ["stack"]
+
+
+def test_the_default_output_is_no_frame_of_a_stack_named_results(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    make_stack(tmp_path / "results", 2, (4, 4, 3))
+    assert call(predict.main, "--stack_path", "results") == 2
+    assert "results.png is inside the stack's folder" in capsys.readouterr().err
 
 
 def cut(path):
@@ -225,6 +233,47 @@ def test_a_missing_folder_and_missing_weights(tmp_path, capsys):
     assert call(predict.main, *args, tmp_path / "text.pth") == 1
     assert "text.pth is no checkpoint" in capsys.readouterr().err
     assert not out.exists()
+
+
+@pytest.mark.parametrize("device", ["meta", "xpu", "cuda:99", "gpu", "cpu:x"])
+def test_devices_that_are_not_there(tmp_path, weights, capsys, device):
+    make_stack(tmp_path / "stack")
+    args = "--stack_path", tmp_path / "stack", "--model_path", weights["StackMix"]
+    assert call(predict.main, *args, "--output", tmp_path / "a.png", "--device", device) == 1
+    error = capsys.readouterr().err
+    assert f"--device {device} is " in error and error.count("\n") == 1
+
+
+def test_names_that_are_no_text(tmp_path, weights, capsys):
+    """Bytes that are no UTF-8, and a line break, in the names of a stack and of its frames."""
+    odd = os.fsdecode(b"st\nack\xff")
+    make_stack(tmp_path / "set" / odd, 2)
+    os.rename(tmp_path / "set" / odd / "0.png", tmp_path / "set" / odd / os.fsdecode(b"\xfe.png"))
+    args = ["--stack_basedir_path", tmp_path / "set", "--output_dir", tmp_path / "out"]
+    args += ["--model_path", weights["StackMix"], "--verbose"]
+    assert call(predict_dataset.main, *args) == 0
+    assert r"\udcfe.png" in capsys.readouterr().out
+    fused = tmp_path / "out" / f"{odd}.png"
+    stamp = fused.stat().st_mtime_ns
+    assert call(predict_dataset.main, *args) == 0
+    assert fused.stat().st_mtime_ns == stamp  # its record could be read
+    assert list(summary(tmp_path / "out")) == ["st\nack\\udcff"]
+    cut(tmp_path / "set" / odd / "1.png")
+    stack = "--stack_path", tmp_path / "set" / odd, *args[4:6], "--output", tmp_path / "a.png"
+    capsys.readouterr()
+    assert call(predict.main, *stack) == 1
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and r"st\nack\udcff/1.png is no picture" in error
+
+
+def test_a_lack_of_memory_is_told(capsys):
+    def fail():
+        raise MemoryError("Unable to allocate 9 GiB")
+
+    with pytest.raises(SystemExit) as caught:
+        run_main(fail)
+    assert caught.value.code == 1
+    assert "memory is not enough (Unable to allocate 9 GiB)" in capsys.readouterr().err
 
 
 def test_weights_of_another_network(tmp_path, capsys):

@@ -1,0 +1,77 @@
+"""The weights that are shipped: what a user of predict.py relies on."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from drawn import texture
+
+from fuse import WEIGHTS, fuse_stack, torch_engine
+from metrics import psnr
+from scenes import random_scene
+from utils import sha256
+
+
+@pytest.fixture(scope="module")
+def engine():
+    return torch_engine(WEIGHTS, "cpu")
+
+
+@pytest.fixture(scope="module")
+def scene():
+    """Frames and answer of a composed scene without noise, and its settings."""
+    photos = [texture(256, 256, seed) for seed in range(4)]
+    frames, answer, _, _ = random_scene(
+        np.random.default_rng(8), photos, 160, 8.0, n_frames=6, faults={}
+    )
+    return frames, answer
+
+
+def levels(one, other):
+    """Mean absolute difference in grey levels, and the share of values more than 1 apart."""
+    difference = np.abs(one.astype(float) - other)
+    return difference.mean(), (difference > 1).mean()
+
+
+def test_fused_is_much_nearer_to_the_answer_than_any_frame_or_their_mean(engine, scene):
+    frames, answer = scene
+    fused = psnr(fuse_stack(frames, engine).picture, answer, 255)
+    assert fused > psnr(frames.mean(0).round().astype(np.uint8), answer, 255) + 6
+    assert fused > max(psnr(frame, answer, 255) for frame in frames) + 6
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_pixels_lie_within_the_range_of_their_frames(engine, scene, dtype):
+    frames = scene[0].astype(dtype) * (257 if dtype == np.uint16 else 1)
+    fused = fuse_stack(frames, engine).picture
+    assert fused.dtype == dtype
+    assert (fused >= frames.min(0)).all() and (fused <= frames.max(0)).all()
+
+
+def test_equal_frames_give_that_frame(engine, scene):
+    frames = np.repeat(scene[0][:1], 4, axis=0)
+    np.testing.assert_array_equal(fuse_stack(frames, engine).picture, frames[0])
+
+
+def test_the_order_may_be_reversed(engine, scene):
+    fused, turned = (fuse_stack(frames, engine) for frames in (scene[0], scene[0][::-1]))
+    assert levels(fused.picture, turned.picture)[0] < 1
+    middle = 65535 - turned.focus_map.astype(float)
+    assert np.abs(middle - fused.focus_map).mean() < 0.05 * 65535
+
+
+def test_tiles_leave_no_seam(engine):
+    photos = [texture(600, 600, seed) for seed in range(3)]
+    frames, *_ = random_scene(np.random.default_rng(8), photos, 512, 8.0, n_frames=3, faults={})
+    whole = fuse_stack(frames, engine).picture
+    mean, share = levels(fuse_stack(frames, engine, tile=256).picture, whole)
+    assert mean <= 0.05 and share <= 0.005
+
+
+def test_the_table_names_the_file():
+    """weights/README.md has the SHA-256 of every file beside it."""
+    table = (Path(WEIGHTS).parent / "README.md").read_text()
+    for path in Path(WEIGHTS).parent.glob("*.pth"):
+        row = re.search(rf"`{re.escape(path.name)}`.*", table)
+        assert row and sha256(path) in row[0], path.name
