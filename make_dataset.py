@@ -327,10 +327,9 @@ read_rgb_once = lru_cache(maxsize=400)(read_rgb)  # about 200 MB of 528 px photo
 
 
 def start_worker():
-    """Set up a process of the pool: it has one core, and the parent alone answers Ctrl-C."""
+    """Set up a process of the pool: it has one core."""
     import torch
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
 
@@ -378,7 +377,10 @@ def run_all(function, items, workers, label):
     # Spawned, not forked: a fork of a process with torch's threads can hang.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, mp_context=context, initializer=start_worker) as pool:
+        # The processes start here and inherit this: the parent alone answers Ctrl-C.
+        answer = signal.signal(signal.SIGINT, signal.SIG_IGN)
         futures = {pool.submit(function, *item): item for item in items}
+        signal.signal(signal.SIGINT, answer)
         try:
             for future in tqdm(as_completed(futures), label, len(futures), smoothing=0.05):
                 yield futures[future], future.result()

@@ -18,14 +18,16 @@ def engine():
     return torch_engine(WEIGHTS, "cpu")
 
 
+def compose(seed, size=160, n_frames=6):
+    """Frames and answer of a composed scene without noise."""
+    photos = [texture(size + 96, size + 96, k) for k in range(4)]
+    rng = np.random.default_rng(seed)
+    return random_scene(rng, photos, size, 12.0, n_frames, faults={})[:2]
+
+
 @pytest.fixture(scope="module")
 def scene():
-    """Frames and answer of a composed scene without noise, and its settings."""
-    photos = [texture(256, 256, seed) for seed in range(4)]
-    frames, answer, _, _ = random_scene(
-        np.random.default_rng(8), photos, 160, 8.0, n_frames=6, faults={}
-    )
-    return frames, answer
+    return compose(7)
 
 
 def levels(one, other):
@@ -34,11 +36,14 @@ def levels(one, other):
     return difference.mean(), (difference > 1).mean()
 
 
-def test_fused_is_much_nearer_to_the_answer_than_any_frame_or_their_mean(engine, scene):
-    frames, answer = scene
-    fused = psnr(fuse_stack(frames, engine).picture, answer, 255)
-    assert fused > psnr(frames.mean(0).round().astype(np.uint8), answer, 255) + 6
-    assert fused > max(psnr(frame, answer, 255) for frame in frames) + 6
+def test_fused_is_nearer_to_the_answer_than_every_frame_and_their_mean(engine):
+    gains = []
+    for seed in range(5):
+        frames, answer = compose(seed)
+        fused = psnr(fuse_stack(frames, engine).picture, answer, 255)
+        assert fused > max(psnr(frame, answer, 255) for frame in frames) + 1
+        gains.append(fused - psnr(np.uint8(frames.mean(0).round()), answer, 255))
+    assert min(gains) > 3 and np.mean(gains) > 9
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
@@ -62,8 +67,7 @@ def test_the_order_may_be_reversed(engine, scene):
 
 
 def test_tiles_leave_no_seam(engine):
-    photos = [texture(600, 600, seed) for seed in range(3)]
-    frames, *_ = random_scene(np.random.default_rng(8), photos, 512, 8.0, n_frames=3, faults={})
+    frames, _ = compose(7, 512, 3)
     whole = fuse_stack(frames, engine).picture
     mean, share = levels(fuse_stack(frames, engine, tile=256).picture, whole)
     assert mean <= 0.05 and share <= 0.005
