@@ -19,10 +19,17 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from pictures import by_stem, list_pictures, luma, read_picture
-from utils import StackError, natural_key
+from pictures import (
+    STACK_FOLDERS,
+    by_stem,
+    list_folders,
+    list_pictures,
+    luma,
+    read_picture,
+    stack_root,
+)
+from utils import StackError
 
-STACK_FOLDERS = ("dof_stack", "image stack", "stacks")
 ANSWER_FOLDER = "AiF"
 PLAN, SAMPLE = 1, 2  # keep the random numbers of an epoch's order apart from those of its samples
 
@@ -38,12 +45,13 @@ def find_pairs(datapath):
         natural order of the scenes; left_over a sentence for each stack or answer that has no
         partner.
     Raises:
-        StackError: a folder is missing, two answers have one name, or there is no pair at all.
+        StackError: a folder is missing or there twice, two answers have one name, or there is no
+            pair at all.
     """
     datapath = Path(datapath)
-    stacks = [datapath / name for name in STACK_FOLDERS if (datapath / name).is_dir()]
+    stacks = stack_root(datapath)
     answers_folder = datapath / ANSWER_FOLDER
-    if not stacks or not answers_folder.is_dir():
+    if stacks is None or not answers_folder.is_dir():
         missing = ANSWER_FOLDER if stacks else STACK_FOLDERS[0]
         raise StackError(
             f"{datapath} has no folder {missing}: training needs dof_stack/<scene>/ with the "
@@ -51,9 +59,7 @@ def find_pairs(datapath):
         )
     answers = by_stem(list_pictures(answers_folder))
     pairs, left_over = [], []
-    for folder in sorted(stacks[0].iterdir(), key=lambda path: natural_key(path.name)):
-        if not folder.is_dir() or folder.name.startswith("."):
-            continue
+    for folder in list_folders(stacks):
         frames = list_pictures(folder)
         answer = answers.pop(folder.name, None)
         if answer is None:
@@ -62,7 +68,7 @@ def find_pairs(datapath):
             left_over.append(f"{folder} holds {len(frames)} picture(s), a stack needs two or more")
         else:
             pairs.append((folder.name, frames, answer))
-    left_over += [f"{path} has no stack {stacks[0].name}/{stem}/" for stem, path in answers.items()]
+    left_over += [f"{path} has no stack {stacks.name}/{stem}/" for stem, path in answers.items()]
     if not pairs:
         raise StackError(f"{datapath} holds no stack with its answer: {'; '.join(left_over[:3])}")
     return pairs, left_over

@@ -69,7 +69,7 @@ def named_folders(words):
     folders = {}
     for word in words:
         name, equals, folder = word.partition("=")
-        if not equals or Path(word).is_dir():
+        if word and (not equals or Path(word).is_dir()):
             name, folder = Path(word).resolve().name, word
         if not name or not folder:
             raise StackError(f"--results {word!r} is no folder: give DIR or NAME=DIR")

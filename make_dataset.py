@@ -13,7 +13,7 @@ import os
 import shutil
 import signal
 import sys
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from functools import lru_cache
 from pathlib import Path
@@ -27,6 +27,8 @@ from pictures import by_stem, list_pictures, read_picture, write_picture
 from utils import StackError, number, run_main, run_record, write_json
 
 READ_NOISE = 3.0  # electrons, with --noise
+NOT_IN_DEMO = ("image_path", "depth_path", "depth_suffix", "depth_kind", "depth_range", "refocus")
+NOT_IN_DEMO += ("num_frames", "max_coc", "num_scenes", "clean")
 MAY_CHANGE = ("output_path", "num_scenes", "workers")  # when a data set is gone on with
 
 
@@ -120,10 +122,10 @@ def get_parser():
 def check_arguments(parser, args):
     """Refuse contradictions, and fill in the defaults that depend on other options."""
     if args.demo:
-        given = [name for name in ("image_path", "depth_path", "num_scenes") if getattr(args, name)]
+        given = [name for name in NOT_IN_DEMO if getattr(args, name) != parser.get_default(name)]
         if given:
-            parser.error(f"--demo brings its own picture: leave --{given[0]} away")
-        args.refocus, args.num_frames, args.max_coc = "thin_lens", 12, 16.0
+            parser.error(f"--demo brings its own picture and lens: leave --{given[0]} away")
+        args.num_frames, args.max_coc, args.depth_kind = 12, 16.0, "disparity"
         return
     if not args.image_path or not Path(args.image_path).is_dir():
         parser.error(f"--image_path {args.image_path}: give a folder of photographs")
@@ -278,8 +280,8 @@ def write_scene(output, name, scene, save_masks):
     """
     frames, answer, depth, sharpest, settings = scene
     digits = max(2, len(str(len(frames) - 1)))
-    masks = [255 * (sharpest == k).astype(np.uint8) for k in range(len(frames))]
-    for kind, pictures in (("dof_stack", frames), ("masks", masks if save_masks else [])):
+    masks = [255 * np.uint8(sharpest == k) for k in range(len(frames))] if save_masks else []
+    for kind, pictures in (("dof_stack", frames), ("masks", masks)):
         folder = output / kind / name
         shutil.rmtree(folder, ignore_errors=True)  # frames of an interrupted run
         for k, picture in enumerate(pictures):
@@ -298,7 +300,6 @@ def list_jobs(args):
         from skimage.data import stereo_motorcycle
 
         picture, _, disparity = stereo_motorcycle()
-        args.depth_kind = "disparity"
         return [("motorcycle", picture, disparity)], []
     if args.depth_path:
         pairs, alone = pair_depth(args.image_path, args.depth_path, args.depth_suffix)
@@ -361,7 +362,7 @@ def what_is_wrong(path):
     return None
 
 
-def run_all(function, items, workers, label):
+def run_all(function, items, workers):
     """Call `function(*item)` for all items over processes, with a progress bar.
 
     Yields:
@@ -371,7 +372,7 @@ def run_all(function, items, workers, label):
     """
     workers = min(workers, len(items))
     if workers < 2:
-        for item in tqdm(items, label):
+        for item in tqdm(items, "scenes"):
             yield item, function(*item)
         return
     # Spawned, not forked: a fork of a process with torch's threads can hang.
@@ -382,7 +383,7 @@ def run_all(function, items, workers, label):
         futures = {pool.submit(function, *item): item for item in items}
         signal.signal(signal.SIGINT, answer)
         try:
-            for future in tqdm(as_completed(futures), label, len(futures), smoothing=0.05):
+            for future in tqdm(as_completed(futures), "scenes", len(futures), smoothing=0.05):
                 yield futures[future], future.result()
         except BrokenProcessPool as error:
             raise StackError("a process died, of memory most likely: lower --workers") from error
@@ -436,7 +437,7 @@ def main(argv=None):
     write_json(output / "dataset.json", record)
     failures = []
     try:
-        for (_, _, job), (scene, wrong) in run_all(make_scene, todo, args.workers, "scenes"):
+        for (_, _, job), (scene, wrong) in run_all(make_scene, todo, args.workers):
             if wrong:
                 failures.append(wrong)
             else:
@@ -457,11 +458,11 @@ def without_bad_photos(jobs, workers):
         StackError: none can.
     """
     photos = jobs[0][1]
-    checked = run_all(what_is_wrong, [(photo,) for photo in photos], workers, "photographs")
-    wrong = {photo: sentence for (photo,), sentence in checked if sentence}
-    for sentence in wrong.values():
+    with ThreadPoolExecutor(workers) as pool:  # the decoder runs beside Python
+        checked = list(tqdm(pool.map(what_is_wrong, photos), "photographs", len(photos)))
+    for sentence in filter(None, checked):
         print(f"left out: {sentence}", file=sys.stderr)
-    good = [photo for photo in photos if photo not in wrong]
+    good = [photo for photo, sentence in zip(photos, checked) if not sentence]
     if not good:
         raise StackError(f"none of the {len(photos)} photographs can be read")
     return [(name, good, None) for name, _, _ in jobs]

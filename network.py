@@ -280,6 +280,8 @@ class StackMix(nn.Module):
         widths: channels of the three levels.
         hidden: channels of the attention's shared layer.
         window: side of the attention's window in blocks of 16 px, odd.
+    Raises:
+        ValueError: a number that is no such thing.
     """
 
     output = "weights"
@@ -288,6 +290,10 @@ class StackMix(nn.Module):
 
     def __init__(self, widths, hidden, window):
         super().__init__()
+        if len(widths) != 3 or any(type(n) is not int or n < 1 for n in (*widths, hidden, window)):
+            raise ValueError("widths are three whole numbers, hidden and window one each, above 0")
+        if window % 2 == 0:
+            raise ValueError(f"a window of {window} blocks has no middle: take an odd number")
         narrow, middle, wide = widths
         samples = self.unshuffle**2
         self.stem = ConvNorm3d(samples, narrow, (1, 3, 3))
@@ -370,7 +376,11 @@ def load_checkpoint(path):
         StackError: there is no such file, or it holds no weights of a network of ours.
     """
     if not Path(path).is_file():
-        raise StackError(f"{path} is not there: give the weights with --model_path")
+        raise StackError(f"{path} is no file of weights: give the path of a checkpoint")
+    try:
+        Path(path).open("rb").close()  # what cannot be opened is no cut checkpoint
+    except OSError as error:
+        raise StackError(f"{path} cannot be read: {error.strerror}") from error
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError) as error:

@@ -9,6 +9,7 @@ multiplies that of RGBA ones into the colours.
 
 import io
 import logging
+import os
 import struct
 import zlib
 from concurrent.futures import ThreadPoolExecutor
@@ -23,10 +24,51 @@ from PIL import Image
 from utils import StackError, natural_key, read_bytes, write_bytes
 
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp")
+STACK_FOLDERS = ("dof_stack", "image stack", "stacks")  # of a data set, each with stacks in it
+NEVER_STACKS = ("aif", "depth", "disparity")
 PNG_START = b"\x89PNG\r\n\x1a\n"
 TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 CHANNEL_NAMES = {1: "grey", 2: "grey with alpha", 3: "colour", 4: "colour with alpha"}
 LUMA_RED, LUMA_GREEN, LUMA_BLUE = 0.299, 0.587, 0.114  # ITU-R BT.601
+
+
+def _inside(folder):
+    """What lies in a folder, in any order; StackError where that cannot be told."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise StackError(f"{folder} is no folder: give the folder that holds the pictures")
+    try:
+        return list(folder.iterdir())
+    except OSError as error:
+        raise StackError(
+            f"{folder} cannot be read ({error.strerror}): change its permissions, or move it"
+        ) from error
+
+
+def list_folders(folder):
+    """The folders below a folder in natural order, but for hidden ones and those of answers.
+
+    Raises:
+        StackError: `folder` is no folder, or cannot be read.
+    """
+    folders = [
+        path
+        for path in _inside(folder)
+        if path.is_dir()
+        and not path.name.startswith(".")
+        and path.name.casefold() not in NEVER_STACKS
+    ]
+    return sorted(folders, key=lambda path: natural_key(path.name))
+
+
+def stack_root(folder):
+    """The folder among STACK_FOLDERS below `folder`, or None; StackError where there are two."""
+    found = [Path(folder) / name for name in STACK_FOLDERS]
+    found = [path for path in found if os.path.isdir(path)]  # False too where it cannot be told
+    if len(found) > 1:
+        names = " and ".join(path.name for path in found)
+        raise StackError(f"{folder} holds {names}: move one of them elsewhere")
+    return found[0] if found else None
 
 
 def list_pictures(folder):
@@ -41,18 +83,9 @@ def list_pictures(folder):
     Raises:
         StackError: `folder` is no folder, or cannot be read.
     """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise StackError(f"{folder} is no folder: give the folder that holds the pictures")
-    try:
-        inside = list(folder.iterdir())
-    except OSError as error:
-        raise StackError(
-            f"{folder} cannot be read ({error.strerror}): give yourself the right to, or move it"
-        ) from error
     pictures = [
         path
-        for path in inside
+        for path in _inside(folder)
         if path.suffix.lower() in PICTURE_SUFFIXES
         and not path.name.startswith(".")
         and not path.is_dir()

@@ -9,11 +9,10 @@ from pathlib import Path
 from tqdm import tqdm
 
 from fuse import add_fuse_options, fuse_files, make_engine, make_folder, result_suffix
-from pictures import list_frames, list_pictures
+from pictures import STACK_FOLDERS, list_folders, list_frames, list_pictures, stack_root
 from utils import (
     KNOWN_FAILURES,
     StackError,
-    natural_key,
     rank_and_world,
     run_main,
     run_record,
@@ -23,8 +22,6 @@ from utils import (
     write_json,
 )
 
-STACK_FOLDERS = ("dof_stack", "image stack", "stacks")
-NEVER_STACKS = ("aif", "depth", "disparity")
 COLUMNS = ("stack", "width", "height", "frames", "network_seconds", "seconds")
 
 
@@ -66,30 +63,9 @@ def get_parser():
     return parser
 
 
-def subfolders(folder):
-    """Folders below `folder` in natural order, but for hidden ones and those of answers."""
-    found = [
-        path
-        for path in folder.iterdir()
-        if path.is_dir()
-        and not path.name.startswith(".")
-        and path.name.casefold() not in NEVER_STACKS
-    ]
-    return sorted(found, key=lambda path: natural_key(path.name))
-
-
-def stack_root(folder):
-    """The folder among STACK_FOLDERS below `folder`, or None; StackError where there are two."""
-    found = [folder / name for name in STACK_FOLDERS if (folder / name).is_dir()]
-    if len(found) > 1:
-        names = " and ".join(path.name for path in found)
-        raise StackError(f"{folder} holds {names}: give one of them as --stack_basedir_path")
-    return found[0] if found else None
-
-
 def stacks_in(folder):
     """The sub-folders of `folder` that hold pictures."""
-    return [path for path in subfolders(folder) if list_pictures(path)]
+    return [path for path in list_folders(folder) if list_pictures(path)]
 
 
 def find_datasets(base):
@@ -102,8 +78,6 @@ def find_datasets(base):
     Raises:
         StackError: no folder, no stacks, or a choice that only the user can make.
     """
-    if not base.is_dir():
-        raise StackError(f"{base} is no folder: give the folder of the stacks")
     name = base.resolve().name
     root = stack_root(base)
     if root is not None:
@@ -111,7 +85,7 @@ def find_datasets(base):
     else:
         if name in STACK_FOLDERS:
             name = base.resolve().parent.name
-        below = [(folder, stack_root(folder)) for folder in subfolders(base)]
+        below = [(folder, stack_root(folder)) for folder in list_folders(base)]
         datasets = {folder.name: stacks_in(root) for folder, root in below if root is not None}
         own = [folder for folder, root in below if root is None and list_pictures(folder)]
         if own and name in datasets:

@@ -136,19 +136,19 @@ class Stop:
         self.previous = {}
 
     def __enter__(self):
-        for number_ in (signal.SIGINT, signal.SIGTERM):
-            self.previous[number_] = signal.signal(number_, self.receive)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self.previous[number] = signal.signal(number, self.receive)
         return self
 
     def __exit__(self, *_):
-        for number_, handler in self.previous.items():
-            signal.signal(number_, handler)
+        for number, handler in self.previous.items():
+            signal.signal(number, handler)
 
-    def receive(self, number_, _frame):
+    def receive(self, number, _frame):
         """Remember the signal."""
         if self.signal == signal.SIGINT:
             raise KeyboardInterrupt
-        self.signal = number_
+        self.signal = number
 
     def reason(self, device):
         """0 to go on, TIME, or the signal's number + 128; the same in all processes."""

@@ -4,7 +4,6 @@ The run lives in experiments/<exp_name>/: args.json, log.jsonl, TensorBoard even
 use) and last.pth (to resume).
 """
 
-import argparse
 import contextlib
 import hashlib
 import json
@@ -19,7 +18,6 @@ from tqdm import tqdm
 
 import loss
 from dataloader import (
-    FRAME_CHOICES,
     Augmentation,
     EpochBatches,
     LumaStore,
@@ -31,14 +29,7 @@ from dataloader import (
     split_pairs,
 )
 from metrics import score
-from network import (
-    NETWORKS,
-    build_network,
-    default_config,
-    load_checkpoint,
-    load_network,
-    run_network,
-)
+from network import build_network, load_network, run_network
 from runs import (
     Average,
     Log,
@@ -50,9 +41,9 @@ from runs import (
     learning_rate,
 )
 from show import training_panel
+from train_options import args_config, get_parser, parse_args
 from utils import (
     StackError,
-    number,
     rank_and_world,
     run_main,
     run_record,
@@ -61,308 +52,7 @@ from utils import (
     write_json,
 )
 
-PRESETS = {
-    "published": {
-        "network": "StackMFF",
-        "image_size": [384, 384],
-        "fit": "resize",
-        "frames": "shuffled",
-        "flips": False,
-        "gain": 0.0,
-        "split": "name",
-        "val_fraction": 0.2,
-        "epochs": 20,
-        "batch_size": 16,
-        "optimizer": "sgd",
-        "lr": 5e-3,
-        "weight_decay": 1e-4,
-        "gamma": 0.9,
-        "warmup_steps": 0,
-        "decay_fraction": 0.0,
-        "clip": 0.0,
-        "ema": 0.0,
-        "loss_weights": [f"{name}={weight}" for name, weight in loss.PUBLISHED_WEIGHTS.items()],
-        "precision": "fp32",
-    }
-}
-# What a resumed run must keep, or it would not be the run that stopped.
-FIXED = (
-    "network",
-    "network_options",
-    "seed",
-    "batch_size",
-    "repeat",
-    "image_size",
-    "fit",
-    "frames",
-    "split",
-    "val_fraction",
-    "optimizer",
-)
-# What belongs to a session on a machine and not to the run.
-OF_THE_SESSION = ("resume", "max_minutes", "device", "num_workers", "cache_mib", "experiments")
 PANELS = 2  # validation scenes that TensorBoard shows
-
-
-def get_parser():
-    """The options of train.py."""
-    parser = argparse.ArgumentParser(
-        description=__doc__.splitlines()[0],
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    whole = number(int, low=1)
-
-    group = parser.add_argument_group("run")
-    group.add_argument("--exp_name", required=True, help="name of the run's folder")
-    group.add_argument("--experiments", default="experiments", help="folder of all runs")
-    group.add_argument("--preset", choices=list(PRESETS), help="a recipe: other defaults")
-    group.add_argument("--epochs", type=whole, default=100, help="epochs of the whole run")
-    group.add_argument("--seed", type=number(int, low=0, high=2**32 - 1), default=0, help="seed")
-    group.add_argument("--device", default="auto", help="auto, cpu, mps, cuda or cuda:K")
-    group.add_argument(
-        "--precision",
-        choices=["auto", "fp32", "bf16"],
-        default="auto",
-        help="arithmetic of the network; auto takes bf16 on CUDA, and on a CPU where it is faster",
-    )
-    group.add_argument(
-        "--max_minutes",
-        type=number(float, above=0),
-        help="save and stop after this many minutes (none: no limit); --resume goes on",
-    )
-    group.add_argument(
-        "--resume",
-        action="store_true",
-        help="go on from last.pth with the run's own options; those given again replace them",
-    )
-    group.add_argument(
-        "--save_every",
-        type=number(int, low=0),
-        default=0,
-        help="also keep epoch_<number>.pth every so many epochs; 0 keeps none",
-    )
-    group.add_argument("--log_every", type=whole, default=50, help="steps between lines of the log")
-    group.add_argument("--validate_every", type=whole, default=1, help="epochs between validations")
-
-    group = parser.add_argument_group("network")
-    group.add_argument("--network", choices=list(NETWORKS), default="StackMix", help="network")
-    group.add_argument(
-        "--network_options",
-        nargs="*",
-        default=[],
-        metavar="NAME=VALUE",
-        help="options of the network's configuration, values in JSON",
-    )
-    group.add_argument("--init", metavar="FILE", help="begin with the weights of a checkpoint")
-
-    group = parser.add_argument_group("data")
-    group.add_argument(
-        "--datapath",
-        nargs="+",
-        metavar="DIR",
-        help="folders with dof_stack/<scene>/ and AiF/<scene>.*; required but with --resume",
-    )
-    group.add_argument(
-        "--val_datapath",
-        nargs="+",
-        metavar="DIR",
-        help="validate on these sets and train on all of --datapath (none: on a share of that)",
-    )
-    group.add_argument(
-        "--image_size",
-        nargs=2,
-        type=whole,
-        default=[128, 128],
-        metavar=("H", "W"),
-        help="size of the training pictures, px",
-    )
-    group.add_argument(
-        "--fit",
-        choices=["crop", "resize"],
-        default="crop",
-        help="cut the training pictures out at random, or stretch whole pictures",
-    )
-    group.add_argument(
-        "--frames",
-        choices=FRAME_CHOICES,
-        default="subset",
-        help="2 to all of the frames in either order, all in order, or all shuffled",
-    )
-    group.add_argument(
-        "--flips",
-        action=argparse.BooleanOptionalAction,
-        default=True,
-        help="mirror and turn the training pictures",
-    )
-    group.add_argument(
-        "--gain",
-        type=number(float, low=0, below=1),
-        default=0.2,
-        help="brightness of a sample changes by up to this factor from 1",
-    )
-    group.add_argument(
-        "--noise",
-        type=number(float, low=0),
-        default=0.0,
-        help="frames get Gaussian noise of up to this deviation, grey levels of 255",
-    )
-    group.add_argument("--repeat", type=whole, default=1, help="samples of each scene in an epoch")
-    group.add_argument(
-        "--val_fraction",
-        type=number(float, above=0, below=1),
-        default=0.05,
-        help="share of the scenes that validate",
-    )
-    group.add_argument(
-        "--split",
-        choices=["random", "name"],
-        default="random",
-        help="validate on scenes chosen by the seed, or on the last by name",
-    )
-    group.add_argument(
-        "--val_size",
-        nargs=2,
-        type=whole,
-        default=[512, 512],
-        metavar=("H", "W"),
-        help="larger validation pictures are cut to their centre, px",
-    )
-    group.add_argument(
-        "--num_workers",
-        type=number(int, low=0),
-        default=0,
-        help="processes that load; 0 loads between the steps, which is enough once the pictures "
-        "are in the cache",
-    )
-    group.add_argument(
-        "--cache_mib",
-        type=number(int, low=0),
-        default=4096,
-        help="memory for decoded pictures, MiB; it is taken as pictures come in",
-    )
-
-    group = parser.add_argument_group("optimisation")
-    group.add_argument(
-        "--batch_size", type=whole, default=8, help="scenes in a step of each process"
-    )
-    group.add_argument("--optimizer", choices=["adamw", "sgd"], default="adamw", help="method")
-    group.add_argument("--lr", type=number(float, above=0), default=2e-3, help="learning rate")
-    group.add_argument(
-        "--gamma",
-        type=number(float, above=0, high=1),
-        default=1.0,
-        help="factor of the learning rate from epoch to epoch",
-    )
-    group.add_argument(
-        "--warmup_steps",
-        type=number(int, low=0),
-        default=200,
-        help="steps in which the learning rate rises to its value",
-    )
-    group.add_argument(
-        "--decay_fraction",
-        type=number(float, low=0, high=1),
-        default=0.2,
-        help="last share of --epochs in which the learning rate falls to 0",
-    )
-    group.add_argument(
-        "--weight_decay", type=number(float, low=0), default=1e-4, help="weight decay"
-    )
-    group.add_argument(
-        "--clip",
-        type=number(float, low=0),
-        default=1.0,
-        help="largest norm of the gradient; 0 leaves it",
-    )
-    group.add_argument(
-        "--ema",
-        type=number(float, low=0, below=1),
-        default=0.999,
-        help="decay of the moving average of the weights, a step; 0 uses the last weights",
-    )
-    group.add_argument(
-        "--loss_weights",
-        nargs="+",
-        default=[f"{name}={weight}" for name, weight in loss.DEFAULT_WEIGHTS.items()],
-        metavar="W",
-        help=f"four numbers ({' '.join(loss.PUBLISHED_WEIGHTS)}), or name=weight pairs of "
-        + ", ".join(loss.TERMS),
-    )
-    return parser
-
-
-def parse_args(argv=None):
-    """The options of a run: the command line over the resumed run's or the preset's defaults.
-
-    Returns:
-        (args, checkpoint): checkpoint is what last.pth holds, or None.
-    Raises:
-        StackError: there is nothing to resume, or the folder already holds a run.
-    """
-    parser = get_parser()
-    args = parser.parse_args(argv)
-    last = Path(args.experiments) / args.exp_name / "last.pth"
-    checkpoint = None
-    if args.resume:
-        if args.init:
-            parser.error("--init begins a run, --resume goes on with one: give one of them")
-        if not last.is_file():
-            raise StackError(f"{last} is not there: start the run without --resume")
-        checkpoint = load_checkpoint(last)
-        if "state" not in checkpoint:
-            raise StackError(f"{last} holds no state of a run: use --init for its weights")
-        kept = {k: v for k, v in checkpoint["args"].items() if k not in OF_THE_SESSION}
-        args = parser.parse_args(argv, argparse.Namespace(**kept))
-        for name in FIXED:
-            if getattr(args, name) != kept[name]:
-                parser.error(
-                    f"--{name} is {kept[name]} in the run {args.exp_name} and cannot change when "
-                    "it is resumed"
-                )
-    elif last.exists():
-        raise StackError(
-            f"{last.parent} already holds a run: --resume goes on with it, another --exp_name "
-            "starts one"
-        )
-    elif args.preset:
-        parser.set_defaults(**PRESETS[args.preset])
-        args = parser.parse_args(argv)
-    check_args(parser, args)
-    return args, checkpoint
-
-
-def check_args(parser, args):
-    """End by parser.error where options contradict each other."""
-    if not args.datapath:
-        parser.error("--datapath is required: the folder that make_dataset.py wrote")
-    try:
-        weights = loss.parse_loss_weights(args.loss_weights)
-    except ValueError as error:
-        parser.error(f"--loss_weights: {error}")
-    if weights.get("cross_entropy") and NETWORKS[args.network].output != "weights":
-        parser.error(
-            f"--loss_weights: cross_entropy needs weights of the frames, {args.network} gives luma"
-        )
-    if args.fit == "resize" and args.flips and args.image_size[0] != args.image_size[1]:
-        parser.error("--fit resize with --flips turns pictures: give a square --image_size")
-    try:
-        args_config(args)
-    except ValueError as error:
-        parser.error(f"--network_options: {error}")
-
-
-def args_config(args):
-    """The network's configuration; raises ValueError for words that are not NAME=JSON."""
-    config = default_config(args.network)
-    for word in args.network_options:
-        name, equals, value = word.partition("=")
-        if not equals or name not in config:
-            raise ValueError(f"{word!r} is no NAME=VALUE with a name of {', '.join(config)}")
-        try:
-            config[name] = json.loads(value)
-        except json.JSONDecodeError:
-            raise ValueError(f"{name}={value!r} is no JSON value") from None
-    return config
 
 
 def fingerprint(pairs, scenes, world):
@@ -648,7 +338,7 @@ def process_group(device):
 
 def main(argv=None):
     """Train; returns the exit status."""
-    args, checkpoint = parse_args(argv)
+    args, checkpoint = parse_args(get_parser(), argv)
     rank, world, _ = rank_and_world()
     if world > 1 and args.device.startswith(("cuda:", "mps")):
         raise StackError(

@@ -75,6 +75,12 @@ def test_a_folder_with_an_equals_sign_is_a_folder(folders, tmp_path):
     assert evaluate.named_folders([str(odd)]) == {"lr=0.1 é": odd}
 
 
+@pytest.mark.parametrize("word", ["name=", "=folder", ""])
+def test_results_without_a_name_or_a_folder(word):
+    with pytest.raises(StackError, match="give DIR or NAME=DIR"):
+        evaluate.named_folders([word])
+
+
 def test_gray(folders):
     colour, _ = evaluate.evaluate(evaluate.match(*folders))
     gray, _ = evaluate.evaluate(evaluate.match(*folders), gray=True)

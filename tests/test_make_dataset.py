@@ -58,6 +58,7 @@ def test_random_scenes_go_on_where_they_stopped(run, photos, tmp_path):
     first = (out / "AiF" / "scene_00000.png").read_bytes()
     stamp = (out / "AiF" / "scene_00000.png").stat().st_mtime_ns
     (out / "AiF" / "scene_00001.png").unlink()
+    words[1] = f"{photos}/"
     status, said = run(*words, "--num_scenes", 3, "--save_masks")
     assert status == 0 and "3 scenes, 2 of them new" in said
     assert (out / "AiF" / "scene_00000.png").stat().st_mtime_ns == stamp
@@ -115,6 +116,8 @@ def test_published_recipe(run, photos, depths, tmp_path):
     [
         (["--image_path", "nowhere"], "give a folder"),
         (["--demo", "--image_path", "x"], "brings its own"),
+        (["--demo", "--refocus", "published"], "leave --refocus away"),
+        (["--demo", "--num_frames", "5"], "leave --num_frames away"),
         (["--image_path", ".", "--refocus", "published"], "needs --depth_path"),
         (["--image_path", ".", "--depth_kind", "distance"], "need --depth_path"),
         (["--image_path", ".", "--depth_path", ".", "--num_scenes", "3"], "random scenes"),
@@ -167,6 +170,23 @@ def test_disparity_of_distance_and_of_disparity():
         to_disparity(np.zeros((10, 10)), "distance", "d.npy")
 
 
+def test_disparity_beyond_the_range_of_float32():
+    ramp = np.tile(np.linspace(1, 2, 30), (10, 1))
+    for scale in (1e300, 1e-300):
+        disparity = to_disparity(ramp * scale, "disparity", "d.npy")
+        np.testing.assert_allclose(disparity, ramp - 1, atol=1e-6)
+
+
+def test_two_maps_or_photographs_of_one_name_are_refused(photos, depths):
+    np.save(depths / "p0.npy", np.ones((48, 64)))
+    with pytest.raises(StackError, match=r"p0\.png and p0\.npy have one name"):
+        make_dataset.pair_depth(photos, depths, "")
+    (depths / "p0.npy").unlink()
+    write_picture(photos / "p1.tif", drawn_photo(1))
+    with pytest.raises(StackError, match=r"p1\.tif and p1\.png have one name"):
+        make_dataset.pair_depth(photos, depths, "")
+
+
 def test_region_maps():
     depth = np.array([[0, 100, 65535]], np.uint16)
     assert to_region_map(depth, "d", "asis").tolist() == [[0, 0, 255]]
@@ -189,3 +209,23 @@ def test_bad_depth_maps(tmp_path):
     write_picture(tmp_path / "d.png", drawn_photo(0))
     with pytest.raises(StackError, match="colour"):
         read_depth(tmp_path / "d.png", (48, 64))
+    with open(path, "wb") as file:
+        np.savez(file, np.zeros((48, 64)))
+    with pytest.raises(StackError, match="no array"):
+        read_depth(path, (48, 64))
+    path.write_bytes(b"")
+    with pytest.raises(StackError, match="is empty"):
+        read_depth(path, (48, 64))
+    with pytest.raises(StackError, match=r"e\.npy cannot be read: No such file"):
+        read_depth(tmp_path / "e.npy", (48, 64))
+
+
+def test_depth_of_any_suffix_and_with_alpha(photos, tmp_path):
+    depth = drawn_photo(0)[..., :1]
+    write_picture(tmp_path / "d" / "p0.PNG", np.dstack([depth, np.full_like(depth, 7)]))
+    np.save(tmp_path / "d" / "p1.npy", depth[..., 0])
+    (tmp_path / "d" / "p1.npy").rename(tmp_path / "d" / "p1.NPY")
+    pairs, alone = make_dataset.pair_depth(photos, tmp_path / "d", "")
+    assert [path.name for _, path in pairs] == ["p0.PNG", "p1.NPY"] and len(alone) == 1
+    for _, path in pairs:
+        np.testing.assert_array_equal(read_depth(path, (48, 64)), depth[..., 0])

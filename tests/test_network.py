@@ -184,7 +184,7 @@ def test_bare_published_weights_are_recognised(published, tmp_path, prefix):
 
 
 def test_errors_of_loading(mix, tmp_path):
-    with pytest.raises(StackError, match="is not there"):
+    with pytest.raises(StackError, match="no file of weights"):
         load_network(tmp_path / "none.pth")
     (tmp_path / "text.pth").write_text("no weights")
     with pytest.raises(StackError, match="no checkpoint"):
@@ -206,3 +206,6 @@ def test_errors_of_building():
         build_network({"network": "Unknown"})
     with pytest.raises(StackError, match="does not fit"):
         build_network({"network": "StackMix", "depth": 3})
+    for options in ({"widths": [16, 24]}, {"widths": [0, 2, 3]}, {"hidden": "x"}, {"window": 4}):
+        with pytest.raises(StackError, match="does not fit StackMix"):
+            build_network({"network": "StackMix", **options})

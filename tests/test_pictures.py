@@ -3,6 +3,7 @@
 import io
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import cv2
@@ -12,6 +13,7 @@ import tifffile
 from PIL import Image, ImageCms, ImageOps
 
 from pictures import (
+    list_folders,
     list_frames,
     list_pictures,
     loses,
@@ -265,6 +267,7 @@ def test_a_missing_file_is_named(tmp_path):
         read_picture(tmp_path / "no.png")
 
 
+@cache  # the profile tells the second at which it was made
 def profile_of(space):
     if space == "sRGB":
         return ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
@@ -306,6 +309,16 @@ def test_list_pictures_in_natural_order(tmp_path):
     (tmp_path / "folder.png").mkdir()
     found = [path.name for path in list_pictures(tmp_path)]
     assert found == ["b.webp", "frame1.TiF", "frame2.jpg", "frame10.PNG"]
+
+
+def test_a_folder_that_cannot_be_read(tmp_path, monkeypatch):
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    for function in (list_pictures, list_folders):
+        with pytest.raises(StackError, match=f"{tmp_path.name} cannot be read .Permission denied"):
+            function(tmp_path)
 
 
 def test_too_few_frames(tmp_path):

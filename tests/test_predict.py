@@ -228,7 +228,7 @@ def test_a_missing_folder_and_missing_weights(tmp_path, capsys):
     make_stack(tmp_path / "stack")
     args = "--stack_path", tmp_path / "stack", "--output", out, "--model_path"
     assert call(predict.main, *args, tmp_path / "no.pth") == 1
-    assert "no.pth is not there" in capsys.readouterr().err
+    assert "no.pth is no file of weights" in capsys.readouterr().err
     (tmp_path / "text.pth").write_text("no weights")
     assert call(predict.main, *args, tmp_path / "text.pth") == 1
     assert "text.pth is no checkpoint" in capsys.readouterr().err
@@ -431,6 +431,16 @@ def test_a_data_set_goes_on_after_a_bad_stack(tmp_path, weights, capsys, monkeyp
     assert call(predict_dataset.main, *args) == 0
     assert {path: path.stat().st_mtime_ns for path in times} == times
     assert list(summary(out)) == ["a", "b", "c d", "größe.v2"]
+
+
+def test_a_link_to_nowhere_is_one_bad_stack(tmp_path, weights, capsys):
+    for name in ("a", "b"):
+        make_stack(tmp_path / "set" / name, 2)
+    (tmp_path / "set" / "a" / "2.png").symlink_to(tmp_path / "nowhere.png")
+    args = "--stack_basedir_path", tmp_path / "set", "--output_dir", tmp_path / "out"
+    assert call(predict_dataset.main, *args, "--model_path", weights["StackMix"]) == 1
+    assert "2.png cannot be read: No such file or directory\n" in capsys.readouterr().err
+    assert list(summary(tmp_path / "out")) == ["b"]
 
 
 def test_what_is_done_again(tmp_path, weights, monkeypatch):
