@@ -21,7 +21,7 @@ from utils import StackError, rank_and_world, run_record, write_bytes, write_tex
 def learning_rate(step, steps_per_epoch, args):
     """The learning rate of a step; it follows from the step alone, so that runs resume exactly.
 
-    A rise over the first warmup_steps, then constant (or falling by gamma from epoch to epoch), and
+    A rise over the first warmup_steps, at most a tenth of the run, then constant (or falling by gamma from epoch to epoch), and
     a straight fall to nearly 0 over the last decay_fraction of all steps. While that has not begun,
     the run can be resumed with more epochs as if it had always had them.
 
@@ -33,7 +33,7 @@ def learning_rate(step, steps_per_epoch, args):
         float.
     """
     total = args.epochs * steps_per_epoch
-    rise = min(1, (step + 1) / args.warmup_steps) if args.warmup_steps else 1
+    rise = min(1, (step + 1) / max(min(args.warmup_steps, total // 10), 1))
     decay_steps = round(total * args.decay_fraction)
     fall = min(1, (total - step) / decay_steps) if decay_steps else 1
     return args.lr * args.gamma ** (step // steps_per_epoch) * rise * fall

@@ -205,7 +205,7 @@ def get_parser():
         "--warmup_steps",
         type=number(int, low=0),
         default=200,
-        help="steps in which the learning rate rises to its value",
+        help="steps in which the learning rate rises to its value, a tenth of the run at most",
     )
     group.add_argument(
         "--decay_fraction",

@@ -328,12 +328,15 @@ def test_contradictions_end_at_the_parser(words, sentence, tmp_path, capsys):
 def test_learning_rate_rises_holds_and_falls(tmp_path):
     words = ["--lr", "1", "--warmup_steps", "4", "--epochs", "10", "--decay_fraction", "0.5"]
     args = train.get_parser().parse_args(["--exp_name", "x", *words])
-    rates = [runs.learning_rate(step, 2, args) for step in range(20)]
+    rates = [runs.learning_rate(step, 4, args) for step in range(40)]
     assert rates[:5] == [0.25, 0.5, 0.75, 1, 1]
-    assert rates[5:11] == [1] * 6
-    assert rates[11:] == pytest.approx([0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1])
+    assert rates[5:21] == [1] * 16
+    assert rates[21:] == pytest.approx([1 - k / 20 for k in range(1, 20)])
     args.epochs = 20  # a longer run agrees until the shorter one's fall began
-    assert [runs.learning_rate(step, 2, args) for step in range(11)] == rates[:11]
+    assert [runs.learning_rate(step, 4, args) for step in range(21)] == rates[:21]
+    args.warmup_steps, args.epochs = 200, 10  # more than the run has: a tenth of it
+    assert [runs.learning_rate(step, 4, args) for step in range(21)] == rates[:21]
+    args.epochs = 20
     args.gamma, args.warmup_steps, args.decay_fraction = 0.9, 0, 0
     assert [runs.learning_rate(step, 2, args) for step in (0, 1, 2, 39)] == pytest.approx(
         [1, 1, 0.9, 0.9**19]
