@@ -79,6 +79,11 @@ def l1_term(output, batch):
     return functional.l1_loss(output["fused"], batch["answer"])
 
 
+def mse_term(output, batch):
+    """Mean squared error of the fused luma: what PSNR measures."""
+    return functional.mse_loss(output["fused"], batch["answer"])
+
+
 def ssim_term(output, batch):
     """1 - SSIM of the fused luma."""
     return 1 - ssim(output["fused"], batch["answer"])
@@ -125,6 +130,7 @@ TERMS = {
     "ssim": ssim_term,
     "laplacian": laplacian_term,
     "spatial_frequency": spatial_frequency_term,
+    "mse": mse_term,
     "cross_entropy": cross_entropy_term,
 }
 PUBLISHED_WEIGHTS = {"l1": 0.1, "ssim": 0.7, "laplacian": 0.1, "spatial_frequency": 0.1}
