@@ -228,8 +228,8 @@ class Augmentation:
 
     Args:
         crop: (height, width) px of random crops, or None for whole pictures.
-        frames: "subset" (2 to all of the frames, in order or reversed), "all" (every frame, in
-            order) or "shuffled" (every frame, in random order).
+        frames: "subset" (every frame for one sample in two, else 2 to all of them; in order or
+            reversed), "all" (every frame, in order) or "shuffled" (every frame, in random order).
         flips: mirror and turn by quarters.
         gain: brightness factor between 1 - gain and 1 + gain, one for frames and answer.
         noise: up to this standard deviation of Gaussian noise in the frames, grey levels of 255.
@@ -256,7 +256,8 @@ def plan_epoch(frame_counts, batch_size, seed, epoch, subsets, repeat=1, world=1
         frame_counts: N of every scene.
         batch_size: scenes in a batch of one process.
         seed, epoch: choose the plan.
-        subsets: draw between 2 and N; else N.
+        subsets: one scene in two draws between 2 and N; else N. A network that sees subsets alone
+            learns that a surface may be sharp in no frame, and mixes where it need not.
         repeat: how often each scene is taken in an epoch.
         world: processes; they share out a batch of batch_size * world.
     Returns:
@@ -267,7 +268,8 @@ def plan_epoch(frame_counts, batch_size, seed, epoch, subsets, repeat=1, world=1
     scenes = np.tile(np.arange(len(frame_counts)), repeat)
     n_frames = np.asarray(frame_counts)[scenes]
     if subsets:
-        n_frames = rng.integers(2, n_frames + 1)
+        few = rng.integers(2, n_frames + 1)
+        n_frames = np.where(rng.random(len(scenes)) < 0.5, few, n_frames)
     order = rng.permutation(len(scenes))
     order = order[np.argsort(n_frames[order], kind="stable")]
     batches = []
