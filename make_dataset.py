@@ -215,7 +215,7 @@ def photo_scene(photo, depth_map, args, rng):
     """
     import torch
 
-    from refocus import published_refocus, refocus_picture, to_linear
+    from refocus import published_refocus, refocus_picture, regions_of_depth, to_linear
     from scenes import develop
 
     picture = read_rgb(photo) if isinstance(photo, Path) else photo
@@ -224,7 +224,7 @@ def photo_scene(photo, depth_map, args, rng):
     if args.refocus == "published":
         regions = to_region_map(depth, depth_map, args.depth_range)
         frames, answer, depth = published_refocus(picture, regions, n_frames)
-        sharpest = (depth.astype(int) * n_frames // 255).clip(0, n_frames - 1)
+        sharpest = regions_of_depth(depth, n_frames)
         if args.noise or args.jpeg:
             linear = to_linear(torch.from_numpy(frames).permute(0, 3, 1, 2).float() / 255)
             frames = develop(rng, linear, **camera_faults(args))

@@ -316,6 +316,12 @@ def refocus_picture(picture, disparity, focus_disparities, aperture_px, aperture
     return frames[..., margin : margin + height, margin : margin + width]
 
 
+def regions_of_depth(depth, num_frames):
+    """Regions by equal steps of an 8 bit map, 255 in the last: (H, W) uint8 to int from 0."""
+    region = np.digitize(depth, np.linspace(0, 255, num_frames + 1)) - 1
+    return region.clip(0, num_frames - 1)
+
+
 def refocus_regions(picture, region, num_frames):
     """Frames of which each takes every region of a picture at the blur of its distance.
 
@@ -346,5 +352,5 @@ def published_refocus(picture, depth, num_frames=16):
     """
     picture = cv2.resize(picture, (384, 384))
     depth = cv2.resize(depth, (384, 384))
-    region = np.digitize(depth, np.linspace(0, 255, num_frames + 1)) - 1
-    return refocus_regions(picture, region.clip(0, num_frames - 1), num_frames), picture, depth
+    region = regions_of_depth(depth, num_frames)
+    return refocus_regions(picture, region, num_frames), picture, depth

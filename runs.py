@@ -21,9 +21,10 @@ from utils import StackError, rank_and_world, run_record, write_bytes, write_tex
 def learning_rate(step, steps_per_epoch, args):
     """The learning rate of a step; it follows from the step alone, so that runs resume exactly.
 
-    A rise over the first warmup_steps, at most a tenth of the run, then constant (or falling by gamma from epoch to epoch), and
-    a straight fall to nearly 0 over the last decay_fraction of all steps. While that has not begun,
-    the run can be resumed with more epochs as if it had always had them.
+    A rise over the first warmup_steps, at most a tenth of the run, then constant (or falling by
+    gamma from epoch to epoch), and a straight fall to nearly 0 over the last decay_fraction of all
+    steps. While that has not begun, the run can be resumed with more epochs as if it had always
+    had them.
 
     Args:
         step: steps done so far.

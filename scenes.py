@@ -376,11 +376,11 @@ def random_faults(rng):
     return faults
 
 
-def region_scene(rng, photos, size, n_frames=None):
+def region_scene(rng, photos, size, n_frames, faults):
     """A photograph whose regions are blurred and pasted together, as the published synthesis does.
 
     Args:
-        rng, photos, size: as for `random_scene`.
+        rng, photos, size, faults: as for `random_scene`, faults no longer None.
         n_frames: N; None for 4 to 16.
     Returns:
         As `random_scene`.
@@ -393,9 +393,11 @@ def region_scene(rng, photos, size, n_frames=None):
         disparity = torch.where(alpha >= 0.5, values, disparity)
     disparity = disparity.numpy()
     region = (disparity * n_frames).astype(int).clip(0, n_frames - 1)
-    frames = refocus_regions(picture, region, n_frames)[::-1]  # nearest first
+    frames = refocus_regions(picture, region, n_frames)[::-1].copy()  # nearest first
+    linear = to_linear(torch.from_numpy(frames).permute(0, 3, 1, 2).float() / 255)
     focus = (np.arange(n_frames)[::-1] + 0.5) / n_frames
-    return frames, picture, disparity, {"focus_disparity": focus.tolist(), "faults": {}}
+    settings = {"focus_disparity": focus.tolist(), "faults": faults}
+    return develop(rng, linear, **faults), picture, disparity, settings
 
 
 def random_scene(rng, photos, size=224, max_coc=30.0, n_frames=None, faults=None):
@@ -412,8 +414,9 @@ def random_scene(rng, photos, size=224, max_coc=30.0, n_frames=None, faults=None
         frames (N, size, size, 3) uint8 nearest focus first, all-in-focus (size, size, 3) uint8
         without faults, disparity (size, size) float32 in [0, 1], settings (dict).
     """
+    faults = random_faults(rng) if faults is None else faults
     if rng.random() < REGION_SHARE:
-        return region_scene(rng, photos, size, n_frames)
+        return region_scene(rng, photos, size, n_frames, faults)
     largest = float(np.exp(rng.uniform(np.log(2), np.log(max(max_coc, 2)))))
     if n_frames is None:
         step = np.exp(rng.uniform(np.log(0.5), np.log(3)))
@@ -424,7 +427,6 @@ def random_scene(rng, photos, size=224, max_coc=30.0, n_frames=None, faults=None
     softness = float(rng.uniform(0, 0.8)) if rng.random() < 0.2 else 0.0
     aperture = Aperture(blades, float(rng.uniform(0, 2 * np.pi)), softness)
     focus = random_focus(rng, n_frames)
-    faults = random_faults(rng) if faults is None else faults
     inside = (..., slice(margin, margin + size), slice(margin, margin + size))
     linear = refocus_layers(layers, focus, largest, aperture)[inside]
     answer, disparity = flatten_layers(layers)

@@ -134,8 +134,8 @@ def get_parser():
         "--frames",
         choices=FRAME_CHOICES,
         default="subset",
-        help="all or, for one sample in two, 2 to all of the frames in either order; all in order; or "
-        "all shuffled",
+        help="all or, for one sample in two, 2 to all of the frames, in either order; all in "
+        "order; all shuffled",
     )
     group.add_argument(
         "--flips",

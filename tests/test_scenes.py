@@ -33,7 +33,7 @@ def test_shapes_and_ranges(photos):
 
 def test_regions_are_sharp_in_their_frame_and_blurred_in_the_others(photos):
     frames, answer, disparity, settings = scenes.region_scene(
-        np.random.default_rng(2), photos, 64, n_frames=4
+        np.random.default_rng(2), photos, 64, 4, {}
     )
     focus = np.array(settings["focus_disparity"])
     nearest = abs(disparity[None] - focus[:, None, None]).argmin(0)
