@@ -31,6 +31,7 @@ from pictures import (
 from utils import StackError
 
 ANSWER_FOLDER = "AiF"
+TWICE_SHARE = 0.1  # of the samples with some frames twice, so that copies change nothing
 PLAN, SAMPLE = 1, 2  # keep the random numbers of an epoch's order apart from those of its samples
 
 
@@ -229,7 +230,7 @@ class Augmentation:
     Args:
         crop: (height, width) px of random crops, or None for whole pictures.
         frames: "subset" (every frame for one sample in two, else 2 to all of them; in order or
-            reversed), "all" (every frame, in order) or "shuffled" (every frame, in random order).
+            reversed; some of them twice for one in ten), "all" (every frame, in order) or "shuffled" (every frame, in random order).
         flips: mirror and turn by quarters.
         gain: brightness factor between 1 - gain and 1 + gain, one for frames and answer.
         noise: up to this standard deviation of Gaussian noise in the frames, grey levels of 255.
@@ -352,7 +353,10 @@ class TrainingStacks(Dataset):
             StackError: a file cannot be read or is smaller than the crops.
         """
         how = self.augmentation
-        frames = rng.permutation(self.store.frame_count(scene))[:n_frames]
+        count = self.store.frame_count(scene)
+        frames = rng.permutation(count)[:n_frames]
+        if how.frames == "subset" and rng.random() < TWICE_SHARE:
+            frames = rng.integers(count, size=n_frames)
         if how.frames != "shuffled":
             frames = np.sort(frames)
         if how.frames == "subset" and rng.random() < 0.5:
