@@ -230,7 +230,8 @@ class Augmentation:
     Args:
         crop: (height, width) px of random crops, or None for whole pictures.
         frames: "subset" (every frame for one sample in two, else 2 to all of them; in order or
-            reversed; some of them twice for one in ten), "all" (every frame, in order) or "shuffled" (every frame, in random order).
+            reversed; some of them twice for one in ten), "all" (every frame, in order) or
+            "shuffled" (every frame, in random order).
         flips: mirror and turn by quarters.
         gain: brightness factor between 1 - gain and 1 + gain, one for frames and answer.
         noise: up to this standard deviation of Gaussian noise in the frames, grey levels of 255.
