@@ -235,6 +235,7 @@ class Augmentation:
         flips: mirror and turn by quarters.
         gain: brightness factor between 1 - gain and 1 + gain, one for frames and answer.
         noise: up to this standard deviation of Gaussian noise in the frames, grey levels of 255.
+        negatives: share of the samples that are turned to their negative.
     """
 
     crop: tuple[int, int] | None = None
@@ -242,6 +243,7 @@ class Augmentation:
     flips: bool = True
     gain: float = 0.0
     noise: float = 0.0
+    negatives: float = 0.0
 
 
 FRAME_CHOICES = ("subset", "all", "shuffled")
@@ -373,6 +375,8 @@ class TrainingStacks(Dataset):
         scale = np.float32((1 + how.gain * rng.uniform(-1, 1)) / 255)
         stack = np.minimum(stack.astype(np.float32) * scale, 1)
         answer = np.minimum(answer.astype(np.float32) * scale, 1)
+        if rng.random() < how.negatives:
+            stack, answer = 1 - stack, 1 - answer
         if how.noise:
             sigma = np.float32(rng.uniform(0, how.noise) / 255)
             stack += sigma * rng.standard_normal(stack.shape, np.float32)

@@ -262,6 +262,7 @@ def build_loaders(args, device):
         flips=args.flips,
         gain=args.gain,
         noise=args.noise,
+        negatives=args.negatives,
     )
     order = EpochBatches(
         [store.frame_count(scene) for scene in parts[0]],

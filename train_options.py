@@ -18,6 +18,7 @@ PRESETS = {
         "frames": "shuffled",
         "flips": False,
         "gain": 0.0,
+        "negatives": 0.0,
         "split": "name",
         "val_fraction": 0.2,
         "epochs": 20,
@@ -148,6 +149,13 @@ def get_parser():
         type=number(float, low=0, below=1),
         default=0.2,
         help="brightness of a sample changes by up to this factor from 1",
+    )
+    group.add_argument(
+        "--negatives",
+        type=number(float, low=0, high=1),
+        default=0.2,
+        help="share of the samples turned to their negative: blur spreads light, and a network that "
+        "sees no other learns that the darker frame is the sharp one",
     )
     group.add_argument(
         "--noise",
