@@ -154,8 +154,8 @@ def get_parser():
         "--negatives",
         type=number(float, low=0, high=1),
         default=0.2,
-        help="share of the samples turned to their negative: blur spreads light, and a network that "
-        "sees no other learns that the darker frame is the sharp one",
+        help="share of the samples turned to their negative: blur spreads light, and a network "
+        "that sees no other learns that the darker frame is the sharp one",
     )
     group.add_argument(
         "--noise",

@@ -199,6 +199,13 @@ def test_frames_keep_their_order_or_all_turn_around(tmp_path):
     assert 0 < doubled < len(seen) / 3  # some samples show a frame twice
 
 
+def test_negatives_turn_frames_and_answer(data):
+    plain, turned = training(data, negatives=0.0), training(data, negatives=1.0)
+    for name in ("stack", "answer"):
+        one, other = (samples[(2, 3, 5, 17)][name] for samples in (plain, turned))
+        np.testing.assert_allclose(other, 1 - one, atol=1e-6)
+
+
 def test_half_of_the_samples_have_every_frame():
     plan = plan_epoch([10] * 2000, 1, 0, 0, subsets=True)
     counts = np.array([n_frames for batch in plan for _, n_frames in batch])
