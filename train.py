@@ -20,7 +20,6 @@ import loss
 from dataloader import (
     Augmentation,
     EpochBatches,
-    LumaStore,
     TrainingStacks,
     ValidationStacks,
     batches,
@@ -28,6 +27,7 @@ from dataloader import (
     make_loader,
     split_pairs,
 )
+from luma_store import LumaStore
 from metrics import score
 from network import build_network, load_network, run_network
 from runs import (

@@ -10,8 +10,6 @@ from drawn import texture, write_set
 from dataloader import (
     Augmentation,
     EpochBatches,
-    LumaCache,
-    LumaStore,
     TrainingStacks,
     ValidationStacks,
     batches,
@@ -20,6 +18,7 @@ from dataloader import (
     plan_epoch,
     split_pairs,
 )
+from luma_store import LumaCache, LumaStore
 from pictures import write_picture
 from utils import StackError
 

@@ -17,7 +17,8 @@ from torch import nn
 import loss
 import runs
 import train
-from dataloader import LumaStore, ValidationStacks, batches, find_pairs, make_loader, split_pairs
+from dataloader import ValidationStacks, batches, find_pairs, make_loader, split_pairs
+from luma_store import LumaStore
 from metrics import METRICS, score
 from network import build_network, default_config, load_network, run_network
 from show import training_panel

@@ -1,0 +1,131 @@
+"""The luma of a data set's pictures, decoded once and kept in memory that processes share."""
+
+import mmap
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from pictures import luma, read_picture
+from utils import StackError
+
+
+class LumaCache:
+    """Decoded pictures in memory that forked loader processes share.
+
+    An anonymous map: its pages are taken as they are first written, and unlike /dev/shm, which is
+    small in containers, it may be as large as the memory.
+
+    Args:
+        sizes: bytes of every picture, 0 where unknown; pictures are kept up to the budget.
+        budget: bytes.
+        workers: loader processes; where they are spawned each has a cache of its own.
+    """
+
+    def __init__(self, sizes, budget, workers=0):
+        self.rebuild = (sizes, budget // max(workers, 1))
+        ends = np.cumsum(np.asarray(sizes, np.int64))
+        self.starts = ends - sizes
+        self.kept = (ends <= budget) & (np.asarray(sizes) > 0)
+        total = int(ends[self.kept][-1]) if self.kept.any() else 0
+        self.pixels = np.frombuffer(mmap.mmap(-1, max(total, 1)), np.uint8)
+        shapes = np.frombuffer(mmap.mmap(-1, 8 * len(ends)), np.int32)
+        self.shapes = shapes.reshape(-1, 2)  # (0, 0): not yet there
+
+    def __reduce__(self):
+        return LumaCache, self.rebuild
+
+    def get(self, index):
+        """The picture (H, W) uint8, not to be written to, or None."""
+        height, width = self.shapes[index]
+        if not height:
+            return None
+        start = self.starts[index]
+        return self.pixels[start : start + height * width].reshape(height, width)
+
+    def put(self, index, picture):
+        """Keep a picture (H, W) uint8 if it has a place and fits there."""
+        start, room = self.starts[index], self.rebuild[0][index]
+        if self.kept[index] and picture.size == room:
+            self.pixels[start : start + room] = picture.ravel()
+            self.shapes[index] = picture.shape  # last: from now on others read it
+
+
+def _header_size(path):
+    """Pixels of a picture from its header, 0 where Pillow does not know the file."""
+    try:
+        with Image.open(path) as image:
+            return image.width * image.height
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return 0  # not cached; reading it will say what is wrong with it
+
+
+class LumaStore:
+    """The luma of all pictures of a data set, decoded when first asked for.
+
+    Args:
+        pairs: as from find_pairs.
+        resize: (height, width) px that every picture is stretched to, or None.
+        cache_mib: memory for decoded pictures, MiB.
+        workers: loader processes that will share the memory.
+    """
+
+    def __init__(self, pairs, resize=None, cache_mib=0, workers=0):
+        self.pairs = pairs
+        self.resize = resize
+        counts = [len(frames) + 1 for _, frames, _ in pairs]
+        self.first = np.cumsum([0, *counts])
+        # The frames of a scene have one size; one header tells it for all.
+        sizes = [resize[0] * resize[1] if resize else _header_size(pair[2]) for pair in pairs]
+        self.cache = LumaCache(np.repeat(sizes, counts).tolist(), cache_mib << 20, workers)
+
+    def frame_count(self, scene):
+        """N of a scene."""
+        return len(self.pairs[scene][1])
+
+    def read(self, scene, frame):
+        """Luma of one picture.
+
+        Args:
+            scene: index into pairs.
+            frame: index of the frame, or -1 for the answer.
+        Returns:
+            (H, W) uint8, not to be written to.
+        Raises:
+            StackError: the file cannot be read.
+        """
+        _, frames, answer = self.pairs[scene]
+        index = int(self.first[scene]) + (frame if frame >= 0 else len(frames))
+        picture = self.cache.get(index)
+        if picture is None:
+            picture = luma(read_picture(answer if frame < 0 else frames[frame]))
+            if self.resize and picture.shape != tuple(self.resize):
+                picture = cv2.resize(picture, self.resize[::-1], interpolation=cv2.INTER_LINEAR)
+            picture = np.round(picture * 255).astype(np.uint8)
+            self.cache.put(index, picture)
+        return picture
+
+    def read_frames(self, scene, frames, answer, cut):
+        """A window of some frames of a scene.
+
+        Args:
+            scene: index into pairs.
+            frames: indices of the frames, in the order wanted.
+            answer: (H, W), the answer; the frames must have its size.
+            cut: (rows, columns), two slices.
+        Returns:
+            (len(frames), h, w) uint8.
+        Raises:
+            StackError: a file cannot be read, or a frame has another size than the answer.
+        """
+        _, paths, answer_path = self.pairs[scene]
+        pictures = []
+        for frame in frames:
+            picture = self.read(scene, frame)
+            if picture.shape != answer.shape:
+                raise StackError(
+                    f"{paths[frame]} is {picture.shape[1]}x{picture.shape[0]}, its answer "
+                    f"{answer_path} is {answer.shape[1]}x{answer.shape[0]}: they must have one size"
+                )
+            pictures.append(picture[cut])
+        return np.stack(pictures)
