@@ -9,7 +9,6 @@ import hashlib
 import multiprocessing
 import signal
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -17,6 +16,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from augmentation import change_light, choose_frames, draw_view
 from pictures import (
     STACK_FOLDERS,
     by_stem,
@@ -27,7 +27,6 @@ from pictures import (
 from utils import StackError
 
 ANSWER_FOLDER = "AiF"
-TWICE_SHARE = 0.1  # of the samples with some frames twice, so that copies change nothing
 PLAN, SAMPLE = 1, 2  # keep the random numbers of an epoch's order apart from those of its samples
 
 
@@ -98,32 +97,6 @@ def split_pairs(pairs, val_fraction, seed, by_name=False):
     return sorted(order[:-n_validation]), sorted(order[-n_validation:])
 
 
-@dataclass(frozen=True)
-class Augmentation:
-    """How training samples differ from what lies in the folder.
-
-    Args:
-        crop: (height, width) px of random crops, or None for whole pictures.
-        frames: "subset" (every frame for one sample in two, else 2 to all of them; in order or
-            reversed; some of them twice for one in ten), "all" (every frame, in order) or
-            "shuffled" (every frame, in random order).
-        flips: mirror and turn by quarters.
-        gain: brightness factor between 1 - gain and 1 + gain, one for frames and answer.
-        noise: up to this standard deviation of Gaussian noise in the frames, grey levels of 255.
-        negatives: share of the samples that are turned to their negative.
-    """
-
-    crop: tuple[int, int] | None = None
-    frames: str = "subset"
-    flips: bool = True
-    gain: float = 0.0
-    noise: float = 0.0
-    negatives: float = 0.0
-
-
-FRAME_CHOICES = ("subset", "all", "shuffled")
-
-
 def plan_epoch(frame_counts, batch_size, seed, epoch, subsets, repeat=1, world=1):
     """The batches of an epoch: which scenes go together, and with how many frames.
 
@@ -135,8 +108,9 @@ def plan_epoch(frame_counts, batch_size, seed, epoch, subsets, repeat=1, world=1
         frame_counts: N of every scene.
         batch_size: scenes in a batch of one process.
         seed, epoch: choose the plan.
-        subsets: one scene in two draws between 2 and N; else N. A network that sees subsets alone
-            learns that a surface may be sharp in no frame, and mixes where it need not.
+        subsets: one scene in two draws between 2 and N, small numbers more often; else N. A network
+            that sees subsets alone learns that a surface may be sharp in no frame, and mixes where
+            it need not.
         repeat: how often each scene is taken in an epoch.
         world: processes; they share out a batch of batch_size * world.
     Returns:
@@ -147,7 +121,7 @@ def plan_epoch(frame_counts, batch_size, seed, epoch, subsets, repeat=1, world=1
     scenes = np.tile(np.arange(len(frame_counts)), repeat)
     n_frames = np.asarray(frame_counts)[scenes]
     if subsets:
-        few = rng.integers(2, n_frames + 1)
+        few = np.exp(rng.uniform(np.log(2), np.log(n_frames + 1))).astype(int)
         n_frames = np.where(rng.random(len(scenes)) < 0.5, few, n_frames)
     order = rng.permutation(len(scenes))
     order = order[np.argsort(n_frames[order], kind="stable")]
@@ -195,18 +169,15 @@ class EpochBatches(Sampler):
                 yield keys[self.rank :: self.world]
 
 
-class TrainingStacks(Dataset):
-    """Augmented samples; the key of a sample says everything about it.
+class Samples(Dataset):
+    """Augmented samples; the key of a sample, as EpochBatches gives it, says everything about it.
 
     Args:
-        store: a LumaStore.
-        scenes: indices into the store's pairs.
         augmentation: an Augmentation.
         seed: goes into every sample's random numbers.
     """
 
-    def __init__(self, store, scenes, augmentation, seed):
-        self.store, self.scenes = store, scenes
+    def __init__(self, augmentation, seed):
         self.augmentation, self.seed = augmentation, seed
 
     def __getitem__(self, key):
@@ -214,79 +185,49 @@ class TrainingStacks(Dataset):
         index, n_frames, epoch, position = key
         try:
             rng = np.random.default_rng([self.seed, epoch, SAMPLE, position])
-            return self.sample(self.scenes[index], n_frames, rng)
+            return self.sample(index, n_frames, rng)
         except StackError as error:
             return error  # raised by `batches`: a loader process would wrap it in its traceback
 
-    def sample(self, scene, n_frames, rng):
+    def sample(self, index, n_frames, rng):
         """Draw a sample.
 
         Args:
-            scene: index into the store's pairs.
+            index: of the scene, among those that are trained on.
             n_frames: how many frames it shall have.
-            rng: numpy Generator.
+            rng: NumPy generator.
         Returns:
             {"stack": (N, h, w), "answer": (h, w) float32 in [0, 1], "scene": its name}.
         Raises:
             StackError: a file cannot be read or is smaller than the crops.
         """
-        how = self.augmentation
-        count = self.store.frame_count(scene)
-        frames = rng.permutation(count)[:n_frames]
-        if how.frames == "subset" and rng.random() < TWICE_SHARE:
-            frames = rng.integers(count, size=n_frames)
-        if how.frames != "shuffled":
-            frames = np.sort(frames)
-        if how.frames == "subset" and rng.random() < 0.5:
-            frames = frames[::-1]
-        turns = int(rng.integers(4)) if how.flips else 0
-        mirror = how.flips and rng.random() < 0.5
+        raise NotImplementedError
+
+
+class TrainingStacks(Samples):
+    """Samples of stacks that lie in folders.
+
+    Args:
+        store: a LumaStore.
+        scenes: indices into the store's pairs.
+        augmentation, seed: see Samples.
+    """
+
+    def __init__(self, store, scenes, augmentation, seed):
+        super().__init__(augmentation, seed)
+        self.store, self.scenes = store, scenes
+
+    def sample(self, index, n_frames, rng):
+        """Draw a sample; see `Samples.sample`."""
+        how, scene = self.augmentation, self.scenes[index]
+        name, _, path = self.store.pairs[scene]
+        frames = choose_frames(rng, self.store.frame_count(scene), n_frames, how.frames)
         answer = self.store.read(scene, -1)
-        cut, turns = self.window(scene, answer.shape, turns, rng.random(2))
-        stack = self.store.read_frames(scene, frames.tolist(), answer, cut)
-        stack, answer = np.rot90(stack, turns, (1, 2)), np.rot90(answer[cut], turns)
-        if mirror:
-            stack, answer = stack[..., ::-1], answer[..., ::-1]
-        scale = np.float32((1 + how.gain * rng.uniform(-1, 1)) / 255)
-        stack = np.minimum(stack.astype(np.float32) * scale, 1)
-        answer = np.minimum(answer.astype(np.float32) * scale, 1)
-        if rng.random() < how.negatives:
-            stack, answer = 1 - stack, 1 - answer
-        if how.noise:
-            sigma = np.float32(rng.uniform(0, how.noise) / 255)
-            stack += sigma * rng.standard_normal(stack.shape, np.float32)
-            stack = stack.clip(0, 1)
-        return {"stack": stack, "answer": answer, "scene": self.store.pairs[scene][0]}
-
-    def window(self, scene, shape, turns, corner):
-        """Where to cut a sample and how far to turn it.
-
-        Args:
-            scene: index into the store's pairs, for the message.
-            shape: (H, W) of the picture.
-            turns: quarter turns wanted, 0 to 3.
-            corner: two numbers in [0, 1) that place the window.
-        Returns:
-            ((rows, columns), turns): two slices, and the turns that the format allows.
-        Raises:
-            StackError: the picture is smaller than the crops.
-        """
-        crop = self.augmentation.crop
-        if crop is None:  # whole pictures of a batch must keep their format
-            fits_turned = shape[0] == shape[1]
-            crop = shape
-        else:
-            fits_turned = crop[1] <= shape[0] and crop[0] <= shape[1]
-        if crop[0] > shape[0] or crop[1] > shape[1]:
-            raise StackError(
-                f"{self.store.pairs[scene][2]} is {shape[1]}x{shape[0]}, smaller than the crops "
-                f"of {crop[1]}x{crop[0]}: give a smaller --image_size"
-            )
-        if not fits_turned:
-            turns -= turns % 2
-        sides = crop[::-1] if turns % 2 else crop
-        starts = [int(c * (have - want + 1)) for c, have, want in zip(corner, shape, sides)]
-        return tuple(slice(start, start + side) for start, side in zip(starts, sides)), turns
+        view = draw_view(rng, answer.shape, how, path)
+        stack = self.store.read_frames(scene, frames.tolist(), answer, view.cut)
+        stack, answer = view.turned(stack), view.turned(answer[view.cut])
+        stack, answer = change_light(rng, stack, answer, how)
+        return {"stack": stack, "answer": answer, "scene": name}
 
 
 class ValidationStacks(Dataset):
@@ -334,7 +275,7 @@ def collate(samples):
     """Join samples to a batch.
 
     Args:
-        samples: dicts of TrainingStacks or ValidationStacks, of one N and one size; or StackErrors.
+        samples: dicts of Samples or ValidationStacks, of one N and one size; or StackErrors.
     Returns:
         {"stack": (B, 1, N, H, W), "answer": (B, 1, H, W) float32 tensors, "scene": list of B
         names}; the first StackError if there is one.
@@ -363,7 +304,7 @@ def make_loader(dataset, workers, pin_memory, batch_sampler=None, indices=None):
     """A DataLoader whose processes share the store's memory.
 
     Args:
-        dataset: TrainingStacks with `batch_sampler`, or ValidationStacks with `indices`.
+        dataset: Samples with `batch_sampler`, or ValidationStacks with `indices`.
         workers: loader processes; 0 loads in this one.
         pin_memory: for CUDA.
         batch_sampler: an EpochBatches.

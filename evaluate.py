@@ -5,6 +5,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from scipy.stats import t as student
 from tqdm import tqdm
 
 from metrics import METRICS, score
@@ -16,6 +17,8 @@ REGISTRATION_GAIN = 1e-7  # of the correlation, from step to step
 REGISTRATION_SIGMA = 1.0  # px
 LEAST_CHANGE = 0.02  # a matrix nearer to the identity than this does not blur the result
 BORDER = 24  # px left out of registered pictures
+COMPARED = ("PSNR", "SSIM")  # of METRICS, larger is better
+CONFIDENCE = 0.95
 
 
 def get_parser():
@@ -27,7 +30,8 @@ def get_parser():
         nargs="+",
         required=True,
         metavar="[NAME=]DIR",
-        help="folder of fused pictures; several, as NAME=DIR, make one table",
+        help="folder of fused pictures; several, as NAME=DIR, make one table and are compared "
+        "with the first, scene by scene",
     )
     group.add_argument(
         "--reference",
@@ -252,9 +256,72 @@ def table_rows(tables):
     return rows + [[method, "MEAN", *means.values()] for method, (_, means) in tables.items()]
 
 
+def paired_difference(first, other, confidence=CONFIDENCE):
+    """How much larger one list of scores is than another of the same scenes, on average.
+
+    Args:
+        first, other: (n,) scores in one order of the scenes, n >= 1; infinite ones count as equal
+            where both are.
+        confidence: level of the interval, in (0, 1).
+    Returns:
+        (mean, low, high) of other - first; low and high, mean -+ t s / sqrt(n) with Student's t of
+        n - 1 degrees of freedom and the differences' standard deviation s, are NaN where n is 1 or
+        a difference is infinite.
+    Source:
+        Student, "The probable error of a mean", Biometrika 1908.
+    """
+    first, other = np.asarray(first, np.float64), np.asarray(other, np.float64)
+    with np.errstate(invalid="ignore"):  # inf - inf, of two exact pictures
+        difference = np.where(first == other, 0.0, other - first)
+        mean = float(difference.mean())
+    n = difference.size
+    if n < 2 or not np.isfinite(difference).all():
+        return mean, np.nan, np.nan
+    reach = student.ppf((1 + confidence) / 2, n - 1) * difference.std(ddof=1) / np.sqrt(n)
+    return mean, float(mean - reach), float(mean + reach)
+
+
+def comparison_rows(tables):
+    """Each method's scores minus the first method's, for the metrics of COMPARED.
+
+    Args:
+        tables: {method: as from evaluate}, all of the same pictures.
+    Returns:
+        A list of lists of words, the first of them the header; a dash where there is no number.
+    """
+    rows = [["results", "metric", "mean", "low", "high", "won"]]
+    (_, (first, _)), *others = tables.items()
+    for method, (pictures, _) in others:
+        for metric in COMPARED:
+            pairs = [(first[name][metric], pictures[name][metric]) for name in first]
+            numbers = paired_difference(*zip(*pairs))
+            words = ["-" if np.isnan(value) else f"{value:+.4g}" for value in numbers]
+            won = sum(mine > its for its, mine in pairs)
+            rows.append([method, metric, *words, f"{won}/{len(pairs)}"])
+    return rows
+
+
 def print_table(rows):
     """Print rows, the header first, numbers to five significant digits."""
-    lines = [rows[0]] + [[*row[:2], *(f"{value:.5g}" for value in row[2:])] for row in rows[1:]]
+    print_lines(
+        [rows[0]] + [[*row[:2], *(f"{value:.5g}" for value in row[2:])] for row in rows[1:]]
+    )
+
+
+def print_comparisons(tables):
+    """Print how the methods after the first compare with it, and what the numbers are."""
+    first, (scores, _) = next(iter(tables.items()))
+    n, level = len(scores), f"{CONFIDENCE * 100:g} %"
+    print(
+        f"\nOther minus {first}, paired by scene (n = {n}): mean difference, low and high end\n"
+        f"of its {level} confidence interval by Student's t, and in how many scenes the other\n"
+        "scores higher (won)\n"
+    )
+    print_lines(comparison_rows(tables))
+
+
+def print_lines(lines):
+    """Print lists of words as columns, all but the first two set to the right."""
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     for line in lines:
         words = [word.ljust(width) for word, width in zip(line[:2], widths)]
@@ -276,6 +343,8 @@ def main(argv=None):
         tables[name] = evaluate(stacks, args.gray, args.register, name, mean_of_frames)
     rows = table_rows(tables)
     print_table(rows)
+    if len(tables) > 1:
+        print_comparisons(tables)
     if args.csv:
         write_csv(args.csv, rows)
 

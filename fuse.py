@@ -15,7 +15,7 @@ import numpy as np
 from pictures import PICTURE_SUFFIXES, loses, luma, read_stack, write_picture
 from utils import StackError, select_device
 
-GRID = 16  # the networks pool by 16 px in all: tiles start on multiples, so their grids agree
+GRID = 32  # the networks pool by 16 or 32 px: tiles start on multiples, so their grids agree
 # Overlap of tiles, px. StackMix in tiles of 256 px then differs from the whole by 0.006 grey levels
 # on average (real stacks). The published network's attention means over all of its tile, so that
 # no overlap makes its tiles exact (0.4 levels); a longer ramp hides the seam.
@@ -143,7 +143,7 @@ def default_tile(engine, count):
     """Side of the tiles for `count` frames, px."""
     tile = engine.tile
     while engine.output == "weights" and tile > SMALL_TILE and count * tile**2 > SAMPLES:
-        tile = max(tile - 4 * GRID, SMALL_TILE)
+        tile = max(tile - 2 * GRID, SMALL_TILE)
     return tile
 
 
@@ -153,7 +153,7 @@ def tile_spans(side, tile, overlap):
     Args:
         side: of the picture, px.
         tile: longest tile, px.
-        overlap: of neighbours, px; more where that brings the starts to multiples of 16.
+        overlap: of neighbours, px; more where that brings the starts to multiples of GRID.
     Returns:
         List of (start, stop), the last stop is `side`.
     Raises:

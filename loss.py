@@ -17,6 +17,7 @@ SSIM_SIGMA = 1.5  # pixels
 SSIM_C1 = 0.01**2
 SSIM_C2 = 0.03**2
 FREQUENCY_WINDOW = 11  # pixels
+LOG_MSE_FLOOR = 1e-5
 LABEL_TOLERANCE = 3 / 255  # an error of three grey levels makes a frame e times less likely
 
 
@@ -84,6 +85,15 @@ def mse_term(output, batch):
     return functional.mse_loss(output["fused"], batch["answer"])
 
 
+def log_mse_term(output, batch):
+    """Mean over the samples of log(1 + mean squared error / 1e-5): a mean PSNR, turned round.
+
+    Squared errors below 1e-5 (50 dB) hardly count any more.
+    """
+    errors = (output["fused"] - batch["answer"]).square().mean((1, 2, 3))
+    return (errors / LOG_MSE_FLOOR).log1p().mean()
+
+
 def ssim_term(output, batch):
     """1 - SSIM of the fused luma."""
     return 1 - ssim(output["fused"], batch["answer"])
@@ -131,10 +141,11 @@ TERMS = {
     "laplacian": laplacian_term,
     "spatial_frequency": spatial_frequency_term,
     "mse": mse_term,
+    "log_mse": log_mse_term,
     "cross_entropy": cross_entropy_term,
 }
 PUBLISHED_WEIGHTS = {"l1": 0.1, "ssim": 0.7, "laplacian": 0.1, "spatial_frequency": 0.1}
-DEFAULT_WEIGHTS = {"l1": 1.0, "ssim": 0.3, "laplacian": 0.5}
+DEFAULT_WEIGHTS = {"l1": 1.0, "ssim": 0.3, "laplacian": 0.5, "log_mse": 0.02}
 
 
 def weighted_loss(output, batch, weights):

@@ -60,6 +60,21 @@ def _header_size(path):
         return 0  # not cached; reading it will say what is wrong with it
 
 
+def luma_levels(pictures, resize=None):
+    """Luma in whole grey levels.
+
+    Args:
+        pictures: (..., C) uint8 or uint16, C as in read_picture.
+        resize: (height, width) px that one picture (H, W, C) is stretched to, or None.
+    Returns:
+        (...) uint8.
+    """
+    levels = luma(pictures)
+    if resize and levels.shape != tuple(resize):
+        levels = cv2.resize(levels, resize[::-1], interpolation=cv2.INTER_LINEAR)
+    return np.round(levels * 255).astype(np.uint8)
+
+
 class LumaStore:
     """The luma of all pictures of a data set, decoded when first asked for.
 
@@ -98,10 +113,8 @@ class LumaStore:
         index = int(self.first[scene]) + (frame if frame >= 0 else len(frames))
         picture = self.cache.get(index)
         if picture is None:
-            picture = luma(read_picture(answer if frame < 0 else frames[frame]))
-            if self.resize and picture.shape != tuple(self.resize):
-                picture = cv2.resize(picture, self.resize[::-1], interpolation=cv2.INTER_LINEAR)
-            picture = np.round(picture * 255).astype(np.uint8)
+            picture = read_picture(answer if frame < 0 else frames[frame])
+            picture = luma_levels(picture, self.resize)
             self.cache.put(index, picture)
         return picture
 

@@ -1,8 +1,9 @@
-"""Make focal stacks to train and test with: from photographs with depth, or random scenes of them.
+"""Make focal stacks to train and test with: of photographs with depth, random scenes, other stacks.
 
-OUT/dof_stack/<scene>/00.png ...   the frames, in focus order
+OUT/dof_stack/<scene>/00.png ...   the frames, in focus order (but for --shuffle)
 OUT/AiF/<scene>.png                the all-in-focus answer
-OUT/depth/<scene>.png              16 bit disparity (larger = nearer), or the published 8 bit map
+OUT/depth/<scene>.png              16 bit disparity (larger = nearer), or the published 8 bit map;
+                                   none of stacks that come from stacks
 OUT/dataset.json                   every setting, and each scene's lens and camera
 """
 
@@ -13,7 +14,7 @@ import os
 import shutil
 import signal
 import sys
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from functools import lru_cache
 from pathlib import Path
@@ -23,12 +24,31 @@ import numpy as np
 from tqdm import tqdm
 
 from depth import SIDE_FILE, kind_beside, list_depths, read_depth, to_disparity, to_region_map
-from pictures import by_stem, list_pictures, read_picture, write_picture
-from utils import StackError, number, run_main, run_record, write_json
+from photos import PhotoFolder, list_photos, part_readable, read_rgb
+from pictures import by_stem, list_pictures, write_picture
+from restack import (
+    add_camera_options,
+    add_stack_options,
+    camera_faults,
+    changed_stack,
+    is_inside,
+    redevelop,
+    scene_rng,
+)
+from utils import (
+    KNOWN_FAILURES,
+    StackError,
+    number,
+    run_main,
+    run_record,
+    sentence_of,
+    write_json,
+)
 
-READ_NOISE = 3.0  # electrons, with --noise
-NOT_IN_DEMO = ("image_path", "depth_path", "depth_suffix", "depth_kind", "depth_range", "refocus")
-NOT_IN_DEMO += ("num_frames", "max_coc", "num_scenes", "clean")
+OF_PHOTOS = ("image_path", "depth_path", "depth_suffix", "depth_kind", "depth_range", "refocus")
+OF_PHOTOS += ("num_frames", "max_coc", "num_scenes", "clean")
+OF_STACKS = ("keep", "shuffle")
+CACHE_MIB = 256  # of photographs, in each process
 MAY_CHANGE = ("output_path", "num_scenes", "workers")  # when a data set is gone on with
 
 
@@ -36,7 +56,8 @@ def get_parser():
     """The options of make_dataset.py."""
     parser = argparse.ArgumentParser(
         description="Make focal stacks with all-in-focus answers. With --depth_path every "
-        "photograph gives a stack; without it, random scenes are composed of all of them.",
+        "photograph gives a stack; without it, random scenes are composed of all of them. With "
+        "--stack_path the stacks of another data set are changed.",
     )
     files = parser.add_argument_group("files")
     folder = {"metavar": "DIR", "type": os.path.normpath}  # DIR/ is the folder that DIR was
@@ -55,6 +76,7 @@ def get_parser():
         action="store_true",
         help="12 frames of scikit-image's Middlebury motorcycle, blur up to 16 px",
     )
+    add_stack_options(parser)
     lens = parser.add_argument_group("lens")
     lens.add_argument(
         "--refocus",
@@ -84,7 +106,7 @@ def get_parser():
         choices=("asis", "max"),
         help="published: regions by the values as they are (default), or by floor(254 d / max d)",
     )
-    scene = parser.add_argument_group("scenes and camera")
+    scene = parser.add_argument_group("scenes")
     scene.add_argument(
         "--num_scenes", type=number(int, 1, 10**7), help="random scenes (default: 1000)"
     )
@@ -95,19 +117,11 @@ def get_parser():
         help="side of random scenes (default: 224), or longer side of photographs (default: as is)",
     )
     scene.add_argument(
-        "--noise",
-        type=number(float, 10, 1e6),
-        metavar="E",
-        help="photon noise of a sensor that holds E electrons, 2500 about ISO 800 (default: none)",
-    )
-    scene.add_argument(
-        "--jpeg", type=number(int, 1, 100), metavar="Q", help="JPEG quality of the frames"
-    )
-    scene.add_argument(
         "--clean",
         action="store_true",
         help="random scenes without the noise, JPEG, flicker and shake that half of them have",
     )
+    add_camera_options(parser)
     run = parser.add_argument_group("run")
     run.add_argument("--seed", type=number(int, 0, 2**32 - 1), default=0, help="(default: 0)")
     run.add_argument(
@@ -122,11 +136,19 @@ def get_parser():
 def check_arguments(parser, args):
     """Refuse contradictions, and fill in the defaults that depend on other options."""
     if args.demo:
-        given = [name for name in NOT_IN_DEMO if getattr(args, name) != parser.get_default(name)]
-        if given:
-            parser.error(f"--demo brings its own picture and lens: leave --{given[0]} away")
+        unfit = (*OF_PHOTOS, "stack_path", *OF_STACKS)
+        refuse(parser, args, unfit, "--demo brings its own picture and lens")
         args.num_frames, args.max_coc, args.depth_kind = 12, 16.0, "disparity"
         return
+    if args.stack_path:
+        unfit = (*OF_PHOTOS, "size", "save_masks")
+        refuse(parser, args, unfit, "--stack_path brings its own pictures and blur")
+        if not Path(args.stack_path).is_dir():
+            parser.error(f"--stack_path {args.stack_path} is no folder: give that of a data set")
+        if is_inside(args.output_path, args.stack_path):
+            parser.error("--output_path lies in --stack_path, whose stacks stay as they are")
+        return
+    refuse(parser, args, OF_STACKS, "only stacks of --stack_path are chosen from and shuffled")
     if not args.image_path or not Path(args.image_path).is_dir():
         parser.error(f"--image_path {args.image_path}: give a folder of photographs")
     random = not args.depth_path
@@ -158,6 +180,13 @@ def check_arguments(parser, args):
     args.size = args.size or (224 if random else None)
 
 
+def refuse(parser, args, names, why):
+    """End with a sentence if one of the options `names` is given."""
+    for name in names:
+        if getattr(args, name) != parser.get_default(name):
+            parser.error(f"{why}: leave --{name} away")
+
+
 def pair_depth(image_path, depth_path, suffix):
     """Pairs of photograph and depth map with the same name.
 
@@ -182,15 +211,6 @@ def pair_depth(image_path, depth_path, suffix):
         )
     paired = {photo for photo, _ in pairs}
     return pairs, [photo for photo in photos if photo not in paired]
-
-
-def read_rgb(path):
-    """A photograph as (H, W, 3) uint8 RGB, alpha dropped; raises StackError like read_picture."""
-    picture = read_picture(path)
-    if picture.dtype == np.uint16:
-        picture = (picture // 257).astype(np.uint8)
-    picture = picture[..., :3] if picture.shape[2] >= 3 else picture[..., :1]
-    return np.repeat(picture, 3, axis=2) if picture.shape[2] == 1 else picture
 
 
 def shrink(picture, size, interpolation):
@@ -225,9 +245,8 @@ def photo_scene(photo, depth_map, args, rng):
         regions = to_region_map(depth, depth_map, args.depth_range)
         frames, answer, depth = published_refocus(picture, regions, n_frames)
         sharpest = regions_of_depth(depth, n_frames)
-        if args.noise or args.jpeg:
-            linear = to_linear(torch.from_numpy(frames).permute(0, 3, 1, 2).float() / 255)
-            frames = develop(rng, linear, **camera_faults(args))
+        if faults := camera_faults(args):
+            frames = redevelop(rng, frames, faults)
         return frames, answer, depth, sharpest, {}
     picture = shrink(picture, args.size, cv2.INTER_AREA)
     disparity = to_disparity(depth, args.depth_kind, depth_map)
@@ -245,7 +264,7 @@ def random_scene(photos, args, rng):
     """A stack of a random scene; see `photo_scene` for what it returns."""
     import scenes
 
-    faults = camera_faults(args) if args.clean or args.noise or args.jpeg else None
+    faults = camera_faults(args) or ({} if args.clean else None)
     frames, answer, disparity, settings = scenes.random_scene(
         rng, photos, args.size, args.max_coc, args.num_frames, faults
     )
@@ -264,37 +283,36 @@ def describe_disparity(disparity, focus):
     return np.round(65535 * disparity).astype(np.uint16), nearest
 
 
-def camera_faults(args):
-    """The faults that the options ask for, as arguments of `scenes.develop`."""
-    return {"noise": (args.noise, READ_NOISE) if args.noise else None, "jpeg": args.jpeg}
-
-
-def write_scene(output, name, scene, save_masks):
+def write_scene(output, name, scene, save_masks, profiles):
     """Write a scene; its answer comes last, so that a scene with an answer is whole.
 
     Args:
         output: folder of the data set; name: of the scene.
-        scene: as from `photo_scene`; save_masks: also write where each frame is the sharpest.
+        scene: as from `photo_scene`, depth and sharpest None where they are not known.
+        save_masks: also write where each frame is the sharpest.
+        profiles: ICC profiles of the frames and of the answer, None for none.
     Returns:
         The scene's settings.
     """
     frames, answer, depth, sharpest, settings = scene
     digits = max(2, len(str(len(frames) - 1)))
     masks = [255 * np.uint8(sharpest == k) for k in range(len(frames))] if save_masks else []
-    for kind, pictures in (("dof_stack", frames), ("masks", masks)):
+    for kind, pictures, profile in (("dof_stack", frames, profiles[0]), ("masks", masks, None)):
         folder = output / kind / name
         shutil.rmtree(folder, ignore_errors=True)  # frames of an interrupted run
         for k, picture in enumerate(pictures):
-            write_picture(folder / f"{k:0{digits}d}.png", picture)
-    write_picture(output / "depth" / f"{name}.png", depth)
-    write_picture(output / "AiF" / f"{name}.png", answer)
+            write_picture(folder / f"{k:0{digits}d}.png", picture, profile)
+    if depth is not None:
+        write_picture(output / "depth" / f"{name}.png", depth)
+    write_picture(output / "AiF" / f"{name}.png", answer, profiles[1])
     return {"frames": len(frames), **settings}
 
 
 def list_jobs(args):
-    """The scenes to make: [(name, photograph, depth map or None)], and what has no depth map.
+    """The scenes to make: [(name, photograph, depth map)], and a sentence for each thing left out.
 
-    A random scene has all photographs in place of one. Raises StackError where there is nothing.
+    A random scene has all photographs and None in their places, a stack of a data set the list of
+    its frames and its answer. Raises StackError where there is nothing.
     """
     if args.demo:
         from skimage.data import stereo_motorcycle
@@ -303,28 +321,21 @@ def list_jobs(args):
         return [("motorcycle", picture, disparity)], []
     if args.depth_path:
         pairs, alone = pair_depth(args.image_path, args.depth_path, args.depth_suffix)
-        return [(photo.stem, photo, depth_map) for photo, depth_map in pairs], alone
-    photos = list_pictures(args.image_path)
-    if not photos:
-        raise StackError(f"{args.image_path} holds no pictures: give a folder of photographs")
+        jobs = [(photo.stem, photo, depth_map) for photo, depth_map in pairs]
+        return jobs, [f"no depth map for {photo}" for photo in alone]
+    if args.stack_path:
+        from dataloader import find_pairs
+
+        return find_pairs(args.stack_path)
+    photos = list_photos([args.image_path])
     digits = max(5, len(str(args.num_scenes - 1)))
     return [(f"scene_{k:0{digits}d}", photos, None) for k in range(args.num_scenes)], []
 
 
-class PhotoFolder:
-    """Photographs that are read when they are asked for; the last few hundred are kept."""
-
-    def __init__(self, paths):
-        self.paths = paths
-
-    def __len__(self):
-        return len(self.paths)
-
-    def __getitem__(self, index):
-        return read_rgb_once(self.paths[index])
-
-
-read_rgb_once = lru_cache(maxsize=400)(read_rgb)  # about 200 MB of 528 px photographs a process
+@lru_cache(maxsize=1)
+def open_photos(paths):
+    """A PhotoFolder that keeps what it has read from scene to scene of this process."""
+    return PhotoFolder(paths, CACHE_MIB)
 
 
 def start_worker():
@@ -343,23 +354,17 @@ def make_scene(args, index, job):
     """
     name, photo, depth_map = job
     rng = np.random.default_rng([args.seed, index])
+    profiles = (None, None)
     try:
-        if isinstance(photo, list):
-            scene = random_scene(PhotoFolder(photo), args, rng)
+        if args.stack_path:
+            scene, profiles = changed_stack(photo, depth_map, args, scene_rng(args.seed, name))
+        elif isinstance(photo, list):
+            scene = random_scene(open_photos(tuple(photo)), args, rng)
         else:
             scene = photo_scene(photo, depth_map, args, rng)
-        return write_scene(Path(args.output_path), name, scene, args.save_masks), None
-    except StackError as error:
-        return None, str(error)
-
-
-def what_is_wrong(path):
-    """The sentence that says why a photograph cannot be used, None where it can."""
-    try:
-        read_rgb(path)
-    except StackError as error:
-        return str(error)
-    return None
+        return write_scene(Path(args.output_path), name, scene, args.save_masks, profiles), None
+    except KNOWN_FAILURES as error:
+        return None, f"{name}: {sentence_of(error)}"
 
 
 def run_all(function, items, workers):
@@ -396,9 +401,14 @@ def load_record(path, settings):
     """The record of a data set that is to be gone on with, or a fresh one.
 
     Raises:
-        StackError: the folder holds a data set of other settings.
+        StackError: the folder holds a data set of other settings, or one that was not made here.
     """
     if not path.exists():
+        if (path.parent / "dof_stack").exists():
+            raise StackError(
+                f"{path.parent} holds stacks and no {path.name} that says how they were made: "
+                "choose another --output_path"
+            )
         return {"settings": settings, **run_record(), "scenes": {}}
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
@@ -421,14 +431,15 @@ def main(argv=None):
     args = parser.parse_args(argv)
     check_arguments(parser, args)
     output = Path(args.output_path)
-    jobs, alone = list_jobs(args)
-    for photo in alone:
-        print(f"no depth map for {photo}: left out", file=sys.stderr)
+    jobs, left_out = list_jobs(args)
+    for sentence in left_out:
+        print(f"left out: {sentence}", file=sys.stderr)
     settings = {name: value for name, value in vars(args).items() if name not in MAY_CHANGE}
     record = load_record(output / "dataset.json", settings)
-    if isinstance(jobs[0][1], list):
+    if args.num_scenes:
         jobs = without_bad_photos(jobs, args.workers)
-    record["kind"] = "published" if args.refocus == "published" else "disparity"
+    if not args.stack_path:
+        record["kind"] = "published" if args.refocus == "published" else "disparity"
     todo = [
         (args, index, job)
         for index, job in enumerate(jobs)
@@ -448,7 +459,8 @@ def main(argv=None):
     for wrong in failures:
         print(f"error: {wrong}", file=sys.stderr)
     print(f"{output}: {len(record['scenes'])} scenes, {len(todo) - len(failures)} of them new")
-    return 1 if failures else 0
+    # A changed data set is to have the scenes that its source has.
+    return 1 if failures or (args.stack_path and left_out) else 0
 
 
 def without_bad_photos(jobs, workers):
@@ -457,14 +469,9 @@ def without_bad_photos(jobs, workers):
     Raises:
         StackError: none can.
     """
-    photos = jobs[0][1]
-    with ThreadPoolExecutor(workers) as pool:  # the decoder runs beside Python
-        checked = list(tqdm(pool.map(what_is_wrong, photos), "photographs", len(photos)))
-    for sentence in filter(None, checked):
+    good, left_over = part_readable(jobs[0][1], workers)
+    for sentence in left_over:
         print(f"left out: {sentence}", file=sys.stderr)
-    good = [photo for photo, sentence in zip(photos, checked) if not sentence]
-    if not good:
-        raise StackError(f"none of the {len(photos)} photographs can be read")
     return [(name, good, None) for name, _, _ in jobs]
 
 

@@ -51,29 +51,34 @@ def coc_px(disparity, focus_disparity, aperture):
 
 @dataclass(frozen=True)
 class Aperture:
-    """The shape of a point spread: a disc, or a polygon of `blades`, with an even or soft rim.
+    """The shape of a point spread: a disc or a polygon, with an even or soft rim, whole or cut.
 
     blades: 0 for a disc, else 5 or more; rotation in radians; softness in [0, 1]: how much of the
-    light is missing at the rim (0 even, 1 falls to nothing).
+    light is missing at the rim (0 even, 1 falls to nothing); cut in [0, 1): how far a second disc,
+    the barrel of the lens, lies off the first, as a share of the radius and in the direction of
+    `rotation` (the cat's eye away from the picture's middle).
     """
 
     blades: int = 0
     rotation: float = 0.0
     softness: float = 0.0
+    cut: float = 0.0
 
 
-def point_spread(diameter, aperture, samples):
+def point_spread(diameter, aperture, samples, device="cpu"):
     """The point spread of a circle of confusion, finer than the pixels.
 
     Args:
         diameter: px, above 0.
         aperture: an Aperture.
         samples: per pixel and side.
+        device: where it is made.
     Returns:
         (S samples, S samples) float32 with sum 1, S odd; the pixel in the middle is the centre.
     """
     half = int(np.ceil(diameter / 2 + 0.5))
-    line = (torch.arange((2 * half + 1) * samples) + 0.5) / samples - half - 0.5
+    line = torch.arange((2 * half + 1) * samples, device=device)
+    line = (line + 0.5) / samples - half - 0.5
     y, x = torch.meshgrid(line, line, indexing="ij")
     radius = torch.hypot(x, y) / (diameter / 2)
     if aperture.blades:
@@ -83,11 +88,15 @@ def point_spread(diameter, aperture, samples):
         area = aperture.blades / np.pi * np.tan(np.pi / aperture.blades)
         radius = radius * torch.cos(angle) * np.sqrt(area)
     light = (radius <= 1) * (1 - aperture.softness * radius.clamp(max=1) ** 2)
+    if aperture.cut:
+        shift = aperture.cut * diameter / 2
+        x, y = x + shift * np.cos(aperture.rotation), y + shift * np.sin(aperture.rotation)
+        light = light * (torch.hypot(x, y) <= diameter / 2)
     return light / light.sum()
 
 
 @lru_cache(maxsize=32)  # the layers of a scene share theirs
-def transfer_function(diameter, aperture, height, width):
+def transfer_function(diameter, aperture, height, width, device="cpu"):
     """Fourier transform of a point spread on the grid of `torch.fft.rfft2`.
 
     Small spreads are transformed as they are (what a pixel grid can carry of them: even half a
@@ -96,19 +105,21 @@ def transfer_function(diameter, aperture, height, width):
 
     Args:
         diameter: px, above 0; aperture: an Aperture; height, width: of the picture, px.
+        device: where it is made.
     Returns:
         (height, width // 2 + 1) complex64.
     """
     samples = 12 if diameter < 4 else 6
-    spread = point_spread(diameter, aperture, samples)
+    spread = point_spread(diameter, aperture, samples, device)
     size = spread.shape[0] // samples
     if diameter < 4:
-        places = (torch.arange(size * samples) + 0.5) / samples - size / 2
+        places = (torch.arange(size * samples, device=device) + 0.5) / samples - size / 2
     else:
         spread = spread.reshape(size, samples, size, samples).sum((1, 3))
-        places = torch.arange(size) - size // 2
-    rows = torch.exp(-2j * torch.pi * torch.fft.fftfreq(height)[:, None] * places)
-    columns = torch.exp(-2j * torch.pi * places[:, None] * torch.fft.rfftfreq(width))
+        places = torch.arange(size, device=device) - size // 2
+    down, across = torch.fft.fftfreq(height), torch.fft.rfftfreq(width)
+    rows = torch.exp(-2j * torch.pi * down.to(device)[:, None] * places)
+    columns = torch.exp(-2j * torch.pi * places[:, None] * across.to(device))
     return rows @ spread.to(rows.dtype) @ columns
 
 
@@ -130,7 +141,7 @@ def blur_levels(pictures, diameters, aperture=None):
         if diameter == 0:
             levels.append(pictures)
             continue
-        transfer = transfer_function(diameter, aperture, height, width).to(pictures.device)
+        transfer = transfer_function(diameter, aperture, height, width, pictures.device)
         levels.append(torch.fft.irfft2(spectrum * transfer, s=(height, width)))
     return torch.stack(levels)
 
@@ -172,6 +183,10 @@ class Layer:
     alpha: torch.Tensor
     disparity: torch.Tensor
 
+    def to(self, device):
+        """The same surface on a device."""
+        return Layer(*(part.to(device) for part in (self.colour, self.alpha, self.disparity)))
+
 
 def flatten_layers(layers):
     """The all-in-focus picture and the disparity of layers.
@@ -206,17 +221,50 @@ def refocus_layers(layers, focus_disparities, aperture_px, aperture=None):
     Returns:
         (N, 3, H, W) linear light.
     """
-    frames = [0] * len(focus_disparities)
+    return _blur_and_lay(
+        layers,
+        lambda disparity: [coc_px(disparity, focus, aperture_px) for focus in focus_disparities],
+        aperture,
+    )
+
+
+def sharpest_picture(layers, focus_disparities, aperture_px, aperture=None, tolerance=0.0):
+    """What a stack can show at best: each surface as blurred as where it is nearest to focus.
+
+    Args:
+        layers, focus_disparities, aperture_px, aperture: as for `refocus_layers`.
+        tolerance: px of blur that are taken off, so that what is nearly in focus is sharp.
+    Returns:
+        (3, H, W) linear light.
+    """
+
+    def least(disparity):
+        cocs = [coc_px(disparity, focus, aperture_px) for focus in focus_disparities]
+        return [(torch.stack(cocs).amin(0) - tolerance).clamp_min(0)]
+
+    return _blur_and_lay(layers, least, aperture)[0]
+
+
+def _blur_and_lay(layers, cocs_of, aperture):
+    """Blur layers by the circles of confusion of each frame and lay them over one another.
+
+    Args:
+        layers: Layers from back to front, the first of them opaque.
+        cocs_of: from a disparity (H, W) to N circles of confusion (H, W), px.
+        aperture: an Aperture or None.
+    Returns:
+        (N, 3, H, W) linear light.
+    """
+    frames = 0
     for layer in layers:
-        cocs = [coc_px(layer.disparity, focus, aperture_px) for focus in focus_disparities]
+        cocs = cocs_of(layer.disparity)
         largest = max(float(coc.max()) for coc in cocs)
         diameters = LEVELS[: bisect_left(LEVELS, largest) + 1]
         premultiplied = torch.cat([layer.colour * layer.alpha, layer.alpha[None]])  # (4, H, W)
         levels = blur_levels(premultiplied, diameters, aperture)
-        for n, coc in enumerate(cocs):
-            blurred = interpolate_levels(levels, diameters, coc)
-            frames[n] = frames[n] * (1 - blurred[3:]) + blurred[:3]
-    return torch.stack(frames)
+        blurred = torch.stack([interpolate_levels(levels, diameters, coc) for coc in cocs])
+        frames = frames * (1 - blurred[:, 3:]) + blurred[:, :3]
+    return frames
 
 
 def extend_region(region, nearer, reach):

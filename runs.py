@@ -17,6 +17,8 @@ import torch.distributed as dist
 from network import run_network
 from utils import StackError, rank_and_world, run_record, write_bytes, write_text
 
+SAME_SIGNAL = 1.0  # s within which signals are one Ctrl-C
+
 
 def learning_rate(step, steps_per_epoch, args):
     """The learning rate of a step; it follows from the step alone, so that runs resume exactly.
@@ -123,7 +125,8 @@ def autocast(device, precision):
 class Stop:
     """Why the run should stop after the current step: the time is up, or a signal came.
 
-    As a context it catches SIGINT and SIGTERM; a second SIGINT interrupts at once.
+    As a context it catches SIGINT and SIGTERM; a second SIGINT interrupts at once, unless it comes
+    with the first: what a terminal sends to all processes, torchrun passes on to its own again.
 
     Args:
         minutes: time from now on, or None.
@@ -134,6 +137,7 @@ class Stop:
     def __init__(self, minutes):
         self.deadline = time.monotonic() + 60 * minutes if minutes else float("inf")
         self.signal = 0
+        self.received = 0.0  # when the first signal came
         self.previous = {}
 
     def __enter__(self):
@@ -146,10 +150,11 @@ class Stop:
             signal.signal(number, handler)
 
     def receive(self, number, _frame):
-        """Remember the signal."""
-        if self.signal == signal.SIGINT:
+        """Remember the first signal."""
+        if not self.signal:
+            self.signal, self.received = number, time.monotonic()
+        elif number == signal.SIGINT and time.monotonic() > self.received + SAME_SIGNAL:
             raise KeyboardInterrupt
-        self.signal = number
 
     def reason(self, device):
         """0 to go on, TIME, or the signal's number + 128; the same in all processes."""

@@ -13,16 +13,22 @@ import torch
 from scipy.fft import next_fast_len
 
 from refocus import (
+    LEVELS,
     Aperture,
     Layer,
     flatten_layers,
     refocus_layers,
     refocus_regions,
+    sharpest_picture,
     to_linear,
     to_srgb,
 )
 
 REGION_SHARE = 1 / 6  # of the scenes; what teaches a network to be sure where one frame is right
+UNFOCUSED_SHARE = 1 / 6  # of the lens's scenes; most of their depth is sharp in no frame
+MOST_FRAMES = 40
+LEAST_STEP, LARGEST_STEP = 0.5, 3.0  # px of blur between planes, where the number of them is free
+TOLERANCE = 3.0  # px of blur; a surface that is never sharper is wanted as sharp as it gets
 SUPERSAMPLING = 3  # shapes are drawn this much larger and averaged down
 
 
@@ -372,7 +378,7 @@ def random_faults(rng):
     if rng.random() < 0.1:
         faults["flicker"] = float(rng.uniform(0, 0.02))
     if rng.random() < 0.1:
-        faults["shake"] = float(rng.uniform(0, 0.25))
+        faults["shake"] = float(rng.uniform(0, 0.2))  # standard deviation: up to half a pixel
     return faults
 
 
@@ -400,36 +406,57 @@ def region_scene(rng, photos, size, n_frames, faults):
     return develop(rng, linear, **faults), picture, disparity, settings
 
 
-def random_scene(rng, photos, size=224, max_coc=30.0, n_frames=None, faults=None):
+def random_aperture(rng):
+    """A point spread at random: half of them even discs, the others with blades, soft or cut."""
+    blades = int(rng.integers(5, 9)) if rng.random() < 0.3 else 0
+    softness = float(rng.uniform(0, 0.8)) if rng.random() < 0.2 else 0.0
+    cut = float(rng.uniform(0, 0.8)) if rng.random() < 0.1 else 0.0
+    return Aperture(blades, float(rng.uniform(0, 2 * np.pi)), softness, cut)
+
+
+def random_scene(
+    rng, photos, size=224, max_coc=30.0, n_frames=None, faults=None, min_coc=1.0, device="cpu"
+):
     """A random scene as a lens and a camera see it; one in six made as `region_scene` does.
 
     Args:
         rng: NumPy generator.
         photos: sequence of (H, W, 3) uint8 pictures to cut from.
         size: side in px.
-        max_coc: bound of the largest circle of confusion, px; drawn between 2 px and this.
-        n_frames: N; None for as many as keep the steps between planes at 0.5 to 3 px of blur.
+        max_coc: bound of the largest circle of confusion, px; drawn between min_coc and this. In
+            one scene in six it is up to three times as large and the stack covers a part of the
+            depth.
+        n_frames: N; None for as many (2 to 40) as keep the steps between planes at 0.5 to 3 px.
         faults: arguments for `develop`; None for `random_faults`.
+        min_coc: the least that is drawn for the largest circle of confusion, px.
+        device: where the lens's blur is computed; everything else is NumPy's, on the CPU. The
+            frames of two devices may differ by a grey level here and there.
     Returns:
         frames (N, size, size, 3) uint8 nearest focus first, all-in-focus (size, size, 3) uint8
-        without faults, disparity (size, size) float32 in [0, 1], settings (dict).
+        without faults (what is sharp in no frame as sharp as it gets), disparity (size, size)
+        float32 in [0, 1], settings (dict).
     """
     faults = random_faults(rng) if faults is None else faults
     if rng.random() < REGION_SHARE:
         return region_scene(rng, photos, size, n_frames, faults)
-    largest = float(np.exp(rng.uniform(np.log(2), np.log(max(max_coc, 2)))))
+    largest = float(np.exp(rng.uniform(np.log(min_coc), np.log(max(max_coc, min_coc)))))
+    near, far = 1.0, 0.0
+    if rng.random() < UNFOCUSED_SHARE:
+        largest = min(float(rng.uniform(0.7, 3) * max_coc), float(LEVELS[-1]))
+        far = float(rng.uniform(0, 0.8))
+        near = far + (1 - far) * float(rng.uniform(0.1, 0.8))
     if n_frames is None:
-        step = np.exp(rng.uniform(np.log(0.5), np.log(3)))
-        n_frames = int(np.clip(round(1 + largest / step), 2, 16))
+        step = np.exp(rng.uniform(np.log(LEAST_STEP), np.log(LARGEST_STEP)))
+        n_frames = int(np.clip(round(1 + largest * (near - far) / step), 2, MOST_FRAMES))
     margin = int(np.ceil(largest / 2)) + 2
     layers = random_layers(rng, photos, next_fast_len(size + 2 * margin))
-    blades = int(rng.integers(5, 9)) if rng.random() < 0.3 else 0
-    softness = float(rng.uniform(0, 0.8)) if rng.random() < 0.2 else 0.0
-    aperture = Aperture(blades, float(rng.uniform(0, 2 * np.pi)), softness)
-    focus = random_focus(rng, n_frames)
+    layers = [layer.to(device) for layer in layers]
+    aperture = random_aperture(rng)
+    focus = far + (near - far) * random_focus(rng, n_frames)
     inside = (..., slice(margin, margin + size), slice(margin, margin + size))
-    linear = refocus_layers(layers, focus, largest, aperture)[inside]
-    answer, disparity = flatten_layers(layers)
+    linear = refocus_layers(layers, focus, largest, aperture)[inside].cpu()
+    answer = sharpest_picture(layers, focus, largest, aperture, TOLERANCE)
+    disparity = flatten_layers(layers)[1]
     frames = develop(rng, linear, **faults)
     answer = develop(rng, answer[None][inside])[0]
     settings = {
@@ -438,4 +465,4 @@ def random_scene(rng, photos, size=224, max_coc=30.0, n_frames=None, faults=None
         "aperture": vars(aperture),
         "faults": faults,
     }
-    return frames, answer, disparity[inside].numpy(), settings
+    return frames, answer, disparity[inside].cpu().numpy(), settings

@@ -17,8 +17,8 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 import loss
+from augmentation import Augmentation
 from dataloader import (
-    Augmentation,
     EpochBatches,
     TrainingStacks,
     ValidationStacks,
@@ -30,6 +30,7 @@ from dataloader import (
 from luma_store import LumaStore
 from metrics import score
 from network import build_network, load_network, run_network
+from photos import PhotoFolder, list_photos, part_readable
 from runs import (
     Average,
     Log,
@@ -41,6 +42,7 @@ from runs import (
     learning_rate,
 )
 from show import training_panel
+from synthesis import SyntheticStacks, slot_frames
 from train_options import args_config, get_parser, parse_args
 from utils import (
     StackError,
@@ -55,9 +57,13 @@ from utils import (
 PANELS = 2  # validation scenes that TensorBoard shows
 
 
-def fingerprint(pairs, scenes, world):
-    """What the order of an epoch depends on beside the options, as a short text."""
-    content = [[pairs[i][0], len(pairs[i][1])] for i in scenes]
+def fingerprint(content, world):
+    """What an epoch depends on beside the options, as a short text.
+
+    Args:
+        content: names and numbers of frames of the training stacks, or names of the photographs.
+        world: processes that share out an epoch.
+    """
     return hashlib.sha256(json.dumps([world, content]).encode()).hexdigest()[:16]
 
 
@@ -66,7 +72,7 @@ def train_one_epoch(run, loader, log, stop):
 
     Args:
         run: the Run; it is advanced step by step.
-        loader: of TrainingStacks, set to where the run stands.
+        loader: of Samples, set to where the run stands.
         log: the Log.
         stop: the Stop.
     Returns:
@@ -193,7 +199,7 @@ def train(run, training, validation, log, stop):
 
     Args:
         run: the Run.
-        training: loader of TrainingStacks with an EpochBatches.
+        training: loader of Samples with an EpochBatches.
         validation: loader of ValidationStacks.
         log: the Log.
         stop: the Stop.
@@ -237,16 +243,57 @@ def collect_pairs(datapaths, quiet):
     return pairs
 
 
+def stored_samples(args, store, scenes, augmentation):
+    """What trains on the stacks of --datapath.
+
+    Args:
+        args: the options; store: a LumaStore; scenes: indices of the training stacks in it.
+        augmentation: an Augmentation.
+    Returns:
+        (samples, frame_counts, content, sentence): Samples, N of each, what `fingerprint` takes,
+        and what to tell.
+    """
+    frame_counts = [store.frame_count(scene) for scene in scenes]
+    content = [[store.pairs[scene][0], n] for scene, n in zip(scenes, frame_counts)]
+    samples = TrainingStacks(store, scenes, augmentation, args.seed)
+    return samples, frame_counts, content, f"{len(scenes)} stacks train"
+
+
+def random_samples(args, cache_mib, augmentation, device):
+    """What trains on random scenes of --photos.
+
+    Args:
+        args: the options; cache_mib: memory for photographs, MiB; augmentation: an Augmentation.
+        device: torch.device that trains.
+    Returns:
+        As `stored_samples`.
+    Raises:
+        StackError: there are no photographs, or none can be read.
+    """
+    paths, left_over = part_readable(list_photos(args.photos))
+    for sentence in [] if rank_and_world()[0] else left_over:
+        print(f"left out: {sentence}")
+    photos = PhotoFolder(paths, cache_mib // max(args.num_workers, 1))
+    # CUDA does not survive the fork of a loader process, and the blur was never tried on MPS.
+    if device.type != "cuda" or args.num_workers:
+        device = torch.device("cpu")
+    samples = SyntheticStacks(photos, augmentation, args.seed, device)
+    frame_counts = slot_frames(args.scenes_per_epoch, args.seed)
+    content = [path.name for path in paths]
+    sentence = f"{len(frame_counts)} random scenes of {len(paths)} photographs train an epoch"
+    return samples, frame_counts, content, sentence
+
+
 def build_loaders(args, device):
     """The loaders of a run.
 
     Returns:
         (training, validation, data): two loaders and the fingerprint of the training scenes.
     Raises:
-        StackError: the data cannot be found or split.
+        StackError: the data cannot be found, read or split.
     """
     rank, world, _ = rank_and_world()
-    pairs = collect_pairs(args.datapath, quiet=rank > 0)
+    pairs = collect_pairs(args.datapath, quiet=rank > 0) if args.datapath else []
     if args.val_datapath:
         held_out = collect_pairs(args.val_datapath, quiet=rank > 0)
         parts = range(len(pairs)), range(len(pairs), len(pairs) + len(held_out))
@@ -254,8 +301,9 @@ def build_loaders(args, device):
     else:
         parts = split_pairs(pairs, args.val_fraction, args.seed, by_name=args.split == "name")
     size = tuple(args.image_size)
-    resize = size if args.fit == "resize" else None
-    store = LumaStore(pairs, resize, args.cache_mib, args.num_workers)
+    resize = size if args.fit == "resize" and not args.photos else None
+    cache_mib = args.cache_mib // 2 if args.photos else args.cache_mib
+    store = LumaStore(pairs, resize, cache_mib, args.num_workers)
     augmentation = Augmentation(
         crop=None if resize else size,
         frames=args.frames,
@@ -263,30 +311,31 @@ def build_loaders(args, device):
         gain=args.gain,
         noise=args.noise,
         negatives=args.negatives,
+        shading=args.shading,
     )
+    if args.photos:
+        data = random_samples(args, cache_mib, augmentation, device)
+    else:
+        data = stored_samples(args, store, parts[0], augmentation)
+    samples, frame_counts, content, sentence = data
     order = EpochBatches(
-        [store.frame_count(scene) for scene in parts[0]],
+        frame_counts,
         args.batch_size,
         args.seed,
-        subsets=args.frames == "subset",
+        subsets=args.frames == "subset" and not args.photos,  # a random scene draws its own
         repeat=args.repeat,
         rank=rank,
         world=world,
     )
     pin = device.type == "cuda"
-    training = make_loader(
-        TrainingStacks(store, parts[0], augmentation, args.seed),
-        args.num_workers,
-        pin,
-        batch_sampler=order,
-    )
+    training = make_loader(samples, args.num_workers, pin, batch_sampler=order)
     share = range(rank, len(parts[1]), world)
     validation = make_loader(
         ValidationStacks(store, parts[1], args.val_size), args.num_workers, pin, indices=share
     )
     if rank == 0:
-        print(f"{len(parts[0])} stacks train, {len(parts[1])} validate")
-    return training, validation, fingerprint(pairs, parts[0], world)
+        print(f"{sentence}, {len(parts[1])} validate")
+    return training, validation, fingerprint(content, world)
 
 
 def build_run(args, device, steps_per_epoch, data, checkpoint):

@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 import loss
-from dataloader import FRAME_CHOICES
+from augmentation import FRAME_CHOICES
 from metrics import SSIM_WINDOW
 from network import NETWORKS, default_config, load_checkpoint
 from utils import StackError, number
@@ -19,6 +19,7 @@ PRESETS = {
         "flips": False,
         "gain": 0.0,
         "negatives": 0.0,
+        "shading": 0.0,
         "split": "name",
         "val_fraction": 0.2,
         "epochs": 20,
@@ -35,6 +36,7 @@ PRESETS = {
         "precision": "fp32",
     }
 }
+OF_STORED_STACKS = ("fit", "repeat", "val_fraction", "split")  # options that need --datapath
 # What a resumed run must keep, or it would not be the run that stopped.
 FIXED = (
     "network",
@@ -42,6 +44,7 @@ FIXED = (
     "seed",
     "batch_size",
     "repeat",
+    "scenes_per_epoch",
     "image_size",
     "fit",
     "frames",
@@ -109,13 +112,29 @@ def get_parser():
         "--datapath",
         nargs="+",
         metavar="DIR",
-        help="folders with dof_stack/<scene>/ and AiF/<scene>.*; required but with --resume",
+        help="folders with dof_stack/<scene>/ and AiF/<scene>.*; this or --photos is required but "
+        "with --resume",
+    )
+    group.add_argument(
+        "--photos",
+        nargs="+",
+        metavar="DIR",
+        help="folders of photographs that are sharp everywhere: train on random scenes of them, "
+        "made as training goes on, so that none is seen twice; needs --val_datapath; "
+        f"--{', --'.join(OF_STORED_STACKS)} are not for it",
+    )
+    group.add_argument(
+        "--scenes_per_epoch",
+        type=whole,
+        default=1000,
+        help="random scenes of --photos in an epoch",
     )
     group.add_argument(
         "--val_datapath",
         nargs="+",
         metavar="DIR",
-        help="validate on these sets and train on all of --datapath (none: on a share of that)",
+        help="validate on these sets and train on all of --datapath (none: on a share of that; "
+        "required with --photos)",
     )
     group.add_argument(
         "--image_size",
@@ -147,15 +166,22 @@ def get_parser():
     group.add_argument(
         "--gain",
         type=number(float, low=0, below=1),
-        default=0.2,
+        default=0.3,
         help="brightness of a sample changes by up to this factor from 1",
     )
     group.add_argument(
         "--negatives",
         type=number(float, low=0, high=1),
-        default=0.2,
+        default=0.3,
         help="share of the samples turned to their negative: blur spreads light, and a network "
         "that sees no other learns that the darker frame is the sharp one",
+    )
+    group.add_argument(
+        "--shading",
+        type=number(float, low=0, high=1),
+        default=0.15,
+        help="share of the samples whose frames are lit unevenly, each in its own way, as light "
+        "far out of focus does: where frames differ in brightness alone, none is sharper",
     )
     group.add_argument(
         "--noise",
@@ -189,13 +215,15 @@ def get_parser():
         type=number(int, low=0),
         default=0,
         help="processes that load; 0 loads between the steps, which is enough once the pictures "
-        "are in the cache",
+        "are in the cache. Scenes of --photos are made on the CPU in these processes; with 0 on "
+        "the training device where that is CUDA",
     )
     group.add_argument(
         "--cache_mib",
         type=number(int, low=0),
         default=4096,
-        help="memory for decoded pictures, MiB; it is taken as pictures come in",
+        help="memory for decoded pictures, MiB; it is taken as pictures come in. With --photos "
+        "half of it is for them",
     )
 
     group = parser.add_argument_group("optimisation")
@@ -273,7 +301,8 @@ def parse_args(parser, argv=None):
         kept = {k: v for k, v in checkpoint["args"].items() if k not in OF_THE_START}
         args = parser.parse_args(argv, argparse.Namespace(**kept))
         for name in FIXED:
-            if getattr(args, name) != kept[name]:
+            # A run of an older version had the default of what it did not know.
+            if getattr(args, name) != kept.setdefault(name, parser.get_default(name)):
                 parser.error(
                     f"--{name} is {kept[name]} in the run {args.exp_name} and cannot change when "
                     "it is resumed"
@@ -294,8 +323,7 @@ def check_args(parser, args):
     """End by parser.error where options contradict each other."""
     if Path(args.exp_name).name in ("", ".."):
         parser.error(f"--exp_name {args.exp_name!r} is no name of a folder: give the run a name")
-    if not args.datapath:
-        parser.error("--datapath is required: the folder that make_dataset.py wrote")
+    check_data(parser, args)
     try:
         weights = loss.parse_loss_weights(args.loss_weights)
     except ValueError as error:
@@ -310,6 +338,29 @@ def check_args(parser, args):
         args_config(args)
     except ValueError as error:
         parser.error(f"--network_options: {error}")
+
+
+def check_data(parser, args):
+    """End by parser.error where it is not clear what to train on."""
+    if not args.datapath and not args.photos:
+        parser.error(
+            "--datapath is required, the folder that make_dataset.py wrote, or --photos, a folder "
+            "of photographs"
+        )
+    if args.datapath and args.photos:
+        parser.error(
+            "--datapath trains on stacks, --photos on scenes made of photographs: give one of them"
+        )
+    if args.photos and not args.val_datapath:
+        parser.error(
+            "--photos needs --val_datapath: stacks with answers to validate on, the same each time"
+        )
+    if args.resume:  # these options cannot change, and those of a preset are no longer defaults
+        return
+    for name in OF_STORED_STACKS if args.photos else ["scenes_per_epoch"]:
+        if getattr(args, name) != parser.get_default(name):
+            data = "--datapath" if args.photos else "--photos"
+            parser.error(f"--{name} is for {data}: leave it away")
 
 
 def args_config(args):

@@ -55,7 +55,8 @@ def test_every_picture_every_metric_and_the_mean(folders, tmp_path, capsys):
 
 def test_several_results_in_one_table_with_the_means_at_its_end(folders, tmp_path, capsys):
     run("--results", f"ours={folders[0]}", f"exact={folders[1]}", "--reference", folders[1])
-    lines = [line.split()[:3] for line in capsys.readouterr().out.splitlines()]
+    table, header, comparisons = capsys.readouterr().out.split("\n\n")
+    lines = [line.split()[:3] for line in table.splitlines()]
     assert [line[:2] for line in lines[1:]] == [
         ["ours", "scene2"],
         ["ours", "scene10"],
@@ -65,8 +66,78 @@ def test_several_results_in_one_table_with_the_means_at_its_end(folders, tmp_pat
         ["exact", "MEAN"],
     ]
     assert lines[-1][2] == "inf"
+    assert "Other minus ours" in header and "n = 2" in header and "Student's t" in header
+    psnr, ssim = (line.split() for line in comparisons.splitlines()[1:])
+    assert psnr == ["exact", "PSNR", "+inf", "-", "-", "2/2"]
+    assert ssim[:2] == ["exact", "SSIM"] and ssim[-1] == "2/2"
+    mean, low, high = map(float, ssim[2:5])
+    assert 0 < mean == pytest.approx((low + high) / 2, rel=1e-3)
     with pytest.raises(StackError, match="two folders named a: give them as NAME=DIR"):
         run("--results", f"a={folders[0]}", f"a={folders[1]}", "--reference", folders[1])
+
+
+def test_the_difference_of_paired_scores_and_its_interval():
+    first = [10.0, 20.0, 30.0, 40.0, 50.0]
+    # Differences 1 to 5: mean 3, deviation sqrt(2.5); t of 4 degrees at 97.5 % is 2.776445.
+    mean, low, high = evaluate.paired_difference(first, [11, 22, 33, 44, 55])
+    reach = 2.776445 * np.sqrt(2.5 / 5)
+    assert (mean, low, high) == pytest.approx((3, 3 - reach, 3 + reach))
+    # With one degree of freedom t is a tangent: tan(pi / 4) = 1 at a level of 50 %.
+    found = evaluate.paired_difference([0, 0], [1, -3], confidence=0.5)
+    assert found == pytest.approx((-1, -1 - 2, -1 + 2))
+    assert evaluate.paired_difference(first, np.add(first, 0.5)) == (0.5, 0.5, 0.5)
+
+
+def test_where_the_difference_has_no_interval():
+    nothing = pytest.approx(np.nan, nan_ok=True)
+    assert evaluate.paired_difference([30], [31.5]) == (1.5, nothing, nothing)
+    assert evaluate.paired_difference([30, np.inf], [31, 40]) == (-np.inf, nothing, nothing)
+    assert evaluate.paired_difference([np.inf, 1], [1, np.inf])[0] == nothing
+    # Both exact: no difference.
+    assert evaluate.paired_difference([np.inf, 5], [np.inf, 5]) == (0, 0, 0)
+
+
+def test_an_interval_holds_the_true_difference_as_often_as_it_says():
+    rng = np.random.default_rng(0)
+    scenes = rng.normal(30, 5, (4000, 6))
+    others = scenes + rng.normal(0.3, 0.5, scenes.shape)
+    intervals = [evaluate.paired_difference(*pair)[1:] for pair in zip(scenes, others)]
+    share = np.mean([low < 0.3 < high for low, high in intervals])
+    assert share == pytest.approx(0.95, abs=0.012)
+
+
+def test_comparisons_are_with_the_first_and_in_its_order_of_scenes():
+    def table(psnr, ssim):
+        rows = {k: {"PSNR": p, "SSIM": s} for k, (p, s) in enumerate(zip(psnr, ssim))}
+        return rows, None
+
+    tables = {
+        "a": table([30, 31, 32], [0.9, 0.8, 0.7]),
+        "b": table([31, 30, 33.5], [0.9, 0.8, 0.7]),
+        "c": table([29, 30, 31], [0.8, 0.9, 0.9]),
+    }
+    rows = evaluate.comparison_rows(tables)
+    assert rows[0] == ["results", "metric", "mean", "low", "high", "won"]
+    assert [row[:3] + row[-1:] for row in rows[1:]] == [
+        ["b", "PSNR", "+0.5", "2/3"],
+        ["b", "SSIM", "+0", "0/3"],  # equal is not won
+        ["c", "PSNR", "-1", "0/3"],
+        ["c", "SSIM", "+0.06667", "2/3"],
+    ]
+    assert rows[3][3:5] == ["-1", "-1"]
+
+
+def test_one_result_is_not_compared_and_one_scene_has_no_interval(tmp_path, capsys):
+    data = write_set(tmp_path, [3])
+    words = ["--results", f"exact={data / 'AiF'}", "--reference", data / "AiF"]
+    run(*words)
+    assert "minus" not in capsys.readouterr().out
+    run(*words, "--stacks", data / "dof_stack", "--csv", tmp_path / "table.csv")
+    said = capsys.readouterr().out
+    assert "Other minus exact, paired by scene (n = 1)" in said
+    assert said.splitlines()[-2].split()[-5:] == ["PSNR", "-inf", "-", "-", "0/1"]
+    assert said.splitlines()[-1].split()[-3:] == ["-", "-", "0/1"]
+    assert len((tmp_path / "table.csv").read_text().splitlines()) == 1 + 2 + 2
 
 
 def test_a_folder_with_an_equals_sign_is_a_folder(folders, tmp_path):

@@ -97,6 +97,37 @@ def test_thin_lens_from_depth_maps(run, photos, depths, tmp_path):
     assert error[2, :6].mean() < error[0, :6].mean()
 
 
+def test_faults_of_the_camera_in_every_mode(run, photos, depths, tmp_path):
+    words = ["--image_path", photos, "--size", 32, "--num_frames", 3, "--max_coc", 4]
+    faults = ["--noise", 1000, 9, "--flicker", 0.1, "--shake", 1, "--jpeg", 90]
+    assert run(*words, "--num_scenes", 1, *faults, "--output_path", tmp_path / "random")[0] == 0
+    record = json.loads((tmp_path / "random" / "dataset.json").read_text())
+    expected = {"noise": [1000, 9], "flicker": 0.1, "shake": 1, "jpeg": 90}
+    assert record["scenes"]["scene_00000"]["faults"] == expected
+    recipe = ["--image_path", photos, "--depth_path", depths, "--refocus", "published"]
+    for name, more in (("clean", []), ("read", ["--noise", 1e6, 0]), ("faulty", faults)):
+        assert run(*recipe, *more, "--num_frames", 2, "--output_path", tmp_path / name)[0] == 0
+    frames = [
+        read_picture(tmp_path / name / "dof_stack" / "p0" / "00.png").astype(int)
+        for name in ("clean", "read", "faulty")
+    ]
+    assert 0 < abs(frames[1] - frames[0]).mean() < 1 < abs(frames[2] - frames[0]).mean()
+
+
+def test_a_data_set_that_was_begun_without_the_newer_options_goes_on(run, photos, tmp_path):
+    words = ["--image_path", photos, "--output_path", tmp_path / "out", "--size", 32]
+    run(*words, "--num_scenes", 1)
+    path = tmp_path / "out" / "dataset.json"
+    record = json.loads(path.read_text())
+    for name in ("stack_path", "keep", "shuffle", "flicker", "shake"):
+        del record["settings"][name]
+    path.write_text(json.dumps(record))
+    assert "2 scenes, 1 of them new" in run(*words, "--num_scenes", 2)[1]
+    path.unlink()
+    with pytest.raises(StackError, match=r"holds stacks and no dataset\.json"):
+        run(*words, "--num_scenes", 2)
+
+
 def test_published_recipe(run, photos, depths, tmp_path):
     out = tmp_path / "out"
     words = ["--image_path", photos, "--depth_path", depths, "--output_path", out]
@@ -122,6 +153,11 @@ def test_published_recipe(run, photos, depths, tmp_path):
         (["--image_path", ".", "--depth_kind", "distance"], "need --depth_path"),
         (["--image_path", ".", "--depth_path", ".", "--num_scenes", "3"], "random scenes"),
         (["--image_path", ".", "--num_frames", "1"], "at least 2"),
+        (["--image_path", ".", "--noise", "5"], "at least 10"),
+        (["--image_path", ".", "--noise", "1000", "2", "3"], "at most READ"),
+        (["--image_path", ".", "--shuffle"], "leave --shuffle away"),
+        (["--image_path", ".", "--keep", "ends"], "leave --keep away"),
+        (["--demo", "--stack_path", "x"], "leave --stack_path away"),
     ],
 )
 def test_wrong_calls(run, words, sentence, tmp_path):

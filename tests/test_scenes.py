@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+import refocus
 import scenes
 
 
@@ -29,6 +30,38 @@ def test_shapes_and_ranges(photos):
     assert answer.shape == (64, 64, 3) and disparity.shape == (64, 64)
     assert disparity.min() >= 0 and disparity.max() <= 1
     assert 2 <= settings["aperture_px"] <= 6 and len(settings["focus_disparity"]) == 5
+
+
+def test_blur_keeps_within_its_bounds(photos, monkeypatch):
+    monkeypatch.setattr(scenes, "REGION_SHARE", 0)
+    monkeypatch.setattr(scenes, "UNFOCUSED_SHARE", 0)
+    for seed in range(8):
+        rng = np.random.default_rng(seed)
+        settings = scenes.random_scene(rng, photos, 32, 6.0, n_frames=4, min_coc=5.0)[3]
+        assert 5 <= settings["aperture_px"] <= 6
+
+
+def test_blur_is_computed_where_the_layers_are(photos):
+    """Without a GPU: what is on "meta" has no values, but a device that must not be mixed."""
+    layer = scenes.Layer(torch.rand(3, 16, 16), torch.ones(16, 16), torch.zeros(16, 16)).to("meta")
+    aperture = scenes.random_aperture(np.random.default_rng(0))
+    levels = refocus.blur_levels(layer.colour, (0, 1.0, 6.0), aperture)
+    assert levels.device.type == "meta" and levels.shape == (3, 3, 16, 16)
+    assert scenes.flatten_layers([layer, layer])[1].device.type == "meta"
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_a_gpu_makes_the_same_scenes(photos):
+    for seed in range(12):
+        one, other = (
+            scenes.random_scene(np.random.default_rng(seed), photos, 64, 8.0, faults={}, device=d)
+            for d in ("cpu", "cuda")
+        )
+        for k in range(2):  # frames and answer, but for how values between two levels round
+            difference = abs(one[k].astype(int) - other[k].astype(int))
+            assert difference.max() <= 1 and difference.mean() < 0.01
+        np.testing.assert_array_equal(one[2], other[2])
+        assert one[3] == other[3]
 
 
 def test_regions_are_sharp_in_their_frame_and_blurred_in_the_others(photos):

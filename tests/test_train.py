@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from drawn import write_set
+from drawn import texture, write_set
 from torch import nn
 
 import loss
@@ -21,6 +21,7 @@ from dataloader import ValidationStacks, batches, find_pairs, make_loader, split
 from luma_store import LumaStore
 from metrics import METRICS, score
 from network import build_network, default_config, load_network, run_network
+from pictures import write_picture
 from show import training_panel
 from utils import StackError
 
@@ -33,14 +34,28 @@ def data(tmp_path_factory):
 
 
 @pytest.fixture
-def options(data, tmp_path):
-    """Options of a run of 3 epochs of 3 steps that every test may add to."""
+def common(tmp_path):
+    """Options of a run of 3 epochs but for its data."""
     return [
-        *("--datapath", str(data), "--experiments", str(tmp_path), "--epochs", "3"),
-        *("--image_size", "16", "16", "--batch_size", "2", "--val_fraction", "0.3"),
-        *("--warmup_steps", "2", "--decay_fraction", "0.5", "--ema", "0.9", "--device", "cpu"),
-        *("--log_every", "1", "--precision", "fp32"),
+        *("--experiments", str(tmp_path), "--epochs", "3", "--image_size", "16", "16"),
+        *("--batch_size", "2", "--warmup_steps", "2", "--decay_fraction", "0.5", "--ema", "0.9"),
+        *("--device", "cpu", "--log_every", "1", "--precision", "fp32"),
     ]
+
+
+@pytest.fixture
+def options(data, common):
+    """Options of a run of 3 epochs of 3 steps that every test may add to."""
+    return [*common, "--datapath", str(data), "--val_fraction", "0.3"]
+
+
+@pytest.fixture
+def photo_options(data, common, tmp_path):
+    """The same with random scenes of two photographs."""
+    for k in range(2):
+        write_picture(tmp_path / "photos" / f"p{k}.png", texture(40, 48, k))
+    more = ["--photos", str(tmp_path / "photos"), "--val_datapath", str(data)]
+    return [*common, *more, "--scenes_per_epoch", "6"]
 
 
 def start(options, name, *more):
@@ -84,8 +99,13 @@ def assert_equal(one, other, where=""):
         assert one == other, where
 
 
-@pytest.mark.parametrize("stops", [(4,), (3,), (2, 5)], ids=["in an epoch", "at its end", "twice"])
-def test_a_resumed_run_equals_one_that_did_not_stop(options, tmp_path, monkeypatch, stops):
+@pytest.mark.parametrize(
+    ("data_of", "stops"),
+    [("options", (4,)), ("options", (3,)), ("options", (2, 5)), ("photo_options", (4,))],
+    ids=["in an epoch", "at its end", "twice", "random scenes"],
+)
+def test_a_resumed_run_equals_one_that_did_not_stop(request, tmp_path, monkeypatch, data_of, stops):
+    options = request.getfixturevalue(data_of)
     assert start(options, "whole") == 0
     for number, stop in enumerate(stops):
         with monkeypatch.context() as patch:
@@ -122,11 +142,17 @@ def test_signals_save_and_set_the_exit_status(options, tmp_path, monkeypatch, ca
     assert signal.getsignal(signal.SIGINT) is handler
 
 
-def test_a_second_ctrl_c_interrupts_at_once():
-    with runs.Stop(None) as stop, pytest.raises(KeyboardInterrupt):
+def test_a_second_ctrl_c_interrupts_at_once(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(runs.time, "monotonic", lambda: now[0])
+    with runs.Stop(None) as stop:
         os.kill(os.getpid(), signal.SIGINT)
-        os.kill(os.getpid(), signal.SIGINT)
-    assert stop.reason(torch.device("cpu")) == 130
+        os.kill(os.getpid(), signal.SIGINT)  # torchrun's copy of the first one
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.reason(torch.device("cpu")) == 130
+        now[0] += 5
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
 
 
 def test_time_up_saves_a_usable_network(options, tmp_path):
@@ -179,6 +205,74 @@ def test_validation_can_have_sets_of_its_own(options, tmp_path, data, capsys):
     both = ["--datapath", str(data), str(held_out)]
     assert start(options, "both", "--epochs", "1", *both) == 0
     assert "7 stacks train, 3 validate" in capsys.readouterr().out
+
+
+def test_random_scenes_are_new_in_every_epoch(photo_options, tmp_path, monkeypatch, capsys):
+    (tmp_path / "photos" / "broken.png").write_bytes(b"no picture")
+    seen = []
+    weighted_loss = loss.weighted_loss
+
+    def watch(output, batch, weights):
+        seen.append(batch)
+        return weighted_loss(output, batch, weights)
+
+    monkeypatch.setattr(loss, "weighted_loss", watch)
+    assert start(photo_options, "run", "--epochs", "2", "--validate_every", "2") == 0
+    said = capsys.readouterr().out
+    assert "6 random scenes of 2 photographs train an epoch, 7 validate" in said
+    assert "left out:" in said and "broken.png" in said
+    answers = [picture for batch in seen[:6] for picture in batch["answer"]]
+    assert len({picture.numpy().tobytes() for picture in answers}) == 12
+    assert all(batch["stack"].shape[0] == 2 for batch in seen[:6])
+    record = json.loads((tmp_path / "run" / "args.json").read_text())["args"]
+    assert record["photos"] == [str(tmp_path / "photos")] and record["scenes_per_epoch"] == 6
+    assert load(tmp_path / "run" / "last.pth")["step"] == 6
+
+
+def test_random_scenes_need_photographs_that_can_be_read(photo_options, tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(StackError, match="empty holds no pictures: give a folder of photographs"):
+        start(photo_options, "run", "--photos", str(tmp_path / "empty"))
+    for path in (tmp_path / "photos").iterdir():
+        path.write_bytes(b"no picture")
+    with pytest.raises(StackError, match="none of the 2 photographs can be read"):
+        start(photo_options, "run")
+
+
+def test_other_photographs_are_noted_and_the_next_epoch_begins(
+    photo_options, tmp_path, monkeypatch, capsys
+):
+    with monkeypatch.context() as patch:
+        signal_after(patch, 4)
+        start(photo_options, "run")
+    write_picture(tmp_path / "photos" / "p2.png", texture(40, 48, 2))
+    for words, sentence in [
+        (["--scenes_per_epoch", "5"], "--scenes_per_epoch is 6 in the run run and cannot change"),
+        (["--datapath", "x"], "--photos on scenes made of photographs: give one of them"),
+    ]:
+        with pytest.raises(SystemExit):
+            resume(tmp_path, "run", *words)
+        assert sentence in capsys.readouterr().err
+    assert resume(tmp_path, "run") == 0
+    assert "changed since it stopped: going on with epoch 3" in capsys.readouterr().out
+
+
+def test_a_preset_trains_on_random_scenes_and_resumes(photo_options, tmp_path):
+    begun = [*photo_options, "--preset", "published", "--network", "StackMix", "--epochs", "1"]
+    assert start(begun, "run") == 0
+    assert load(tmp_path / "run" / "last.pth")["args"]["fit"] == "resize"
+    assert resume(tmp_path, "run", "--epochs", "2") == 0
+    assert load(tmp_path / "run" / "last.pth")["step"] == 6
+
+
+def test_runs_from_before_an_option_resume(options, tmp_path):
+    assert start(options, "run", "--epochs", "1") == 0
+    path = tmp_path / "run" / "last.pth"
+    checkpoint = load(path)
+    del checkpoint["args"]["photos"], checkpoint["args"]["scenes_per_epoch"]
+    torch.save(checkpoint, path)
+    assert resume(tmp_path, "run", "--epochs", "2") == 0
+    assert load(path)["step"] == 6
 
 
 def test_training_helps(options, tmp_path):
@@ -301,7 +395,13 @@ def test_a_log_that_was_cut_short_goes_on(options, tmp_path):
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        ([], "--datapath is required"),
+        ([], "--datapath is required, the folder that make_dataset.py wrote, or --photos"),
+        (["--datapath", "x", "--photos", "y"], "give one of them"),
+        (["--photos", "x"], "--photos needs --val_datapath"),
+        (["--photos", "x", "--val_datapath", "y", "--repeat", "2"], "--repeat is for --datapath"),
+        (["--photos", "x", "--val_datapath", "y", "--fit", "resize"], "--fit is for --datapath"),
+        (["--datapath", "x", "--scenes_per_epoch", "9"], "--scenes_per_epoch is for --photos"),
+        (["--photos", "x", "--val_datapath", "y", "--scenes_per_epoch", "0"], "at least 1"),
         (["--datapath", "x", "--loss_weights", "1", "2"], "2 loss weights without names"),
         (
             ["--datapath", "x", "--network", "StackMFF", "--loss_weights", "cross_entropy=1"],
@@ -369,7 +469,7 @@ def test_gradients_in_bf16_agree_with_fp32_for_any_number_of_frames():
     network = build_network(default_config("StackMix")).train()
     cpu = torch.device("cpu")
     for n_frames in (2, 3, 5):
-        stack = torch.rand(2, 1, n_frames, 32, 32)
+        stack = torch.rand(2, 1, n_frames, 64, 64)  # the coarsest level has 2x2 places
         gradients = []
         for precision in ("fp32", "bf16"):
             network.zero_grad()
@@ -381,7 +481,7 @@ def test_gradients_in_bf16_agree_with_fp32_for_any_number_of_frames():
             total.backward()
             gradients.append(torch.cat([p.grad.flatten() for p in network.parameters()]))
         assert torch.isfinite(gradients[1]).all()
-        assert torch.cosine_similarity(*gradients, dim=0) > 0.95, n_frames
+        assert torch.cosine_similarity(*gradients, dim=0) > 0.8, n_frames
 
 
 def test_precision_is_measured_or_taken_as_told(monkeypatch, options):

@@ -19,10 +19,16 @@ def engine():
 
 
 def compose(seed, size=160, n_frames=6):
-    """Frames and answer of a composed scene without noise."""
+    """Frames and answer of a composed scene without noise, each surface sharp in some frame."""
     photos = [texture(size + 96, size + 96, k) for k in range(4)]
     rng = np.random.default_rng(seed)
-    return random_scene(rng, photos, size, 12.0, n_frames, faults={})[:2]
+    while True:
+        frames, answer, _, settings = random_scene(
+            rng, photos, size, 12.0, n_frames, faults={}, min_coc=6.0
+        )
+        focus = settings["focus_disparity"]
+        if "aperture_px" in settings and focus[0] - focus[-1] > 0.9:
+            return frames, answer
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,196 @@
+"""How training samples differ from the scenes they are drawn from: frames, view, light, noise."""
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from utils import StackError
+
+TWICE_SHARE = 0.1  # of the samples with some frames twice, so that copies change nothing
+ENDS_SHARE = 0.5  # of the pairs, which show the first and the last frame
+CLEAR_ERROR = np.float32(
+    2 / 255
+)  # a frame that is so much worse than the best is not the sharp one
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """How training samples differ from what lies in the folder.
+
+    Args:
+        crop: (height, width) px of random crops, or None for whole pictures.
+        frames: "subset" (every frame for one sample in two, else 2 to all of them; in order or
+            reversed; some of them twice for one in ten), "all" (every frame, in order) or
+            "shuffled" (every frame, in random order).
+        flips: mirror and turn by quarters.
+        gain: brightness factor between 1 - gain and 1 + gain, one for frames and answer.
+        noise: up to this standard deviation of Gaussian noise in the frames, grey levels of 255.
+        negatives: share of the samples that are turned to their negative.
+        shading: share of the samples whose frames are lit unevenly, each in its own way.
+    """
+
+    crop: tuple[int, int] | None = None
+    frames: str = "subset"
+    flips: bool = True
+    gain: float = 0.0
+    noise: float = 0.0
+    negatives: float = 0.0
+    shading: float = 0.0
+
+
+FRAME_CHOICES = ("subset", "all", "shuffled")
+
+
+def choose_frames(rng, count, n_frames, order):
+    """Which frames of a stack a sample shows, and in which order.
+
+    Args:
+        rng: NumPy generator.
+        count: frames of the stack.
+        n_frames: frames of the sample.
+        order: as Augmentation.frames; "subset" shows some of them twice in one sample of ten, and
+            the first and the last in one pair of two.
+    Returns:
+        (n_frames,) int from 0 to count - 1.
+    """
+    frames = rng.permutation(count)[:n_frames]
+    if order == "subset" and rng.random() < TWICE_SHARE:
+        frames = rng.integers(count, size=n_frames)
+    elif order == "subset" and n_frames == 2 and rng.random() < ENDS_SHARE:
+        frames = np.array([0, count - 1])
+    if order != "shuffled":
+        frames = np.sort(frames)
+    if order == "subset" and rng.random() < 0.5:
+        frames = frames[::-1]
+    return frames
+
+
+def draw_shading(rng, n_frames, height, width):
+    """Light that comes and goes with focus: a few soft blobs, each strongest in some frames.
+
+    Light from far out of focus does this, and veils, and transparent bodies like resin.
+
+    Args:
+        rng: NumPy generator; n_frames: N; height, width: px.
+    Returns:
+        (N, height, width) float32, a factor of the brightness, about 0.4 to 2.5.
+    """
+    depth = np.linspace(0, 1, n_frames, dtype=np.float32)[:, None]
+    places = [np.arange(side, dtype=np.float32) / max(height, width) for side in (height, width)]
+    total = np.zeros((n_frames, height, width), np.float32)
+    for _ in range(rng.integers(1, 4)):
+        radius = np.exp(rng.uniform(np.log(0.12), np.log(0.8)))
+        down, across = (
+            np.exp(
+                -(((place - rng.uniform(-0.1, 1.1) - rng.normal(0, 0.2) * depth) / radius) ** 2) / 2
+            )
+            for place in places
+        )
+        peak, reach = rng.uniform(-0.3, 1.3), rng.uniform(0.15, 0.8)
+        strength = rng.normal(0, 0.3) * np.exp(-(((depth - peak) / reach) ** 2))
+        total += (strength[..., None] * down[:, :, None] * across[:, None]).astype(np.float32)
+    return np.exp(total)
+
+
+def shade(rng, stack, answer):
+    """Light each frame unevenly in its own way, and the answer as the frames that look like it.
+
+    Where frames differ in brightness alone, none is sharper than another. A network that has not
+    seen that takes the darker one, since blur spreads bright spots, and leaves dark patches.
+
+    Args:
+        rng: NumPy generator.
+        stack: (N, H, W) float32 in [0, 1].
+        answer: (H, W) float32 in [0, 1].
+    Returns:
+        (stack, answer), float32 in [0, 1].
+    """
+    light = draw_shading(rng, *stack.shape)
+    error = np.stack([cv2.blur((frame - answer) ** 2, (5, 5)) for frame in stack])
+    least = error.min(0)
+    share = np.exp((least - error) / (CLEAR_ERROR**2 + 0.2 * least))
+    wanted = (share * light).sum(0) / share.sum(0)
+    stack = stack * light
+    most = max(1, stack.max())
+    return stack / most, np.minimum(answer * wanted / most, 1)
+
+
+def change_light(rng, stack, answer, how):
+    """Brighten or darken a sample, turn it to its negative, shade it, add noise to its frames.
+
+    Args:
+        rng: NumPy generator.
+        stack: (N, H, W) uint8.
+        answer: (H, W) uint8.
+        how: an Augmentation.
+    Returns:
+        (stack, answer), float32 in [0, 1].
+    """
+    scale = np.float32((1 + how.gain * rng.uniform(-1, 1)) / 255)
+    stack = np.minimum(stack.astype(np.float32) * scale, 1)
+    answer = np.minimum(answer.astype(np.float32) * scale, 1)
+    if rng.random() < how.negatives:
+        stack, answer = 1 - stack, 1 - answer
+    if rng.random() < how.shading:
+        stack, answer = shade(rng, stack, answer)
+    if how.noise:
+        sigma = np.float32(rng.uniform(0, how.noise) / 255)
+        stack += sigma * rng.standard_normal(stack.shape, np.float32)
+        stack = stack.clip(0, 1)
+    return stack, answer
+
+
+@dataclass(frozen=True)
+class View:
+    """The part of a picture that a sample shows, and how it is turned.
+
+    Args:
+        cut: (rows, columns), two slices.
+        turns: quarter turns, 0 to 3.
+        mirror: mirror left and right after that.
+    """
+
+    cut: tuple[slice, slice]
+    turns: int
+    mirror: bool
+
+    def turned(self, pictures):
+        """(..., h, w) pictures that have been cut already, turned and mirrored."""
+        pictures = np.rot90(pictures, self.turns, (-2, -1))
+        return pictures[..., ::-1] if self.mirror else pictures
+
+
+def draw_view(rng, shape, how, name):
+    """The view of a sample.
+
+    Args:
+        rng: NumPy generator.
+        shape: (H, W) of the picture, px.
+        how: an Augmentation.
+        name: of the picture, for the message.
+    Returns:
+        A View; it is turned by quarters only where the format allows it.
+    Raises:
+        StackError: the picture is smaller than the crops.
+    """
+    turns = int(rng.integers(4)) if how.flips else 0
+    mirror = how.flips and rng.random() < 0.5
+    corner = rng.random(2)
+    crop = how.crop
+    if crop is None:  # whole pictures of a batch must keep their format
+        fits_turned = shape[0] == shape[1]
+        crop = shape
+    else:
+        fits_turned = crop[1] <= shape[0] and crop[0] <= shape[1]
+    if crop[0] > shape[0] or crop[1] > shape[1]:
+        raise StackError(
+            f"{name} is {shape[1]}x{shape[0]}, smaller than the crops of {crop[1]}x{crop[0]}: give "
+            "a smaller --image_size"
+        )
+    if not fits_turned:
+        turns -= turns % 2
+    sides = crop[::-1] if turns % 2 else crop
+    starts = [int(c * (have - want + 1)) for c, have, want in zip(corner, shape, sides)]
+    cut = tuple(slice(start, start + side) for start, side in zip(starts, sides))
+    return View(cut, turns, mirror)
