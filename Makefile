@@ -1,10 +1,14 @@
-# make demo: fuse a real photograph's stack; make test: run the tests. Both set up .venv first.
+# make demo: fuse a real photograph's stack; make test: run the tests; make weights PHOTOS=DIR: train
+# the default network anew from a folder of photographs. All set up .venv first.
 VENV ?= .venv
 PYTHON ?= python3
 RUN = $(VENV)/bin/python
 DEMO = data/demo
 
-.PHONY: demo test clean
+SCENES ?= 15000
+EPOCHS ?= 20
+
+.PHONY: demo test weights clean
 
 demo: $(VENV)/.ready
 	$(RUN) make_dataset.py --demo --output_path $(DEMO)
@@ -15,6 +19,14 @@ demo: $(VENV)/.ready
 
 test: $(VENV)/.ready
 	$(RUN) -m pytest
+
+# Both commands go on where they were stopped; so does this target.
+weights: $(VENV)/.ready
+	@test -d "$(PHOTOS)" || { echo "make weights PHOTOS=DIR: DIR holds photographs that are sharp everywhere" >&2; exit 2; }
+	$(RUN) make_dataset.py --image_path "$(PHOTOS)" --output_path data/train --size 256 --num_scenes $(SCENES)
+	$(RUN) train.py --datapath data/train --exp_name default --image_size 192 192 --epochs $(EPOCHS) \
+		--decay_fraction 0.4 $(if $(wildcard experiments/default/last.pth),--resume)
+	@echo "The weights: experiments/default/best.pth, for predict.py --model_path"
 
 clean:
 	rm -rf $(VENV)
