@@ -7,7 +7,7 @@ import numpy as np
 
 from utils import StackError
 
-TWICE_SHARE = 0.1  # of the samples with some frames twice, so that copies change nothing
+TWICE_SHARE = 0.15  # of the samples with some frames twice, so that copies change nothing
 ENDS_SHARE = 0.5  # of the pairs, which show the first and the last frame
 CLEAR_ERROR = np.float32(
     2 / 255
@@ -21,7 +21,7 @@ class Augmentation:
     Args:
         crop: (height, width) px of random crops, or None for whole pictures.
         frames: "subset" (every frame for one sample in two, else 2 to all of them; in order or
-            reversed; some of them twice for one in ten), "all" (every frame, in order) or
+            reversed; some of them twice for one in seven), "all" (every frame, in order) or
             "shuffled" (every frame, in random order).
         flips: mirror and turn by quarters.
         gain: brightness factor between 1 - gain and 1 + gain, one for frames and answer.
@@ -49,14 +49,17 @@ def choose_frames(rng, count, n_frames, order):
         rng: NumPy generator.
         count: frames of the stack.
         n_frames: frames of the sample.
-        order: as Augmentation.frames; "subset" shows some of them twice in one sample of ten, and
+        order: as Augmentation.frames; "subset" shows some of them twice in one sample of seven, and
             the first and the last in one pair of two.
     Returns:
         (n_frames,) int from 0 to count - 1.
     """
     frames = rng.permutation(count)[:n_frames]
     if order == "subset" and rng.random() < TWICE_SHARE:
-        frames = rng.integers(count, size=n_frames)
+        if rng.random() < 0.5:
+            frames = rng.integers(count, size=n_frames)
+        else:
+            return pad_with_copies(rng, frames)
     elif order == "subset" and n_frames == 2 and rng.random() < ENDS_SHARE:
         frames = np.array([0, count - 1])
     if order != "shuffled":
@@ -64,6 +67,21 @@ def choose_frames(rng, count, n_frames, order):
     if order == "subset" and rng.random() < 0.5:
         frames = frames[::-1]
     return frames
+
+
+def pad_with_copies(rng, frames):
+    """Put copies of one frame in the place of others, before or after the rest.
+
+    Args:
+        rng: NumPy generator.
+        frames: (n,) int.
+    Returns:
+        (n,) int, ascending or descending but for the copies, which are up to half of them.
+    """
+    rest = np.sort(frames[: len(frames) - rng.integers(len(frames) // 2 + 1)])
+    copies = np.repeat(rng.choice(rest), len(frames) - len(rest))
+    frames = np.concatenate([rest, copies] if rng.random() < 0.5 else [copies, rest])
+    return frames[::-1] if rng.random() < 0.5 else frames
 
 
 def draw_shading(rng, n_frames, height, width):

@@ -196,11 +196,31 @@ def _frame_scale(count):
     return 65535 / max(count - 1, 1)
 
 
+def distinct_frames(frames):
+    """Which frames are no copies of earlier ones.
+
+    Args:
+        frames: (N, H, W, C).
+    Returns:
+        Indices in ascending order; the first is 0.
+    """
+    groups = {}
+    for k, frame in enumerate(frames):
+        alike = groups.setdefault(frame[::16, ::16].tobytes(), [])  # few pixels tell most apart
+        if not any(np.array_equal(frame, frames[other]) for other in alike):
+            alike.append(k)
+    return sorted(k for alike in groups.values() for k in alike)
+
+
 class _WeightsBlend:
-    """Mixes the frames by the weights of a network; every pixel is a convex mixture of N pixels."""
+    """Mixes the frames by the weights of a network; every pixel is a convex mixture of N pixels.
+
+    Copies of a frame are left out: they show nothing new, and cost time.
+    """
 
     def __init__(self, frames):
         count, height, width, channels = frames.shape
+        self.distinct = distinct_frames(frames)
         self.planes = channels + 2  # then the expected frame and the largest weight
         self.scale = _frame_scale(count)
         self.fused = Fused(
@@ -211,10 +231,11 @@ class _WeightsBlend:
 
     def run(self, engine, window):
         """Frames (N, h, w, C) of a tile to (C + 2, h, w) float32."""
-        weights = engine(luma(window)[None])[0]  # (N, h, w)
+        stack = window if len(self.distinct) == len(window) else window[self.distinct]
+        weights = engine(luma(stack)[None])[0]  # (N, h, w)
         out = np.zeros((self.planes, *weights.shape[1:]), np.float32)
         product = np.empty(weights.shape[1:], np.float32)
-        for k, weight in enumerate(weights):
+        for k, weight in zip(self.distinct, weights, strict=True):
             for channel in range(window.shape[3]):
                 out[channel] += np.multiply(weight, window[k, ..., channel], out=product)
             out[-2] += np.multiply(weight, np.float32(k), out=product)

@@ -5,10 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from drawn import texture
 
 from fuse import WEIGHTS, fuse_stack, torch_engine
 from metrics import psnr
+from pictures import luma
 from scenes import random_scene
 from utils import sha256
 
@@ -63,6 +65,39 @@ def test_pixels_lie_within_the_range_of_their_frames(engine, scene, dtype):
 def test_equal_frames_give_that_frame(engine, scene):
     frames = np.repeat(scene[0][:1], 4, axis=0)
     np.testing.assert_array_equal(fuse_stack(frames, engine).picture, frames[0])
+
+
+def test_copies_of_the_worst_frame_change_nothing(engine, scene):
+    frames, answer = scene
+    worst = min(range(len(frames)), key=lambda k: psnr(frames[k], answer, 255))
+    padded = np.concatenate([frames, np.repeat(frames[worst : worst + 1], 4, axis=0)])
+    np.testing.assert_array_equal(
+        fuse_stack(padded, engine).picture, fuse_stack(frames, engine).picture
+    )
+
+
+def test_near_copies_of_the_worst_frame_cost_little(engine):
+    """As a camera that is pressed again takes them: the same focus, other noise."""
+    losses = []
+    for seed in range(3):
+        frames, answer = compose(seed)
+        worst = min(range(len(frames)), key=lambda k: psnr(frames[k], answer, 255))
+        noise = np.random.default_rng(seed).integers(-1, 2, (2, *frames.shape[1:]))
+        copies = np.uint8((frames[worst] + noise).clip(0, 255))
+        padded = np.concatenate([frames, copies])
+        fused = [psnr(fuse_stack(stack, engine).picture, answer, 255) for stack in (frames, padded)]
+        losses.append(fused[0] - fused[1])
+    assert np.mean(losses) < 0.1
+
+
+def test_bf16_and_fp32_agree(engine, scene):
+    stack = torch.from_numpy(luma(scene[0]))[None, None]
+    fused = []
+    for enabled in (False, True):
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            weights = engine.network(stack)[0].float().numpy()
+        fused.append((weights[..., None] * scene[0]).sum(0))
+    assert 0 < levels(*fused)[0] < 0.25
 
 
 def test_the_order_may_be_reversed(engine, scene):
