@@ -28,6 +28,7 @@ class Augmentation:
         noise: up to this standard deviation of Gaussian noise in the frames, grey levels of 255.
         negatives: share of the samples that are turned to their negative.
         shading: share of the samples whose frames are lit unevenly, each in its own way.
+        drift: share of the samples whose frames are out of place, by up to a few px.
     """
 
     crop: tuple[int, int] | None = None
@@ -37,6 +38,7 @@ class Augmentation:
     noise: float = 0.0
     negatives: float = 0.0
     shading: float = 0.0
+    drift: float = 0.0
 
 
 FRAME_CHOICES = ("subset", "all", "shuffled")
@@ -111,6 +113,58 @@ def draw_shading(rng, n_frames, height, width):
     return np.exp(total)
 
 
+def sharp_share(stack, answer, side, tolerance, slope):
+    """How far each frame is the sharp one around each place, by its error.
+
+    Args:
+        stack: (N, H, W) float32; answer: (H, W) float32, both in [0, 1].
+        side: of the window that errors are averaged over, px.
+        tolerance: an error that much above the least one takes most of a frame's share.
+        slope: the same for squared errors, relative to the least.
+    Returns:
+        (N, H, W) float32, the sum over N is 1.
+    """
+    error = np.stack([cv2.blur((frame - answer) ** 2, (side, side)) for frame in stack])
+    least = error.min(0)
+    share = np.exp((least - error) / (tolerance**2 + slope * least))
+    return share / share.sum(0)
+
+
+def misalign(rng, stack, answer):
+    """Put each frame out of place, and each place of the answer as the frame that is sharp there.
+
+    Hand-held stacks, and the best registered ones, are so. A network that has only seen perfect
+    stacks mixes neighbouring frames to lower noise, and blurs real ones.
+
+    Args:
+        rng: NumPy generator.
+        stack: (N, H, W) float32 in [0, 1].
+        answer: (H, W) float32 in [0, 1].
+    Returns:
+        (stack, answer), float32 in [0, 1].
+    """
+    count, height, width = stack.shape
+    share = sharp_share(stack, answer, 9, CLEAR_ERROR / 4, 0.05)
+    reach = np.exp(rng.uniform(np.log(0.1), np.log(2)))  # px from the first frame to the last
+    travel, growth = rng.normal(0, reach, 2), rng.normal(0, reach) / max(height, width)
+    moved, wanted = np.empty_like(stack), np.zeros_like(answer)
+    for k, place in enumerate(np.linspace(-0.5, 0.5, count)):
+        shift = travel * place + rng.normal(0, 0.15 * reach, 2)
+        zoom = 1 + growth * place
+        centre = (1 - zoom) / 2 * np.array([width - 1, height - 1])
+        matrix = np.array([[zoom, 0, centre[0] + shift[0]], [0, zoom, centre[1] + shift[1]]])
+        both = cv2.warpAffine(  # as two channels
+            np.dstack([stack[k], answer]),
+            matrix,
+            (width, height),
+            flags=cv2.INTER_CUBIC,
+            borderMode=cv2.BORDER_REFLECT,
+        ).clip(0, 1)
+        moved[k] = both[..., 0]
+        wanted += share[k] * both[..., 1]
+    return moved, wanted
+
+
 def shade(rng, stack, answer):
     """Light each frame unevenly in its own way, and the answer as the frames that look like it.
 
@@ -125,17 +179,14 @@ def shade(rng, stack, answer):
         (stack, answer), float32 in [0, 1].
     """
     light = draw_shading(rng, *stack.shape)
-    error = np.stack([cv2.blur((frame - answer) ** 2, (5, 5)) for frame in stack])
-    least = error.min(0)
-    share = np.exp((least - error) / (CLEAR_ERROR**2 + 0.2 * least))
-    wanted = (share * light).sum(0) / share.sum(0)
+    wanted = (sharp_share(stack, answer, 5, CLEAR_ERROR, 0.2) * light).sum(0)
     stack = stack * light
     most = max(1, stack.max())
     return stack / most, np.minimum(answer * wanted / most, 1)
 
 
 def change_light(rng, stack, answer, how):
-    """Brighten or darken a sample, turn it to its negative, shade it, add noise to its frames.
+    """Brighten or darken a sample, turn it to its negative, move and shade its frames, add noise.
 
     Args:
         rng: NumPy generator.
@@ -150,6 +201,8 @@ def change_light(rng, stack, answer, how):
     answer = np.minimum(answer.astype(np.float32) * scale, 1)
     if rng.random() < how.negatives:
         stack, answer = 1 - stack, 1 - answer
+    if rng.random() < how.drift:
+        stack, answer = misalign(rng, stack, answer)
     if rng.random() < how.shading:
         stack, answer = shade(rng, stack, answer)
     if how.noise:

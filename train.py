@@ -312,6 +312,7 @@ def build_loaders(args, device):
         noise=args.noise,
         negatives=args.negatives,
         shading=args.shading,
+        drift=args.drift,
     )
     if args.photos:
         data = random_samples(args, cache_mib, augmentation, device)

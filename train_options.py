@@ -20,6 +20,7 @@ PRESETS = {
         "gain": 0.0,
         "negatives": 0.0,
         "shading": 0.0,
+        "drift": 0.0,
         "split": "name",
         "val_fraction": 0.2,
         "epochs": 20,
@@ -182,6 +183,13 @@ def get_parser():
         default=0.15,
         help="share of the samples whose frames are lit unevenly, each in its own way, as light "
         "far out of focus does: where frames differ in brightness alone, none is sharper",
+    )
+    group.add_argument(
+        "--drift",
+        type=number(float, low=0, high=1),
+        default=0.25,
+        help="share of the samples whose frames are out of place by up to a few px, with an answer "
+        "that follows the sharp frame: a network that sees aligned stacks alone blurs real ones",
     )
     group.add_argument(
         "--noise",

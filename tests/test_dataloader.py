@@ -3,11 +3,12 @@
 import pickle
 import shutil
 
+import cv2
 import numpy as np
 import pytest
 from drawn import texture, write_set
 
-from augmentation import Augmentation, draw_shading, shade
+from augmentation import Augmentation, draw_shading, misalign, shade
 from dataloader import (
     EpochBatches,
     TrainingStacks,
@@ -217,6 +218,17 @@ def test_shading_follows_the_sharp_frame_and_is_averaged_where_frames_agree():
         np.testing.assert_allclose(wanted, shaded[1], rtol=0.02)
         shaded, wanted = shade(np.random.default_rng(seed), np.stack([answer] * 3), answer)
         np.testing.assert_allclose(wanted, shaded.mean(0), rtol=1e-4)
+
+
+def test_an_answer_moves_with_its_sharp_frame():
+    rng = np.random.default_rng(0)
+    answer = cv2.GaussianBlur(rng.random((48, 64)).astype(np.float32), (0, 0), 1)
+    blurred = cv2.GaussianBlur(answer, (0, 0), 4)
+    for sharp in range(3):
+        stack = np.stack([answer if k == sharp else blurred for k in range(3)])
+        moved, wanted = misalign(np.random.default_rng(1), stack, answer)
+        np.testing.assert_allclose(wanted, moved[sharp], atol=0.002)
+        assert sharp == 1 or np.abs(wanted - answer).mean() > 0.005  # the ends move, not the middle
 
 
 def test_a_pair_shows_the_ends_more_often_than_chance(tmp_path):

@@ -65,8 +65,9 @@ def test_one_sample_in_two_shows_a_part_of_its_scene(monkeypatch):
     assert np.mean([part.max() >= 5 for part in parts]) == pytest.approx(0.5, abs=0.1)
     assert max(part.max() for part in parts) > 30
     steps = [set(np.sign(np.diff(part))) for part in parts]
-    assert all(step <= {0, 1} or step <= {0, -1} for step in steps)
-    assert 0 < np.mean([0 in step for step in steps]) < 0.2  # a frame twice
+    in_order = [step <= {0, 1} or step <= {0, -1} for step in steps]
+    assert 0.9 < np.mean(in_order) < 1  # but where copies of a frame come first or last
+    assert 0 < np.mean([0 in step for step in steps]) < 0.25  # a frame twice
     assert samples()[(0, 40, 0, 0)]["stack"].shape[0] == 40
     for position in range(8):
         assert shown(samples(frames="all")[(0, 5, 0, position)]).tolist() == [0, 1, 2, 3, 4]
