@@ -166,10 +166,11 @@ def misalign(rng, stack, answer):
 
 
 def shade(rng, stack, answer):
-    """Light each frame unevenly in its own way, and the answer as the frames that look like it.
+    """Light each frame unevenly in its own way, and the answer as the frame that is sharp there.
 
     Where frames differ in brightness alone, none is sharper than another. A network that has not
-    seen that takes the darker one, since blur spreads bright spots, and leaves dark patches.
+    seen that takes the darker one, since blur spreads bright spots, and leaves dark patches. One
+    sample in two is veiled before, so that faint texture counts too.
 
     Args:
         rng: NumPy generator.
@@ -180,6 +181,9 @@ def shade(rng, stack, answer):
     """
     light = draw_shading(rng, *stack.shape)
     wanted = (sharp_share(stack, answer, 5, CLEAR_ERROR, 0.2) * light).sum(0)
+    if rng.random() < 0.5:
+        veil, level = np.float32(rng.uniform(0, 0.85)), np.float32(rng.uniform(0.1, 1))
+        stack, answer = (part + veil * (level - part) for part in (stack, answer))
     stack = stack * light
     most = max(1, stack.max())
     return stack / most, np.minimum(answer * wanted / most, 1)

@@ -180,14 +180,14 @@ def get_parser():
     group.add_argument(
         "--shading",
         type=number(float, low=0, high=1),
-        default=0.15,
+        default=0.2,
         help="share of the samples whose frames are lit unevenly, each in its own way, as light "
         "far out of focus does: where frames differ in brightness alone, none is sharper",
     )
     group.add_argument(
         "--drift",
         type=number(float, low=0, high=1),
-        default=0.25,
+        default=0.2,
         help="share of the samples whose frames are out of place by up to a few px, with an answer "
         "that follows the sharp frame: a network that sees aligned stacks alone blurs real ones",
     )
