@@ -7,8 +7,9 @@ DEMO = data/demo
 
 SCENES ?= 15000
 EPOCHS ?= 20
+RUN_NAME ?= weights
 
-.PHONY: demo test weights clean
+.PHONY: demo test weights photos-there clean
 
 demo: $(VENV)/.ready
 	$(RUN) make_dataset.py --demo --output_path $(DEMO)
@@ -20,13 +21,18 @@ demo: $(VENV)/.ready
 test: $(VENV)/.ready
 	$(RUN) -m pytest
 
-# Both commands go on where they were stopped; so does this target.
-weights: $(VENV)/.ready
-	@test -d "$(PHOTOS)" || { echo "make weights PHOTOS=DIR: DIR holds photographs that are sharp everywhere" >&2; exit 2; }
-	$(RUN) make_dataset.py --image_path "$(PHOTOS)" --output_path data/train --size 256 --num_scenes $(SCENES)
-	$(RUN) train.py --datapath data/train --exp_name default --image_size 192 192 --epochs $(EPOCHS) \
-		--decay_fraction 0.4 $(if $(wildcard experiments/default/last.pth),--resume)
-	@echo "The weights: experiments/default/best.pth, for predict.py --model_path"
+# Both commands go on where they were stopped; so does this target. RUN_NAME= starts another one.
+weights: photos-there $(VENV)/.ready
+	$(RUN) make_dataset.py --image_path "$(PHOTOS)" --output_path data/$(RUN_NAME) --size 256 \
+		--num_scenes $(SCENES)
+	$(RUN) train.py --datapath data/$(RUN_NAME) --exp_name $(RUN_NAME) --image_size 192 192 \
+		--epochs $(EPOCHS) --decay_fraction 0.4 \
+		$(if $(wildcard experiments/$(RUN_NAME)/last.pth),--resume)
+	@echo "The weights: experiments/$(RUN_NAME)/best.pth, for predict.py --model_path"
+
+photos-there:
+	@test -d "$(PHOTOS)" || { echo "PHOTOS='$(PHOTOS)' is no folder: make weights PHOTOS=DIR takes one of" \
+		"photographs that are sharp everywhere" >&2; exit 2; }
 
 clean:
 	rm -rf $(VENV)

@@ -44,6 +44,12 @@ class Augmentation:
 FRAME_CHOICES = ("subset", "all", "shuffled")
 
 
+def log_uniform(rng, low, high, size=None):
+    """Whole numbers from low to high, both included, each octave about as often as the next."""
+    numbers = np.exp(rng.uniform(np.log(low), np.log(high + 1), size))
+    return np.minimum(numbers, high).astype(int)  # exp(log(high + 1)) may round to high + 1
+
+
 def choose_frames(rng, count, n_frames, order):
     """Which frames of a stack a sample shows, and in which order.
 

@@ -16,8 +16,9 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from augmentation import change_light, choose_frames, draw_view
+from augmentation import change_light, choose_frames, draw_view, log_uniform
 from pictures import (
+    ANSWER_FOLDER,
     STACK_FOLDERS,
     by_stem,
     list_folders,
@@ -26,7 +27,6 @@ from pictures import (
 )
 from utils import StackError
 
-ANSWER_FOLDER = "AiF"
 PLAN, SAMPLE = 1, 2  # keep the random numbers of an epoch's order apart from those of its samples
 
 
@@ -50,8 +50,8 @@ def find_pairs(datapath):
     if stacks is None or not answers_folder.is_dir():
         missing = ANSWER_FOLDER if stacks else STACK_FOLDERS[0]
         raise StackError(
-            f"{datapath} has no folder {missing}: training needs dof_stack/<scene>/ with the "
-            "frames and AiF/<scene>.png with the answers (make_dataset.py writes both)"
+            f"{datapath} has no folder {missing}: a data set is dof_stack/<scene>/ with the frames "
+            "and AiF/<scene>.png with the answers, as make_dataset.py writes them"
         )
     answers = by_stem(list_pictures(answers_folder))
     pairs, left_over = [], []
@@ -121,7 +121,7 @@ def plan_epoch(frame_counts, batch_size, seed, epoch, subsets, repeat=1, world=1
     scenes = np.tile(np.arange(len(frame_counts)), repeat)
     n_frames = np.asarray(frame_counts)[scenes]
     if subsets:
-        few = np.exp(rng.uniform(np.log(2), np.log(n_frames + 1))).astype(int)
+        few = log_uniform(rng, 2, n_frames, len(scenes))
         n_frames = np.where(rng.random(len(scenes)) < 0.5, few, n_frames)
     order = rng.permutation(len(scenes))
     order = order[np.argsort(n_frames[order], kind="stable")]

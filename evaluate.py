@@ -340,6 +340,8 @@ def main(argv=None):
         answers = pictures_in(args.reference)
         stacks = [(stem, Path(args.stacks) / stem, path) for stem, path in answers.items()]
         name = "mean of the frames"
+        if name in tables:
+            raise StackError(f"--results has a folder named {name}, as --stacks has: rename it")
         tables[name] = evaluate(stacks, args.gray, args.register, name, mean_of_frames)
     rows = table_rows(tables)
     print_table(rows)

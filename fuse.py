@@ -84,7 +84,8 @@ class Fused:
 
     Attributes:
         picture: (H, W, C) in the dtype of the frames.
-        focus_map: (H, W) uint16, round(65535 i / (N - 1)), i the expected frame; with a network
+        focus_map: (H, W) uint16, round(65535 i / (N - 1)), i the expected frame, where a copy
+            counts as the first of its kind; with a network
             that gives luma, the frame of the nearest luma.
         confidence: (H, W) uint8, the largest weight of a frame x 255; None where there are none.
     """
@@ -112,9 +113,9 @@ def fuse_stack(frames, engine, tile=None, overlap=None, progress=None):
     Raises:
         ValueError: the overlap is more than half a tile.
     """
-    if tile is None:
-        tile = default_tile(engine, len(frames))
     blend = (_WeightsBlend if engine.output == "weights" else _LumaBlend)(frames)
+    if tile is None:
+        tile = default_tile(engine, len(blend.distinct))
     _, height, width, _ = frames.shape
     if overlap is None:
         overlap = min(OVERLAPS[engine.output], tile // (2 * GRID) * GRID)
@@ -215,7 +216,8 @@ def distinct_frames(frames):
 class _WeightsBlend:
     """Mixes the frames by the weights of a network; every pixel is a convex mixture of N pixels.
 
-    Copies of a frame are left out: they show nothing new, and cost time.
+    Copies of a frame are left out: they show nothing new, and cost time. What they would have had
+    goes to the first of them.
     """
 
     def __init__(self, frames):
@@ -263,6 +265,7 @@ class _LumaBlend:
 
     def __init__(self, frames):
         self.frames = frames
+        self.distinct = range(len(frames))  # the published network sees copies too
         self.scale = _frame_scale(len(frames))
         self.fused = Fused(
             np.empty(frames.shape[1:], frames.dtype), np.empty(frames.shape[1:3], np.uint16), None

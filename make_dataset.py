@@ -25,11 +25,12 @@ from tqdm import tqdm
 
 from depth import SIDE_FILE, kind_beside, list_depths, read_depth, to_disparity, to_region_map
 from photos import PhotoFolder, list_photos, part_readable, read_rgb
-from pictures import by_stem, list_pictures, write_picture
+from pictures import STACK_FOLDERS, by_stem, list_pictures, write_picture
 from restack import (
     add_camera_options,
     add_stack_options,
     camera_faults,
+    camera_options,
     changed_stack,
     is_inside,
     redevelop,
@@ -49,6 +50,7 @@ OF_PHOTOS = ("image_path", "depth_path", "depth_suffix", "depth_kind", "depth_ra
 OF_PHOTOS += ("num_frames", "max_coc", "num_scenes", "clean")
 OF_STACKS = ("keep", "shuffle")
 CACHE_MIB = 256  # of photographs, in each process
+KINDS = ("dof_stack", "AiF", "depth", "masks")  # the folders of a data set
 MAY_CHANGE = ("output_path", "num_scenes", "workers")  # when a data set is gone on with
 
 
@@ -151,6 +153,9 @@ def check_arguments(parser, args):
     refuse(parser, args, OF_STACKS, "only stacks of --stack_path are chosen from and shuffled")
     if not args.image_path or not Path(args.image_path).is_dir():
         parser.error(f"--image_path {args.image_path}: give a folder of photographs")
+    for name in ("image_path", "depth_path"):
+        if is_output(getattr(args, name), args.output_path):
+            parser.error(f"--output_path would write into --{name}, which stays as it is")
     random = not args.depth_path
     if random and args.refocus == "published":
         parser.error("--refocus published needs --depth_path")
@@ -178,6 +183,15 @@ def check_arguments(parser, args):
     args.num_frames = args.num_frames or (None if random else 16)
     args.max_coc = args.max_coc or (30.0 if random else 16.0)
     args.size = args.size or (224 if random else None)
+
+
+def is_output(source, output):
+    """Whether a folder of pictures to read is one that a data set at `output` writes into."""
+    if not source:
+        return False
+    source = Path(source).resolve()
+    places = [(Path(output) / kind).resolve() for kind in KINDS]
+    return any(place in (source, *source.parents) for place in places)
 
 
 def refuse(parser, args, names, why):
@@ -264,7 +278,7 @@ def random_scene(photos, args, rng):
     """A stack of a random scene; see `photo_scene` for what it returns."""
     import scenes
 
-    faults = camera_faults(args) or ({} if args.clean else None)
+    faults = camera_faults(args) if args.clean or camera_options(args) else None
     frames, answer, disparity, settings = scenes.random_scene(
         rng, photos, args.size, args.max_coc, args.num_frames, faults
     )
@@ -364,7 +378,8 @@ def make_scene(args, index, job):
             scene = photo_scene(photo, depth_map, args, rng)
         return write_scene(Path(args.output_path), name, scene, args.save_masks, profiles), None
     except KNOWN_FAILURES as error:
-        return None, f"{name}: {sentence_of(error)}"
+        sentence = sentence_of(error)
+        return None, sentence if name in sentence else f"{name}: {sentence}"
 
 
 def run_all(function, items, workers):
@@ -404,11 +419,12 @@ def load_record(path, settings):
         StackError: the folder holds a data set of other settings, or one that was not made here.
     """
     if not path.exists():
-        if (path.parent / "dof_stack").exists():
-            raise StackError(
-                f"{path.parent} holds stacks and no {path.name} that says how they were made: "
-                "choose another --output_path"
-            )
+        for kind in (*STACK_FOLDERS, *KINDS):
+            if (path.parent / kind).exists():
+                raise StackError(
+                    f"{path.parent} holds {kind} and no {path.name} that says how it was made: "
+                    "choose another --output_path"
+                )
         return {"settings": settings, **run_record(), "scenes": {}}
     try:
         record = json.loads(path.read_text(encoding="utf-8"))

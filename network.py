@@ -299,7 +299,8 @@ class StackMix(nn.Module):
     maximum over the frames.
 
     Args:
-        widths: channels of the levels, each at half the resolution of the one before; two or more.
+        widths: channels of the levels, each at half the resolution of the one before; two to four,
+            so that tiles, which start on multiples of 32 px, see the grids of the whole.
         hidden: channels of the attention's shared layer.
         window: side of the attention's window in blocks of 16 px, odd.
     Raises:
@@ -312,9 +313,10 @@ class StackMix(nn.Module):
 
     def __init__(self, widths, hidden, window):
         super().__init__()
-        if len(widths) < 2 or any(type(n) is not int or n < 1 for n in (*widths, hidden, window)):
+        numbers = (*widths, hidden, window)
+        if not 2 <= len(widths) <= 4 or any(type(n) is not int or n < 1 for n in numbers):
             raise ValueError(
-                "widths are two whole numbers or more, hidden and window one each, above 0"
+                "widths are two to four whole numbers, hidden and window one each, above 0"
             )
         if window % 2 == 0:
             raise ValueError(f"a window of {window} blocks has no middle: take an odd number")
@@ -433,7 +435,10 @@ def load_network(path, device="cpu"):
         network.load_state_dict(checkpoint["network"])
     except (RuntimeError, TypeError, AttributeError) as error:
         name = network.config["network"]
-        raise StackError(f"{path} holds weights of another network, not of {name}") from error
+        raise StackError(
+            f"{path} holds weights of another network, or of an older {name}: use the version of "
+            "the program that wrote them, or train anew"
+        ) from error
     return network.to(device).eval()
 
 

@@ -24,6 +24,7 @@ from PIL import Image
 from utils import StackError, natural_key, read_bytes, write_bytes
 
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp")
+ANSWER_FOLDER = "AiF"  # of a data set
 STACK_FOLDERS = ("dof_stack", "image stack", "stacks")  # of a data set, each with stacks in it
 NEVER_STACKS = ("aif", "depth", "disparity")
 PNG_START = b"\x89PNG\r\n\x1a\n"

@@ -56,7 +56,8 @@ class Aperture:
     blades: 0 for a disc, else 5 or more; rotation in radians; softness in [0, 1]: how much of the
     light is missing at the rim (0 even, 1 falls to nothing); cut in [0, 1): how far a second disc,
     the barrel of the lens, lies off the first, as a share of the radius and in the direction of
-    `rotation` (the cat's eye away from the picture's middle).
+    `rotation` (the cat's eye away from the picture's middle; it should turn over behind the focal
+    plane, and does not here).
     """
 
     blades: int = 0
@@ -90,7 +91,7 @@ def point_spread(diameter, aperture, samples, device="cpu"):
     light = (radius <= 1) * (1 - aperture.softness * radius.clamp(max=1) ** 2)
     if aperture.cut:
         shift = aperture.cut * diameter / 2
-        x, y = x + shift * np.cos(aperture.rotation), y + shift * np.sin(aperture.rotation)
+        x, y = x - shift * np.cos(aperture.rotation), y - shift * np.sin(aperture.rotation)
         light = light * (torch.hypot(x, y) <= diameter / 2)
     return light / light.sum()
 
@@ -233,14 +234,16 @@ def sharpest_picture(layers, focus_disparities, aperture_px, aperture=None, tole
 
     Args:
         layers, focus_disparities, aperture_px, aperture: as for `refocus_layers`.
-        tolerance: px of blur that are taken off, so that what is nearly in focus is sharp.
+        tolerance: px; a surface that is blurred by less somewhere is wanted quite sharp, one that
+            is blurred by twice as much or more as it is, with a straight rise between.
     Returns:
         (3, H, W) linear light.
     """
 
     def least(disparity):
         cocs = [coc_px(disparity, focus, aperture_px) for focus in focus_disparities]
-        return [(torch.stack(cocs).amin(0) - tolerance).clamp_min(0)]
+        least = torch.stack(cocs).amin(0)
+        return [least * ((least - tolerance) / max(tolerance, 1e-6)).clamp(0, 1)]
 
     return _blur_and_lay(layers, least, aperture)[0]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pictures import CHANNEL_NAMES, read_stack
+from pictures import ANSWER_FOLDER, CHANNEL_NAMES, read_stack, stack_root
 from utils import StackError, number
 
 READ_NOISE = 3.0  # electrons, where --noise says none
@@ -43,7 +43,9 @@ def add_stack_options(parser):
 
 def add_camera_options(parser):
     """The options that give the frames of any stack the faults of a camera."""
-    group = parser.add_argument_group("camera")
+    group = parser.add_argument_group(
+        "camera", "without these and --clean, random scenes have faults at random"
+    )
     group.add_argument(
         "--noise",
         nargs="+",
@@ -82,11 +84,15 @@ class _Noise(argparse.Action):
         setattr(namespace, self.dest, [*values, READ_NOISE][:2])
 
 
+def camera_options(args):
+    """The options of the camera that are given, as arguments of `scenes.develop`, 0 included."""
+    given = {name: getattr(args, name) for name in ("noise", "jpeg", "flicker", "shake")}
+    return {name: value for name, value in given.items() if value is not None}
+
+
 def camera_faults(args):
     """The faults that the options ask for, as arguments of `scenes.develop`; {} for none."""
-    faults = {"noise": args.noise, "jpeg": args.jpeg}
-    faults |= {"flicker": args.flicker, "shake": args.shake}
-    return {name: value for name, value in faults.items() if value}
+    return {name: value for name, value in camera_options(args).items() if value}
 
 
 def _frames_to_keep(word):
@@ -98,9 +104,10 @@ def _frames_to_keep(word):
 
 def is_inside(output, source):
     """Whether the folder `output`, or where its stacks or answers would lie, is in `source`."""
-    source = Path(source).resolve()
+    parts = [Path(source), stack_root(Path(source)) or Path(source), Path(source) / ANSWER_FOLDER]
+    sources = {part.resolve() for part in parts}
     places = [(Path(output) / name).resolve() for name in ("", "dof_stack", "AiF")]
-    return any(source in (place, *place.parents) for place in places)
+    return any(sources & {place, *place.parents} for place in places)
 
 
 def scene_rng(seed, name):
@@ -164,7 +171,8 @@ def changed_stack(paths, answer_path, args, rng):
     folder = paths[0].parent
     if args.keep and args.keep > len(paths):
         raise StackError(
-            f"{folder} has {len(paths)} frames, fewer than --keep {args.keep}: keep fewer, or all"
+            f"{folder} has only {len(paths)} of the frames that --keep {args.keep} asks for: keep "
+            "fewer, or all"
         )
     kept = spread(len(paths), args.keep)
     stack, answer = read_stack([paths[k] for k in kept]), read_stack([answer_path])

@@ -127,6 +127,7 @@ class Stop:
 
     As a context it catches SIGINT and SIGTERM; a second SIGINT interrupts at once, unless it comes
     with the first: what a terminal sends to all processes, torchrun passes on to its own again.
+    After a SIGTERM nothing does: the process is ending.
 
     Args:
         minutes: time from now on, or None.
@@ -153,7 +154,10 @@ class Stop:
         """Remember the first signal."""
         if not self.signal:
             self.signal, self.received = number, time.monotonic()
-        elif number == signal.SIGINT and time.monotonic() > self.received + SAME_SIGNAL:
+        elif (
+            number == self.signal == signal.SIGINT
+            and time.monotonic() > self.received + SAME_SIGNAL
+        ):
             raise KeyboardInterrupt
 
     def reason(self, device):

@@ -28,7 +28,7 @@ REGION_SHARE = 1 / 6  # of the scenes; what teaches a network to be sure where o
 UNFOCUSED_SHARE = 1 / 6  # of the lens's scenes; most of their depth is sharp in no frame
 MOST_FRAMES = 40
 LEAST_STEP, LARGEST_STEP = 0.5, 3.0  # px of blur between planes, where the number of them is free
-TOLERANCE = 3.0  # px of blur; a surface that is never sharper is wanted as sharp as it gets
+TOLERANCE = 3.0  # px; see refocus.sharpest_picture
 SUPERSAMPLING = 3  # shapes are drawn this much larger and averaged down
 
 
@@ -424,8 +424,8 @@ def random_scene(
         photos: sequence of (H, W, 3) uint8 pictures to cut from.
         size: side in px.
         max_coc: bound of the largest circle of confusion, px; drawn between min_coc and this. In
-            one scene in six it is up to three times as large and the stack covers a part of the
-            depth.
+            one of six of the lens's scenes it is 0.7 to 3 times this, up to 128 px, and the stack
+            covers a part of the depth.
         n_frames: N; None for as many (2 to 40) as keep the steps between planes at 0.5 to 3 px.
         faults: arguments for `develop`; None for `random_faults`.
         min_coc: the least that is drawn for the largest circle of confusion, px.
@@ -433,8 +433,8 @@ def random_scene(
             frames of two devices may differ by a grey level here and there.
     Returns:
         frames (N, size, size, 3) uint8 nearest focus first, all-in-focus (size, size, 3) uint8
-        without faults (what is sharp in no frame as sharp as it gets), disparity (size, size)
-        float32 in [0, 1], settings (dict).
+        without faults (what is sharp in no frame as `sharpest_picture` has it), disparity
+        (size, size) float32 in [0, 1], settings (dict).
     """
     faults = random_faults(rng) if faults is None else faults
     if rng.random() < REGION_SHARE:

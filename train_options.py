@@ -53,6 +53,8 @@ FIXED = (
     "val_fraction",
     "optimizer",
 )
+# What it meant that a run of an older version did not know an option, where not its default.
+BEFORE = {"shading": 0.0, "drift": 0.0}
 # What belongs to the machine and the time of a start, and not to the run.
 OF_THE_START = ("resume", "max_minutes", "device", "num_workers", "cache_mib", "experiments")
 
@@ -307,6 +309,7 @@ def parse_args(parser, argv=None):
         if "state" not in checkpoint:
             raise StackError(f"{last} holds no state of a run: use --init for its weights")
         kept = {k: v for k, v in checkpoint["args"].items() if k not in OF_THE_START}
+        kept = BEFORE | kept
         args = parser.parse_args(argv, argparse.Namespace(**kept))
         for name in FIXED:
             # A run of an older version had the default of what it did not know.
@@ -365,10 +368,16 @@ def check_data(parser, args):
         )
     if args.resume:  # these options cannot change, and those of a preset are no longer defaults
         return
+    for name in ("val_fraction", "split") if args.datapath and args.val_datapath else ():
+        if getattr(args, name) != parser.get_default(name):
+            parser.error(f"--{name} parts --datapath, --val_datapath is apart: leave one away")
     for name in OF_STORED_STACKS if args.photos else ["scenes_per_epoch"]:
         if getattr(args, name) != parser.get_default(name):
             data = "--datapath" if args.photos else "--photos"
             parser.error(f"--{name} is for {data}: leave it away")
+    for folder in args.photos or []:
+        if not Path(folder).is_dir():
+            parser.error(f"--photos {folder} is no folder: give one of photographs")
 
 
 def args_config(args):

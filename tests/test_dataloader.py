@@ -3,12 +3,11 @@
 import pickle
 import shutil
 
-import cv2
 import numpy as np
 import pytest
 from drawn import texture, write_set
 
-from augmentation import Augmentation, draw_shading, misalign, shade
+from augmentation import Augmentation
 from dataloader import (
     EpochBatches,
     TrainingStacks,
@@ -204,39 +203,6 @@ def test_negatives_turn_frames_and_answer(data):
     for name in ("stack", "answer"):
         one, other = (samples[(2, 3, 5, 17)][name] for samples in (plain, turned))
         np.testing.assert_allclose(other, 1 - one, atol=1e-6)
-
-
-def test_shading_follows_the_sharp_frame_and_is_averaged_where_frames_agree():
-    rng = np.random.default_rng(0)
-    answer = (0.3 + 0.2 * rng.random((32, 40))).astype(np.float32)
-    blurred = np.full_like(answer, 0.4)
-    stack = np.stack([blurred, answer, blurred])
-    for seed in range(5):
-        light = draw_shading(np.random.default_rng(seed), *stack.shape)
-        assert light.shape == stack.shape and np.ptp(light) > 0
-        shaded, wanted = shade(np.random.default_rng(seed), stack, answer)
-        np.testing.assert_allclose(wanted, shaded[1], rtol=0.02)
-        shaded, wanted = shade(np.random.default_rng(seed), np.stack([answer] * 3), answer)
-        np.testing.assert_allclose(wanted, shaded.mean(0), rtol=1e-4)
-
-
-def test_an_answer_moves_with_its_sharp_frame():
-    rng = np.random.default_rng(0)
-    answer = cv2.GaussianBlur(rng.random((48, 64)).astype(np.float32), (0, 0), 1)
-    blurred = cv2.GaussianBlur(answer, (0, 0), 4)
-    for sharp in range(3):
-        stack = np.stack([answer if k == sharp else blurred for k in range(3)])
-        moved, wanted = misalign(np.random.default_rng(1), stack, answer)
-        np.testing.assert_allclose(wanted, moved[sharp], atol=0.002)
-        assert sharp == 1 or np.abs(wanted - answer).mean() > 0.005  # the ends move, not the middle
-
-
-def test_a_pair_shows_the_ends_more_often_than_chance(tmp_path):
-    levels(tmp_path, "a", [10, 20, 30, 40, 50, 60])
-    samples = training(tmp_path, flips=False)
-    pairs = [samples[(0, 2, 0, p)]["stack"][:, 0, 0] * 255 for p in range(100)]
-    ends = np.mean([sorted(np.round(pair)) == [10, 60] for pair in pairs])
-    assert ends == pytest.approx(0.9 * (0.5 + 0.5 / 15) + 0.1 / 18, abs=0.12)
 
 
 def test_half_of_the_samples_have_every_frame():

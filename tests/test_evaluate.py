@@ -287,6 +287,9 @@ def test_the_mean_of_the_frames_is_scored_beside_the_results(tmp_path, capsys):
     table = tmp_path / "table.csv"
     run(*words, "--stacks", data / "dof_stack", "--csv", table)
     assert "mean of the frames" in capsys.readouterr().out
+    with pytest.raises(StackError, match="rename it"):
+        twin = f"mean of the frames={data / 'AiF'}"
+        run("--results", twin, "--reference", data / "AiF", "--stacks", data / "dof_stack")
     rows = list(csv.DictReader(table.open(newline="")))
     means = {row["results"]: row for row in rows if row["picture"] == "MEAN"}
     frames = [read_picture(p) for p in sorted((data / "dof_stack" / "scene0").iterdir())]

@@ -11,6 +11,7 @@ import fuse
 from fuse import (
     _ramp,
     default_tile,
+    distinct_frames,
     fuse_files,
     fuse_stack,
     result_suffix,
@@ -289,3 +290,21 @@ def test_formats(tmp_path):
     assert same_format(".jpeg", ".JPG")
     assert not same_format(".png", ".jpg")
     assert not same_format(".gif", ".gif")
+
+
+def test_copies_of_frames_are_left_out_and_the_maps_know_where_the_others_lie():
+    a, b, c = noise(3, 40, 50, 3)
+    assert distinct_frames(np.stack([a, b, a, c, b])) == [0, 1, 3]
+    almost = a.copy()
+    almost[1, 1] ^= 1  # where the first look does not see it
+    assert distinct_frames(np.stack([a, almost])) == [0, 1]
+    plain = fuse_stack(np.stack([a, b, c]), Engine(brightest))
+    for frames, places in (([a, b, b, c], [0, 1, 3]), ([a, a, b, c], [0, 2, 3])):
+        engine = Engine(brightest)
+        copied = fuse_stack(np.stack(frames), engine)
+        assert engine.shapes[0][1] == 3
+        np.testing.assert_array_equal(copied.picture, plain.picture)
+        np.testing.assert_array_equal(copied.confidence, plain.confidence)
+        weights = brightest(luma(np.stack([a, b, c]))[None])[0]
+        expected = np.tensordot(places, weights, 1) * 65535 / 3
+        np.testing.assert_allclose(copied.focus_map, expected, atol=2)

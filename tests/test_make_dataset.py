@@ -27,6 +27,28 @@ def run(capsys):
     return call
 
 
+def test_photographs_and_depth_maps_are_never_written_over(run, photos, depths, tmp_path):
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*.png")}
+    photos.rename(tmp_path / "AiF")
+    status, said = run("--image_path", tmp_path / "AiF", "--output_path", tmp_path)
+    assert status == 2 and "would write into --image_path" in said
+    status, said = run(
+        "--image_path", tmp_path / "AiF", "--depth_path", depths, "--output_path", tmp_path
+    )
+    assert status == 2 and "would write into" in said
+    (tmp_path / "AiF").rename(photos)
+    status, said = run("--image_path", photos, "--depth_path", depths, "--output_path", tmp_path)
+    assert status == 2 and "would write into --depth_path" in said
+    assert before == {path: path.read_bytes() for path in tmp_path.rglob("*.png")}
+
+
+def test_no_shake_is_no_random_fault(run, photos, tmp_path):
+    words = ["--image_path", photos, "--size", 48, "--num_scenes", 8, "--max_coc", 4]
+    assert run(*words, "--shake", 0, "--output_path", tmp_path / "still")[0] == 0
+    record = json.loads((tmp_path / "still" / "dataset.json").read_text())
+    assert all(scene["faults"] == {} for scene in record["scenes"].values())
+
+
 def drawn_photo(seed, height=48, width=64):
     rng = np.random.default_rng(seed)
     small = rng.integers(0, 256, (height // 4, width // 4, 3), np.uint8)
@@ -124,7 +146,7 @@ def test_a_data_set_that_was_begun_without_the_newer_options_goes_on(run, photos
     path.write_text(json.dumps(record))
     assert "2 scenes, 1 of them new" in run(*words, "--num_scenes", 2)[1]
     path.unlink()
-    with pytest.raises(StackError, match=r"holds stacks and no dataset\.json"):
+    with pytest.raises(StackError, match=r"holds dof_stack and no dataset\.json"):
         run(*words, "--num_scenes", 2)
 
 

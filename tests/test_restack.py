@@ -96,7 +96,7 @@ def test_kept_frames_are_evenly_spread():
 
 def test_a_stack_with_too_few_frames_is_named_and_the_others_are_made(run, data, tmp_path):
     status, said = run("five", "--keep", 5)
-    assert status == 1 and "scene1 has 4 frames, fewer than --keep 5" in said
+    assert status == 1 and "scene1 has only 4 of the frames that --keep 5 asks for" in said
     assert [path.stem for path in list_pictures(tmp_path / "five" / "AiF")] == ["scene0", "scene2"]
     np.testing.assert_array_equal(
         frames_of(tmp_path / "five", "scene2"), frames_of(data, "scene2")[::2]
@@ -248,6 +248,6 @@ def test_the_source_is_never_written_to(run, data, tmp_path):
         status, said = run(name)
         assert status == 2 and "lies in --stack_path" in said
     write_set(tmp_path / "other", [3])
-    with pytest.raises(StackError, match=r"other holds stacks and no dataset\.json"):
+    with pytest.raises(StackError, match=r"other holds dof_stack and no dataset\.json"):
         run("other")
     assert sorted(data.rglob("*")) == before and len(frames_of(tmp_path / "other", "scene0")) == 3

@@ -29,7 +29,7 @@ def test_shapes_and_ranges(photos):
     assert frames.shape == (5, 64, 64, 3) and frames.dtype == np.uint8
     assert answer.shape == (64, 64, 3) and disparity.shape == (64, 64)
     assert disparity.min() >= 0 and disparity.max() <= 1
-    assert 2 <= settings["aperture_px"] <= 6 and len(settings["focus_disparity"]) == 5
+    assert 1 <= settings["aperture_px"] <= 18 and len(settings["focus_disparity"]) == 5
 
 
 def test_blur_keeps_within_its_bounds(photos, monkeypatch):
