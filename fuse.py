@@ -19,7 +19,7 @@ GRID = 32  # the networks pool by 16 or 32 px: tiles start on multiples, so thei
 # Overlap of tiles, px. StackMix in tiles of 256 px then differs from the whole by 0.006 grey levels
 # on average (real stacks). The published network's attention means over all of its tile, so that
 # no overlap makes its tiles exact (0.4 levels); a longer ramp hides the seam.
-OVERLAPS = {"weights": 64, "luma": 128}
+OVERLAPS = {"weights": 96, "luma": 128}
 TILES = {"weights": 1024, "luma": 640}  # the published network runs whole up to 640x640
 SMALL_TILE = 256
 SAMPLES = 2**23  # N x tile x tile of a network that weighs frames, about 1 GB at work
