@@ -7,7 +7,7 @@ import numpy as np
 
 from utils import StackError
 
-TWICE_SHARE = 0.15  # of the samples with some frames twice, so that copies change nothing
+TWICE_SHARE = 0.1  # of the samples with some frames twice, so that copies change nothing
 ENDS_SHARE = 0.5  # of the pairs, which show the first and the last frame
 CLEAR_ERROR = np.float32(
     2 / 255
@@ -20,8 +20,8 @@ class Augmentation:
 
     Args:
         crop: (height, width) px of random crops, or None for whole pictures.
-        frames: "subset" (every frame for one sample in two, else 2 to all of them; in order or
-            reversed; some of them twice for one in seven), "all" (every frame, in order) or
+        frames: "subset" (every frame for seven samples in ten, else 2 to all of them; in order or
+            reversed; some of them twice for one in ten), "all" (every frame, in order) or
             "shuffled" (every frame, in random order).
         flips: mirror and turn by quarters.
         gain: brightness factor between 1 - gain and 1 + gain, one for frames and answer.
@@ -57,7 +57,7 @@ def choose_frames(rng, count, n_frames, order):
         rng: NumPy generator.
         count: frames of the stack.
         n_frames: frames of the sample.
-        order: as Augmentation.frames; "subset" shows some of them twice in one sample of seven, and
+        order: as Augmentation.frames; "subset" shows some of them twice in one sample of ten, and
             the first and the last in one pair of two.
     Returns:
         (n_frames,) int from 0 to count - 1.

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from augmentation import change_light, choose_frames, draw_view, log_uniform
+from augmentation import change_light, choose_frames, draw_view
 from pictures import (
     ANSWER_FOLDER,
     STACK_FOLDERS,
@@ -27,6 +27,7 @@ from pictures import (
 )
 from utils import StackError
 
+WHOLE_SHARE = 0.7  # of the samples, which have every frame of their stack
 PLAN, SAMPLE = 1, 2  # keep the random numbers of an epoch's order apart from those of its samples
 
 
@@ -108,9 +109,9 @@ def plan_epoch(frame_counts, batch_size, seed, epoch, subsets, repeat=1, world=1
         frame_counts: N of every scene.
         batch_size: scenes in a batch of one process.
         seed, epoch: choose the plan.
-        subsets: one scene in two draws between 2 and N, small numbers more often; else N. A network
-            that sees subsets alone learns that a surface may be sharp in no frame, and mixes where
-            it need not.
+        subsets: three scenes in ten draw between 2 and N; the others have N. A network that sees
+            subsets alone learns that a surface may be sharp in no frame, and mixes where it need
+            not.
         repeat: how often each scene is taken in an epoch.
         world: processes; they share out a batch of batch_size * world.
     Returns:
@@ -121,8 +122,8 @@ def plan_epoch(frame_counts, batch_size, seed, epoch, subsets, repeat=1, world=1
     scenes = np.tile(np.arange(len(frame_counts)), repeat)
     n_frames = np.asarray(frame_counts)[scenes]
     if subsets:
-        few = log_uniform(rng, 2, n_frames, len(scenes))
-        n_frames = np.where(rng.random(len(scenes)) < 0.5, few, n_frames)
+        few = rng.integers(2, n_frames + 1)
+        n_frames = np.where(rng.random(len(scenes)) < WHOLE_SHARE, n_frames, few)
     order = rng.permutation(len(scenes))
     order = order[np.argsort(n_frames[order], kind="stable")]
     batches = []

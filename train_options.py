@@ -157,7 +157,7 @@ def get_parser():
         "--frames",
         choices=FRAME_CHOICES,
         default="subset",
-        help="all or, for one sample in two, 2 to all of the frames, in either order; all in "
+        help="all or, for three samples in ten, 2 to all of the frames, in either order; all in "
         "order; all shuffled",
     )
     group.add_argument(
@@ -175,21 +175,21 @@ def get_parser():
     group.add_argument(
         "--negatives",
         type=number(float, low=0, high=1),
-        default=0.3,
+        default=0.2,
         help="share of the samples turned to their negative: blur spreads light, and a network "
         "that sees no other learns that the darker frame is the sharp one",
     )
     group.add_argument(
         "--shading",
         type=number(float, low=0, high=1),
-        default=0.2,
+        default=0.1,
         help="share of the samples whose frames are lit unevenly, each in its own way, as light "
         "far out of focus does: where frames differ in brightness alone, none is sharper",
     )
     group.add_argument(
         "--drift",
         type=number(float, low=0, high=1),
-        default=0.2,
+        default=0.1,
         help="share of the samples whose frames are out of place by up to a few px, with an answer "
         "that follows the sharp frame: a network that sees aligned stacks alone blurs real ones",
     )
