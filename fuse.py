@@ -17,9 +17,9 @@ from utils import StackError, select_device
 
 GRID = 32  # the networks pool by 16 or 32 px: tiles start on multiples, so their grids agree
 # Overlap of tiles, px. StackMix in tiles of 256 px then differs from the whole by 0.04 grey levels
-# on average, in tiles of 512 px by 0.015 (real stacks). The published network's attention means over
-# all of its tile, so that no overlap makes its tiles exact (0.4 levels); a longer ramp hides the
-# seam.
+# on average, in tiles of 512 px by 0.015 (real stacks). The published network's attention means
+# over all of its tile, so that no overlap makes its tiles exact (0.4 levels); a longer ramp hides
+# the seam.
 OVERLAPS = {"weights": 96, "luma": 128}
 TILES = {"weights": 1024, "luma": 640}  # the published network runs whole up to 640x640
 SMALL_TILE = 256
