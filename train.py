@@ -383,6 +383,7 @@ def process_group(device):
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
         yield
+        dist.barrier()  # gloo's threads abort a process that leaves while another is at work
     finally:
         dist.destroy_process_group()
 
