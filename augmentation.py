@@ -9,9 +9,8 @@ from utils import StackError
 
 TWICE_SHARE = 0.1  # of the samples with some frames twice, so that copies change nothing
 ENDS_SHARE = 0.5  # of the pairs, which show the first and the last frame
-CLEAR_ERROR = np.float32(
-    2 / 255
-)  # a frame that is so much worse than the best is not the sharp one
+# A frame whose error is so much larger than the best one's is not the sharp one.
+CLEAR_ERROR = np.float32(2 / 255)
 
 
 @dataclass(frozen=True)
@@ -42,12 +41,6 @@ class Augmentation:
 
 
 FRAME_CHOICES = ("subset", "all", "shuffled")
-
-
-def log_uniform(rng, low, high, size=None):
-    """Whole numbers from low to high, both included, each octave about as often as the next."""
-    numbers = np.exp(rng.uniform(np.log(low), np.log(high + 1), size))
-    return np.minimum(numbers, high).astype(int)  # exp(log(high + 1)) may round to high + 1
 
 
 def choose_frames(rng, count, n_frames, order):

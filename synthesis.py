@@ -6,7 +6,7 @@ sees what it would have seen. Scenes made on a GPU differ from those of the CPU 
 
 import numpy as np
 
-from augmentation import change_light, choose_frames, draw_view, log_uniform
+from augmentation import change_light, choose_frames, draw_view
 from dataloader import Samples
 from luma_store import luma_levels
 from scenes import LARGEST_STEP, LEAST_STEP, MOST_FRAMES, random_scene
@@ -14,6 +14,12 @@ from scenes import LARGEST_STEP, LEAST_STEP, MOST_FRAMES, random_scene
 COUNTS = 3  # keeps the random numbers of the slots apart from dataloader's PLAN and SAMPLE
 LARGEST_COC = 30.0  # px
 COARSE_SHARE = 0.5  # of the samples, which show a part of the frames of their scene
+
+
+def log_uniform(rng, low, high, size=None):
+    """Whole numbers from low to high, both included, each octave about as often as the next."""
+    numbers = np.exp(rng.uniform(np.log(low), np.log(high + 1), size))
+    return np.minimum(numbers, high).astype(int)  # exp(log(high + 1)) may round to high + 1
 
 
 def slot_frames(n_scenes, seed):

@@ -9,7 +9,6 @@ from augmentation import (
     TWICE_SHARE,
     choose_frames,
     draw_shading,
-    log_uniform,
     misalign,
     pad_with_copies,
     shade,
@@ -64,9 +63,3 @@ def test_copies_come_before_or_after_the_rest():
             copied = values[counts.argmax()]
             assert frames[0] == copied or frames[-1] == copied
     assert seen == {1, 2, 3, 4}
-
-
-def test_log_uniform_numbers_keep_their_bounds():
-    numbers = log_uniform(np.random.default_rng(0), 2, 9, 3000)
-    assert numbers.min() == 2 and numbers.max() == 9
-    assert (numbers == 2).mean() == pytest.approx(np.log(3 / 2) / np.log(10 / 2), abs=0.03)

@@ -10,7 +10,7 @@ from dataloader import EpochBatches, batches, make_loader
 from luma_store import LumaStore, luma_levels
 from photos import PhotoFolder
 from pictures import write_picture
-from synthesis import SyntheticStacks, slot_frames
+from synthesis import SyntheticStacks, log_uniform, slot_frames
 from utils import StackError
 
 PHOTOS = [texture(60, 80, k) for k in range(3)]
@@ -114,3 +114,9 @@ def test_a_photograph_that_has_gone_is_named(tmp_path):
     photos = PhotoFolder([tmp_path / "gone.png"], 1)
     sample = SyntheticStacks(photos, Augmentation(crop=(16, 16)), 0)[(0, 2, 0, 0)]
     assert isinstance(sample, StackError) and "gone.png cannot be read" in str(sample)
+
+
+def test_log_uniform_numbers_keep_their_bounds():
+    numbers = log_uniform(np.random.default_rng(0), 2, 9, 3000)
+    assert numbers.min() == 2 and numbers.max() == 9
+    assert (numbers == 2).mean() == pytest.approx(np.log(3 / 2) / np.log(10 / 2), abs=0.03)

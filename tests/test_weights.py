@@ -76,6 +76,7 @@ def test_copies_of_the_worst_frame_change_nothing(engine, scene):
     )
 
 
+@pytest.mark.xfail(strict=True, reason="0.17 dB with the present weights")
 def test_near_copies_of_the_worst_frame_cost_little(engine):
     """As a camera that is pressed again takes them: the same focus, other noise."""
     losses = []
@@ -87,7 +88,7 @@ def test_near_copies_of_the_worst_frame_cost_little(engine):
         padded = np.concatenate([frames, copies])
         fused = [psnr(fuse_stack(stack, engine).picture, answer, 255) for stack in (frames, padded)]
         losses.append(fused[0] - fused[1])
-    assert np.mean(losses) < 0.3
+    assert np.mean(losses) < 0.1
 
 
 def test_bf16_and_fp32_agree(engine, scene):
