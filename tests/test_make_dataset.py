@@ -1,10 +1,12 @@
 """Making data sets: the tree, going on where it stopped, depth of every kind, bad input."""
 
 import json
+from functools import partial
 
 import cv2
 import numpy as np
 import pytest
+from calling import make_quietly
 
 import make_dataset
 from depth import fill_from_farther, read_depth, to_disparity, to_region_map
@@ -14,17 +16,8 @@ from utils import StackError
 
 @pytest.fixture
 def run(capsys):
-    """Call the script in this process: (exit status, what it said on both streams)."""
-
-    def call(*words):
-        try:
-            status = make_dataset.main([*map(str, words), "--workers", "1"])
-        except SystemExit as stop:
-            status = stop.code
-        said = capsys.readouterr()
-        return status, said.out + said.err
-
-    return call
+    """make_dataset.py with these words; see `make_quietly`."""
+    return partial(make_quietly, capsys)
 
 
 def test_photographs_and_depth_maps_are_never_written_over(run, photos, depths, tmp_path):

@@ -6,9 +6,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from calling import make_quietly
 from drawn import texture, write_set
 
-import make_dataset
 from pictures import list_pictures, read_picture, read_profile, write_picture
 from restack import spread
 from utils import StackError
@@ -25,13 +25,8 @@ def run(data, tmp_path, capsys):
     """Change the stacks of `data` into tmp_path/<name>: (exit status, what was said)."""
 
     def call(name, *words):
-        words = ["--stack_path", data, "--output_path", tmp_path / name, *words]
-        try:
-            status = make_dataset.main([*map(str, words), "--workers", "1"])
-        except SystemExit as stop:
-            status = stop.code
-        said = capsys.readouterr()
-        return status, said.out + said.err
+        source = ["--stack_path", data, "--output_path", tmp_path / name]
+        return make_quietly(capsys, *source, *words)
 
     return call
 
