@@ -5,14 +5,24 @@ Every metric is a function (fused, answer, peak) -> float, where
     fused, answer: (H, W) or (H, W, C) of one dtype, integers or floats in [0, peak]
     peak: the value of white, 255 for 8 bit, 65535 for 16 bit, 1 for floats in [0, 1]
 
-Means run over all pixels and channels. A new metric is one function and one line in METRICS.
+Means run over all pixels and channels. A new metric is one function and one line in METRICS, or in
+OPTIONAL_METRICS if it needs larger pictures or other packages than the program does: `score` gives
+those only where it is asked for them.
 """
+
+import functools
+import importlib
 
 import cv2
 import numpy as np
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 SSIM_WINDOW = 11  # pixels: scikit-image's Gaussian of sigma 1.5, cut at 3.5 sigma
+SSIM_K1, SSIM_K2 = 0.01, 0.03  # of SSIM's constants (K white)^2
+MS_SSIM_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # of the scales, the finest first
+MS_SSIM_LEAST = SSIM_WINDOW * 2 ** (len(MS_SSIM_WEIGHTS) - 1)  # px, one window at the last scale
+LPIPS_LEAST = 31  # px, what AlexNet's two poolings leave a pixel of
+LPIPS_PACKAGES = "LPIPS needs torchmetrics and torchvision: pip install torchmetrics torchvision"
 
 
 def _difference(fused, answer, peak):
@@ -81,6 +91,120 @@ def mae_grey(fused, answer, peak):
     return 255 * mae(fused, answer, peak)
 
 
+def window_means(picture, kernel):
+    """Weighted means over all windows that lie inside a picture.
+
+    Args:
+        picture: (H, W) or (H, W, C) float64.
+        kernel: (n,) weights of rows and columns, sum 1; n odd or even, at most H and W.
+    Returns:
+        (H - n + 1, W - n + 1) or with C, which OpenCV drops where it is 1; float64.
+    """
+    n = len(kernel)
+    before, after = n // 2, n - 1 - n // 2  # of OpenCV's anchor
+    height, width = picture.shape[:2]
+    means = cv2.sepFilter2D(picture, cv2.CV_64F, kernel, kernel)
+    return means[before : height - after, before : width - after]
+
+
+def _similarity(fused, answer):
+    """SSIM's two factors in every Gaussian window, white being 1.
+
+    Args:
+        fused, answer: (H, W) or (H, W, C) float64.
+    Returns:
+        (luminance, contrast and structure), maps of the shape of `window_means`.
+    """
+    kernel = cv2.getGaussianKernel(SSIM_WINDOW, 1.5)
+    mean_1, mean_2 = window_means(fused, kernel), window_means(answer, kernel)
+    # The sum of the variances and twice the covariance, all that the formula asks for.
+    power = window_means(fused**2 + answer**2, kernel) - mean_1**2 - mean_2**2
+    common = 2 * (window_means(fused * answer, kernel) - mean_1 * mean_2)
+    luminance = (2 * mean_1 * mean_2 + SSIM_K1**2) / (mean_1**2 + mean_2**2 + SSIM_K1**2)
+    return luminance, (common + SSIM_K2**2) / (power + SSIM_K2**2)
+
+
+def _halve(picture):
+    """Means of 2x2 pixels; an odd last row or column is left out."""
+    height, width = (side // 2 * 2 for side in picture.shape[:2])
+    picture = picture[:height, :width]
+    rows = picture[::2] + picture[1::2]
+    return (rows[:, ::2] + rows[:, 1::2]) / 4
+
+
+def ms_ssim(fused, answer, peak):
+    """Structural similarity over five scales, each half of the one before.
+
+    The windows are SSIM's; a scale's mean runs over its windows and channels, and counts as 0 where
+    it is negative, since a power is taken of it.
+
+    Raises:
+        ValueError: a side is shorter than what the last scale has a window of.
+    Source:
+        Wang et al., "Multiscale structural similarity for image quality assessment", Asilomar 2003.
+    """
+    height, width = fused.shape[:2]
+    if min(height, width) < MS_SSIM_LEAST:
+        raise ValueError(
+            f"a picture of {width}x{height} is smaller than the {MS_SSIM_LEAST}x{MS_SSIM_LEAST} px "
+            f"that the {len(MS_SSIM_WEIGHTS)} scales of MS-SSIM need"
+        )
+    fused, answer = (np.asarray(picture, np.float64) / peak for picture in (fused, answer))
+    product = 1.0
+    for scale, weight in enumerate(MS_SSIM_WEIGHTS, 1):
+        luminance, similarity = _similarity(fused, answer)
+        if scale == len(MS_SSIM_WEIGHTS):  # luminance counts at the coarsest scale only
+            similarity = luminance * similarity
+        product *= max(float(similarity.mean()), 0.0) ** weight
+        fused, answer = _halve(fused), _halve(answer)
+    return product
+
+
+@functools.cache
+def _lpips_network():
+    """LPIPS with AlexNet, whose weights torchvision downloads when it first builds it.
+
+    Raises:
+        ValueError: a package is missing or does not work.
+    """
+    try:
+        importlib.import_module("torchvision")
+        module = importlib.import_module("torchmetrics.image.lpip")
+    except (ImportError, RuntimeError) as error:  # RuntimeError: a torchvision of another torch
+        raise ValueError(f"{LPIPS_PACKAGES} ({error})") from error
+    return module.LearnedPerceptualImagePatchSimilarity(net_type="alex")
+
+
+def lpips(fused, answer, peak):
+    """Learned perceptual distance by AlexNet's features: 0 for equal pictures, smaller is better.
+
+    Grey pictures count as colour ones of three equal channels.
+
+    Raises:
+        ValueError: a side is shorter than LPIPS_LEAST, or a package is missing.
+    Source:
+        Zhang et al., "The unreasonable effectiveness of deep features as a perceptual metric",
+        CVPR 2018.
+    """
+    height, width = fused.shape[:2]
+    if min(height, width) < LPIPS_LEAST:
+        raise ValueError(
+            f"a picture of {width}x{height} is smaller than the {LPIPS_LEAST}x{LPIPS_LEAST} px "
+            "that AlexNet, the network of LPIPS, needs"
+        )
+    network = _lpips_network()
+
+    import torch
+
+    tensors = []
+    for picture in (fused, answer):
+        picture = np.atleast_3d(np.asarray(picture, np.float32)) / peak * 2 - 1
+        colour = np.broadcast_to(picture, (height, width, 3)).transpose(2, 0, 1)
+        tensors.append(torch.tensor(colour.copy(), dtype=torch.float32)[None])  # (1, 3, H, W)
+    with torch.inference_mode():
+        return float(network(*tensors))
+
+
 METRICS = {
     "PSNR": psnr,
     "SSIM": ssim,
@@ -89,6 +213,12 @@ METRICS = {
     "RMSE": rmse,
     "logRMS": log_rms,
     "MAE_grey": mae_grey,
+}
+
+# {name: (function, the sentence that says which packages it needs, "" for none)}
+OPTIONAL_METRICS = {
+    "MS-SSIM": (ms_ssim, ""),
+    "LPIPS": (lpips, LPIPS_PACKAGES),
 }
 
 
@@ -107,22 +237,27 @@ def to_gray(picture):
     return cv2.cvtColor(np.ascontiguousarray(picture), cv2.COLOR_RGB2GRAY)
 
 
-def score(fused, answer, peak, gray=False):
-    """Every metric of one picture.
+def score(fused, answer, peak, gray=False, optional=()):
+    """Every metric of one picture, and those of OPTIONAL_METRICS that are asked for.
 
     Args:
         fused, answer: (H, W) or (H, W, C), one shape and dtype, values in [0, peak].
         peak: the value of white.
         gray: score the luma instead of the colours.
+        optional: names in OPTIONAL_METRICS.
     Returns:
-        {name in METRICS: float}.
+        {name: float}, those of METRICS first.
     Raises:
-        ValueError: the two differ in shape or dtype, or are smaller than the window of SSIM.
+        ValueError: the two differ in shape or dtype, are smaller than the windows of SSIM or of an
+            optional metric, there is no such metric, or a package that it needs is missing.
     """
+    if unknown := set(optional) - set(OPTIONAL_METRICS):
+        raise ValueError(f"no metric {min(unknown)}: choose from {', '.join(OPTIONAL_METRICS)}")
     if fused.shape != answer.shape or fused.dtype != answer.dtype:
         raise ValueError(
             f"the picture is {fused.shape} {fused.dtype}, its answer {answer.shape} {answer.dtype}"
         )
     if gray:
         fused, answer = to_gray(fused), to_gray(answer)
-    return {name: metric(fused, answer, peak) for name, metric in METRICS.items()}
+    metrics = METRICS | {name: OPTIONAL_METRICS[name][0] for name in optional}
+    return {name: metric(fused, answer, peak) for name, metric in metrics.items()}

@@ -1,11 +1,17 @@
 """metrics.py: known answers of every metric."""
 
+import sys
+from types import SimpleNamespace
+
 import cv2
 import numpy as np
 import pytest
+import torch
 from drawn import texture
+from scipy.ndimage import correlate
 
-from metrics import METRICS, score, to_gray
+import metrics
+from metrics import METRICS, OPTIONAL_METRICS, lpips, ms_ssim, score, to_gray, window_means
 
 
 def test_flat_pictures_of_known_distance():
@@ -81,3 +87,156 @@ def test_pictures_that_cannot_be_compared():
         score(picture, picture.astype(np.uint16), 255)
     with pytest.raises(ValueError, match="32x8 is smaller than the 11x11 window of SSIM"):
         score(picture[:8], picture[:8], 255)
+
+
+@pytest.mark.parametrize("size", [3, 8])
+def test_window_means_are_of_the_windows_inside(size):
+    picture = np.random.default_rng(0).random((12, 15))
+    kernel = np.arange(1.0, size + 1) / np.arange(1, size + 1).sum()
+    windows = np.lib.stride_tricks.sliding_window_view(picture, (size, size))
+    expected = np.einsum("hwyx,y,x->hw", windows, kernel, kernel)
+    np.testing.assert_allclose(window_means(picture, kernel), expected, atol=1e-12)
+
+
+def worked_ms_ssim(fused, answer):
+    """MS-SSIM of two (H, W) pictures in [0, 1] with the window written out."""
+    axis = np.arange(-5, 6)
+    window = np.exp(-(axis[:, None] ** 2 + axis**2) / (2 * 1.5**2))
+    window /= window.sum()
+    product = 1
+    for scale, weight in enumerate((0.0448, 0.2856, 0.3001, 0.2363, 0.1333)):
+        if scale:
+            fused, answer = (
+                p[: p.shape[0] // 2 * 2, : p.shape[1] // 2 * 2]
+                .reshape(p.shape[0] // 2, 2, p.shape[1] // 2, 2)
+                .mean((1, 3))
+                for p in (fused, answer)
+            )
+        m1, m2, s11, s22, s12 = (
+            correlate(p, window)[5:-5, 5:-5]
+            for p in (fused, answer, fused * fused, answer * answer, fused * answer)
+        )
+        contrast = (2 * (s12 - m1 * m2) + 9e-4) / (s11 - m1**2 + s22 - m2**2 + 9e-4)
+        if scale == 4:
+            contrast = contrast * (2 * m1 * m2 + 1e-4) / (m1**2 + m2**2 + 1e-4)
+        product *= contrast.mean() ** weight
+    return product
+
+
+def test_ms_ssim_is_the_worked_one():
+    answer = texture(177, 190, 0)[..., 0]  # an odd side loses its last row at the next scale
+    fused = cv2.GaussianBlur(answer, (0, 0), 2)
+    expected = worked_ms_ssim(fused / 255, answer / 255)
+    assert 0.3 < expected < 0.95
+    assert ms_ssim(fused, answer, 255) == pytest.approx(expected, abs=1e-9)
+    assert ms_ssim(fused * np.uint16(257), answer * np.uint16(257), 65535) == pytest.approx(
+        expected, abs=1e-9
+    )
+    colour = [np.dstack([picture] * 3) for picture in (fused, answer)]
+    assert ms_ssim(*colour, 255) == pytest.approx(expected, abs=1e-9)
+
+
+def test_ms_ssim_of_flat_pictures_is_the_luminance_of_one_scale():
+    answer, fused = np.full((180, 176, 3), 0.2), np.full((180, 176, 3), 0.4)
+    luminance = (2 * 0.2 * 0.4 + 1e-4) / (0.2**2 + 0.4**2 + 1e-4)
+    assert ms_ssim(fused, answer, 1.0) == pytest.approx(luminance**0.1333, abs=1e-6)
+    assert ms_ssim(answer, answer, 1.0) == pytest.approx(1)
+
+
+def test_ms_ssim_of_an_inverted_picture_is_zero():
+    answer = texture(176, 176, 0)
+    assert ms_ssim(255 - answer, answer, 255) == 0
+
+
+def test_ms_ssim_agrees_with_torchmetrics():
+    image = pytest.importorskip("torchmetrics.functional.image")
+    answer = np.float32(texture(192, 224, 0)) / 255
+    fused = cv2.GaussianBlur(answer, (0, 0), 1.5)
+    tensors = [torch.from_numpy(p).permute(2, 0, 1)[None] for p in (fused, answer)]
+    theirs = float(image.multiscale_structural_similarity_index_measure(*tensors, data_range=1.0))
+    # They mirror the border at the last scale, where ours has only windows inside.
+    assert ms_ssim(fused, answer, 1.0) == pytest.approx(theirs, abs=0.01)
+
+
+def test_ms_ssim_needs_a_window_at_the_last_scale():
+    picture = texture(175, 200, 0)
+    with pytest.raises(ValueError, match=r"200x175 is smaller than the 176x176 px .* MS-SSIM"):
+        ms_ssim(picture, picture, 255)
+
+
+def test_optional_metrics_come_where_they_are_asked_for():
+    picture = texture(176, 176, 0)
+    assert list(score(picture, picture, 255)) == list(METRICS)
+    scores = score(picture, picture, 255, gray=True, optional=["MS-SSIM"])
+    assert list(scores) == [*METRICS, "MS-SSIM"] and scores["MS-SSIM"] == pytest.approx(1)
+    with pytest.raises(ValueError, match="no metric MSSSIM: choose from MS-SSIM, LPIPS"):
+        score(picture, picture, 255, optional=["MSSSIM"])
+    assert not set(OPTIONAL_METRICS) & set(METRICS)
+
+
+@pytest.fixture
+def fresh_network():
+    """No LPIPS network is kept from before or for later."""
+    metrics._lpips_network.cache_clear()
+    yield
+    metrics._lpips_network.cache_clear()
+
+
+@pytest.mark.parametrize("missing", ["torchvision", "torchmetrics.image.lpip"])
+def test_lpips_says_which_packages_it_needs(fresh_network, monkeypatch, missing):
+    monkeypatch.setitem(sys.modules, "torchvision", SimpleNamespace())
+    monkeypatch.setitem(sys.modules, "torchmetrics.image.lpip", SimpleNamespace())
+    monkeypatch.setitem(sys.modules, missing, None)  # makes the import fail
+    picture = texture(32, 32, 0)
+    with pytest.raises(ValueError, match="pip install torchmetrics torchvision") as caught:
+        score(picture, picture, 255, optional=["LPIPS"])
+    assert str(caught.value).startswith(OPTIONAL_METRICS["LPIPS"][1])
+
+
+def test_lpips_says_so_where_torchvision_is_broken(fresh_network, monkeypatch):
+    def importing(name):
+        raise RuntimeError("operator torchvision::nms does not exist")
+
+    monkeypatch.setattr(metrics.importlib, "import_module", importing)
+    picture = texture(32, 32, 0)
+    with pytest.raises(ValueError, match=r"LPIPS needs torchmetrics and torchvision.*nms does not"):
+        lpips(picture, picture, 255)
+
+
+@pytest.mark.parametrize(("dtype", "peak"), [(np.uint8, 255), (np.uint16, 65535), (np.float32, 1)])
+def test_lpips_hands_colour_from_minus_one_to_one_to_alexnet(
+    fresh_network, monkeypatch, dtype, peak
+):
+    built, seen = [], []
+
+    def build(net_type):
+        built.append(net_type)
+
+        def network(fused, answer):
+            seen.append((fused, answer))
+            return torch.tensor(0.25)
+
+        return network
+
+    module = SimpleNamespace(LearnedPerceptualImagePatchSimilarity=build)
+    monkeypatch.setitem(sys.modules, "torchvision", SimpleNamespace())
+    monkeypatch.setitem(sys.modules, "torchmetrics.image.lpip", module)
+    answer = np.zeros((32, 40, 3), dtype)
+    fused = answer.copy()
+    fused[3, 7] = peak, 0, dtype(peak / 5)
+    assert lpips(fused, answer, peak) == 0.25
+    assert lpips(fused[..., 0], answer[..., 0], peak) == 0.25
+    assert built == ["alex"]  # once for all pictures
+    colour, grey = seen
+    for tensor in (*colour, *grey):
+        assert tensor.shape == (1, 3, 32, 40) and tensor.dtype == torch.float32
+        assert tensor[:, :, 0].tolist() == [[[-1.0] * 40] * 3]
+    assert colour[0][0, :, 3, 7].tolist() == pytest.approx([1, -1, -0.6], abs=1e-6)
+    assert grey[0][0, :, 3, 7].tolist() == pytest.approx([1, 1, 1])
+    assert (colour[1] == -1).all()
+
+
+def test_lpips_needs_a_pixel_after_alexnets_poolings():
+    picture = texture(30, 40, 0)
+    with pytest.raises(ValueError, match=r"40x30 is smaller than the 31x31 px .* LPIPS"):
+        lpips(picture, picture, 255)
