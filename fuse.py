@@ -127,8 +127,8 @@ def fuse_stack(frames, engine, tile=None, overlap=None, progress=None):
     for k, (top, bottom) in enumerate(rows):
         for left, right in columns:
             values = blend.run(engine, frames[:, top:bottom, left:right])  # (planes, h, w)
-            values *= _ramp((top, bottom), rows)[:, None]
-            values *= _ramp((left, right), columns)
+            values *= ramp((top, bottom), rows)[:, None]
+            values *= ramp((left, right), columns)
             band[:, : bottom - top, left:right] += values
             done += 1
             if progress is not None:
@@ -172,7 +172,7 @@ def tile_spans(side, tile, overlap):
     return [(start, min(start + tile, side)) for start in starts]
 
 
-def _ramp(span, spans):
+def ramp(span, spans):
     """How much a tile counts along one side: (length of the span,) float32 in [0, 1]."""
     start, stop = span
     out = np.ones(stop - start, np.float32)

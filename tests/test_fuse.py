@@ -9,11 +9,11 @@ import pytest
 
 import fuse
 from fuse import (
-    _ramp,
     default_tile,
     distinct_frames,
     fuse_files,
     fuse_stack,
+    ramp,
     result_suffix,
     same_format,
     tile_spans,
@@ -77,7 +77,7 @@ def test_spans_cover_the_side(side, tile, overlap):
     assert all(stop - start <= tile for start, stop in spans)
     total = np.zeros(side)
     for start, stop in spans:
-        total[start:stop] += _ramp((start, stop), spans)
+        total[start:stop] += ramp((start, stop), spans)
     np.testing.assert_allclose(total, 1, atol=1e-6)
 
 

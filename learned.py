@@ -1,0 +1,105 @@
+"""Fusion networks of others, rebuilt so that the weights their authors publish load as they are."""
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from utils import StackError, select_device
+
+IMAGENET_MEAN, IMAGENET_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+REACH = 5  # px that a fused pixel of IFCNN sees to each side: 3 + 1 + 1
+STRIP = 2**19  # pixels of a picture that IFCNN does at a time: 64 channels of them are 128 MiB
+
+
+class PaddedConvNormReLU(nn.Module):
+    """Convolution over 3x3 with edges repeated, batch norm, ReLU: (B, C, H, W) to the same."""
+
+    def __init__(self, channels):
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, bias=False)
+        self.bn = nn.BatchNorm2d(channels)
+
+    def forward(self, x):
+        return self.bn(self.conv(F.pad(x, (1, 1, 1, 1), mode="replicate"))).relu()
+
+
+class IFCNN(nn.Module):
+    """IFCNN-MAX: features of each picture, their largest over the pictures, back to a picture.
+
+    The frames come one after the other, so that memory does not grow with their number.
+
+    Source: Zhang et al., "IFCNN: a general image fusion framework based on convolutional neural
+    network", Information Fusion 2020.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 64, 7, bias=False)  # the first one of a ResNet-101
+        self.conv2 = PaddedConvNormReLU(64)
+        self.conv3 = PaddedConvNormReLU(64)
+        self.conv4 = nn.Conv2d(64, 3, 1)
+
+    def forward(self, frames):
+        """An iterable of N (B, 3, H, W), normalised as ImageNet's pictures, to (B, 3, H, W)."""
+        strongest = None
+        for frame in frames:
+            features = self.conv1(F.pad(frame, (3, 3, 3, 3), mode="replicate"))
+            features = self.conv2(features)  # (B, 64, H, W)
+            strongest = features if strongest is None else torch.maximum(strongest, features)
+        return self.conv4(self.conv3(strongest))
+
+
+def load_ifcnn(path, device="cpu"):
+    """IFCNN-MAX with its authors' weights, in eval mode.
+
+    Args:
+        path: their file IFCNN-MAX.pth, a state dict.
+        device: see utils.select_device.
+    Raises:
+        StackError: no such file, or it holds something else.
+    """
+    network = IFCNN()
+    try:
+        network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+    except FileNotFoundError as error:
+        raise StackError(f"{path} is no file: give the authors' IFCNN-MAX.pth") from error
+    except Exception as error:  # torch.load has a class of error for every kind of damage
+        raise StackError(
+            f"{path} holds no weights of IFCNN-MAX: fetch the authors' file again"
+        ) from error
+    return network.to(select_device(str(device))).eval()
+
+
+def fuse_ifcnn(frames, network, strip=STRIP):
+    """Fuse colour frames with IFCNN, in strips that overlap by as much as a pixel sees: exact.
+
+    Args:
+        frames: (N, H, W, 3) uint8 or uint16.
+        network: from load_ifcnn.
+        strip: pixels of a strip, about.
+    Returns:
+        (H, W, 3) in the dtype of the frames.
+    """
+    _, height, width, _ = frames.shape
+    white = np.iinfo(frames.dtype).max
+    device = network.conv4.weight.device
+    mean, deviation = (
+        torch.tensor(values, device=device).reshape(1, 3, 1, 1)
+        for values in (IMAGENET_MEAN, IMAGENET_DEVIATION)
+    )
+
+    def prepared(frame):
+        picture = torch.from_numpy(frame.astype(np.float32)).to(device) / white  # (h, W, 3)
+        return (picture.permute(2, 0, 1)[None] - mean) / deviation
+
+    fused = np.empty_like(frames[0])
+    rows = max(strip // width, 1)
+    for top in range(0, height, rows):
+        bottom = min(top + rows, height)
+        first, last = max(top - REACH, 0), min(bottom + REACH, height)
+        with torch.inference_mode():
+            out = network(prepared(frame[first:last]) for frame in frames) * deviation + mean
+        out = out[0, :, top - first : bottom - first].permute(1, 2, 0).clamp(0, 1) * white
+        fused[top:bottom] = out.round().cpu().numpy().astype(frames.dtype)
+    return fused

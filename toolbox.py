@@ -1,0 +1,604 @@
+"""The toolbox: every fusion method behind one signature, and a command that fuses a stack with it.
+
+A method is a function from frames (N, H, W, C), uint8 or uint16 and C as in pictures.read_picture,
+to the fused picture (H, W, C) of the same dtype. Each fuses all N frames at once: the strongest
+coefficient or the sharpest frame over all of them. A new method is one function that makes it and
+one line in METHODS. Alpha is the mean of the frames'.
+"""
+
+import argparse
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from fuse import WEIGHTS, distinct_frames, fuse_stack, ramp, tile_spans, torch_engine
+from pictures import list_frames, read_stack, write_picture
+from transforms import TRANSFORMS, missing_packages
+from utils import StackError, run_main
+
+LUMA = np.float32([0.299, 0.587, 0.114])  # ITU-R BT.601
+# The strongest coefficients of a picture take up to 2 kB a pixel (NSCT).
+TILE, OVERLAP = 1024, 128  # px
+IFCNN_WEIGHTS = Path(__file__).parent / "weights" / "ifcnn_max.pth"
+WEIGHT_OPTIONS = ("weights", "model_path")  # of methods: files
+STACKMFF_WEIGHTS = WEIGHTS.with_name("checkpoint_published.pth")
+
+
+def in_floats(frame):
+    """(H, W, C) uint8 or uint16 as float32 in [0, 1]."""
+    return frame.astype(np.float32) * np.float32(1 / np.iinfo(frame.dtype).max)
+
+
+def in_integers(picture, dtype):
+    """(H, W, C) float in [0, 1] and a little beyond as uint8 or uint16."""
+    white = np.iinfo(dtype).max
+    return np.clip(np.rint(picture * np.float32(white)), 0, white).astype(dtype)
+
+
+def luma_of(picture):
+    """(H, W, C) float32 to its luma (H, W)."""
+    return picture[..., 0] if picture.shape[2] == 1 else picture @ LUMA
+
+
+# Transforms: the strongest coefficient of all frames at each place.
+
+
+def fuse_transform(frames, name, levels):
+    """Fuse in a multi-scale transform: details by the largest magnitude, the rest by the mean.
+
+    All channels take a coefficient from the same frame, the one whose luma is strongest there, so
+    that no colour is mixed of several frames' channels.
+
+    Args:
+        frames: (N, H, W, C), C = 1 or 3.
+        name: of transforms.TRANSFORMS.
+        levels: of the transform; 0: its own default.
+    Returns:
+        (H, W, C).
+    """
+    transform = TRANSFORMS[name]
+    levels = levels or transform.levels
+    shape, channels = frames.shape[1:3], frames.shape[3]
+    weights = LUMA if channels == 3 else np.ones(1, np.float32)
+    lows, best, strongest = None, None, None
+    for frame in frames:
+        picture = in_floats(frame)
+        parts = [
+            transform.decompose(np.ascontiguousarray(picture[..., c]), levels)
+            for c in range(channels)
+        ]
+        details = [np.stack(bands) for bands in zip(*(bands for _, bands in parts))]
+        magnitudes = [np.abs(np.tensordot(weights, bands, 1)) for bands in details]
+        low = np.stack([low for low, _ in parts])
+        if best is None:
+            lows, best, strongest = low, details, magnitudes
+            continue
+        lows += low
+        for band, magnitude, new, new_magnitude in zip(best, strongest, details, magnitudes):
+            stronger = new_magnitude > magnitude
+            np.copyto(band, new, where=stronger)  # over all channels
+            np.copyto(magnitude, new_magnitude, where=stronger)
+    lows /= len(frames)
+    fused = [
+        transform.rebuild(lows[c], [band[c] for band in best], shape, levels)
+        for c in range(channels)
+    ]
+    return in_integers(np.stack(fused, axis=2), frames.dtype)
+
+
+def in_tiles(fuse, tile=TILE, overlap=OVERLAP):
+    """The method that fuses large pictures tile by tile and blends these as fuse_stack does.
+
+    Args:
+        fuse: a method.
+        tile: side, px; a picture up to this size is done whole.
+        overlap: of neighbouring tiles, px.
+    """
+
+    def fuse_tiles(frames):
+        height, width = frames.shape[1:3]
+        if max(height, width) <= tile:
+            return fuse(frames)
+        rows, columns = tile_spans(height, tile, overlap), tile_spans(width, tile, overlap)
+        fused = np.zeros(frames.shape[1:], np.float32)
+        for top, bottom in rows:
+            for left, right in columns:
+                part = in_floats(fuse(frames[:, top:bottom, left:right]))
+                part *= ramp((top, bottom), rows)[:, None, None]
+                fused[top:bottom, left:right] += part * ramp((left, right), columns)[:, None]
+        return in_integers(fused, frames.dtype)
+
+    return fuse_tiles
+
+
+# In the plane of the picture: which frame is sharp at each place.
+
+
+def take_frames(frames, index):
+    """The pixels of the chosen frames: (N, H, W, C) and (H, W) integers to (H, W, C)."""
+    return np.take_along_axis(frames, index[None, ..., None], axis=0)[0]
+
+
+def majority(index, count, side):
+    """The most frequent frame in a window around each place; a tie keeps the frame that is there.
+
+    Args:
+        index: (h, w) integers in [0, count).
+        side: of the window, odd.
+    """
+    out, most = index.copy(), np.zeros(index.shape, np.float32)
+    for k in range(count):
+        own = (index == k).astype(np.float32)
+        votes = cv2.boxFilter(own, -1, (side, side), normalize=False) + own / 2
+        out[votes > most] = k
+        most = np.maximum(most, votes)
+    return out
+
+
+def fuse_dct(frames, block, consistency):
+    """Take each block from the frame with the largest variance in the block's DCT.
+
+    By Parseval's theorem that is the variance of its pixels, so no transform is computed.
+
+    Args:
+        frames: (N, H, W, C).
+        block: side, px.
+        consistency: side of the window, in blocks, whose majority decides; 1: none.
+    Source:
+        Haghighat, Aghagolzadeh and Seyedarabi, "Multi-focus image fusion for visual sensor networks
+        in DCT domain", Computers & Electrical Engineering 2011.
+    """
+    height, width = frames.shape[1:3]
+    rows, columns = -(-height // block), -(-width // block)
+    best, index = None, np.zeros((rows, columns), np.int64)
+    for k, frame in enumerate(frames):
+        plane = luma_of(in_floats(frame))
+        padded = cv2.copyMakeBorder(
+            plane, 0, rows * block - height, 0, columns * block - width, cv2.BORDER_REFLECT
+        )
+        variance = padded.reshape(rows, block, columns, block).var(axis=(1, 3))
+        if best is None:
+            best = variance
+            continue
+        index[variance > best] = k
+        best = np.maximum(best, variance)
+    if consistency > 1:
+        index = majority(index, len(frames), consistency)
+    index = index.repeat(block, 0).repeat(block, 1)[:height, :width]
+    return take_frames(frames, index)
+
+
+def sift_activity(plane, bin_size):
+    """Sum of the 4x4 cells of a dense SIFT descriptor before it is normalised, at each pixel.
+
+    Each gradient is shared out over eight orientations with weights that sum to 1, so the sum over
+    orientations is its length, and the L1 norm of the descriptor needs no orientations: lengths,
+    pooled by triangles of twice the bin, at four by four places.
+
+    Args:
+        plane: (H, W) float32.
+        bin_size: distance of the cells, px.
+    Returns:
+        (H, W) float32.
+    """
+    down, across = (
+        cv2.filter2D(plane, cv2.CV_32F, kernel, borderType=cv2.BORDER_REFLECT)
+        for kernel in (np.float32([[-0.5], [0], [0.5]]), np.float32([[-0.5, 0, 0.5]]))
+    )
+    length = np.sqrt(down**2 + across**2)
+    places = np.abs(np.arange(-bin_size, bin_size + 1, dtype=np.float32))
+    triangle = (1 - places / bin_size) / bin_size
+    cells = np.zeros(3 * bin_size + 1, np.float32)
+    cells[::bin_size] = 1
+    kernel = np.convolve(triangle, cells)  # of odd length: the four cells lie even about its centre
+    kernel = kernel if len(kernel) % 2 else np.append(kernel, 0)
+    return cv2.sepFilter2D(length, cv2.CV_32F, kernel, kernel, borderType=cv2.BORDER_REFLECT)
+
+
+def fuse_dsift(frames, bin_size, window):
+    """Dense SIFT: windows vote for the frame of the largest activity; where they agree it is taken.
+
+    Where they do not, the frame of the largest activity at the pixel itself is taken, of those that
+    any window has voted for. (The paper searches for the matching feature in the other picture
+    there, which in aligned frames lies at the same place.)
+
+    Args:
+        frames: (N, H, W, C).
+        bin_size: distance of the descriptor's cells, px.
+        window: side of the windows that vote, px.
+    Source:
+        Liu, Liu and Wang, "Multi-focus image fusion with dense SIFT", Information Fusion 2015.
+    """
+    activities = [sift_activity(luma_of(in_floats(frame)), bin_size) for frame in frames]
+    kernel = np.ones((window, window), np.uint8)
+    best = np.full(activities[0].shape, -np.inf, np.float32)
+    winner = np.zeros(best.shape, np.int64)
+    for k, activity in enumerate(activities):
+        total = cv2.blur(activity, (window, window), borderType=cv2.BORDER_REFLECT)
+        winner[total > best] = k
+        best = np.maximum(best, total)
+    index, own = winner.copy(), np.full(best.shape, -np.inf, np.float32)
+    for k, activity in enumerate(activities):
+        voted = cv2.dilate((winner == k).astype(np.uint8), kernel) > 0
+        better = voted & (activity > own)
+        index[better] = k
+        own[better] = activity[better]
+    return take_frames(frames, index)
+
+
+def guided_filter(guide, source, radius, epsilon):
+    """Edge-preserving smoothing of a source by a guide.
+
+    Args:
+        guide, source: (H, W) float32.
+        radius: of the square window, px.
+        epsilon: variance of the guide below which it counts as flat, guide in [0, 1].
+    Source:
+        He, Sun and Tang, "Guided image filtering", IEEE TPAMI 2013, equations 5, 6 and 8.
+    """
+    side = (2 * radius + 1, 2 * radius + 1)
+
+    def mean(values):
+        return cv2.blur(values, side, borderType=cv2.BORDER_REFLECT)
+
+    guide_mean, source_mean = mean(guide), mean(source)
+    covariance = mean(guide * source) - guide_mean * source_mean
+    variance = mean(guide * guide) - guide_mean * guide_mean
+    slope = covariance / (np.maximum(variance, 0) + np.float32(epsilon))
+    return mean(slope) * guide + mean(source_mean - slope * guide_mean)
+
+
+def fuse_gff(frames, base_radius, base_epsilon, detail_radius, detail_epsilon):
+    """Guided filtering fusion: a base and a detail layer, each with weights smoothed by the frame.
+
+    Args:
+        frames: (N, H, W, C).
+        base_radius, detail_radius: of the guided filter, px.
+        base_epsilon, detail_epsilon: its regularisation for luma in [0, 1].
+    Source:
+        Li, Kang and Hu, "Image fusion with guided filtering", IEEE TIP 2013: base by a mean over
+        31x31, saliency by a Gaussian of sigma 5 over the absolute Laplacian.
+    """
+    best, index = None, np.zeros(frames.shape[1:3], np.int64)
+    for k, frame in enumerate(frames):
+        laplacian = cv2.Laplacian(luma_of(in_floats(frame)), cv2.CV_32F)
+        saliency = cv2.GaussianBlur(np.abs(laplacian), (11, 11), 5)
+        if best is None:
+            best = saliency
+            continue
+        index[saliency > best] = k
+        best = np.maximum(best, saliency)
+    totals = np.zeros((2, *index.shape), np.float32)
+    layers = np.zeros((2, *frames.shape[1:]), np.float32)
+    settings = ((base_radius, base_epsilon), (detail_radius, detail_epsilon))
+    for k, frame in enumerate(frames):
+        picture = in_floats(frame)
+        base = cv2.blur(picture, (31, 31), borderType=cv2.BORDER_REFLECT).reshape(picture.shape)
+        guide, chosen = luma_of(picture), (index == k).astype(np.float32)
+        for layer, total, part, (radius, epsilon) in zip(
+            layers, totals, (base, picture - base), settings
+        ):
+            weight = np.maximum(guided_filter(guide, chosen, radius, epsilon), 0)
+            weight += np.float32(1e-6)  # so that they sum to more than 0 everywhere
+            layer += weight[..., None] * part
+            total += weight
+    return in_integers((layers / totals[..., None]).sum(0), frames.dtype)
+
+
+# Networks.
+
+
+def with_network(model_path, device):
+    """The method that a checkpoint of ours is; see fuse.torch_engine."""
+    engine = torch_engine(model_path, device)
+    return lambda frames: fuse_stack(frames, engine).picture
+
+
+def with_ifcnn(weights, device):
+    """IFCNN-MAX; grey frames go through it as grey colours."""
+    from learned import fuse_ifcnn, load_ifcnn
+
+    network = load_ifcnn(weights, device)
+
+    def fuse(frames):
+        if frames.shape[3] == 3:
+            return fuse_ifcnn(frames, network)
+        grey = fuse_ifcnn(frames.repeat(3, axis=3), network)
+        return in_integers(luma_of(in_floats(grey)), frames.dtype)[..., None]
+
+    return fuse
+
+
+@dataclass(frozen=True)
+class Method:
+    """A line of the table.
+
+    Attributes:
+        title: in words.
+        year: of the paper.
+        reference: the paper.
+        make: function (**options) -> method.
+        options: {name: default}.
+        transform: whose packages it needs, a name of TRANSFORMS, or None.
+    """
+
+    title: str
+    year: int
+    reference: str
+    make: Callable
+    options: dict = field(default_factory=dict)
+    transform: str | None = None
+
+
+def by_transform(title, year, reference, name):
+    """The line of a method that chooses coefficients of a transform."""
+    return Method(
+        title,
+        year,
+        reference,
+        lambda levels: in_tiles(partial(fuse_transform, name=name, levels=levels)),
+        {"levels": 0},
+        name,
+    )
+
+
+METHODS = {
+    "LP": by_transform(
+        "Laplacian pyramid",
+        1983,
+        "Burt and Adelson, IEEE Trans. Communications 31",
+        "LP",
+    ),
+    "RP": by_transform(
+        "ratio of low-pass pyramid", 1989, "Toet, Pattern Recognition Letters 9", "RP"
+    ),
+    "DWT": by_transform(
+        "discrete wavelet transform",
+        1995,
+        "Li, Manjunath and Mitra, Graphical Models and Image Processing 57",
+        "DWT",
+    ),
+    "DTCWT": by_transform(
+        "dual-tree complex wavelet transform",
+        2007,
+        "Lewis et al., Information Fusion 8",
+        "DTCWT",
+    ),
+    "CVT": by_transform("curvelet transform", 2007, "Nencini et al., Information Fusion 8", "CVT"),
+    "NSCT": by_transform(
+        "non-subsampled contourlet transform",
+        2009,
+        "Zhang and Guo, Signal Processing 89",
+        "NSCT",
+    ),
+    "DCT": Method(
+        "variance of blocks in the DCT domain, with consistency verification",
+        2011,
+        "Haghighat, Aghagolzadeh and Seyedarabi, Computers & Electrical Engineering 37",
+        lambda **options: partial(fuse_dct, **options),
+        {"block": 8, "consistency": 3},
+    ),
+    "DSIFT": Method(
+        "dense SIFT",
+        2015,
+        "Liu, Liu and Wang, Information Fusion 23",
+        lambda **options: partial(fuse_dsift, **options),
+        {"bin_size": 4, "window": 8},
+    ),
+    "GFF": Method(
+        "guided filtering",
+        2013,
+        "Li, Kang and Hu, IEEE Trans. Image Processing 22",
+        lambda **options: partial(fuse_gff, **options),
+        {"base_radius": 45, "base_epsilon": 0.3, "detail_radius": 7, "detail_epsilon": 1e-6},
+    ),
+    "IFCNN": Method(
+        "IFCNN-MAX, a network of one convolution a frame, the authors' weights",
+        2020,
+        "Zhang et al., Information Fusion 54",
+        with_ifcnn,
+        {"weights": str(IFCNN_WEIGHTS), "device": "auto"},
+    ),
+    "StackMFF": Method(
+        "StackMFF, the published network",
+        2025,
+        "Xie et al., Applied Intelligence 55",
+        with_network,
+        {"model_path": str(STACKMFF_WEIGHTS), "device": "auto"},
+    ),
+    "StackMix": Method(
+        "StackMix, the default network of this program",
+        2026,
+        "this program",
+        with_network,
+        {"model_path": str(WEIGHTS), "device": "auto"},
+    ),
+}
+
+
+def parse_method(word):
+    """A method's name and its options.
+
+    Args:
+        word: "GFF" or "GFF:base_radius=20,base_epsilon=0.1".
+    Returns:
+        (name, {option: value}), all options, each of its default's type.
+    Raises:
+        StackError: no such method or option, or a value of another type.
+    """
+    name, _, rest = word.partition(":")
+    if name not in METHODS:
+        raise StackError(f"{name!r} is no method: choose from {', '.join(METHODS)}")
+    options = dict(METHODS[name].options)
+    for pair in filter(None, rest.split(",")):
+        option, equals, value = pair.partition("=")
+        if not equals or option not in options:
+            raise StackError(
+                f"{word!r}: {pair!r} is no option of {name}: its options are "
+                f"{', '.join(f'{key}={default}' for key, default in options.items())}"
+            )
+        kind = type(options[option])
+        try:
+            options[option] = kind(value)
+        except ValueError as error:
+            raise StackError(f"{word!r}: {value!r} is no {kind.__name__}") from error
+    return name, options
+
+
+def missing(word):
+    """What a method needs and is not there, as one sentence with its mend, or None.
+
+    Raises:
+        StackError: as parse_method.
+    """
+    name, options = parse_method(word)
+    transform = METHODS[name].transform
+    if transform and (packages := missing_packages(transform)):
+        return f"{name} needs {' and '.join(packages)}: pip install -r requirements-toolbox.txt"
+    for option in WEIGHT_OPTIONS:
+        if option in options and not Path(options[option]).is_file():
+            return (
+                f"{name} needs its weights, and {options[option]} is no file: put them there or "
+                f"name them as {name}:{option}=FILE"
+            )
+    return None
+
+
+def method_words(words):
+    """The methods that are meant.
+
+    Args:
+        words: as of parse_method; "all" stands for every method, "available" for those that lack
+            nothing here, and a word with options takes the place of the same method among these.
+    Returns:
+        A list of words, each method with its options once.
+    Raises:
+        StackError: as parse_method, or one is named twice.
+    """
+    out = []
+    if "all" in words:
+        out += METHODS
+    elif "available" in words:
+        out += [name for name in METHODS if missing(name) is None]
+    bulk = set(out)
+    for word in words:
+        if word in ("all", "available"):
+            continue
+        name, _ = parse_method(word)
+        if word in out:
+            raise StackError(f"the method {word} is named twice: name it once")
+        if name in bulk:
+            out[out.index(name)] = word
+            bulk.remove(name)
+        else:
+            out.append(word)
+    return out
+
+
+def iteratively(fuse):
+    """The method that fuses the first two frames, then the result with the third, and so on.
+
+    So the pair methods of the literature take stacks: each step's rounding and faults stay in.
+    """
+
+    def fuse_pairs(frames):
+        fused = frames[0]
+        for frame in frames[1:]:
+            fused = fuse(np.stack([fused, frame]))
+        return fused
+
+    return fuse_pairs
+
+
+def beside_alpha(fuse):
+    """The method for frames with an alpha channel too: it gets the others, alpha is the mean."""
+
+    def fuse_colours(frames):
+        if frames.shape[3] in (1, 3):
+            return fuse(frames)
+        alpha = in_integers(
+            np.mean([in_floats(frame[..., -1:]) for frame in frames], axis=0), frames.dtype
+        )
+        return np.concatenate([fuse(np.ascontiguousarray(frames[..., :-1])), alpha], axis=2)
+
+    return fuse_colours
+
+
+def past_copies(fuse):
+    """The method that gives back the frame, bit for bit, where all frames are copies of one."""
+
+    def fuse_distinct(frames):
+        return frames[0].copy() if len(distinct_frames(frames)) == 1 else fuse(frames)
+
+    return fuse_distinct
+
+
+def build_method(word, iterative=False):
+    """A method, ready to fuse.
+
+    Args:
+        word: see parse_method.
+        iterative: pair after pair, see `iteratively`.
+    Returns:
+        Function frames (N, H, W, C) -> (H, W, C), see the top of this file.
+    Raises:
+        StackError: as parse_method; or a package or weights are missing.
+    """
+    name, options = parse_method(word)
+    if sentence := missing(word):
+        raise StackError(sentence)
+    fuse = past_copies(beside_alpha(METHODS[name].make(**options)))
+    return iteratively(fuse) if iterative else fuse
+
+
+def get_parser():
+    """The options of toolbox.py."""
+    parser = argparse.ArgumentParser(
+        description="Fuse a focal stack with any method of the toolbox.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="methods:\n" + "\n".join(described()),
+    )
+    parser.add_argument(
+        "--method",
+        default="StackMix",
+        metavar="NAME[:OPTION=VALUE,...]",
+        help="one of those below (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--iterative", action="store_true", help="fuse pair after pair (default: all at once)"
+    )
+    parser.add_argument("--stack_path", required=True, metavar="DIR", help="folder of the frames")
+    parser.add_argument(
+        "--output",
+        metavar="FILE",
+        help="the fused picture (default: results/<folder>_<method>.png)",
+    )
+    return parser
+
+
+def described():
+    """A line for each method."""
+    for name, method in METHODS.items():
+        options = ",".join(f"{key}={value}" for key, value in method.options.items())
+        options = options.replace(str(Path(__file__).parent) + "/", "")
+        yield f"  {name:<9} {method.title} ({method.reference}, {method.year}) [{options}]"
+
+
+def main(argv=None):
+    """Fuse one stack."""
+    args = get_parser().parse_args(argv)
+    name, _ = parse_method(args.method)
+    folder = Path(args.stack_path)
+    fuse = build_method(args.method, args.iterative)
+    stack = read_stack(list_frames(folder))
+    output = Path(args.output or f"results/{folder.resolve().name}_{name}.png")
+    write_picture(output, fuse(stack.frames), stack.profile)
+    print(f"{output}: {len(stack.paths)} frames by {name}")
+
+
+if __name__ == "__main__":
+    run_main(main)
