@@ -21,6 +21,7 @@ from pictures import (
     ANSWER_FOLDER,
     STACK_FOLDERS,
     by_stem,
+    frames_in,
     list_folders,
     list_pictures,
     stack_root,
@@ -57,7 +58,7 @@ def find_pairs(datapath):
     answers = by_stem(list_pictures(answers_folder))
     pairs, left_over = [], []
     for folder in list_folders(stacks):
-        frames = list_pictures(folder)
+        frames = frames_in(folder)
         answer = answers.pop(folder.name, None)
         if answer is None:
             left_over.append(f"{folder} has no answer {answers_folder.name}/{folder.name}.*")

@@ -51,7 +51,8 @@ OF_PHOTOS += ("num_frames", "max_coc", "num_scenes", "clean")
 OF_STACKS = ("keep", "shuffle")
 CACHE_MIB = 256  # of photographs, in each process
 KINDS = ("dof_stack", "AiF", "depth", "masks")  # the folders of a data set
-MAY_CHANGE = ("output_path", "num_scenes", "workers")  # when a data set is gone on with
+# When a data set is gone on with; the benchmark's folder is the beginning of output_path.
+MAY_CHANGE = ("output_path", "num_scenes", "workers", "benchmark")
 
 
 def get_parser():
@@ -71,12 +72,18 @@ def get_parser():
         "(default: none, random scenes)",
     )
     files.add_argument("--depth_suffix", default="", help="follows the name: art.png, art_disp.png")
-    files.add_argument("--output_path", metavar="DIR", required=True, help="the data set")
+    files.add_argument("--output_path", metavar="DIR", help="the data set")
     files.add_argument("--save_masks", action="store_true", help="also masks/<scene>/: where focus")
     files.add_argument(
         "--demo",
         action="store_true",
         help="12 frames of scikit-image's Middlebury motorcycle, blur up to 16 px",
+    )
+    files.add_argument(
+        "--benchmark",
+        **folder,
+        help="instead of --output_path: a fixed test set of scikit-image's pictures, as data sets "
+        "below this folder: aligned, noisy, few (3 frames), pairs and dense (30 frames)",
     )
     add_stack_options(parser)
     lens = parser.add_argument_group("lens")
@@ -137,6 +144,16 @@ def get_parser():
 
 def check_arguments(parser, args):
     """Refuse contradictions, and fill in the defaults that depend on other options."""
+    if args.benchmark:
+        from benchmark_set import LONGER_SIDE
+
+        unfit = [name for name in vars(args) if name not in ("benchmark", "workers")]
+        refuse(parser, args, unfit, "--benchmark is a fixed set")
+        args.num_frames, args.max_coc, args.depth_kind = 12, 16.0, "disparity"
+        args.size = LONGER_SIDE
+        return
+    if not args.output_path:
+        parser.error("--output_path is needed: the folder that the data set is to be in")
     if args.demo:
         unfit = (*OF_PHOTOS, "stack_path", *OF_STACKS)
         refuse(parser, args, unfit, "--demo brings its own picture and lens")
@@ -286,6 +303,15 @@ def random_scene(photos, args, rng):
     return frames, answer, *describe_disparity(disparity, focus), settings
 
 
+def composed_scene(recipe, args):
+    """A stack of a recipe of the benchmark; see `photo_scene` for what it returns."""
+    from benchmark_set import render
+
+    frames, answer, disparity, settings = render(recipe, args.size)
+    focus = np.array(settings["focus_disparity"])
+    return frames, answer, *describe_disparity(disparity, focus), settings
+
+
 def describe_disparity(disparity, focus):
     """The 16 bit picture of a disparity (H, W), and which of N focal planes is the nearest."""
     nearest = np.zeros(disparity.shape, int)
@@ -326,13 +352,21 @@ def list_jobs(args):
     """The scenes to make: [(name, photograph, depth map)], and a sentence for each thing left out.
 
     A random scene has all photographs and None in their places, a stack of a data set the list of
-    its frames and its answer. Raises StackError where there is nothing.
+    its frames and its answer, a composed scene of the benchmark its recipe and None. Raises
+    StackError where there is nothing.
     """
-    if args.demo:
+    if args.demo or args.benchmark:
         from skimage.data import stereo_motorcycle
 
         picture, _, disparity = stereo_motorcycle()
-        return [("motorcycle", picture, disparity)], []
+        jobs = [("motorcycle", picture, disparity)]
+        if args.benchmark:
+            from benchmark_set import DENSE, recipes_of
+
+            name = Path(args.output_path).name
+            jobs = jobs if name != DENSE else []  # it has its own number of frames
+            jobs += [(recipe.name, recipe, None) for recipe in recipes_of(name)]
+        return jobs, []
     if args.depth_path:
         pairs, alone = pair_depth(args.image_path, args.depth_path, args.depth_suffix)
         jobs = [(photo.stem, photo, depth_map) for photo, depth_map in pairs]
@@ -374,6 +408,8 @@ def make_scene(args, index, job):
             scene, profiles = changed_stack(photo, depth_map, args, scene_rng(args.seed, name))
         elif isinstance(photo, list):
             scene = random_scene(open_photos(tuple(photo)), args, rng)
+        elif args.benchmark and depth_map is None:
+            scene = composed_scene(photo, args)
         else:
             scene = photo_scene(photo, depth_map, args, rng)
         return write_scene(Path(args.output_path), name, scene, args.save_masks, profiles), None
@@ -441,11 +477,16 @@ def load_record(path, settings):
     return record
 
 
-def main(argv=None):
-    """Make the data set. Returns the exit status."""
-    parser = get_parser()
-    args = parser.parse_args(argv)
-    check_arguments(parser, args)
+def make_set(args):
+    """Make a data set, or what is missing of it.
+
+    Args:
+        args: the parsed options, checked.
+    Returns:
+        The exit status.
+    Raises:
+        StackError: there is nothing to make it of, or it cannot be gone on with.
+    """
     output = Path(args.output_path)
     jobs, left_out = list_jobs(args)
     for sentence in left_out:
@@ -477,6 +518,34 @@ def main(argv=None):
     print(f"{output}: {len(record['scenes'])} scenes, {len(todo) - len(failures)} of them new")
     # A changed data set is to have the scenes that its source has.
     return 1 if failures or (args.stack_path and left_out) else 0
+
+
+def make_benchmark(parser, args):
+    """Make the rendered sets of the benchmark, and the others of the aligned one.
+
+    Args, returns and raises: as `make_set`; parser: of the options.
+    """
+    from benchmark_set import ALIGNED, CHANGED, DENSE
+
+    status = 0
+    for name in (DENSE, ALIGNED):
+        args.output_path = os.path.join(args.benchmark, name)
+        status = max(status, make_set(args))
+    for name, words in CHANGED.items():
+        words = ["--stack_path", args.output_path, *words, "--workers", str(args.workers)]
+        words += ["--output_path", os.path.join(args.benchmark, name)]
+        changed = parser.parse_args(words)
+        check_arguments(parser, changed)
+        status = max(status, make_set(changed))
+    return status
+
+
+def main(argv=None):
+    """Make the data set, or those of the benchmark. Returns the exit status."""
+    parser = get_parser()
+    args = parser.parse_args(argv)
+    check_arguments(parser, args)
+    return make_benchmark(parser, args) if args.benchmark else make_set(args)
 
 
 def without_bad_photos(jobs, workers):

@@ -26,7 +26,7 @@ from utils import StackError, natural_key, read_bytes, write_bytes
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp")
 ANSWER_FOLDER = "AiF"  # of a data set
 STACK_FOLDERS = ("dof_stack", "image stack", "stacks")  # of a data set, each with stacks in it
-NEVER_STACKS = ("aif", "depth", "disparity")
+NEVER_STACKS = ("aif", "depth", "disparity")  # folders; nor is a picture of these names a frame
 PNG_START = b"\x89PNG\r\n\x1a\n"
 TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 CHANNEL_NAMES = {1: "grey", 2: "grey with alpha", 3: "colour", 4: "colour with alpha"}
@@ -94,13 +94,45 @@ def list_pictures(folder):
     return sorted(pictures, key=lambda path: natural_key(path.name))
 
 
+def frames_in(folder):
+    """The pictures of a stack's folder but for AiF.*, depth.* and disparity.*, as list_pictures.
+
+    Some published sets keep the answer of a stack among its frames. To fuse it would be to copy
+    the answer.
+    """
+    return [path for path in list_pictures(folder) if path.stem.casefold() not in NEVER_STACKS]
+
+
+def list_answers(folder):
+    """The answers in a folder: its pictures, or where it has none, AiF.* of the folders below it.
+
+    Args:
+        folder: AiF/ of a data set, or a folder of stacks that each hold their answer.
+    Returns:
+        {scene: path} in natural order, may be empty.
+    Raises:
+        StackError: `folder` cannot be read, or two answers have one name.
+    """
+    pictures = list_pictures(folder)
+    if pictures:
+        return by_stem(pictures)
+    answers = {}
+    for stack in list_folders(folder):
+        found = [path for path in list_pictures(stack) if path.stem.casefold() == "aif"]
+        if len(found) > 1:
+            raise StackError(f"{stack} holds {len(found)} answers: remove all but one")
+        if found:
+            answers[stack.name] = found[0]
+    return answers
+
+
 def list_frames(folder):
-    """The frames of a stack: `list_pictures`, at least two of them.
+    """The frames of a stack: `frames_in`, at least two of them.
 
     Raises:
-        StackError: `folder` is no folder, or holds fewer than two pictures.
+        StackError: `folder` is no folder, or holds fewer than two frames.
     """
-    paths = list_pictures(folder)
+    paths = frames_in(folder)
     if not paths:
         endings = " ".join(PICTURE_SUFFIXES)
         raise StackError(f"{folder} holds no pictures ({endings}): a stack needs two or more")
