@@ -1,15 +1,19 @@
 # make demo: fuse a real photograph's stack; make test: run the tests; make weights PHOTOS=DIR: train
-# the default network anew from a folder of photographs. All set up .venv first.
+# the default network anew from a folder of photographs; make benchmark: every method on stacks with
+# exact answers, without a download of data. All set up .venv first.
 VENV ?= .venv
 PYTHON ?= python3
 RUN = $(VENV)/bin/python
 DEMO = data/demo
 
+BENCH ?= data/bench
+METHODS ?= available
+
 SCENES ?= 15000
 EPOCHS ?= 20
 RUN_NAME ?= weights
 
-.PHONY: demo test weights photos-there clean
+.PHONY: demo test weights benchmark photos-there clean
 
 demo: $(VENV)/.ready
 	$(RUN) make_dataset.py --demo --output_path $(DEMO)
@@ -30,6 +34,15 @@ weights: photos-there $(VENV)/.ready
 		$(if $(wildcard experiments/$(RUN_NAME)/last.pth),--resume)
 	@echo "The weights: experiments/$(RUN_NAME)/best.pth, for predict.py --model_path"
 
+# METHODS="all IFCNN:weights=FILE" takes IFCNN too, whose weights its authors give away.
+benchmark: $(VENV)/.toolbox
+	$(RUN) make_dataset.py --benchmark $(BENCH)
+	$(RUN) evaluate.py --stacks $(BENCH)/aligned --reference $(BENCH)/aligned/AiF --methods $(METHODS) \
+		--against StackMix --indices --output_dir results/benchmark/aligned \
+		--markdown results/benchmark/aligned.md --csv results/benchmark/aligned.csv \
+		--html results/benchmark/aligned.html
+	@echo "The page: results/benchmark/aligned.html"
+
 photos-there:
 	@test -d "$(PHOTOS)" || { echo "PHOTOS='$(PHOTOS)' is no folder: make weights PHOTOS=DIR takes one of" \
 		"photographs that are sharp everywhere" >&2; exit 2; }
@@ -42,4 +55,8 @@ $(VENV)/.ready: requirements.txt requirements-test.txt
 	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'Python 3.11 or later is needed: make PYTHON=python3.11')"
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements-test.txt
+	touch $@
+
+$(VENV)/.toolbox: $(VENV)/.ready requirements-toolbox.txt
+	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements-toolbox.txt
 	touch $@

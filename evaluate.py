@@ -1,50 +1,115 @@
-"""Score fused pictures against their all-in-focus answers."""
+"""Score fused pictures, of any program or of the toolbox's methods, fused here and now.
+
+With all-in-focus answers the scores are PSNR, SSIM and others; without, indices that compare a
+fused picture with its frames.
+"""
 
 import argparse
+import functools
+import os
+import sys
 from pathlib import Path
 
-import cv2
 import numpy as np
-from scipy.stats import t as student
-from tqdm import tqdm
 
-from metrics import METRICS, score
-from pictures import by_stem, list_frames, list_pictures, luma, read_picture, read_stack
-from utils import StackError, run_main, write_csv
+import pages
+from contest import check_place, find_stacks, make_entries, run_contest
+from indices import INDICES
+from metrics import OPTIONAL_METRICS
+from pictures import list_answers, luma, stack_root
+from scoring import (
+    BORDER,
+    Scene,
+    Scoring,
+    Task,
+    check_metrics,
+    compared_pair,
+    in_parallel,
+    read_result,
+    score_tasks,
+)
+from tables import (
+    as_word,
+    best_method,
+    correlation_rows,
+    page_tables,
+    print_comparisons,
+    print_correlations,
+    print_summary,
+    print_table,
+    ranked_columns,
+    table_rows,
+    write_markdown,
+)
+from utils import StackError, number, run_main, run_record, write_csv
 
-REGISTRATION_STEPS = 200
-REGISTRATION_GAIN = 1e-7  # of the correlation, from step to step
-REGISTRATION_SIGMA = 1.0  # px
-LEAST_CHANGE = 0.02  # a matrix nearer to the identity than this does not blur the result
-BORDER = 24  # px left out of registered pictures
-COMPARED = ("PSNR", "SSIM")  # of METRICS, larger is better
-CONFIDENCE = 0.95
+MEAN_OF_FRAMES = "mean of the frames"
+RESULTS = Path("results") / "benchmark"
 
 
 def get_parser():
     """The options of evaluate.py."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description="Score fused pictures: of any program (--results), or of methods that fuse "
+        "the stacks first (--methods)."
+    )
     group = parser.add_argument_group("pictures")
     group.add_argument(
         "--results",
         nargs="+",
-        required=True,
+        default=[],
         metavar="[NAME=]DIR",
-        help="folder of fused pictures; several, as NAME=DIR, make one table and are compared "
-        "with the first, scene by scene",
+        help="folder of fused pictures; several, as NAME=DIR, make one table",
     )
     group.add_argument(
         "--reference",
-        required=True,
         metavar="DIR",
-        help="folder of the answers, of the same names without suffix",
+        help="folder of the answers, of the same names without suffix (default: none, only "
+        "indices that need no answers)",
     )
     group.add_argument(
         "--stacks",
         metavar="DIR",
-        help="folder of the stacks: also score the mean of each one's frames, which any method "
-        "must beat",
+        help="folder of the stacks: to be fused by --methods, for --indices, and to score the mean "
+        "of each one's frames too, which any method must beat",
     )
+    add_method_options(parser)
+    add_score_options(parser)
+    add_table_options(parser)
+    return parser
+
+
+def add_method_options(parser):
+    """The options of the methods that fuse here."""
+    group = parser.add_argument_group("methods")
+    group.add_argument(
+        "--methods",
+        nargs="+",
+        default=[],
+        metavar="NAME[:OPTION=VALUE,...]",
+        help="fuse the stacks with these methods of toolbox.py, one after the other, and score "
+        "what they give; all, or available for those that lack nothing here",
+    )
+    group.add_argument(
+        "--iterative",
+        action="store_true",
+        help="let the methods fuse pair after pair; their names then end in -iterative (default: "
+        "all frames at once)",
+    )
+    group.add_argument(
+        "--output_dir",
+        metavar="DIR",
+        help=f"folder of what the methods give, a folder for each (default: {RESULTS})",
+    )
+    group.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="fuse all stacks, also those whose record says that nothing has changed",
+    )
+
+
+def add_score_options(parser):
+    """The options that say how pictures are scored."""
     group = parser.add_argument_group("scores")
     group.add_argument(
         "--gray", action="store_true", help="score the luma instead of the colours (default: off)"
@@ -56,8 +121,75 @@ def get_parser():
         f"affine map and a gain for each channel, and leave {BORDER} px of border out (default: "
         "off)",
     )
+    group.add_argument(
+        "--metrics",
+        nargs="+",
+        default=[],
+        choices=OPTIONAL_METRICS,
+        metavar="NAME",
+        help=f"also score by {', '.join(OPTIONAL_METRICS)} (default: none of them)",
+    )
+    group.add_argument(
+        "--indices",
+        nargs="*",
+        choices=INDICES,
+        metavar="NAME",
+        help=f"also score against the frames, without the answers: {', '.join(INDICES)}, all if "
+        "none is named; slow (default: all where there is no --reference, else none)",
+    )
+    group.add_argument(
+        "--workers",
+        type=number(int, 1),
+        default=os.cpu_count(),
+        metavar="N",
+        help="processes that score at a time (default: one for each core)",
+    )
+
+
+def add_table_options(parser):
+    """The options of tables and of the page."""
+    group = parser.add_argument_group("tables")
+    group.add_argument(
+        "--against",
+        metavar="NAME",
+        help="compare the others with this result, or with the best by PSNR (default: with the "
+        "first)",
+    )
     group.add_argument("--csv", metavar="FILE", help="also write the table there (default: no)")
-    return parser
+    group.add_argument(
+        "--markdown",
+        metavar="FILE",
+        help="also write a table there with a row for each result (default: no)",
+    )
+    group.add_argument(
+        "--html",
+        type=Path,
+        metavar="FILE",
+        help="also write a page there that shows all pictures and their errors, with a folder "
+        "FILE_files beside it (default: no)",
+    )
+
+
+def parse_options(argv):
+    """The options; ends with exit status 2 where they contradict each other."""
+    parser = get_parser()
+    args = parser.parse_args(argv)
+    contradictions = [
+        (not args.results and not args.methods, "give --results, --methods or both"),
+        (args.methods and not args.stacks, "--methods need --stacks to fuse"),
+        (not args.reference and not args.stacks, "give --reference, --stacks or both"),
+        (args.indices is not None and not args.stacks, "--indices need --stacks"),
+    ]
+    for option in ("gray", "register", "metrics", "against"):
+        given = getattr(args, option) and not args.reference
+        contradictions.append((given, f"--{option} needs --reference"))
+    for option in ("iterative", "output_dir", "overwrite"):
+        given = getattr(args, option) and not args.methods
+        contradictions.append((given, f"--{option} needs --methods"))
+    for wrong, sentence in contradictions:
+        if wrong:
+            parser.error(sentence)
+    return args
 
 
 def named_folders(words):
@@ -89,266 +221,252 @@ def pictures_in(folder):
     Raises:
         StackError: two pictures differ only in their suffix, or there is none.
     """
-    pictures = by_stem(list_pictures(folder))
+    pictures = list_answers(folder)
     if not pictures:
         raise StackError(f"{folder} holds no picture: give the folder that the pictures lie in")
     return pictures
 
 
-def match(results, reference):
-    """Pair results and answers by name.
+def find_scenes(stacks, reference, all_stacks):
+    """The scenes to score.
 
     Args:
-        results, reference: folders.
+        stacks, reference: folders of the stacks and of the answers; one of them may be None.
+        all_stacks: stacks without an answer are an error; False: they are passed over.
     Returns:
-        A list of (name, result path, answer path) in natural order of the answers.
+        {name: Scene} in natural order.
     Raises:
-        StackError: an answer has no result, or a result no answer.
+        StackError: a folder has none, or an answer and its stack are not both there.
     """
-    fused, answers = pictures_in(results), pictures_in(reference)
-    missing = [name for name in answers if name not in fused]
-    extra = [fused[name].name for name in fused if name not in answers]
+    answers = pictures_in(reference) if reference else {}
+    if not stacks:
+        return {name: Scene(None, path) for name, path in answers.items()}
+    if not answers:
+        return {name: Scene(path, None) for name, path in find_stacks(stacks).items()}
+    root = stack_root(stacks) or Path(stacks)
+    if all_stacks:
+        found = find_stacks(stacks)
+        for names, others, place, other in (
+            (answers, found, reference, root),
+            (found, answers, root, reference),
+        ):
+            if lost := [name for name in names if name not in others]:
+                raise StackError(
+                    f"{', '.join(lost)} of {place} is not in {other}: every stack needs its answer"
+                )
+    return {name: Scene(root / name, path) for name, path in answers.items()}
+
+
+def match(results, names, source):
+    """Find the result of each scene.
+
+    Args:
+        results: folder.
+        names: of the scenes.
+        source: folder that the names come from, for the errors.
+    Returns:
+        {name: file} in the order of the names.
+    Raises:
+        StackError: a scene has no result, or a result no scene.
+    """
+    fused = pictures_in(results)
+    missing = [name for name in names if name not in fused]
+    extra = [fused[name].name for name in fused if name not in names]
     if missing:
         raise StackError(
-            f"{results} has no result for {', '.join(missing)} of {reference}: fuse what is missing"
+            f"{results} has no result for {', '.join(missing)} of {source}: fuse what is missing"
         )
     if extra:
         raise StackError(
-            f"{results} holds {', '.join(extra)}, which {reference} does not answer: move it "
-            "elsewhere"
+            f"{results} holds {', '.join(extra)}, which {source} does not answer: move it elsewhere"
         )
-    return [(name, fused[name], path) for name, path in answers.items()]
+    return {name: fused[name] for name in names}
 
 
-def without_alpha(picture):
-    """(H, W, 1 to 4) without its alpha channel."""
-    return picture[..., : 3 if picture.shape[2] > 2 else 1]
+def chosen_indices(args):
+    """The names of the indices that are asked for."""
+    if args.indices is None:
+        return () if args.reference else tuple(INDICES)
+    return tuple(args.indices or INDICES)
 
 
-def read_pair(result, answer):
-    """Read a result and its answer.
-
-    Args:
-        result, answer: paths.
-    Returns:
-        Two arrays (H, W, C) of one shape and dtype, uint8 or uint16, C = 1 or 3.
-    Raises:
-        StackError: one cannot be read, or they differ in size, bit depth or colour.
-    """
-    return check_pair(read_picture(result), read_picture(answer), result, answer)
-
-
-def check_pair(fused, truth, result, answer):
-    """The two pictures without alpha, if they can be compared; see `read_pair`."""
-    pictures = [without_alpha(picture) for picture in (fused, truth)]
-    for what, left, right in (
-        ("size", *(f"{p.shape[1]}x{p.shape[0]}" for p in pictures)),
-        ("depth", *(f"{8 * p.dtype.itemsize} bit" for p in pictures)),
-        ("colour", *("grey" if p.shape[2] == 1 else "colour" for p in pictures)),
-    ):
-        if left != right:
-            raise StackError(
-                f"{result} is {left}, its answer {answer} is {right}: save the result in the "
-                f"{what} of its stack"
-            )
-    return pictures
-
-
-def register(fused, answer):
-    """Bring a fused picture into the geometry and the exposure of its answer.
-
-    One affine map by enhanced correlation, left out where it is nearly the identity, then the gain
-    of each channel that makes the squared error least.
+def fuse_here(args, scenes, taken):
+    """Fuse the scenes with --methods.
 
     Args:
-        fused, answer: (H, W, C), one shape and dtype, uint8 or uint16.
+        args: the options.
+        scenes: as from find_scenes.
+        taken: names of other results.
     Returns:
-        (fused, answer) without their border, float32 on the scale of the dtype, fused within its
-        range.
+        (files, costs, failures): {name: {scene: file}}, the `costs` of tables.py, and sentences.
     Raises:
-        ValueError: the pictures are too small or too unlike.
-    Source:
-        Evangelidis and Psarakis, "Parametric image alignment using enhanced correlation
-        coefficient maximization", IEEE TPAMI 2008.
+        StackError: no such method, a name that is taken, or a place that is.
     """
-    height, width = answer.shape[:2]
-    if min(height, width) <= 2 * BORDER:
-        raise ValueError(f"{width}x{height} has nothing inside a border of {BORDER} px")
-    # Blurred here, so that OpenCV's own blur inside, whose sigma follows from its size, is off.
-    blurred = [
-        cv2.GaussianBlur(luma(picture), (0, 0), REGISTRATION_SIGMA) for picture in (fused, answer)
-    ]
-    matrix = np.eye(2, 3, dtype=np.float32)
-    criteria = (
-        cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT,
-        REGISTRATION_STEPS,
-        REGISTRATION_GAIN,
-    )
-    try:
-        _, matrix = cv2.findTransformECC(
-            blurred[1], blurred[0], matrix, cv2.MOTION_AFFINE, criteria, None, 1
+    output_dir = args.output_dir or RESULTS
+    check_place(output_dir, args.stacks)
+    entries = make_entries(args.methods, args.iterative, output_dir)
+    if twins := {entry.name for entry in entries} & set(taken):
+        raise StackError(f"--results has a folder named {min(twins)}, as a method is: rename it")
+    stacks = {name: scene.stack for name, scene in scenes.items()}
+    results, failures = run_contest(entries, stacks, args.overwrite)
+    files = {
+        method: {name: cell["file"] for name, cell in cells.items()}
+        for method, cells in results.items()
+    }
+    costs = {
+        method: {
+            name: {"seconds": cell["seconds"], "MiB": cell["mib"]} for name, cell in cells.items()
+        }
+        for method, cells in results.items()
+    }
+    return files, costs, failures
+
+
+def gather_results(args, scenes):
+    """All pictures to score.
+
+    Returns:
+        (files, costs, failures) as from `fuse_here`; a file is None for the mean of the frames.
+    Raises:
+        StackError: a result is missing or extra, two have one name, or there is none at all.
+    """
+    source = args.reference or args.stacks
+    files = {
+        name: match(folder, scenes, source) for name, folder in named_folders(args.results).items()
+    }
+    if args.stacks and MEAN_OF_FRAMES in files:
+        raise StackError(
+            f"--results has a folder named {MEAN_OF_FRAMES}, as --stacks has: rename it"
         )
-    except cv2.error as error:
-        raise ValueError("no affine map brings it onto its answer") from error
-    if np.abs(matrix - np.eye(2, 3)).max() > LEAST_CHANGE:
-        fused = cv2.warpAffine(
-            fused,
-            matrix,
-            (width, height),
-            flags=cv2.INTER_LANCZOS4 | cv2.WARP_INVERSE_MAP,
-            borderMode=cv2.BORDER_REFLECT_101,
-        ).reshape(answer.shape)  # OpenCV drops a channel axis of one
-    inside = (slice(BORDER, height - BORDER), slice(BORDER, width - BORDER))
-    white = np.iinfo(answer.dtype).max
-    fused, answer = fused[inside].astype(np.float64), answer[inside].astype(np.float64)
-    energy = np.maximum((fused**2).sum((0, 1)), np.finfo(np.float64).tiny)
-    gain = (fused * answer).sum((0, 1)) / energy
-    return np.clip(fused * gain, 0, white).astype(np.float32), answer.astype(np.float32)
+    costs, failures = {}, []
+    if args.methods:
+        fused, costs, failures = fuse_here(args, scenes, files)
+        files |= fused
+    for failure in failures:
+        print(f"failed: {failure}", file=sys.stderr)
+    if not files:
+        raise StackError("no method has all its results, so there is no table: see above")
+    if args.stacks:
+        files[MEAN_OF_FRAMES] = dict.fromkeys(scenes)
+    return files, costs, failures
 
 
-def mean_of_frames(folder, answer):
-    """The mean of a stack's frames and its answer, as from `read_pair`."""
-    stack = read_stack(list_frames(folder))
-    mean = np.rint(stack.frames.mean(0, dtype=np.float64)).astype(stack.frames.dtype)
-    return check_pair(mean, read_picture(answer), folder, answer)
+def caption_of(scores):
+    """The scores beneath a picture: those that methods are ranked by."""
+    words = []
+    for column in ranked_columns(scores):
+        value = as_word(scores[column], "#.4g")
+        words.append(f"{value} dB" if column == "PSNR" else f"{column} {value}")
+    return ", ".join(words)
 
 
-def evaluate(pairs, gray=False, registered=False, name="", read=read_pair):
-    """Score results.
+def show_task(item, page, registered):
+    """Write what the page shows of one picture.
 
     Args:
-        pairs: [(name of the picture, result, path of its answer)], as from `match`.
-        gray: score the luma.
-        registered: register each result first.
-        name: of the method, for the progress bar.
-        read: function (result, path of its answer) -> the two pictures.
+        item: (Task, caption, start of the names of the files).
+        page: file of the page.
+        registered: see Scoring.
     Returns:
-        (rows, means): rows {picture: {metric: float}} in natural order, means {metric: float}
-        over the pictures scored.
-    Raises:
-        StackError: names the picture that is unreadable or of another kind.
+        pages.View; with an error map where the task's scene has an answer.
     """
-    rows = {}
-    for stem, result, answer_path in tqdm(pairs, desc=name, disable=None, leave=False):
-        fused, answer = read(result, answer_path)
-        white = int(np.iinfo(answer.dtype).max)
-        try:
-            if registered:
-                fused, answer = register(fused, answer)
-            rows[stem] = score(fused, answer, white, gray)
-        except ValueError as error:
-            raise StackError(f"{result} cannot be scored: {error}") from error
-    means = {metric: float(np.mean([row[metric] for row in rows.values()])) for metric in METRICS}
-    return rows, means
+    task, caption, start = item
+    picture, place = read_result(task)
+    linked = task.result is not None and pages.is_shown_as_it_is(task.result, page)
+    shown = pages.save_image(start, picture, task.result if linked else None)
+    error = None
+    if task.scene.answer is not None:
+        pair = compared_pair(picture, place, task.scene.answer, registered)
+        # Registered pictures are floats on the scale of their dtype.
+        lumas = (luma(np.rint(part).astype(picture.dtype)) for part in pair)
+        error = pages.save_error(start, *lumas)
+    return pages.View(task.method, caption, shown, error)
 
 
-def table_rows(tables):
-    """Rows (method, picture, one number a metric) of all tables, the means at the end.
+def views_to_make(folder, scenes, tasks, tables):
+    """The items of `show_task`: of each scene the answer, the mean of the frames and the results.
 
     Args:
-        tables: {method: as from evaluate}.
-    Returns:
-        A list of lists, the first of them the header; numbers are floats.
+        folder: for the files.
+        scenes, tasks, tables: of the scores.
     """
-    rows = [["results", "picture", *METRICS]]
-    for method, (pictures, _) in tables.items():
-        rows += [[method, picture, *scores.values()] for picture, scores in pictures.items()]
-    return rows + [[method, "MEAN", *means.values()] for method, (_, means) in tables.items()]
+    items = []
+    for k, (name, scene) in enumerate(scenes.items()):
+        mine = [
+            (task, caption_of(tables[task.method][name])) for task in tasks if task.name == name
+        ]
+        mine.sort(key=lambda pair: pair[0].result is not None)
+        if scene.answer is not None:
+            mine.insert(0, (Task("answer", name, scene.answer, Scene(None, None)), ""))
+        items += [(*pair, folder / str(k) / str(j)) for j, pair in enumerate(mine)]
+    return items
 
 
-def paired_difference(first, other, confidence=CONFIDENCE):
-    """How much larger one list of scores is than another of the same scenes, on average.
+def write_html(args, scenes, tasks, tables, parts):
+    """Write the page and what it shows.
 
     Args:
-        first, other: (n,) scores in one order of the scenes, n >= 1; infinite ones count as equal
-            where both are.
-        confidence: level of the interval, in (0, 1).
-    Returns:
-        (mean, low, high) of other - first; low and high, mean -+ t s / sqrt(n) with Student's t of
-        n - 1 degrees of freedom and the differences' standard deviation s, are NaN where n is 1 or
-        a difference is infinite.
-    Source:
-        Student, "The probable error of a mean", Biometrika 1908.
+        args: the options.
+        scenes, tasks, tables: of the scores.
+        parts: the page's tables, as of pages.page_of.
     """
-    first, other = np.asarray(first, np.float64), np.asarray(other, np.float64)
-    with np.errstate(invalid="ignore"):  # inf - inf, of two exact pictures
-        difference = np.where(first == other, 0.0, other - first)
-        mean = float(difference.mean())
-    n = difference.size
-    if n < 2 or not np.isfinite(difference).all():
-        return mean, np.nan, np.nan
-    reach = student.ppf((1 + confidence) / 2, n - 1) * difference.std(ddof=1) / np.sqrt(n)
-    return mean, float(mean - reach), float(mean + reach)
+    items = views_to_make(pages.files_folder(args.html), scenes, tasks, tables)
+    show = functools.partial(show_task, page=args.html, registered=args.register)
+    views = {name: [] for name in scenes}
+    for (task, *_), view in zip(items, in_parallel(show, items, args.workers, "page")):
+        views[task.name].append(view)
+    title = f"Focal stack fusion: {len(tables)} results of {len(scenes)} scenes"
+    pages.write_page(args.html, title, run_record(), parts, views)
 
 
-def comparison_rows(tables):
-    """Each method's scores minus the first method's, for the metrics of COMPARED.
-
-    Args:
-        tables: {method: as from evaluate}, all of the same pictures.
-    Returns:
-        A list of lists of words, the first of them the header; a dash where there is no number.
-    """
-    rows = [["results", "metric", "mean", "low", "high", "won"]]
-    (_, (first, _)), *others = tables.items()
-    for method, (pictures, _) in others:
-        for metric in COMPARED:
-            pairs = [(first[name][metric], pictures[name][metric]) for name in first]
-            numbers = paired_difference(*zip(*pairs))
-            words = ["-" if np.isnan(value) else f"{value:+.4g}" for value in numbers]
-            won = sum(mine > its for its, mine in pairs)
-            rows.append([method, metric, *words, f"{won}/{len(pairs)}"])
-    return rows
+def reference_method(args, tables):
+    """The method that --against names."""
+    if args.against is None:
+        return next(iter(tables))
+    if args.against == "best":
+        return best_method(tables, "PSNR")
+    if args.against not in tables:
+        raise StackError(f"--against {args.against} is none of {', '.join(tables)}")
+    return args.against
 
 
-def print_table(rows):
-    """Print rows, the header first, numbers to five significant digits."""
-    print_lines(
-        [rows[0]] + [[*row[:2], *(f"{value:.5g}" for value in row[2:])] for row in rows[1:]]
-    )
-
-
-def print_comparisons(tables):
-    """Print how the methods after the first compare with it, and what the numbers are."""
-    first, (scores, _) = next(iter(tables.items()))
-    n, level = len(scores), f"{CONFIDENCE * 100:g} %"
-    print(
-        f"\nOther minus {first}, paired by scene (n = {n}): mean difference, low and high end\n"
-        f"of its {level} confidence interval by Student's t, and in how many scenes the other\n"
-        "scores higher (won)\n"
-    )
-    print_lines(comparison_rows(tables))
-
-
-def print_lines(lines):
-    """Print lists of words as columns, all but the first two set to the right."""
-    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-    for line in lines:
-        words = [word.ljust(width) for word, width in zip(line[:2], widths)]
-        words += [word.rjust(width) for word, width in zip(line[2:], widths[2:])]
-        print("  ".join(words))
+def tell(args, tables, costs, against, correlations):
+    """Print the tables and write those that are asked for as files."""
+    rows = table_rows(tables, costs)
+    print_table(rows)
+    if len(tables) > 1 and args.reference:
+        print_comparisons(tables, against)
+    if args.methods or not args.reference:
+        print_summary(tables, costs, against)
+    if correlations:
+        print_correlations(correlations)
+    if args.csv:
+        write_csv(args.csv, [["" if cell is None else cell for cell in row] for row in rows])
+    if args.markdown:
+        write_markdown(args.markdown, tables, costs, against, correlations)
 
 
 def main(argv=None):
-    """Score and print."""
-    args = get_parser().parse_args(argv)
-    tables = {
-        name: evaluate(match(folder, args.reference), args.gray, args.register, name)
-        for name, folder in named_folders(args.results).items()
-    }
-    if args.stacks:
-        answers = pictures_in(args.reference)
-        stacks = [(stem, Path(args.stacks) / stem, path) for stem, path in answers.items()]
-        name = "mean of the frames"
-        if name in tables:
-            raise StackError(f"--results has a folder named {name}, as --stacks has: rename it")
-        tables[name] = evaluate(stacks, args.gray, args.register, name, mean_of_frames)
-    rows = table_rows(tables)
-    print_table(rows)
-    if len(tables) > 1:
-        print_comparisons(tables)
-    if args.csv:
-        write_csv(args.csv, rows)
+    """Fuse, score and print."""
+    args = parse_options(argv)
+    check_metrics(args.metrics)
+    scenes = find_scenes(args.stacks, args.reference, bool(args.methods))
+    files, costs, failures = gather_results(args, scenes)
+    tasks = [
+        Task(method, name, path, scenes[name])
+        for method, paths in files.items()
+        for name, path in paths.items()
+    ]
+    how = Scoring(args.gray, args.register, tuple(args.metrics), chosen_indices(args))
+    tables = score_tasks(tasks, how, args.workers)
+    against = reference_method(args, tables)
+    others = {name: table for name, table in tables.items() if name != MEAN_OF_FRAMES}
+    correlations = correlation_rows(others)
+    tell(args, tables, costs, against, correlations)
+    if args.html:
+        parts = page_tables(tables, costs, against, correlations)
+        write_html(args, scenes, tasks, tables, parts)
+    return 1 if failures else 0
 
 
 if __name__ == "__main__":

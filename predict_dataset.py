@@ -1,7 +1,6 @@
 """Fuse every focal stack of a data set, or of several; what is done already is not done again."""
 
 import argparse
-import json
 import sys
 from datetime import timedelta
 from pathlib import Path
@@ -10,16 +9,15 @@ from tqdm import tqdm
 
 from fuse import add_fuse_options, fuse_files, make_engine, make_folder, result_suffix
 from pictures import STACK_FOLDERS, list_folders, list_frames, list_pictures, stack_root
+from records import Record, wanted_record
 from utils import (
     KNOWN_FAILURES,
     StackError,
     rank_and_world,
     run_main,
-    run_record,
     sentence_of,
     sha256,
     write_csv,
-    write_json,
 )
 
 COLUMNS = ("stack", "width", "height", "frames", "network_seconds", "seconds")
@@ -137,16 +135,7 @@ class Job:
         self.target = target
         self.options = options
         self.weights = weights
-        self.record_path = target / "records" / f"{folder.name}.json"
-
-    def wanted(self, paths):
-        """What the record must name for the results to be those of this run."""
-        try:
-            status = [(path.name, path.stat()) for path in paths]
-        except OSError as error:
-            raise StackError(f"{error.filename} cannot be read: {error.strerror}") from error
-        frames = [{"name": n, "size": s.st_size, "mtime_ns": s.st_mtime_ns} for n, s in status]
-        return {"frames": frames, "weights": self.weights, "options": self.options}
+        self.record = Record(target, folder.name)
 
     def files(self, paths):
         """Files of the fused picture, the focus map and the confidence (None: not wanted)."""
@@ -157,29 +146,19 @@ class Job:
             self.target / "confidence" / f"{name}.png" if self.options["confidence"] else None,
         )
 
-    def record(self):
-        """The record as a dict, empty when there is none that can be read."""
-        try:
-            record = json.loads(self.record_path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return {}
-        return record if isinstance(record, dict) else {}
-
     def run(self, engine, overwrite, verbose):
         """Fuse the stack, unless its record and its results say that this is done."""
         paths = list_frames(self.folder)
-        wanted, files = self.wanted(paths), self.files(paths)
+        wanted, files = wanted_record(paths, self.weights, self.options), self.files(paths)
         if verbose:
             tqdm.write(f"{self.folder}: {' '.join(path.name for path in paths)}")
-        record = self.record()
-        done = all(record.get(key) == value for key, value in wanted.items())
-        if done and not overwrite and all(path is None or path.is_file() for path in files):
+        if not overwrite and self.record.says_done(wanted, files):
             return
-        self.record_path.unlink(missing_ok=True)  # from here on the old results are in question
+        self.record.remove()
         result = fuse_files(paths, engine, *files)
         if result["note"]:
             tqdm.write(f"note: {self.folder.name}: {result['note']}", file=sys.stderr)
-        write_json(self.record_path, {**wanted, "result": result, "run": run_record()})
+        self.record.write(wanted, result)
 
 
 def make_jobs(args, datasets, targets):
@@ -201,7 +180,7 @@ def run_jobs(jobs, engine, args, rank):
         try:
             job.run(engine, args.overwrite, args.verbose)
         except KNOWN_FAILURES as error:
-            job.record_path.unlink(missing_ok=True)
+            job.record.remove()
             failures.append(f"{job.folder}: {sentence_of(error)}")
             tqdm.write(f"failed: {failures[-1]}", file=sys.stderr)
     return failures
@@ -235,7 +214,7 @@ def write_summaries(jobs):
     for target in dict.fromkeys(job.target for job in jobs):
         rows = [COLUMNS]
         for job in jobs:
-            if job.target == target and (result := job.record().get("result")):
+            if job.target == target and (result := job.record.read().get("result")):
                 rows.append([job.folder.name, *(result.get(name) for name in COLUMNS[1:])])
         write_csv(target / "summary.csv", rows)
 

@@ -1,7 +1,9 @@
-"""What people look at: colour maps and panels of training."""
+"""What people look at: colour maps, maps of errors and panels of training."""
 
 import cv2
 import numpy as np
+
+ERROR_GAIN = 10  # yellow from a tenth of white
 
 
 def colour_map(values):
@@ -14,6 +16,17 @@ def colour_map(values):
     """
     levels = np.round(255 * np.clip(values, 0, 1)).astype(np.uint8)
     return cv2.cvtColor(cv2.applyColorMap(levels, cv2.COLORMAP_VIRIDIS), cv2.COLOR_BGR2RGB)
+
+
+def error_map(fused, answer):
+    """Paint the absolute error of a luma, ERROR_GAIN times: yellow from 25.5 grey levels of 255.
+
+    Args:
+        fused, answer: (H, W) float luma in [0, 1].
+    Returns:
+        (H, W, 3) uint8 RGB.
+    """
+    return colour_map(np.abs(fused - answer) * ERROR_GAIN)
 
 
 def grey_picture(values):
@@ -35,7 +48,7 @@ def training_panel(stack, fused, answer, weights=None, most_frames=8):
     n_frames, height, width = stack.shape
     shown = np.unique(np.linspace(0, n_frames - 1, min(n_frames, most_frames)).round().astype(int))
     above = [grey_picture(stack[index]) for index in shown]
-    below = [grey_picture(fused), grey_picture(answer), colour_map(np.abs(fused - answer) * 10)]
+    below = [grey_picture(fused), grey_picture(answer), error_map(fused, answer)]
     if weights is not None:
         frames = np.arange(n_frames, dtype=np.float32).reshape(-1, 1, 1)
         below.append(colour_map((weights * frames).sum(0) / (n_frames - 1)))

@@ -7,13 +7,18 @@ import sys
 from pathlib import Path
 
 import cv2
+import fake_toolbox
 import numpy as np
 import pytest
 from drawn import texture, write_set
 
+import contest
 import evaluate
-from metrics import METRICS, score
+import scoring
+from indices import INDICES, index_scores
+from metrics import METRICS, OPTIONAL_METRICS, score
 from pictures import read_picture, write_picture
+from scoring import Task
 from utils import StackError
 
 
@@ -30,6 +35,14 @@ def folders(tmp_path):
 
 def run(*words):
     return evaluate.main([str(word) for word in words])
+
+
+def scores_of(folder, answers, **how):
+    """{scene: {metric: score}} of a folder of results."""
+    scenes = evaluate.find_scenes(None, answers, False)
+    files = evaluate.match(folder, scenes, answers)
+    tasks = [Task("a", name, path, scenes[name]) for name, path in files.items()]
+    return scoring.score_tasks(tasks, scoring.Scoring(**how))["a"]
 
 
 def test_every_picture_every_metric_and_the_mean(folders, tmp_path, capsys):
@@ -76,57 +89,6 @@ def test_several_results_in_one_table_with_the_means_at_its_end(folders, tmp_pat
         run("--results", f"a={folders[0]}", f"a={folders[1]}", "--reference", folders[1])
 
 
-def test_the_difference_of_paired_scores_and_its_interval():
-    first = [10.0, 20.0, 30.0, 40.0, 50.0]
-    # Differences 1 to 5: mean 3, deviation sqrt(2.5); t of 4 degrees at 97.5 % is 2.776445.
-    mean, low, high = evaluate.paired_difference(first, [11, 22, 33, 44, 55])
-    reach = 2.776445 * np.sqrt(2.5 / 5)
-    assert (mean, low, high) == pytest.approx((3, 3 - reach, 3 + reach))
-    # With one degree of freedom t is a tangent: tan(pi / 4) = 1 at a level of 50 %.
-    found = evaluate.paired_difference([0, 0], [1, -3], confidence=0.5)
-    assert found == pytest.approx((-1, -1 - 2, -1 + 2))
-    assert evaluate.paired_difference(first, np.add(first, 0.5)) == (0.5, 0.5, 0.5)
-
-
-def test_where_the_difference_has_no_interval():
-    nothing = pytest.approx(np.nan, nan_ok=True)
-    assert evaluate.paired_difference([30], [31.5]) == (1.5, nothing, nothing)
-    assert evaluate.paired_difference([30, np.inf], [31, 40]) == (-np.inf, nothing, nothing)
-    assert evaluate.paired_difference([np.inf, 1], [1, np.inf])[0] == nothing
-    # Both exact: no difference.
-    assert evaluate.paired_difference([np.inf, 5], [np.inf, 5]) == (0, 0, 0)
-
-
-def test_an_interval_holds_the_true_difference_as_often_as_it_says():
-    rng = np.random.default_rng(0)
-    scenes = rng.normal(30, 5, (4000, 6))
-    others = scenes + rng.normal(0.3, 0.5, scenes.shape)
-    intervals = [evaluate.paired_difference(*pair)[1:] for pair in zip(scenes, others)]
-    share = np.mean([low < 0.3 < high for low, high in intervals])
-    assert share == pytest.approx(0.95, abs=0.012)
-
-
-def test_comparisons_are_with_the_first_and_in_its_order_of_scenes():
-    def table(psnr, ssim):
-        rows = {k: {"PSNR": p, "SSIM": s} for k, (p, s) in enumerate(zip(psnr, ssim))}
-        return rows, None
-
-    tables = {
-        "a": table([30, 31, 32], [0.9, 0.8, 0.7]),
-        "b": table([31, 30, 33.5], [0.9, 0.8, 0.7]),
-        "c": table([29, 30, 31], [0.8, 0.9, 0.9]),
-    }
-    rows = evaluate.comparison_rows(tables)
-    assert rows[0] == ["results", "metric", "mean", "low", "high", "won"]
-    assert [row[:3] + row[-1:] for row in rows[1:]] == [
-        ["b", "PSNR", "+0.5", "2/3"],
-        ["b", "SSIM", "+0", "0/3"],  # equal is not won
-        ["c", "PSNR", "-1", "0/3"],
-        ["c", "SSIM", "+0.06667", "2/3"],
-    ]
-    assert rows[3][3:5] == ["-1", "-1"]
-
-
 def test_one_result_is_not_compared_and_one_scene_has_no_interval(tmp_path, capsys):
     data = write_set(tmp_path, [3])
     words = ["--results", f"exact={data / 'AiF'}", "--reference", data / "AiF"]
@@ -153,26 +115,25 @@ def test_results_without_a_name_or_a_folder(word):
 
 
 def test_gray(folders):
-    colour, _ = evaluate.evaluate(evaluate.match(*folders))
-    gray, _ = evaluate.evaluate(evaluate.match(*folders), gray=True)
+    colour, gray = scores_of(*folders), scores_of(*folders, gray=True)
     assert gray["scene2"]["SSIM"] != colour["scene2"]["SSIM"]
 
 
 def test_other_files_and_folders_are_passed_over(folders):
-    before = evaluate.evaluate(evaluate.match(*folders))
+    before = scores_of(*folders)
     (folders[0] / "summary.csv").write_text("name,seconds\n")
     write_picture(folders[0] / "focus_map" / "scene2.png", texture(8, 8, 0))
     write_picture(folders[0] / ".scene3.png", texture(8, 8, 0))
-    assert evaluate.evaluate(evaluate.match(*folders)) == before
+    assert scores_of(*folders) == before
 
 
 def test_alpha_is_left_out(folders):
-    before = evaluate.evaluate(evaluate.match(*folders))[0]["scene2"]
+    before = scores_of(*folders)["scene2"]
     fused = np.minimum(texture(32, 40, 0), 250) + np.uint8(1)
     alpha = np.full((32, 40, 1), 9, np.uint8)
     (folders[0] / "scene2.tif").unlink()
     write_picture(folders[0] / "scene2.png", np.concatenate([fused, alpha], axis=2))
-    assert evaluate.evaluate(evaluate.match(*folders))[0]["scene2"] == before
+    assert scores_of(*folders)["scene2"] == before
 
 
 def break_missing(fused, answers):
@@ -267,7 +228,7 @@ def test_registration_recovers_a_known_map_and_gain(dtype):
     dimmed = np.round(moved * np.array([0.9, 0.8, 0.95])).astype(dtype)
     white = int(np.iinfo(dtype).max)
     assert score(dimmed, answer, white)["PSNR"] < 25
-    fused, inside = evaluate.register(dimmed, answer)
+    fused, inside = scoring.register(dimmed, answer)
     assert fused.shape == inside.shape == (144, 144, 3) and fused.dtype == np.float32
     np.testing.assert_array_equal(inside, answer[24:-24, 24:-24])
     assert score(fused, inside, white)["PSNR"] > 45
@@ -275,9 +236,9 @@ def test_registration_recovers_a_known_map_and_gain(dtype):
 
 def test_registration_does_not_resample_what_is_in_place():
     answer = blobs(128)
-    fused, inside = evaluate.register(answer.copy(), answer)
+    fused, inside = scoring.register(answer.copy(), answer)
     np.testing.assert_array_equal(fused, inside)
-    dimmed, inside = evaluate.register(np.uint8(answer // 2), answer)
+    dimmed, inside = scoring.register(np.uint8(answer // 2), answer)
     assert np.abs(dimmed - inside).max() <= 2
 
 
@@ -308,9 +269,8 @@ def test_registration_of_grey_pictures_and_by_the_command(tmp_path):
     write_picture(tmp_path / "AiF" / "a.png", answer)
     write_picture(tmp_path / "fused" / "a.png", shifted)
     run("--results", tmp_path / "fused", "--reference", tmp_path / "AiF", "--register")
-    plain, _ = evaluate.evaluate(evaluate.match(tmp_path / "fused", tmp_path / "AiF"))
-    pairs = evaluate.match(tmp_path / "fused", tmp_path / "AiF")
-    registered, _ = evaluate.evaluate(pairs, gray=True, registered=True)
+    plain = scores_of(tmp_path / "fused", tmp_path / "AiF")
+    registered = scores_of(tmp_path / "fused", tmp_path / "AiF", gray=True, registered=True)
     assert registered["a"]["PSNR"] > plain["a"]["PSNR"] + 10
 
 
@@ -318,6 +278,189 @@ def test_what_cannot_be_registered_is_named(tmp_path):
     write_picture(tmp_path / "AiF" / "a.png", texture(48, 64, 0))
     write_picture(tmp_path / "fused" / "a.png", texture(48, 64, 0))
     with pytest.raises(StackError, match=r"a\.png cannot be scored: 64x48 has nothing inside"):
-        evaluate.evaluate(evaluate.match(tmp_path / "fused", tmp_path / "AiF"), registered=True)
+        scores_of(tmp_path / "fused", tmp_path / "AiF", registered=True)
     with pytest.raises(ValueError, match="no affine map"):
-        evaluate.register(np.zeros((64, 64, 3), np.uint8), blobs(64))
+        scoring.register(np.zeros((64, 64, 3), np.uint8), blobs(64))
+
+
+@pytest.fixture
+def fakes(monkeypatch):
+    monkeypatch.setattr(contest, "toolbox", fake_toolbox)
+
+
+def rows_of(path):
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_methods_are_fused_and_scored_beside_results(fakes, tmp_path, capsys):
+    data = write_set(tmp_path / "<i>set", [2, 3])
+    (data / "dof_stack" / "scene0").rename(data / "dof_stack" / "<b>#1")
+    (data / "AiF" / "scene0.png").rename(data / "AiF" / "<b>#1.png")
+    out = tmp_path / "out"
+    words = ["--stacks", data, "--reference", data / "AiF", "--methods", "first", "bad"]
+    words += ["--results", f"exact={data / 'AiF'}", "--output_dir", out, "--workers", "1"]
+    files = ["--csv", out / "t.csv", "--markdown", out / "t.md", "--html", out / "page.html"]
+    assert run(*words, *files, "--against", "bad") == 0
+    rows = rows_of(out / "t.csv")
+    methods = ["exact", "first", "bad", "mean of the frames"]
+    assert [row["results"] for row in rows if row["picture"] == "MEAN"] == methods
+    by_name = {(row["results"], row["picture"]): row for row in rows}
+    for scene in ("<b>#1", "scene1"):
+        frame = read_picture(data / "dof_stack" / scene / "0.png")
+        expected = score(frame, read_picture(data / "AiF" / f"{scene}.png"), 255)
+        row = by_name["first", scene]
+        assert float(row["PSNR"]) == expected["PSNR"]
+        assert float(row["seconds"]) > 0 and float(row["MiB"]) > 10
+        assert by_name["exact", scene]["seconds"] == ""
+    said = capsys.readouterr().out
+    assert "Other minus bad" in said and "rank" in said
+    assert "| exact | 2 | inf | 1.000 | +inf | 1.00 | - | - |" in (out / "t.md").read_text()
+    page = (out / "page.html").read_text()
+    assert "<b>#1" not in page and "&lt;b&gt;#1" in page
+    assert "inf dB, SSIM 1.000" in page
+    assert "first/%3Cb%3E%231.png" in page  # linked to where it lies, not copied
+    assert len(list((out / "page_files").rglob("*-error.png"))) == 2 * len(methods)
+
+    stamps = {path: path.stat().st_mtime_ns for path in out.glob("*/*.png")}
+    assert len(stamps) == 4
+    assert run(*words) == 0
+    assert {path: path.stat().st_mtime_ns for path in stamps} == stamps
+
+
+def test_a_failing_method_is_named_and_the_rest_is_in_the_table(fakes, tmp_path, capsys):
+    data = write_set(tmp_path, [2])
+    words = ["--stacks", data, "--reference", data / "AiF", "--output_dir", tmp_path / "out"]
+    assert run(*words, "--methods", "absent", "first") == 1
+    said = capsys.readouterr()
+    assert "failed: absent: absent needs a package" in said.err
+    assert "absent lacks 1 of 1 results and is left out of the table" in said.err
+    assert "absent" not in said.out and "first" in said.out
+    with pytest.raises(StackError, match="no method has all its results"):
+        run(*words, "--methods", "absent")
+    with pytest.raises(StackError, match="named first, as a method is"):
+        run(*words, "--methods", "first", "--results", f"first={data / 'AiF'}")
+    with pytest.raises(StackError, match="choose another --output_dir"):
+        run(*words, "--methods", "first", "--output_dir", data / "dof_stack" / "out")
+
+
+def test_stacks_and_answers_must_be_the_same_scenes(fakes, tmp_path):
+    data = write_set(tmp_path, [2, 2])
+    words = ["--stacks", data, "--reference", data / "AiF", "--output_dir", tmp_path / "out"]
+    (data / "AiF" / "scene1.png").rename(data / "AiF" / "other.png")
+    with pytest.raises(StackError, match=r"other of .*AiF is not in .*dof_stack"):
+        run(*words, "--methods", "first")
+    (data / "AiF" / "other.png").unlink()
+    with pytest.raises(StackError, match=r"scene1 of .*dof_stack is not in .*AiF"):
+        run(*words, "--methods", "first")
+    assert not (tmp_path / "out").exists()  # told before anything is fused
+
+
+def test_without_answers_the_indices_rank(tmp_path, capsys):
+    data = write_set(tmp_path, [2, 3])
+    words = ["--stacks", data, "--results", f"exact={data / 'AiF'}"]
+    table = tmp_path / "t.csv"
+    page = tmp_path / "page.html"
+    assert run(*words, "--indices", "Qabf", "EN", "--csv", table, "--html", page) == 0
+    said = capsys.readouterr().out
+    assert "minus" not in said and "mean over scenes and Qabf" in said
+    rows = rows_of(table)
+    assert list(rows[0]) == ["results", "picture", "Qabf", "EN"]
+    frames = [read_picture(p) for p in sorted((data / "dof_stack" / "scene0").iterdir())]
+    answer = read_picture(data / "AiF" / "scene0.png")
+    expected = index_scores(answer, frames, 255, ["Qabf", "EN"])
+    assert {name: float(rows[0][name]) for name in expected} == expected
+    assert "error map" not in page.read_text()
+    assert run(*words, "--csv", table) == 0
+    assert list(rows_of(table)[0])[2:] == list(INDICES)
+    (tmp_path / "fused").mkdir()
+    write_picture(tmp_path / "fused" / "scene0.png", answer)
+    with pytest.raises(StackError, match="fused has no result for scene1 of "):
+        run("--stacks", data, "--results", tmp_path / "fused")
+    write_picture(tmp_path / "fused" / "scene1.png", answer[:40])
+    with pytest.raises(StackError, match=r"scene1\.png is 48x40, its stack .*scene1 is 48x48"):
+        run("--stacks", data, "--results", tmp_path / "fused", "--indices", "EN")
+
+
+def test_indices_beside_answers_and_optional_metrics(folders, tmp_path, capsys):
+    data = write_set(tmp_path / "set", [2, 3])
+    words = ["--stacks", data, "--reference", data / "AiF", "--indices", "EN", "AG"]
+    words += ["--results", *(f"{name}={data / 'AiF'}" for name in "abcd")]
+    table = tmp_path / "t.csv"
+    run(*words, "--csv", table)
+    assert list(rows_of(table)[0])[2:] == [*METRICS, "EN", "AG"]
+    said = capsys.readouterr().out
+    assert "index  with PSNR  with SSIM" in said
+    assert said.splitlines()[-1].split() == ["AG", "-", "-"]  # four equal results have no order
+    with pytest.raises(StackError, match=r"cannot be scored: .* MS-SSIM"):  # they are too small
+        run("--results", folders[0], "--reference", folders[1], "--metrics", "MS-SSIM")
+
+
+def test_the_packages_of_a_metric_are_asked_for_before_the_work(monkeypatch, folders):
+    def lacks(fused, answer, peak):
+        raise ValueError("MS-SSIM needs this and that")
+
+    monkeypatch.setitem(OPTIONAL_METRICS, "MS-SSIM", (lacks, ""))
+    with pytest.raises(StackError, match=r"^MS-SSIM needs this and that$"):
+        run("--results", folders[0], "--reference", "nowhere", "--metrics", "MS-SSIM")
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ("--reference r", "give --results, --methods or both"),
+        ("--results a", "give --reference, --stacks or both"),
+        ("--methods first --reference r", "--methods need --stacks"),
+        ("--results a --reference r --indices", "--indices need --stacks"),
+        ("--results a --stacks s --gray", "--gray needs --reference"),
+        ("--results a --stacks s --register", "--register needs --reference"),
+        ("--results a --stacks s --against b", "--against needs --reference"),
+        ("--results a --stacks s --metrics LPIPS", "--metrics needs --reference"),
+        ("--results a --reference r --iterative", "--iterative needs --methods"),
+        ("--results a --reference r --overwrite", "--overwrite needs --methods"),
+        ("--results a --reference r --output_dir o", "--output_dir needs --methods"),
+        ("--results a --reference r --workers 0", "must be at least 1"),
+        ("--results a --stacks s --indices XY", "invalid choice"),
+    ],
+)
+def test_contradictions_exit_with_2(words, sentence, capsys):
+    with pytest.raises(SystemExit) as stop:
+        run(*words.split())
+    assert stop.value.code == 2
+    assert sentence in capsys.readouterr().err
+
+
+def test_against_names_a_result(folders, capsys):
+    words = ["--results", f"a={folders[0]}", f"b={folders[1]}", "--reference", folders[1]]
+    run(*words, "--against", "best")
+    assert "Other minus b" in capsys.readouterr().out
+    with pytest.raises(StackError, match="--against c is none of a, b"):
+        run(*words, "--against", "c")
+
+
+def test_processes_score_as_one_does(folders, monkeypatch):
+    scenes = evaluate.find_scenes(None, folders[1], False)
+    files = evaluate.match(folders[0], scenes, folders[1])
+    tasks = [Task(m, n, path, scenes[n]) for m in "ba" for n, path in files.items()]
+    alone = scoring.score_tasks(tasks, scoring.Scoring())
+    assert list(alone) == ["b", "a"] and list(alone["a"]) == ["scene2", "scene10"]
+    monkeypatch.setattr(scoring, "POOL_WORTH", 0)
+    assert scoring.score_tasks(tasks, scoring.Scoring(), 2) == alone
+    (folders[0] / "scene10.tif").write_bytes(b"II*\0 no picture")
+    with pytest.raises(StackError, match=r"scene10\.tif"):
+        scoring.score_tasks(tasks, scoring.Scoring(), 2)
+
+
+def test_an_error_map_on_the_page_is_of_the_registered_pair(tmp_path):
+    answer = blobs(128)
+    write_picture(tmp_path / "AiF" / "a.png", answer)
+    write_picture(tmp_path / "fused" / "a.png", np.roll(answer, 2, axis=1))
+    words = ["--results", tmp_path / "fused", "--reference", tmp_path / "AiF"]
+    sums = {}
+    for option in ([], ["--register"]):
+        run(*words, *option, "--html", tmp_path / "page.html")
+        (path,) = (tmp_path / "page_files").rglob("*-error.png")
+        painted = read_picture(path)
+        sums[len(option)] = painted[..., 1].mean()  # green grows with the error
+        assert painted.shape == ((80, 80, 3) if option else (128, 128, 3))
+    assert sums[1] < sums[0] / 4

@@ -11,6 +11,7 @@ HOUSE = Path(__file__).parent.parent
 IMPORTS = {
     "utils": "",
     "metrics": "",
+    "indices": "metrics",
     "loss": "",
     "refocus": "",
     "pictures": "utils",
@@ -19,22 +20,33 @@ IMPORTS = {
     "scenes": "refocus",
     "fuse": "utils pictures network",
     "show": "utils pictures",
+    "transforms": "utils",
+    "learned": "utils",
+    "toolbox": "utils pictures transforms learned fuse",
+    "records": "utils",
+    "contest": "utils pictures fuse toolbox records",
+    "scoring": "utils pictures metrics indices",
+    "tables": "utils indices",
+    "pages": "utils pictures show",
+    "robustness": "utils pictures restack records contest scoring",
     "photos": "utils pictures",
     "luma_store": "utils pictures",
     "augmentation": "utils",
     "dataloader": "utils pictures augmentation",
     "synthesis": "scenes luma_store augmentation dataloader",
     "restack": "utils pictures refocus scenes",
-    "make_dataset": "utils pictures photos depth refocus scenes dataloader restack",
+    "benchmark_set": "refocus scenes",
+    "make_dataset": "utils pictures photos depth refocus scenes dataloader restack benchmark_set",
     "runs": "utils network",
     "train_options": "utils network loss metrics augmentation dataloader",
     "train": "utils photos network loss metrics augmentation dataloader luma_store synthesis show "
     "runs train_options",
-    "evaluate": "utils pictures metrics scenes fuse show",
+    "evaluate": "utils pictures metrics indices contest scoring tables pages",
     "predict": "utils pictures fuse show",
-    "predict_dataset": "utils pictures fuse show",
+    "predict_dataset": "utils pictures records fuse show",
 }
-SCRIPTS = ["make_dataset", "train", "evaluate", "predict", "predict_dataset"]
+SCRIPTS = ["make_dataset", "train", "evaluate", "predict", "predict_dataset", "toolbox"]
+SCRIPTS += ["robustness"]
 
 
 def tree_of(name):
@@ -59,7 +71,22 @@ def test_imports_go_one_way(name):
     assert ours <= set(IMPORTS[name].split())
 
 
-@pytest.mark.parametrize("name", ["utils", "metrics", "pictures", "depth", "fuse", "restack"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "utils",
+        "metrics",
+        "indices",
+        "pictures",
+        "depth",
+        "fuse",
+        "restack",
+        "transforms",
+        "toolbox",
+        "contest",
+        "scoring",
+    ],
+)
 def test_torch_is_not_loaded_before_it_is_needed(name):
     top = ast.Module(
         [node for node in tree_of(name).body if isinstance(node, (ast.Import, ast.ImportFrom))], []
@@ -85,6 +112,8 @@ DEFAULTS = {
     "make_dataset": ["--output_path", "out"],
     "train": ["--exp_name", "x"],
     "evaluate": ["--results", "a", "--reference", "b"],
+    "toolbox": ["--stack_path", "a"],
+    "robustness": ["--data", "a"],
     "predict": ["--stack_path", "a"],
     "predict_dataset": ["--stack_basedir_path", "a"],
 }

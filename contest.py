@@ -1,0 +1,363 @@
+"""Fuse stacks with one method after another, and measure the time and the memory of each.
+
+Two methods are never at work at once, and each has a fresh process, so that seconds and MiB are its
+own. The process gets its orders as JSON on its input and answers with a line of JSON a stack; the
+records are kept here. What is done is not done again.
+"""
+
+import contextlib
+import importlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm import tqdm
+
+import toolbox
+from fuse import make_folder
+from pictures import list_folders, list_frames, list_pictures, read_stack, stack_root, write_picture
+from records import Record, wanted_record
+from utils import KNOWN_FAILURES, StackError, sentence_of, sha256
+
+WARM_UP = 128  # px, side of the corner that each process fuses first
+GRACE = 5  # seconds that a process has to end by itself
+# SIGINT is left to the process that asks: Ctrl-C reaches both.
+START = (
+    "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN); from contest import work; work()"
+)
+
+
+def find_stacks(folder):
+    """The stacks of a data set.
+
+    Args:
+        folder: its sub-folders that hold pictures are the stacks, or those below its `dof_stack`.
+    Returns:
+        {name: folder} in natural order.
+    Raises:
+        StackError: there is none.
+    """
+    root = stack_root(folder) or Path(folder)
+    stacks = {path.name: path for path in list_folders(root) if list_pictures(path)}
+    if not stacks:
+        raise StackError(f"{root} holds no stacks: give the folder whose sub-folders hold pictures")
+    return stacks
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A method that takes part.
+
+    Attributes:
+        name: in tables.
+        word: as of toolbox.build_method.
+        iterative: pair after pair.
+        folder: of its results.
+        weights: {option: SHA-256 of the file}, None where there is none.
+        options: what else its results depend on, plain JSON values.
+    """
+
+    name: str
+    word: str
+    iterative: bool
+    folder: Path
+    weights: dict | None
+    options: dict
+
+
+def make_entries(words, iterative, output_dir):
+    """The methods that take part, in order.
+
+    Args:
+        words: as of toolbox.method_words.
+        iterative: all of them pair after pair.
+        output_dir: the results of each go into a folder of its name below it.
+    Raises:
+        StackError: no such method, or two that would share a folder.
+    """
+    entries = []
+    for word in toolbox.method_words(words):
+        method, options = toolbox.parse_method(word)
+        files = {key: options[key] for key in toolbox.WEIGHT_OPTIONS if key in options}
+        weights = {key: sha256(path) for key, path in files.items() if Path(path).is_file()}
+        name = f"{word}-iterative" if iterative else word
+        entry = Entry(
+            name,
+            word,
+            iterative,
+            Path(output_dir) / re.sub(r"[^\w.=,+-]", "-", name),
+            weights or None,
+            {
+                "method": method,
+                "iterative": iterative,
+                **{key: value for key, value in options.items() if key not in files},
+            },
+        )
+        if twin := next((other for other in entries if other.folder == entry.folder), None):
+            raise StackError(f"{twin.name} and {name} would share {entry.folder}: leave one out")
+        entries.append(entry)
+    return entries
+
+
+def check_place(output_dir, folder):
+    """Raise StackError where results below `output_dir` would become stacks or frames."""
+    root = (stack_root(folder) or Path(folder)).resolve()
+    place = Path(output_dir).resolve()
+    if root in (place, *place.parents):
+        raise StackError(
+            f"{output_dir} is inside {root}, where the stacks are: choose another --output_dir"
+        )
+
+
+def run_contest(entries, stacks, overwrite=False):
+    """Fuse every stack with every method, one after the other.
+
+    Args:
+        entries: as from `make_entries`.
+        stacks: {name: folder}.
+        overwrite: fuse also what is done.
+    Returns:
+        (results, failures): {name of the method: {stack: {"file", "seconds", "mib"}}} of the
+        methods that have all their results, and a sentence for each failure and for each method
+        that is left out.
+    """
+    paths, failures = {}, []
+    for stack, folder in stacks.items():
+        try:
+            paths[stack] = list_frames(folder)
+        except StackError as error:
+            failures.append(str(error))
+    results = {}
+    with tqdm(total=len(entries) * len(paths), unit="stack", disable=None) as bar:
+        for entry in entries:
+            bar.set_description(entry.name)
+            done, failed = run_entry(entry, paths, overwrite, bar)
+            failures += failed
+            if len(done) == len(stacks):
+                results[entry.name] = {stack: done[stack] for stack in stacks}
+            else:
+                lacking = len(stacks) - len(done)
+                failures.append(
+                    f"{entry.name} lacks {lacking} of {len(stacks)} results and is left out of the "
+                    "table"
+                )
+    return results, failures
+
+
+def run_entry(entry, paths, overwrite, bar):
+    """Fuse every stack with one method.
+
+    Args:
+        entry: the method.
+        paths: {stack: the frames' files}.
+        overwrite: fuse also what is done.
+        bar: a tqdm bar, moved on by one for each stack.
+    Returns:
+        (done, failures): {stack: {"file", "seconds", "mib"}}, and sentences.
+    """
+    done, failures, wanted, todo = {}, [], {}, []
+
+    def fail(sentence):
+        failures.append(sentence)
+        tqdm.write(f"failed: {sentence}", file=sys.stderr)
+
+    for stack, frames in paths.items():
+        record, output = Record(entry.folder, stack), entry.folder / f"{stack}.png"
+        try:
+            wanted[stack] = wanted_record(frames, entry.weights, entry.options)
+            if not overwrite and record.says_done(wanted[stack], [output]):
+                done[stack] = {"file": output, **record.read()["result"]}
+                bar.update()
+            else:
+                record.remove()
+                todo.append((stack, frames, output))
+        except KNOWN_FAILURES as error:
+            fail(f"{entry.name}: {stack}: {sentence_of(error)}")
+    try:
+        with contextlib.closing(fuse_all(entry, todo)) as reports:
+            for stack, output, report in reports:
+                bar.update()
+                if sentence := report.get("failure"):
+                    fail(f"{entry.name}: {stack}: {sentence}")
+                    continue
+                Record(entry.folder, stack).write(wanted[stack], report["result"])
+                done[stack] = {"file": output, **report["result"]}
+    except KNOWN_FAILURES as error:
+        fail(f"{entry.name}: {sentence_of(error)}")
+    return done, failures
+
+
+def fuse_all(entry, todo):
+    """Fuse stacks in a process of their own; where one ends it, the rest have another.
+
+    Args:
+        entry: the method.
+        todo: a list of (stack, the frames' files, file of the result).
+    Yields:
+        (stack, file of the result, {"result": dict} or {"failure": sentence}), in their order.
+    Raises:
+        StackError: the method cannot be built, or its folder cannot be made.
+    """
+    todo = list(todo)
+    if todo:
+        make_folder(entry.folder)
+    while todo:
+        with started(entry, todo) as process:
+            reports = map(json.loads, process.stdout)
+            first = next(reports, None)
+            if first is None:
+                raise StackError(how_it_ended(process.wait()))
+            if "failure" in first:
+                raise StackError(first["failure"])
+            for report in reports:
+                stack, _, output = todo.pop(0)
+                yield stack, output, report
+            status = process.wait()
+        if todo:
+            stack, _, output = todo.pop(0)
+            yield stack, output, {"failure": how_it_ended(status)}
+
+
+@contextlib.contextmanager
+def started(entry, todo):
+    """A process that fuses stacks with one method; it is gone after the block."""
+    orders = {
+        "toolbox": toolbox.__name__,
+        "word": entry.word,
+        "iterative": entry.iterative,
+        "stacks": [[[str(path) for path in frames], str(output)] for _, frames, output in todo],
+    }
+    places = [str(Path(__file__).resolve().parent), *filter(None, sys.path)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(places)}
+    process = subprocess.Popen(
+        [sys.executable, "-P", "-c", START],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=environment,
+        text=True,
+    )
+    try:
+        with contextlib.suppress(BrokenPipeError), process.stdin:  # how it ended is told later
+            json.dump(orders, process.stdin)
+        yield process
+    finally:
+        process.terminate()
+        try:
+            process.wait(GRACE)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        process.stdout.close()
+
+
+def how_it_ended(status):
+    """A sentence on a process that has ended before its work."""
+    if status == -signal.SIGKILL:
+        return "its process was killed, as the system does where the memory is not enough"
+    what = f"by {signal.Signals(-status).name}" if status < 0 else f"with exit status {status}"
+    return f"its process ended {what}"
+
+
+# What follows runs in the process of a method.
+
+
+def work():
+    """Fuse the stacks that the orders on the input name, and report on the output."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that no half file is left
+    # What a library prints must not stand between the reports.
+    channel = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="ascii")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+
+    def report(**what):
+        print(json.dumps(what), file=channel, flush=True)
+
+    orders = json.load(sys.stdin)
+    try:
+        build = importlib.import_module(orders["toolbox"]).build_method
+        fuse = build(orders["word"], orders["iterative"])
+    except Exception as error:
+        report(failure=what_happened(error))
+        return
+    report(ready=True)
+    warm_up(fuse, orders["stacks"][0][0])
+    for paths, output in orders["stacks"]:
+        try:
+            report(result=fuse_measured(fuse, paths, output))
+        except BrokenPipeError:  # nobody waits for the rest
+            return
+        except Exception as error:  # a method may fail in any way; the others go on
+            report(failure=what_happened(error))
+
+
+def what_happened(error):
+    """Any error in one line."""
+    if isinstance(error, KNOWN_FAILURES):
+        return sentence_of(error)
+    return f"{type(error).__name__}: {error}".replace("\n", "\\n")
+
+
+def warm_up(fuse, paths):
+    """Fuse a corner of two frames, so that what is loaded at first use is not counted later."""
+    with contextlib.suppress(Exception):  # it is told of the whole stack
+        fuse(read_stack(paths[:2]).frames[:, :WARM_UP, :WARM_UP].copy())
+
+
+def fuse_measured(fuse, paths, output):
+    """Read a stack, fuse it and write the result.
+
+    Args:
+        fuse: as from toolbox.build_method.
+        paths: of the frames.
+        output: file of the fused picture.
+    Returns:
+        {"width", "height", "frames", "seconds", "mib"}: seconds of fusing alone; MiB that the
+        process held at most from before the frames were read until they were fused: Python, the
+        libraries, the network and the frames included, memory of a GPU not.
+    Raises:
+        StackError: from reading or writing, or the method gives another kind of picture.
+    """
+    reset_peak()
+    stack = read_stack(paths)
+    start = time.perf_counter()
+    fused = fuse(stack.frames)
+    seconds = time.perf_counter() - start
+    mib = peak_mib()
+    if fused.shape != stack.frames.shape[1:] or fused.dtype != stack.frames.dtype:
+        raise StackError(
+            f"it gives {fused.shape} {fused.dtype} for frames of {stack.frames.shape[1:]} "
+            f"{stack.frames.dtype}: mend the method"
+        )
+    write_picture(output, fused, stack.profile)
+    height, width = fused.shape[:2]
+    size = {"width": width, "height": height, "frames": len(paths)}
+    return {**size, "seconds": round(seconds, 6), "mib": mib}
+
+
+def reset_peak():
+    """Let the kernel's mark of the most memory start anew; elsewhere than in Linux it stays."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_mib():
+    """The most memory that this process has held, MiB; None where the system does not tell.
+
+    Linux tells it in VmHWM: the other number, ru_maxrss, begins with that of the process that
+    started this one.
+    """
+    with contextlib.suppress(OSError, StopIteration):
+        lines = Path("/proc/self/status").read_text().splitlines()
+        words = next(line.split() for line in lines if line.startswith("VmHWM:"))
+        return round(int(words[1]) / 1024, 1)
+    try:
+        import resource
+    except ImportError:
+        return None
+    unit = 2**20 if sys.platform == "darwin" else 2**10  # bytes there, KiB elsewhere
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit, 1)

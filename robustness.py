@@ -1,0 +1,248 @@
+"""How methods bear what real stacks are like: few frames, noise, frames out of place, flicker.
+
+OUT/stacks/<axis>_<level>/<scene>/00.png ...      the stacks of a data set, changed
+OUT/fused/<axis>_<level>/<method>/<scene>.png     what the methods make of them
+"""
+
+import argparse
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+from tqdm import tqdm
+
+from contest import find_stacks, make_entries, run_contest
+from pictures import ANSWER_FOLDER, by_stem, list_frames, list_pictures, write_picture
+from records import Record, wanted_record
+from restack import READ_NOISE, changed_stack, scene_rng
+from scoring import Scene, Scoring, Task, score_tasks
+from utils import StackError, atomic_path, number, run_main, write_csv
+
+# What is changed: the title of its plot, and its levels. 0 leaves the frames as they are.
+AXES = {
+    "frames": ("frames N", (3, 6, 9, 12, 15, 30)),
+    "noise": ("photon noise, 1000 / electrons of a full well", (0, 0.05, 0.4, 1, 2.5)),
+    "shake": ("frames out of place, standard deviation in px", (0, 0.25, 0.5, 1, 2)),
+    "flicker": ("exposure flicker, standard deviation in %", (0, 1, 2, 5, 10)),
+}
+COLUMNS = ("PSNR", "SSIM")
+PLOT_SIZE, PLOT_DPI = (11, 8), 90  # inches, dots an inch
+
+
+def get_parser():
+    """The options of robustness.py."""
+    parser = argparse.ArgumentParser(
+        description="Score methods against the number of frames, noise, misalignment and flicker."
+    )
+    group = parser.add_argument_group("stacks")
+    group.add_argument(
+        "--data",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="data set with answers in AiF; of its stacks of 30 frames all numbers of frames are "
+        "taken, of shorter ones those that they have",
+    )
+    group.add_argument(
+        "--axes", nargs="+", choices=AXES, default=list(AXES), help="what to change (default: all)"
+    )
+    group.add_argument(
+        "--n_frames",
+        type=number(int, 2),
+        default=9,
+        metavar="N",
+        help="frames of the stacks with faults, evenly spread (default: %(default)s)",
+    )
+    group.add_argument("--seed", type=number(int, 0, 2**32 - 1), default=0, help="(default: 0)")
+    group = parser.add_argument_group("methods")
+    group.add_argument(
+        "--methods",
+        nargs="+",
+        default=["available"],
+        metavar="NAME[:OPTION=VALUE,...]",
+        help="of toolbox.py (default: those that lack nothing here)",
+    )
+    group = parser.add_argument_group("results")
+    group.add_argument(
+        "--output_dir",
+        type=Path,
+        default=Path("results/robustness"),
+        metavar="DIR",
+        help="changed stacks and fused pictures; what is there is not made again "
+        "(default: %(default)s)",
+    )
+    group.add_argument("--csv", metavar="FILE", help="also write the numbers there (default: no)")
+    group.add_argument(
+        "--plot", metavar="FILE", help="also draw them there, PNG or SVG (default: no)"
+    )
+    group.add_argument(
+        "--workers", type=number(int, 1), default=2, metavar="N", help="processes that score"
+    )
+    return parser
+
+
+def change_of(axis, level, n_frames):
+    """The options of restack.changed_stack for a level of an axis.
+
+    Args:
+        axis, level: of AXES.
+        n_frames: N of stacks whose frames are not what is changed.
+    """
+    change = SimpleNamespace(
+        keep=n_frames, shuffle=None, noise=None, jpeg=None, flicker=None, shake=None
+    )
+    if axis == "frames":
+        change.keep = level
+    elif axis == "noise":
+        change.noise = [1000 / level, READ_NOISE] if level else None
+    elif axis == "flicker":
+        change.flicker = level / 100 or None
+    else:
+        change.shake = level or None
+    return change
+
+
+def read_scenes(data):
+    """The stacks of a data set that have an answer: {name: (frames' files, answer's file)}.
+
+    Raises:
+        StackError: there are none.
+    """
+    answers = by_stem(list_pictures(data / ANSWER_FOLDER))
+    stacks = find_stacks(data)
+    scenes = {
+        name: (list_frames(folder), answers[name])
+        for name, folder in stacks.items()
+        if name in answers
+    }
+    if not scenes:
+        raise StackError(
+            f"{data} has no stack with an answer of its name in {ANSWER_FOLDER}: robustness is "
+            "measured against answers"
+        )
+    return scenes
+
+
+def levels_of(axis, scenes):
+    """The levels of an axis that every scene has frames enough for."""
+    shortest = min(len(paths) for paths, _ in scenes.values())
+    return [level for level in AXES[axis][1] if axis != "frames" or level <= shortest]
+
+
+def write_changed(folder, name, files, change, seed):
+    """Write a changed stack, if it is not there already; returns its folder.
+
+    Args:
+        folder: the set's.
+        name: of the scene.
+        files: (frames' files, answer's file).
+        change: as from change_of.
+        seed: the faults' seed; they are the same at all levels, but for their strength.
+    """
+    paths, answer = files
+    record, target = Record(folder, name), folder / name
+    options = {**vars(change), "seed": seed}
+    wanted = wanted_record(paths, None, options)
+    outputs = [target / f"{k:02}.png" for k in range(change.keep)]
+    if not record.says_done(wanted, outputs):
+        record.remove()
+        scene, (profile, _) = changed_stack(paths, answer, change, scene_rng(seed, name))
+        for output, frame in zip(outputs, scene[0], strict=True):
+            write_picture(output, frame, profile)
+        record.write(wanted, {"frames": len(outputs)})
+    return target
+
+
+def measure(args, axis, level, scenes):
+    """Fuse and score the stacks of one level.
+
+    Returns:
+        (rows, failures): rows [axis, level, method, n, mean of each of COLUMNS], and sentences.
+    """
+    change = change_of(axis, level, min(args.n_frames, *(len(p) for p, _ in scenes.values())))
+    place = f"{axis}_{level:g}"
+    stacks = {
+        name: write_changed(args.output_dir / "stacks" / place, name, files, change, args.seed)
+        for name, files in scenes.items()
+    }
+    entries = make_entries(args.methods, False, args.output_dir / "fused" / place)
+    results, failures = run_contest(entries, stacks)
+    tasks = [
+        Task(method, name, cell["file"], Scene(stacks[name], scenes[name][1]))
+        for method, cells in results.items()
+        for name, cell in cells.items()
+    ]
+    tables = score_tasks(tasks, Scoring(), args.workers) if tasks else {}
+    rows = [[axis, level, method, len(table), *means_of(table)] for method, table in tables.items()]
+    return rows, failures
+
+
+def means_of(table):
+    """Mean of each of COLUMNS over {scene: {column: score}}."""
+    return [float(np.mean([row[column] for row in table.values()])) for column in COLUMNS]
+
+
+def figure_kind():
+    """Matplotlib's Figure; StackError where matplotlib is not installed."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise StackError(
+            "--plot needs matplotlib: pip install -r requirements-toolbox.txt"
+        ) from error
+    return Figure
+
+
+def draw(path, rows):
+    """Draw PSNR against the level, a plot for each axis and a line for each method.
+
+    Args:
+        path: of the picture.
+        rows: as from `measure`.
+    """
+    axes = list(dict.fromkeys(row[0] for row in rows))
+    figure = figure_kind()(figsize=PLOT_SIZE, dpi=PLOT_DPI, layout="constrained")
+    plots = figure.subplots(-(-len(axes) // 2), min(len(axes), 2), squeeze=False).flat
+    for plot, axis in zip(plots, axes):
+        for k, method in enumerate(dict.fromkeys(row[2] for row in rows)):
+            points = [(row[1], row[4]) for row in rows if row[0] == axis and row[2] == method]
+            style = {"marker": "o^sDvPX*"[k % 8], "markersize": 4, "color": f"C{k % 10}"}
+            style |= {"linewidth": 2.5 if method.startswith("StackMix") else 1.2}
+            # Levels stand at even distances: they differ by factors.
+            plot.plot([f"{level:g}" for level, _ in points], [y for _, y in points], **style)
+            plot.lines[-1].set_label(method)
+        plot.set_xlabel(AXES[axis][0])
+        plot.set_ylabel("PSNR, dB")
+        plot.grid(alpha=0.3)
+    for plot in plots:  # the place that an odd number of axes leaves
+        plot.axis("off")
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=6, frameon=False)
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary)
+
+
+def main(argv=None):
+    """Change, fuse, score, print and draw. Returns the exit status."""
+    args = get_parser().parse_args(argv)
+    if args.plot:
+        figure_kind()  # said before the work, not after it
+    scenes = read_scenes(args.data)
+    rows, failures = [], []
+    jobs = [(axis, level) for axis in args.axes for level in levels_of(axis, scenes)]
+    for axis, level in tqdm(jobs, desc="levels", disable=None):
+        measured, failed = measure(args, axis, level, scenes)
+        rows += measured
+        failures += failed
+    header = ["axis", "level", "method", "n", *COLUMNS]
+    for row in [header, *rows]:
+        print("  ".join(f"{cell:.5g}" if isinstance(cell, float) else str(cell) for cell in row))
+    if args.csv:
+        write_csv(args.csv, [header, *rows])
+    if args.plot and rows:
+        draw(args.plot, rows)
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,211 @@
+"""contest.py: what is fused, measured and recorded, what is not done again, how failures end."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import fake_toolbox
+import numpy as np
+import pytest
+from drawn import texture
+
+import contest
+from pictures import read_picture, write_picture
+from utils import StackError, sha256
+
+
+@pytest.fixture(autouse=True)
+def fakes(monkeypatch):
+    monkeypatch.setattr(contest, "toolbox", fake_toolbox)
+
+
+def write_stacks(folder, broken=()):
+    """Stacks a, b and c of two frames, the first pixel telling which are to be broken."""
+    for k, name in enumerate("abc"):
+        for j in range(2):
+            frame = texture(20, 24, 2 * k + j)
+            frame[0, 0, 0] = fake_toolbox.BROKEN if name in broken else 0
+            write_picture(folder / name / f"{j}.png", frame)
+    return contest.find_stacks(folder)
+
+
+def run(stacks, output, *words, iterative=False, **how):
+    return contest.run_contest(contest.make_entries(words, iterative, output), stacks, **how)
+
+
+def stamps(folder):
+    return {path.stem: path.stat().st_mtime_ns for path in folder.glob("*.png")}
+
+
+def test_results_records_and_what_is_not_done_again(tmp_path):
+    stacks = write_stacks(tmp_path / "set")
+    words = "first", "chatty"
+    results, failures = run(stacks, tmp_path / "out", *words)
+    assert not failures
+    assert list(results) == list(words)
+    assert all(list(cells) == ["a", "b", "c"] for cells in results.values())
+    for name, cells in results.items():
+        for stack, cell in cells.items():
+            assert cell["file"] == tmp_path / "out" / name / f"{stack}.png"
+            np.testing.assert_array_equal(
+                read_picture(cell["file"]), read_picture(stacks[stack] / "0.png")
+            )
+            assert cell["seconds"] > 0 and cell["mib"] > 10
+    record = json.loads((tmp_path / "out" / "first" / "records" / "b.json").read_text())
+    assert [frame["name"] for frame in record["frames"]] == ["0.png", "1.png"]
+    assert record["frames"][0]["size"] == (stacks["b"] / "0.png").stat().st_size
+    assert record["options"] == {"method": "first", "iterative": False, "strength": "1"}
+    assert record["weights"] is None and record["run"]["versions"]["python"]
+    assert record["result"]["width"] == 24 and record["result"]["frames"] == 2
+
+    before = stamps(tmp_path / "out" / "first")
+    assert run(stacks, tmp_path / "out", "first") == ({"first": results["first"]}, [])
+    assert stamps(tmp_path / "out" / "first") == before
+    os.utime(stacks["a"] / "1.png", (1, 1))
+    (tmp_path / "out" / "first" / "c.png").unlink()
+    run(stacks, tmp_path / "out", "first")
+    after = stamps(tmp_path / "out" / "first")
+    assert {name for name in after if after[name] != before[name]} == {"a", "c"}
+
+
+def test_what_a_result_depends_on(tmp_path, monkeypatch):
+    stacks = write_stacks(tmp_path / "set")
+    asked = []
+
+    def fuse_all(entry, todo):  # no process: what is asked for is all that matters here
+        for stack, _, output in todo:
+            asked.append(stack)
+            write_picture(output, np.zeros((2, 2), np.uint8))
+            yield stack, output, {"result": {"seconds": 1.0, "mib": 2.0}}
+
+    monkeypatch.setattr(contest, "fuse_all", fuse_all)
+    (tmp_path / "w.pth").write_text("some")
+
+    def fused(word, **how):
+        asked.clear()
+        run(stacks, tmp_path / "out", word, **how)
+        return "".join(asked)
+
+    assert fused("first") == "abc" and fused("first") == ""
+    assert fused("first", overwrite=True) == "abc"
+    assert fused("first", iterative=True) == "abc" and fused("first") == ""
+    assert (tmp_path / "out" / "first-iterative" / "a.png").is_file()
+    assert fused("first:strength=2") == "abc" and fused("first:strength=2") == ""
+    monkeypatch.setattr(fake_toolbox, "parse_method", lambda word: (word, {"strength": "3"}))
+    assert fused("first") == "abc"  # as when the method's defaults have changed
+    monkeypatch.undo()
+    monkeypatch.setattr(contest, "toolbox", fake_toolbox)
+    monkeypatch.setattr(contest, "fuse_all", fuse_all)
+    word = f"hungry:weights={tmp_path / 'w.pth'}"
+    (entry,) = contest.make_entries([word], False, tmp_path / "out")
+    assert entry.weights == {"weights": sha256(tmp_path / "w.pth")}
+    assert entry.folder.parent == tmp_path / "out"  # no slash of the option is left
+    assert fused(word) == "abc" and fused(word) == ""
+    (tmp_path / "w.pth").write_text("others")
+    assert fused(word) == "abc"
+
+
+def test_failures_are_named_and_the_rest_goes_on(tmp_path, capsys):
+    stacks = write_stacks(tmp_path / "set", broken="b")
+    results, failures = run(stacks, tmp_path / "out", "bad", "dying", "small", "absent", "first")
+    assert list(results) == ["first"]
+    left_out = "and is left out of the table"
+    assert failures == [
+        r"bad: b: ValueError: no such\nluck",
+        f"bad lacks 1 of 3 results {left_out}",
+        "dying: b: its process was killed, as the system does where the memory is not enough",
+        f"dying lacks 1 of 3 results {left_out}",
+        *(
+            f"small: {stack}: it gives (19, 24, 3) uint8 for frames of (20, 24, 3) uint8: mend "
+            "the method"
+            for stack in "abc"
+        ),
+        f"small lacks 3 of 3 results {left_out}",
+        "absent: absent needs a package",
+        f"absent lacks 3 of 3 results {left_out}",
+    ]
+    for method in ("bad", "dying"):
+        assert sorted(stamps(tmp_path / "out" / method)) == ["a", "c"]
+        assert not (tmp_path / "out" / method / "records" / "b.json").exists()
+    assert r"failed: bad: b: ValueError: no such\nluck" in capsys.readouterr().err
+
+
+def test_a_bad_stack_is_told(tmp_path):
+    stacks = write_stacks(tmp_path / "set")
+    (stacks["a"] / "1.png").unlink()
+    (stacks["c"] / "1.png").write_text("this is no picture")
+    results, failures = run(stacks, tmp_path / "out", "first")
+    assert results == {}
+    assert failures[0].endswith("a holds one picture, a stack needs two or more")
+    assert failures[1].startswith("first: c: ") and "1.png is no picture" in failures[1]
+    assert failures[2].startswith("first lacks 2 of 3 results")
+    assert list(stamps(tmp_path / "out" / "first")) == ["b"]
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the peak starts anew there")
+def test_the_memory_is_that_of_the_stack(tmp_path):
+    stacks = write_stacks(tmp_path / "set", broken="b")
+    here = np.ones(40 << 17)  # 40 MiB of this process are none of the other's
+    results, _ = run(stacks, tmp_path / "out", "hungry")
+    mib = {stack: cell["mib"] for stack, cell in results["hungry"].items()}
+    assert 195 < mib["b"] - mib["a"] < 260
+    assert abs(mib["c"] - mib["a"]) < 40
+    assert here.sum() == 40 << 17
+
+
+def test_ctrl_c_ends_without_loss_and_leaves_no_process(tmp_path):
+    write_stacks(tmp_path / "set", broken="c")
+    program = (
+        "import sys; sys.path.insert(0, sys.argv.pop(1))\n"
+        "import contest, fake_toolbox, utils\n"
+        "contest.toolbox = fake_toolbox\n"
+        "entries = contest.make_entries(['slow'], False, sys.argv[2])\n"
+        "stacks = contest.find_stacks(sys.argv[1])\n"
+        "utils.run_main(lambda: contest.run_contest(entries, stacks))\n"
+    )
+    told = tmp_path / "pid"
+    folders = [str(Path(__file__).parent), str(tmp_path / "set"), str(tmp_path / "out")]
+    process = subprocess.Popen(
+        [sys.executable, "-c", program, *folders],
+        cwd=Path(contest.__file__).parent,
+        env={**os.environ, "SLOW_FILE": str(told)},
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    noted = tmp_path / "out" / "slow" / "records" / "b.json"
+    while not (told.exists() and told.read_text() and noted.exists()) and process.poll() is None:
+        time.sleep(0.05)
+    child = int(told.read_text())
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does, to both
+    _, error = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert error == "interrupted\n"
+    with pytest.raises(ProcessLookupError):
+        os.kill(child, 0)
+    assert sorted(path.name for path in (tmp_path / "out" / "slow").iterdir()) == [
+        "a.png",
+        "b.png",
+        "records",
+    ]
+    records = sorted((tmp_path / "out" / "slow" / "records").iterdir())
+    assert [path.name for path in records] == ["a.json", "b.json"]
+
+
+def test_places_and_names(tmp_path):
+    write_stacks(tmp_path / "data" / "dof_stack")
+    assert list(contest.find_stacks(tmp_path / "data")) == ["a", "b", "c"]
+    contest.check_place(tmp_path / "data" / "fused", tmp_path / "data")
+    for place in ("data/dof_stack", "data/dof_stack/fused", "data/dof_stack/a"):
+        with pytest.raises(StackError, match="choose another --output_dir"):
+            contest.check_place(tmp_path / place, tmp_path / "data")
+    with pytest.raises(StackError, match="holds no stacks"):
+        contest.find_stacks(tmp_path / "data" / "dof_stack" / "a")
+    with pytest.raises(StackError, match="is no method"):
+        contest.make_entries(["other"], False, tmp_path)
+    with pytest.raises(StackError, match=r"would share .*first-x=a-b: leave one out"):
+        contest.make_entries(["first:x=a/b", "first:x=a-b"], False, tmp_path)

@@ -1,0 +1,93 @@
+"""robustness.py: what it changes, what it scores, and that it goes on where it stopped."""
+
+import csv
+import sys
+
+import numpy as np
+import pytest
+from drawn import write_set
+
+import robustness
+from pictures import read_picture
+from robustness import AXES, change_of, levels_of, read_scenes
+from utils import StackError
+
+
+@pytest.fixture
+def data(tmp_path):
+    """Two scenes of six and seven frames."""
+    return write_set(tmp_path / "data", [6, 7], 48, 40)
+
+
+def run(data, folder, *words):
+    words = ["--data", data, "--output_dir", folder, "--methods", "LP", *words]
+    return robustness.main([str(word) for word in words])
+
+
+def test_changes():
+    assert change_of("frames", 3, 9).keep == 3
+    assert change_of("noise", 0.4, 9).noise[0] == 2500
+    assert change_of("flicker", 5, 9).flicker == pytest.approx(0.05)
+    assert change_of("shake", 0.25, 9).shake == 0.25
+    for axis in ("noise", "flicker", "shake"):
+        still = vars(change_of(axis, 0, 9))
+        assert still.pop("keep") == 9 and not any(still.values())
+    assert all(list(levels) == sorted(levels) for _, levels in AXES.values())
+
+
+def test_only_as_many_frames_as_there_are(data):
+    scenes = read_scenes(data)
+    assert levels_of("frames", scenes) == [3, 6]
+    assert levels_of("shake", scenes) == list(AXES["shake"][1])
+
+
+def test_scores_fall_with_the_faults_and_nothing_is_done_twice(data, tmp_path, capsys, monkeypatch):
+    table = tmp_path / "table.csv"
+    words = ["--axes", "noise", "shake", "--csv", table]
+    for axis in ("noise", "shake"):
+        monkeypatch.setitem(AXES, axis, (AXES[axis][0], (0, 1)))
+    assert run(data, tmp_path / "out", *words) == 0
+    rows = list(csv.DictReader(table.open()))
+    assert {row["n"] for row in rows} == {"2"}
+    for axis in ("noise", "shake"):
+        scores = [float(row["PSNR"]) for row in rows if row["axis"] == axis]
+        assert len(scores) == 2 and scores[0] > scores[1] + 1
+    pictures = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.png")}
+    said = capsys.readouterr().out
+    assert run(data, tmp_path / "out", *words) == 0
+    assert capsys.readouterr().out == said
+    again = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.png")}
+    assert again == pictures
+
+
+def test_level_0_leaves_frames_as_they_are(data, tmp_path, monkeypatch):
+    monkeypatch.setitem(AXES, "flicker", ("flicker", (0,)))
+    assert run(data, tmp_path / "out", "--axes", "flicker", "--n_frames", 3) == 0
+    for k, source in enumerate((0, 2, 5)):  # evenly spread over six; 2.5 rounds to even
+        frame = read_picture(tmp_path / "out" / "stacks" / "flicker_0" / "scene0" / f"{k:02}.png")
+        np.testing.assert_array_equal(
+            frame, read_picture(data / "dof_stack" / "scene0" / f"{source}.png")
+        )
+
+
+def test_stacks_without_answers_are_refused(data, tmp_path):
+    for path in (data / "AiF").iterdir():
+        path.rename(path.with_stem(f"other_{path.stem}"))
+    with pytest.raises(StackError, match="no stack with an answer"):
+        run(data, tmp_path / "out")
+
+
+def test_the_plot(data, tmp_path):
+    pytest.importorskip("matplotlib")
+    rows = [["frames", n, name, 2, 30 + n, 0.9] for n in (3, 6) for name in ("LP", "StackMix")]
+    robustness.draw(tmp_path / "plot.png", rows)
+    picture = read_picture(tmp_path / "plot.png")
+    size = [round(side * robustness.PLOT_DPI) for side in robustness.PLOT_SIZE]
+    assert picture.shape[1::-1] == tuple(size) and len(np.unique(picture)) > 50
+
+
+def test_a_plot_without_matplotlib_is_refused_before_the_work(data, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(StackError, match=r"--plot needs matplotlib: pip install -r"):
+        run(data, tmp_path / "out", "--plot", tmp_path / "plot.png")
+    assert not (tmp_path / "out").exists()
