@@ -1,82 +1,26 @@
-"""The one way from N frames to a fused picture: engines, tiles, blending, focus map.
-
-An engine is what runs the network: callable(luma (B, N, h, w) float32) -> the frames' weights
-(B, N, h, w) or a fused luma (B, 1, h, w), float32, with the attributes `output` ("weights" or
-"luma"), `tile` (side of a tile, px) and `seconds` (spent in the network so far).
-"""
+"""The one way from N frames to a fused picture: tiles, blending, focus map; engines.py runs networks."""
 
 import time
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
 import numpy as np
 
+from engines import GRID, choose_engine
 from pictures import PICTURE_SUFFIXES, loses, luma, read_stack, write_picture
-from utils import StackError, select_device
+from utils import StackError
 
-GRID = 32  # the networks pool by 16 or 32 px: tiles start on multiples, so their grids agree
 # Overlap of tiles, px. StackMix in tiles of 256 px then differs from the whole by 0.04 grey levels
 # on average, in tiles of 512 px by 0.015 (real stacks). The published network's attention means
 # over all of its tile, so that no overlap makes its tiles exact (0.4 levels); a longer ramp hides
 # the seam.
 OVERLAPS = {"weights": 96, "luma": 128}
-TILES = {"weights": 1024, "luma": 640}  # the published network runs whole up to 640x640
 SMALL_TILE = 256
-SAMPLES = 2**23  # N x tile x tile of a network that weighs frames, about 1 GB at work
 FORMATS = {"png": ".png", "jpg": ".jpg", "tif": ".tif", "bmp": ".bmp", "webp": ".webp"}
 WEIGHTS = Path(__file__).parent / "weights" / "checkpoint.pth"
-
-
-class TorchEngine:
-    """Runs a network of NETWORKS in torch.
-
-    Args:
-        network: in eval mode, on `device`.
-        device: torch.device.
-    """
-
-    def __init__(self, network, device):
-        self.network = network
-        self.device = device
-        self.output = network.output
-        self.tile = TILES[network.output]
-        self.seconds = 0.0
-
-    def __call__(self, tiles):
-        """(B, N, h, w) float32 luma in [0, 1] to (B, N, h, w) or (B, 1, h, w) float32."""
-        import torch
-
-        start = time.perf_counter()
-        try:
-            with torch.inference_mode():
-                stack = torch.from_numpy(tiles)[:, None].to(self.device)  # (B, 1, N, h, w)
-                out = self.network(stack).float().cpu().numpy()  # the copy waits for a GPU
-        except RuntimeError as error:  # torch.OutOfMemoryError is one; on the CPU it is this one
-            if "memory" not in str(error):
-                raise
-            _, count, height, width = tiles.shape
-            raise StackError(
-                f"{count} frames in tiles of {width}x{height} do not fit into the memory of "
-                f"{self.device}: use --device cpu, or fewer frames"
-            ) from error
-        self.seconds += time.perf_counter() - start
-        return out
-
-
-def torch_engine(model_path, device="auto"):
-    """The engine that runs a checkpoint in torch.
-
-    Args:
-        model_path: see network.load_checkpoint.
-        device: see utils.select_device.
-    Raises:
-        StackError: no such weights, or no such device.
-    """
-    from network import load_network
-
-    device = select_device(str(device))
-    return TorchEngine(load_network(model_path, device), device)
 
 
 @dataclass
@@ -87,16 +31,16 @@ class Fused:
         picture: (H, W, C) in the dtype of the frames.
         focus_map: (H, W) uint16, round(65535 i / (N - 1)), i the expected frame, where a copy
             counts as the first of its kind; with a network
-            that gives luma, the frame of the nearest luma.
+            that gives luma, the frame of the nearest luma; None if not asked for.
         confidence: (H, W) uint8, the largest weight of a frame x 255; None where there are none.
     """
 
     picture: np.ndarray
-    focus_map: np.ndarray
+    focus_map: np.ndarray | None
     confidence: np.ndarray | None
 
 
-def fuse_stack(frames, engine, tile=None, overlap=None, progress=None):
+def fuse_stack(frames, engine, tile=None, overlap=None, progress=None, maps=True):
     """Fuse frames tile by tile; memory beyond frames and result does not grow with the height.
 
     Neighbouring tiles share `overlap` px. Of these the three eighths next to either border are
@@ -109,42 +53,80 @@ def fuse_stack(frames, engine, tile=None, overlap=None, progress=None):
             less where a network that weighs frames gets many.
         overlap: of neighbouring tiles, px, up to half a tile; default OVERLAPS.
         progress: called as progress(tiles done, tiles in all) after each tile.
+        maps: False: without the focus map and the confidence, which saves time and memory.
     Returns:
         Fused.
     Raises:
         ValueError: the overlap is more than half a tile.
     """
-    blend = (_WeightsBlend if engine.output == "weights" else _LumaBlend)(frames)
+    blend = (_WeightsBlend if engine.output == "weights" else _LumaBlend)(frames, maps)
     if tile is None:
         tile = default_tile(engine, len(blend.distinct))
     _, height, width, _ = frames.shape
     if overlap is None:
         overlap = min(OVERLAPS[engine.output], tile // (2 * GRID) * GRID)
     rows, columns = tile_spans(height, tile, overlap), tile_spans(width, tile, overlap)
+    places = [(row, column) for row in rows for column in columns]
+    sides = [max(stop - start for start, stop in spans) for spans in (rows, columns)]
+    engine.prepare(len(blend.distinct), *sides, len(places))
+
+    def run(place):
+        (top, bottom), (left, right) = place
+        values = blend.run(engine, frames[:, top:bottom, left:right])  # (planes, h, w)
+        values *= ramp((top, bottom), rows)[:, None]
+        values *= ramp((left, right), columns)
+        return values
+
     # One band of tiles, all across: (planes, tile, W).
-    band = np.zeros((blend.planes, max(b - a for a, b in rows), width), np.float32)
-    done = 0
-    for k, (top, bottom) in enumerate(rows):
-        for left, right in columns:
-            values = blend.run(engine, frames[:, top:bottom, left:right])  # (planes, h, w)
-            values *= ramp((top, bottom), rows)[:, None]
-            values *= ramp((left, right), columns)
-            band[:, : bottom - top, left:right] += values
-            done += 1
-            if progress is not None:
-                progress(done, len(rows) * len(columns))
-        final = bottom if k + 1 == len(rows) else rows[k + 1][0]  # no later tile reaches above
-        blend.finish(band[:, : final - top], top)
-        rest = band[:, final - top : bottom - top].copy()
+    band = np.zeros((blend.planes, sides[0], width), np.float32)
+    for done, ((row, column), values) in enumerate(in_order(run, places, engine.jobs), start=1):
+        band[:, : row[1] - row[0], slice(*column)] += values
+        if progress is not None:
+            progress(done, len(places))
+        if column != columns[-1]:
+            continue
+        below = done // len(columns)  # index of the next row of tiles: none later reaches above it
+        final = row[1] if below == len(rows) else rows[below][0]
+        blend.finish(band[:, : final - row[0]], row[0])
+        rest = band[:, final - row[0] : row[1] - row[0]].copy()
         band[:] = 0
         band[:, : rest.shape[1]] = rest
     return blend.fused
 
 
+def in_order(function, items, jobs):
+    """Call a function for each item, several at a time.
+
+    Args:
+        function: called in threads, if jobs is more than 1.
+        items: a list.
+        jobs: threads; one result more waits at most, so that memory stays bounded.
+    Yields:
+        (item, what the function returned) in the order of the items.
+    """
+    jobs = min(jobs, len(items))
+    if jobs < 2:
+        for item in items:
+            yield item, function(item)
+        return
+    with ThreadPoolExecutor(jobs) as pool:
+        waiting = deque()
+        try:
+            for item in items:
+                waiting.append((item, pool.submit(function, item)))
+                if len(waiting) > jobs:
+                    first, future = waiting.popleft()
+                    yield first, future.result()
+            for first, future in waiting:
+                yield first, future.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
 def default_tile(engine, count):
     """Side of the tiles for `count` frames, px."""
     tile = engine.tile
-    while engine.output == "weights" and tile > SMALL_TILE and count * tile**2 > SAMPLES:
+    while engine.output == "weights" and tile > SMALL_TILE and count * tile**2 > engine.samples:
         tile = max(tile - 2 * GRID, SMALL_TILE)
     return tile
 
@@ -166,9 +148,12 @@ def tile_spans(side, tile, overlap):
     step = (tile - overlap) // GRID * GRID
     if overlap < 0 or 2 * step < tile:  # of three tiles on one place the ramps do not sum to 1
         raise ValueError(f"tiles of {tile} px can overlap by half at most, not by {overlap} px")
-    starts = [0]
-    while starts[-1] + tile < side:
-        starts.append(starts[-1] + step)
+    count = -(-(side - tile) // step) + 1
+    # The least step that covers the side with as many tiles: all are of nearly one size.
+    overlap = tile - step
+    step = -(-(side - overlap) // (count * GRID)) * GRID
+    tile = step + overlap
+    starts = [k * step for k in range(count)]
     return [(start, min(start + tile, side)) for start in starts]
 
 
@@ -221,19 +206,21 @@ class _WeightsBlend:
     goes to the first of them.
     """
 
-    def __init__(self, frames):
+    def __init__(self, frames, maps):
         count, height, width, channels = frames.shape
         self.distinct = distinct_frames(frames)
-        self.planes = channels + 2  # then the expected frame and the largest weight
+        self.maps = maps
+        # After the channels the expected frame and the largest weight.
+        self.planes = channels + 2 * maps
         self.scale = _frame_scale(count)
         self.fused = Fused(
             np.empty((height, width, channels), frames.dtype),
-            np.empty((height, width), np.uint16),
-            np.empty((height, width), np.uint8),
+            np.empty((height, width), np.uint16) if maps else None,
+            np.empty((height, width), np.uint8) if maps else None,
         )
 
     def run(self, engine, window):
-        """Frames (N, h, w, C) of a tile to (C + 2, h, w) float32."""
+        """Frames (N, h, w, C) of a tile to (planes, h, w) float32."""
         stack = window if len(self.distinct) == len(window) else window[self.distinct]
         weights = engine(luma(stack)[None])[0]  # (N, h, w)
         out = np.zeros((self.planes, *weights.shape[1:]), np.float32)
@@ -241,17 +228,21 @@ class _WeightsBlend:
         for k, weight in zip(self.distinct, weights, strict=True):
             for channel in range(window.shape[3]):
                 out[channel] += np.multiply(weight, window[k, ..., channel], out=product)
-            out[-2] += np.multiply(weight, np.float32(k), out=product)
-        weights.max(0, out=out[-1])
+            if self.maps:
+                out[-2] += np.multiply(weight, np.float32(k), out=product)
+        if self.maps:
+            weights.max(0, out=out[-1])
         return out
 
     def finish(self, band, top):
-        """Round the finished rows (C + 2, h, W) into the result."""
+        """Round the finished rows (planes, h, W) into the result."""
         rows = slice(top, top + band.shape[1])
         for channel in range(self.fused.picture.shape[2]):
             self.fused.picture[rows, :, channel] = _rounded(
                 band[channel], 1, self.fused.picture.dtype
             )
+        if not self.maps:
+            return
         self.fused.focus_map[rows] = _rounded(band[-2], self.scale, np.uint16)
         self.fused.confidence[rows] = _rounded(band[-1], 255, np.uint8)
 
@@ -264,12 +255,14 @@ class _LumaBlend:
 
     planes = 1
 
-    def __init__(self, frames):
+    def __init__(self, frames, maps):
         self.frames = frames
         self.distinct = range(len(frames))  # the published network sees copies too
         self.scale = _frame_scale(len(frames))
         self.fused = Fused(
-            np.empty(frames.shape[1:], frames.dtype), np.empty(frames.shape[1:3], np.uint16), None
+            np.empty(frames.shape[1:], frames.dtype),
+            np.empty(frames.shape[1:3], np.uint16) if maps else None,
+            None,
         )
 
     def run(self, engine, window):
@@ -294,7 +287,8 @@ class _LumaBlend:
             others = rest.copy() if others is None else others
             others[closer] = rest[closer]
         self.fused.picture[rows] = _join_luma(fused, others)
-        self.fused.focus_map[rows] = _rounded(index, self.scale, np.uint16)
+        if self.fused.focus_map is not None:
+            self.fused.focus_map[rows] = _rounded(index, self.scale, np.uint16)
 
 
 def _rounded(values, scale, dtype):
@@ -332,6 +326,19 @@ def add_fuse_options(parser):
         default="auto",
         help="auto (CUDA, else MPS, else CPU), cpu, mps, cuda or cuda:K (default: %(default)s)",
     )
+    group.add_argument(
+        "--engine",
+        choices=("auto", "openvino", "torch"),
+        default="auto",
+        help="what runs the network: OpenVINO on a CPU, where the checkpoint has an export, or "
+        "torch (default: %(default)s)",
+    )
+    group.add_argument(
+        "--precision",
+        choices=("auto", "bf16", "fp32"),
+        default="auto",
+        help="of OpenVINO: bf16 where the processor has it (default: %(default)s)",
+    )
     group = parser.add_argument_group("format")
     group.add_argument(
         "--out_format",
@@ -348,7 +355,7 @@ def make_engine(args):
     Raises:
         StackError: as torch_engine; or a confidence is asked of a network that has none.
     """
-    engine = torch_engine(args.model_path, args.device)
+    engine = choose_engine(args.model_path, args.device, args.engine, args.precision)
     if args.confidence and engine.output != "weights":
         raise StackError(
             f"{args.model_path} gives a luma and no weights of the frames, so there is no "
@@ -394,14 +401,18 @@ def fuse_files(paths, engine, output, focus_map=None, confidence=None, progress=
         StackError: from reading, fusing or writing.
     """
     start, network_start = time.perf_counter(), engine.seconds
-    stack = read_stack(paths)
-    fused = fuse_stack(stack.frames, engine, progress=progress)
+    with ThreadPoolExecutor(1) as pool:
+        loading = pool.submit(engine.load)  # while the frames are read
+        stack = read_stack(paths)
+        loading.result()
+    maps = focus_map is not None or confidence is not None
+    fused = fuse_stack(stack.frames, engine, progress=progress, maps=maps)
     write_picture(output, fused.picture, stack.profile)
     if focus_map is not None:
         write_picture(focus_map, fused.focus_map)
     if confidence is not None:
         write_picture(confidence, fused.confidence)
-    height, width = fused.focus_map.shape
+    height, width = fused.picture.shape[:2]
     return {
         "width": width,
         "height": height,

@@ -443,9 +443,10 @@ def luma(pictures):
     scale = 1 / np.iinfo(pictures.dtype).max
     if pictures.shape[-1] <= 2:
         return pictures[..., 0] * np.float32(scale)
-    out = pictures[..., 0] * np.float32(LUMA_RED * scale)
-    out += pictures[..., 1] * np.float32(LUMA_GREEN * scale)
-    out += pictures[..., 2] * np.float32(LUMA_BLUE * scale)
+    matrix = np.float32([[LUMA_RED * scale, LUMA_GREEN * scale, LUMA_BLUE * scale]])
+    out = np.empty(pictures.shape[:-1], np.float32)
+    for index in np.ndindex(pictures.shape[:-3]):
+        cv2.transform(pictures[index][..., :3].astype(np.float32), matrix, out[index])
     return np.minimum(out, 1, out=out)  # the three factors may round to a sum just over 1
 
 

@@ -15,7 +15,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from fuse import WEIGHTS, distinct_frames, fuse_stack, ramp, tile_spans, torch_engine
+from engines import choose_engine
+from fuse import WEIGHTS, distinct_frames, fuse_stack, ramp, tile_spans
 from pictures import list_frames, read_stack, write_picture
 from transforms import TRANSFORMS, missing_packages
 from utils import StackError, run_main
@@ -293,9 +294,9 @@ def fuse_gff(frames, base_radius, base_epsilon, detail_radius, detail_epsilon):
 
 
 def with_network(model_path, device):
-    """The method that a checkpoint of ours is; see fuse.torch_engine."""
-    engine = torch_engine(model_path, device)
-    return lambda frames: fuse_stack(frames, engine).picture
+    """The method that a checkpoint of ours is; see engines.choose_engine."""
+    engine = choose_engine(model_path, device)
+    return lambda frames: fuse_stack(frames, engine, maps=False).picture
 
 
 def with_ifcnn(weights, device):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import fuse
+from engines import TorchEngine, torch_engine
 from fuse import (
     default_tile,
     distinct_frames,
@@ -17,7 +18,6 @@ from fuse import (
     result_suffix,
     same_format,
     tile_spans,
-    torch_engine,
 )
 from pictures import luma, read_picture, write_picture
 from utils import StackError
@@ -31,7 +31,15 @@ class Engine:
         self.output = output
         self.tile = tile
         self.seconds = 0.0
+        self.jobs = 1
+        self.samples = 2**23
         self.shapes = []
+
+    def load(self):
+        pass
+
+    def prepare(self, n_frames, height, width, count):
+        self.told = (n_frames, height, width, count)
 
     def __call__(self, tiles):
         assert tiles.dtype == np.float32
@@ -215,7 +223,7 @@ def test_memory_does_not_grow_with_the_height():
 def test_many_frames_get_smaller_tiles():
     engine = Engine(brightest, tile=1024)
     assert default_tile(engine, 7) == 1024
-    assert default_tile(engine, 40) ** 2 * 40 <= fuse.SAMPLES
+    assert default_tile(engine, 40) ** 2 * 40 <= engine.samples
     assert default_tile(engine, 1000) == fuse.SMALL_TILE
     assert default_tile(Engine(brightest, "luma", 640), 1000) == 640
 
@@ -260,7 +268,7 @@ def test_a_lack_of_memory_is_one_sentence():
         def __call__(self, stack):
             raise RuntimeError("CUDA out of memory. Tried to allocate 9 GiB")
 
-    engine = fuse.TorchEngine(Network(), "cpu")
+    engine = TorchEngine(Network(), "cpu")
     with pytest.raises(StackError, match="3 frames in tiles of 8x8 do not fit"):
         fuse_stack(noise(3, 8, 8, 3), engine)
 

@@ -8,7 +8,8 @@ import pytest
 import torch
 from drawn import texture
 
-from fuse import WEIGHTS, fuse_stack, torch_engine
+from engines import torch_engine
+from fuse import WEIGHTS, fuse_stack
 from metrics import psnr
 from pictures import luma
 from scenes import random_scene

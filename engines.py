@@ -1,0 +1,247 @@
+"""What runs a network for fuse.py: torch on any device, OpenVINO on a CPU.
+
+An engine is callable(luma (B, N, h, w) float32) -> the frames' weights (B, N, h, w) or a fused luma
+(B, 1, h, w), float32, and has
+
+    output: "weights" or "luma"
+    tile: side of a tile, px
+    samples: N x height x width of a tile at most, about, where a network that weighs frames gets many
+    jobs: how many tiles it is to be given at a time, each from a thread of its own
+    seconds: that its calls have taken so far, summed up
+    load(): gets ready what is slow to get ready; the first call would do it too
+    prepare(n_frames, height, width, count): says what tiles will come
+"""
+
+import json
+import os
+import queue
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+
+from utils import StackError, select_device, sha256
+
+TILES = {"weights": 1024, "luma": 640}  # the published network runs whole up to 640x640
+GRID = 32  # the networks pool by 16 or 32 px: sides of tiles, and where they start
+EXPORT_SUFFIX = ".xml"  # of the exported network, beside its checkpoint; its weights are in .bin
+KEPT = 4  # compiled networks, for as many shapes
+
+
+def out_of_memory(shape, where):
+    """The error of tiles (B, N, h, w) that do not fit into the memory of a device."""
+    _, count, height, width = shape
+    return StackError(
+        f"{count} frames in tiles of {width}x{height} do not fit into the memory of {where}: use "
+        "--device cpu, or fewer frames"
+    )
+
+
+class TorchEngine:
+    """Runs a network of NETWORKS in torch.
+
+    Args:
+        network: in eval mode, on `device`.
+        device: torch.device.
+    """
+
+    jobs = 1  # torch shares one tile out over the cores
+    samples = 2**23  # about 1 GB at work
+
+    def __init__(self, network, device):
+        self.network = network
+        self.device = device
+        self.output = network.output
+        self.tile = TILES[network.output]
+        self.seconds = 0.0
+
+    def load(self):
+        """Nothing is left to be done."""
+
+    def prepare(self, n_frames, height, width, count):
+        """Any tile may come."""
+
+    def __call__(self, tiles):
+        """(B, N, h, w) float32 luma in [0, 1] to (B, N, h, w) or (B, 1, h, w) float32."""
+        import torch
+
+        start = time.perf_counter()
+        try:
+            with torch.inference_mode():
+                stack = torch.from_numpy(tiles)[:, None].to(self.device)  # (B, 1, N, h, w)
+                out = self.network(stack).float().cpu().numpy()  # the copy waits for a GPU
+        except RuntimeError as error:  # torch.OutOfMemoryError is one; on the CPU it is this one
+            if "memory" not in str(error):
+                raise
+            raise out_of_memory(tiles.shape, self.device) from error
+        self.seconds += time.perf_counter() - start
+        return out
+
+
+class OpenVinoEngine:
+    """Runs an exported network in OpenVINO on the CPU, one tile on each core.
+
+    A network is compiled for one shape: twice as frugal as one for any shape, and a sixth faster.
+    Tiles that are smaller are extended by their mirror image, as the network itself would.
+
+    Args:
+        path: of the export, see export.py.
+        precision: "auto" (bf16 where the processor has it), "bf16" or "fp32".
+    """
+
+    output = "weights"
+    tile = TILES["weights"]
+    samples = 2**22  # about 150 MB at work, for each core
+
+    def __init__(self, path, precision="auto"):
+        self.path = Path(path)
+        self.precision = precision
+        self.jobs = available_cores()
+        self.seconds = 0.0
+        self.core = self.model = None
+        self.compiled = {}  # {(n_frames, height, width, streams): queue of its requests}
+        self.requests = None
+        self.shape = None
+        self.lock = threading.Lock()
+
+    def load(self):
+        """Import OpenVINO and read the export."""
+        if self.core is not None:
+            return
+        import openvino
+
+        self.core = openvino.Core()
+        try:
+            self.model = self.core.read_model(self.path)
+        except RuntimeError as error:
+            raise StackError(
+                f"{self.path} is no exported network, or is cut short: make it again by export.py"
+            ) from error
+        if self.precision == "auto":
+            capable = self.core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+            self.precision = "bf16" if "BF16" in capable else "fp32"
+
+    def prepare(self, n_frames, height, width, count):
+        """Compile for tiles of up to height x width px, of which `count` will come."""
+        self.load()
+        height, width = (-(-side // GRID) * GRID for side in (height, width))
+        streams = min(self.jobs, count)
+        key = (n_frames, height, width, streams)
+        if key not in self.compiled:
+            while len(self.compiled) >= KEPT:
+                self.compiled.pop(next(iter(self.compiled)))
+            self.compiled[key] = self.compile(*key)
+        self.shape, self.requests = key[:3], self.compiled[key]
+
+    def compile(self, n_frames, height, width, streams):
+        """A queue of `streams` requests of the network for one shape."""
+        model = self.model.clone()
+        model.reshape([n_frames, height, width])
+        compiled = self.core.compile_model(
+            model,
+            "CPU",
+            {
+                "INFERENCE_PRECISION_HINT": {"fp32": "f32"}.get(self.precision, self.precision),
+                "NUM_STREAMS": streams,
+                "INFERENCE_NUM_THREADS": self.jobs,
+            },
+        )
+        requests = queue.Queue()
+        for _ in range(streams):
+            requests.put(compiled.create_infer_request())
+        return requests
+
+    def __call__(self, tiles):
+        """(1, N, h, w) float32 luma in [0, 1] to (1, N, h, w) float32."""
+        start = time.perf_counter()
+        _, count, height, width = tiles.shape
+        fits = self.shape is not None and self.shape[0] == count
+        if not fits or height > self.shape[1] or width > self.shape[2]:
+            self.prepare(count, height, width, 1)
+        down, right = self.shape[1] - height, self.shape[2] - width
+        stack = tiles[0]
+        if down or right:
+            stack = np.pad(stack, ((0, 0), (0, down), (0, right)), mode="reflect")
+        request = self.requests.get()
+        try:
+            out = request.infer([stack])[0][None, :, :height, :width].copy()
+        except RuntimeError as error:
+            if "memory" not in str(error) and "alloc" not in str(error):
+                raise
+            raise out_of_memory(tiles.shape, "this machine") from error
+        finally:
+            self.requests.put(request)
+        with self.lock:
+            self.seconds += time.perf_counter() - start
+        return out
+
+
+def available_cores():
+    """Cores that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def export_of(model_path):
+    """The export that belongs to a checkpoint, or None.
+
+    Beside `checkpoint.pth` lie checkpoint.xml and checkpoint.bin, and checkpoint.json says from
+    which checkpoint (its SHA-256) and into which files (theirs) it was exported.
+    """
+    model_path = Path(model_path)
+    path = model_path.with_suffix(EXPORT_SUFFIX)
+    try:
+        record = json.loads(model_path.with_suffix(".json").read_text(encoding="utf-8"))
+        names = {model_path.name, path.name, path.with_suffix(".bin").name}
+        whole = all(sha256(model_path.with_name(name)) == record[name] for name in names)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return path if whole else None
+
+
+def may_have_gpu():
+    """Whether torch might find a GPU: asked without torch, which takes seconds to import."""
+    return sys.platform == "darwin" or Path("/dev/nvidiactl").exists() or os.name == "nt"
+
+
+def torch_engine(model_path, device="auto"):
+    """The engine that runs a checkpoint in torch.
+
+    Args:
+        model_path: see network.load_checkpoint.
+        device: see utils.select_device.
+    Raises:
+        StackError: no such weights, or no such device.
+    """
+    from network import load_network
+
+    device = select_device(str(device))
+    return TorchEngine(load_network(model_path, device), device)
+
+
+def choose_engine(model_path, device="auto", engine="auto", precision="auto"):
+    """The engine for a checkpoint: OpenVINO on a CPU where the checkpoint has its export.
+
+    Args:
+        model_path: see network.load_checkpoint.
+        device: see utils.select_device.
+        engine: "auto", "openvino" or "torch".
+        precision: of OpenVINO, see OpenVinoEngine.
+    Raises:
+        StackError: no such weights or device; or OpenVINO is asked for and has no export.
+    """
+    on_cpu = device == "cpu" or (device == "auto" and (engine == "openvino" or not may_have_gpu()))
+    if engine == "torch" or not on_cpu:
+        if engine == "openvino":
+            raise StackError(f"--engine openvino runs on the CPU, not on {device}: --device cpu")
+        return torch_engine(model_path, device)
+    if export := export_of(model_path):
+        return OpenVinoEngine(export, precision)
+    if engine == "openvino":
+        raise StackError(
+            f"{model_path} has no export that belongs to it: export.py --model_path {model_path}"
+        )
+    return torch_engine(model_path, device)

@@ -1,0 +1,138 @@
+"""Export a checkpoint of StackMix for the CPU engine, OpenVINO, beside the checkpoint."""
+
+import argparse
+import logging
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from engines import EXPORT_SUFFIX, GRID, OpenVinoEngine
+from network import load_network
+from utils import StackError, atomic_path, run_main, sha256, write_json
+
+EXAMPLE = (3, 3 * GRID, 2 * GRID)  # N, H, W of the stack that the network is traced on
+LARGEST_ERROR = 1e-4  # of the weights of the frames, in fp32
+
+
+def get_parser():
+    """The options of export.py."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "--model_path",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="checkpoint; FILE with .xml, .bin and .json in place of its suffix are written",
+    )
+    return parser
+
+
+def fold_norms(network):
+    """Put each batch norm into the convolution before it; returns the network, changed.
+
+    The published mean and variance of a trained network are constants, so that the two are one
+    linear map.
+    """
+    from torch import nn
+    from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+    for module in network.modules():
+        if not isinstance(module, nn.Sequential) or len(module) < 2:
+            continue
+        conv, norm = module[0], module[1]
+        if isinstance(norm, nn.BatchNorm2d | nn.BatchNorm3d):
+            transpose = isinstance(conv, nn.ConvTranspose2d | nn.ConvTranspose3d)
+            module[0] = fuse_conv_bn_eval(conv, norm, transpose)
+            module[1] = nn.Identity()
+    return network
+
+
+def convert(network):
+    """An OpenVINO model of luma (N, H, W) float32 to the frames' weights (N, H, W) float32.
+
+    Args:
+        network: StackMix in eval mode; its batch norms are folded in place.
+    Returns:
+        openvino.Model for any N, and H and W multiples of GRID.
+    """
+    import openvino
+    import torch
+
+    class OneStack(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.network = fold_norms(network)
+
+        def forward(self, stack):
+            return self.network(stack[None, None])[0]
+
+    logging.getLogger("openvino").setLevel(logging.ERROR)
+    model = openvino.convert_model(
+        OneStack(),
+        example_input=torch.rand(EXAMPLE),
+        input=[openvino.PartialShape([-1, -1, -1])],
+    )
+    model.inputs[0].get_tensor().set_names({"luma"})
+    model.outputs[0].get_tensor().set_names({"weights"})
+    return model
+
+
+def export(model_path):
+    """Write the export of a checkpoint; see engines.export_of for its files.
+
+    Returns:
+        Largest difference of a weight from torch's, on noise, in fp32.
+    Raises:
+        StackError: no such checkpoint, it is of a network that gives luma, or the export does not
+            agree with it.
+    """
+    import openvino
+
+    network = load_network(model_path)
+    if network.output != "weights":
+        raise StackError(
+            f"{model_path} is of {network.config['network']}, and only StackMix is exported: "
+            "predict.py runs it as it is"
+        )
+    model = convert(load_network(model_path))
+    target = model_path.with_suffix(EXPORT_SUFFIX)
+    record = {model_path.name: sha256(model_path)}
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".export") as folder:
+        made = Path(folder) / target.name
+        openvino.save_model(model, made, compress_to_fp16=False)
+        error = largest_error(network, made)
+        if error > LARGEST_ERROR:
+            raise StackError(f"{target}: the export is off by {error:.2g}: try another OpenVINO")
+        model_path.with_suffix(".json").unlink(missing_ok=True)  # until both are in their places
+        for suffix in (EXPORT_SUFFIX, ".bin"):
+            place = target.with_suffix(suffix)
+            with atomic_path(place) as temporary:
+                made.with_suffix(suffix).replace(temporary)
+            record[place.name] = sha256(place)
+    write_json(model_path.with_suffix(".json"), record)
+    return error
+
+
+def largest_error(network, path):
+    """How far the export is from the network at most, over tiles of several shapes."""
+    import torch
+
+    rng, errors = np.random.default_rng(0), []
+    for n_frames, height, width in ((1, 32, 32), (2, 96, 64), (5, 128, 192)):
+        stack = rng.random((1, n_frames, height, width), np.float32)
+        with torch.inference_mode():
+            wanted = network(torch.from_numpy(stack)[:, None]).numpy()
+        errors.append(np.abs(OpenVinoEngine(path, "fp32")(stack) - wanted).max())
+    return float(max(errors))
+
+
+def main(argv=None):
+    """Export and check."""
+    args = get_parser().parse_args(argv)
+    error = export(args.model_path)
+    print(f"{args.model_path.with_suffix(EXPORT_SUFFIX)}: weights within {error:.1g} of torch's")
+
+
+if __name__ == "__main__":
+    run_main(main)
