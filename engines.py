@@ -5,11 +5,11 @@ An engine is callable(luma (B, N, h, w) float32) -> the frames' weights (B, N, h
 
     output: "weights" or "luma"
     tile: side of a tile, px
-    samples: N x height x width of a tile at most, about, where a network that weighs frames gets many
-    jobs: how many tiles it is to be given at a time, each from a thread of its own
+    samples, most_samples: N x height x width of a tile, see fuse.default_tile
     seconds: that its calls have taken so far, summed up
     load(): gets ready what is slow to get ready; the first call would do it too
-    prepare(n_frames, height, width, count): says what tiles will come
+    prepare(n_frames, height, width, count): is told what tiles will come, and says how many it is
+        to be given at a time, each from a thread of its own
 """
 
 import json
@@ -47,8 +47,7 @@ class TorchEngine:
         device: torch.device.
     """
 
-    jobs = 1  # torch shares one tile out over the cores
-    samples = 2**23  # about 1 GB at work
+    samples = most_samples = 2**23  # about 1 GB at work
 
     def __init__(self, network, device):
         self.network = network
@@ -61,7 +60,8 @@ class TorchEngine:
         """Nothing is left to be done."""
 
     def prepare(self, n_frames, height, width, count):
-        """Any tile may come."""
+        """One at a time: torch shares it out over the cores."""
+        return 1
 
     def __call__(self, tiles):
         """(B, N, h, w) float32 luma in [0, 1] to (B, N, h, w) or (B, 1, h, w) float32."""
@@ -93,12 +93,13 @@ class OpenVinoEngine:
 
     output = "weights"
     tile = TILES["weights"]
-    samples = 2**22  # about 150 MB at work, for each core
+    samples, most_samples = 2**22, 2**25  # 110 MB at work for each core, 900 MB for all
+    at_work = 3 * 2**22  # samples of all tiles at work, unless one alone has more
 
     def __init__(self, path, precision="auto"):
         self.path = Path(path)
         self.precision = precision
-        self.jobs = available_cores()
+        self.cores = available_cores()
         self.seconds = 0.0
         self.core = self.model = None
         self.compiled = {}  # {(n_frames, height, width, streams): queue of its requests}
@@ -127,13 +128,15 @@ class OpenVinoEngine:
         """Compile for tiles of up to height x width px, of which `count` will come."""
         self.load()
         height, width = (-(-side // GRID) * GRID for side in (height, width))
-        streams = min(self.jobs, count)
+        bounded = max(self.at_work // (n_frames * height * width), 1)
+        streams = min(self.cores, count, bounded)
         key = (n_frames, height, width, streams)
         if key not in self.compiled:
             while len(self.compiled) >= KEPT:
                 self.compiled.pop(next(iter(self.compiled)))
             self.compiled[key] = self.compile(*key)
         self.shape, self.requests = key[:3], self.compiled[key]
+        return streams
 
     def compile(self, n_frames, height, width, streams):
         """A queue of `streams` requests of the network for one shape."""
@@ -145,7 +148,7 @@ class OpenVinoEngine:
             {
                 "INFERENCE_PRECISION_HINT": {"fp32": "f32"}.get(self.precision, self.precision),
                 "NUM_STREAMS": streams,
-                "INFERENCE_NUM_THREADS": self.jobs,
+                "INFERENCE_NUM_THREADS": self.cores,
             },
         )
         requests = queue.Queue()

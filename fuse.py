@@ -1,4 +1,4 @@
-"""The one way from N frames to a fused picture: tiles, blending, focus map; engines.py runs networks."""
+"""The one way from N frames to a fused picture: tiles, blending, focus map."""
 
 import time
 from collections import deque
@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 
 from engines import GRID, choose_engine
-from pictures import PICTURE_SUFFIXES, loses, luma, read_stack, write_picture
+from pictures import PICTURE_SUFFIXES, loses, luma, read_stack, release, write_picture
 from utils import StackError
 
 # Overlap of tiles, px. StackMix in tiles of 256 px then differs from the whole by 0.04 grey levels
@@ -18,7 +18,7 @@ from utils import StackError
 # over all of its tile, so that no overlap makes its tiles exact (0.4 levels); a longer ramp hides
 # the seam.
 OVERLAPS = {"weights": 96, "luma": 128}
-SMALL_TILE = 256
+MEDIUM_TILE, SMALL_TILE = 512, 192
 FORMATS = {"png": ".png", "jpg": ".jpg", "tif": ".tif", "bmp": ".bmp", "webp": ".webp"}
 WEIGHTS = Path(__file__).parent / "weights" / "checkpoint.pth"
 
@@ -68,7 +68,7 @@ def fuse_stack(frames, engine, tile=None, overlap=None, progress=None, maps=True
     rows, columns = tile_spans(height, tile, overlap), tile_spans(width, tile, overlap)
     places = [(row, column) for row in rows for column in columns]
     sides = [max(stop - start for start, stop in spans) for spans in (rows, columns)]
-    engine.prepare(len(blend.distinct), *sides, len(places))
+    jobs = engine.prepare(len(blend.distinct), *sides, len(places))
 
     def run(place):
         (top, bottom), (left, right) = place
@@ -79,8 +79,9 @@ def fuse_stack(frames, engine, tile=None, overlap=None, progress=None, maps=True
 
     # One band of tiles, all across: (planes, tile, W).
     band = np.zeros((blend.planes, sides[0], width), np.float32)
-    for done, ((row, column), values) in enumerate(in_order(run, places, engine.jobs), start=1):
+    for done, ((row, column), values) in enumerate(in_order(run, places, jobs), start=1):
         band[:, : row[1] - row[0], slice(*column)] += values
+        release(frames)
         if progress is not None:
             progress(done, len(places))
         if column != columns[-1]:
@@ -124,10 +125,16 @@ def in_order(function, items, jobs):
 
 
 def default_tile(engine, count):
-    """Side of the tiles for `count` frames, px."""
+    """Side of the tiles for `count` frames, px.
+
+    Down to MEDIUM_TILE they keep within the engine's `samples`. Smaller ones cost more by their
+    overlap, so they are taken only where these would exceed its `most_samples`.
+    """
     tile = engine.tile
-    while engine.output == "weights" and tile > SMALL_TILE and count * tile**2 > engine.samples:
-        tile = max(tile - 2 * GRID, SMALL_TILE)
+    if engine.output == "weights":
+        for least, most in ((MEDIUM_TILE, engine.samples), (SMALL_TILE, engine.most_samples)):
+            while tile > least and count * tile**2 > most:
+                tile = max(tile - 2 * GRID, least)
     return tile
 
 
@@ -196,6 +203,7 @@ def distinct_frames(frames):
         alike = groups.setdefault(frame[::16, ::16].tobytes(), [])  # few pixels tell most apart
         if not any(np.array_equal(frame, frames[other]) for other in alike):
             alike.append(k)
+        release(frames)
     return sorted(k for alike in groups.values() for k in alike)
 
 
@@ -339,6 +347,12 @@ def add_fuse_options(parser):
         default="auto",
         help="of OpenVINO: bf16 where the processor has it (default: %(default)s)",
     )
+    group.add_argument(
+        "--low_memory",
+        action="store_true",
+        help="keep the frames in a file without a name beside the result, not in memory (default: "
+        "where they would take more than half of the free memory)",
+    )
     group = parser.add_argument_group("format")
     group.add_argument(
         "--out_format",
@@ -384,12 +398,17 @@ def make_folder(path):
         raise StackError(f"{path} cannot be made ({error.strerror}): choose another") from error
 
 
-def fuse_files(paths, engine, output, focus_map=None, confidence=None, progress=None):
-    """Read a stack, fuse it and write what comes of it.
+def read_for(output, paths, low_memory=False):
+    """The Stack of frames that are to be fused into the file `output`; see pictures.read_stack."""
+    return read_stack(paths, spill=Path(output).parent, low_memory=low_memory)
+
+
+def fuse_files(stack, engine, output, focus_map=None, confidence=None, progress=None):
+    """Fuse a stack and write what comes of it.
 
     Args:
-        paths: the frames in their order.
-        engine: see the top of this file.
+        stack: function without arguments that gives the Stack; it is called while the engine loads.
+        engine: see engines.py.
         output: the fused picture's file, its suffix is the format.
         focus_map: file of the focus map, 16-bit PNG; None: none.
         confidence: file of the confidence, 8-bit PNG; None: none.
@@ -402,8 +421,8 @@ def fuse_files(paths, engine, output, focus_map=None, confidence=None, progress=
     """
     start, network_start = time.perf_counter(), engine.seconds
     with ThreadPoolExecutor(1) as pool:
-        loading = pool.submit(engine.load)  # while the frames are read
-        stack = read_stack(paths)
+        loading = pool.submit(engine.load)
+        stack = stack()
         loading.result()
     maps = focus_map is not None or confidence is not None
     fused = fuse_stack(stack.frames, engine, progress=progress, maps=maps)
@@ -416,7 +435,7 @@ def fuse_files(paths, engine, output, focus_map=None, confidence=None, progress=
     return {
         "width": width,
         "height": height,
-        "frames": len(paths),
+        "frames": len(stack.paths),
         "network_seconds": round(engine.seconds - network_start, 3),
         "seconds": round(time.perf_counter() - start, 3),
         "note": loses(Path(output).suffix, fused.picture),

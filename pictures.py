@@ -9,8 +9,10 @@ multiplies that of RGBA ones into the colours.
 
 import io
 import logging
+import mmap
 import os
 import struct
+import tempfile
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -21,7 +23,7 @@ import numpy as np
 import tifffile
 from PIL import Image
 
-from utils import StackError, natural_key, read_bytes, write_bytes
+from utils import StackError, free_memory, natural_key, read_bytes, write_bytes
 
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp")
 ANSWER_FOLDER = "AiF"  # of a data set
@@ -465,32 +467,41 @@ class Stack:
     profile: bytes | None
 
 
-def read_stack(paths, threads=2):
+def read_stack(paths, threads=2, spill=None, low_memory=False):
     """Read the frames of a stack into one array.
 
     Args:
         paths: picture files in their order, N >= 1.
         threads: how many frames are decoded at a time.
+        spill: folder for a file without a name that holds the frames, where they would take more
+            than half of the free memory; None: they are in memory whatever comes.
+        low_memory: they are in that file in any case.
     Returns:
-        Stack.
+        Stack; its frames are a numpy.memmap where they are in a file, see `release`.
     Raises:
-        StackError: a file cannot be read, or size, bit depth or channels differ from the first.
+        StackError: a file cannot be read, size, bit depth or channels differ from the first, or
+            there is no room for the frames.
     """
     paths = [Path(path) for path in paths]
     first, profile = _read(paths[0])
-    try:
-        frames = np.empty((len(paths), *first.shape), first.dtype)
-    except MemoryError as error:
-        size = len(paths) * first.nbytes / 2**30
-        raise StackError(
-            f"{paths[0].parent} needs {size:.1f} GiB of memory for its frames"
-        ) from error
+    shape = (len(paths), *first.shape)
+    size = len(paths) * first.nbytes
+    if spill is not None and (low_memory or size > free_memory() / 2):
+        frames = _frames_on_disk(shape, first.dtype, Path(spill))
+    else:
+        try:
+            frames = np.empty(shape, first.dtype)
+        except MemoryError as error:
+            raise StackError(
+                f"{paths[0].parent} needs {size / 2**30:.1f} GiB of memory for its frames"
+            ) from error
     frames[0] = first
 
     def read_into(index):
         picture = _read(paths[index])[0]
         _check_alike(paths[index], picture, first)
         frames[index] = picture
+        release(frames)
 
     with ThreadPoolExecutor(threads) as pool:
         try:
@@ -500,6 +511,33 @@ def read_stack(paths, threads=2):
             pool.shutdown(cancel_futures=True)
             raise
     return Stack(frames, paths, profile)
+
+
+def _frames_on_disk(shape, dtype, folder):
+    """An array in a file that has no name, so that nothing of it can stay behind."""
+    size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(file.fileno(), 0, size)  # a full disk is told now
+            return np.memmap(file, dtype, "w+", 0, shape)
+    except OSError as error:
+        raise StackError(
+            f"{folder} has no room for the {size / 2**30:.1f} GiB of the frames, which do not fit "
+            f"into memory ({error.strerror or error}): write the result to a larger disk"
+        ) from error
+
+
+def release(frames):
+    """Let go of the pages of frames that lie on disk, which count as memory in use; they are read
+    again when they are needed. Nothing for frames in memory.
+
+    Args:
+        frames: as of `read_stack`.
+    """
+    if isinstance(frames, np.memmap) and hasattr(mmap, "MADV_DONTNEED"):
+        frames._mmap.madvise(mmap.MADV_DONTNEED)
 
 
 def _check_alike(path, picture, first):

@@ -7,7 +7,15 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from fuse import add_fuse_options, fuse_files, make_engine, make_folder, result_suffix, same_format
+from fuse import (
+    add_fuse_options,
+    fuse_files,
+    make_engine,
+    make_folder,
+    read_for,
+    result_suffix,
+    same_format,
+)
 from pictures import PICTURE_SUFFIXES, list_frames
 from utils import run_main
 
@@ -100,7 +108,8 @@ def main(argv=None):
         make_folder(path.parent)
     with tqdm(desc="tiles", unit="", leave=False, disable=None) as bar:
         progress = partial(move, bar)
-        result = fuse_files(paths, engine, output, args.focus_map, args.confidence, progress)
+        read = partial(read_for, output, paths, args.low_memory)
+        result = fuse_files(read, engine, output, args.focus_map, args.confidence, progress)
     if result["note"]:
         print(f"note: {result['note']}", file=sys.stderr)
     size = f"{result['width']}x{result['height']}"

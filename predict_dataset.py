@@ -2,12 +2,13 @@
 
 import argparse
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 
 from tqdm import tqdm
 
-from fuse import add_fuse_options, fuse_files, make_engine, make_folder, result_suffix
+from fuse import add_fuse_options, fuse_files, make_engine, make_folder, read_for, result_suffix
 from pictures import STACK_FOLDERS, list_folders, list_frames, list_pictures, stack_root
 from records import Record, wanted_record
 from utils import (
@@ -146,16 +147,25 @@ class Job:
             self.target / "confidence" / f"{name}.png" if self.options["confidence"] else None,
         )
 
-    def run(self, engine, overwrite, verbose):
-        """Fuse the stack, unless its record and its results say that this is done."""
+    def read(self, args):
+        """Read the frames.
+
+        Returns:
+            (wanted, files, Stack): what the record shall name and the files to write; or None where
+            the record and the results say that all is done.
+        """
         paths = list_frames(self.folder)
         wanted, files = wanted_record(paths, self.weights, self.options), self.files(paths)
-        if verbose:
+        if args.verbose:
             tqdm.write(f"{self.folder}: {' '.join(path.name for path in paths)}")
-        if not overwrite and self.record.says_done(wanted, files):
-            return
+        if not args.overwrite and self.record.says_done(wanted, files):
+            return None
+        return wanted, files, read_for(files[0], paths, args.low_memory)
+
+    def fuse(self, engine, wanted, files, stack):
+        """Fuse what `read` has given."""
         self.record.remove()
-        result = fuse_files(paths, engine, *files)
+        result = fuse_files(lambda: stack, engine, *files)
         if result["note"]:
             tqdm.write(f"note: {self.folder.name}: {result['note']}", file=sys.stderr)
         self.record.write(wanted, result)
@@ -163,7 +173,7 @@ class Job:
 
 def make_jobs(args, datasets, targets):
     """The jobs of all data sets in order."""
-    ours = ("stack_basedir_path", "output_dir", "model_path", "overwrite", "verbose")
+    ours = ("stack_basedir_path", "output_dir", "model_path", "overwrite", "verbose", "low_memory")
     options = {name: value for name, value in vars(args).items() if name not in ours}
     weights = sha256(args.model_path)
     return [
@@ -173,12 +183,32 @@ def make_jobs(args, datasets, targets):
     ]
 
 
+def read_ahead(jobs, args):
+    """Read each job's frames while the one before it is fused.
+
+    Yields:
+        (job, the future of Job.read).
+    """
+    with ThreadPoolExecutor(1) as reader:
+        try:
+            before = []
+            for job in jobs:
+                before.append((job, reader.submit(job.read, args)))
+                if len(before) > 1:
+                    yield before.pop(0)
+            yield from before
+        finally:
+            reader.shutdown(cancel_futures=True)
+
+
 def run_jobs(jobs, engine, args, rank):
     """Run them one after the other; returns a sentence for each that failed."""
     failures = []
-    for job in tqdm(jobs, unit="stack", disable=True if rank else None):
+    reads = read_ahead(jobs, args)
+    for job, reading in tqdm(reads, unit="stack", total=len(jobs), disable=True if rank else None):
         try:
-            job.run(engine, args.overwrite, args.verbose)
+            if (work := reading.result()) is not None:
+                job.fuse(engine, *work)
         except KNOWN_FAILURES as error:
             job.record.remove()
             failures.append(f"{job.folder}: {sentence_of(error)}")

@@ -19,6 +19,7 @@ class StackError(Exception):
     """Bad input or failed work, told in one sentence that names the file and the mend."""
 
 
+CONTROL_GROUPS = Path("/sys/fs/cgroup")
 KNOWN_FAILURES = (StackError, OSError, MemoryError)
 
 
@@ -175,6 +176,32 @@ def sha256(path):
     """SHA-256 of a file as 64 hexadecimal digits."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def free_memory():
+    """Bytes of memory that this process may still take; infinite where no one tells.
+
+    The least of what the machine has free and what the limits of the control groups leave, as
+    containers have them (versions 1 and 2).
+    """
+    free = [float("inf")]
+    with contextlib.suppress(OSError, ValueError, StopIteration):
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        line = next(line for line in lines if line.startswith("MemAvailable:"))
+        free.append(int(line.split()[1]) * 1024)
+    for limit, used, freed in (
+        ("memory.max", "memory.current", "inactive_file"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "total_inactive_file"),
+    ):
+        with contextlib.suppress(OSError, ValueError):
+            group = CONTROL_GROUPS / limit
+            left = int(group.read_text()) - int((CONTROL_GROUPS / used).read_text())
+            # Pages of files that nobody has used lately are given back when memory is short.
+            for line in group.with_name("memory.stat").read_text().splitlines():
+                name, value = line.split()
+                left += int(value) if name == freed else 0
+            free.append(left)
+    return max(min(free), 0)
 
 
 def run_record():

@@ -19,7 +19,7 @@ from fuse import (
     same_format,
     tile_spans,
 )
-from pictures import luma, read_picture, write_picture
+from pictures import luma, read_picture, read_stack, write_picture
 from utils import StackError
 
 
@@ -32,14 +32,14 @@ class Engine:
         self.tile = tile
         self.seconds = 0.0
         self.jobs = 1
-        self.samples = 2**23
+        self.samples = self.most_samples = 2**23
         self.shapes = []
 
     def load(self):
         pass
 
     def prepare(self, n_frames, height, width, count):
-        self.told = (n_frames, height, width, count)
+        return self.jobs
 
     def __call__(self, tiles):
         assert tiles.dtype == np.float32
@@ -223,7 +223,10 @@ def test_memory_does_not_grow_with_the_height():
 def test_many_frames_get_smaller_tiles():
     engine = Engine(brightest, tile=1024)
     assert default_tile(engine, 7) == 1024
-    assert default_tile(engine, 40) ** 2 * 40 <= engine.samples
+    assert default_tile(engine, 12) ** 2 * 12 <= engine.samples
+    engine.samples = 2**21
+    assert default_tile(engine, 12) == fuse.MEDIUM_TILE
+    assert default_tile(engine, 80) ** 2 * 80 <= engine.most_samples
     assert default_tile(engine, 1000) == fuse.SMALL_TILE
     assert default_tile(Engine(brightest, "luma", 640), 1000) == 640
 
@@ -280,7 +283,7 @@ def test_fuse_files_writes_all_three(tmp_path):
         write_picture(path, frame)
     out = tmp_path / "out"
     files = out / "a.jpg", out / "focus_map" / "a.png", out / "confidence" / "a.png"
-    result = fuse_files(paths, Engine(only(2)), *files)
+    result = fuse_files(lambda: read_stack(paths), Engine(only(2)), *files)
     assert "16 bits are rounded to 8 and alpha is dropped" in result.pop("note")
     assert result.pop("seconds") >= 0
     assert result == {"width": 30, "height": 20, "frames": 3, "network_seconds": 1.0}

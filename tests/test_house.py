@@ -18,11 +18,13 @@ IMPORTS = {
     "depth": "utils pictures",
     "network": "utils",
     "scenes": "refocus",
-    "fuse": "utils pictures network",
+    "engines": "utils network",
+    "fuse": "utils pictures engines",
+    "export": "utils network engines",
     "show": "utils pictures",
     "transforms": "utils",
     "learned": "utils",
-    "toolbox": "utils pictures transforms learned fuse",
+    "toolbox": "utils pictures transforms learned engines fuse",
     "records": "utils",
     "contest": "utils pictures fuse toolbox records",
     "scoring": "utils pictures metrics indices",
@@ -42,11 +44,11 @@ IMPORTS = {
     "train": "utils photos network loss metrics augmentation dataloader luma_store synthesis show "
     "runs train_options",
     "evaluate": "utils pictures metrics indices contest scoring tables pages",
-    "predict": "utils pictures fuse show",
-    "predict_dataset": "utils pictures records fuse show",
+    "predict": "utils pictures fuse",
+    "predict_dataset": "utils pictures records fuse",
 }
 SCRIPTS = ["make_dataset", "train", "evaluate", "predict", "predict_dataset", "toolbox"]
-SCRIPTS += ["robustness"]
+SCRIPTS += ["robustness", "export"]
 
 
 def tree_of(name):
@@ -80,6 +82,7 @@ def test_imports_go_one_way(name):
         "pictures",
         "depth",
         "fuse",
+        "engines",
         "restack",
         "transforms",
         "toolbox",
@@ -114,6 +117,7 @@ DEFAULTS = {
     "evaluate": ["--results", "a", "--reference", "b"],
     "toolbox": ["--stack_path", "a"],
     "robustness": ["--data", "a"],
+    "export": ["--model_path", "a"],
     "predict": ["--stack_path", "a"],
     "predict_dataset": ["--stack_basedir_path", "a"],
 }

@@ -1,6 +1,7 @@
 """pictures.py: what is read is what was drawn, upright and whole, or one clear sentence."""
 
 import io
+import os
 import subprocess
 import sys
 from functools import cache
@@ -10,8 +11,10 @@ import cv2
 import numpy as np
 import pytest
 import tifffile
+from drawn import texture
 from PIL import Image, ImageCms, ImageOps
 
+import pictures
 from pictures import (
     list_folders,
     list_frames,
@@ -21,6 +24,7 @@ from pictures import (
     read_picture,
     read_profile,
     read_stack,
+    release,
     write_picture,
 )
 from utils import StackError
@@ -414,3 +418,39 @@ def test_a_full_disk_leaves_no_half_written_file(tmp_path):
         assert done.stderr.count("\n") == 1
         assert name in done.stderr and "cannot be written" in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_frames_on_disk_are_those_in_memory_and_leave_no_file(tmp_path):
+    paths = [tmp_path / f"{k}.png" for k in range(5)]
+    for k, path in enumerate(paths):
+        write_picture(path, texture(40, 50, k))
+    spill = tmp_path / "results"
+    stacks = [read_stack(paths, spill=spill, low_memory=low) for low in (False, True)]
+    assert [isinstance(stack.frames, np.memmap) for stack in stacks] == [False, True]
+    np.testing.assert_array_equal(stacks[0].frames, stacks[1].frames)
+    release(stacks[1].frames)  # what has been read is read again
+    np.testing.assert_array_equal(stacks[0].frames, stacks[1].frames)
+    assert list(spill.iterdir()) == []
+
+
+def test_frames_go_to_disk_where_memory_is_short(tmp_path, monkeypatch):
+    paths = [tmp_path / f"{k}.png" for k in range(2)]
+    for k, path in enumerate(paths):
+        write_picture(path, texture(40, 50, k))
+    size = 2 * 40 * 50 * 3
+    for free, on_disk in ((2 * size, False), (2 * size - 2, True)):
+        monkeypatch.setattr(pictures, "free_memory", lambda free=free: free)
+        frames = read_stack(paths, spill=tmp_path / "out").frames
+        assert isinstance(frames, np.memmap) == on_disk
+    assert not isinstance(read_stack(paths).frames, np.memmap)
+
+
+def test_a_disk_without_room_is_said_before_the_work(tmp_path, monkeypatch):
+    write_picture(tmp_path / "a.png", texture(40, 50, 0))
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full, raising=False)
+    with pytest.raises(StackError, match=r"out has no room for the 0.0 GiB of the frames"):
+        read_stack([tmp_path / "a.png"], spill=tmp_path / "out", low_memory=True)

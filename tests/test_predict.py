@@ -454,9 +454,9 @@ def test_what_is_done_again(tmp_path, weights, monkeypatch):
     fused = []
     fuse_files = predict_dataset.fuse_files
 
-    def spy(paths, *rest):
-        fused.append(paths[0].parent.name)
-        return fuse_files(paths, *rest)
+    def spy(stack, *rest):
+        fused.append(stack().paths[0].parent.name)
+        return fuse_files(stack, *rest)
 
     monkeypatch.setattr(predict_dataset, "fuse_files", spy)
 
