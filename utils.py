@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import csv
+import functools
 import hashlib
 import io
 import json
@@ -10,6 +11,7 @@ import os
 import platform
 import random
 import re
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -46,6 +48,8 @@ def run_main(main):
     # Names of files that the terminal's coding has no letters for are printed all the same.
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")
+    # As Ctrl-C does, so that what is half written is taken away.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         status = main()
     except KNOWN_FAILURES as error:
@@ -99,12 +103,42 @@ def natural_key(name):
     return [(int(p), "") if p.isdecimal() else (-1, p.casefold()) for p in parts], text
 
 
+def this_process():
+    """Machine and number of this process, as files that it leaves when it is killed name them."""
+    return f"{re.sub(r'[^A-Za-z0-9-]', '-', platform.node())[:40]}-{os.getpid()}"
+
+
+@functools.cache  # a folder of thousands of results is looked through once
+def remove_leftovers(folder):
+    """Remove the temporary files in a folder of processes of this machine that are no more."""
+    host, _, _ = this_process().rpartition("-")
+    pattern = re.compile(rf"\..*\.{re.escape(host)}-(\d+)\.[^.]+(\.[^.]*)?", re.DOTALL)
+    for path in Path(folder).iterdir():
+        if (match := pattern.fullmatch(path.name)) and not is_alive(int(match[1])):
+            with contextlib.suppress(OSError):
+                path.unlink()
+
+
+def is_alive(process):
+    """Whether there is a process of this number; True where that cannot be told."""
+    if os.name != "posix":
+        return True  # there a signal of 0 ends a process
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True  # somebody else's
+    return True
+
+
 @contextlib.contextmanager
 def atomic_path(path):
     """Give a temporary name beside `path` and rename it into place when the block succeeds.
 
     The name keeps the suffix of `path`, so that writers that go by it work. A reader sees the old
-    file or the whole new one; when the block fails the temporary file is removed.
+    file or the whole new one; when the block fails the temporary file is removed, and when the
+    process is killed, by the next one that writes into the folder.
 
     Args:
         path: the file to write; its folder is made when missing.
@@ -115,8 +149,9 @@ def atomic_path(path):
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(path.parent)
         handle, temporary = tempfile.mkstemp(
-            suffix=path.suffix, prefix=f".{path.stem[:40]}.", dir=path.parent
+            suffix=path.suffix, prefix=f".{path.stem[:40]}.{this_process()}.", dir=path.parent
         )
         os.close(handle)
         yield Path(temporary)

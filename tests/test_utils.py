@@ -1,4 +1,12 @@
-"""utils.py: the free memory that limits are compared with."""
+"""utils.py: files that killed processes leave, and the memory that limits are compared with."""
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
 
 import utils
 
@@ -20,3 +28,43 @@ def test_free_memory_is_the_least_that_any_limit_leaves(tmp_path, monkeypatch):
     assert utils.free_memory() == 0
     write_group(tmp_path, "max", 700, 50)
     assert utils.free_memory() > 2**20
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_killed_process_leaves_nothing_after_the_next_start(tmp_path, number):
+    target = tmp_path / "picture.png"
+    code = (
+        "import sys, time\n"
+        "from utils import atomic_path, run_main\n"
+        "def main():\n"
+        "    with atomic_path(sys.argv[1]) as path:\n"
+        "        path.write_text('half')\n"
+        "        print('ready', flush=True)\n"
+        "        time.sleep(60)\n"
+        "run_main(main)"
+    )
+    words = [sys.executable, "-c", code, str(target)]
+    house = Path(__file__).parent.parent
+    with subprocess.Popen(words, cwd=house, stdout=subprocess.PIPE) as process:
+        process.stdout.readline()
+        # While it lives, another one that writes the same file leaves it its temporary file.
+        utils.write_text(target, "old")
+        assert len(list(tmp_path.iterdir())) == 2
+        process.send_signal(number)
+    assert target.read_text() == "old"
+    assert len(list(tmp_path.iterdir())) == (2 if number == signal.SIGKILL else 1)
+    utils.remove_leftovers.cache_clear()  # as in a new process
+    utils.write_text(target, "new")
+    assert [path.name for path in tmp_path.iterdir()] == ["picture.png"]
+    assert target.read_text() == "new"
+
+
+def test_whether_a_process_is_alive():
+    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    assert utils.is_alive(process.pid)
+    process.communicate(b"\n")
+    for _ in range(100):
+        if not utils.is_alive(process.pid):
+            break
+        time.sleep(0.01)
+    assert not utils.is_alive(process.pid)
