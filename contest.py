@@ -23,7 +23,7 @@ import toolbox
 from fuse import make_folder
 from pictures import list_folders, list_frames, list_pictures, read_stack, stack_root, write_picture
 from records import Record, wanted_record
-from utils import KNOWN_FAILURES, StackError, sentence_of, sha256
+from utils import KNOWN_FAILURES, StackError, how_it_ended, sentence_of, sha256
 
 WARM_UP = 128  # px, side of the corner that each process fuses first
 GRACE = 5  # seconds that a process has to end by itself
@@ -254,14 +254,6 @@ def started(entry, todo):
             process.kill()
             process.wait()
         process.stdout.close()
-
-
-def how_it_ended(status):
-    """A sentence on a process that has ended before its work."""
-    if status == -signal.SIGKILL:
-        return "its process was killed, as the system does where the memory is not enough"
-    what = f"by {signal.Signals(-status).name}" if status < 0 else f"with exit status {status}"
-    return f"its process ended {what}"
 
 
 # What follows runs in the process of a method.

@@ -239,6 +239,14 @@ def free_memory():
     return max(min(free), 0)
 
 
+def how_it_ended(status):
+    """A sentence on a process that has ended before its work."""
+    if status == -signal.SIGKILL:
+        return "its process was killed, as the system does where the memory is not enough"
+    what = f"by {signal.Signals(-status).name}" if status < 0 else f"with exit status {status}"
+    return f"its process ended {what}"
+
+
 def run_record():
     """What must be known to repeat a run: the command line and the versions, as a dict."""
     from importlib.metadata import PackageNotFoundError, version

@@ -21,6 +21,7 @@ IMPORTS = {
     "engines": "utils network",
     "fuse": "utils pictures engines",
     "export": "utils network engines",
+    "benchmark": "utils pictures engines fuse tables",
     "show": "utils pictures",
     "transforms": "utils",
     "learned": "utils",
@@ -48,7 +49,7 @@ IMPORTS = {
     "predict_dataset": "utils pictures records fuse",
 }
 SCRIPTS = ["make_dataset", "train", "evaluate", "predict", "predict_dataset", "toolbox"]
-SCRIPTS += ["robustness", "export"]
+SCRIPTS += ["robustness", "export", "benchmark"]
 
 
 def tree_of(name):
@@ -83,6 +84,7 @@ def test_imports_go_one_way(name):
         "depth",
         "fuse",
         "engines",
+        "benchmark",
         "restack",
         "transforms",
         "toolbox",
@@ -118,6 +120,7 @@ DEFAULTS = {
     "toolbox": ["--stack_path", "a"],
     "robustness": ["--data", "a"],
     "export": ["--model_path", "a"],
+    "benchmark": [],
     "predict": ["--stack_path", "a"],
     "predict_dataset": ["--stack_basedir_path", "a"],
 }

@@ -1,0 +1,664 @@
+"""Time predict.py from its start to its end, beside other programs and stage by stage.
+
+Each run is a fresh process, as a user starts it, and the programs take turns: what else the machine
+does then falls upon all of them. Stages are timed in a process of their own, see `time_stages`.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import platform
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from tqdm import tqdm
+
+from engines import available_cores
+from fuse import add_fuse_options, fuse_stack, make_engine, make_folder, read_for
+from pictures import list_frames, read_picture, write_picture
+from utils import (
+    KNOWN_FAILURES,
+    StackError,
+    how_it_ended,
+    number,
+    run_main,
+    sentence_of,
+    write_csv,
+    write_text,
+)
+
+HOUSE = Path(__file__).resolve().parent
+OURS = "predict.py"
+STAGES = ("start-up", "read", "compile", "network", "blend", "write", "exit")
+ENGINE_OPTIONS = ("model_path", "device", "engine", "precision")  # handed to predict.py
+GRACE = 5  # seconds that a process has to end by itself
+
+SEED = 0
+OCTAVES = 7  # of the synthesised texture, the finest of 1 px
+CONTRAST = 5.0  # of the finest, grey levels; the coarsest has four times that
+BLURS = (0, 1, 2, 4)  # sigma in px of what lies 0, 1, 2, 3 or more frames out of focus
+SHIFT = 16  # px
+
+# The process that starts a program is a small one. A program's mark of the most memory begins with
+# that of the process that started it, and this one may have held a large picture.
+# SIGTERM ends the program, not the starter, which waits for it; SIG_IGN would be handed on to it.
+STARTER = """
+import json, os, signal, subprocess, sys, time
+signal.signal(signal.SIGTERM, lambda *_: None)
+start = time.perf_counter()
+environment = {**os.environ, "STARTED_AT": repr(start)}
+process = subprocess.Popen(sys.argv[1:], stdout=sys.stderr, env=environment)
+_, status, usage = os.wait4(process.pid, 0)
+seconds = time.perf_counter() - start
+cpu = usage.ru_utime + usage.ru_stime
+print(json.dumps([os.waitstatus_to_exitcode(status), seconds, cpu, usage.ru_maxrss]))
+"""
+STAGES_CODE = (
+    "import sys; sys.path.insert(0, sys.argv.pop(1)); import benchmark; "
+    "benchmark.run_main(benchmark.report_stages)"
+)
+
+
+@dataclass(frozen=True)
+class Peer:
+    """Another program.
+
+    Attributes:
+        words: its command line; {output} in a word is the file to write, FRAMES are the frames.
+        suffix: of the picture that it is to write.
+        mend: what to do where it is not installed.
+    """
+
+    words: tuple
+    suffix: str
+    mend: str
+
+    def command(self, frames, output):
+        """The command line for the files of a stack."""
+        line = []
+        for word in self.words:
+            line += map(str, frames) if word == FRAMES else [word.format(output=output)]
+        return line
+
+
+FRAMES = "{frames}"
+PEERS = {
+    "enfuse": Peer(
+        (
+            "enfuse",
+            "--exposure-weight=0",
+            "--saturation-weight=0",
+            "--contrast-weight=1",
+            "--hard-mask",
+            "--output={output}",
+            FRAMES,
+        ),
+        ".tif",
+        "apt install enfuse",
+    ),
+    # It aligns always: no release has an option against it. Ours has neither of the corrections.
+    "focus-stack": Peer(
+        ("focus-stack", "--no-whitebalance", "--no-contrast", "--output={output}", FRAMES),
+        ".jpg",
+        "install it from https://github.com/PetteriAimonen/focus-stack",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Size:
+    """The size of a stack: N frames of width x height px."""
+
+    n_frames: int
+    width: int
+    height: int
+
+    def __str__(self):
+        return f"{self.n_frames}x{self.width}x{self.height}"
+
+    @property
+    def pixel_frames(self):
+        """Pixels of all frames."""
+        return self.n_frames * self.width * self.height
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a process took: seconds on the clock and of all cores, and at most how many MiB."""
+
+    seconds: float
+    cpu_seconds: float
+    mib: float
+
+
+def get_parser():
+    """The options of benchmark.py."""
+    parser = argparse.ArgumentParser(
+        description="Time predict.py, beside other programs and stage by stage."
+    )
+    group = parser.add_argument_group("stacks")
+    group.add_argument(
+        "--stacks",
+        nargs="+",
+        type=stack_size,
+        default=[Size(7, 2048, 1536), Size(10, 4000, 3000)],
+        metavar="NxWxH",
+        help="frames, width and height in px of each stack (default: 7x2048x1536 10x4000x3000)",
+    )
+    group.add_argument(
+        "--stack_path",
+        type=Path,
+        metavar="DIR",
+        help="a stack whose frames are resized to each of these sizes; where it has too few, they "
+        f"come again, shifted by {SHIFT} px (default: stacks are synthesised)",
+    )
+    group = parser.add_argument_group("programs")
+    group.add_argument(
+        "--against",
+        nargs="+",
+        choices=PEERS,
+        default=[],
+        metavar="PROGRAM",
+        help=f"other programs, of {', '.join(PEERS)} (default: none)",
+    )
+    group.add_argument(
+        "--runs",
+        type=number(int, 1),
+        default=5,
+        metavar="K",
+        help="of each program with each stack; they take turns (default: %(default)s)",
+    )
+    for name in ENGINE_OPTIONS:
+        group.add_argument(
+            f"--{name}", metavar="WORD", help=f"of predict.py, see there (default: {OURS}'s)"
+        )
+    group.add_argument(
+        "--low_memory", action="store_true", help="of predict.py, see there (default: off)"
+    )
+    group = parser.add_argument_group("results")
+    group.add_argument(
+        "--output_dir",
+        type=Path,
+        metavar="DIR",
+        help="keep the stacks and the fused pictures there (default: they are removed at the end)",
+    )
+    group.add_argument(
+        "--csv", metavar="FILE", help="also write the numbers of every run there (default: no)"
+    )
+    group.add_argument(
+        "--markdown", metavar="FILE", help="also write the tables there (default: no)"
+    )
+    return parser
+
+
+def stack_size(word):
+    """Size from a word such as 7x2048x1536."""
+    match = re.fullmatch(r"(\d+)x(\d+)x(\d+)", word)
+    if match is None:
+        raise argparse.ArgumentTypeError(f"{word!r} is not of the form NxWxH, say 7x2048x1536")
+    n_frames, width, height = map(int, match.groups())
+    if n_frames < 2 or not 16 <= min(width, height) <= max(width, height) <= 65500:
+        raise argparse.ArgumentTypeError(f"{word} needs 2 frames or more, of 16 to 65500 px a side")
+    return Size(n_frames, width, height)
+
+
+def engine_words(args):
+    """The options for predict.py that are given, as words of its command line."""
+    given = {name: getattr(args, name) for name in ENGINE_OPTIONS}
+    words = [f"--{name}={value}" for name, value in given.items() if value is not None]
+    return words + ["--low_memory"] * args.low_memory
+
+
+def engine_args(words):
+    """The words of `engine_words` as make_engine takes them; exit status 2 where they are wrong."""
+    parser = argparse.ArgumentParser(prog="benchmark.py", add_help=False)
+    add_fuse_options(parser)
+    return parser.parse_args(words, argparse.Namespace(confidence=None))
+
+
+def check(parser, args):
+    """End with exit status 2 where options contradict; StackError where a program is missing."""
+    for option in ("stacks", "against"):
+        values = getattr(args, option)
+        if len(set(values)) < len(values):
+            parser.error(f"--{option} {' '.join(map(str, values))}: leave out what is there twice")
+    engine_args(engine_words(args))
+    if not hasattr(os, "wait4"):
+        raise StackError("this system does not tell the memory of a process: use Linux or macOS")
+    for name in args.against:
+        program = PEERS[name].words[0]
+        if shutil.which(program) is None:
+            raise StackError(f"--against {name}: {program} is not installed: {PEERS[name].mend}")
+
+
+@contextlib.contextmanager
+def work_folder(output_dir):
+    """The folder to work in: `output_dir`, or below results/ one that is gone after the block."""
+    if output_dir is not None:
+        make_folder(output_dir)
+        yield output_dir
+        return
+    make_folder(Path("results"))
+    with tempfile.TemporaryDirectory(prefix=".benchmark-", dir="results") as folder:
+        yield Path(folder)
+
+
+def texture(height, width, rng):
+    """A picture with detail of all sizes, (H, W, 3) uint8."""
+    out = np.full((height, width, 3), 128, np.float32)
+    for octave in range(OCTAVES):
+        rows, columns = (-(-side // 2**octave) for side in (height, width))
+        noise = rng.standard_normal((rows, columns, 3), np.float32)
+        noise *= CONTRAST * 4 ** (octave / (OCTAVES - 1))
+        out += cv2.resize(noise, (width, height), interpolation=cv2.INTER_CUBIC)
+    return np.clip(np.rint(out, out=out), 0, 255, out=out).astype(np.uint8)
+
+
+def synthesise(size):
+    """Frames of a texture on a plane that recedes from the left to the right.
+
+    refocus.py makes better ones; the time of fusing does not depend on it.
+
+    Args:
+        size: Size.
+    Yields:
+        N frames (H, W, 3) uint8, no two alike.
+    """
+    picture = texture(size.height, size.width, np.random.default_rng(SEED))
+    levels = [cv2.GaussianBlur(picture, (0, 0), sigma) if sigma else picture for sigma in BLURS]
+    plane = np.linspace(0, size.n_frames - 1, size.width, dtype=np.float32)
+    for k in range(size.n_frames):
+        blur = np.minimum(np.abs(plane - k), len(BLURS) - 1)  # (W,), counts the levels
+        lower = np.minimum(blur.astype(int), len(BLURS) - 2)
+        frame = np.empty_like(picture)
+        for level in range(len(BLURS) - 1):
+            columns = lower == level
+            share = (blur[columns] - level)[:, None]
+            mixed = (1 - share) * levels[level][:, columns] + share * levels[level + 1][:, columns]
+            frame[:, columns] = np.rint(mixed)
+        yield frame
+
+
+def resized(folder, size):
+    """The frames of a stack in another size, evenly spread, or over and over where they are few.
+
+    A frame that comes again is shifted: predict.py leaves out copies.
+
+    Args:
+        folder: of the stack.
+        size: Size.
+    Yields:
+        N frames (H, W, C) uint8 or uint16.
+    Raises:
+        StackError: see list_frames and read_picture.
+    """
+    paths = list_frames(folder)
+    for k in range(size.n_frames):
+        index, again = k % len(paths), k // len(paths)
+        if size.n_frames < len(paths):
+            index = round(k * (len(paths) - 1) / (size.n_frames - 1))
+        frame = read_picture(paths[index])
+        smaller = frame.shape[0] >= size.height and frame.shape[1] >= size.width
+        way = cv2.INTER_AREA if smaller else cv2.INTER_CUBIC
+        frame = cv2.resize(frame, (size.width, size.height), interpolation=way)
+        yield np.roll(frame.reshape(size.height, size.width, -1), again * SHIFT, axis=1)
+
+
+def write_stack(folder, size, source=None):
+    """Write a stack as JPEG files of quality 95.
+
+    Args:
+        folder: of its frames.
+        size: Size.
+        source: folder of the stack to take the frames from; None: they are synthesised.
+    Returns:
+        The frames' files.
+    Raises:
+        StackError: see `resized`; or other pictures are in the folder.
+    """
+    frames = synthesise(size) if source is None else resized(source, size)
+    paths = [folder / f"{k:04}.jpg" for k in range(size.n_frames)]
+    for path, frame in zip(tqdm(paths, "frames", leave=False, disable=None), frames):
+        write_picture(path, frame)
+    if list_frames(folder) != paths:
+        raise StackError(f"{folder} holds other pictures too: choose another --output_dir")
+    return paths
+
+
+def run_measured(command, log):
+    """Run a program and measure it.
+
+    Args:
+        command: its words.
+        log: file for what it prints.
+    Returns:
+        Run; memory of a GPU is not in it.
+    Raises:
+        StackError: it failed.
+    """
+    starter = [sys.executable, "-I", "-S", "-c", STARTER]
+    with open(log, "wb") as stream:
+        process = subprocess.Popen(
+            [*starter, *map(str, command)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=stream,
+            start_new_session=True,  # a group that can be ended as a whole
+        )
+    try:
+        said, _ = process.communicate()
+    finally:
+        end(process)
+    status, seconds, cpu_seconds, memory = json.loads(said or f"[{process.returncode}, 0, 0, 0]")
+    if status:
+        lines = Path(log).read_text(errors="backslashreplace").split("\n")
+        last = next((line.strip() for line in reversed(lines) if line.strip()), "it said nothing")
+        raise StackError(f"{how_it_ended(status)}: {last}")
+    return Run(seconds, cpu_seconds, memory / (2**20 if sys.platform == "darwin" else 2**10))
+
+
+def end(process):
+    """End the group of a process that leads one, if it is still at work, and wait for it."""
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGTERM)
+        try:
+            process.wait(GRACE)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def run_program(name, frames, folder, words):
+    """Fuse a stack with predict.py or one of PEERS.
+
+    Args:
+        name: OURS or of PEERS.
+        frames: files of the stack, all that is in their folder.
+        folder: for the result.
+        words: options for predict.py.
+    Returns:
+        Run.
+    Raises:
+        StackError: it failed, or it wrote nothing.
+    """
+    suffix = ".jpg" if name == OURS else PEERS[name].suffix
+    output = folder / f"{name}{suffix}"
+    output.unlink(missing_ok=True)
+    if name == OURS:
+        command = [sys.executable, HOUSE / OURS, "--stack_path", frames[0].parent]
+        command += ["--output", output, *words]
+    else:
+        command = PEERS[name].command(frames, output)
+    run = run_measured(command, folder / f"{name}.log")
+    if not output.is_file():
+        raise StackError(f"it wrote no {output.name}, and ended as if all were well")
+    return run
+
+
+def run_stages(frames, folder, words):
+    """Time the stages of fusing a stack in a process of their own.
+
+    Args:
+        frames: files of the stack, all that is in their folder.
+        folder: for the result.
+        words: options for predict.py.
+    Returns:
+        {"engine": words, stage of STAGES: seconds}; they add up to the life of that process.
+    Raises:
+        StackError: it failed.
+    """
+    output = folder / "stages.jpg"
+    command = [sys.executable, "-c", STAGES_CODE, HOUSE]
+    command += [frames[0].parent, output, *words]
+    run = run_measured(command, folder / "stages.log")
+    report = json.loads(output.with_suffix(".json").read_text())
+    seconds = [report[stage] for stage in STAGES[:-1]]
+    return {**report, "exit": run.seconds - sum(seconds)}
+
+
+# What follows runs in the process whose stages are timed.
+
+
+def report_stages():
+    """Fuse the stack that the command line names and write the seconds beside the result."""
+    stack, output, *words = sys.argv[1:]
+    args = engine_args(words)
+    paths = list_frames(stack)
+    engine = make_engine(args)
+    engine.load()
+    startup = time.perf_counter() - float(os.environ["STARTED_AT"])  # all processes share the clock
+    report = {"start-up": startup, **time_stages(paths, engine, output, args.low_memory)}
+    where = getattr(engine, "precision", None) or engine.device
+    report["engine"] = f"{type(engine).__name__} ({where})"
+    write_text(Path(output).with_suffix(".json"), json.dumps(report))
+
+
+def time_stages(paths, engine, output, low_memory=False):
+    """Do what fuse.fuse_files does, one stage after the other.
+
+    There, frames are read while the engine is loaded. Where several tiles are in work at a time,
+    each in a thread of its own, the network has the mean of its seconds in these threads, and the
+    rest of the time that the tiles take is the blend's.
+
+    Args:
+        paths: of the frames.
+        engine: see engines.py; loaded.
+        output: file of the fused picture.
+        low_memory: see fuse.read_for.
+    Returns:
+        {stage: seconds} of STAGES without the first and the last.
+    """
+    seconds, threads = dict.fromkeys(STAGES[1:-1], 0.0), []
+    prepare, before = engine.prepare, engine.seconds
+
+    def timed_prepare(n_frames, height, width, count):
+        with clocked(seconds, "compile"):
+            jobs = prepare(n_frames, height, width, count)
+        threads.append(min(jobs, count))
+        return jobs
+
+    with clocked(seconds, "read"):
+        stack = read_for(output, paths, low_memory)
+    engine.prepare = timed_prepare
+    with clocked(seconds, "blend"):
+        fused = fuse_stack(stack.frames, engine, maps=False)
+    with clocked(seconds, "write"):
+        write_picture(output, fused.picture, stack.profile)
+    seconds["network"] = (engine.seconds - before) / threads[0]
+    seconds["blend"] -= seconds["compile"] + seconds["network"]
+    return seconds
+
+
+@contextlib.contextmanager
+def clocked(seconds, stage):
+    """Add the seconds that the block takes to seconds[stage]."""
+    start = time.perf_counter()
+    yield
+    seconds[stage] += time.perf_counter() - start
+
+
+# What follows runs in the first process again.
+
+
+def measure(size, frames, folder, args, bar):
+    """Run every program with one stack, in turn.
+
+    Args:
+        size: Size of the stack.
+        frames: its files.
+        folder: for the results.
+        args: the options.
+        bar: a tqdm bar, moved on by one for each run.
+    Returns:
+        (runs, stages, failures): {program: list of Run}, list of what run_stages returned, and
+        sentences. A program that failed is left out and is not run again.
+    """
+    words = engine_words(args)
+    jobs = {
+        name: lambda name=name: run_program(name, frames, folder, words)
+        for name in (OURS, *args.against)
+    }
+    jobs["stages"] = lambda: run_stages(frames, folder, words)
+    found, failures = {name: [] for name in jobs}, []
+    for _ in range(args.runs):
+        for name, job in jobs.items():
+            bar.set_description(f"{size} {name}")
+            try:
+                if name in found:
+                    found[name].append(job())
+            except KNOWN_FAILURES as error:
+                del found[name]
+                failures.append(f"{name} with {size}: {sentence_of(error)}")
+                tqdm.write(f"failed: {failures[-1]}", file=sys.stderr)
+            bar.update()
+    stages = found.pop("stages", [])
+    return found, stages, failures
+
+
+def spread_word(numbers, form):
+    """Median, least and largest of numbers, such as "1.9 (1.8 to 2.2)"."""
+    low, middle, high = (f"{find(numbers):{form}}" for find in (min, np.median, max))
+    return f"{middle} ({low} to {high})"
+
+
+def ratio_word(ours, theirs):
+    """Our seconds as a multiple of theirs, such as "0.55 (0.50 to 0.61)".
+
+    Args:
+        ours, theirs: lists of Run, as many, in the order in which they took turns.
+    Returns:
+        The ratio of the medians, and the least and the largest ratio of a turn.
+    """
+    middle = np.median([run.seconds for run in ours]) / np.median([run.seconds for run in theirs])
+    turns = [mine.seconds / other.seconds for mine, other in zip(ours, theirs, strict=True)]
+    return f"{middle:.2f} ({min(turns):.2f} to {max(turns):.2f})"
+
+
+def program_rows(results):
+    """Words on each program with each stack, the header first.
+
+    Args:
+        results: {Size: (runs, stages)} as from `measure`.
+    """
+    rows = [["stack", "program", "seconds", "CPU s", "MiB", "Mpx-frames/s", f"{OURS} / it"]]
+    for size, (programs, _) in results.items():
+        for name, runs in programs.items():
+            seconds = [run.seconds for run in runs]
+            compared = name != OURS and OURS in programs
+            rows.append(
+                [
+                    str(size),
+                    name,
+                    spread_word(seconds, ".2f"),
+                    f"{np.median([run.cpu_seconds for run in runs]):.2f}",
+                    f"{max(run.mib for run in runs):.0f}",
+                    f"{size.pixel_frames / np.median(seconds) / 1e6:.1f}",
+                    ratio_word(programs[OURS], runs) if compared else "-",
+                ]
+            )
+    return rows
+
+
+def stage_rows(results):
+    """Words on our stages with each stack, the header first; [] where none was timed."""
+    rows = []
+    for size, (_, stages) in results.items():
+        if stages:
+            middle = [float(np.median([cells[name] for cells in stages])) for name in STAGES]
+            rate = size.pixel_frames / middle[STAGES.index("network")] / 1e6
+            rows.append([str(size), *(f"{value:.2f}" for value in middle), f"{rate:.1f}"])
+    return [["stack", *STAGES, "network, Mpx-frames/s"], *rows] if rows else []
+
+
+def explanation(results, runs):
+    """What the columns are, and on what they were measured: a list of paragraphs."""
+    parts = [
+        f"seconds: a process from start to end, median of {runs} (least to most), the programs by "
+        "turns; CPU s: of all cores; MiB: the most memory in any run, without a GPU's; "
+        f"Mpx-frames/s: million pixels of all frames a second; {OURS} / it: ratio of the medians "
+        f"(least to most of a turn). {processor()}, {available_cores()} cores."
+    ]
+    engines = sorted({cells["engine"] for _, stages in results.values() for cells in stages})
+    if engines:
+        parts.append(
+            f"Stages of {OURS}: medians in seconds, one after the other in a process of their own; "
+            "it reads frames while it loads the network, so that they do not add up to its time. "
+            f"{', '.join(engines)}."
+        )
+    return parts
+
+
+def processor():
+    """What the processor calls itself."""
+    with contextlib.suppress(OSError, StopIteration):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    return platform.processor() or platform.machine()
+
+
+def csv_rows(results):
+    """Every number of every run: (stack, program, run, stage, seconds, CPU seconds, MiB)."""
+    rows = [["stack", "program", "run", "stage", "seconds", "cpu_seconds", "mib"]]
+    for size, (programs, stages) in results.items():
+        for name, runs in programs.items():
+            rows += [
+                [size, name, k, "all", run.seconds, run.cpu_seconds, run.mib]
+                for k, run in enumerate(runs, 1)
+            ]
+        for k, cells in enumerate(stages, 1):
+            rows += [[size, OURS, k, stage, cells[stage], None, None] for stage in STAGES]
+    return rows
+
+
+def show(results, args):
+    """Print the tables, and write them where --csv and --markdown say."""
+    from tables import markdown_table, print_lines  # late: the stages' process needs none of it
+
+    tables = [rows for rows in (program_rows(results), stage_rows(results)) if len(rows) > 1]
+    if not tables:  # all failed, which has been told
+        return
+    lines = explanation(results, args.runs)
+    for rows, left in zip(tables, (2, 1)):
+        print_lines(rows, left=left)
+        print()
+    print(*lines, sep="\n\n")
+    if args.csv:
+        write_csv(args.csv, csv_rows(results))
+    if args.markdown:
+        parts = [*map(markdown_table, tables), *(f"{line}\n" for line in lines)]
+        write_text(args.markdown, "\n".join(parts))
+
+
+def main(argv=None):
+    """Make the stacks, measure, print and write. Returns the exit status."""
+    parser = get_parser()
+    args = parser.parse_args(argv)
+    check(parser, args)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # no folder or process is left either
+    results, failures = {}, []
+    turns = args.runs * (len(args.against) + 2)
+    with (
+        work_folder(args.output_dir) as folder,
+        tqdm(total=len(args.stacks) * turns, unit="run", disable=None) as bar,
+    ):
+        for size in args.stacks:
+            bar.set_description(f"{size} frames")
+            frames = write_stack(folder / str(size) / "frames", size, args.stack_path)
+            *results[size], failed = measure(size, frames, folder / str(size), args, bar)
+            failures += failed
+    show(results, args)
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    run_main(main)
