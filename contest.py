@@ -23,14 +23,18 @@ import toolbox
 from fuse import make_folder
 from pictures import list_folders, list_frames, list_pictures, read_stack, stack_root, write_picture
 from records import Record, wanted_record
-from utils import KNOWN_FAILURES, StackError, how_it_ended, sentence_of, sha256
+from utils import (
+    KNOWN_FAILURES,
+    StackError,
+    how_it_ended,
+    sentence_of,
+    sha256,
+    uninterrupted,
+)
 
 WARM_UP = 128  # px, side of the corner that each process fuses first
 GRACE = 5  # seconds that a process has to end by itself
-# SIGINT is left to the process that asks: Ctrl-C reaches both.
-START = (
-    "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN); from contest import work; work()"
-)
+START = "from contest import work; work()"
 
 
 def find_stacks(folder):
@@ -126,26 +130,22 @@ def run_contest(entries, stacks, overwrite=False):
         (results, failures): {name of the method: {stack: {"file", "seconds", "mib"}}} of the
         methods that have all their results, and a sentence for each failure and for each method
         that is left out.
+    Raises:
+        StackError: a stack has too few frames, so that no method could have all its results.
     """
-    paths, failures = {}, []
-    for stack, folder in stacks.items():
-        try:
-            paths[stack] = list_frames(folder)
-        except StackError as error:
-            failures.append(str(error))
-    results = {}
+    paths = {stack: list_frames(folder) for stack, folder in stacks.items()}
+    results, failures = {}, []
     with tqdm(total=len(entries) * len(paths), unit="stack", disable=None) as bar:
         for entry in entries:
             bar.set_description(entry.name)
             done, failed = run_entry(entry, paths, overwrite, bar)
             failures += failed
-            if len(done) == len(stacks):
-                results[entry.name] = {stack: done[stack] for stack in stacks}
+            if len(done) == len(paths):
+                results[entry.name] = {stack: done[stack] for stack in paths}
             else:
-                lacking = len(stacks) - len(done)
                 failures.append(
-                    f"{entry.name} lacks {lacking} of {len(stacks)} results and is left out of the "
-                    "table"
+                    f"{entry.name} lacks {len(paths) - len(done)} of {len(paths)} results and is "
+                    "left out of the table"
                 )
     return results, failures
 
@@ -235,13 +235,14 @@ def started(entry, todo):
     }
     places = [str(Path(__file__).resolve().parent), *filter(None, sys.path)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(places)}
-    process = subprocess.Popen(
-        [sys.executable, "-P", "-c", START],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        env=environment,
-        text=True,
-    )
+    with uninterrupted():
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-c", START],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=environment,
+            text=True,
+        )
     try:
         with contextlib.suppress(BrokenPipeError), process.stdin:  # how it ended is told later
             json.dump(orders, process.stdin)
@@ -249,11 +250,12 @@ def started(entry, todo):
     finally:
         process.terminate()
         try:
-            process.wait(GRACE)
-        except subprocess.TimeoutExpired:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(GRACE)
+        finally:  # a second Ctrl-C waits for nothing
             process.kill()
             process.wait()
-        process.stdout.close()
+            process.stdout.close()
 
 
 # What follows runs in the process of a method.

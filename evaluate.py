@@ -14,6 +14,7 @@ import numpy as np
 
 import pages
 from contest import check_place, find_stacks, make_entries, run_contest
+from fuse import make_folder
 from indices import INDICES
 from metrics import OPTIONAL_METRICS
 from pictures import list_answers, luma, stack_root
@@ -171,7 +172,7 @@ def add_table_options(parser):
 
 
 def parse_options(argv):
-    """The options; ends with exit status 2 where they contradict each other."""
+    """The options and, as `entries`, the methods; exit status 2 where that is no sensible call."""
     parser = get_parser()
     args = parser.parse_args(argv)
     contradictions = [
@@ -179,6 +180,7 @@ def parse_options(argv):
         (args.methods and not args.stacks, "--methods need --stacks to fuse"),
         (not args.reference and not args.stacks, "give --reference, --stacks or both"),
         (args.indices is not None and not args.stacks, "--indices need --stacks"),
+        (args.html and args.html.suffix != ".html", "--html needs a name that ends in .html"),
     ]
     for option in ("gray", "register", "metrics", "against"):
         given = getattr(args, option) and not args.reference
@@ -189,6 +191,10 @@ def parse_options(argv):
     for wrong, sentence in contradictions:
         if wrong:
             parser.error(sentence)
+    try:
+        args.entries = make_entries(args.methods, args.iterative, args.output_dir or RESULTS)
+    except StackError as error:
+        parser.error(str(error))
     return args
 
 
@@ -300,15 +306,13 @@ def fuse_here(args, scenes, taken):
     Returns:
         (files, costs, failures): {name: {scene: file}}, the `costs` of tables.py, and sentences.
     Raises:
-        StackError: no such method, a name that is taken, or a place that is.
+        StackError: a name or the place is taken, or as run_contest.
     """
-    output_dir = args.output_dir or RESULTS
-    check_place(output_dir, args.stacks)
-    entries = make_entries(args.methods, args.iterative, output_dir)
-    if twins := {entry.name for entry in entries} & set(taken):
+    check_place(args.output_dir or RESULTS, args.stacks)
+    if twins := {entry.name for entry in args.entries} & set(taken):
         raise StackError(f"--results has a folder named {min(twins)}, as a method is: rename it")
     stacks = {name: scene.stack for name, scene in scenes.items()}
-    results, failures = run_contest(entries, stacks, args.overwrite)
+    results, failures = run_contest(args.entries, stacks, args.overwrite)
     files = {
         method: {name: cell["file"] for name, cell in cells.items()}
         for method, cells in results.items()
@@ -328,7 +332,8 @@ def gather_results(args, scenes):
     Returns:
         (files, costs, failures) as from `fuse_here`; a file is None for the mean of the frames.
     Raises:
-        StackError: a result is missing or extra, two have one name, or there is none at all.
+        StackError: a result is missing or extra, two have one name, there is none at all, or none
+            is named as --against says.
     """
     source = args.reference or args.stacks
     files = {
@@ -338,6 +343,10 @@ def gather_results(args, scenes):
         raise StackError(
             f"--results has a folder named {MEAN_OF_FRAMES}, as --stacks has: rename it"
         )
+    names = [*files, *(entry.name for entry in args.entries)]
+    names += [MEAN_OF_FRAMES] * bool(args.stacks)
+    if args.against not in (None, "best", *names):
+        raise StackError(f"--against {args.against} is none of {', '.join(names)}")
     costs, failures = {}, []
     if args.methods:
         fused, costs, failures = fuse_here(args, scenes, files)
@@ -420,14 +429,10 @@ def write_html(args, scenes, tasks, tables, parts):
 
 
 def reference_method(args, tables):
-    """The method that --against names."""
-    if args.against is None:
-        return next(iter(tables))
+    """The method that --against names; the first one where that has failed or none is named."""
     if args.against == "best":
         return best_method(tables, "PSNR")
-    if args.against not in tables:
-        raise StackError(f"--against {args.against} is none of {', '.join(tables)}")
-    return args.against
+    return args.against if args.against in tables else next(iter(tables))
 
 
 def tell(args, tables, costs, against, correlations):
@@ -450,6 +455,8 @@ def main(argv=None):
     """Fuse, score and print."""
     args = parse_options(argv)
     check_metrics(args.metrics)
+    for path in filter(None, (args.csv, args.markdown, args.html)):
+        make_folder(Path(path).parent)
     scenes = find_scenes(args.stacks, args.reference, bool(args.methods))
     files, costs, failures = gather_results(args, scenes)
     tasks = [

@@ -7,8 +7,9 @@ Every index is a function (fused, frames, peak) -> float, where
     peak: the value of white, 255 for 8 bit, 65535 for 16 bit, 1 for floats in [0, 1]
 
 All of them see the BT.601 luma, unrounded and in float64: differences of uint8 would wrap around.
-The order of the frames does not matter. Frames are taken one after the other, so that the memory
-does not grow with their number. An index is NaN where flat pictures leave it undefined.
+The order of the frames does not matter. Frames are taken one after the other, so that what an index
+needs does not grow with their number; `index_scores` holds their luma for all indices, 4 bytes a
+pixel and frame. An index is NaN where flat pictures leave it undefined.
 
 Indices were published for two sources; each function says how N of them are taken, such that N = 2
 gives the published value. They do not replace an answer: `rank_correlation` says how well one ranks

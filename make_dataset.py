@@ -532,8 +532,9 @@ def make_benchmark(parser, args):
         args.output_path = os.path.join(args.benchmark, name)
         status = max(status, make_set(args))
     for name, words in CHANGED.items():
-        words = ["--stack_path", args.output_path, *words, "--workers", str(args.workers)]
-        words += ["--output_path", os.path.join(args.benchmark, name)]
+        # With equals signs, since the folder's name may begin with a dash.
+        words = [f"--stack_path={args.output_path}", *words, f"--workers={args.workers}"]
+        words += [f"--output_path={os.path.join(args.benchmark, name)}"]
         changed = parser.parse_args(words)
         check_arguments(parser, changed)
         status = max(status, make_set(changed))

@@ -5,6 +5,7 @@ OUT/fused/<axis>_<level>/<method>/<scene>.png     what the methods make of them
 """
 
 import argparse
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,9 +13,10 @@ import numpy as np
 from tqdm import tqdm
 
 from contest import find_stacks, make_entries, run_contest
+from fuse import make_folder
 from pictures import ANSWER_FOLDER, by_stem, list_frames, list_pictures, write_picture
 from records import Record, wanted_record
-from restack import READ_NOISE, changed_stack, scene_rng
+from restack import READ_NOISE, changed_stack, is_inside, scene_rng
 from scoring import Scene, Scoring, Task, score_tasks
 from utils import StackError, atomic_path, number, run_main, write_csv
 
@@ -124,9 +126,15 @@ def read_scenes(data):
 
 
 def levels_of(axis, scenes):
-    """The levels of an axis that every scene has frames enough for."""
-    shortest = min(len(paths) for paths, _ in scenes.values())
-    return [level for level in AXES[axis][1] if axis != "frames" or level <= shortest]
+    """The levels of an axis that every scene has frames enough for; StackError if none is."""
+    name = min(scenes, key=lambda name: len(scenes[name][0]))
+    shortest = len(scenes[name][0])
+    levels = [level for level in AXES[axis][1] if axis != "frames" or level <= shortest]
+    if not levels:
+        raise StackError(
+            f"{name} has {shortest} frames, too few to leave any out: leave frames out of --axes"
+        )
+    return levels
 
 
 def write_changed(folder, name, files, change, seed):
@@ -146,6 +154,9 @@ def write_changed(folder, name, files, change, seed):
     outputs = [target / f"{k:02}.png" for k in range(change.keep)]
     if not record.says_done(wanted, outputs):
         record.remove()
+        if target.is_dir():  # an earlier run may have kept more frames
+            for path in list_pictures(target):
+                path.unlink()
         scene, (profile, _) = changed_stack(paths, answer, change, scene_rng(seed, name))
         for output, frame in zip(outputs, scene[0], strict=True):
             write_picture(output, frame, profile)
@@ -174,7 +185,7 @@ def measure(args, axis, level, scenes):
     ]
     tables = score_tasks(tasks, Scoring(), args.workers) if tasks else {}
     rows = [[axis, level, method, len(table), *means_of(table)] for method, table in tables.items()]
-    return rows, failures
+    return rows, [f"{place}: {failure}" for failure in failures]
 
 
 def means_of(table):
@@ -203,30 +214,53 @@ def draw(path, rows):
     axes = list(dict.fromkeys(row[0] for row in rows))
     figure = figure_kind()(figsize=PLOT_SIZE, dpi=PLOT_DPI, layout="constrained")
     plots = figure.subplots(-(-len(axes) // 2), min(len(axes), 2), squeeze=False).flat
-    for plot, axis in zip(plots, axes):
+    for axis, plot in zip(axes, plots):  # in this order no plot is taken in vain
+        levels = sorted({row[1] for row in rows if row[0] == axis})
         for k, method in enumerate(dict.fromkeys(row[2] for row in rows)):
             points = [(row[1], row[4]) for row in rows if row[0] == axis and row[2] == method]
             style = {"marker": "o^sDvPX*"[k % 8], "markersize": 4, "color": f"C{k % 10}"}
             style |= {"linewidth": 2.5 if method.startswith("StackMix") else 1.2}
             # Levels stand at even distances: they differ by factors.
-            plot.plot([f"{level:g}" for level, _ in points], [y for _, y in points], **style)
-            plot.lines[-1].set_label(method)
+            places = [levels.index(level) for level, _ in points]
+            plot.plot(places, [y for _, y in points], label=method, **style)
+        plot.set_xticks(range(len(levels)), [f"{level:g}" for level in levels])
         plot.set_xlabel(AXES[axis][0])
         plot.set_ylabel("PSNR, dB")
         plot.grid(alpha=0.3)
     for plot in plots:  # the place that an odd number of axes leaves
         plot.axis("off")
-    handles, labels = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=6, frameon=False)
+    lines = {line.get_label(): line for plot in figure.axes for line in plot.lines}
+    figure.legend(lines.values(), lines, loc="outside lower center", ncols=6, frameon=False)
     with atomic_path(path) as temporary:
         figure.savefig(temporary)
 
 
+def parse_options(argv):
+    """The options, checked before the work; exit status 2 where that is no sensible call.
+
+    Raises:
+        StackError: a folder cannot be made, or matplotlib is missing.
+    """
+    parser = get_parser()
+    args = parser.parse_args(argv)
+    if is_inside(args.output_dir, args.data):
+        parser.error(f"--output_dir {args.output_dir} is inside --data: choose another folder")
+    if args.plot and Path(args.plot).suffix not in (".png", ".svg"):
+        parser.error(f"--plot {args.plot} needs a name that ends in .png or .svg")
+    try:
+        make_entries(args.methods, False, args.output_dir)
+    except StackError as error:
+        parser.error(str(error))
+    if args.plot:
+        figure_kind()
+    for path in filter(None, (args.csv, args.plot)):
+        make_folder(Path(path).parent)
+    return args
+
+
 def main(argv=None):
     """Change, fuse, score, print and draw. Returns the exit status."""
-    args = get_parser().parse_args(argv)
-    if args.plot:
-        figure_kind()  # said before the work, not after it
+    args = parse_options(argv)
     scenes = read_scenes(args.data)
     rows, failures = [], []
     jobs = [(axis, level) for axis in args.axes for level in levels_of(axis, scenes)]
@@ -237,6 +271,8 @@ def main(argv=None):
     header = ["axis", "level", "method", "n", *COLUMNS]
     for row in [header, *rows]:
         print("  ".join(f"{cell:.5g}" if isinstance(cell, float) else str(cell) for cell in row))
+    for failure in failures:
+        print(f"failed: {failure}", file=sys.stderr)
     if args.csv:
         write_csv(args.csv, [header, *rows])
     if args.plot and rows:

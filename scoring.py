@@ -3,7 +3,6 @@
 import functools
 import multiprocessing
 import os
-import signal
 import time
 from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from tqdm import tqdm
 from indices import index_scores
 from metrics import score
 from pictures import list_frames, luma, read_picture, read_stack
-from utils import StackError
+from utils import StackError, uninterrupted
 
 REGISTRATION_STEPS = 200
 REGISTRATION_GAIN = 1e-7  # of the correlation, from step to step
@@ -240,22 +239,28 @@ def in_parallel(function, items, workers, what):
         context = multiprocessing.get_context("spawn")  # a fork would copy threads' locks
         pool = ProcessPoolExecutor(workers, context, prepare_worker)
         try:
-            for result in pool.map(function, rest):
+            with uninterrupted():
+                found = pool.map(function, rest)
+            for result in found:
                 results.append(result)
                 bar.update()
-        except BrokenExecutor as error:
-            raise StackError(
-                "a process that scores was killed, as the system does where the memory is not "
-                "enough: choose fewer --workers"
-            ) from error
-        finally:
-            pool.shutdown(cancel_futures=True)
+        except BaseException as error:
+            with uninterrupted():
+                for process in multiprocessing.active_children():  # nobody waits for them
+                    process.terminate()
+                pool.shutdown(cancel_futures=True)
+            if isinstance(error, BrokenExecutor):
+                raise StackError(
+                    "a process that scores was killed, as the system does where the memory is not "
+                    "enough: choose fewer --workers"
+                ) from error
+            raise
+        pool.shutdown()
     return results
 
 
 def prepare_worker():
-    """Make a process that scores use one core, and leave Ctrl-C to the one that started it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Make a process that scores use one core."""
     os.environ["OMP_NUM_THREADS"] = "1"  # torch reads it when it is loaded
     cv2.setNumThreads(1)
 

@@ -2,8 +2,8 @@
 
 A method is a function from frames (N, H, W, C), uint8 or uint16 and C as in pictures.read_picture,
 to the fused picture (H, W, C) of the same dtype. Each fuses all N frames at once: the strongest
-coefficient or the sharpest frame over all of them. A new method is one function that makes it and
-one line in METHODS. Alpha is the mean of the frames'.
+coefficient or the sharpest frame over all of them. Alpha is the mean of the frames'. A new method
+is one function that makes it and one line in METHODS; an option that is a number has one in RANGES.
 """
 
 import argparse
@@ -16,16 +16,44 @@ import cv2
 import numpy as np
 
 from engines import choose_engine
-from fuse import WEIGHTS, distinct_frames, fuse_stack, ramp, tile_spans
-from pictures import list_frames, read_stack, write_picture
+from fuse import (
+    WEIGHTS,
+    distinct_frames,
+    fuse_stack,
+    make_folder,
+    ramp,
+    tile_spans,
+)
+from pictures import (
+    LUMA_BLUE,
+    LUMA_GREEN,
+    LUMA_RED,
+    PICTURE_SUFFIXES,
+    list_frames,
+    luma,
+    read_stack,
+    write_picture,
+)
 from transforms import TRANSFORMS, missing_packages
-from utils import StackError, run_main
+from utils import StackError, number, run_main
 
-LUMA = np.float32([0.299, 0.587, 0.114])  # ITU-R BT.601
+LUMA = np.float32([LUMA_RED, LUMA_GREEN, LUMA_BLUE])
 # The strongest coefficients of a picture take up to 2 kB a pixel (NSCT).
 TILE, OVERLAP = 1024, 128  # px
 IFCNN_WEIGHTS = Path(__file__).parent / "weights" / "ifcnn_max.pth"
 WEIGHT_OPTIONS = ("weights", "model_path")  # of methods: files
+# {option that is a number: (its least, its largest value)}
+RANGES = {
+    "levels": (0, 16),  # 0: the transform's own default
+    "block": (1, 256),
+    "consistency": (1, 99),
+    "bin_size": (1, 64),
+    "window": (1, 256),
+    "base_radius": (1, 512),
+    "base_epsilon": (1e-9, 1e9),
+    "detail_radius": (1, 512),
+    "detail_epsilon": (1e-9, 1e9),
+}
 STACKMFF_WEIGHTS = WEIGHTS.with_name("checkpoint_published.pth")
 
 
@@ -40,19 +68,14 @@ def in_integers(picture, dtype):
     return np.clip(np.rint(picture * np.float32(white)), 0, white).astype(dtype)
 
 
-def luma_of(picture):
-    """(H, W, C) float32 to its luma (H, W)."""
-    return picture[..., 0] if picture.shape[2] == 1 else picture @ LUMA
-
-
 # Transforms: the strongest coefficient of all frames at each place.
 
 
 def fuse_transform(frames, name, levels):
     """Fuse in a multi-scale transform: details by the largest magnitude, the rest by the mean.
 
-    All channels take a coefficient from the same frame, the one whose luma is strongest there, so
-    that no colour is mixed of several frames' channels.
+    All channels take a coefficient from the same frame, so that no colour is mixed of several
+    frames' channels: the one where the channels' sum, weighted as in the luma, is strongest.
 
     Args:
         frames: (N, H, W, C), C = 1 or 3.
@@ -157,7 +180,7 @@ def fuse_dct(frames, block, consistency):
     rows, columns = -(-height // block), -(-width // block)
     best, index = None, np.zeros((rows, columns), np.int64)
     for k, frame in enumerate(frames):
-        plane = luma_of(in_floats(frame))
+        plane = luma(frame)
         padded = cv2.copyMakeBorder(
             plane, 0, rows * block - height, 0, columns * block - width, cv2.BORDER_REFLECT
         )
@@ -214,8 +237,10 @@ def fuse_dsift(frames, bin_size, window):
     Source:
         Liu, Liu and Wang, "Multi-focus image fusion with dense SIFT", Information Fusion 2015.
     """
-    activities = [sift_activity(luma_of(in_floats(frame)), bin_size) for frame in frames]
+    activities = [sift_activity(luma(frame), bin_size) for frame in frames]
     kernel = np.ones((window, window), np.uint8)
+    # The pixels of a window of even side lie otherwise about its place than the windows of a pixel.
+    anchor = (window - 1 - window // 2,) * 2
     best = np.full(activities[0].shape, -np.inf, np.float32)
     winner = np.zeros(best.shape, np.int64)
     for k, activity in enumerate(activities):
@@ -224,7 +249,7 @@ def fuse_dsift(frames, bin_size, window):
         best = np.maximum(best, total)
     index, own = winner.copy(), np.full(best.shape, -np.inf, np.float32)
     for k, activity in enumerate(activities):
-        voted = cv2.dilate((winner == k).astype(np.uint8), kernel) > 0
+        voted = cv2.dilate((winner == k).astype(np.uint8), kernel, anchor=anchor) > 0
         better = voted & (activity > own)
         index[better] = k
         own[better] = activity[better]
@@ -266,7 +291,7 @@ def fuse_gff(frames, base_radius, base_epsilon, detail_radius, detail_epsilon):
     """
     best, index = None, np.zeros(frames.shape[1:3], np.int64)
     for k, frame in enumerate(frames):
-        laplacian = cv2.Laplacian(luma_of(in_floats(frame)), cv2.CV_32F)
+        laplacian = cv2.Laplacian(luma(frame), cv2.CV_32F)
         saliency = cv2.GaussianBlur(np.abs(laplacian), (11, 11), 5)
         if best is None:
             best = saliency
@@ -279,7 +304,7 @@ def fuse_gff(frames, base_radius, base_epsilon, detail_radius, detail_epsilon):
     for k, frame in enumerate(frames):
         picture = in_floats(frame)
         base = cv2.blur(picture, (31, 31), borderType=cv2.BORDER_REFLECT).reshape(picture.shape)
-        guide, chosen = luma_of(picture), (index == k).astype(np.float32)
+        guide, chosen = luma(frame), (index == k).astype(np.float32)
         for layer, total, part, (radius, epsilon) in zip(
             layers, totals, (base, picture - base), settings
         ):
@@ -309,7 +334,7 @@ def with_ifcnn(weights, device):
         if frames.shape[3] == 3:
             return fuse_ifcnn(frames, network)
         grey = fuse_ifcnn(frames.repeat(3, axis=3), network)
-        return in_integers(luma_of(in_floats(grey)), frames.dtype)[..., None]
+        return in_integers(luma(grey), frames.dtype)[..., None]
 
     return fuse
 
@@ -398,7 +423,7 @@ METHODS = {
         {"base_radius": 45, "base_epsilon": 0.3, "detail_radius": 7, "detail_epsilon": 1e-6},
     ),
     "IFCNN": Method(
-        "IFCNN-MAX, a network of one convolution a frame, the authors' weights",
+        "IFCNN-MAX, the largest features of all frames, the authors' weights",
         2020,
         "Zhang et al., Information Fusion 54",
         with_ifcnn,
@@ -429,7 +454,7 @@ def parse_method(word):
     Returns:
         (name, {option: value}), all options, each of its default's type.
     Raises:
-        StackError: no such method or option, or a value of another type.
+        StackError: no such method or option, or a value of another type or out of its range.
     """
     name, _, rest = word.partition(":")
     if name not in METHODS:
@@ -444,9 +469,9 @@ def parse_method(word):
             )
         kind = type(options[option])
         try:
-            options[option] = kind(value)
-        except ValueError as error:
-            raise StackError(f"{word!r}: {value!r} is no {kind.__name__}") from error
+            options[option] = value if kind is str else number(kind, *RANGES[option])(value)
+        except argparse.ArgumentTypeError as error:
+            raise StackError(f"{word!r}: {option}: {error}") from error
     return name, options
 
 
@@ -463,8 +488,8 @@ def missing(word):
     for option in WEIGHT_OPTIONS:
         if option in options and not Path(options[option]).is_file():
             return (
-                f"{name} needs its weights, and {options[option]} is no file: put them there or "
-                f"name them as {name}:{option}=FILE"
+                f"{name} needs its weights, and {options[option]} is no file: put them there, as "
+                f"weights/README.md says, or name them as {name}:{option}=FILE"
             )
     return None
 
@@ -521,9 +546,7 @@ def beside_alpha(fuse):
     def fuse_colours(frames):
         if frames.shape[3] in (1, 3):
             return fuse(frames)
-        alpha = in_integers(
-            np.mean([in_floats(frame[..., -1:]) for frame in frames], axis=0), frames.dtype
-        )
+        alpha = np.rint(frames[..., -1:].mean(0, dtype=np.float64)).astype(frames.dtype)
         return np.concatenate([fuse(np.ascontiguousarray(frames[..., :-1])), alpha], axis=2)
 
     return fuse_colours
@@ -556,6 +579,15 @@ def build_method(word, iterative=False):
     return iteratively(fuse) if iterative else fuse
 
 
+def known_method(word):
+    """An argparse type: the word itself, if it is one that `parse_method` takes."""
+    try:
+        parse_method(word)
+    except StackError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    return word
+
+
 def get_parser():
     """The options of toolbox.py."""
     parser = argparse.ArgumentParser(
@@ -565,6 +597,7 @@ def get_parser():
     )
     parser.add_argument(
         "--method",
+        type=known_method,
         default="StackMix",
         metavar="NAME[:OPTION=VALUE,...]",
         help="one of those below (default: %(default)s)",
@@ -576,7 +609,8 @@ def get_parser():
     parser.add_argument(
         "--output",
         metavar="FILE",
-        help="the fused picture (default: results/<folder>_<method>.png)",
+        help="the fused picture (default: results/<folder>_<method>.png, -iterative after the "
+        "method where that is asked for)",
     )
     return parser
 
@@ -589,16 +623,37 @@ def described():
         yield f"  {name:<9} {method.title} ({method.reference}, {method.year}) [{options}]"
 
 
+def choose_output(parser, args, name):
+    """The fused picture's file; exit status 2 where none can be, or where it would be a frame.
+
+    Args:
+        name: of the method.
+    """
+    folder = Path(args.stack_path).resolve()
+    output = Path(args.output or f"results/{folder.name}_{name}.png")
+    if output.suffix.lower() not in PICTURE_SUFFIXES:
+        parser.error(f"--output {output} needs a suffix of {' '.join(PICTURE_SUFFIXES)}")
+    if output.resolve().parent == folder:
+        parser.error(
+            f"{output} is inside the stack's folder and would be a frame next time: "
+            "choose another folder"
+        )
+    return output
+
+
 def main(argv=None):
     """Fuse one stack."""
-    args = get_parser().parse_args(argv)
+    parser = get_parser()
+    args = parser.parse_args(argv)
     name, _ = parse_method(args.method)
-    folder = Path(args.stack_path)
+    name += "-iterative" * args.iterative
+    output = choose_output(parser, args, name)
+    paths = list_frames(args.stack_path)
     fuse = build_method(args.method, args.iterative)
-    stack = read_stack(list_frames(folder))
-    output = Path(args.output or f"results/{folder.resolve().name}_{name}.png")
+    make_folder(output.parent)
+    stack = read_stack(paths)
     write_picture(output, fuse(stack.frames), stack.profile)
-    print(f"{output}: {len(stack.paths)} frames by {name}")
+    print(f"{output}: {len(paths)} frames by {name}")
 
 
 if __name__ == "__main__":

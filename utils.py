@@ -56,9 +56,24 @@ def run_main(main):
         print(f"error: {sentence_of(error)}", file=sys.stderr)
         status = 1
     except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # another Ctrl-C adds no traceback
         print("interrupted", file=sys.stderr)
         status = 130
     sys.exit(status)
+
+
+@contextlib.contextmanager
+def uninterrupted():
+    """Ctrl-C does nothing inside the block, nor ever in a process that is started there.
+
+    So a process that is started to help leaves Ctrl-C to the one that started it, from its first
+    moment on, and that one can end it without being stopped half-way by a second Ctrl-C.
+    """
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def number(kind, low=None, high=None, above=None, below=None):

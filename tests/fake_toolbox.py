@@ -58,7 +58,21 @@ def slow(frames):
     return first(frames)
 
 
-METHODS = {f.__name__: f for f in (first, chatty, bad, dying, small, hungry, slow)}
+def stubborn(frames):
+    """As slow, and does not end when it is asked to."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    return slow(frames)
+
+
+def tell_and_wait(path):
+    """Tells its process to a file and takes a minute; does nothing where no file is named."""
+    if path:
+        with open(path, "w") as file:
+            file.write(str(os.getpid()))
+        time.sleep(60)
+
+
+METHODS = {f.__name__: f for f in (first, chatty, bad, dying, small, hungry, slow, stubborn)}
 METHODS["absent"] = None
 
 

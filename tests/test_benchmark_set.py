@@ -9,6 +9,7 @@ import torch
 from calling import make_quietly
 
 import benchmark_set
+import make_dataset
 from benchmark_set import RECIPES, Recipe, Surface, fit, plane, render
 from dataloader import find_pairs
 from pictures import list_frames, read_picture
@@ -148,6 +149,21 @@ def test_nothing_goes_with_it(run, words, sentence, tmp_path):
     status, said = run("--benchmark", tmp_path / "out", *words)
     assert status == 2 and f"--benchmark is a fixed set: {sentence}" in said
     assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_whose_name_begins_with_a_dash(run, monkeypatch, tmp_path):
+    places = []
+
+    def make_set(args):
+        places.append(args.output_path)
+        (tmp_path / args.output_path / "dof_stack").mkdir(parents=True)
+        return 0
+
+    monkeypatch.setattr(make_dataset, "make_set", make_set)
+    monkeypatch.chdir(tmp_path)
+    status, said = run("--benchmark=-x")
+    assert status == 0, said
+    assert places == [f"-x/{name}" for name in ("dense", "aligned", "noisy", "few", "pairs")]
 
 
 def test_without_a_place(run):

@@ -134,16 +134,22 @@ def test_failures_are_named_and_the_rest_goes_on(tmp_path, capsys):
     assert r"failed: bad: b: ValueError: no such\nluck" in capsys.readouterr().err
 
 
-def test_a_bad_stack_is_told(tmp_path):
+def test_a_bad_frame_is_told_and_the_rest_goes_on(tmp_path):
     stacks = write_stacks(tmp_path / "set")
-    (stacks["a"] / "1.png").unlink()
-    (stacks["c"] / "1.png").write_text("this is no picture")
+    (stacks["b"] / "1.png").write_text("this is no picture")
     results, failures = run(stacks, tmp_path / "out", "first")
     assert results == {}
-    assert failures[0].endswith("a holds one picture, a stack needs two or more")
-    assert failures[1].startswith("first: c: ") and "1.png is no picture" in failures[1]
-    assert failures[2].startswith("first lacks 2 of 3 results")
-    assert list(stamps(tmp_path / "out" / "first")) == ["b"]
+    assert failures[0].startswith("first: b: ") and "1.png is no picture" in failures[0]
+    assert failures[1].startswith("first lacks 1 of 3 results")
+    assert sorted(stamps(tmp_path / "out" / "first")) == ["a", "c"]
+
+
+def test_a_stack_of_one_frame_is_told_before_the_work(tmp_path):
+    stacks = write_stacks(tmp_path / "set")
+    (stacks["c"] / "1.png").unlink()
+    with pytest.raises(StackError, match="c holds one picture, a stack needs two or more"):
+        run(stacks, tmp_path / "out", "first")
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the peak starts anew there")
@@ -157,18 +163,20 @@ def test_the_memory_is_that_of_the_stack(tmp_path):
     assert here.sum() == 40 << 17
 
 
-def test_ctrl_c_ends_without_loss_and_leaves_no_process(tmp_path):
+@pytest.mark.parametrize(("method", "times"), [("slow", 1), ("stubborn", 2)])
+def test_ctrl_c_ends_without_loss_and_leaves_no_process(tmp_path, method, times):
     write_stacks(tmp_path / "set", broken="c")
     program = (
         "import sys; sys.path.insert(0, sys.argv.pop(1))\n"
         "import contest, fake_toolbox, utils\n"
         "contest.toolbox = fake_toolbox\n"
-        "entries = contest.make_entries(['slow'], False, sys.argv[2])\n"
+        "contest.GRACE = 60\n"
+        "entries = contest.make_entries([sys.argv[3]], False, sys.argv[2])\n"
         "stacks = contest.find_stacks(sys.argv[1])\n"
         "utils.run_main(lambda: contest.run_contest(entries, stacks))\n"
     )
     told = tmp_path / "pid"
-    folders = [str(Path(__file__).parent), str(tmp_path / "set"), str(tmp_path / "out")]
+    folders = [str(Path(__file__).parent), str(tmp_path / "set"), str(tmp_path / "out"), method]
     process = subprocess.Popen(
         [sys.executable, "-c", program, *folders],
         cwd=Path(contest.__file__).parent,
@@ -177,22 +185,21 @@ def test_ctrl_c_ends_without_loss_and_leaves_no_process(tmp_path):
         text=True,
         start_new_session=True,
     )
-    noted = tmp_path / "out" / "slow" / "records" / "b.json"
+    results = tmp_path / "out" / method
+    noted = results / "records" / "b.json"
     while not (told.exists() and told.read_text() and noted.exists()) and process.poll() is None:
         time.sleep(0.05)
     child = int(told.read_text())
-    os.killpg(process.pid, signal.SIGINT)  # as a terminal does, to both
+    for _ in range(times):
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does, to both
+        time.sleep(0.5)
     _, error = process.communicate(timeout=30)
     assert process.returncode == 130
     assert error == "interrupted\n"
     with pytest.raises(ProcessLookupError):
         os.kill(child, 0)
-    assert sorted(path.name for path in (tmp_path / "out" / "slow").iterdir()) == [
-        "a.png",
-        "b.png",
-        "records",
-    ]
-    records = sorted((tmp_path / "out" / "slow" / "records").iterdir())
+    assert sorted(path.name for path in results.iterdir()) == ["a.png", "b.png", "records"]
+    records = sorted((results / "records").iterdir())
     assert [path.name for path in records] == ["a.json", "b.json"]
 
 

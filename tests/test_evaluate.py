@@ -1,9 +1,12 @@
 """evaluate.py: matching, the table, registration, and the sentence of each error."""
 
 import csv
+import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import cv2
@@ -209,7 +212,8 @@ def test_the_command_ends_with_one_sentence(folders, tmp_path):
         [*command, "--csv", tmp_path / "file" / "t.csv"], capture_output=True, text=True
     )
     assert done.returncode == 1
-    assert re.fullmatch(r"error: .*t\.csv cannot be written .*\n", done.stderr)
+    assert re.fullmatch(r"error: .*file cannot be made \(File exists\): .*\n", done.stderr)
+    assert not done.stdout  # told before the work
 
 
 def blobs(size):
@@ -336,8 +340,13 @@ def test_a_failing_method_is_named_and_the_rest_is_in_the_table(fakes, tmp_path,
     assert "failed: absent: absent needs a package" in said.err
     assert "absent lacks 1 of 1 results and is left out of the table" in said.err
     assert "absent" not in said.out and "first" in said.out
+    assert run(*words, "--methods", "absent", "first", "--against", "absent") == 1
+    assert "Other minus first" in capsys.readouterr().out  # its place is taken
     with pytest.raises(StackError, match="no method has all its results"):
         run(*words, "--methods", "absent")
+    with pytest.raises(StackError, match="--against x is none of first, mean of the frames"):
+        run(*words, "--methods", "first", "--output_dir", tmp_path / "new", "--against", "x")
+    assert not (tmp_path / "new").exists()  # told before the work
     with pytest.raises(StackError, match="named first, as a method is"):
         run(*words, "--methods", "first", "--results", f"first={data / 'AiF'}")
     with pytest.raises(StackError, match="choose another --output_dir"):
@@ -421,6 +430,10 @@ def test_the_packages_of_a_metric_are_asked_for_before_the_work(monkeypatch, fol
         ("--results a --reference r --output_dir o", "--output_dir needs --methods"),
         ("--results a --reference r --workers 0", "must be at least 1"),
         ("--results a --stacks s --indices XY", "invalid choice"),
+        ("--results a --stacks s --html .", "--html needs a name that ends in .html"),
+        ("--stacks s --methods other", "'other' is no method: choose from LP"),
+        ("--stacks s --methods LP:levels=x", "'x' is no int"),
+        ("--stacks s --methods all LP LP", "LP is named twice"),
     ],
 )
 def test_contradictions_exit_with_2(words, sentence, capsys):
@@ -449,6 +462,37 @@ def test_processes_score_as_one_does(folders, monkeypatch):
     (folders[0] / "scene10.tif").write_bytes(b"II*\0 no picture")
     with pytest.raises(StackError, match=r"scene10\.tif"):
         scoring.score_tasks(tasks, scoring.Scoring(), 2)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+@pytest.mark.parametrize("times", [1, 2])
+def test_ctrl_c_ends_scoring_and_leaves_no_process(tmp_path, times):
+    program = (
+        "import sys; sys.path.insert(0, sys.argv[1])\n"
+        "import fake_toolbox, scoring, utils\n"
+        "scoring.POOL_WORTH = 0\n"
+        "work = fake_toolbox.tell_and_wait, ['', *sys.argv[2:]], 2, 'waiting'\n"
+        "utils.run_main(lambda: scoring.in_parallel(*work))\n"
+    )
+    files = [tmp_path / name for name in "ab"]
+    process = subprocess.Popen(
+        [sys.executable, "-c", program, Path(__file__).parent, *files],
+        cwd=Path(evaluate.__file__).parent,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    while not all(path.exists() and path.read_text() for path in files) and process.poll() is None:
+        time.sleep(0.05)
+    for _ in range(times):
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does, to all
+        time.sleep(0.02)
+    _, error = process.communicate(timeout=30)
+    assert error in ("interrupted\n", "" if times > 1 else None)
+    assert process.returncode in (130, -signal.SIGINT)
+    for path in files:
+        with pytest.raises(ProcessLookupError):
+            os.kill(int(path.read_text()), 0)
 
 
 def test_an_error_map_on_the_page_is_of_the_registered_pair(tmp_path):

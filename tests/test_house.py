@@ -31,7 +31,7 @@ IMPORTS = {
     "scoring": "utils pictures metrics indices",
     "tables": "utils indices",
     "pages": "utils pictures show",
-    "robustness": "utils pictures restack records contest scoring",
+    "robustness": "utils pictures fuse restack records contest scoring",
     "photos": "utils pictures",
     "luma_store": "utils pictures",
     "augmentation": "utils",
@@ -44,7 +44,7 @@ IMPORTS = {
     "train_options": "utils network loss metrics augmentation dataloader",
     "train": "utils photos network loss metrics augmentation dataloader luma_store synthesis show "
     "runs train_options",
-    "evaluate": "utils pictures metrics indices contest scoring tables pages",
+    "evaluate": "utils pictures metrics indices fuse contest scoring tables pages",
     "predict": "utils pictures fuse",
     "predict_dataset": "utils pictures records fuse",
 }

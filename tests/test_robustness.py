@@ -70,6 +70,38 @@ def test_level_0_leaves_frames_as_they_are(data, tmp_path, monkeypatch):
         )
 
 
+def test_frames_of_an_earlier_run_are_not_fused(data, tmp_path, monkeypatch):
+    monkeypatch.setitem(AXES, "flicker", ("flicker", (0,)))
+    for count in (5, 3):
+        assert run(data, tmp_path / "out", "--axes", "flicker", "--n_frames", count) == 0
+    stack = tmp_path / "out" / "stacks" / "flicker_0" / "scene0"
+    assert sorted(path.name for path in stack.iterdir()) == ["00.png", "01.png", "02.png"]
+
+
+def test_a_failure_is_told_and_the_rest_measured(data, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(AXES, "flicker", ("flicker", (0,)))
+    words = ["--axes", "flicker", "--methods", "IFCNN:weights=nowhere.pth", "LP"]
+    assert run(data, tmp_path / "out", *words) == 1
+    said = capsys.readouterr()
+    assert "failed: flicker_0: IFCNN:weights=nowhere.pth lacks 2 of 2 results" in said.err
+    assert said.out.splitlines()[1].startswith("flicker  0  LP  2")
+
+
+def test_what_is_no_sensible_call(data, tmp_path, capsys):
+    for words, sentence in (
+        (["--output_dir", data / "out"], "is inside --data: choose another folder"),
+        (["--plot", tmp_path / "plot.foo"], "ends in .png or .svg"),
+        (["--methods", "SIFT"], "'SIFT' is no method"),
+    ):
+        with pytest.raises(SystemExit, match="2"):
+            run(data, tmp_path / "out", *words)
+        assert sentence in capsys.readouterr().err
+    few = write_set(tmp_path / "few", [2], 48, 40)
+    with pytest.raises(StackError, match="scene0 has 2 frames, too few"):
+        run(few, tmp_path / "out", "--axes", "frames")
+    assert not (tmp_path / "out").exists()
+
+
 def test_stacks_without_answers_are_refused(data, tmp_path):
     for path in (data / "AiF").iterdir():
         path.rename(path.with_stem(f"other_{path.stem}"))
@@ -77,10 +109,26 @@ def test_stacks_without_answers_are_refused(data, tmp_path):
         run(data, tmp_path / "out")
 
 
-def test_the_plot(data, tmp_path):
+def test_the_plot(tmp_path, monkeypatch):
     pytest.importorskip("matplotlib")
-    rows = [["frames", n, name, 2, 30 + n, 0.9] for n in (3, 6) for name in ("LP", "StackMix")]
+    axes = "frames", "noise", "shake"
+    rows = [[a, n, m, 2, 30 + n, 0.9] for a in axes for m in ("LP", "StackMix") for n in (3, 6)]
+    del rows[0]  # LP has failed at 3 frames
+    drawn = []
+    figure_kind = robustness.figure_kind()
+
+    def figure(**how):
+        drawn.append(figure_kind(**how))
+        return drawn[0]
+
+    monkeypatch.setattr(robustness, "figure_kind", lambda: figure)
     robustness.draw(tmp_path / "plot.png", rows)
+    plots = drawn[0].axes
+    assert [plot.axison for plot in plots] == [True, True, True, False]
+    first, second = plots[0].lines
+    assert list(first.get_xdata()) == [1] and list(second.get_xdata()) == [0, 1]
+    assert [label.get_text() for label in plots[0].get_xticklabels()] == ["3", "6"]
+    assert [text.get_text() for text in drawn[0].legends[0].get_texts()] == ["LP", "StackMix"]
     picture = read_picture(tmp_path / "plot.png")
     size = [round(side * robustness.PLOT_DPI) for side in robustness.PLOT_SIZE]
     assert picture.shape[1::-1] == tuple(size) and len(np.unique(picture)) > 50

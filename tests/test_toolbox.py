@@ -11,7 +11,7 @@ from drawn import draw_stack, texture, write_set
 import toolbox
 from learned import IFCNN, fuse_ifcnn
 from metrics import psnr
-from pictures import read_picture
+from pictures import luma, read_picture
 from toolbox import METHODS, build_method, majority, method_words, missing, parse_method
 from utils import StackError
 
@@ -176,6 +176,23 @@ def test_dsift_chooses_pixels_of_the_sharp_frame(stack):
     assert (fused[None] == frames).all(3).any(0).all()
 
 
+@pytest.mark.parametrize("window", [1, 4, 5])
+def test_dsift_takes_what_a_window_over_the_pixel_has_voted_for(window):
+    frames = np.stack(draw_stack(texture(24, 26, 7), 3))
+    activities = np.stack([toolbox.sift_activity(luma(frame), 1) for frame in frames])
+    before, after = window // 2, window - 1 - window // 2  # px of a window about its place
+    padded = np.pad(activities, [(0, 0), *[(before, after)] * 2], "symmetric")
+    votes = np.zeros((24, 26, 3), bool)
+    for y in range(24):
+        for x in range(26):
+            winner = padded[:, y : y + window, x : x + window].sum((1, 2)).argmax()
+            rows, columns = (slice(max(at - before, 0), at + after + 1) for at in (y, x))
+            votes[rows, columns, winner] = True
+    best = np.where(votes.transpose(2, 0, 1), activities, -1).argmax(0)
+    expected = np.take_along_axis(frames, best[None, ..., None], 0)[0]
+    np.testing.assert_array_equal(toolbox.fuse_dsift(frames, 1, window), expected)
+
+
 def test_guided_filter_in_closed_form():
     source = np.random.default_rng(2).random((40, 40)).astype(np.float32)
     flat = toolbox.guided_filter(np.full_like(source, 0.3), source, 3, 1e-3)
@@ -219,11 +236,37 @@ def test_words():
     for words, sentence in (
         (["SIFT"], "'SIFT' is no method: choose from LP"),
         (["GFF:radius=3"], "'radius=3' is no option of GFF"),
-        (["LP:levels=many"], "'many' is no int"),
+        (["LP:levels=many"], "'LP:levels=many': levels: 'many' is no int"),
+        (["LP:levels=-1"], "-1 must be at least 0"),
+        (["DCT:block=0"], "block: 0 must be at least 1"),
+        (["DCT:block=100000"], "must be at most 256"),
+        (["DSIFT:bin_size=0"], "at least 1"),
+        (["GFF:base_epsilon=nan"], "at least 1e-09"),
         (["all", "GFF"], "GFF is named twice"),
     ):
         with pytest.raises(StackError, match=sentence):
             method_words(words)
+
+
+def test_every_number_has_a_range_that_its_default_is_in():
+    numbers = [
+        (option, default)
+        for method in METHODS.values()
+        for option, default in method.options.items()
+        if not isinstance(default, str)
+    ]
+    assert {option for option, _ in numbers} == set(toolbox.RANGES)
+    for option, default in numbers:
+        low, high = toolbox.RANGES[option]
+        assert low <= default <= high
+
+
+@pytest.mark.parametrize("name", ["DCT", "DSIFT", "GFF", "LP"])
+def test_the_ends_of_the_ranges_are_fused(name, stack):
+    for end in (0, 1):
+        words = [f"{option}={toolbox.RANGES[option][end]}" for option in METHODS[name].options]
+        fused = build_method(f"{name}:{','.join(words)}")(stack[0])
+        assert psnr(fused, stack[1], 255) > 20
 
 
 def test_a_missing_package_is_said(monkeypatch):
@@ -233,7 +276,7 @@ def test_a_missing_package_is_said(monkeypatch):
     assert "DWT" not in method_words(["available"])
 
 
-def test_the_command(tmp_path, capsys):
+def test_the_command(tmp_path, capsys, monkeypatch):
     write_set(tmp_path, [3])
     out = tmp_path / "out.png"
     folder = str(tmp_path / "dof_stack" / "scene0")
@@ -241,6 +284,17 @@ def test_the_command(tmp_path, capsys):
     assert "3 frames by GFF" in capsys.readouterr().out
     answer = read_picture(tmp_path / "AiF" / "scene0.png")
     assert psnr(read_picture(out), answer, 255) > 30
+    for words, sentence in (
+        (["--method", "SIFT"], "'SIFT' is no method"),
+        (["--output", "out.xyz"], "out.xyz needs a suffix"),
+        (["--output", f"{folder}/out.png"], "would be a frame next time"),
+    ):
+        with pytest.raises(SystemExit, match="2"):
+            toolbox.main(["--stack_path", folder, *words])
+        assert sentence in capsys.readouterr().err
+    monkeypatch.chdir(tmp_path)
+    toolbox.main(["--method", "LP", "--stack_path", folder, "--iterative"])
+    assert (tmp_path / "results" / "scene0_LP-iterative.png").is_file()
     with pytest.raises(SystemExit):
         toolbox.main(["--help"])
     listed = capsys.readouterr().out
