@@ -77,7 +77,7 @@ def test_copies_of_the_worst_frame_change_nothing(engine, scene):
     )
 
 
-@pytest.mark.xfail(strict=True, reason="0.17 dB with the present weights")
+@pytest.mark.xfail(strict=True, reason="0.13 dB with the present weights")
 def test_near_copies_of_the_worst_frame_cost_little(engine):
     """As a camera that is pressed again takes them: the same focus, other noise."""
     losses = []
