@@ -5,7 +5,7 @@ An engine is callable(luma (B, N, h, w) float32) -> the frames' weights (B, N, h
 
     output: "weights" or "luma"
     tile: side of a tile, px
-    samples, most_samples: N x height x width of a tile, see fuse.default_tile
+    samples, most_samples: N x height x width of a tile, see fuse.tile_area
     seconds: that its calls have taken so far, summed up
     load(): gets ready what is slow to get ready; the first call would do it too
     prepare(n_frames, height, width, count): is told what tiles will come, and says how many it is
@@ -81,7 +81,7 @@ class TorchEngine:
 
 
 class OpenVinoEngine:
-    """Runs an exported network in OpenVINO on the CPU, one tile on each core.
+    """Runs an exported network in OpenVINO on the CPU, a tile on each core where memory allows.
 
     A network is compiled for one shape: twice as frugal as one for any shape, and a sixth faster.
     Tiles that are smaller are extended by their mirror image, as the network itself would.
@@ -93,8 +93,8 @@ class OpenVinoEngine:
 
     output = "weights"
     tile = TILES["weights"]
-    samples, most_samples = 2**22, 21 * 2**20  # 110 MB at work for each core, 600 MB for all
-    at_work = 3 * 2**22  # samples of all tiles at work, unless one alone has more
+    samples, most_samples = 5 * 2**20, 24 * 2**20  # of a tile; 40 bytes each at work
+    at_work = 2 * samples  # of all tiles at work, but two of them always
 
     def __init__(self, path, precision="auto"):
         self.path = Path(path)
@@ -113,7 +113,7 @@ class OpenVinoEngine:
             return
         import openvino
 
-        self.core = openvino.Core()
+        self.core, self.tensor = openvino.Core(), openvino.Tensor
         try:
             self.model = self.core.read_model(self.path)
         except RuntimeError as error:
@@ -128,7 +128,7 @@ class OpenVinoEngine:
         """Compile for tiles of up to height x width px, of which `count` will come."""
         self.load()
         height, width = (-(-side // GRID) * GRID for side in (height, width))
-        bounded = max(self.at_work // (n_frames * height * width), 1)
+        bounded = max(self.at_work // (n_frames * height * width), 2)
         streams = min(self.cores, count, bounded)
         key = (n_frames, height, width, streams)
         if key not in self.compiled:
@@ -136,7 +136,7 @@ class OpenVinoEngine:
                 self.compiled.pop(next(iter(self.compiled)))
             self.compiled[key] = self.compile(*key)
         self.shape, self.requests = key[:3], self.compiled[key]
-        return streams
+        return streams + (streams < self.cores)  # so that the network need not wait for the next
 
     def compile(self, n_frames, height, width, streams):
         """A queue of `streams` requests of the network for one shape."""
@@ -158,7 +158,6 @@ class OpenVinoEngine:
 
     def __call__(self, tiles):
         """(1, N, h, w) float32 luma in [0, 1] to (1, N, h, w) float32."""
-        start = time.perf_counter()
         _, count, height, width = tiles.shape
         fits = self.shape is not None and self.shape[0] == count
         if not fits or height > self.shape[1] or width > self.shape[2]:
@@ -167,12 +166,12 @@ class OpenVinoEngine:
         stack = tiles[0]
         if down or right:
             stack = np.pad(stack, ((0, 0), (0, down), (0, right)), mode="reflect")
+        out = np.empty(self.shape, np.float32)
         request = self.requests.get()
+        start = time.perf_counter()
         try:
-            out = request.infer([stack], share_inputs=True, share_outputs=True)[0]
-            out = out[None, :, :height, :width]
-            if self.requests.maxsize > 1:  # else no other tile comes before this one is blended
-                out = out.copy()
+            request.set_output_tensor(self.tensor(out, shared_memory=True))
+            request.infer([stack], share_inputs=True, share_outputs=True)
         except RuntimeError as error:
             if "memory" not in str(error) and "alloc" not in str(error):
                 raise
@@ -181,7 +180,7 @@ class OpenVinoEngine:
             self.requests.put(request)
         with self.lock:
             self.seconds += time.perf_counter() - start
-        return out
+        return out[None, :, :height, :width]
 
 
 def available_cores():

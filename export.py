@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from engines import EXPORT_SUFFIX, GRID, OpenVinoEngine
-from network import load_network
+from network import FactorisedBlock, load_network
 from utils import StackError, atomic_path, run_main, sha256, write_json
 
 EXAMPLE = (3, 3 * GRID, 2 * GRID)  # N, H, W of the stack that the network is traced on
@@ -48,11 +48,28 @@ def fold_norms(network):
     return network
 
 
+def frames_in_3d(network):
+    """Write the convolutions across frames as 3x1x1 ones, in place, once norms are folded.
+
+    No tensor then changes its layout from one convolution to the next, which takes a sixth of the
+    time in OpenVINO.
+    """
+    from torch import nn
+
+    for block in network.modules():
+        if isinstance(block, FactorisedBlock):
+            flat = block.b[0]
+            conv = nn.Conv3d(flat.in_channels, flat.out_channels, (3, 1, 1), padding=(1, 0, 0))
+            conv.weight.data, conv.bias.data = flat.weight.data[..., None], flat.bias.data
+            block.b = conv
+    return network
+
+
 def convert(network):
     """An OpenVINO model of luma (N, H, W) float32 to the frames' weights (N, H, W) float32.
 
     Args:
-        network: StackMix in eval mode; its batch norms are folded in place.
+        network: StackMix in eval mode; changed in place for the purpose.
     Returns:
         openvino.Model for any N, and H and W multiples of GRID.
     """
@@ -62,7 +79,7 @@ def convert(network):
     class OneStack(torch.nn.Module):
         def __init__(self):
             super().__init__()
-            self.network = fold_norms(network)
+            self.network = frames_in_3d(fold_norms(network))
 
         def forward(self, stack):
             return self.network(stack[None, None])[0]

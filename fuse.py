@@ -1,5 +1,6 @@
 """The one way from N frames to a fused picture: tiles, blending, focus map."""
 
+import math
 import time
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
@@ -10,15 +11,14 @@ import cv2
 import numpy as np
 
 from engines import GRID, choose_engine
-from pictures import PICTURE_SUFFIXES, loses, luma, read_stack, release, write_picture
+from pictures import PICTURE_SUFFIXES, loses, luma, read_stack, release, window, write_picture
 from utils import StackError
 
-# Overlap of tiles, px. StackMix in tiles of 256 px then differs from the whole by 0.04 grey levels
-# on average, in tiles of 512 px by 0.015 (real stacks). The published network's attention means
-# over all of its tile, so that no overlap makes its tiles exact (0.4 levels); a longer ramp hides
-# the seam.
-OVERLAPS = {"weights": 96, "luma": 128}
-MEDIUM_TILE, SMALL_TILE = 512, 192
+# Overlap of tiles, px. StackMix in tiles of 640 px then differs from the whole by 0.02 grey levels
+# on average (real stacks). The published network's attention means over all of its tile, so that no
+# overlap makes its tiles exact (0.4 levels); a longer ramp hides the seam.
+OVERLAPS = {"weights": 64, "luma": 128}
+MEDIUM_TILE, SMALL_TILE = 512, 128
 FORMATS = {"png": ".png", "jpg": ".jpg", "tif": ".tif", "bmp": ".bmp", "webp": ".webp"}
 WEIGHTS = Path(__file__).parent / "weights" / "checkpoint.pth"
 
@@ -60,27 +60,33 @@ def fuse_stack(frames, engine, tile=None, overlap=None, progress=None, maps=True
         ValueError: the overlap is more than half a tile.
     """
     blend = (_WeightsBlend if engine.output == "weights" else _LumaBlend)(frames, maps)
-    if tile is None:
-        tile = default_tile(engine, len(blend.distinct))
     _, height, width, _ = frames.shape
+    area = tile_area(engine, len(blend.distinct)) if tile is None else tile**2
     if overlap is None:
-        overlap = min(OVERLAPS[engine.output], tile // (2 * GRID) * GRID)
-    rows, columns = tile_spans(height, tile, overlap), tile_spans(width, tile, overlap)
+        overlap = min(OVERLAPS[engine.output], math.isqrt(area) // (2 * GRID) * GRID)
+    if tile is None:
+        rows, columns = tile_plan(height, width, area, overlap)
+    else:
+        rows, columns = tile_spans(height, tile, overlap), tile_spans(width, tile, overlap)
     places = [(row, column) for row in rows for column in columns]
     sides = [max(stop - start for start, stop in spans) for spans in (rows, columns)]
     jobs = engine.prepare(len(blend.distinct), *sides, len(places))
 
     def run(place):
         (top, bottom), (left, right) = place
-        values = blend.run(engine, frames[:, top:bottom, left:right])  # (planes, h, w)
-        values *= ramp((top, bottom), rows)[:, None]
-        values *= ramp((left, right), columns)
-        return values
+        down, across = ramp((top, bottom), rows), ramp((left, right), columns)
+        used = used_part(down), used_part(across)
+        values = blend.run(engine, window(frames, top, bottom, left, right), used)
+        values *= down[used[0], None]
+        values *= across[used[1]]
+        return top + used[0].start, left + used[1].start, values
 
     # One band of tiles, all across: (planes, tile, W).
     band = np.zeros((blend.planes, sides[0], width), np.float32)
-    for done, ((row, column), values) in enumerate(in_order(run, places, jobs), start=1):
-        band[:, : row[1] - row[0], slice(*column)] += values
+    for done, ((row, column), part) in enumerate(in_order(run, places, jobs), start=1):
+        top, left, values = part  # (planes, h, w), the part of the tile that counts
+        _, high, wide = values.shape
+        band[:, top - row[0] : top - row[0] + high, left : left + wide] += values
         release(frames)
         if progress is not None:
             progress(done, len(places))
@@ -124,18 +130,53 @@ def in_order(function, items, jobs):
             pool.shutdown(cancel_futures=True)
 
 
-def default_tile(engine, count):
-    """Side of the tiles for `count` frames, px.
+def tile_area(engine, count):
+    """Most pixels of a tile of `count` frames.
 
-    Down to MEDIUM_TILE they keep within the engine's `samples`. Smaller ones cost more by their
-    overlap, so they are taken only where these would exceed its `most_samples`.
+    A network that weighs frames keeps within the engine's `samples` while tiles are of
+    MEDIUM_TILE px or more. Smaller ones cost more by their overlap, so they are taken only where
+    these would exceed its `most_samples`.
     """
-    tile = engine.tile
+    area = engine.tile**2
     if engine.output == "weights":
         for least, most in ((MEDIUM_TILE, engine.samples), (SMALL_TILE, engine.most_samples)):
-            while tile > least and count * tile**2 > most:
-                tile = max(tile - 2 * GRID, least)
-    return tile
+            area = min(area, max(most // count, least**2))
+    return area
+
+
+def tile_plan(height, width, area, overlap):
+    """The rows and columns of equal tiles that cover a picture with the fewest pixels in all.
+
+    Args:
+        height, width: of the picture, px.
+        area: most pixels of a tile, at least (2 x overlap)².
+        overlap: of neighbours, px, a multiple of GRID.
+    Returns:
+        (rows, columns), each a list of (start, stop) as tile_spans gives.
+    """
+    if height * width <= area:
+        return [(0, height)], [(0, width)]
+    plans = []
+    for columns in range(1, width // GRID + 2):
+        across = spans_of(width, columns, overlap)
+        wide = max(stop - start for start, stop in across)
+        for rows in range(1, height // GRID + 2):
+            down = spans_of(height, rows, overlap)
+            high = max(stop - start for start, stop in down)
+            if high * wide <= area:
+                pixels = len(down) * len(across) * high * wide
+                plans.append((pixels, abs(high - wide), down, across))
+                break  # with more rows there is more overlap
+    return min(plans)[2:]
+
+
+def spans_of(side, count, overlap):
+    """Up to `count` equal spans along a side, their starts on multiples of GRID."""
+    step = -(-(side - overlap) // (count * GRID)) * GRID
+    if count < 2 or step < overlap:
+        return [(0, side)]
+    starts = range(0, side - overlap, step)
+    return [(start, min(start + step + overlap, side)) for start in starts]
 
 
 def tile_spans(side, tile, overlap):
@@ -155,13 +196,13 @@ def tile_spans(side, tile, overlap):
     step = (tile - overlap) // GRID * GRID
     if overlap < 0 or 2 * step < tile:  # of three tiles on one place the ramps do not sum to 1
         raise ValueError(f"tiles of {tile} px can overlap by half at most, not by {overlap} px")
-    count = -(-(side - tile) // step) + 1
-    # The least step that covers the side with as many tiles: all are of nearly one size.
-    overlap = tile - step
-    step = -(-(side - overlap) // (count * GRID)) * GRID
-    tile = step + overlap
-    starts = [k * step for k in range(count)]
-    return [(start, min(start + tile, side)) for start in starts]
+    return spans_of(side, -(-(side - tile) // step) + 1, tile - step)
+
+
+def used_part(weights):
+    """The slice of a ramp's places that count."""
+    (places,) = np.nonzero(weights)
+    return slice(int(places[0]), int(places[-1]) + 1)
 
 
 def ramp(span, spans):
@@ -227,15 +268,18 @@ class _WeightsBlend:
             np.empty((height, width), np.uint8) if maps else None,
         )
 
-    def run(self, engine, window):
-        """Frames (N, h, w, C) of a tile to (planes, h, w) float32."""
+    def run(self, engine, window, used):
+        """Frames (N, h, w, C) of a tile to (planes, h', w') float32 of its used part."""
         stack = window if len(self.distinct) == len(window) else window[self.distinct]
-        weights = engine(luma(stack)[None])[0]  # (N, h, w)
+        weights = engine(luma(stack)[None])[0][:, *used]  # (N, h', w')
+        window = window[:, *used]
         out = np.zeros((self.planes, *weights.shape[1:]), np.float32)
         product = np.empty(weights.shape[1:], np.float32)
         for k, weight in zip(self.distinct, weights, strict=True):
-            for channel in range(window.shape[3]):
-                out[channel] += np.multiply(weight, window[k, ..., channel], out=product)
+            for channel, plane in enumerate(cv2.split(window[k])):
+                cv2.add(
+                    out[channel], cv2.multiply(plane, weight, product, 1, cv2.CV_32F), out[channel]
+                )
             if self.maps:
                 out[-2] += np.multiply(weight, np.float32(k), out=product)
         if self.maps:
@@ -273,10 +317,10 @@ class _LumaBlend:
             None,
         )
 
-    def run(self, engine, window):
-        """Frames (N, h, w, C) of a tile to (1, h, w) float32, luma in [0, 1]."""
+    def run(self, engine, window, used):
+        """Frames (N, h, w, C) of a tile to (1, h', w') float32 luma of its used part."""
         codes = np.stack([_split_luma(frame)[0] for frame in window])  # (N, h, w)
-        return engine((codes / np.float32(np.iinfo(codes.dtype).max))[None])[0].copy()
+        return engine((codes / np.float32(np.iinfo(codes.dtype).max))[None])[0][:, *used].copy()
 
     def finish(self, band, top):
         """Round the finished rows (1, h, W) and give them colour."""

@@ -187,6 +187,23 @@ class ConvNorm3d(nn.Sequential):
         )
 
 
+class AcrossFrames(nn.Sequential):
+    """Bias-free convolution over three frames and batch norm, (B, C, N, H, W) to the same.
+
+    As a 3x1 convolution over (N, H W), which is the 3x1x1 one: in its 3D form the CPU's bf16
+    gradient for two frames is not finite (PyTorch 2.13).
+    """
+
+    def __init__(self, channels):
+        super().__init__(
+            nn.Conv2d(channels, channels, (3, 1), padding=(1, 0), bias=False),
+            nn.BatchNorm2d(channels),
+        )
+
+    def forward(self, x):
+        return super().forward(x.flatten(3)).unflatten(3, x.shape[3:])
+
+
 class FactorisedBlock(nn.Module):
     """relu(c(b(a(x))) + skip): within frames, across frames, within frames.
 
@@ -196,19 +213,14 @@ class FactorisedBlock(nn.Module):
     def __init__(self, c_in, c_out):
         super().__init__()
         self.a = ConvNorm3d(c_in, c_out, (1, 3, 3))
-        # A 3x1 convolution over (N, H W) is the 3x1x1 one. In its 3D form the CPU's bf16 gradient
-        # for two frames is not finite (PyTorch 2.13).
-        self.b = nn.Sequential(
-            nn.Conv2d(c_out, c_out, (3, 1), padding=(1, 0), bias=False), nn.BatchNorm2d(c_out)
-        )
+        self.b = AcrossFrames(c_out)
         self.c = ConvNorm3d(c_out, c_out, (1, 3, 3))
         self.skip = nn.Identity() if c_in == c_out else ConvNorm3d(c_in, c_out, (1, 1, 1))
 
     def change(self, x):
         """What the three convolutions make of x, before the skip is added."""
         y = F.relu(self.a(x))
-        y = F.relu(self.b(y.flatten(3))).unflatten(3, y.shape[3:])
-        return self.c(y)
+        return self.c(F.relu(self.b(y)))
 
     def forward(self, x):
         return F.relu(self.change(x) + self.skip(x))

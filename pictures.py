@@ -13,6 +13,7 @@ import mmap
 import os
 import struct
 import tempfile
+import weakref
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -495,13 +496,12 @@ def read_stack(paths, threads=2, spill=None, low_memory=False):
             raise StackError(
                 f"{paths[0].parent} needs {size / 2**30:.1f} GiB of memory for its frames"
             ) from error
-    frames[0] = first
+    put(frames, 0, first)
 
     def read_into(index):
         picture = _read(paths[index])[0]
         _check_alike(paths[index], picture, first)
-        frames[index] = picture
-        release(frames)
+        put(frames, index, picture)
 
     with ThreadPoolExecutor(threads) as pool:
         try:
@@ -521,7 +521,10 @@ def _frames_on_disk(shape, dtype, folder):
         with tempfile.TemporaryFile(dir=folder) as file:
             if hasattr(os, "posix_fallocate"):
                 os.posix_fallocate(file.fileno(), 0, size)  # a full disk is told now
-            return np.memmap(file, dtype, "w+", 0, shape)
+            frames = np.memmap(file, dtype, "w+", 0, shape)
+            frames.descriptor = os.dup(file.fileno())  # for `window`
+            weakref.finalize(frames, os.close, frames.descriptor)
+            return frames
     except OSError as error:
         raise StackError(
             f"{folder} has no room for the {size / 2**30:.1f} GiB of the frames, which do not fit "
@@ -538,6 +541,49 @@ def release(frames):
     """
     if isinstance(frames, np.memmap) and hasattr(mmap, "MADV_DONTNEED"):
         frames._mmap.madvise(mmap.MADV_DONTNEED)
+
+
+def put(frames, index, picture):
+    """Put a picture (H, W, C) in the place of a frame; on disk by writing, which spares a fault for
+    each of its pages.
+
+    Args:
+        frames: as of `read_stack`.
+    """
+    descriptor = getattr(frames, "descriptor", None)
+    if descriptor is None or not hasattr(os, "pwrite"):
+        frames[index] = picture
+        return
+    left, start = memoryview(picture.reshape(-1).view(np.uint8)), index * picture.nbytes
+    while left:  # a system call writes 2 GiB at most
+        written = os.pwrite(descriptor, left, start)
+        left, start = left[written:], start + written
+
+
+def window(frames, top, bottom, left, right):
+    """A part of every frame.
+
+    Frames on disk are read row by row: to touch their pages would map whole rows of each frame,
+    which count as memory in use, and cost a fault for each page.
+
+    Args:
+        frames: (N, H, W, C) as of `read_stack`.
+        top, bottom, left, right: px.
+    Returns:
+        (N, bottom - top, right - left, C), a view where the frames are in memory.
+    """
+    part = frames[:, top:bottom, left:right]
+    descriptor = getattr(frames, "descriptor", None)
+    if descriptor is None or not hasattr(os, "preadv"):
+        return part
+    out = np.empty(part.shape, frames.dtype)
+    bytes_out = out.reshape(*out.shape[:2], -1).view(np.uint8)
+    frame_bytes, row_bytes, pixel_bytes = frames.strides[:3]
+    for k, rows in enumerate(bytes_out):
+        start = k * frame_bytes + top * row_bytes + left * pixel_bytes
+        for y, row in enumerate(rows):
+            os.preadv(descriptor, [row], start + y * row_bytes)
+    return out
 
 
 def _check_alike(path, picture, first):

@@ -10,13 +10,14 @@ import pytest
 import fuse
 from engines import TorchEngine, torch_engine
 from fuse import (
-    default_tile,
     distinct_frames,
     fuse_files,
     fuse_stack,
     ramp,
     result_suffix,
     same_format,
+    tile_area,
+    tile_plan,
     tile_spans,
 )
 from pictures import luma, read_picture, read_stack, write_picture
@@ -222,13 +223,30 @@ def test_memory_does_not_grow_with_the_height():
 
 def test_many_frames_get_smaller_tiles():
     engine = Engine(brightest, tile=1024)
-    assert default_tile(engine, 7) == 1024
-    assert default_tile(engine, 12) ** 2 * 12 <= engine.samples
+    assert tile_area(engine, 7) == 1024**2
+    assert tile_area(engine, 12) * 12 <= engine.samples
     engine.samples = 2**21
-    assert default_tile(engine, 12) == fuse.MEDIUM_TILE
-    assert default_tile(engine, 80) ** 2 * 80 <= engine.most_samples
-    assert default_tile(engine, 1000) == fuse.SMALL_TILE
-    assert default_tile(Engine(brightest, "luma", 640), 1000) == 640
+    assert tile_area(engine, 12) == fuse.MEDIUM_TILE**2
+    assert tile_area(engine, 80) * 80 <= engine.most_samples
+    assert tile_area(engine, 5000) == fuse.SMALL_TILE**2
+    assert tile_area(Engine(brightest, "luma", 640), 1000) == 640**2
+
+
+@pytest.mark.parametrize("shape", [(3000, 4000), (1080, 1920), (40, 5000), (130, 150), (7, 9)])
+@pytest.mark.parametrize("area", [2**20, 262144, 128**2])
+def test_a_plan_covers_the_picture_with_tiles_of_at_most_the_area(shape, area):
+    plan = tile_plan(*shape, area, 64)
+    high, wide = (max(stop - start for start, stop in spans) for spans in plan)
+    assert high * wide <= area
+    for side, spans in zip(shape, plan, strict=True):
+        total = np.zeros(side)
+        for start, stop in spans:
+            assert start % 32 == 0
+            total[start:stop] += ramp((start, stop), spans)
+        np.testing.assert_allclose(total, 1, atol=1e-6)
+    squares = [len(tile_spans(side, int(area**0.5), 64)) for side in shape]
+    pixels = len(plan[0]) * len(plan[1]) * high * wide
+    assert pixels <= squares[0] * squares[1] * area
 
 
 def checkpoint(tmp_path, name):

@@ -21,10 +21,12 @@ from pictures import (
     list_pictures,
     loses,
     luma,
+    put,
     read_picture,
     read_profile,
     read_stack,
     release,
+    window,
     write_picture,
 )
 from utils import StackError
@@ -430,6 +432,13 @@ def test_frames_on_disk_are_those_in_memory_and_leave_no_file(tmp_path):
     np.testing.assert_array_equal(stacks[0].frames, stacks[1].frames)
     release(stacks[1].frames)  # what has been read is read again
     np.testing.assert_array_equal(stacks[0].frames, stacks[1].frames)
+    for place in ((0, 40, 0, 50), (3, 17, 20, 41), (39, 40, 49, 50)):
+        parts = [window(stack.frames, *place) for stack in stacks]
+        np.testing.assert_array_equal(*parts)
+        assert not isinstance(parts[1], np.memmap)
+    put(stacks[1].frames, 2, stacks[0].frames[4])
+    np.testing.assert_array_equal(stacks[1].frames[2], stacks[0].frames[4])
+    np.testing.assert_array_equal(stacks[1].frames[3], stacks[0].frames[3])
     assert list(spill.iterdir()) == []
 
 
