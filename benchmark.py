@@ -24,12 +24,15 @@ import numpy as np
 from tqdm import tqdm
 
 from engines import available_cores
-from fuse import add_fuse_options, fuse_stack, make_engine, make_folder, read_for
-from pictures import list_frames, read_picture, write_picture
+from formats import read_picture, write_picture
+from fuse import fuse_stack
+from pictures import list_frames, read_stack
+from pipeline import add_fuse_options, make_engine
 from utils import (
     KNOWN_FAILURES,
     StackError,
     how_it_ended,
+    make_folder,
     number,
     run_main,
     sentence_of,
@@ -183,6 +186,13 @@ def get_parser():
             f"--{name}", metavar="WORD", help=f"of predict.py, see there (default: {OURS}'s)"
         )
     group.add_argument(
+        "--align",
+        choices=("auto", "on", "off"),
+        default="off",
+        help="of predict.py, see there; the stages are without (default: %(default)s, as the "
+        "others do not align)",
+    )
+    group.add_argument(
         "--low_memory", action="store_true", help="of predict.py, see there (default: off)"
     )
     group = parser.add_argument_group("results")
@@ -216,7 +226,7 @@ def engine_words(args):
     """The options for predict.py that are given, as words of its command line."""
     given = {name: getattr(args, name) for name in ENGINE_OPTIONS}
     words = [f"--{name}={value}" for name, value in given.items() if value is not None]
-    return words + ["--low_memory"] * args.low_memory
+    return [*words, f"--align={args.align}", *["--low_memory"] * args.low_memory]
 
 
 def engine_args(words):
@@ -444,7 +454,7 @@ def report_stages():
 
 
 def time_stages(paths, engine, output, low_memory=False):
-    """Do what fuse.fuse_files does, one stage after the other.
+    """Do what pipeline.fuse_files does without alignment, one stage after the other.
 
     There, frames are read while the engine is loaded. Where several tiles are in work at a time,
     each in a thread of its own, the network has the mean of its seconds in these threads, and the
@@ -454,7 +464,7 @@ def time_stages(paths, engine, output, low_memory=False):
         paths: of the frames.
         engine: see engines.py; loaded.
         output: file of the fused picture.
-        low_memory: see fuse.read_for.
+        low_memory: see pictures.read_stack.
     Returns:
         {stage: seconds} of STAGES without the first and the last.
     """
@@ -468,12 +478,12 @@ def time_stages(paths, engine, output, low_memory=False):
         return jobs
 
     with clocked(seconds, "read"):
-        stack = read_for(output, paths, low_memory)
+        stack = read_stack(paths, spill=Path(output).parent, low_memory=low_memory)
     engine.prepare = timed_prepare
     with clocked(seconds, "blend"):
         fused = fuse_stack(stack.frames, engine, maps=False)
     with clocked(seconds, "write"):
-        write_picture(output, fused.picture, stack.profile)
+        write_picture(output, fused.picture, stack.metadata)
     seconds["network"] = (engine.seconds - before) / threads[0]
     seconds["blend"] -= seconds["compile"] + seconds["network"]
     return seconds

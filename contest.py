@@ -20,13 +20,14 @@ from pathlib import Path
 from tqdm import tqdm
 
 import toolbox
-from fuse import make_folder
-from pictures import list_folders, list_frames, list_pictures, read_stack, stack_root, write_picture
+from formats import write_picture
+from pictures import list_folders, list_frames, list_pictures, read_stack, stack_root
 from records import Record, wanted_record
 from utils import (
     KNOWN_FAILURES,
     StackError,
     how_it_ended,
+    make_folder,
     sentence_of,
     sha256,
     uninterrupted,
@@ -327,7 +328,7 @@ def fuse_measured(fuse, paths, output):
             f"it gives {fused.shape} {fused.dtype} for frames of {stack.frames.shape[1:]} "
             f"{stack.frames.dtype}: mend the method"
         )
-    write_picture(output, fused, stack.profile)
+    write_picture(output, fused, stack.metadata)
     height, width = fused.shape[:2]
     size = {"width": width, "height": height, "frames": len(paths)}
     return {**size, "seconds": round(seconds, 6), "mib": mib}

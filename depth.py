@@ -7,7 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from pictures import read_picture
+from formats import read_picture
 from utils import StackError, read_bytes
 
 DEPTH_SUFFIXES = (".png", ".npy", ".tif", ".tiff")

@@ -14,7 +14,6 @@ import numpy as np
 
 import pages
 from contest import check_place, find_stacks, make_entries, run_contest
-from fuse import make_folder
 from indices import INDICES
 from metrics import OPTIONAL_METRICS
 from pictures import list_answers, luma, stack_root
@@ -42,7 +41,7 @@ from tables import (
     table_rows,
     write_markdown,
 )
-from utils import StackError, number, run_main, run_record, write_csv
+from utils import StackError, make_folder, number, run_main, run_record, write_csv
 
 MEAN_OF_FRAMES = "mean of the frames"
 RESULTS = Path("results") / "benchmark"

@@ -1,7 +1,6 @@
 """The one way from N frames to a fused picture: tiles, blending, focus map."""
 
 import math
-import time
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -10,17 +9,17 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from engines import GRID, choose_engine
-from pictures import PICTURE_SUFFIXES, loses, luma, read_stack, release, window, write_picture
-from utils import StackError
+from alignment import Alignment, covered
+from engines import GRID
+from pictures import luma, release, window
 
 # Overlap of tiles, px. StackMix in tiles of 640 px then differs from the whole by 0.02 grey levels
 # on average (real stacks). The published network's attention means over all of its tile, so that no
 # overlap makes its tiles exact (0.4 levels); a longer ramp hides the seam.
 OVERLAPS = {"weights": 64, "luma": 128}
 MEDIUM_TILE, SMALL_TILE = 512, 128
-FORMATS = {"png": ".png", "jpg": ".jpg", "tif": ".tif", "bmp": ".bmp", "webp": ".webp"}
 WEIGHTS = Path(__file__).parent / "weights" / "checkpoint.pth"
+LEAST_WEIGHT = 1e-3  # of all frames that cover a pixel; below it they share it evenly
 
 
 @dataclass
@@ -40,26 +39,48 @@ class Fused:
     confidence: np.ndarray | None
 
 
-def fuse_stack(frames, engine, tile=None, overlap=None, progress=None, maps=True):
+def fuse_stack(
+    frames,
+    engine,
+    tile=None,
+    overlap=None,
+    progress=None,
+    maps=True,
+    use=None,
+    alignment=None,
+    tilt=0.0,
+    deep=False,
+):
     """Fuse frames tile by tile; memory beyond frames and result does not grow with the height.
 
     Neighbouring tiles share `overlap` px. Of these the three eighths next to either border are
     discarded and the quarter between is a linear ramp from one tile to the other.
 
     Args:
-        frames: (N, H, W, C) uint8 or uint16 in focus order, C as in pictures.read_picture.
+        frames: (N, H, W, C) uint8 or uint16 in focus order, C as in formats.py.
         engine: see the top of this file.
         tile: side of a tile, px; a picture up to this size is done whole. Default: the engine's,
             less where a network that weighs frames gets many.
         overlap: of neighbouring tiles, px, up to half a tile; default OVERLAPS.
         progress: called as progress(tiles done, tiles in all) after each tile.
         maps: False: without the focus map and the confidence, which saves time and memory.
+        use: indices of the frames that take part, ascending; None: all, or those that `alignment`
+            keeps.
+        alignment: Alignment that the frames were brought onto their reference by; where a frame
+            covers no pixel it has no part in the mixture. None: all cover all.
+        tilt: where frames far apart share a pixel, it goes to the later ones (above 0) or the
+            earlier: the last frame's weight counts exp(tilt) times as much as the first one's.
+        deep: give 16 bits where the frames have 8.
     Returns:
         Fused.
     Raises:
         ValueError: the overlap is more than half a tile.
     """
-    blend = (_WeightsBlend if engine.output == "weights" else _LumaBlend)(frames, maps)
+    if use is None:
+        use = range(len(frames)) if alignment is None else alignment.kept
+    parts = _Parts(frames, list(use), alignment)
+    kind = _WeightsBlend if engine.output == "weights" else _LumaBlend
+    blend = kind(parts, maps, tilt, deep)
     _, height, width, _ = frames.shape
     area = tile_area(engine, len(blend.distinct)) if tile is None else tile**2
     if overlap is None:
@@ -76,7 +97,7 @@ def fuse_stack(frames, engine, tile=None, overlap=None, progress=None, maps=True
         (top, bottom), (left, right) = place
         down, across = ramp((top, bottom), rows), ramp((left, right), columns)
         used = used_part(down), used_part(across)
-        values = blend.run(engine, window(frames, top, bottom, left, right), used)
+        values = blend.run(engine, (top, bottom, left, right), used)
         values *= down[used[0], None]
         values *= across[used[1]]
         return top + used[0].start, left + used[1].start, values
@@ -231,21 +252,47 @@ def _frame_scale(count):
     return 65535 / max(count - 1, 1)
 
 
-def distinct_frames(frames):
+def distinct_frames(frames, use=None):
     """Which frames are no copies of earlier ones.
 
     Args:
         frames: (N, H, W, C).
+        use: indices of those to look at, ascending; None: all.
     Returns:
-        Indices in ascending order; the first is 0.
+        Indices in ascending order.
     """
     groups = {}
-    for k, frame in enumerate(frames):
+    for k in range(len(frames)) if use is None else use:
+        frame = frames[k]
         alike = groups.setdefault(frame[::16, ::16].tobytes(), [])  # few pixels tell most apart
         if not any(np.array_equal(frame, frames[other]) for other in alike):
             alike.append(k)
         release(frames)
     return sorted(k for alike in groups.values() for k in alike)
+
+
+@dataclass
+class _Parts:
+    """The frames that are fused, and what each of them covers; see `fuse_stack`."""
+
+    frames: np.ndarray
+    use: list
+    alignment: Alignment | None
+
+    def covers(self, indices, top, bottom, left, right):
+        """For each of the frames (h, w) bool, what it covers of a window; None: all of it."""
+        if self.alignment is None:
+            return [None] * len(indices)
+        return [covered(self.alignment, k, top, bottom, left, right) for k in indices]
+
+    def empty(self, deep, maps, confident):
+        """A Fused to fill."""
+        _, height, width, channels = self.frames.shape
+        return Fused(
+            np.empty((height, width, channels), np.uint16 if deep else self.frames.dtype),
+            np.empty((height, width), np.uint16) if maps else None,
+            np.empty((height, width), np.uint8) if maps and confident else None,
+        )
 
 
 class _WeightsBlend:
@@ -255,44 +302,63 @@ class _WeightsBlend:
     goes to the first of them.
     """
 
-    def __init__(self, frames, maps):
-        count, height, width, channels = frames.shape
-        self.distinct = distinct_frames(frames)
+    def __init__(self, parts, maps, tilt, deep):
+        self.parts = parts
+        self.distinct = distinct_frames(parts.frames, parts.use)
         self.maps = maps
+        count, channels = len(parts.frames), parts.frames.shape[3]
         # After the channels the expected frame and the largest weight.
         self.planes = channels + 2 * maps
         self.scale = _frame_scale(count)
-        self.fused = Fused(
-            np.empty((height, width, channels), frames.dtype),
-            np.empty((height, width), np.uint16) if maps else None,
-            np.empty((height, width), np.uint8) if maps else None,
-        )
+        self.factors = np.exp(np.float32(tilt) * np.linspace(0, 1, count, dtype=np.float32))
+        self.fused = parts.empty(deep, maps, confident=True)
 
-    def run(self, engine, window, used):
-        """Frames (N, h, w, C) of a tile to (planes, h', w') float32 of its used part."""
-        stack = window if len(self.distinct) == len(window) else window[self.distinct]
-        weights = engine(luma(stack)[None])[0][:, *used]  # (N, h', w')
-        window = window[:, *used]
+    def run(self, engine, place, used):
+        """Fuse a tile (top, bottom, left, right); (planes, h', w') float32 of its used part."""
+        tile = window(self.parts.frames, *place, self.distinct)  # (N, h, w, C)
+        weights = engine(luma(tile)[None])[0][:, *used]  # (N, h', w')
+        self.settle(weights, place, used)
+        tile = tile[:, *used]
         out = np.zeros((self.planes, *weights.shape[1:]), np.float32)
         product = np.empty(weights.shape[1:], np.float32)
-        for k, weight in zip(self.distinct, weights, strict=True):
-            for channel, plane in enumerate(cv2.split(window[k])):
-                cv2.add(
-                    out[channel], cv2.multiply(plane, weight, product, 1, cv2.CV_32F), out[channel]
-                )
+        for k, frame, weight in zip(self.distinct, tile, weights, strict=True):
+            for channel, plane in enumerate(cv2.split(frame)):
+                cv2.multiply(plane, weight, product, 1, cv2.CV_32F)
+                cv2.add(out[channel], product, out[channel])
             if self.maps:
                 out[-2] += np.multiply(weight, np.float32(k), out=product)
         if self.maps:
             weights.max(0, out=out[-1])
         return out
 
+    def settle(self, weights, place, used):
+        """Share out anew, in place, what frames have where they cover nothing, and tilt."""
+        top, left = (place[2 * side] + used[side].start for side in (0, 1))
+        bottom, right = top + weights.shape[1], left + weights.shape[2]
+        masks = self.parts.covers(self.distinct, top, bottom, left, right)
+        partly = any(mask is not None for mask in masks)
+        if not partly and (self.factors == 1).all():
+            return
+        for k, weight, mask in zip(self.distinct, weights, masks, strict=True):
+            weight *= self.factors[k]
+            if mask is not None:
+                weight *= mask
+        total = weights.sum(0)
+        if partly and (bare := total < LEAST_WEIGHT).any():  # all went to frames that end here
+            for weight, mask in zip(weights, masks, strict=True):
+                weight[bare] = LEAST_WEIGHT if mask is None else LEAST_WEIGHT * mask[bare]
+            total = weights.sum(0)
+            weights[:, total == 0] = 1  # no frame of these is there: their borders continued
+            total = weights.sum(0)
+        weights /= total
+
     def finish(self, band, top):
         """Round the finished rows (planes, h, W) into the result."""
         rows = slice(top, top + band.shape[1])
-        for channel in range(self.fused.picture.shape[2]):
-            self.fused.picture[rows, :, channel] = _rounded(
-                band[channel], 1, self.fused.picture.dtype
-            )
+        picture, frames = self.fused.picture, self.parts.frames
+        scale = np.iinfo(picture.dtype).max // np.iinfo(frames.dtype).max  # 1, or 257 for 8 bits
+        for channel in range(picture.shape[2]):
+            picture[rows, :, channel] = _rounded(band[channel], scale, picture.dtype)
         if not self.maps:
             return
         self.fused.focus_map[rows] = _rounded(band[-2], self.scale, np.uint16)
@@ -307,40 +373,42 @@ class _LumaBlend:
 
     planes = 1
 
-    def __init__(self, frames, maps):
-        self.frames = frames
-        self.distinct = range(len(frames))  # the published network sees copies too
-        self.scale = _frame_scale(len(frames))
-        self.fused = Fused(
-            np.empty(frames.shape[1:], frames.dtype),
-            np.empty(frames.shape[1:3], np.uint16) if maps else None,
-            None,
-        )
+    def __init__(self, parts, maps, tilt, deep):
+        self.parts = parts
+        self.distinct = parts.use  # the published network sees copies too
+        self.scale = _frame_scale(len(parts.frames))
+        self.fused = parts.empty(deep, maps, confident=False)
 
-    def run(self, engine, window, used):
-        """Frames (N, h, w, C) of a tile to (1, h', w') float32 luma of its used part."""
-        codes = np.stack([_split_luma(frame)[0] for frame in window])  # (N, h, w)
+    def run(self, engine, place, used):
+        """Fuse a tile (top, bottom, left, right); (1, h', w') float32 luma of its used part."""
+        tile = window(self.parts.frames, *place, self.distinct)  # (N, h, w, C)
+        codes = np.stack([_split_luma(frame)[0] for frame in tile])  # (N, h, w)
         return engine((codes / np.float32(np.iinfo(codes.dtype).max))[None])[0][:, *used].copy()
 
     def finish(self, band, top):
         """Round the finished rows (1, h, W) and give them colour."""
-        rows = slice(top, top + band.shape[1])
-        dtype = self.frames.dtype
+        bottom, width = top + band.shape[1], band.shape[2]
+        dtype = self.parts.frames.dtype
         fused = _rounded(band[0], np.iinfo(dtype).max, dtype)
         nearest = np.full(fused.shape, np.iinfo(np.int32).max, np.int32)
         index = np.zeros(fused.shape, np.float32)
         others = None  # chroma and alpha of the nearest frame
-        for k, frame in enumerate(self.frames[:, rows]):
-            codes, rest = _split_luma(frame)
+        masks = self.parts.covers(self.distinct, top, bottom, 0, width)
+        for k, mask in zip(self.distinct, masks, strict=True):
+            codes, rest = _split_luma(self.parts.frames[k, top:bottom])
             distance = np.abs(codes.astype(np.int32) - fused)
             closer = distance < nearest
+            if mask is not None:
+                closer &= mask
             nearest[closer] = distance[closer]
             index[closer] = k
             others = rest.copy() if others is None else others
             others[closer] = rest[closer]
-        self.fused.picture[rows] = _join_luma(fused, others)
+        picture = _join_luma(fused, others)
+        scale = np.iinfo(self.fused.picture.dtype).max // np.iinfo(dtype).max
+        self.fused.picture[top:bottom] = picture * self.fused.picture.dtype.type(scale)
         if self.fused.focus_map is not None:
-            self.fused.focus_map[rows] = _rounded(index, self.scale, np.uint16)
+            self.fused.focus_map[top:bottom] = _rounded(index, self.scale, np.uint16)
 
 
 def _rounded(values, scale, dtype):
@@ -362,125 +430,3 @@ def _join_luma(codes, rest):
         return np.dstack([codes, rest])
     colour = cv2.cvtColor(np.dstack([codes, rest[..., :2]]), cv2.COLOR_YCrCb2RGB)
     return np.dstack([colour, rest[..., 2:]])
-
-
-def add_fuse_options(parser):
-    """The options that predict.py and predict_dataset.py share."""
-    group = parser.add_argument_group("network")
-    group.add_argument(
-        "--model_path",
-        type=Path,
-        default=WEIGHTS,
-        help="checkpoint of the network (default: weights/checkpoint.pth beside the program)",
-    )
-    group.add_argument(
-        "--device",
-        default="auto",
-        help="auto (CUDA, else MPS, else CPU), cpu, mps, cuda or cuda:K (default: %(default)s)",
-    )
-    group.add_argument(
-        "--engine",
-        choices=("auto", "openvino", "torch"),
-        default="auto",
-        help="what runs the network: OpenVINO on a CPU, where the checkpoint has an export, or "
-        "torch (default: %(default)s)",
-    )
-    group.add_argument(
-        "--precision",
-        choices=("auto", "bf16", "fp32"),
-        default="auto",
-        help="of OpenVINO: bf16 where the processor has it (default: %(default)s)",
-    )
-    group.add_argument(
-        "--low_memory",
-        action="store_true",
-        help="keep the frames in a file without a name beside the result, not in memory (default: "
-        "where they would take more than half of the free memory)",
-    )
-    group = parser.add_argument_group("format")
-    group.add_argument(
-        "--out_format",
-        choices=[*FORMATS, "same"],
-        help="format of the fused picture, same: that of the first frame "
-        "(default: png, or the suffix of --output where there is one)",
-    )
-    parser.add_argument("--verbose", action="store_true", help="print the frames in their order")
-
-
-def make_engine(args):
-    """The engine for the options of `add_fuse_options` and --confidence.
-
-    Raises:
-        StackError: as torch_engine; or a confidence is asked of a network that has none.
-    """
-    engine = choose_engine(args.model_path, args.device, args.engine, args.precision)
-    if args.confidence and engine.output != "weights":
-        raise StackError(
-            f"{args.model_path} gives a luma and no weights of the frames, so there is no "
-            "confidence: leave out --confidence or use a StackMix checkpoint"
-        )
-    return engine
-
-
-def result_suffix(out_format, paths):
-    """Suffix of the fused picture: out_format None (png), "same" or a name of FORMATS."""
-    return paths[0].suffix.lower() if out_format == "same" else FORMATS[out_format or "png"]
-
-
-def same_format(suffix, other):
-    """Whether two suffixes of PICTURE_SUFFIXES, in any case, stand for one format."""
-    short = {".jpeg": ".jpg", ".tiff": ".tif"}
-    suffix, other = suffix.lower(), other.lower()
-    return suffix in PICTURE_SUFFIXES and short.get(suffix, suffix) == short.get(other, other)
-
-
-def make_folder(path):
-    """Make the folder `path`, so that a hopeless place is told before the work; StackError."""
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StackError(f"{path} cannot be made ({error.strerror}): choose another") from error
-
-
-def read_for(output, paths, low_memory=False):
-    """The Stack of frames that are to be fused into the file `output`; see pictures.read_stack."""
-    return read_stack(paths, spill=Path(output).parent, low_memory=low_memory)
-
-
-def fuse_files(stack, engine, output, focus_map=None, confidence=None, progress=None):
-    """Fuse a stack and write what comes of it.
-
-    Args:
-        stack: function without arguments that gives the Stack; it is called while the engine loads.
-        engine: see engines.py.
-        output: the fused picture's file, its suffix is the format.
-        focus_map: file of the focus map, 16-bit PNG; None: none.
-        confidence: file of the confidence, 8-bit PNG; None: none.
-        progress: as in fuse_stack.
-    Returns:
-        {"width", "height", "frames", "network_seconds", "seconds", "note"}; note is a sentence on
-        what the format could not keep, or None.
-    Raises:
-        StackError: from reading, fusing or writing.
-    """
-    start, network_start = time.perf_counter(), engine.seconds
-    with ThreadPoolExecutor(1) as pool:
-        loading = pool.submit(engine.load)
-        stack = stack()
-        loading.result()
-    maps = focus_map is not None or confidence is not None
-    fused = fuse_stack(stack.frames, engine, progress=progress, maps=maps)
-    write_picture(output, fused.picture, stack.profile)
-    if focus_map is not None:
-        write_picture(focus_map, fused.focus_map)
-    if confidence is not None:
-        write_picture(confidence, fused.confidence)
-    height, width = fused.picture.shape[:2]
-    return {
-        "width": width,
-        "height": height,
-        "frames": len(stack.paths),
-        "network_seconds": round(engine.seconds - network_start, 3),
-        "seconds": round(time.perf_counter() - start, 3),
-        "note": loses(Path(output).suffix, fused.picture),
-    }

@@ -6,7 +6,8 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from pictures import luma, read_picture
+from formats import read_picture
+from pictures import luma
 from utils import StackError
 
 

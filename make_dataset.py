@@ -24,8 +24,9 @@ import numpy as np
 from tqdm import tqdm
 
 from depth import SIDE_FILE, kind_beside, list_depths, read_depth, to_disparity, to_region_map
+from formats import write_picture
 from photos import PhotoFolder, list_photos, part_readable, read_rgb
-from pictures import STACK_FOLDERS, by_stem, list_pictures, write_picture
+from pictures import STACK_FOLDERS, by_stem, list_pictures
 from restack import (
     add_camera_options,
     add_stack_options,
@@ -330,7 +331,7 @@ def write_scene(output, name, scene, save_masks, profiles):
         output: folder of the data set; name: of the scene.
         scene: as from `photo_scene`, depth and sharpest None where they are not known.
         save_masks: also write where each frame is the sharpest.
-        profiles: ICC profiles of the frames and of the answer, None for none.
+        profiles: Metadata of the frames and of the answer, None for none.
     Returns:
         The scene's settings.
     """

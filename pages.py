@@ -14,7 +14,7 @@ from urllib.parse import quote
 import cv2
 import numpy as np
 
-from pictures import write_picture
+from formats import write_picture
 from show import ERROR_GAIN, colour_map, error_map
 from utils import write_text
 
@@ -95,7 +95,7 @@ def save_image(start, picture, file=None):
 
     Args:
         start: of the files' names, with their folder.
-        picture: (H, W, C) uint8 or uint16, C as in pictures.read_picture.
+        picture: (H, W, C) uint8 or uint16, C as in formats.py.
         file: of the picture, where the page can link to it; None: write one.
     Returns:
         Image.
@@ -124,6 +124,20 @@ def link(file, page):
     return html.escape(quote(os.fsencode(relative.replace(os.sep, "/"))))
 
 
+def start_of(title, style=""):
+    """A page up to its heading; `style` is added to STYLE."""
+    return "\n".join(
+        [
+            "<!DOCTYPE html>",
+            '<html lang="en"><head><meta charset="utf-8">',
+            '<meta name="viewport" content="width=device-width, initial-scale=1">',
+            f"<title>{html.escape(title)}</title>",
+            f"<style>{STYLE}{style}</style></head>",
+            f"<body><h1>{html.escape(title)}</h1>",
+        ]
+    )
+
+
 def page_of(path, title, run, tables, scenes):
     """The page as text.
 
@@ -138,12 +152,7 @@ def page_of(path, title, run, tables, scenes):
     """
     versions = ", ".join(f"{name} {version}" for name, version in run["versions"].items())
     parts = [
-        "<!DOCTYPE html>",
-        '<html lang="en"><head><meta charset="utf-8">',
-        '<meta name="viewport" content="width=device-width, initial-scale=1">',
-        f"<title>{html.escape(title)}</title>",
-        f"<style>{STYLE}</style></head>",
-        f"<body><h1>{html.escape(title)}</h1>",
+        start_of(title),
         f"<pre>{html.escape(shlex.join(run['command']))}</pre>",
         f"<p>{html.escape(versions)}</p>",
         *(table_part(*table) for table in tables),

@@ -5,7 +5,8 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from tqdm import tqdm
 
-from pictures import list_pictures, read_picture
+from formats import read_picture
+from pictures import list_pictures
 from utils import StackError
 
 

@@ -1,37 +1,26 @@
-"""Reading and writing pictures: dtype, colour, orientation, profile; the frames of a stack.
+"""Folders of pictures, and the frames of a stack: their order, their kind, where they are kept."""
 
-In the program a picture is RGB, (H, W, C) uint8 or uint16: C = 1 grey, 2 grey + alpha, 3 RGB,
-4 RGBA. OpenCV's BGR ends here. PNG, JPEG, WebP and BMP are decoded by OpenCV, which alone of the
-decoders tried gives no picture for a file cut at any byte; TIFF by tifffile, because OpenCV's
-decoder scrambles planar and white-is-zero 16-bit files, drops the alpha of grey ones and
-multiplies that of RGBA ones into the colours.
-"""
-
-import io
-import logging
 import mmap
 import os
-import struct
 import tempfile
 import weakref
-import zlib
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
-import tifffile
-from PIL import Image
 
-from utils import StackError, free_memory, natural_key, read_bytes, write_bytes
+from formats import READ_SUFFIXES, decode
+from metadata import Metadata
+from stack_files import TIFF_SUFFIXES, VIDEO_SUFFIXES, Page, VideoFrame, frames_in_file
+from utils import StackError, free_memory, natural_key
 
-PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp")
 ANSWER_FOLDER = "AiF"  # of a data set
 STACK_FOLDERS = ("dof_stack", "image stack", "stacks")  # of a data set, each with stacks in it
 NEVER_STACKS = ("aif", "depth", "disparity")  # folders; nor is a picture of these names a frame
-PNG_START = b"\x89PNG\r\n\x1a\n"
-TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 CHANNEL_NAMES = {1: "grey", 2: "grey with alpha", 3: "colour", 4: "colour with alpha"}
 LUMA_RED, LUMA_GREEN, LUMA_BLUE = 0.299, 0.587, 0.114  # ITU-R BT.601
 
@@ -90,7 +79,7 @@ def list_pictures(folder):
     pictures = [
         path
         for path in _inside(folder)
-        if path.suffix.lower() in PICTURE_SUFFIXES
+        if path.suffix.lower() in READ_SUFFIXES
         and not path.name.startswith(".")
         and not path.is_dir()
     ]
@@ -129,19 +118,57 @@ def list_answers(folder):
     return answers
 
 
-def list_frames(folder):
-    """The frames of a stack: `frames_in`, at least two of them.
+def list_frames(path):
+    """The frames of a stack, at least two of them.
 
+    Args:
+        path: a folder: `frames_in`; where the one picture there is a TIFF of several pages, these.
+            Or such a TIFF, or a video.
+    Returns:
+        List of paths, or of stack_files.Page.
     Raises:
-        StackError: `folder` is no folder, or holds fewer than two frames.
+        StackError: `path` is neither, or holds fewer than two frames.
     """
-    paths = frames_in(folder)
-    if not paths:
-        endings = " ".join(PICTURE_SUFFIXES)
-        raise StackError(f"{folder} holds no pictures ({endings}): a stack needs two or more")
-    if len(paths) == 1:
-        raise StackError(f"{folder} holds one picture, a stack needs two or more")
-    return paths
+    if Path(path).is_file():
+        frames = frames_in_file(path)
+    else:
+        frames = frames_in(path)
+        if len(frames) == 1 and frames[0].suffix.lower() in TIFF_SUFFIXES:
+            frames = frames_in_file(frames[0])
+    if not frames:
+        raise StackError(
+            f"{path} holds no pictures ({' '.join(READ_SUFFIXES)}): a stack needs two or more"
+        )
+    if len(frames) == 1:
+        raise StackError(f"{path} holds one picture, a stack needs two or more")
+    return frames
+
+
+def list_stack_files(folder):
+    """The stacks at the top of a folder that are one file each: videos, and TIFF of several pages.
+
+    Returns:
+        List of paths in natural order, may be empty.
+    Raises:
+        StackError: as `list_folders`.
+    """
+    files = [
+        path
+        for path in _inside(folder)
+        if not path.name.startswith(".")
+        and path.is_file()
+        and (
+            path.suffix.lower() in VIDEO_SUFFIXES
+            or (path.suffix.lower() in TIFF_SUFFIXES and len(frames_in_file(path)) > 1)
+        )
+    ]
+    return sorted(files, key=lambda path: natural_key(path.name))
+
+
+def stack_name(path):
+    """The name of a stack: of its folder, or of its file without the suffix."""
+    path = Path(path).resolve()
+    return path.stem if path.is_file() else path.name
 
 
 def by_stem(paths):
@@ -160,285 +187,11 @@ def by_stem(paths):
     return found
 
 
-def read_picture(path):
-    """Read one picture, every byte of it, upright.
-
-    Args:
-        path: a JPEG, PNG, TIFF, BMP or WebP file; its content decides, not its suffix.
-    Returns:
-        (H, W, C) uint8 or uint16, C = 1 grey, 2 grey + alpha, 3 RGB, 4 RGBA. Palettes are looked
-        up, 1-bit pictures become 0 and 255, CMYK JPEG becomes RGB, EXIF orientation is applied.
-    Raises:
-        StackError: the file cannot be read, is cut short, is no picture, or is of a kind that has
-            no faithful form here (floats, several pages, CMYK or Lab TIFF).
-    """
-    return _read(path)[0]
-
-
-def read_profile(path):
-    """The ICC profile of a picture as bytes, None when it has none; raises like read_picture."""
-    return _read(path)[1]
-
-
-def _read(path):
-    """(picture, ICC profile or None) of one file; see read_picture."""
-    data = read_bytes(path)
-    decode = _decode_tiff if data.startswith(TIFF_STARTS) else _decode_opencv
-    picture, orientation, profile = decode(data, path)
-    return np.ascontiguousarray(_upright(picture, orientation)), profile
-
-
-def _decode_opencv(data, path):
-    """(picture (H, W, C), EXIF orientation, ICC profile or None) of a PNG, JPEG, WebP or BMP."""
-    damaged = StackError(f"{path} is no picture, is cut short or damaged: export or copy it again")
-    if data.startswith(PNG_START) and not _png_is_whole(data):
-        raise damaged  # said here, because libpng would add a line of its own
-    # A damaged file ends in one sentence of ours: OpenCV's own lines about it stay out.
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
-    try:
-        picture, kinds, chunks = cv2.imdecodeWithMetadata(
-            np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED
-        )
-    except cv2.error as error:
-        raise damaged from error
-    if picture is None:
-        raise damaged
-    if picture.dtype not in (np.uint8, np.uint16):
-        raise StackError(f"{path} holds {picture.dtype} samples: export it with 8 or 16 bits")
-    metadata = {kind: chunk.tobytes() for kind, chunk in zip(kinds, chunks)}
-    if picture.ndim == 2:
-        picture = picture[..., None]  # (H, W, 1)
-    elif picture.shape[2] == 3:
-        picture = cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
-    elif data.startswith(PNG_START) and data[25] == 4:  # colour type 4 is grey with alpha
-        picture = picture[..., [0, 3]]
-    else:
-        picture = cv2.cvtColor(picture, cv2.COLOR_BGRA2RGBA)
-    orientation = _exif_orientation(metadata.get(cv2.IMAGE_METADATA_EXIF, b""))
-    return picture, orientation, metadata.get(cv2.IMAGE_METADATA_ICCP)
-
-
-def _png_is_whole(data):
-    """Whether the chunks of a PNG go through to its end mark."""
-    position = len(PNG_START)
-    while position + 12 <= len(data):
-        length, kind = struct.unpack_from(">I4s", data, position)
-        position += 12 + length
-        if kind == b"IEND":
-            return position <= len(data)
-    return False
-
-
-def _exif_orientation(data):
-    """EXIF orientation, 1 (upright) to 8; 1 where there is none that can be read."""
-    exif = Image.Exif()
-    try:
-        exif.load(data)
-        return exif.get(0x0112, 1)
-    except (SyntaxError, ValueError, TypeError, KeyError, EOFError, OSError, struct.error):
-        return 1  # damaged metadata do not make a whole picture unreadable
-
-
-def _upright(picture, orientation):
-    """Turn and mirror (H, W, C) as EXIF orientation 1 to 8 asks; other values count as 1."""
-    if orientation in (5, 6, 7, 8):
-        picture = picture.transpose(1, 0, 2)  # (W, H, C)
-    if orientation in (2, 3, 6, 7):
-        picture = picture[:, ::-1]
-    if orientation in (3, 4, 7, 8):
-        picture = picture[::-1]
-    return picture
-
-
-def _decode_tiff(data, path):
-    """(picture (H, W, C), orientation, ICC profile or None) of a TIFF file with one picture."""
-    logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # our own sentence is enough
-    try:
-        with tifffile.TiffFile(io.BytesIO(data)) as file:
-            pages = [page.aspage() for page in file.pages]
-            page = pages[0]
-            ends = [sum(part) for part in zip(page.dataoffsets, page.databytecounts)]
-            whole = max(ends, default=0) <= len(data) and not _lost_tags(file.tiff, page, data)
-            samples = page.asarray() if whole else np.empty(0)
-            tags = {number: tag.value for number in (274, 34675) if (tag := page.tags.get(number))}
-    except Exception as error:  # each codec has its own classes of errors
-        raise StackError(
-            f"{path} is cut short, damaged or of an unknown kind of TIFF ({error}): "
-            "export or copy it again"
-        ) from error
-    if samples.size == 0:
-        raise StackError(f"{path} is cut short: export or copy it again")
-    count = sum(not page.is_reduced and not page.is_mask for page in pages)
-    if count > 1:
-        raise StackError(f"{path} holds {count} pictures: save each as a file of its own")
-    return _tiff_colours(page, samples, path), tags.get(274, 1), tags.get(34675)
-
-
-def _lost_tags(format, page, data):
-    """Tags of the page that tifffile passed over because their values lie beyond a cut."""
-    (count,) = struct.unpack_from(format.tagnoformat, data, page.offset)
-    start = page.offset + format.tagnosize
-    codes = {
-        struct.unpack_from(format.byteorder + "H", data, start + k * format.tagsize)[0]
-        for k in range(count)
-    }
-    matter = {258, 34675}  # bits per sample, ICC profile: without the others it raises
-    return codes & matter - {tag.code for tag in page.tags}
-
-
-def _tiff_colours(page, samples, path):
-    """Samples of a TIFF page as (H, W, C) grey or RGB, uint8 or uint16, black at 0."""
-    kind = page.photometric.name
-    if page.axes == "SYX":  # planar
-        samples, axes = samples.transpose(1, 2, 0), "YXS"
-    else:
-        axes = page.axes
-    if axes == "YX":
-        samples = samples[..., None]
-    elif axes != "YXS":
-        raise StackError(f"{path} holds a volume (axes {axes}): save each picture by itself")
-    bits = page.bitspersample
-    if samples.dtype == bool:
-        samples = samples.astype(np.uint8) * 255
-    elif kind == "PALETTE" and samples.dtype == np.uint8:
-        samples = (page.colormap.T[samples[..., 0]] >> 8).astype(np.uint8)  # (H, W, 3)
-    elif samples.dtype not in (np.uint8, np.uint16) or bits != 8 * samples.itemsize:
-        raise StackError(
-            f"{path} holds {bits}-bit {samples.dtype} samples: export it with 8 or 16 bits"
-        )
-    # JPEG in TIFF is YCbCr in the file; the decoder has turned it into RGB already.
-    colour = kind in ("RGB", "PALETTE") or (kind == "YCBCR" and page.compression.name == "JPEG")
-    grey = kind in ("MINISBLACK", "MINISWHITE")
-    if not (colour and samples.shape[2] in (3, 4)) and not (grey and samples.shape[2] in (1, 2)):
-        raise StackError(
-            f"{path} holds {samples.shape[2]} channels of kind {kind}: export it as grey or RGB"
-        )
-    if kind == "MINISWHITE":
-        samples = samples.copy()
-        samples[..., 0] = np.iinfo(samples.dtype).max - samples[..., 0]
-    return samples
-
-
-def loses(suffix, picture):
-    """What a file of this suffix cannot keep of the picture, as a sentence, or None.
-
-    Args:
-        suffix: with its dot, any case, such as ".jpg".
-        picture: (H, W, C) or (H, W), uint8 or uint16.
-    """
-    suffix = suffix.lower()
-    lost = []
-    if picture.dtype == np.uint16 and suffix in (".jpg", ".jpeg", ".bmp", ".webp"):
-        lost.append("16 bits are rounded to 8")
-    if _channels(picture) in (2, 4) and suffix in (".jpg", ".jpeg", ".bmp"):
-        lost.append("alpha is dropped")
-    return f"{' and '.join(lost)} in {suffix[1:].upper()}: PNG and TIFF keep it" if lost else None
-
-
-def _channels(picture):
-    return picture.shape[2] if picture.ndim == 3 else 1
-
-
-def write_picture(path, picture, profile=None):
-    """Write a picture in the format of the suffix, atomically.
-
-    PNG, TIFF, BMP and WebP are lossless, JPEG is of quality 95 with full chroma. What a format
-    cannot keep is rounded or dropped as `loses` says.
-
-    Args:
-        path: ends in one of PICTURE_SUFFIXES, in any case; its folder is made when missing.
-        picture: (H, W, C) or (H, W), uint8 or uint16, C as in read_picture.
-        profile: ICC profile to carry; left out where its colour space is not the picture's, or
-            the format (BMP) has no place for it.
-    Raises:
-        StackError: unknown suffix, a picture too large for the format, or the file cannot be put
-            there.
-    """
-    path = Path(path)
-    suffix = path.suffix.lower()
-    if suffix not in PICTURE_SUFFIXES:
-        raise StackError(f"{path} has no suffix of a picture: use {' '.join(PICTURE_SUFFIXES)}")
-    picture = picture.reshape(*picture.shape[:2], -1)  # (H, W, C)
-    space = b"GRAY" if picture.shape[2] <= 2 else b"RGB "
-    if profile is not None and profile[16:20] != space:  # say, of the CMYK that a JPEG was
-        profile = None
-    try:
-        if suffix == ".png":
-            data = _encode_png(picture, profile)
-        elif suffix in (".tif", ".tiff"):
-            data = _encode_tiff(picture, profile)
-        else:
-            data = _encode_8_bit(suffix, picture, profile)
-    except (cv2.error, ValueError, OSError, struct.error) as error:
-        height, width = picture.shape[:2]
-        raise StackError(
-            f"{path}: {width}x{height} cannot be encoded ({error}): use PNG or TIFF"
-        ) from error
-    write_bytes(path, data)
-
-
-def _encode_png(picture, profile):
-    """PNG file as bytes."""
-    if picture.shape[2] == 2:  # the one kind that OpenCV cannot encode
-        from imagecodecs import png_encode
-
-        data = png_encode(picture)
-    else:
-        codes = {3: cv2.COLOR_RGB2BGR, 4: cv2.COLOR_RGBA2BGRA}
-        code = codes.get(picture.shape[2])
-        data = cv2.imencode(".png", picture if code is None else cv2.cvtColor(picture, code))[1]
-        data = data.tobytes()
-    if profile is None:
-        return data
-    # Put in here, after the header of 33 bytes: OpenCV gives no file at all when libpng
-    # finds fault with a profile.
-    body = b"iCCPICC profile\0\0" + zlib.compress(profile)
-    chunk = struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body))
-    return data[:33] + chunk + data[33:]
-
-
-def _encode_tiff(picture, profile):
-    """TIFF file as bytes, deflated."""
-    channels = picture.shape[2]
-    buffer = io.BytesIO()
-    tifffile.imwrite(
-        buffer,
-        picture if channels > 1 else picture[..., 0],
-        photometric="rgb" if channels >= 3 else "minisblack",
-        planarconfig="contig" if channels > 1 else None,
-        extrasamples=["unassalpha"] if channels in (2, 4) else None,
-        compression="zlib",
-        predictor=True,
-        iccprofile=profile,
-        metadata=None,
-    )
-    return buffer.getvalue()
-
-
-def _encode_8_bit(suffix, picture, profile):
-    """JPEG, BMP or WebP file as bytes."""
-    if picture.dtype == np.uint16:
-        picture = ((picture.astype(np.uint32) + 128) // 257).astype(np.uint8)
-    if suffix != ".webp" and picture.shape[2] in (2, 4):
-        picture = picture[..., :-1]
-    image = Image.fromarray(picture[..., 0] if picture.shape[2] == 1 else picture)
-    buffer = io.BytesIO()
-    if suffix == ".bmp":
-        image.save(buffer, "BMP")
-    elif suffix == ".webp":
-        # Effort beyond this takes up to fifteen times as long for a file no smaller.
-        effort = {"quality": 0, "method": 4}
-        image.save(buffer, "WEBP", lossless=True, exact=True, icc_profile=profile, **effort)
-    else:
-        image.save(buffer, "JPEG", quality=95, subsampling=0, icc_profile=profile)
-    return buffer.getvalue()
-
-
 def luma(pictures):
     """Gamma-coded BT.601 luma; grey passes through and alpha is left out.
 
     Args:
-        pictures: (..., C) uint8 or uint16, C as in read_picture.
+        pictures: (..., C) uint8 or uint16, C as in formats.py.
     Returns:
         (...) float32 in [0, 1].
     Source: ITU-R Recommendation BT.601.
@@ -453,64 +206,230 @@ def luma(pictures):
     return np.minimum(out, 1, out=out)  # the three factors may round to a sum just over 1
 
 
+class Kind(NamedTuple):
+    """What the frames of a stack have in common."""
+
+    dtype: np.dtype  # uint8 or uint16
+    colour: bool
+    alpha: bool
+
+    @property
+    def channels(self):
+        return (3 if self.colour else 1) + self.alpha
+
+
+def kind_of(picture):
+    """The Kind of a picture (H, W, C)."""
+    return Kind(picture.dtype, picture.shape[2] >= 3, picture.shape[2] in (2, 4))
+
+
+def common_kind(kinds):
+    """The Kind that loses nothing of any but the alpha that not all have."""
+    return Kind(
+        max((kind.dtype for kind in kinds), key=lambda dtype: dtype.itemsize),
+        any(kind.colour for kind in kinds),
+        all(kind.alpha for kind in kinds),
+    )
+
+
+def as_kind(picture, kind):
+    """A picture (H, W, C) with the channels and bits of a Kind; it has no fewer bits than that."""
+    if kind_of(picture) == kind:
+        return picture
+    has_alpha = picture.shape[2] in (2, 4)
+    colour = picture[..., :-1] if has_alpha else picture
+    if kind.colour and colour.shape[2] == 1:
+        colour = np.repeat(colour, 3, axis=2)
+    if kind.alpha:
+        colour = np.concatenate([colour, picture[..., -1:]], axis=2)
+    factor = 257 if kind.dtype.itemsize > picture.itemsize else 1  # 255 becomes 65535
+    return colour * kind.dtype.type(factor)
+
+
 @dataclass
 class Stack:
     """The frames of one scene in their order.
 
     Attributes:
-        frames: (N, H, W, C) uint8 or uint16, C as in read_picture.
-        paths: the N files.
-        profile: ICC profile of the first frame as bytes, or None.
+        frames: (N, H, W, C) uint8 or uint16, C as in formats.py.
+        paths: the N files, or stack_files.Page.
+        metadata: Metadata of the reference frame.
+        notes: a sentence on each thing that was made alike.
     """
 
     frames: np.ndarray
     paths: list
-    profile: bytes | None
+    metadata: Metadata
+    notes: list = field(default_factory=list)
 
 
-def read_stack(paths, threads=2, spill=None, low_memory=False):
+def read_stack(paths, threads=2, spill=None, low_memory=False, reference=None):
     """Read the frames of a stack into one array.
 
+    Frames of different kinds are made alike: 8 bits become 16, grey becomes RGB, alpha is dropped
+    where not all have it.
+
     Args:
-        paths: picture files in their order, N >= 1.
-        threads: how many frames are decoded at a time.
+        paths: picture files in their order, N >= 1, or frames in a file as from `list_frames`.
+        threads: how many frames are decoded at a time; a video is decoded by one.
         spill: folder for a file without a name that holds the frames, where they would take more
             than half of the free memory; None: they are in memory whatever comes.
         low_memory: they are in that file in any case.
+        reference: index of the frame whose metadata the stack has; None: N // 2.
     Returns:
         Stack; its frames are a numpy.memmap where they are in a file, see `release`.
     Raises:
-        StackError: a file cannot be read, size, bit depth or channels differ from the first, or
-            there is no room for the frames.
+        StackError: a file cannot be read, the frames are of several sizes, or there is no room for
+            them.
     """
-    paths = [Path(path) for path in paths]
-    first, profile = _read(paths[0])
-    shape = (len(paths), *first.shape)
-    size = len(paths) * first.nbytes
-    if spill is not None and (low_memory or size > free_memory() / 2):
-        frames = _frames_on_disk(shape, first.dtype, Path(spill))
-    else:
-        try:
-            frames = np.empty(shape, first.dtype)
-        except MemoryError as error:
-            raise StackError(
-                f"{paths[0].parent} needs {size / 2**30:.1f} GiB of memory for its frames"
-            ) from error
-    put(frames, 0, first)
+    paths = [path if isinstance(path, Page) else Path(path) for path in paths]
+    reference = len(paths) // 2 if reference is None else reference
+    if isinstance(paths[0], VideoFrame):
+        threads = 1
+    ready = _decode_some(paths, reference, threads)
+    first = ready[reference]
+    kind = kind_of(first.picture)
+    frames = _room_for(paths, first.picture.shape, kind, spill, low_memory)
+    read = _read_frames(frames, kind, paths, reference, ready, threads)
+    _check_sizes(paths, read)
+    common = common_kind([frame.kind for frame in read])
+    if common != kind:  # told by the frames alone, so that stacks of one kind are read but once
+        del frames
+        frames = _room_for(paths, first.picture.shape, common, spill, low_memory)
+        read = _read_frames(frames, common, paths, reference, ready, threads)
+    return Stack(frames, paths, first.metadata, _notes(paths, read, reference, common))
 
-    def read_into(index):
-        picture = _read(paths[index])[0]
-        _check_alike(paths[index], picture, first)
-        put(frames, index, picture)
+
+class _Read(NamedTuple):
+    """What is known of a frame that has been read: size, Kind, ICC profile and notes."""
+
+    size: tuple  # (height, width), px
+    kind: Kind
+    profile: bytes | None
+    notes: list
+
+
+def _decode_some(paths, reference, threads):
+    """{index: Decoded} of the reference, and of as many others as are decoded at the same time."""
+    others = [index for index in range(len(paths)) if index != reference]
+    indices = [reference, *others[: threads - 1]]
+    with ThreadPoolExecutor(threads) as pool:
+        return dict(zip(indices, pool.map(decode, [paths[index] for index in indices])))
+
+
+def _room_for(paths, shape, kind, spill, low_memory):
+    """An array for the frames, in memory or on disk; shape is that of one of them."""
+    shape = (len(paths), *shape[:2], kind.channels)
+    size = int(np.prod(shape, dtype=np.int64)) * kind.dtype.itemsize
+    if spill is not None and (low_memory or size > free_memory() / 2):
+        return _frames_on_disk(shape, kind.dtype, Path(spill))
+    try:
+        return np.empty(shape, kind.dtype)
+    except MemoryError as error:
+        raise StackError(
+            f"{paths[0].parent} needs {size / 2**30:.1f} GiB of memory for its frames"
+        ) from error
+
+
+def _read_frames(frames, kind, paths, reference, ready, threads):
+    """Read the files into `frames`, but for those of another size or that do not go into its Kind.
+
+    Args:
+        frames: (N, H, W, C) to fill; kind: its Kind.
+        paths: N of them; reference: index of the one that the others are compared with.
+        ready: {index: Decoded} of some, the reference among them; the others are taken out.
+        threads: how many are read at a time.
+    Returns:
+        List of N _Read.
+    """
+
+    first = ready[reference]
+
+    def read(index):
+        path, decoded, notes = paths[index], first, []
+        if index != reference:
+            decoded = ready.pop(index, None) or decode(path)
+            if decoded.orientation != first.orientation:
+                decoded, notes = _turned_alike(path, decoded, first)
+        if decoded.note:
+            notes.append(decoded.note)
+        own, size = kind_of(decoded.picture), decoded.picture.shape[:2]
+        if size == frames.shape[1:3] and common_kind([own, kind]) == kind:
+            put(frames, index, as_kind(decoded.picture, kind))
+        return _Read(size, own, decoded.metadata.profile, notes)
 
     with ThreadPoolExecutor(threads) as pool:
         try:
-            for _ in pool.map(read_into, range(1, len(paths))):
-                pass
+            return list(pool.map(read, range(len(paths))))
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
-    return Stack(frames, paths, profile)
+
+
+def _turned_alike(path, decoded, first):
+    """A frame whose EXIF orientation is not the reference's, the way its content lies.
+
+    Cameras that look straight down tell one frame's orientation from another's by chance, and
+    programs turn pictures without telling EXIF; so the likeness to the reference decides.
+
+    Returns:
+        (Decoded, list of notes).
+    """
+    other = decode(path, first.orientation)
+    shape = first.picture.shape[:2]
+    if other.picture.shape[:2] != shape:
+        return decoded, []
+    if decoded.picture.shape[:2] == shape:
+        alike = [_likeness(one.picture, first.picture) for one in (decoded, other)]
+        if alike[0] >= alike[1]:
+            return decoded, []
+    return other, ["its EXIF orientation is not that of its content and was passed over"]
+
+
+def _likeness(picture, other):
+    """Correlation of two pictures of one size, reduced; 0 where one is plain."""
+    small = [
+        luma(cv2.resize(one, (48, 48), interpolation=cv2.INTER_AREA).reshape(48, 48, -1))
+        for one in (picture, other)
+    ]
+    a, b = (one - one.mean() for one in small)
+    return float((a * b).sum() / max(np.sqrt((a * a).sum() * (b * b).sum()), 1e-9))
+
+
+def _check_sizes(paths, read):
+    """Raise StackError where frames are of several sizes; it names one that most are not of."""
+    (size, _), *others = Counter(frame.size for frame in read).most_common()
+    if others:
+        odd = next(k for k, frame in enumerate(read) if frame.size != size)
+        (height, width), (rows, columns) = read[odd].size, size
+        raise StackError(
+            f"frame {paths[odd].name} is {width}x{height}, the stack is {columns}x{rows}: "
+            "export all frames at one size"
+        )
+
+
+def _notes(paths, read, reference, common):
+    """Sentences on what was made alike, each with the frames that it is about."""
+    about = {}
+    for path, frame in zip(paths, read):
+        kind, notes = frame.kind, list(frame.notes)
+        if kind.dtype != common.dtype:
+            notes.append("8 bits were multiplied to 16, which other frames have")
+        if kind.colour != common.colour:
+            notes.append("grey was taken as RGB, which other frames have")
+        if kind.alpha != common.alpha:
+            notes.append("alpha was dropped, because not all frames have it")
+        if frame.profile != read[reference].profile:
+            notes.append(f"the colour profile is not that of {paths[reference].name}, values stay")
+        for note in notes:
+            about.setdefault(note, []).append(path.name)
+    return [f"{_some(names)}: {note}" for note, names in about.items()]
+
+
+def _some(names):
+    """The first of many names, and how many more there are."""
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + more
 
 
 def _frames_on_disk(shape, dtype, folder):
@@ -554,14 +473,15 @@ def put(frames, index, picture):
     if descriptor is None or not hasattr(os, "pwrite"):
         frames[index] = picture
         return
-    left, start = memoryview(picture.reshape(-1).view(np.uint8)), index * picture.nbytes
+    left = memoryview(np.ascontiguousarray(picture).reshape(-1).view(np.uint8))
+    start = index * picture.nbytes
     while left:  # a system call writes 2 GiB at most
         written = os.pwrite(descriptor, left, start)
         left, start = left[written:], start + written
 
 
-def window(frames, top, bottom, left, right):
-    """A part of every frame.
+def window(frames, top, bottom, left, right, indices=None):
+    """A part of every frame, or of some.
 
     Frames on disk are read row by row: to touch their pages would map whole rows of each frame,
     which count as memory in use, and cost a fault for each page.
@@ -569,38 +489,20 @@ def window(frames, top, bottom, left, right):
     Args:
         frames: (N, H, W, C) as of `read_stack`.
         top, bottom, left, right: px.
+        indices: of the frames; None: all.
     Returns:
-        (N, bottom - top, right - left, C), a view where the frames are in memory.
+        (N, bottom - top, right - left, C), a view where all frames are asked for, in memory.
     """
     part = frames[:, top:bottom, left:right]
+    indices = range(len(frames)) if indices is None else indices
     descriptor = getattr(frames, "descriptor", None)
     if descriptor is None or not hasattr(os, "preadv"):
-        return part
-    out = np.empty(part.shape, frames.dtype)
+        return part if len(indices) == len(frames) else part[indices]
+    out = np.empty((len(indices), *part.shape[1:]), frames.dtype)
     bytes_out = out.reshape(*out.shape[:2], -1).view(np.uint8)
     frame_bytes, row_bytes, pixel_bytes = frames.strides[:3]
-    for k, rows in enumerate(bytes_out):
+    for k, rows in zip(indices, bytes_out, strict=True):
         start = k * frame_bytes + top * row_bytes + left * pixel_bytes
         for y, row in enumerate(rows):
             os.preadv(descriptor, [row], start + y * row_bytes)
     return out
-
-
-def _check_alike(path, picture, first):
-    """Raise StackError where a frame differs from the first in size, bit depth or channels."""
-    if picture.shape[:2] != first.shape[:2]:
-        (height, width), (rows, columns) = picture.shape[:2], first.shape[:2]
-        raise StackError(
-            f"frame {path.name} is {width}x{height}, the stack is {columns}x{rows}: "
-            "export all frames at one size"
-        )
-    if picture.dtype != first.dtype:
-        raise StackError(
-            f"frame {path.name} has {8 * picture.itemsize} bits per channel, the stack has "
-            f"{8 * first.itemsize}: export all frames with one bit depth"
-        )
-    if picture.shape[2] != first.shape[2]:
-        raise StackError(
-            f"frame {path.name} is {CHANNEL_NAMES[picture.shape[2]]}, the stack is "
-            f"{CHANNEL_NAMES[first.shape[2]]}: export all frames alike"
-        )

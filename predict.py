@@ -5,29 +5,33 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from tqdm import tqdm
-
-from fuse import (
+from align import add_alignment_files
+from formats import PICTURE_SUFFIXES
+from pictures import list_frames, stack_name
+from pipeline import (
+    Files,
     add_fuse_options,
+    check_choices,
     fuse_files,
     make_engine,
-    make_folder,
     read_for,
     result_suffix,
     same_format,
 )
-from pictures import PICTURE_SUFFIXES, list_frames
-from utils import run_main
+from previews import preview_files
+from utils import make_folder, run_main
 
 
 def get_parser():
+    """The options of predict.py."""
     parser = argparse.ArgumentParser(description=__doc__)
     group = parser.add_argument_group("stack")
     group.add_argument(
         "--stack_path",
         type=Path,
         required=True,
-        help="folder of the frames, two or more pictures, in the natural order of their names",
+        help="folder of the frames, two or more pictures, in the natural order of their names; or "
+        "a TIFF of several pages, or a video",
     )
     group = parser.add_argument_group("results")
     group.add_argument(
@@ -48,6 +52,13 @@ def get_parser():
         metavar="FILE",
         help="also write the largest weight of a frame, 8-bit PNG, 255 is sure",
     )
+    group.add_argument(
+        "--preview",
+        action="store_true",
+        help="also write, beside the fused picture, what there is to look at: the focus map in "
+        "colours (<name>_focus.png), a relief (_relief.png), a film through the stack (_sweep.gif)",
+    )
+    add_alignment_files(group)
     add_fuse_options(parser)
     return parser
 
@@ -60,13 +71,15 @@ def check_suffixes(parser, args):
         path = getattr(args, option)
         if path is not None and path.suffix.lower() != ".png":
             parser.error(f"--{option} {path} is written as PNG: give a name that ends in .png")
+    if args.save_alignment is not None and args.save_alignment.suffix.lower() != ".json":
+        parser.error(f"--save_alignment {args.save_alignment} is JSON: give a name in .json")
 
 
 def choose_output(parser, args, paths):
     """The fused picture's file; exit status 2 where --output and --out_format contradict."""
     suffix = result_suffix(args.out_format, paths)
     if args.output is None:
-        return Path("results") / f"{args.stack_path.resolve().name}{suffix}"
+        return Path("results") / f"{stack_name(args.stack_path)}{suffix}"
     if args.out_format is not None and not same_format(args.output.suffix, suffix):
         parser.error(
             f"--output {args.output} contradicts --out_format {args.out_format} ({suffix}): "
@@ -75,45 +88,54 @@ def choose_output(parser, args, paths):
     return args.output
 
 
+def choose_files(args, output):
+    """Files of what is wanted."""
+    slabs = output.with_name(f"{output.stem}_slabs") if args.slab else None
+    previews = output.parent if args.preview else None
+    kept, known = args.save_alignment, args.use_alignment
+    return Files(output, args.focus_map, args.confidence, slabs, previews, kept, known)
+
+
 def check_places(parser, files, stack_path):
     """End with exit status 2 where the files to write are one, or would be frames."""
-    if len({path.resolve() for path in files}) < len(files):
-        parser.error(f"{', '.join(map(str, files))}: the files to write need names of their own")
-    for path in files:
-        if path.resolve().parent == stack_path.resolve():
+    paths = [files.picture, files.focus_map, files.confidence, files.slabs, files.alignment]
+    if files.previews is not None:
+        paths += preview_files(files.previews, files.picture.stem)
+    paths = [path for path in paths if path is not None]
+    if len({path.resolve() for path in paths}) < len(paths):
+        parser.error(f"{', '.join(map(str, paths))}: the files to write need names of their own")
+    for path in paths:
+        if path.resolve() == stack_path.resolve():
+            parser.error(f"{path} is the stack itself: choose another name")
+        if stack_path.is_dir() and path.resolve().parent == stack_path.resolve():
             parser.error(
                 f"{path} is inside the stack's folder and would be a frame next time: "
                 "choose another folder"
             )
 
 
-def move(bar, done, total):
-    """Set a tqdm bar to `done` of `total`."""
-    bar.total = total
-    bar.update(done - bar.n)
-
-
 def main(argv=None):
+    """Fuse one stack."""
     parser = get_parser()
     args = parser.parse_args(argv)
     check_suffixes(parser, args)
+    check_choices(parser, args)
     paths = list_frames(args.stack_path)
-    output = choose_output(parser, args, paths)
-    files = [path for path in (output, args.focus_map, args.confidence) if path is not None]
+    files = choose_files(args, choose_output(parser, args, paths))
     check_places(parser, files, args.stack_path)
     if args.verbose:
         print(*(path.name for path in paths), sep="\n")
     engine = make_engine(args)
-    for path in files:
+    for path in files.wanted():
         make_folder(path.parent)
-    with tqdm(desc="tiles", unit="", leave=False, disable=None) as bar:
-        progress = partial(move, bar)
-        read = partial(read_for, output, paths, args.low_memory)
-        result = fuse_files(read, engine, output, args.focus_map, args.confidence, progress)
-    if result["note"]:
-        print(f"note: {result['note']}", file=sys.stderr)
+    read = partial(read_for, files.picture, paths, args)
+    result = fuse_files(read, engine, files, args, bars=not args.quiet)
+    if args.quiet:
+        return
+    for note in result["notes"]:
+        print(f"note: {note}", file=sys.stderr)
     size = f"{result['width']}x{result['height']}"
-    print(f"{output}: {size}, {result['frames']} frames, {result['seconds']:.1f} s")
+    print(f"{files.picture}: {size}, {result['frames']} frames, {result['seconds']:.1f} s")
 
 
 if __name__ == "__main__":

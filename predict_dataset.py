@@ -1,6 +1,7 @@
 """Fuse every focal stack of a data set, or of several; what is done already is not done again."""
 
 import argparse
+import contextlib
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
@@ -8,12 +9,31 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from fuse import add_fuse_options, fuse_files, make_engine, make_folder, read_for, result_suffix
-from pictures import STACK_FOLDERS, list_folders, list_frames, list_pictures, stack_root
+from pictures import (
+    STACK_FOLDERS,
+    list_folders,
+    list_frames,
+    list_pictures,
+    list_stack_files,
+    stack_name,
+    stack_root,
+)
+from pipeline import (
+    Files,
+    add_fuse_options,
+    check_choices,
+    fuse_files,
+    make_engine,
+    read_for,
+    result_suffix,
+)
+from previews import preview_files
 from records import Record, wanted_record
+from report import Card, write_card, write_report
 from utils import (
     KNOWN_FAILURES,
     StackError,
+    make_folder,
     rank_and_world,
     run_main,
     sentence_of,
@@ -21,10 +41,22 @@ from utils import (
     write_csv,
 )
 
+# Options that the results do not depend on; the weights and alignments have their SHA-256.
+NOT_OF_RESULTS = {
+    "stack_basedir_path",
+    "output_dir",
+    "model_path",
+    "overwrite",
+    "verbose",
+    "quiet",
+    "low_memory",
+    "use_alignment",
+}
 COLUMNS = ("stack", "width", "height", "frames", "network_seconds", "seconds")
 
 
 def get_parser():
+    """The options of predict_dataset.py."""
     parser = argparse.ArgumentParser(description=__doc__)
     group = parser.add_argument_group("data set")
     group.add_argument(
@@ -32,8 +64,9 @@ def get_parser():
         type=Path,
         required=True,
         metavar="DIR",
-        help="its sub-folders that hold pictures are the stacks, or those below its "
-        f"{', '.join(STACK_FOLDERS)}; or it holds several such data sets",
+        help="its sub-folders that hold pictures, its TIFF of several pages and its videos are "
+        f"the stacks, or those below its {', '.join(STACK_FOLDERS)}; or it holds several such "
+        "data sets",
     )
     group = parser.add_argument_group("results")
     group.add_argument(
@@ -58,13 +91,49 @@ def get_parser():
         action="store_true",
         help="fuse all stacks, also those whose record says that nothing has changed",
     )
+    group.add_argument(
+        "--preview",
+        action="store_true",
+        help="also write to previews/ the focus map in colours, a relief, a film through the stack",
+    )
+    group.add_argument(
+        "--no_report",
+        action="store_true",
+        help="write no report.html, which shows each stack's sharpest frame and result and takes "
+        "some of the time",
+    )
+    group.add_argument(
+        "--save_alignment",
+        action="store_true",
+        help="also write how frames lie to alignment/, as JSON",
+    )
+    group.add_argument(
+        "--use_alignment",
+        type=Path,
+        metavar="DIR",
+        help="take how frames lie from <stack>.json in this folder, of --save_alignment, and "
+        "measure nothing",
+    )
     add_fuse_options(parser)
     return parser
 
 
-def stacks_in(folder):
-    """The sub-folders of `folder` that hold pictures."""
-    return [path for path in list_folders(folder) if list_pictures(path)]
+def stacks_in(folder, folders=None):
+    """The stacks in a folder: sub-folders that hold pictures, and stacks that are one file.
+
+    Args:
+        folder: that is searched.
+        folders: the sub-folders that count; None: all.
+    Raises:
+        StackError: two have one name, and would have one result.
+    """
+    folders = list_folders(folder) if folders is None else folders
+    stacks = [path for path in folders if list_pictures(path)] + list_stack_files(folder)
+    names = {}
+    for path in stacks:
+        if (other := names.setdefault(stack_name(path), path)) != path:
+            raise StackError(f"{path} and {other.name} have one name: rename one of them")
+    return stacks
 
 
 def find_datasets(base):
@@ -86,7 +155,7 @@ def find_datasets(base):
             name = base.resolve().parent.name
         below = [(folder, stack_root(folder)) for folder in list_folders(base)]
         datasets = {folder.name: stacks_in(root) for folder, root in below if root is not None}
-        own = [folder for folder, root in below if root is None and list_pictures(folder)]
+        own = stacks_in(base, [folder for folder, root in below if root is None])
         if own and name in datasets:
             raise StackError(f"{base} and {base / name} would share their results: rename one")
         if own:
@@ -125,65 +194,96 @@ class Job:
     """One stack of a data set: its files, and the record of how its results came to be.
 
     Args:
-        folder: of the frames.
+        source: folder of the frames, or the file that they are in.
         target: folder of the data set's results.
-        options: those that the results depend on, plain JSON values.
+        args: parsed options.
         weights: SHA-256 of the weights.
     """
 
-    def __init__(self, folder, target, options, weights):
-        self.folder = folder
+    def __init__(self, source, target, args, weights):
+        self.source = source
+        self.name = stack_name(source)
         self.target = target
-        self.options = options
+        self.args = args
         self.weights = weights
-        self.record = Record(target, folder.name)
+        self.record = Record(target, self.name)
+        self.card = target / "records" / "cards" / f"{self.name}.json"
 
     def files(self, paths):
-        """Files of the fused picture, the focus map and the confidence (None: not wanted)."""
-        name = self.folder.name
-        return (
-            self.target / f"{name}{result_suffix(self.options['out_format'], paths)}",
-            self.target / "focus_map" / f"{name}.png" if self.options["focus_map"] else None,
-            self.target / "confidence" / f"{name}.png" if self.options["confidence"] else None,
+        """Files of what is wanted."""
+        args, target, name = self.args, self.target, self.name
+        known = args.use_alignment and args.use_alignment / f"{name}.json"
+        return Files(
+            target / f"{name}{result_suffix(args.out_format, paths)}",
+            target / "focus_map" / f"{name}.png" if args.focus_map else None,
+            target / "confidence" / f"{name}.png" if args.confidence else None,
+            target / "slabs" / name if args.slab else None,
+            target / "previews" if args.preview else None,
+            target / "alignment" / f"{name}.json" if args.save_alignment else None,
+            known,
+            None if args.no_report else self.card,
         )
 
-    def read(self, args):
+    def wanted(self, paths, files):
+        """What the record must name, see records.wanted_record."""
+        options = {k: v for k, v in vars(self.args).items() if k not in NOT_OF_RESULTS}
+        weights = {"network": self.weights}
+        if files.known_alignment is not None:
+            weights["alignment"] = sha256(files.known_alignment)
+        return wanted_record(paths, weights, options)
+
+    def read(self):
         """Read the frames.
 
         Returns:
             (wanted, files, Stack): what the record shall name and the files to write; or None where
             the record and the results say that all is done.
         """
-        paths = list_frames(self.folder)
-        wanted, files = wanted_record(paths, self.weights, self.options), self.files(paths)
-        if args.verbose:
-            tqdm.write(f"{self.folder}: {' '.join(path.name for path in paths)}")
-        if not args.overwrite and self.record.says_done(wanted, files):
+        paths = list_frames(self.source)
+        files = self.files(paths)
+        wanted = self.wanted(paths, files)
+        if self.args.verbose:
+            tqdm.write(f"{self.source}: {' '.join(path.name for path in paths)}")
+        if not self.args.overwrite and self.record.says_done(wanted, self.results(files)):
             return None
-        return wanted, files, read_for(files[0], paths, args.low_memory)
+        return wanted, files, read_for(files.picture, paths, self.args)
+
+    def results(self, files):
+        """All files of the results."""
+        paths = [files.picture, files.focus_map, files.confidence, files.alignment, files.card]
+        if files.previews is not None:
+            paths += preview_files(files.previews, self.name)
+        return paths
 
     def fuse(self, engine, wanted, files, stack):
         """Fuse what `read` has given."""
         self.record.remove()
-        result = fuse_files(lambda: stack, engine, *files)
-        if result["note"]:
-            tqdm.write(f"note: {self.folder.name}: {result['note']}", file=sys.stderr)
+        result = fuse_files(lambda: stack, engine, files, self.args)
+        if not self.args.quiet:
+            for note in result["notes"]:
+                tqdm.write(f"note: {self.name}: {note}", file=sys.stderr)
         self.record.write(wanted, result)
+
+    def failed(self, sentence):
+        """Say in the report that this stack could not be fused."""
+        self.record.remove()
+        if self.args.no_report:
+            return
+        with contextlib.suppress(StackError):  # of a disk that is full, say
+            write_card(self.card, Card(self.name, failure=sentence))
 
 
 def make_jobs(args, datasets, targets):
     """The jobs of all data sets in order."""
-    ours = ("stack_basedir_path", "output_dir", "model_path", "overwrite", "verbose", "low_memory")
-    options = {name: value for name, value in vars(args).items() if name not in ours}
     weights = sha256(args.model_path)
     return [
-        Job(folder, targets[name], options, weights)
+        Job(source, targets[name], args, weights)
         for name, stacks in datasets.items()
-        for folder in stacks
+        for source in stacks
     ]
 
 
-def read_ahead(jobs, args):
+def read_ahead(jobs):
     """Read each job's frames while the one before it is fused.
 
     Yields:
@@ -193,7 +293,7 @@ def read_ahead(jobs, args):
         try:
             before = []
             for job in jobs:
-                before.append((job, reader.submit(job.read, args)))
+                before.append((job, reader.submit(job.read)))
                 if len(before) > 1:
                     yield before.pop(0)
             yield from before
@@ -204,14 +304,14 @@ def read_ahead(jobs, args):
 def run_jobs(jobs, engine, args, rank):
     """Run them one after the other; returns a sentence for each that failed."""
     failures = []
-    reads = read_ahead(jobs, args)
-    for job, reading in tqdm(reads, unit="stack", total=len(jobs), disable=True if rank else None):
+    hidden = True if rank or args.quiet else None
+    for job, reading in tqdm(read_ahead(jobs), unit="stack", total=len(jobs), disable=hidden):
         try:
             if (work := reading.result()) is not None:
                 job.fuse(engine, *work)
         except KNOWN_FAILURES as error:
-            job.record.remove()
-            failures.append(f"{job.folder}: {sentence_of(error)}")
+            job.failed(sentence_of(error))
+            failures.append(f"{job.source}: {sentence_of(error)}")
             tqdm.write(f"failed: {failures[-1]}", file=sys.stderr)
     return failures
 
@@ -240,17 +340,23 @@ def gather(failures, world):
 
 
 def write_summaries(jobs):
-    """summary.csv of each data set, from the records of this and of earlier runs."""
+    """summary.csv and report.html of each data set, from the records of this and earlier runs."""
     for target in dict.fromkeys(job.target for job in jobs):
+        own = [job for job in jobs if job.target == target]
         rows = [COLUMNS]
-        for job in jobs:
-            if job.target == target and (result := job.record.read().get("result")):
-                rows.append([job.folder.name, *(result.get(name) for name in COLUMNS[1:])])
+        for job in own:
+            if result := job.record.read().get("result"):
+                rows.append([job.name, *(result.get(name) for name in COLUMNS[1:])])
         write_csv(target / "summary.csv", rows)
+        cards = [job.card for job in own if job.card.is_file()]
+        if not own[0].args.no_report:
+            write_report(target / "report.html", f"Fused: {target.resolve().name}", cards)
 
 
 def main(argv=None):
-    args = get_parser().parse_args(argv)
+    parser = get_parser()
+    args = parser.parse_args(argv)
+    check_choices(parser, args)
     rank, world, _ = rank_and_world()
     datasets = find_datasets(args.stack_basedir_path)
     targets = result_folders(args.stack_basedir_path, datasets, args.output_dir)
@@ -270,7 +376,8 @@ def main(argv=None):
             write_summaries(jobs)
     if rank == 0:
         for name, target in targets.items():
-            print(f"{target}: {len(datasets[name])} stacks of {name}, summary.csv")
+            files = "summary.csv" if args.no_report else "summary.csv, report.html"
+            print(f"{target}: {len(datasets[name])} stacks of {name}, {files}")
         for failure in failures:
             print(f"failed: {failure}", file=sys.stderr)
     return 1 if failures else 0

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from metadata import Metadata
 from pictures import ANSWER_FOLDER, CHANNEL_NAMES, read_stack, stack_root
 from utils import StackError, number
 
@@ -162,7 +163,7 @@ def changed_stack(paths, answer_path, args, rng):
     Returns:
         scene: frames (K, H, W, C) and answer (H, W, C), uint8 or uint16, None for depth and None
         for where the frames are sharp, settings with the files' names in their new order;
-        profiles: of the frames and of the answer, ICC as bytes or None.
+        profiles: of the frames and of the answer, Metadata with nothing but the ICC profile.
     Raises:
         StackError: a file cannot be read, the stack has fewer frames than are to be kept, the
             answer another size than they, or they are to have faults and are not 8 bit colour.
@@ -194,4 +195,6 @@ def changed_stack(paths, answer_path, args, rng):
         order = ordering.permutation(len(kept))
         kept, frames = kept[order], frames[order]
     settings = {"taken": [paths[k].name for k in kept]}
-    return (frames, answer.frames[0], None, None, settings), (stack.profile, answer.profile)
+    # The rest is about one photograph, and these are other pictures.
+    profiles = [Metadata(profile=one.metadata.profile) for one in (stack, answer)]
+    return (frames, answer.frames[0], None, None, settings), profiles

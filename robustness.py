@@ -13,12 +13,12 @@ import numpy as np
 from tqdm import tqdm
 
 from contest import find_stacks, make_entries, run_contest
-from fuse import make_folder
-from pictures import ANSWER_FOLDER, by_stem, list_frames, list_pictures, write_picture
+from formats import write_picture
+from pictures import ANSWER_FOLDER, by_stem, list_frames, list_pictures
 from records import Record, wanted_record
 from restack import READ_NOISE, changed_stack, is_inside, scene_rng
 from scoring import Scene, Scoring, Task, score_tasks
-from utils import StackError, atomic_path, number, run_main, write_csv
+from utils import StackError, atomic_path, make_folder, number, run_main, write_csv
 
 # What is changed: the title of its plot, and its levels. 0 leaves the frames as they are.
 AXES = {

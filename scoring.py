@@ -12,9 +12,10 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
+from formats import read_picture
 from indices import index_scores
 from metrics import score
-from pictures import list_frames, luma, read_picture, read_stack
+from pictures import list_frames, luma, read_stack
 from utils import StackError, uninterrupted
 
 REGISTRATION_STEPS = 200

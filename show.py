@@ -1,7 +1,10 @@
-"""What people look at: colour maps, maps of errors and panels of training."""
+"""What people look at: colour maps, maps of errors, panels of training, small copies, words."""
+
+import io
 
 import cv2
 import numpy as np
+from PIL import Image, ImageCms
 
 ERROR_GAIN = 10  # yellow from a tenth of white
 
@@ -56,3 +59,57 @@ def training_panel(stack, fused, answer, weights=None, most_frames=8):
     blank = np.zeros((height, width, 3), np.uint8)
     rows = [row + [blank] * (columns - len(row)) for row in (above, below)]
     return np.vstack([np.hstack(row) for row in rows])
+
+
+def reduced(picture, side, profile=None):
+    """A small copy of a picture for screens.
+
+    Args:
+        picture: (H, W, C) uint8 or uint16, C as in formats.py; alpha is left out.
+        side: longest one of the copy, px; smaller pictures keep their size.
+        profile: ICC profile of the picture as bytes, or None for sRGB.
+    Returns:
+        (h, w, 3) uint8 sRGB.
+    """
+    height, width = picture.shape[:2]
+    colours = 1 if picture.shape[2] <= 2 else 3
+    scale = side / max(height, width)
+    if scale < 1:
+        size = (max(1, round(width * scale)), max(1, round(height * scale)))
+        picture = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
+    picture = picture.reshape(*picture.shape[:2], -1)[..., :colours]
+    if picture.dtype == np.uint16:
+        picture = np.round(picture / np.float32(257)).astype(np.uint8)
+    if profile is not None:
+        picture = _to_srgb(picture, profile)
+    return np.array(np.broadcast_to(picture, (*picture.shape[:2], 3)))  # never the picture itself
+
+
+def _to_srgb(picture, profile):
+    """(H, W, 1 or 3) uint8 in the colours of a profile as sRGB; as it is where that fails."""
+    image = Image.fromarray(picture[..., 0] if picture.shape[2] == 1 else picture)
+    try:
+        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        converted = ImageCms.profileToProfile(
+            image, source, ImageCms.createProfile("sRGB"), outputMode="RGB"
+        )
+    except (ImageCms.PyCMSError, OSError):  # broken, or of other colours: a preview may be off
+        return picture
+    return np.asarray(converted)
+
+
+def text_width(text, size):
+    """Width of a line in `draw_text`, px."""
+    return cv2.getTextSize((0, 0), text, (0, 0), cv2.FontFace("sans"), size, 400)[2]
+
+
+def draw_text(picture, text, left, baseline, size, colour):
+    """Write a line into a picture, (H, W, 3) uint8, in place.
+
+    Args:
+        left, baseline: where its first letter stands, px.
+        size: of the letters, px.
+        colour: (R, G, B) of 0 to 255.
+    """
+    font = cv2.FontFace("sans")
+    cv2.putText(picture, text, (round(left), round(baseline)), colour, font, size, 400)

@@ -1,6 +1,6 @@
 """The toolbox: every fusion method behind one signature, and a command that fuses a stack with it.
 
-A method is a function from frames (N, H, W, C), uint8 or uint16 and C as in pictures.read_picture,
+A method is a function from frames (N, H, W, C), uint8 or uint16 and C as in formats.py,
 to the fused picture (H, W, C) of the same dtype. Each fuses all N frames at once: the strongest
 coefficient or the sharpest frame over all of them. Alpha is the mean of the frames'. A new method
 is one function that makes it and one line in METHODS; an option that is a number has one in RANGES.
@@ -16,26 +16,17 @@ import cv2
 import numpy as np
 
 from engines import choose_engine
+from formats import PICTURE_SUFFIXES, write_picture
 from fuse import (
     WEIGHTS,
     distinct_frames,
     fuse_stack,
-    make_folder,
     ramp,
     tile_spans,
 )
-from pictures import (
-    LUMA_BLUE,
-    LUMA_GREEN,
-    LUMA_RED,
-    PICTURE_SUFFIXES,
-    list_frames,
-    luma,
-    read_stack,
-    write_picture,
-)
+from pictures import LUMA_BLUE, LUMA_GREEN, LUMA_RED, list_frames, luma, read_stack
 from transforms import TRANSFORMS, missing_packages
-from utils import StackError, number, run_main
+from utils import StackError, make_folder, number, run_main
 
 LUMA = np.float32([LUMA_RED, LUMA_GREEN, LUMA_BLUE])
 # The strongest coefficients of a picture take up to 2 kB a pixel (NSCT).
@@ -652,7 +643,7 @@ def main(argv=None):
     fuse = build_method(args.method, args.iterative)
     make_folder(output.parent)
     stack = read_stack(paths)
-    write_picture(output, fuse(stack.frames), stack.profile)
+    write_picture(output, fuse(stack.frames), stack.metadata)
     print(f"{output}: {len(paths)} frames by {name}")
 
 

@@ -185,6 +185,14 @@ def atomic_path(path):
                 os.unlink(temporary)
 
 
+def make_folder(path):
+    """Make the folder `path`, so that a hopeless place is told before the work; StackError."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StackError(f"{path} cannot be made ({error.strerror}): choose another") from error
+
+
 def read_bytes(path):
     """The content of a file; StackError where it cannot be read or is empty."""
     try:

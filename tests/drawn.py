@@ -1,9 +1,13 @@
 """Small data sets drawn in code, for the tests of the loader, the training and the scoring."""
 
+import io
+
 import cv2
 import numpy as np
+import tifffile
+from PIL import Image
 
-from pictures import write_picture
+from formats import write_picture
 
 
 def texture(height, width, seed):
@@ -32,3 +36,25 @@ def write_set(folder, counts, height=48, width=48):
         for k, frame in enumerate(draw_stack(answer, n_frames)):
             write_picture(folder / "dof_stack" / f"scene{i}" / f"{k}.png", frame)
     return folder
+
+
+def waves(channels=3, dtype=np.uint8, height=37, width=53):
+    """A smooth picture with all channels different, which lossy formats keep well."""
+    y, x = np.mgrid[:height, :width] / max(height, width)
+    layers = [np.sin(5 * x + 3 * k * y + k) * 0.4 + 0.5 for k in range(channels)]
+    return np.round(np.dstack(layers) * np.iinfo(dtype).max).astype(dtype)
+
+
+def saved(picture, kind, **options):
+    """A file of Pillow's format `kind`, as bytes."""
+    buffer = io.BytesIO()
+    image = picture if isinstance(picture, Image.Image) else Image.fromarray(picture.squeeze())
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def tiff(samples, **options):
+    """A file of tifffile, as bytes."""
+    buffer = io.BytesIO()
+    tifffile.imwrite(buffer, samples, **options)
+    return buffer.getvalue()

@@ -15,8 +15,9 @@ from drawn import texture
 
 import benchmark
 from benchmark import PEERS, Peer, Run, Size, ratio_word, run_measured, spread_word, time_stages
+from formats import read_picture, write_picture
 from fuse import distinct_frames
-from pictures import read_picture, read_stack, write_picture
+from pictures import read_stack
 from utils import StackError
 
 COPY = "import shutil, sys; shutil.copy(sys.argv[2], sys.argv[1])"
@@ -235,9 +236,10 @@ def test_command_lines():
     assert benchmark.engine_words(args) == [
         "--model_path=a b.pth",
         "--engine=torch",
+        "--align=off",
         "--low_memory",
     ]
-    assert benchmark.engine_words(benchmark.get_parser().parse_args([])) == []
+    assert benchmark.engine_words(benchmark.get_parser().parse_args([])) == ["--align=off"]
 
 
 def test_a_program_that_is_not_installed_is_named_before_the_work(place, monkeypatch):

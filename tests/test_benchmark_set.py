@@ -12,7 +12,8 @@ import benchmark_set
 import make_dataset
 from benchmark_set import RECIPES, Recipe, Surface, fit, plane, render
 from dataloader import find_pairs
-from pictures import list_frames, read_picture
+from formats import read_picture
+from pictures import list_frames
 from predict_dataset import find_datasets
 from refocus import coc_px
 from scenes import SHAPES

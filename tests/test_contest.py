@@ -14,7 +14,7 @@ import pytest
 from drawn import texture
 
 import contest
-from pictures import read_picture, write_picture
+from formats import read_picture, write_picture
 from utils import StackError, sha256
 
 

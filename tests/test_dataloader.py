@@ -18,8 +18,8 @@ from dataloader import (
     plan_epoch,
     split_pairs,
 )
+from formats import write_picture
 from luma_store import LumaCache, LumaStore
-from pictures import write_picture
 from utils import StackError
 
 

@@ -12,9 +12,9 @@ from drawn import draw_stack, texture
 
 import export
 from engines import OpenVinoEngine, TorchEngine, choose_engine, export_of, torch_engine
+from formats import write_picture
 from fuse import WEIGHTS, fuse_stack
 from network import build_network, default_config
-from pictures import write_picture
 from utils import StackError
 
 

@@ -18,9 +18,9 @@ from drawn import texture, write_set
 import contest
 import evaluate
 import scoring
+from formats import read_picture, write_picture
 from indices import INDICES, index_scores
 from metrics import METRICS, OPTIONAL_METRICS, score
-from pictures import read_picture, write_picture
 from scoring import Task
 from utils import StackError
 

@@ -6,65 +6,21 @@ import tracemalloc
 import cv2
 import numpy as np
 import pytest
+from stand_ins import Engine, brightest, only
 
 import fuse
+from alignment import Alignment
 from engines import TorchEngine, torch_engine
 from fuse import (
     distinct_frames,
-    fuse_files,
     fuse_stack,
     ramp,
-    result_suffix,
-    same_format,
     tile_area,
     tile_plan,
     tile_spans,
 )
-from pictures import luma, read_picture, read_stack, write_picture
+from pictures import luma
 from utils import StackError
-
-
-class Engine:
-    """A stand-in for a network: what it does at a pixel depends on that pixel alone."""
-
-    def __init__(self, function, output="weights", tile=128):
-        self.function = function
-        self.output = output
-        self.tile = tile
-        self.seconds = 0.0
-        self.jobs = 1
-        self.samples = self.most_samples = 2**23
-        self.shapes = []
-
-    def load(self):
-        pass
-
-    def prepare(self, n_frames, height, width, count):
-        return self.jobs
-
-    def __call__(self, tiles):
-        assert tiles.dtype == np.float32
-        assert tiles.flags.c_contiguous
-        self.shapes.append(tiles.shape)
-        self.seconds += 1
-        return self.function(tiles).astype(np.float32)
-
-
-def brightest(tiles):
-    """Softmax of the luma: soft weights."""
-    weights = np.exp(4 * tiles)
-    return weights / weights.sum(1, keepdims=True)
-
-
-def only(index):
-    """All weight on one frame."""
-
-    def weigh(tiles):
-        weights = np.zeros_like(tiles)
-        weights[:, index] = 1
-        return weights
-
-    return weigh
 
 
 def noise(*shape, dtype=np.uint8, seed=0):
@@ -294,31 +250,88 @@ def test_a_lack_of_memory_is_one_sentence():
         fuse_stack(noise(3, 8, 8, 3), engine)
 
 
-def test_fuse_files_writes_all_three(tmp_path):
-    frames = noise(3, 20, 30, 4, dtype=np.uint16)
-    paths = [tmp_path / f"{k}.png" for k in range(3)]
-    for path, frame in zip(paths, frames, strict=True):
-        write_picture(path, frame)
-    out = tmp_path / "out"
-    files = out / "a.jpg", out / "focus_map" / "a.png", out / "confidence" / "a.png"
-    result = fuse_files(lambda: read_stack(paths), Engine(only(2)), *files)
-    assert "16 bits are rounded to 8 and alpha is dropped" in result.pop("note")
-    assert result.pop("seconds") >= 0
-    assert result == {"width": 30, "height": 20, "frames": 3, "network_seconds": 1.0}
-    assert read_picture(files[0]).shape == (20, 30, 3)
-    assert (read_picture(files[1]) == 65535).all()
-    assert read_picture(files[2]).dtype == np.uint8
+def shifted(frames, shifts):
+    """Frames moved to the right by whole px, and how they then lie on the first."""
+    moved = np.stack([np.roll(f, dx, 1) for f, dx in zip(frames, shifts, strict=True)])
+    transforms = [np.float64([[1, 0, dx], [0, 1, 0]]) for dx in shifts]
+    ones = np.ones((len(frames), frames.shape[3]))
+    return moved, Alignment(0, frames.shape[1:3], transforms, ones)
 
 
-def test_formats(tmp_path):
-    paths = [tmp_path / "a.JPG"]
-    assert result_suffix(None, paths) == ".png"
-    assert result_suffix("tif", paths) == ".tif"
-    assert result_suffix("same", paths) == ".jpg"
-    assert same_format(".TIFF", ".tif")
-    assert same_format(".jpeg", ".JPG")
-    assert not same_format(".png", ".jpg")
-    assert not same_format(".gif", ".gif")
+def test_only_frames_that_cover_a_pixel_take_part():
+    """Frame 1 has all the weight and does not reach the last 10 columns: the others share them."""
+    frames = noise(3, 90, 150, 3)
+    _, alignment = shifted(frames, [0, 10, 0])
+    fused = fuse_stack(frames, Engine(only(1), tile=64), overlap=0, alignment=alignment)
+    np.testing.assert_array_equal(fused.picture[:, :140], frames[1, :, :140])
+    end = fused.picture[:, 140:].astype(int)
+    assert np.abs(end - (frames[0, :, 140:].astype(int) + frames[2, :, 140:]) / 2).max() <= 1
+    assert (fused.focus_map == 32768).all()  # frame 1, or frames 0 and 2 alike
+
+
+def test_a_network_that_draws_takes_its_colours_from_frames_that_cover_a_pixel():
+    frames = noise(3, 90, 150, 1)
+    _, alignment = shifted(frames, [0, 10, 0])
+    engine = Engine(lambda tiles: tiles[:, 1:2], "luma", tile=4096)
+    fused = fuse_stack(frames, engine, alignment=alignment)
+    np.testing.assert_array_equal(fused.picture, frames[1])
+    assert (fused.focus_map[:, :140] == 32768).mean() > 0.98  # others have its luma by chance
+    assert (fused.focus_map[:, 140:] != 32768).all()
+
+
+def test_the_weights_of_what_covers_keep_their_proportion():
+    frames = noise(3, 40, 60, 1)
+    _, alignment = shifted(frames, [0, 0, 20])
+
+    def weigh(tiles):
+        return np.broadcast_to(np.float32([0.2, 0.3, 0.5])[:, None, None], tiles[0].shape)[None]
+
+    fused = fuse_stack(frames, Engine(weigh), alignment=alignment).picture[:, 40:, 0]
+    assert np.abs(fused - (0.4 * frames[0, :, 40:, 0] + 0.6 * frames[1, :, 40:, 0])).max() <= 0.51
+
+
+def test_frames_left_out_or_not_asked_for_have_no_part():
+    frames = noise(4, 40, 50, 3)
+    _, alignment = shifted(frames, [0, 0, 0, 0])
+    alignment.transforms[3] = None
+    engine = Engine(brightest)
+    fused = fuse_stack(frames, engine, alignment=alignment)
+    np.testing.assert_array_equal(fused.picture, fuse_stack(frames[:3], engine).picture)
+    assert fused.focus_map.max() <= round(65535 * 2 / 3)  # it still counts all four
+    some = fuse_stack(frames, engine, use=[1, 3], maps=False).picture
+    np.testing.assert_array_equal(some, fuse_stack(frames[[1, 3]], engine).picture)
+    assert engine.shapes[-1][1] == 2
+
+
+def test_a_tilt_decides_between_frames_that_share_a_pixel():
+    frames = noise(5, 30, 40, 3)
+
+    def torn(tiles):
+        """Left half: the first and the last frame alike. Right half: the second, surely."""
+        weights = np.full_like(tiles, 1e-4)
+        weights[:, [0, 4], :, :20] = 0.5
+        weights[:, 1, :, 20:] = 1
+        return weights / weights.sum(1, keepdims=True)
+
+    for tilt, index in ((6, 4), (-6, 0)):
+        fused = fuse_stack(frames, Engine(torn), tilt=tilt).picture.astype(int)
+        assert np.abs(fused[:, :20] - frames[index, :, :20]).mean() < 1
+        assert np.abs(fused[:, 20:] - frames[1, :, 20:]).mean() < 2
+        assert (fused >= frames.min(0)).all() and (fused <= frames.max(0)).all()
+    even = fuse_stack(frames, Engine(torn)).picture
+    np.testing.assert_array_equal(even, fuse_stack(frames, Engine(torn), tilt=0.0).picture)
+
+
+@pytest.mark.parametrize("kind", ["weights", "luma"])
+def test_16_bits_of_8(kind):
+    frames = noise(2, 30, 40, 3)
+    function = brightest if kind == "weights" else lambda tiles: tiles.max(1, keepdims=True)
+    whole, deep = (
+        fuse_stack(frames, Engine(function, kind), deep=deep, maps=False).picture
+        for deep in (False, True)
+    )
+    assert deep.dtype == np.uint16
+    assert np.abs(deep / 257 - whole).max() <= 0.51
 
 
 def test_copies_of_frames_are_left_out_and_the_maps_know_where_the_others_lie():

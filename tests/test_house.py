@@ -14,42 +14,58 @@ IMPORTS = {
     "indices": "metrics",
     "loss": "",
     "refocus": "",
-    "pictures": "utils",
-    "depth": "utils pictures",
+    "metadata": "",
+    "camera_files": "utils metadata",
+    "formats": "utils metadata camera_files",
+    "stack_files": "utils metadata formats",
+    "pictures": "utils metadata formats stack_files",
+    "depth": "utils formats",
     "network": "utils",
     "scenes": "refocus",
+    "alignment": "utils",
+    "registration": "",
+    "linking": "registration",
+    "exposure": "registration",
+    "align": "utils formats pictures alignment registration linking exposure",
     "engines": "utils network",
-    "fuse": "utils pictures engines",
+    "fuse": "pictures alignment engines",
+    "focus_maps": "pictures",
     "export": "utils network engines",
-    "benchmark": "utils pictures engines fuse tables",
-    "show": "utils pictures",
+    "show": "",
+    "relief": "focus_maps show",
+    "previews": "utils formats pictures relief show",
+    "pages": "utils formats show",
+    "report": "utils pictures pages previews show",
+    "pipeline": "utils formats pictures engines alignment registration align fuse focus_maps "
+    "previews report",
+    "benchmark": "utils formats pictures engines fuse pipeline tables",
     "transforms": "utils",
     "learned": "utils",
-    "toolbox": "utils pictures transforms learned engines fuse",
+    "toolbox": "utils formats pictures transforms learned engines fuse",
     "records": "utils",
-    "contest": "utils pictures fuse toolbox records",
-    "scoring": "utils pictures metrics indices",
+    "contest": "utils formats pictures fuse toolbox records",
+    "scoring": "utils formats pictures metrics indices",
     "tables": "utils indices",
-    "pages": "utils pictures show",
-    "robustness": "utils pictures fuse restack records contest scoring",
-    "photos": "utils pictures",
-    "luma_store": "utils pictures",
+    "robustness": "utils formats pictures fuse restack records contest scoring",
+    "photos": "utils formats pictures",
+    "luma_store": "utils formats pictures",
     "augmentation": "utils",
     "dataloader": "utils pictures augmentation",
     "synthesis": "scenes luma_store augmentation dataloader",
-    "restack": "utils pictures refocus scenes",
+    "restack": "utils metadata pictures refocus scenes",
     "benchmark_set": "refocus scenes",
-    "make_dataset": "utils pictures photos depth refocus scenes dataloader restack benchmark_set",
+    "make_dataset": "utils formats pictures photos depth refocus scenes dataloader restack "
+    "benchmark_set",
     "runs": "utils network",
     "train_options": "utils network loss metrics augmentation dataloader",
     "train": "utils photos network loss metrics augmentation dataloader luma_store synthesis show "
     "runs train_options",
     "evaluate": "utils pictures metrics indices fuse contest scoring tables pages",
-    "predict": "utils pictures fuse",
-    "predict_dataset": "utils pictures records fuse",
+    "predict": "utils formats pictures align pipeline previews",
+    "predict_dataset": "utils pictures records pipeline previews report",
 }
 SCRIPTS = ["make_dataset", "train", "evaluate", "predict", "predict_dataset", "toolbox"]
-SCRIPTS += ["robustness", "export", "benchmark"]
+SCRIPTS += ["robustness", "export", "benchmark", "align"]
 
 
 def tree_of(name):
@@ -80,7 +96,23 @@ def test_imports_go_one_way(name):
         "utils",
         "metrics",
         "indices",
+        "metadata",
+        "camera_files",
+        "formats",
+        "stack_files",
+        "metadata",
+        "camera_files",
+        "formats",
+        "stack_files",
         "pictures",
+        "alignment",
+        "registration",
+        "linking",
+        "exposure",
+        "align",
+        "previews",
+        "report",
+        "pipeline",
         "depth",
         "fuse",
         "engines",
@@ -101,10 +133,15 @@ def test_torch_is_not_loaded_before_it_is_needed(name):
 
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_every_option_is_read(name):
-    """Each option is read from the arguments, or by its name from the options of a job."""
+    """Each option is read from the arguments, or by its name from the options of a job.
+
+    pipeline.py hands the arguments on.
+    """
     options = set(vars(importlib.import_module(name).get_parser().parse_args(DEFAULTS[name])))
     read = set()
-    for file in {name, *IMPORTS[name].split()}:
+    files = {name, *IMPORTS[name].split()}
+    files |= set(IMPORTS["pipeline"].split()) if "pipeline" in files else set()
+    for file in files:
         for node in ast.walk(tree_of(file)):
             if isinstance(node, ast.Attribute) and ast.unparse(node.value).endswith("args"):
                 read.add(node.attr)
@@ -121,6 +158,7 @@ DEFAULTS = {
     "robustness": ["--data", "a"],
     "export": ["--model_path", "a"],
     "benchmark": [],
+    "align": ["--stack_path", "a", "--output_dir", "b"],
     "predict": ["--stack_path", "a"],
     "predict_dataset": ["--stack_basedir_path", "a"],
 }

@@ -10,7 +10,7 @@ from calling import make_quietly
 
 import make_dataset
 from depth import fill_from_farther, read_depth, to_disparity, to_region_map
-from pictures import read_picture, write_picture
+from formats import read_picture, write_picture
 from utils import StackError
 
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from drawn import texture
 
+from formats import write_picture
 from photos import PhotoFolder, list_photos, part_readable, read_rgb
-from pictures import write_picture
 from utils import StackError
 
 

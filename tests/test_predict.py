@@ -10,10 +10,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import tifffile
 
 import predict
 import predict_dataset
-from pictures import read_picture, write_picture
+from formats import read_picture, write_picture
 from utils import StackError, run_main
 
 ROOT = Path(__file__).parents[1]
@@ -167,16 +168,6 @@ def two_sizes(folder):
     write_picture(folder / "1.png", np.zeros((24, 33, 3), np.uint8))
 
 
-def two_depths(folder):
-    make_stack(folder, 3)
-    write_picture(folder / "1.png", np.zeros((24, 32, 3), np.uint16))
-
-
-def grey_and_colour(folder):
-    make_stack(folder, 3)
-    write_picture(folder / "1.png", np.zeros((24, 32), np.uint8))
-
-
 def cut_jpeg(folder):
     nothing(folder)
     make_stack(folder, 3, suffix=".jpg")
@@ -198,8 +189,6 @@ BAD_STACKS = {
     nothing: "holds no pictures",
     one: "holds one picture",
     two_sizes: "frame 1.png is 33x24, the stack is 32x24",
-    two_depths: "frame 1.png has 16 bits per channel, the stack has 8",
-    grey_and_colour: "frame 1.png is grey, the stack is colour",
     cut_jpeg: "1.jpg is no picture, is cut short or damaged",
     cut_tiff: "1.tif is cut short",
     text: "1.png is no picture",
@@ -488,7 +477,7 @@ def test_what_is_done_again(tmp_path, weights, monkeypatch):
     assert run(model=tmp_path / "other.pth") == "ab"
     record = json.loads((out / "records" / "a.json").read_text())
     assert record["frames"][0]["name"] == "0.png"
-    assert len(record["weights"]) == 64
+    assert len(record["weights"]["network"]) == 64
 
 
 def test_several_data_sets_get_folders_of_their_own(tmp_path, weights):
@@ -512,7 +501,9 @@ def test_a_data_set_that_cannot_be_written(tmp_path, weights):
     done = command("predict_dataset.py", *args, "--output_dir", tmp_path / "out", limit=4000)
     assert done.returncode == 1
     assert "a.png cannot be written" in done.stderr
-    assert sorted(os.listdir(tmp_path / "out")) == ["records", "summary.csv"]
+    left = sorted(os.listdir(tmp_path / "out"))
+    assert left == ["records", "report.html", "summary.csv"]
+    assert "a.png cannot be written" in (tmp_path / "out" / "report.html").read_text()
 
 
 def test_two_processes_share_the_stacks(tmp_path, weights):
@@ -533,3 +524,55 @@ def test_two_processes_share_the_stacks(tmp_path, weights):
     assert "frame 1.png is 5x5" in done.stderr
     assert list(summary(tmp_path / "out")) == ["s0", "s2", "s3", "s4"]
     assert len(list((tmp_path / "out").glob("*.png"))) == 4
+
+
+def test_the_report_of_a_run_and_of_its_resumption(tmp_path, weights):
+    base, out = tmp_path / "set", tmp_path / "out"
+    make_stack(base / "a", 2)
+    make_stack(base / "b", 2)
+    (base / "b" / "1.png").write_bytes(b"no picture")
+    args = ["--stack_basedir_path", base, "--output_dir", out, "--model_path", weights["StackMix"]]
+    assert call(predict_dataset.main, *args) == 1
+    page = (out / "report.html").read_text()
+    assert "1 stack fused" in page and "1 failed" in page and "1.png is no picture" in page
+    make_stack(base / "b", 2)
+    assert call(predict_dataset.main, *args) == 0
+    page = (out / "report.html").read_text()
+    assert "2 stacks fused" in page and page.count('class="pair"') == 2
+    assert call(predict_dataset.main, *args, "--no_report", "--output_dir", tmp_path / "no") == 0
+    assert sorted(os.listdir(tmp_path / "no")) == ["a.png", "b.png", "records", "summary.csv"]
+
+
+def test_a_data_set_of_files_that_are_stacks(tmp_path, weights):
+    rng = np.random.default_rng(0)
+    (tmp_path / "set").mkdir()
+    pages = rng.integers(0, 256, (3, 40, 50, 3), np.uint8)
+    tifffile.imwrite(tmp_path / "set" / "pages.tif", pages, photometric="rgb")
+    make_stack(tmp_path / "set" / "folder", 2)
+    args = ["--output_dir", tmp_path / "out", "--model_path", weights["StackMix"], "--preview"]
+    args += ["--save_alignment", "--slab", "2"]
+    assert call(predict_dataset.main, "--stack_basedir_path", tmp_path / "set", *args) == 0
+    assert list(summary(tmp_path / "out")) == ["folder", "pages"]
+    for name in ("pages.png", "previews/pages_sweep.gif", "alignment/pages.json"):
+        assert (tmp_path / "out" / name).is_file()
+    assert len(list((tmp_path / "out" / "slabs" / "pages").iterdir())) == 2
+    make_stack(tmp_path / "set" / "pages", 2)
+    assert call(predict_dataset.main, "--stack_basedir_path", tmp_path / "set", *args) == 1
+
+
+def test_a_stack_in_one_file(tmp_path, weights, capsys):
+    pages = np.random.default_rng(0).integers(0, 256, (3, 40, 50, 3), np.uint8)
+    stack = tmp_path / "pages.tif"
+    tifffile.imwrite(stack, pages, photometric="rgb")
+    args = ["--stack_path", stack, "--model_path", weights["StackMix"], "--output"]
+    call(predict.main, *args, tmp_path / "out.png")
+    assert read_picture(tmp_path / "out.png").shape == (40, 50, 3)
+    assert call(predict.main, *args, stack) == 2
+    assert "is the stack itself" in capsys.readouterr().err
+
+
+def test_quiet_says_nothing(tmp_path, weights, capsys):
+    make_stack(tmp_path / "a", 3)
+    words = ["--stack_path", tmp_path / "a", "--output", tmp_path / "o" / "a.jpg", "--quiet"]
+    call(predict.main, *words, "--model_path", weights["StackMix"])
+    assert capsys.readouterr() == ("", "")

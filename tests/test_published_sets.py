@@ -8,7 +8,8 @@ from drawn import draw_stack, texture
 
 import evaluate
 from dataloader import find_pairs
-from pictures import frames_in, list_answers, list_frames, stack_root, write_picture
+from formats import write_picture
+from pictures import frames_in, list_answers, list_frames, stack_root
 from predict_dataset import find_datasets
 from utils import StackError
 

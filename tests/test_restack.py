@@ -9,7 +9,9 @@ import pytest
 from calling import make_quietly
 from drawn import texture, write_set
 
-from pictures import list_pictures, read_picture, read_profile, write_picture
+from formats import decode, read_picture, write_picture
+from metadata import Metadata
+from pictures import list_pictures
 from restack import spread
 from utils import StackError
 
@@ -54,14 +56,14 @@ def test_16_bits_alpha_and_profile_are_kept(run, data, tmp_path):
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     deep = np.random.default_rng(0).integers(0, 65536, (3, 16, 20, 4), np.uint16)
     for k, picture in enumerate(deep):
-        write_picture(data / "dof_stack" / "deep" / f"{k}.tif", picture, profile)
-    write_picture(data / "AiF" / "deep.tif", deep[1], profile)
+        write_picture(data / "dof_stack" / "deep" / f"{k}.tif", picture, Metadata(profile=profile))
+    write_picture(data / "AiF" / "deep.tif", deep[1], Metadata(profile=profile))
     assert run("same")[0] == 0
     out = tmp_path / "same"
     np.testing.assert_array_equal(frames_of(out, "deep"), deep)
     np.testing.assert_array_equal(read_picture(out / "AiF" / "deep.png"), deep[1])
-    assert read_profile(out / "AiF" / "deep.png") == profile
-    assert read_profile(out / "dof_stack" / "deep" / "02.png") == profile
+    assert decode(out / "AiF" / "deep.png").metadata.profile == profile
+    assert decode(out / "dof_stack" / "deep" / "02.png").metadata.profile == profile
     status, said = run("noisy", "--noise", 1000)
     assert status == 1 and "deep is 16 bit colour with alpha, and only 8 bit colour" in said
     assert len(list_pictures(tmp_path / "noisy" / "AiF")) == 3

@@ -8,7 +8,7 @@ import pytest
 from drawn import write_set
 
 import robustness
-from pictures import read_picture
+from formats import read_picture
 from robustness import AXES, change_of, levels_of, read_scenes
 from utils import StackError
 

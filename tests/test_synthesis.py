@@ -7,9 +7,9 @@ from drawn import texture
 import synthesis
 from augmentation import Augmentation
 from dataloader import EpochBatches, batches, make_loader
+from formats import write_picture
 from luma_store import LumaStore, luma_levels
 from photos import PhotoFolder
-from pictures import write_picture
 from synthesis import SyntheticStacks, log_uniform, slot_frames
 from utils import StackError
 

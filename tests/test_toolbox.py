@@ -9,9 +9,10 @@ import torch
 from drawn import draw_stack, texture, write_set
 
 import toolbox
+from formats import read_picture
 from learned import IFCNN, fuse_ifcnn
 from metrics import psnr
-from pictures import luma, read_picture
+from pictures import luma
 from toolbox import METHODS, build_method, majority, method_words, missing, parse_method
 from utils import StackError
 

@@ -18,10 +18,10 @@ import loss
 import runs
 import train
 from dataloader import ValidationStacks, batches, find_pairs, make_loader, split_pairs
+from formats import write_picture
 from luma_store import LumaStore
 from metrics import METRICS, score
 from network import build_network, default_config, load_network, run_network
-from pictures import write_picture
 from show import training_panel
 from utils import StackError
 

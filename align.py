@@ -1,0 +1,435 @@
+"""Bring the frames of a stack onto one of them, in geometry and exposure, and write them."""
+
+import argparse
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+
+import cv2
+import numpy as np
+from tqdm import tqdm
+
+from alignment import Alignment, load_alignment, save_alignment
+from exposure import Tiles, expose, match, tiles_of
+from formats import suffix_like, write_picture
+from linking import chain_of, connect, loops, settle
+from pictures import list_frames, luma, read_stack, release
+from registration import PARAMETERS, farthest, is_comparable, pyramid, register
+from utils import StackError, run_main
+
+THREADS = 2
+LONGEST = 800  # px; frames are compared at most at this size
+STILL = 0.1  # px; a frame that no corner of moves farther is left as it is
+SURE = 4  # standard deviations, before anything is moved
+PLAIN = 0.0015  # deviation of the coarsest luma of a frame without detail
+LANCZOS_REACH = 5  # px
+TILE = 4096  # px of the result resampled at a time; OpenCV ends at 32767
+
+
+@dataclass
+class _View:
+    """What is kept of a frame while a stack is measured.
+
+    Attributes:
+        luma: (h, w) uint16, as codes, since a long stack has many.
+        factor: how much smaller than the frame it is.
+        tiles: see exposure.Tiles.
+        plain: whether it shows no detail.
+    """
+
+    luma: np.ndarray
+    factor: int
+    tiles: Tiles
+    plain: bool
+
+    def levels(self):
+        """See registration.pyramid."""
+        return pyramid(self.luma * np.float32(1 / 65535), self.factor)
+
+
+def measure(
+    frames,
+    reference=None,
+    motion="similarity",
+    match_exposure=True,
+    progress=None,
+    names=None,
+    thorough=False,
+):
+    """Find how the frames of a stack lie on one of them, and their exposures.
+
+    Neighbours are compared first. Where that shows that nothing moves, all is done; else frames
+    farther apart are compared too, and all that is known is brought together by least squares, so
+    that the errors of the steps do not add up.
+
+    Args:
+        frames: (N, H, W, C) uint8 or uint16, C as in formats.py; on disk one at a time is touched.
+        reference: index of the frame that stays; None: the middle, N // 2, or the nearest that
+            shows the scene of the most frames.
+        motion: "similarity" (shift, scale, rotation) or "affine".
+        match_exposure: False: all gains are 1.
+        progress: called as progress(steps done, steps in all).
+        names: of the frames, for the errors; default their numbers from 0.
+        thorough: compare frames farther apart also where no neighbours seem to move.
+    Returns:
+        Alignment. Frames are left out that show no detail, or not what the reference shows; where
+        none shows any, or they are smaller than some 40 px, all are left as they are.
+    Raises:
+        StackError: no such reference, or fewer than two frames are left.
+    """
+    count, *size, _ = frames.shape
+    if reference is not None and not 0 <= reference < count:
+        raise StackError(
+            f"there is no frame {reference} to be the reference: give 0 to {count - 1}"
+        )
+    names = range(count) if names is None else names
+    middle = count // 2 if reference is None else reference
+    factor = _factor(size)
+    if not is_comparable(*(side // factor for side in size)):
+        return _unmoved(frames, middle)
+    steps = _Steps(progress, 2 * count - 1)
+
+    def look(k):
+        view = _look_at(frames[k])
+        release(frames)
+        return view
+
+    views = steps.run(look, range(count))
+    seen = [k for k in range(count) if not views[k].plain]
+    if not seen:  # cannot be told
+        return _unmoved(frames, middle)
+    if reference is not None and views[reference].plain:
+        raise StackError(
+            f"frame {names[reference]}, the reference, shows no detail: choose another --reference"
+        )
+    compare = partial(_compare, views, tuple(size), motion)
+    neighbours = list(pairwise(seen))
+    found = dict(zip(neighbours, steps.run(compare, neighbours)))
+    reference, pairs = connect(found, seen, reference, middle, compare)
+    chain = chain_of(pairs, reference, count)
+    if sum(way is not None for way in chain) < 2:
+        raise StackError(
+            f"no other frame fits {names[reference]}, the reference: give frames of one scene, or "
+            "choose another --reference"
+        )
+    transforms = [None if way is None else way[0] for way in chain]
+    still = [way is None or _is_still(way[0], size, SURE * np.sqrt(way[1])) for way in chain]
+    if thorough or not all(still):
+        more = loops(pairs, transforms, reference)
+        again = partial(_compare_again, views, tuple(size), motion, transforms)
+        checks = zip(more, steps.run(again, more))
+        pairs |= {key: pair for key, pair in checks if pair.holds and pair.sure}
+        transforms = settle(pairs, transforms, reference, size, motion)
+        still = [
+            way is None or _is_still(matrix, size, np.sqrt(way[1]))
+            for matrix, way in zip(transforms, chain)
+        ]
+    left_out = {
+        k: "shows no detail"
+        if views[k].plain
+        else "does not fit the reference: it shows another scene or is too blurred"
+        for k in range(count)
+        if transforms[k] is None
+    }
+    gains = np.ones((count, views[0].tiles.light.shape[-1]))
+    if match_exposure:
+        gains = match([view.tiles for view in views], pairs, transforms, reference)
+    final = [
+        None if matrix is None else np.eye(2, 3) if fixed else matrix[:2]
+        for matrix, fixed in zip(transforms, still)
+    ]
+    return Alignment(reference, tuple(size), final, gains, left_out)
+
+
+class _Steps:
+    """Calls functions for lists of items in threads and tells a progress."""
+
+    def __init__(self, progress, total):
+        self.progress, self.total, self.done = progress, total, 0
+
+    def run(self, function, items):
+        """What the function returns for each item, in their order."""
+        out = []
+        self.total = max(self.total, self.done + len(items))
+        with ThreadPoolExecutor(THREADS) as pool:
+            try:
+                for result in pool.map(function, items):
+                    out.append(result)
+                    self.done += 1
+                    if self.progress is not None:
+                        self.progress(self.done, self.total)
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
+        return out
+
+
+def _unmoved(frames, reference):
+    """The Alignment that leaves (N, H, W, C) frames as they are."""
+    colours = 3 if frames.shape[3] >= 3 else 1
+    transforms = [np.eye(2, 3) for _ in frames]
+    return Alignment(reference, frames.shape[1:3], transforms, np.ones((len(frames), colours)))
+
+
+def _factor(size):
+    """How much smaller frames of `size` (height, width) are made to be compared."""
+    return -(-max(size) // LONGEST)
+
+
+def _look_at(frame):
+    """The _View of a frame (H, W, C)."""
+    height, width, channels = frame.shape
+    factor = _factor((height, width))
+    rows, columns = max(height // factor, 1), max(width // factor, 1)
+    if factor > 1:
+        whole = frame[: rows * factor, : columns * factor]
+        frame = cv2.resize(whole, (columns, rows), interpolation=cv2.INTER_AREA)
+        frame = frame.reshape(rows, columns, channels)  # OpenCV drops a channel axis of one
+    bright = luma(frame)
+    tiles = tiles_of(frame[..., : 3 if channels >= 3 else 1], factor)
+    plain = _is_plain(bright, pyramid(bright, factor))
+    return _View(np.rint(bright * 65535).astype(np.uint16), factor, tiles, plain)
+
+
+def _is_plain(luma, levels):
+    """Whether the coarsest level varies no more than the noise of the luma (h, w) makes it.
+
+    Source of the estimate of the noise: Immerkaer, "Fast noise variance estimation", 1996.
+    """
+    kernel = np.float32([[1, -2, 1], [-2, 4, -2], [1, -2, 1]])
+    response = cv2.filter2D(luma, -1, kernel)[::2, ::2]
+    noise = np.median(np.abs(response)) / (6 * 0.6745)
+    kept = 0.25 * levels[0][0] / levels[-1][0]  # by the smoothing and the halving
+    return bool(levels[-1][1].std() < max(PLAIN, 3 * kept * noise))
+
+
+def _compare(views, size, motion, key):
+    """The Pair of two frames (a, b)."""
+    return register(views[key[0]].levels(), views[key[1]].levels(), size, motion)
+
+
+def _compare_again(views, size, motion, transforms, key):
+    """The Pair of two frames (a, b) that lie about as `transforms` say."""
+    a, b = key
+    guess = transforms[b] @ np.linalg.inv(transforms[a])
+    return register(views[a].levels(), views[b].levels(), size, motion, guess)
+
+
+def _is_still(matrix, size, deviation):
+    """Whether a frame moves so little, or it is so unsure, that it is better left as it is."""
+    return farthest(matrix, size) <= max(STILL, deviation)
+
+
+def apply(frames, alignment, progress=None):
+    """Bring the frames onto the reference, in place.
+
+    A frame that neither moves nor changes its exposure is untouched, bit for bit; any other is
+    resampled once, by Lanczos' kernel, and continued beyond its border by its border.
+
+    Args:
+        frames: (N, H, W, C) uint8 or uint16, writable.
+        alignment: Alignment of these frames.
+        progress: called as progress(frames done, frames in all).
+    Returns:
+        List of the indices of the frames that are kept.
+    """
+    moved, kept = alignment.moved, alignment.kept
+
+    def bring(k):
+        frame = frames[k]
+        gains = alignment.gains[k]
+        if moved[k]:
+            resample(frame, alignment.transforms[k])
+        if (gains != 1).any():
+            expose(frame, gains)
+        release(frames)
+
+    steps = _Steps(progress, len(kept))
+    steps.run(bring, kept)
+    return kept
+
+
+def resample(frame, matrix):
+    """Replace a frame (H, W, C) by what lies at `matrix` (2, 3) of each of its pixels."""
+    height, width, _ = frame.shape
+    out = np.empty_like(frame)
+    flags = cv2.INTER_LANCZOS4 | cv2.WARP_INVERSE_MAP
+    for top in range(0, height, TILE):
+        for left in range(0, width, TILE):
+            part = out[top : top + TILE, left : left + TILE]
+            (y0, y1), (x0, x1) = _source(matrix, top, left, part.shape, frame.shape)
+            local = matrix.copy()
+            local[:, 2] += matrix[:, :2] @ [left, top] - [x0, y0]
+            found = cv2.warpAffine(
+                frame[y0:y1, x0:x1],
+                local,
+                part.shape[1::-1],
+                flags=flags,
+                borderMode=cv2.BORDER_REPLICATE,
+            )
+            part[:] = found.reshape(part.shape)  # OpenCV drops a channel axis of one
+    frame[:] = out
+
+
+def _source(matrix, top, left, shape, whole):
+    """Rows and columns ((y0, y1), (x0, x1)) of a frame that a part of the result comes from."""
+    x, y = np.meshgrid([left, left + shape[1] - 1], [top, top + shape[0] - 1])
+    there = matrix[:, :2] @ np.stack([x.ravel(), y.ravel()]) + matrix[:, 2:]  # (2, 4), x and y
+    spans = []
+    for places, side in zip(there[::-1], whole):
+        low = int(np.clip(np.floor(places.min()) - LANCZOS_REACH, 0, side - 1))
+        high = int(np.clip(np.ceil(places.max()) + LANCZOS_REACH + 1, low + 1, side))
+        spans.append((low, high))
+    return spans
+
+
+def find_reference(word, names):
+    """The index of the frame that --reference names; None for None.
+
+    Args:
+        word: a file name, or a number from 0; names: of the frames' files.
+    Raises:
+        StackError: there is no such frame.
+    """
+    if word is None or word in names:
+        return None if word is None else list(names).index(word)
+    if word.isdecimal() and int(word) < len(names):
+        return int(word)
+    raise StackError(
+        f"--reference {word} is no frame of the stack: give a file's name, or 0 to {len(names) - 1}"
+    )
+
+
+def add_align_options(parser):
+    """The options that say how frames are aligned; returns their group."""
+    group = parser.add_argument_group("alignment")
+    group.add_argument(
+        "--reference",
+        metavar="FRAME",
+        help="frame that the others are brought onto: its file's name, or its number from 0 "
+        "(default: the middle one)",
+    )
+    group.add_argument(
+        "--motion",
+        choices=tuple(PARAMETERS),
+        default="similarity",
+        help="similarity: shift, scale and rotation; affine: also shear (default: %(default)s)",
+    )
+    group.add_argument(
+        "--no_match_exposure",
+        action="store_true",
+        help="leave the frames' exposure and white balance as they are (default: match them)",
+    )
+    group.add_argument(
+        "--strict",
+        action="store_true",
+        help="a frame that cannot be aligned is an error (default: it is named and left out)",
+    )
+    return group
+
+
+def add_alignment_files(group):
+    """The options for the file of one stack's alignment."""
+    group.add_argument(
+        "--save_alignment", type=Path, metavar="FILE", help="also write how frames lie, as JSON"
+    )
+    group.add_argument(
+        "--use_alignment",
+        type=Path,
+        metavar="FILE",
+        help="take how frames lie from this file, of --save_alignment, and measure nothing",
+    )
+
+
+def align_by_options(args, frames, names, save=None, use=None, progress=None, thorough=False):
+    """The Alignment that the options of `add_align_options` ask for.
+
+    Args:
+        args: parsed options; frames: (N, H, W, C); names: of their files.
+        save: file to write it to; None: none.
+        use: file to take it from; None: it is measured.
+        progress, thorough: as of `measure`.
+    Raises:
+        StackError: as `measure` and `load_alignment`; or --strict, and a frame is left out.
+    """
+    names = list(names)
+    if use is not None:
+        alignment = load_alignment(use, names, frames.shape[1:3])
+    else:
+        reference = find_reference(args.reference, names)
+        exposure = not args.no_match_exposure
+        alignment = measure(frames, reference, args.motion, exposure, progress, names, thorough)
+    if args.strict and alignment.left_out:
+        raise StackError(f"{'; '.join(told(alignment, names))}: take it away or leave out --strict")
+    if save is not None:
+        save_alignment(save, alignment, names)
+    return alignment
+
+
+def told(alignment, names):
+    """A sentence for each frame that is left out, with its name."""
+    return [f"frame {names[k]} {why}" for k, why in sorted(alignment.left_out.items())]
+
+
+def get_parser():
+    """The options of align.py."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "--stack_path",
+        type=Path,
+        required=True,
+        help="folder of the frames, two or more pictures, in the natural order of their names",
+    )
+    parser.add_argument(
+        "--output_dir",
+        type=Path,
+        required=True,
+        help="folder of the aligned frames, which have the names of the frames",
+    )
+    add_alignment_files(add_align_options(parser))
+    return parser
+
+
+def _move(bar, done, total):
+    """Set a tqdm bar to `done` of `total`."""
+    bar.total = total
+    bar.update(done - bar.n)
+
+
+def main(argv=None):
+    """Align a stack and write its frames."""
+    parser = get_parser()
+    args = parser.parse_args(argv)
+    if args.output_dir.resolve() == args.stack_path.resolve():
+        parser.error("--output_dir is --stack_path: the frames would be overwritten")
+    if args.use_alignment is not None and args.reference is not None:
+        parser.error("--reference contradicts --use_alignment, which has its own: leave out one")
+    paths = list_frames(args.stack_path)
+    names = [path.name for path in paths]
+    reference = find_reference(args.reference, names)
+    stack = read_stack(paths, spill=args.output_dir, reference=reference)
+    for note in stack.notes:
+        print(f"note: {note}")
+    with tqdm(desc="alignment", unit="", leave=False, disable=None) as bar:
+        alignment = align_by_options(
+            args, stack.frames, names, args.save_alignment, args.use_alignment, partial(_move, bar)
+        )
+    with tqdm(desc="frames", unit="", leave=False, disable=None) as bar:
+        kept = apply(stack.frames, alignment, partial(_move, bar))
+    for sentence in told(alignment, names):
+        print(f"left out: {sentence}")
+    for k in kept:
+        path = args.output_dir / f"{paths[k].stem}{suffix_like(paths[k])}"
+        write_picture(path, stack.frames[k], stack.metadata)
+        release(stack.frames)
+    changed = int((alignment.gains != 1).any(1).sum())
+    print(
+        f"{args.output_dir}: {len(kept)} frames on {names[alignment.reference]}, "
+        f"{sum(alignment.moved)} moved, exposure of {changed} changed"
+    )
+
+
+if __name__ == "__main__":
+    run_main(main)

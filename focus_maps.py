@@ -1,0 +1,65 @@
+"""Focus maps made smooth: along the edges of the picture, and from where they are sure."""
+
+import cv2
+import numpy as np
+
+from pictures import luma
+
+EDGE = 0.02  # luma; smaller steps of the picture do not count as edges of things
+DOUBT = 1e-3  # weight of a pixel that says nothing at all
+
+
+def guided(guide, values, radius, epsilon):
+    """Guided filter of planes (H, W) float32, windows of 2 radius + 1 px.
+
+    Source: He, Sun and Tang, Guided Image Filtering, 2010, equations 5 to 8.
+    """
+    slope, offset = guide_lines(guide, values, np.ones_like(guide), radius, epsilon)
+    return slope * guide + offset
+
+
+def guide_lines(guide, values, weights, radius, epsilon):
+    """Around each pixel the line, values = slope x guide + offset, that fits the weighted pixels.
+
+    Returns:
+        (slope, offset), (H, W) float32 each, means over all windows that a pixel is in.
+    """
+    sides = (2 * radius + 1,) * 2
+    share = cv2.blur(weights, sides)
+
+    def mean(plane):
+        return cv2.blur(plane * weights, sides) / share
+
+    guide_mean, value_mean = mean(guide), mean(values)
+    slope = mean(guide * values) - guide_mean * value_mean
+    slope /= mean(guide * guide) - guide_mean**2 + epsilon
+    offset = value_mean - slope * guide_mean
+    return mean(slope), mean(offset)
+
+
+def smooth_map(focus_map, sure, picture, radius):
+    """Smooth a focus map: unsure places follow the sure ones around them that look alike.
+
+    Args:
+        focus_map: (H, W) uint16.
+        sure: (H, W) float in [0, 1], how much each pixel counts; or 1.
+        picture: (H, W, C) uint8 or uint16, the fused picture, whose edges are kept.
+        radius: px, above 0.
+    Returns:
+        (H, W) uint16.
+    Source: guided filter as above with weights, its lines found on a smaller copy as in He and
+        Sun, Fast Guided Filter, 2015.
+    """
+    height, width = focus_map.shape
+    step = max(1, int(radius / 4))
+    size = (max(1, width // step), max(1, height // step))
+
+    def small(plane):
+        return cv2.resize(np.float32(plane), size, interpolation=cv2.INTER_AREA)
+
+    guide = luma(picture)
+    weights = small(np.broadcast_to(np.float32(sure), focus_map.shape)) ** 2 + np.float32(DOUBT)
+    values = small(focus_map / np.float32(65535))
+    lines = guide_lines(small(guide), values, weights, max(1, round(radius / step)), EDGE**2)
+    slope, offset = (cv2.resize(plane, (width, height)) for plane in lines)
+    return np.uint16(np.rint(np.clip(slope * guide + offset, 0, 1) * 65535))

@@ -1,0 +1,369 @@
+"""What predict.py and predict_dataset.py share: from the files of a stack to all its results."""
+
+import contextlib
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import astuple, dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from align import add_align_options, align_by_options, apply, find_reference, told
+from alignment import common_area
+from engines import choose_engine
+from focus_maps import smooth_map
+from formats import PICTURE_SUFFIXES, loses, suffix_like, write_picture
+from fuse import WEIGHTS, fuse_stack
+from pictures import read_stack, release
+from registration import farthest
+from utils import StackError, number
+
+FORMATS = {"png": ".png", "jpg": ".jpg", "tif": ".tif", "bmp": ".bmp", "webp": ".webp"}
+TILT = 4.0  # of --prefer: where two frames share a pixel alike, the one has 55 times the other's
+
+
+@dataclass
+class Files:
+    """Where the results of a stack go; None: not wanted.
+
+    Attributes:
+        picture: fused picture, its suffix is the format.
+        focus_map: 16-bit PNG. confidence: 8-bit PNG.
+        slabs, previews: folders.
+        alignment: JSON, how frames lie.
+        known_alignment: JSON that is read, in place of measuring.
+        card: of the report, see report.py.
+    """
+
+    picture: Path
+    focus_map: Path | None = None
+    confidence: Path | None = None
+    slabs: Path | None = None
+    previews: Path | None = None
+    alignment: Path | None = None
+    known_alignment: Path | None = None
+    card: Path | None = None
+
+    def wanted(self):
+        """What is to be written."""
+        paths = astuple(replace(self, known_alignment=None))
+        return [path for path in paths if path is not None]
+
+
+def add_fuse_options(parser):
+    """The options that predict.py and predict_dataset.py share."""
+    group = parser.add_argument_group("network")
+    group.add_argument(
+        "--model_path",
+        type=Path,
+        default=WEIGHTS,
+        help="checkpoint of the network (default: weights/checkpoint.pth beside the program)",
+    )
+    group.add_argument(
+        "--device",
+        default="auto",
+        help="auto (CUDA, else MPS, else CPU), cpu, mps, cuda or cuda:K (default: %(default)s)",
+    )
+    group.add_argument(
+        "--engine",
+        choices=("auto", "openvino", "torch"),
+        default="auto",
+        help="what runs the network: OpenVINO on a CPU, where the checkpoint has an export, or "
+        "torch (default: %(default)s)",
+    )
+    group.add_argument(
+        "--precision",
+        choices=("auto", "bf16", "fp32"),
+        default="auto",
+        help="of OpenVINO: bf16 where the processor has it (default: %(default)s)",
+    )
+    group.add_argument(
+        "--low_memory",
+        action="store_true",
+        help="keep the frames in a file without a name beside the result, not in memory (default: "
+        "where they would take more than half of the free memory)",
+    )
+    group = add_align_options(parser)
+    group.add_argument(
+        "--align",
+        choices=("auto", "on", "off"),
+        default="auto",
+        help="auto: measure, and align where neighbouring frames show that it is needed; on: also "
+        "compare frames farther apart; off: take the frames as they are (default: %(default)s)",
+    )
+    group.add_argument(
+        "--crop",
+        action="store_true",
+        help="cut the results to the area that every frame covers (default: they have the "
+        "reference's size, and where frames end the others are mixed)",
+    )
+    group = parser.add_argument_group("choices")
+    group.add_argument(
+        "--prefer",
+        choices=("near", "far"),
+        help="what is shown where a near and a far thing share a pixel, as beside the edges of "
+        "what is out of focus (default: as the network weighs them)",
+    )
+    group.add_argument(
+        "--near",
+        choices=("first", "last"),
+        help="which end of the stack is focused the nearest (default: first for --prefer; the "
+        "relief of --preview goes by the picture)",
+    )
+    group.add_argument(
+        "--smooth",
+        type=number(float, low=0, high=1000),
+        default=0.0,
+        metavar="PX",
+        help="smooth the focus map over about this radius, along the edges of the picture and from "
+        "where it is sure (default: %(default)g, as it is)",
+    )
+    group.add_argument(
+        "--slab",
+        type=number(int, low=2),
+        metavar="N",
+        help="also fuse every N neighbouring frames to a 16-bit TIFF of its own, for retouching",
+    )
+    group = parser.add_argument_group("format")
+    group.add_argument(
+        "--out_format",
+        choices=[*FORMATS, "same"],
+        help="format of the fused picture, same: that of the first frame "
+        "(default: png, or the suffix of --output where there is one)",
+    )
+    group = parser.add_mutually_exclusive_group()
+    group.add_argument("--verbose", action="store_true", help="print the frames in their order")
+    group.add_argument(
+        "--quiet", action="store_true", help="print no progress and no notes, errors only"
+    )
+
+
+def check_choices(parser, args):
+    """End with exit status 2 where options contradict each other."""
+    if args.align == "off":
+        for option in ("reference", "use_alignment", "save_alignment", "crop", "strict"):
+            if getattr(args, option):
+                parser.error(f"--{option} contradicts --align off: leave one of them out")
+    if args.use_alignment and args.reference:
+        parser.error("--reference contradicts --use_alignment, which has its own: leave out one")
+    if args.near and not args.prefer and not args.preview:
+        parser.error("--near is for --prefer and --preview: give one of them too")
+
+
+def make_engine(args):
+    """The engine for the options of `add_fuse_options` and --confidence.
+
+    Raises:
+        StackError: as torch_engine; or something is asked of a network that cannot give it.
+    """
+    engine = choose_engine(args.model_path, args.device, args.engine, args.precision)
+    if engine.output != "weights":
+        for option in ("confidence", "prefer"):
+            if getattr(args, option):
+                raise StackError(
+                    f"{args.model_path} gives a luma and no weights of the frames, which "
+                    f"--{option} needs: leave it out or use a StackMix checkpoint"
+                )
+    return engine
+
+
+def result_suffix(out_format, paths):
+    """Suffix of the fused picture: out_format None (png), "same" or a name of FORMATS."""
+    return suffix_like(paths[0]) if out_format == "same" else FORMATS[out_format or "png"]
+
+
+def same_format(suffix, other):
+    """Whether two suffixes of PICTURE_SUFFIXES, in any case, stand for one format."""
+    short = {".jpeg": ".jpg", ".tiff": ".tif"}
+    suffix, other = suffix.lower(), other.lower()
+    return suffix in PICTURE_SUFFIXES and short.get(suffix, suffix) == short.get(other, other)
+
+
+def read_for(output, paths, args):
+    """The Stack of frames that are to be fused into the file `output`; see pictures.read_stack."""
+    reference = find_reference(args.reference, [path.name for path in paths])
+    folder = Path(output).parent
+    return read_stack(paths, spill=folder, low_memory=args.low_memory, reference=reference)
+
+
+@contextlib.contextmanager
+def stage(name, shown):
+    """A bar on stderr; gives the function progress(done, total), or None where not `shown`."""
+    if not shown:
+        yield None
+        return
+    with tqdm(desc=name, unit="", leave=False, disable=None) as bar:
+
+        def progress(done, total):
+            bar.total = total
+            bar.update(done - bar.n)
+
+        yield progress
+
+
+def fuse_files(stack, engine, files, args, bars=False):
+    """Align and fuse a stack, and write what comes of it.
+
+    Args:
+        stack: function without arguments that gives the Stack; it is called while the engine loads.
+        engine: see engines.py.
+        files: Files.
+        args: the parsed options of `add_fuse_options`.
+        bars: show the progress of each stage.
+    Returns:
+        {"width", "height", "frames", "network_seconds", "seconds", "notes"}; notes are sentences on
+        what was made alike, aligned, left out, and what the format could not keep.
+    Raises:
+        StackError: from reading, aligning, fusing or writing.
+    """
+    start, network_start = time.perf_counter(), engine.seconds
+    with ThreadPoolExecutor(1) as pool:
+        loading = pool.submit(engine.load)
+        stack = stack()
+        loading.result()
+    frames, names = stack.frames, [path.name for path in stack.paths]
+    notes, alignment = list(stack.notes), None
+    if args.align != "off":
+        alignment = align(frames, names, files, args, bars)
+        notes += decisions(alignment, names)
+    tilt = TILT * {None: 0, "far": 1, "near": -1}[args.prefer] * (-1 if args.near == "last" else 1)
+    fuse = partial(fuse_stack, frames, engine, alignment=alignment, tilt=tilt)
+    area = common_area(alignment) if args.crop else None
+    with stage("fusing", bars) as progress:
+        fused = fuse(progress=progress, maps=needs_maps(files))
+    if args.smooth and fused.focus_map is not None:
+        fused = replace(fused, focus_map=smoothed(fused, args.smooth))
+    fused = cropped(fused, area)
+    write_picture(files.picture, fused.picture, stack.metadata)
+    if files.focus_map is not None:
+        write_picture(files.focus_map, fused.focus_map)
+    if files.confidence is not None:
+        write_picture(files.confidence, fused.confidence)
+    if files.slabs is not None:
+        use = list(range(len(frames))) if alignment is None else alignment.kept
+        write_slabs(files.slabs, use, args.slab, fuse, area, stack.metadata, bars)
+    if lost := loses(files.picture.suffix, fused.picture):
+        notes.append(lost)
+    height, width = fused.picture.shape[:2]
+    result = {
+        "width": width,
+        "height": height,
+        "frames": len(stack.paths),
+        "network_seconds": round(engine.seconds - network_start, 3),
+        "seconds": round(time.perf_counter() - start, 3),
+        "notes": notes,
+    }
+    first_is_near = None if args.near is None else args.near == "first"
+    show(files, stack, fused, alignment, area, result, first_is_near)
+    return result
+
+
+def needs_maps(files):
+    """Whether the focus map or the confidence are needed."""
+    return any((files.focus_map, files.confidence, files.previews, files.card))
+
+
+def align(frames, names, files, args, bars):
+    """Bring the frames onto their reference, in place; returns the Alignment."""
+    with stage("aligning", bars) as progress:
+        alignment = align_by_options(
+            args,
+            frames,
+            names,
+            files.alignment,
+            files.known_alignment,
+            progress,
+            thorough=args.align == "on",
+        )
+    with stage("resampling", bars) as progress:
+        apply(frames, alignment, progress)
+    return alignment
+
+
+def decisions(alignment, names):
+    """Sentences on what was aligned, exposed and left out; none where nothing was."""
+    notes = told(alignment, names)
+    moved = [k for k, moves in enumerate(alignment.moved) if moves]
+    if moved:
+        most = max(farthest(alignment.transforms[k], alignment.size) for k in moved)
+        notes.append(
+            f"{len(moved)} of {len(names)} frames were moved onto {names[alignment.reference]}, "
+            f"by {most:.1f} px at most"
+        )
+    gains = alignment.gains[alignment.kept]
+    if (gains != 1).any():
+        notes.append(
+            f"exposures were matched, by factors of {gains.min():.3f} to {gains.max():.3f}"
+        )
+    return notes
+
+
+def smoothed(fused, radius):
+    """The focus map of a Fused, smoothed along the picture's edges; (H, W) uint16."""
+    sure = np.float32(1) if fused.confidence is None else fused.confidence / np.float32(255)
+    return smooth_map(fused.focus_map, sure, fused.picture, radius)
+
+
+def cropped(fused, area):
+    """A Fused cut to (top, bottom, left, right); None: whole."""
+    if area is None:
+        return fused
+    top, bottom, left, right = area
+    parts = {
+        name: value if value is None else np.ascontiguousarray(value[top:bottom, left:right])
+        for name, value in vars(fused).items()
+    }
+    return replace(fused, **parts)
+
+
+def slabs_of(use, size):
+    """The groups of `size` neighbours among the frames; the last one reaches back for its size.
+
+    Args:
+        use: indices of the frames; size: frames of a slab.
+    Returns:
+        List of lists.
+    """
+    size = min(size, len(use))
+    starts = [*range(0, len(use) - size, size), len(use) - size]
+    return [use[start : start + size] for start in starts]
+
+
+def write_slabs(folder, use, size, fuse, area, metadata, bars):
+    """Fuse groups of neighbours into folder/slab_<first>-<last>.tif, frames counted from 1."""
+    groups = slabs_of(use, size)
+    digits = len(str(use[-1] + 1))
+    with stage("slabs", bars) as progress:
+        for done, group in enumerate(groups, start=1):
+            slab = cropped(fuse(use=group, maps=False, deep=True), area)
+            ends = "-".join(f"{index + 1:0{digits}}" for index in (group[0], group[-1]))
+            write_picture(folder / f"slab_{ends}.tif", slab.picture, metadata)
+            if progress is not None:
+                progress(done, len(groups))
+
+
+def show(files, stack, fused, alignment, area, result, first_is_near):
+    """Write the previews and the report's card."""
+    if files.previews is None and files.card is None:
+        return
+    from previews import write_previews
+    from report import make_card, write_card
+
+    names = [path.name for path in stack.paths]
+    kept = None if alignment is None else alignment.kept
+    frames = stack.frames
+    if area is not None:
+        frames = frames[:, area[0] : area[1], area[2] : area[3]]
+    looks = {"names": names, "kept": kept, "profile": stack.metadata.profile}
+    if files.previews is not None:
+        stem = files.picture.stem
+        write_previews(files.previews, stem, frames, fused, **looks, first_is_near=first_is_near)
+    if files.card is not None:
+        picture = files.picture.name
+        card = make_card(
+            files.picture.stem, frames, fused, result, picture, result["notes"], **looks
+        )
+        write_card(files.card, card)
+    release(stack.frames)

@@ -1,0 +1,205 @@
+"""The fused picture as a relief: draped over its focus map, shaded, seen from a slant."""
+
+import cv2
+import numpy as np
+
+from focus_maps import guided
+from show import reduced
+
+# The picture lies on the ground, its middle at the origin; its longer side is 1. The camera looks
+# level through a shifted lens, as architects' do: what stands upright stays upright, so that each
+# column of the view is drawn by itself.
+YAW = np.radians(-14)
+DISTANCE = 3.0  # from the camera to the middle of the picture
+EYE = 2.3  # height of the camera
+RELIEF = 0.15  # height of the highest place
+FLOOR = -0.04  # underside of the block
+LIGHT = np.array([-0.45, 0.55, 0.75])  # towards it: from the left, the back, above
+PAPER = (250, 250, 248)
+LEFT_WALL, FRONT_WALL = np.float32((150, 150, 152)), np.float32((182, 182, 184))
+LEAST_WIDTH = 640  # px of the view, also of smaller pictures
+FINER = 2  # the view is drawn so many times as large, against jagged edges
+ALONE = 24  # about 2/ALONE of the side away from all that is sure lies the ground
+
+
+def relief(focus_map, picture, sure, first_is_near=None, side=1000, profile=None):
+    """Draw a picture as a relief.
+
+    Args:
+        focus_map: (H, W) uint16, 0 the first frame, 65535 the last.
+        picture: (h, w, C) uint8 or uint16, C as in formats.py; of the same shape, maybe larger.
+        sure: (H, W) float in [0, 1], how much the focus map can be trusted at each pixel; or 1.
+        first_is_near: whether the first frame is focused the nearest; None: guessed.
+        side: longest one of the copy that is drawn, px.
+        profile: ICC profile of the picture, or None.
+    Returns:
+        (h, w, 3) uint8 sRGB on light paper, w about `side`, cut to what is drawn and a margin.
+    """
+    texture = reduced(picture, side, profile)
+    height, width = texture.shape[:2]
+    if min(height, width) < 2:  # a line has no slope
+        return texture
+    focus = np.float32(focus_map) / 65535
+    # The mean place of those that are sure: an unsure pixel's place is near the middle frame.
+    sure = np.broadcast_to(np.float32(sure), focus.shape) + np.float32(1e-3)
+    size = (width, height)
+    weights = cv2.resize(sure, size, interpolation=cv2.INTER_AREA)
+    focus = cv2.resize(focus * sure, size, interpolation=cv2.INTER_AREA) / weights
+    if first_is_near is None:
+        first_is_near = guess_first_is_near(focus, weights)
+    near = 1 - focus if first_is_near else focus
+    heights = heights_of(near, weights, texture) * np.float32(RELIEF)
+    return _render(texture, heights)
+
+
+def guess_first_is_near(focus, sure):
+    """Whether the first frame is focused nearer than the last.
+
+    Nothing in the frames tells. In most pictures the middle and what is below are nearer than the
+    rim and what is above.
+
+    Args:
+        focus, sure: (H, W) float in [0, 1].
+    """
+    height, width = focus.shape
+    y = np.linspace(-1, 1, height, dtype=np.float32)[:, None]
+    x = np.linspace(-1, 1, width, dtype=np.float32)
+    expected = 0.4 * y - x * x - y * y
+    total = sure.sum()
+    expected = expected - (expected * sure).sum() / total
+    return bool((expected * sure * focus).sum() <= 0)
+
+
+def heights_of(near, sure, texture):
+    """A smooth surface through the places that are sure.
+
+    Where nothing is, the surface is that of the neighbours, and far from all that is sure it sinks
+    to the ground: what no frame shows sharp is mostly the background.
+
+    Args:
+        near: (H, W) float in [0, 1], larger is nearer.
+        sure: (H, W) float in [0, 1].
+        texture: (H, W, 3) uint8, at whose edges the surface may step.
+    Returns:
+        (H, W) float32 in [0, 1].
+    """
+    side = max(near.shape)
+    near = np.float32(near)
+    # Grain makes a network sure of single pixels.
+    sure = np.float32(sure) * _rise(cv2.GaussianBlur(sure, (0, 0), side / 120), 0.2, 0.5)
+    sure += np.float32(1e-3)
+    trusted = near[sure > 0.3] if (sure > 0.3).sum() > 0.01 * sure.size else near
+    low, high = np.percentile(trusted, [2, 98])
+    spread = max(high - low, 0.2)  # the noise of a flat scene stays flat
+    near = np.clip((near - low) / spread, 0, 1).astype(np.float32)
+    filled = cv2.medianBlur(_fill(near, sure), 5)
+    filled *= _rise(cv2.GaussianBlur(sure, (0, 0), side / ALONE), 0, 0.2)
+    guide = cv2.cvtColor(texture, cv2.COLOR_RGB2GRAY) / np.float32(255)
+    radius = max(2, side // 60)
+    smooth = guided(guide, filled, radius, 1e-3)
+    return np.clip(cv2.GaussianBlur(smooth, (0, 0), side / 400), 0, 1)
+
+
+def _rise(values, low, high):
+    """From 0 at `low` to 1 at `high`, smoothly."""
+    share = np.clip((values - np.float32(low)) / np.float32(high - low), 0, 1)
+    return share * share * (3 - 2 * share)
+
+
+def _fill(values, weights, pull=1.5):
+    """Mean of values by weights over ever larger neighbourhoods, as large as it takes to be sure.
+
+    `pull` is the weight of the next larger neighbourhood; less from step to step, so that long
+    slopes stay.
+
+    Source: pull-push of Gortler et al., The Lumigraph, 1996.
+    """
+    if min(values.shape) <= 2:
+        return np.full(values.shape, (values * weights).sum() / weights.sum(), np.float32)
+    down = cv2.pyrDown(weights)
+    coarse = _fill(cv2.pyrDown(values * weights) / (down + np.float32(1e-9)), down, pull / 2)
+    coarse = cv2.pyrUp(coarse, dstsize=values.shape[::-1])
+    return (values * weights + coarse * np.float32(pull)) / (weights + np.float32(pull))
+
+
+def _shade(heights):
+    """Brightness of a surface, (H, W) float32, 1 where it lies flat. Heights as in `_render`."""
+    step = 1 / max(heights.shape)
+    dy, dx = np.gradient(heights, step)
+    # Rows go down, to the viewer; the axis y goes up, away from it.
+    normal = np.stack([-dx, dy, np.ones_like(dx)], axis=2)
+    normal /= np.linalg.norm(normal, axis=2, keepdims=True)
+    light = LIGHT / np.linalg.norm(LIGHT)
+    lit = np.clip(normal @ light.astype(np.float32), 0, None) / light[2]
+    return np.clip(0.45 + 0.55 * lit, 0.5, 1.25).astype(np.float32)
+
+
+def _render(texture, heights):
+    """View of a block whose top is the picture.
+
+    Args:
+        texture: (H, W, 3) uint8.
+        heights: (H, W) float32, the longer side of the picture is 1.
+    Returns:
+        (h, w, 3) uint8.
+    """
+    side = max(heights.shape)
+    half_height, half_width = (length / side / 2 for length in heights.shape)
+    lit = np.clip(np.float32(texture) * _shade(heights)[..., None], 0, 255)
+    columns = FINER * max(side, LEAST_WIDTH)
+    reach = np.hypot(half_width, half_height)
+    # Lines of sight: column u sees the points x = u y_away, with y_away from the camera's foot.
+    away = np.linspace(DISTANCE - reach, DISTANCE + reach, columns, dtype=np.float32)
+    corners = np.array(
+        [_turn(x, y) for x in (-half_width, half_width) for y in (-half_height, half_height)]
+    )
+    views = corners[:, 0] / (corners[:, 1] + DISTANCE)
+    u = np.linspace(views.min(), views.max(), columns, dtype=np.float32)
+    scale = columns / (views.max() - views.min())  # px of the view per unit of u
+    x, y = _turn(u[None] * away[:, None], away[:, None] - DISTANCE, -1)  # (rows, columns)
+    map_x = ((x + half_width) * side - 0.5).astype(np.float32)
+    map_y = ((half_height - y) * side - 0.5).astype(np.float32)
+    inside = (np.abs(x) <= half_width) & (np.abs(y) <= half_height)
+    settings = {"interpolation": cv2.INTER_LINEAR, "borderMode": cv2.BORDER_REPLICATE}
+    seen = cv2.remap(lit, map_x, map_y, **settings)  # rows from the front to the back
+    z = cv2.remap(heights, map_x, map_y, **settings)
+    lines = scale * (EYE - z) / away[:, None]  # line of the view, down from the camera's height
+    lines[~inside] = np.inf
+    first = inside.argmax(0)  # row of the front edge in each column
+    base = scale * (EYE - FLOOR) / away[first]
+    top = np.floor(lines[np.isfinite(lines)].min())
+    count = int(np.ceil(base.max() - top)) + 1
+    # A row is seen where it is higher in the view than all in front of it.
+    horizon = np.minimum.accumulate(lines, axis=0) - top
+    rows = np.full((count, columns), -1, np.float32)
+    for column in range(columns):
+        if not inside[:, column].any():
+            continue
+        edge, last = first[column], len(away) - inside[::-1, column].argmax()
+        visible = horizon[edge:last, column]
+        line = np.arange(count, dtype=np.float32)
+        rows[:, column] = np.interp(-line, -visible, np.arange(edge, last), left=-2, right=-1)
+        rows[line > base[column] - top, column] = -1
+    grid = np.broadcast_to(np.arange(columns, dtype=np.float32), rows.shape)
+    view = cv2.remap(seen, grid, np.maximum(rows, 0), **settings)
+    view[rows == -1] = PAPER
+    # The walls below the front edges: the one that faces the light is the brighter.
+    front = y[first, np.arange(columns)] < -half_height + 2 / side
+    wall = np.where(front[:, None], FRONT_WALL, LEFT_WALL)  # (columns, 3)
+    below = rows == -2
+    view[below] = np.broadcast_to(wall, view.shape)[below]
+    return _framed(np.uint8(np.round(view)))
+
+
+def _turn(x, y, way=1):
+    """Turn points about the middle of the picture by YAW; way -1: back."""
+    cosine, sine = np.cos(YAW), way * np.sin(YAW)
+    return cosine * x - sine * y, sine * x + cosine * y
+
+
+def _framed(view):
+    """Shrink the view to its final size and give it a margin of paper."""
+    height, width = (max(1, length // FINER) for length in view.shape[:2])
+    view = cv2.resize(view, (width, height), interpolation=cv2.INTER_AREA)
+    margin = max(width // 25, 4)
+    return cv2.copyMakeBorder(view, *[margin] * 4, cv2.BORDER_CONSTANT, value=PAPER)

@@ -1,0 +1,278 @@
+"""The report of a run: one page that holds all it shows, so that it can be moved, mailed and kept.
+
+Each stack leaves a card, a JSON file with its figures and its small pictures, when it is fused. The
+report is joined from the cards, also those of earlier runs.
+"""
+
+import base64
+import html
+import json
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from urllib.parse import quote
+
+import cv2
+
+from pages import start_of
+from pictures import release
+from previews import sharpest_frame, small_focus_map
+from show import reduced
+from utils import StackError, atomic_path, write_json
+
+PAIR_SIDE = 960  # px, longest side of the pictures under the slider
+MAP_SIDE = 560  # px
+QUALITY = 82  # of WebP
+MOST_SHOWN = 500  # stacks with pictures: some 150 MB; the table has all
+
+STYLE = """
+.wide .words { text-align: left; white-space: normal; min-width: 16rem; }
+.failed { border-left: 0.3rem solid rgb(200 60 40); padding: 0.1rem 1rem; margin: 1rem 0; }
+.stack { content-visibility: auto; contain-intrinsic-size: auto 36rem; margin-top: 2.5rem; }
+.stack h2 { margin-bottom: 0.2rem; }
+.stack > p, .stack > ul { margin: 0.2rem 0; }
+.looks { display: grid; gap: 1rem; align-items: start; margin-top: 0.7rem;
+  grid-template-columns: minmax(0, 5fr) minmax(0, 3fr); }
+@media (max-width: 46rem) { .looks { grid-template-columns: minmax(0, 1fr); } }
+.pair { --at: 50%; position: relative; overflow: hidden; touch-action: pan-y; }
+.pair img { display: block; width: 100%; height: auto; margin: 0; }
+.pair .before { position: absolute; inset: 0; clip-path: inset(0 calc(100% - var(--at)) 0 0); }
+.pair span { position: absolute; bottom: 0.6rem; padding: 0.05rem 0.5rem; font-size: 0.85rem;
+  color: white; background: rgb(0 0 0 / 0.6); pointer-events: none; }
+.pair .one { left: 0.6rem; }
+.pair .all { right: 0.6rem; }
+.pair input { position: absolute; inset: 0; width: 100%; height: 100%; margin: 0; opacity: 0;
+  cursor: ew-resize; touch-action: pan-y; }
+.pair i { position: absolute; top: 0; bottom: 0; left: var(--at); width: 2px; margin-left: -1px;
+  background: white; box-shadow: 0 0 3px black; pointer-events: none; }
+.pair i::after { content: "\\2194"; position: absolute; top: 50%; left: 50%; width: 2.2rem;
+  height: 2.2rem; translate: -50% -50%; border-radius: 50%; background: white; color: black;
+  font: 1.2rem/2.2rem system-ui, sans-serif; text-align: center; box-shadow: 0 0 4px black; }
+.pair input:focus-visible + i::after { outline: 3px solid rgb(40 120 230); outline-offset: 2px; }
+"""
+SCRIPT = """
+addEventListener("input", event => {
+  event.target.parentElement.style.setProperty("--at", event.target.value + "%");
+});
+"""
+
+
+@dataclass
+class Card:
+    """What the report shows of one stack.
+
+    Attributes:
+        name: of the stack.
+        failure: a sentence, or None; with one there is nothing but the name.
+        file: of the fused picture as seen from the report, or None.
+        width, height: px, of the fused picture.
+        frames: number of them.
+        seconds, network_seconds: that it took.
+        notes: sentences: what was aligned, left out, rounded.
+        before: words for the frame beside the fused picture.
+        pictures: {"before", "after", "focus": (address with the picture in it, width, height)}, px;
+            "focus" may be missing.
+    """
+
+    name: str
+    failure: str | None = None
+    file: str | None = None
+    width: int = 0
+    height: int = 0
+    frames: int = 0
+    seconds: float = 0.0
+    network_seconds: float = 0.0
+    notes: list = field(default_factory=list)
+    before: str = ""
+    pictures: dict = field(default_factory=dict)
+
+
+def make_card(
+    name, frames, fused, result, file=None, notes=(), names=None, kept=None, profile=None
+):
+    """The card of a stack that has been fused.
+
+    Args:
+        name: of the stack.
+        frames: (N, H, W, C) uint8 or uint16; a numpy.memmap is let go of after each frame.
+        fused: fuse.Fused; without a focus map there is none in the report.
+        result: {"seconds", "network_seconds"}, as of fuse.fuse_files.
+        file: of the fused picture, relative to the report's folder.
+        notes: sentences.
+        names: of the N frames.
+        kept: indices of the frames that were fused; None: all.
+        profile: ICC profile of the pictures, or None.
+    Returns:
+        Card.
+    """
+    index = sharpest_frame(frames, kept)
+    pictures = {
+        "before": _embedded(reduced(frames[index], PAIR_SIDE, profile)),
+        "after": _embedded(reduced(fused.picture, PAIR_SIDE, profile)),
+    }
+    release(frames)
+    if fused.focus_map is not None:
+        pictures["focus"] = _embedded(small_focus_map(fused, len(frames), MAP_SIDE, names))
+    height, width = fused.picture.shape[:2]
+    return Card(
+        name,
+        file=None if file is None else Path(file).as_posix(),
+        width=width,
+        height=height,
+        frames=len(frames),
+        seconds=result["seconds"],
+        network_seconds=result["network_seconds"],
+        notes=list(notes),
+        before=f"sharpest frame: {names[index] if names else index + 1}",
+        pictures=pictures,
+    )
+
+
+def _embedded(picture):
+    """(address that holds (h, w, 3) uint8 as WebP, w, h)."""
+    bgr = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
+    data = cv2.imencode(".webp", bgr, [cv2.IMWRITE_WEBP_QUALITY, QUALITY])[1].tobytes()
+    address = "data:image/webp;base64," + base64.b64encode(data).decode()
+    return [address, picture.shape[1], picture.shape[0]]
+
+
+def write_card(path, card):
+    """Write a card as JSON, atomically; StackError where that fails."""
+    write_json(path, asdict(card))
+
+
+def read_card(path):
+    """Read a card; StackError where it is not there or is none."""
+    path = Path(path)
+    try:
+        return Card(**json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise StackError(
+            f"{path} cannot be read as the card of a stack: fuse the stack again with --overwrite"
+        ) from error
+
+
+def write_report(path, title, files):
+    """Join cards to a page, atomically. One card is in memory at a time.
+
+    Args:
+        path: of the page.
+        title: in words.
+        files: of the cards, in their order; one that cannot be read counts as a failure.
+    Raises:
+        StackError: the page cannot be put there.
+    """
+    # Without their pictures, of which a large data set has gigabytes.
+    cards = [replace(_card_or_failure(file), pictures={}) for file in files]
+    fused = {k: card for k, card in enumerate(cards) if card.failure is None}
+    failed = [card for card in cards if card.failure is not None]
+    shown = list(fused)[:MOST_SHOWN]
+    coding = {"encoding": "utf-8", "errors": "backslashreplace"}
+    with atomic_path(path) as temporary, open(temporary, "w", **coding) as page:
+        page.write(start_of(title, STYLE) + "\n")
+        page.write(_summary_part(fused.values(), failed))
+        if fused:
+            page.write(_table_part(fused, shown))
+        for k in shown:
+            page.write(_stack_part(k, read_card(files[k])))
+        page.write(f"<script>{SCRIPT}</script></body></html>\n")
+
+
+def _card_or_failure(file):
+    try:
+        return read_card(file)
+    except StackError as error:
+        return Card(Path(file).stem, failure=str(error))
+
+
+def _summary_part(fused, failed):
+    """How many stacks were fused, and why others were not."""
+    stacks = "1 stack" if len(fused) == 1 else f"{len(fused)} stacks"
+    frames, seconds = sum(card.frames for card in fused), sum(card.seconds for card in fused)
+    part = f"<p>{stacks} fused from {frames} frames in {seconds:.1f} s, {len(failed)} failed.</p>\n"
+    if failed:
+        part += '<section class="failed"><h2>Failed</h2>\n<ul>\n'
+        for card in failed:
+            part += f"<li><b>{html.escape(card.name)}</b>: {html.escape(card.failure)}</li>\n"
+        part += "</ul></section>\n"
+    return part
+
+
+def _table_part(fused, shown):
+    """The table of {k: Card}, those of the numbers `shown` with links to their pictures."""
+    heads = ("stack", "size", "frames", "seconds", "network, s")
+    head = "".join(f'<th scope="col">{word}</th>' for word in heads)
+    head += '<th scope="col" class="words">notes</th>'
+    linked = set(shown)
+    rows = "\n".join(_row_part(k, card, k in linked) for k, card in fused.items())
+    told = (
+        "Each pair below: the sharpest frame, and all frames fused. Drag the line, or move it by "
+        "the arrow keys. Focus maps show which frame is in focus."
+    )
+    if len(shown) < len(fused):
+        told += f" Pictures are of the first {len(shown)} stacks."
+    return (
+        f'<div class="wide"><table><thead><tr>{head}</tr></thead>\n<tbody>\n{rows}\n'
+        f"</tbody></table></div>\n<p>{told}</p>\n"
+    )
+
+
+def _row_part(k, card, linked):
+    """A line of the table; linked: whether the page has pictures of the stack."""
+    name = html.escape(card.name)
+    if linked:
+        name = f'<a href="#s{k}">{name}</a>'
+    figures = (
+        f"{card.width}&times;{card.height}",
+        str(card.frames),
+        f"{card.seconds:.1f}",
+        f"{card.network_seconds:.1f}",
+    )
+    cells = "".join(f"<td>{figure}</td>" for figure in figures)
+    notes = html.escape("; ".join(card.notes))
+    return f'<tr><th scope="row">{name}</th>{cells}<td class="words">{notes}</td></tr>'
+
+
+def _stack_part(k, card):
+    """A stack: its figures, the slider, the focus map."""
+    name = html.escape(card.name)
+    if card.file is not None:
+        address = html.escape(quote(card.file, errors="surrogateescape"))
+        whole = f', <a href="{address}">the whole picture</a>'
+    else:
+        whole = ""
+    notes = "".join(f"<li>{html.escape(note)}</li>" for note in card.notes)
+    focus = ""
+    if "focus" in card.pictures:
+        image = _image_part(card.pictures["focus"], "map", f"{name}: focus map")
+        focus = f"<figure>{image}</figure>"
+    return (
+        f'<section class="stack" id="s{k}"><h2>{name}</h2>\n'
+        f"<p>{card.frames} frames of {card.width}&times;{card.height} px, "
+        f"{card.seconds:.1f} s{whole}.</p>\n"
+        + (f"<ul>{notes}</ul>\n" if notes else "")
+        + f'<div class="looks">{_pair_part(card, name)}\n{focus}</div></section>\n'
+    )
+
+
+def _pair_part(card, name):
+    """The fused picture with the frame over it as far as the slider says."""
+    before = html.escape(card.before)
+    _, width, height = card.pictures["after"]
+    return (
+        # So high that all of it is seen at once.
+        f'<figure><div class="pair" style="max-width: calc(90vh * {width} / {height})">'
+        + _image_part(card.pictures["after"], "after", f"{name}: all in focus")
+        + _image_part(card.pictures["before"], "before", f"{name}: {before}")
+        + f'<input type="range" min="0" max="100" step="any" value="50" autocomplete="off" '
+        f'aria-label="{name}: how much is covered by the {before}"><i></i>'
+        f'<span class="one">{before}</span><span class="all">all in focus</span></div></figure>'
+    )
+
+
+def _image_part(picture, kind, text):
+    """An image element; `text` is escaped already."""
+    address, width, height = picture
+    return (
+        f'<img class="{kind}" src="{address}" width="{width}" height="{height}" '
+        f'loading="lazy" decoding="async" alt="{text}">'
+    )

@@ -1,0 +1,293 @@
+"""Open a report in headless Chromium and try its sliders; not part of `make test`.
+
+    .venv/bin/python -m tests.check_report
+
+It needs Debian's chromium and chromium-driver (apt install chromium chromium-driver), which it
+talks to by the WebDriver protocol: https://www.w3.org/TR/webdriver2/.
+"""
+
+import argparse
+import base64
+import contextlib
+import json
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from fuse import Fused
+from report import Card, make_card, write_card, write_report
+from tests.drawn import draw_stack, texture
+from utils import StackError, run_main
+
+FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--hide-scrollbars",
+]
+ELEMENT = "element-6066-11e4-a52e-4f735466cecf"  # what the protocol calls an element's number
+ARROW_RIGHT, HOME, END = "\ue014", "\ue011", "\ue010"
+
+
+def get_parser():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--report", type=Path, help="default: one is drawn")
+    parser.add_argument("--screenshot", type=Path, help="write what the browser shows, PNG")
+    parser.add_argument("--chromium", help="program (default: chromium)", default="chromium")
+    parser.add_argument("--chromedriver", help="program (default: chromedriver)")
+    return parser
+
+
+def draw_report(folder):
+    """A report of two stacks, one with a hostile name, and a failure; returns its path."""
+    cards = []
+    for k, name in enumerate(("plain", "</title><script>alert(1)</script>")):
+        picture = texture(240, 360, k)
+        frames = np.stack(draw_stack(picture, 5))
+        ramp = np.linspace(0, 65535, 360).astype(np.uint16)
+        fused = Fused(picture, np.tile(ramp, (240, 1)), np.full((240, 360), 200, np.uint8))
+        result = {"seconds": 1.2, "network_seconds": 0.8}
+        cards.append(make_card(name, frames, fused, result, f"{k}.png", ["frame 3 is left out"]))
+    cards.append(Card("broken", failure="03.jpg is cut short: copy it again"))
+    files = [folder / "cards" / f"{k}.json" for k in range(len(cards))]
+    for file, card in zip(files, cards, strict=True):
+        write_card(file, card)
+    write_report(folder / "report.html", "A run", files)
+    return folder / "report.html"
+
+
+class Browser:
+    """A session of Chromium by chromedriver.
+
+    Args:
+        address: of the session, or of the driver before there is one.
+    """
+
+    def __init__(self, address):
+        self.address = address
+
+    def ask(self, method, path, body=None):
+        """One command; returns its value, raises StackError where the browser refuses."""
+        data = None if method != "POST" else json.dumps(body or {}).encode()
+        request = urllib.request.Request(self.address + path, data, method=method)
+        try:
+            with urllib.request.urlopen(request, timeout=60) as answer:
+                return json.load(answer)["value"]
+        except urllib.error.HTTPError as error:
+            told = json.load(error)["value"]["message"].splitlines()[0]
+            raise StackError(f"the browser refuses {path}: {told}") from error
+
+    def run(self, script, *arguments):
+        """What a function body of JavaScript returns."""
+        return self.ask("POST", "/execute/sync", {"script": script, "args": arguments})
+
+    def tool(self, command, **parameters):
+        """A command of Chromium's developer tools."""
+        body = {"cmd": command, "params": parameters}
+        return self.ask("POST", "/goog/cdp/execute", body)
+
+    def find(self, selector):
+        """The first element of a CSS selector, as its path."""
+        found = self.ask("POST", "/element", {"using": "css selector", "value": selector})
+        return f"/element/{found[ELEMENT]}"
+
+    def picture_of(self, path=""):
+        """What is seen of an element, or of the window: (H, W, 3) uint8 BGR."""
+        data = base64.b64decode(self.ask("GET", f"{path}/screenshot"))
+        return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+
+
+@contextlib.contextmanager
+def browser(chromium, chromedriver, folder):
+    """A Browser with a new profile in `folder`; it is ended with the block."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    driver = subprocess.Popen([chromedriver, f"--port={port}"], stdout=subprocess.DEVNULL)
+    try:
+        start = Browser(f"http://127.0.0.1:{port}")
+        for _ in range(100):
+            with contextlib.suppress(OSError):
+                if start.ask("GET", "/status")["ready"]:
+                    break
+            time.sleep(0.1)
+        options = {
+            "binary": chromium,
+            "args": [*FLAGS, f"--user-data-dir={folder}", "--window-size=1280,1000"],
+        }
+        wanted = {"goog:chromeOptions": options, "goog:loggingPrefs": {"browser": "ALL"}}
+        session = start.ask("POST", "/session", {"capabilities": {"alwaysMatch": wanted}})
+        found = Browser(f"{start.address}/session/{session['sessionId']}")
+        try:
+            yield found
+        finally:
+            found.ask("DELETE", "")
+    finally:
+        driver.terminate()
+        driver.wait()
+
+
+def must(holds, sentence):
+    """Raise StackError with the sentence where something does not hold."""
+    if not holds:
+        raise StackError(f"the report is not right: {sentence}")
+
+
+def check_pictures(page):
+    """Every picture is decoded once it is scrolled to."""
+    count = page.run("return document.images.length")
+    must(count > 0, "it shows no pictures")
+    page.run("for (const image of document.images) image.loading = 'eager'")
+    for _ in range(50):
+        decoded = page.run("return [...document.images].filter(i => i.naturalWidth > 1).length")
+        if decoded == count:
+            return
+        time.sleep(0.1)
+    must(False, f"of {count} pictures {decoded} are decoded")
+
+
+def state(page):
+    """(value, clip-path) of the first slider."""
+    return page.run(
+        "return [+document.querySelector('.pair input').value,"
+        " getComputedStyle(document.querySelector('.pair .before')).clipPath]"
+    )
+
+
+def check_keys(page, slider):
+    """The arrow keys, Home and End move the slider and uncover the picture."""
+    before = state(page)
+    page.ask("POST", f"{slider}/value", {"text": ARROW_RIGHT * 5})
+    after = state(page)
+    must(after[0] > before[0], f"the arrow keys leave the slider at {before[0]}")
+    must(after[1] != before[1], f"the slider moves, the picture stays at {before[1]}")
+    for key, value in ((HOME, 0), (END, 100)):
+        page.ask("POST", f"{slider}/value", {"text": key})
+        must(state(page)[0] == value, f"Home and End lead to {state(page)[0]}, not {value}")
+
+
+def set_slider(page, value):
+    """Set the first slider as a script would."""
+    page.run(
+        "const input = document.querySelector('.pair input'); input.value = arguments[0];"
+        "input.dispatchEvent(new Event('input', {bubbles: true}))",
+        value,
+    )
+
+
+def check_pixels(page):
+    """At 0 the fused picture is seen, at 100 the frame, at 50 one half of each."""
+    pair = page.find(".pair")
+    page.run("document.activeElement.blur()")
+    seen = {}
+    for value in (0, 50, 100):
+        set_slider(page, value)
+        seen[value] = page.picture_of(pair).astype(int)
+    width = seen[0].shape[1]
+    # The middle, without the words below and the line of the slider.
+    rows = slice(seen[0].shape[0] // 8, seen[0].shape[0] * 3 // 8)
+    left, right = (
+        np.s_[rows, width // 8 : width * 3 // 8],
+        np.s_[rows, width * 5 // 8 : -width // 8],
+    )
+    differ = max(np.abs(seen[0][part] - seen[100][part]).mean() for part in (left, right))
+    must(differ > 1, f"frame and fused picture differ by {differ:.2f} grey levels only")
+    for value, part, what in ((100, left, "frame"), (0, right, "fused picture")):
+        off = np.abs(seen[50][part] - seen[value][part]).mean()
+        must(off < 0.5, f"half-way the {what} is off by {off:.2f} grey levels")
+    return differ
+
+
+def check_pointer(page, slider):
+    """A press on the picture brings the slider there, and dragging takes it along."""
+    width = page.ask("GET", f"{slider}/rect")["width"]
+    number = {ELEMENT: slider.rpartition("/")[2]}
+
+    def move(share):
+        x = round(width * (share - 0.5))
+        return {"type": "pointerMove", "origin": number, "x": x, "y": 0, "duration": 50}
+
+    for kind in ("mouse", "touch"):
+        set_slider(page, 50)
+        steps = [move(0.5), {"type": "pointerDown", "button": 0}, move(0.4), move(0.25)]
+        steps.append({"type": "pointerUp", "button": 0})
+        hand = {"type": "pointer", "id": kind, "parameters": {"pointerType": kind}}
+        page.ask("POST", "/actions", {"actions": [{**hand, "actions": steps}]})
+        page.ask("DELETE", "/actions")
+        value = state(page)[0]
+        must(abs(value - 25) < 3, f"a {kind} that drags to a quarter leaves it at {value:.0f}")
+
+
+def check_screens(page):
+    """A telephone needs no scrolling sideways; dark screens get a dark page."""
+    metrics = {"height": 800, "deviceScaleFactor": 1, "mobile": True}
+    page.tool("Emulation.setDeviceMetricsOverride", width=360, **metrics)
+    wide = page.run("return document.documentElement.scrollWidth")
+    must(wide <= 360, f"on a screen of 360 px it is {wide} px wide")
+    # What is left out of sight does not count as width of the page.
+    cut = page.run(
+        "return [...document.querySelectorAll('.stack')]"
+        ".filter(part => part.scrollWidth > part.clientWidth).length"
+    )
+    must(cut == 0, f"on a screen of 360 px {cut} stacks are cut off")
+    page.tool("Emulation.clearDeviceMetricsOverride")
+    light = page.run("return getComputedStyle(document.body).backgroundColor")
+    dark = [{"name": "prefers-color-scheme", "value": "dark"}]
+    page.tool("Emulation.setEmulatedMedia", features=dark)
+    must(page.run("return getComputedStyle(document.body).backgroundColor") != light, "never dark")
+    page.tool("Emulation.setEmulatedMedia", features=[])
+
+
+def check(page, report, screenshot):
+    """Everything about one report; returns the sentence of a success."""
+    page.ask("POST", "/url", {"url": report.resolve().as_uri()})
+    check_pictures(page)
+    slider = page.find(".pair input")
+    check_keys(page, slider)
+    differ = check_pixels(page)
+    check_pointer(page, slider)
+    check_screens(page)
+    asked = page.run("return performance.getEntriesByType('resource').map(entry => entry.name)")
+    must(not [name for name in asked if not name.startswith("data:")], f"it asks for {asked}")
+    logged = page.ask("POST", "/se/log", {"type": "browser"})
+    must(not logged, f"the browser says {logged}")
+    if screenshot is not None:
+        set_slider(page, 50)
+        page.run("scrollTo(0, 0)")
+        height = page.run("return document.documentElement.scrollHeight")
+        metrics = {"deviceScaleFactor": 1, "mobile": False}
+        height = min(height, 6000)
+        page.tool("Emulation.setDeviceMetricsOverride", width=1280, height=height, **metrics)
+        cv2.imwrite(str(screenshot), page.picture_of())
+    return f"{report}: right; frame and fused picture differ by {differ:.1f} grey levels"
+
+
+def main(argv=None):
+    args = get_parser().parse_args(argv)
+    programs = {"chromium": args.chromium, "chromium-driver": args.chromedriver or "chromedriver"}
+    for package, program in programs.items():
+        if shutil.which(program) is None:
+            raise StackError(f"{program} is not there: on Debian apt install {package}")
+    chromium, driver = (shutil.which(program) for program in programs.values())
+    with tempfile.TemporaryDirectory() as folder:
+        folder = Path(folder)
+        report = args.report or draw_report(folder / "run")
+        with browser(chromium, driver, folder / "profile") as page:
+            print(check(page, report, args.screenshot))
+
+
+if __name__ == "__main__":
+    run_main(main)
