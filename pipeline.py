@@ -18,7 +18,7 @@ from formats import PICTURE_SUFFIXES, loses, suffix_like, write_picture
 from fuse import WEIGHTS, fuse_stack
 from pictures import read_stack, release
 from registration import farthest
-from utils import StackError, number
+from utils import StackError, number, share_one_heap
 
 FORMATS = {"png": ".png", "jpg": ".jpg", "tif": ".tif", "bmp": ".bmp", "webp": ".webp"}
 TILT = 4.0  # of --prefer: where two frames share a pixel alike, the one has 55 times the other's
@@ -158,6 +158,7 @@ def make_engine(args):
     Raises:
         StackError: as torch_engine; or something is asked of a network that cannot give it.
     """
+    share_one_heap()
     engine = choose_engine(args.model_path, args.device, args.engine, args.precision)
     if engine.output != "weights":
         for option in ("confidence", "prefer"):

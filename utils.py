@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import csv
+import ctypes
 import functools
 import hashlib
 import io
@@ -22,6 +23,7 @@ class StackError(Exception):
 
 
 CONTROL_GROUPS = Path("/sys/fs/cgroup")
+M_ARENA_MAX = -8  # of mallopt, /usr/include/malloc.h
 KNOWN_FAILURES = (StackError, OSError, MemoryError)
 
 
@@ -260,6 +262,16 @@ def free_memory():
                 left += int(value) if name == freed else 0
             free.append(left)
     return max(min(free), 0)
+
+
+def share_one_heap():
+    """Let all threads that are started from here on take their memory from one heap, by glibc.
+
+    It gives each thread a heap of its own, and what one has freed is lost to the others: a tenth of
+    the memory of fusing. Elsewhere nothing is changed.
+    """
+    with contextlib.suppress(OSError, AttributeError, TypeError):
+        ctypes.CDLL(None).mallopt(M_ARENA_MAX, 1)
 
 
 def how_it_ended(status):
