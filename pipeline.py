@@ -285,7 +285,7 @@ def align(frames, names, files, args, bars):
 
 def decisions(alignment, names):
     """Sentences on what was aligned, exposed and left out; none where nothing was."""
-    notes = told(alignment, names)
+    notes = [f"left out: {sentence}" for sentence in told(alignment, names)]
     moved = [k for k, moves in enumerate(alignment.moved) if moves]
     if moved:
         most = max(farthest(alignment.transforms[k], alignment.size) for k in moved)

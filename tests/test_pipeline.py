@@ -157,7 +157,7 @@ def test_what_is_said_of_an_alignment():
     moved = np.float64([[1, 0, 3], [0, 1, 4]])
     other = Alignment(1, (40, 60), [moved, eye, None], gains * [[0.9], [1], [1]], {2: "is black"})
     said = decisions(other, ["a", "b", "c"])
-    assert said[0] == "frame c is black"
+    assert said[0] == "left out: frame c is black"
     assert said[1] == "1 of 3 frames were moved onto b, by 5.0 px at most"
     assert said[2] == "exposures were matched, by factors of 0.900 to 1.000"
 
