@@ -115,7 +115,9 @@ def measure(
             "choose another --reference"
         )
     transforms = [None if way is None else way[0] for way in chain]
-    still = [way is None or _is_still(way[0], size, SURE * np.sqrt(way[1])) for way in chain]
+    still = [
+        way is None or _is_still(way[0], size, SURE * np.sqrt(way[1] + way[2])) for way in chain
+    ]
     if thorough or not all(still):
         more = loops(pairs, transforms, reference)
         again = partial(_compare_again, views, tuple(size), motion, transforms)

@@ -10,6 +10,9 @@ from registration import PARAMETERS, parameters_of, small_motion
 # neighbours are found up to 0.08 px apart by what hides what (0.15 px at ISO 3200), and ends of a
 # stack by half a px.
 SYSTEMATIC, UNLIKE = 0.03, 2.0
+# The same for the question whether anything moves at all: ends of a stack, and what is hidden by what
+# is out of focus, seem to move by up to 8 x (1 - likeness) px where nothing does.
+DOUBT = 2.0
 LOOPS = ((4, 2), (16, 8), (64, 32))  # (distance, every how many) of frames compared against drift
 DIRECT = 4, 16  # frames at this distance at least, and so many, are compared with the reference
 ATTEMPTS = 4  # frames that one is tried against which does not fit its neighbours
@@ -93,12 +96,12 @@ def chain_of(pairs, reference, count):
     """Compose pairs outward from the reference.
 
     Returns:
-        For each frame (transform (3, 3) from the reference, variance in px^2), None where no pair
-        leads to it.
+        For each frame (transform (3, 3) from the reference, its variance, what DOUBT adds to it
+        where it is asked whether anything moves; both px^2), None where no pair leads to it.
     """
     links = _links(pairs)
     chain = [None] * count
-    chain[reference] = (np.eye(3), 0.0)
+    chain[reference] = (np.eye(3), 0.0, 0.0)
     waiting = deque([reference])
     while waiting:
         a = waiting.popleft()
@@ -106,8 +109,9 @@ def chain_of(pairs, reference, count):
             if chain[b] is None:
                 pair = pairs.get((a, b))
                 matrix = np.linalg.inv(pairs[b, a].transform) if pair is None else pair.transform
-                variance = _variance(pairs[b, a] if pair is None else pair)
-                chain[b] = (matrix @ chain[a][0], chain[a][1] + variance)
+                pair = pairs[b, a] if pair is None else pair
+                variance, doubt = _variance(pair), (pair.factor * DOUBT * (1 - pair.likeness)) ** 2
+                chain[b] = (matrix @ chain[a][0], chain[a][1] + variance, chain[a][2] + doubt)
                 waiting.append(b)
     return chain
 

@@ -8,6 +8,7 @@ import pytest
 
 import align
 import linking
+import registration
 from align import apply, measure
 from alignment import Alignment, common_area, covered, load_alignment, save_alignment
 from formats import read_picture, write_picture
@@ -421,3 +422,15 @@ def test_wrong_calls(folder, tmp_path, capsys):
         with pytest.raises(SystemExit):
             run("--stack_path", folder, *words)
         assert sentence in capsys.readouterr().err
+
+
+def test_frames_that_are_little_alike_must_move_farther_to_count_as_moving():
+    size = (HEIGHT, WIDTH)
+    moves = {}
+    for likeness in (0.99, 0.85):
+        pair = registration.Pair(np.eye(3), np.zeros((4, 4)), likeness, 100, 1)
+        pair.transform[0, 2] = 0.6
+        _, (matrix, variance, doubt) = linking.chain_of({(0, 1): pair}, 0, 2)
+        limit = align.SURE * np.sqrt(variance + doubt)
+        moves[likeness] = farthest(matrix, size) > max(limit, align.STILL)
+    assert moves == {0.99: True, 0.85: False}
