@@ -10,8 +10,8 @@ from registration import PARAMETERS, parameters_of, small_motion
 # neighbours are found up to 0.08 px apart by what hides what (0.15 px at ISO 3200), and ends of a
 # stack by half a px.
 SYSTEMATIC, UNLIKE = 0.03, 2.0
-# The same for the question whether anything moves at all: ends of a stack, and what is hidden by what
-# is out of focus, seem to move by up to 8 x (1 - likeness) px where nothing does.
+# For the question whether anything moves at all: ends of a stack, and what is hidden by what is out
+# of focus, seem to move by up to 8 x (1 - likeness) px where nothing does.
 DOUBT = 2.0
 LOOPS = ((4, 2), (16, 8), (64, 32))  # (distance, every how many) of frames compared against drift
 DIRECT = 4, 16  # frames at this distance at least, and so many, are compared with the reference
