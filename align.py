@@ -15,8 +15,10 @@ from alignment import Alignment, load_alignment, save_alignment
 from exposure import Tiles, expose, match, tiles_of
 from formats import suffix_like, write_picture
 from linking import chain_of, connect, loops, settle
+from parallax import refine
 from pictures import list_frames, luma, read_stack, release
-from registration import PARAMETERS, farthest, is_comparable, pyramid, register
+from registration import BLOCK, PARAMETERS, farthest, is_comparable, pyramid, register
+from resampling import resample
 from utils import StackError, run_main
 
 THREADS = 2
@@ -24,8 +26,6 @@ LONGEST = 800  # px; frames are compared at most at this size
 STILL = 0.1  # px; a frame that no corner of moves farther is left as it is
 SURE = 4  # standard deviations, before anything is moved
 PLAIN = 0.0015  # deviation of the coarsest luma of a frame without detail
-LANCZOS_REACH = 5  # px
-TILE = 4096  # px of the result resampled at a time; OpenCV ends at 32767
 
 
 @dataclass
@@ -57,6 +57,7 @@ def measure(
     progress=None,
     names=None,
     thorough=False,
+    local=True,
 ):
     """Find how the frames of a stack lie on one of them, and their exposures.
 
@@ -73,6 +74,8 @@ def measure(
         progress: called as progress(steps done, steps in all).
         names: of the frames, for the errors; default their numbers from 0.
         thorough: compare frames farther apart also where no neighbours seem to move.
+        local: where frames move, also find how parts of them move against one another, see
+            parallax.py.
     Returns:
         Alignment. Frames are left out that show no detail, or not what the reference shows; where
         none shows any, or they are smaller than some 40 px, all are left as they are.
@@ -138,11 +141,18 @@ def measure(
     gains = np.ones((count, views[0].tiles.light.shape[-1]))
     if match_exposure:
         gains = match([view.tiles for view in views], pairs, transforms, reference)
+    fields = {}
+    if local and not all(still):
+        levels_of = [view.levels for view in views]
+        fields = refine(levels_of, transforms, reference, list(pairs), steps.run)
+        fields = {
+            k: field for k, field in fields.items() if not still[k] or np.abs(field).max() > STILL
+        }
     final = [
-        None if matrix is None else np.eye(2, 3) if fixed else matrix[:2]
-        for matrix, fixed in zip(transforms, still)
+        None if matrix is None else np.eye(2, 3) if fixed and k not in fields else matrix[:2]
+        for k, (matrix, fixed) in enumerate(zip(transforms, still))
     ]
-    return Alignment(reference, tuple(size), final, gains, left_out)
+    return Alignment(reference, tuple(size), final, gains, left_out, fields, factor * BLOCK)
 
 
 class _Steps:
@@ -243,7 +253,7 @@ def apply(frames, alignment, progress=None):
         frame = frames[k]
         gains = alignment.gains[k]
         if moved[k]:
-            resample(frame, alignment.transforms[k])
+            resample(frame, alignment, k)
         if (gains != 1).any():
             expose(frame, gains)
         release(frames)
@@ -251,40 +261,6 @@ def apply(frames, alignment, progress=None):
     steps = _Steps(progress, len(kept))
     steps.run(bring, kept)
     return kept
-
-
-def resample(frame, matrix):
-    """Replace a frame (H, W, C) by what lies at `matrix` (2, 3) of each of its pixels."""
-    height, width, _ = frame.shape
-    out = np.empty_like(frame)
-    flags = cv2.INTER_LANCZOS4 | cv2.WARP_INVERSE_MAP
-    for top in range(0, height, TILE):
-        for left in range(0, width, TILE):
-            part = out[top : top + TILE, left : left + TILE]
-            (y0, y1), (x0, x1) = _source(matrix, top, left, part.shape, frame.shape)
-            local = matrix.copy()
-            local[:, 2] += matrix[:, :2] @ [left, top] - [x0, y0]
-            found = cv2.warpAffine(
-                frame[y0:y1, x0:x1],
-                local,
-                part.shape[1::-1],
-                flags=flags,
-                borderMode=cv2.BORDER_REPLICATE,
-            )
-            part[:] = found.reshape(part.shape)  # OpenCV drops a channel axis of one
-    frame[:] = out
-
-
-def _source(matrix, top, left, shape, whole):
-    """Rows and columns ((y0, y1), (x0, x1)) of a frame that a part of the result comes from."""
-    x, y = np.meshgrid([left, left + shape[1] - 1], [top, top + shape[0] - 1])
-    there = matrix[:, :2] @ np.stack([x.ravel(), y.ravel()]) + matrix[:, 2:]  # (2, 4), x and y
-    spans = []
-    for places, side in zip(there[::-1], whole):
-        low = int(np.clip(np.floor(places.min()) - LANCZOS_REACH, 0, side - 1))
-        high = int(np.clip(np.ceil(places.max()) + LANCZOS_REACH + 1, low + 1, side))
-        spans.append((low, high))
-    return spans
 
 
 def find_reference(word, names):
@@ -318,6 +294,14 @@ def add_align_options(parser):
         choices=tuple(PARAMETERS),
         default="similarity",
         help="similarity: shift, scale and rotation; affine: also shear (default: %(default)s)",
+    )
+    group.add_argument(
+        "--parallax",
+        choices=("auto", "off"),
+        default="auto",
+        help="auto: where frames move and it explains their differences much better, also find "
+        "how things near and far move against one another; off: frames move as wholes (default: "
+        "%(default)s)",
     )
     group.add_argument(
         "--no_match_exposure",
@@ -361,8 +345,16 @@ def align_by_options(args, frames, names, save=None, use=None, progress=None, th
         alignment = load_alignment(use, names, frames.shape[1:3])
     else:
         reference = find_reference(args.reference, names)
-        exposure = not args.no_match_exposure
-        alignment = measure(frames, reference, args.motion, exposure, progress, names, thorough)
+        alignment = measure(
+            frames,
+            reference,
+            args.motion,
+            not args.no_match_exposure,
+            progress,
+            names,
+            thorough,
+            local=args.parallax == "auto",
+        )
     if args.strict and alignment.left_out:
         raise StackError(f"{'; '.join(told(alignment, names))}: take it away or leave out --strict")
     if save is not None:

@@ -3,11 +3,13 @@
 import json
 from dataclasses import dataclass, field
 
+import cv2
 import numpy as np
 
 from utils import StackError, read_bytes, write_json
 
 NEAR = 0.02  # px; so near to its border a frame still covers
+OVERSHOOT = 1.25  # a cubic goes beyond the values that it is led through by so much at most, about
 
 
 @dataclass
@@ -21,6 +23,9 @@ class Alignment:
             the frame, centres of pixels at integers; None for a frame that is left out.
         gains: (N, 3) float64, (N, 1) for grey: factors on the frames' coded values, alpha not.
         left_out: {index: why, in words that go on after the frame's name}.
+        fields: {index: (rows, columns, 2) float32}, displacements in px of the reference that are
+            added to its pixel (x, y) before the transform, see `spread`; not of every frame.
+        spacing: of the fields' cells, px, a multiple of 4.
     """
 
     reference: int
@@ -28,13 +33,15 @@ class Alignment:
     transforms: list
     gains: np.ndarray
     left_out: dict = field(default_factory=dict)
+    fields: dict = field(default_factory=dict)
+    spacing: int = 4
 
     @property
     def moved(self):
         """For each frame whether it is resampled."""
         return [
-            matrix is not None and not np.array_equal(matrix, np.eye(2, 3))
-            for matrix in self.transforms
+            matrix is not None and (k in self.fields or not np.array_equal(matrix, np.eye(2, 3)))
+            for k, matrix in enumerate(self.transforms)
         ]
 
     @property
@@ -58,15 +65,62 @@ def covered(alignment, index, top, bottom, left, right):
     room = np.array([alignment.size[1] - 1, alignment.size[0] - 1])
     x, y = np.array([left, right - 1]), np.array([top, bottom - 1])
     corners = _places(matrix, x, y)  # a frame is convex: the corners tell
-    if ((corners >= -NEAR) & (corners <= room + NEAR)).all():
+    slack = NEAR - _reach(alignment, index)
+    if ((corners >= -slack) & (corners <= room + slack)).all():
         return None
+    places = places_of(alignment, index, top, bottom, left, right)
+    mask = ((places >= -NEAR) & (places <= room + NEAR)).all(-1)
+    return None if mask.all() else mask
+
+
+def places_of(alignment, index, top, bottom, left, right):
+    """Where the pixels of a window of the reference come from in a frame.
+
+    Returns:
+        (bottom - top, right - left, 2), x and y in px of the frame.
+    """
+    matrix = alignment.transforms[index]
     places = _places(matrix, np.arange(left, right), np.arange(top, bottom))
-    return ((places >= -NEAR) & (places <= room + NEAR)).all(-1)
+    if index in alignment.fields:
+        field = alignment.fields[index]
+        moved = spread(field, alignment.spacing, top, bottom, left, right)
+        places += cv2.transform(moved, matrix[:, :2])
+    return places
 
 
 def _places(matrix, x, y):
     """(len(y), len(x), 2): where the pixels at columns x and rows y come from, as x and y."""
     return x[None, :, None] * matrix[:, 0] + y[:, None, None] * matrix[:, 1] + matrix[:, 2]
+
+
+def spread(field, spacing, top, bottom, left, right):
+    """The displacements of the pixels of a window: cubic between the middles of the cells.
+
+    Args:
+        field: (rows, columns, 2) float32; the first cell begins spacing / 4 px from either border,
+            and beyond the cells go on as their last.
+        spacing: side of a cell, px, a multiple of 4.
+    Returns:
+        (bottom - top, right - left, 2) float32.
+    """
+    spans, cells = [], []
+    for low, high, count in ((top, bottom, field.shape[0]), (left, right, field.shape[1])):
+        first = (low - spacing // 4) // spacing - 2  # a cubic takes two cells on each side
+        last = (high - 1 - spacing // 4) // spacing + 3
+        start = low - spacing // 4 - first * spacing
+        spans.append(slice(start, start + high - low))
+        cells.append(np.arange(first, last).clip(0, count - 1))
+    part = field[cells[0][:, None], cells[1]]
+    size = part.shape[1] * spacing, part.shape[0] * spacing
+    return cv2.resize(part, size, interpolation=cv2.INTER_CUBIC)[spans[0], spans[1]]
+
+
+def _reach(alignment, index):
+    """(2,) px: how far the field of a frame moves what it shows at most, along x and y."""
+    if index not in alignment.fields:
+        return np.zeros(2)
+    moved = alignment.fields[index] @ alignment.transforms[index][:, :2].T
+    return OVERSHOOT * np.abs(moved).max((0, 1))
 
 
 def common_area(alignment):
@@ -85,9 +139,11 @@ def common_area(alignment):
     room = np.array([width - 1, height - 1])
     # Half planes normal @ (x, y) <= bound, four of each frame and four of the reference.
     normals, bounds = [], []
-    for matrix in [np.eye(2, 3), *(alignment.transforms[k] for k in alignment.kept)]:
+    matrices = [(np.eye(2, 3), np.zeros(2))]
+    matrices += [(alignment.transforms[k], _reach(alignment, k)) for k in alignment.kept]
+    for matrix, reach in matrices:
         normals += [*matrix[:, :2], *-matrix[:, :2]]
-        bounds += [*(room - matrix[:, 2]), *matrix[:, 2]]
+        bounds += [*(room - matrix[:, 2] - reach), *(matrix[:, 2] - reach)]
     normals, bounds = np.array(normals), np.array(bounds) + NEAR / 2
     # Of a rectangle (top, bottom, left, right) the corner that lies farthest out must be inside.
     across, down = normals.T
@@ -118,7 +174,8 @@ def save_alignment(path, alignment, names):
     """Write an Alignment as JSON, atomically.
 
     Args:
-        path: file; alignment: Alignment; names: of the frames' files, in their order.
+        path: file; alignment: Alignment, its fields are rounded to hundredths of a px.
+        names: of the frames' files, in their order.
     Raises:
         StackError: the file cannot be written.
     """
@@ -131,8 +188,12 @@ def save_alignment(path, alignment, names):
                 "transform": alignment.transforms[k].tolist(),
                 "gains": alignment.gains[k].tolist(),
             }
+            if k in alignment.fields:
+                frames[name]["field"] = _written(alignment.fields[k])
     height, width = alignment.size
     record = {"reference": names[alignment.reference], "width": width, "height": height}
+    if alignment.fields:
+        record["spacing"] = alignment.spacing
     write_json(path, record | {"frames": frames})
 
 
@@ -152,6 +213,12 @@ def load_alignment(path, names, size):
         reference, saved = record["reference"], record["frames"]
         frames = {name: _frame_of(saved[name]) for name in [reference, *saved]}
         whole = frames[reference][0] is not None
+        fields = [field for _, _, field, _ in frames.values() if field is not None]
+        spacing = record["spacing"] if fields else 4
+        if not isinstance(spacing, int) or spacing < 4 or spacing % 4:
+            raise ValueError("no spacing")
+        if any(np.abs(field).max() > max(known) for field in fields):
+            raise ValueError("out of reach")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise StackError(f"{path} is no alignment: write it with --save_alignment") from error
     if not whole:
@@ -166,20 +233,40 @@ def load_alignment(path, names, size):
     if reference not in names:
         raise StackError(f"{path} has the reference {reference}, which is not in the stack: add it")
     chosen = [frames[name] for name in names]
-    channels = max(len(gains) for _, gains, _ in chosen)
+    channels = max(len(gains) for _, gains, _, _ in chosen)
     return Alignment(
         list(names).index(reference),
         tuple(size),
-        [matrix for matrix, _, _ in chosen],
-        np.stack([np.resize(gains, channels) for _, gains, _ in chosen]),
-        {k: why for k, (matrix, _, why) in enumerate(chosen) if matrix is None},
+        [matrix for matrix, _, _, _ in chosen],
+        np.stack([np.resize(gains, channels) for _, gains, _, _ in chosen]),
+        {k: why for k, (_, _, _, why) in enumerate(chosen) if why is not None},
+        {k: field for k, (_, _, field, _) in enumerate(chosen) if field is not None},
+        spacing,
     )
 
 
+def _written(field):
+    """A field as JSON has it: a line of text for each row of x and of y, in hundredths of a px."""
+    hundredths = np.rint(field * 100).astype(int)
+    return {
+        axis: [" ".join(map(str, row)) for row in plane]
+        for axis, plane in zip("xy", hundredths.transpose(2, 0, 1).tolist())
+    }
+
+
+def _field_of(written):
+    """The inverse of `_written`."""
+    planes = [[[int(word) for word in row.split()] for row in written[axis]] for axis in "xy"]
+    field = np.array(planes, np.float32).transpose(1, 2, 0) / np.float32(100)
+    if not field.size or not np.isfinite(field).all():
+        raise ValueError("no field")
+    return np.ascontiguousarray(field)
+
+
 def _frame_of(record):
-    """(transform, gains, why it is left out) of a frame's record; ValueError where it is wrong."""
+    """(transform, gains, field, why left out) of a frame's record; ValueError where it is wrong."""
     if "left_out" in record:
-        return None, np.ones(1), str(record["left_out"])
+        return None, np.ones(1), None, str(record["left_out"])
     matrix = np.array(record["transform"], np.float64)
     gains = np.array(record["gains"], np.float64)
     if matrix.shape != (2, 3) or gains.shape not in ((1,), (3,)):
@@ -188,4 +275,5 @@ def _frame_of(record):
         raise ValueError("no number")
     if abs(np.linalg.det(matrix[:, :2])) < 1e-6:
         raise ValueError("flat")
-    return matrix, gains, None
+    field = _field_of(record["field"]) if "field" in record else None
+    return matrix, gains, field, None

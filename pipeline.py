@@ -140,14 +140,22 @@ def add_fuse_options(parser):
     )
 
 
-def check_choices(parser, args):
-    """End with exit status 2 where options contradict each other."""
+def check_choices(parser, args, shows_maps=False):
+    """End with exit status 2 where options contradict each other.
+
+    Args:
+        shows_maps: whether focus maps are wanted in any case, as for a report.
+    """
     if args.align == "off":
         for option in ("reference", "use_alignment", "save_alignment", "crop", "strict"):
             if getattr(args, option):
                 parser.error(f"--{option} contradicts --align off: leave one of them out")
+    if args.parallax == "off" and (args.use_alignment or args.align == "off"):
+        parser.error("--parallax says how to measure, and nothing is measured: leave it out")
     if args.use_alignment and args.reference:
         parser.error("--reference contradicts --use_alignment, which has its own: leave out one")
+    if args.smooth and not (args.focus_map or args.preview or shows_maps):
+        parser.error("--smooth is for the focus map: give --focus_map or --preview too")
     if args.near and not args.prefer and not args.preview:
         parser.error("--near is for --prefer and --preview: give one of them too")
 
@@ -292,6 +300,12 @@ def decisions(alignment, names):
         notes.append(
             f"{len(moved)} of {len(names)} frames were moved onto {names[alignment.reference]}, "
             f"by {most:.1f} px at most"
+        )
+    if alignment.fields:
+        most = max(np.hypot(*field.transpose(2, 0, 1)).max() for field in alignment.fields.values())
+        notes.append(
+            f"parts of {len(alignment.fields)} frames were moved against one another, by "
+            f"{most:.1f} px at most"
         )
     gains = alignment.gains[alignment.kept]
     if (gains != 1).any():

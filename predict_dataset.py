@@ -356,7 +356,7 @@ def write_summaries(jobs):
 def main(argv=None):
     parser = get_parser()
     args = parser.parse_args(argv)
-    check_choices(parser, args)
+    check_choices(parser, args, shows_maps=not args.no_report)
     rank, world, _ = rank_and_world()
     datasets = find_datasets(args.stack_basedir_path)
     targets = result_folders(args.stack_basedir_path, datasets, args.output_dir)

@@ -221,7 +221,7 @@ def _step(a, b, factor, matrix, size, motion):
     inside = ((there >= BLOCK / 2) & (there <= room)).all(0)
     if inside.sum() < LEAST_BLOCKS:
         return None
-    blocks = _block_equations(a, warped, inside)
+    blocks = block_equations(a, warped, inside)
     x, y = x[inside], y[inside]
     centre, radius = frame_of(size)
     full = np.stack([x, y]) * factor + (factor - 1) / 2 - centre[:, None]
@@ -232,7 +232,7 @@ def _step(a, b, factor, matrix, size, motion):
     return *_solve(normal, right, energy, jacobian, cluster), alike, int(inside.sum())
 
 
-def _block_equations(a, b, inside):
+def block_equations(a, b, inside):
     """The equations of each block's displacement, its own unknowns eliminated.
 
     Returns:
@@ -275,7 +275,7 @@ def _solve(normal, right, energy, jacobian, cluster):
     """The parameters that are the likeliest where each block has an unknown variance of its own.
 
     Args:
-        normal, right, energy: as of `_block_equations`.
+        normal, right, energy: as of `block_equations`.
         jacobian: (n, 2, P) displacement by parameter; cluster: (n,) int.
     Returns:
         parameters (P,), covariance (P, P) from the scatter of the clusters.

@@ -9,6 +9,7 @@ import pytest
 import align
 import linking
 import registration
+import resampling
 from align import apply, measure
 from alignment import Alignment, common_area, covered, load_alignment, save_alignment
 from formats import read_picture, write_picture
@@ -270,9 +271,10 @@ def test_large_frames_are_resampled_in_parts(monkeypatch):
     picture = view(scene(12))
     matrix = motion((3.3, -2.1), 1.02, 7)
     whole, parts = picture.copy(), picture.copy()
-    align.resample(whole, matrix)
-    monkeypatch.setattr(align, "TILE", 40)
-    align.resample(parts, matrix)
+    alignment = Alignment(0, (HEIGHT, WIDTH), [matrix], np.ones((1, 3)))
+    resampling.resample(whole, alignment, 0)
+    monkeypatch.setattr(resampling, "TILE", 40)
+    resampling.resample(parts, alignment, 0)
     assert np.abs(whole.astype(int) - parts).max() <= 2  # places are rounded to 1/32 px
     assert (whole != picture).any()
 

@@ -33,6 +33,7 @@ def options(*words):
     """The options of both commands as parsed."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--preview", action="store_true")
+    parser.add_argument("--focus_map", action="store_true")
     parser.add_argument("--confidence", action="store_true")
     parser.add_argument("--save_alignment")
     parser.add_argument("--use_alignment")
@@ -140,7 +141,7 @@ def test_slabs(tmp_path):
 def test_previews_and_the_card(tmp_path):
     paths = written(tmp_path / "stack", draw_stack(texture(64, 80, 1), 4))
     files = Files(tmp_path / "a.png", previews=tmp_path, card=tmp_path / "a.json")
-    args = options("--smooth", "4")
+    args = options("--smooth", "4", "--preview")
     fuse_files(lambda: read_stack(paths), Engine(brightest), files, args)
     names = {path.name for path in tmp_path.iterdir()}
     assert names == {"stack", "a.png", "a.json", "a_focus.png", "a_relief.png", "a_sweep.gif"}
@@ -177,6 +178,8 @@ def test_cropping_takes_all_parts():
         (["--use_alignment", "a.json", "--reference", "0"], "which has its own"),
         (["--near", "last"], "--near is for --prefer and --preview"),
         (["--slab", "1"], "at least 2"),
+        (["--smooth", "3"], "--smooth is for the focus map"),
+        (["--align", "off", "--parallax", "off"], "nothing is measured"),
         (["--smooth", "-1"], "at least 0"),
         (["--quiet", "--verbose"], "not allowed with"),
     ],
