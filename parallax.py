@@ -35,7 +35,7 @@ SWEEPS = 6  # from frame to frame; each step of the windows goes on where the la
 # stacks without parallax come to 0.01 to 0.083 and 0 to 0.13, with 4 px over the stack to 0.08 to
 # 0.28 and 0 to 0.93; real ones that a similarity aligns to 0.04 at most, a video from the hand to
 # 0.69 and 0.95.
-GAIN, SHARE, REACH = 0.085, 0.1, 0.5
+GAIN, SHARE, REACH = 0.15, 0.1, 0.5
 DETAIL = 0.25  # px; a block that tells displacements so well has detail
 
 
