@@ -150,21 +150,24 @@ def common_area(alignment):
     rows = np.stack([np.minimum(down, 0), np.maximum(down, 0)], 1)
     columns = np.stack([np.minimum(across, 0), np.maximum(across, 0)], 1)
     sides = np.hstack([rows, columns])  # (half planes, 4)
+    unit = max(height, width)  # px; in pixels the search stops short on large frames
 
     def less(rectangle):
         """Minus the logarithm of the area, which is convex, and its slope."""
-        high, wide = np.maximum(np.diff(rectangle)[[0, 2]] + 1, 1e-3)
+        high, wide = np.maximum(np.diff(rectangle)[[0, 2]] + 1 / unit, 1e-6)
         return -np.log(high * wide), np.array([1 / high, -1 / high, 1 / wide, -1 / wide])
 
     inside = {
         "type": "ineq",
-        "fun": lambda rectangle: bounds - sides @ rectangle,
+        "fun": lambda rectangle: bounds / unit - sides @ rectangle,
         "jac": lambda rectangle: -sides,
     }
     start = np.array([0.4 * height, 0.6 * height, 0.4 * width, 0.6 * width])
-    found = minimize(less, start, jac=True, method="SLSQP", constraints=[inside])
-    top, left = (int(side) for side in np.ceil(found.x[::2] - NEAR / 4))
-    bottom, right = (int(side) for side in np.floor(found.x[1::2] + NEAR / 4))
+    found = minimize(
+        less, start / unit, jac=True, method="SLSQP", constraints=[inside], options={"ftol": 1e-9}
+    )
+    top, left = (int(side) for side in np.ceil(found.x[::2] * unit - NEAR / 4))
+    bottom, right = (int(side) for side in np.floor(found.x[1::2] * unit + NEAR / 4))
     if right < left or bottom < top or (sides @ [top, bottom, left, right] > bounds + NEAR).any():
         raise StackError("the frames have no area in common: leave out --crop, or some of them")
     return top, bottom + 1, left, right + 1

@@ -436,3 +436,12 @@ def test_frames_that_are_little_alike_must_move_farther_to_count_as_moving():
         limit = align.SURE * np.sqrt(variance + doubt)
         moves[likeness] = farthest(matrix, size) > max(limit, align.STILL)
     assert moves == {0.99: True, 0.85: False}
+
+
+@pytest.mark.parametrize("size", [(4000, 6000), (375, 500), (9, 20000)])
+def test_the_common_area_of_frames_of_any_size(size):
+    ones = np.ones((3, 3))
+    still = Alignment(1, size, [np.eye(2, 3)] * 3, ones)
+    assert common_area(still) == (0, size[0], 0, size[1])
+    moved = Alignment(1, size, [np.float64([[1, 0, dx], [0, 1, 0]]) for dx in (-7, 0, 4)], ones)
+    assert common_area(moved) == (0, size[0], 7, size[1] - 4)
