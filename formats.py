@@ -314,6 +314,14 @@ def loses(suffix, picture):
     return f"{' and '.join(lost)} in {suffix[1:].upper()}: PNG and TIFF keep it" if lost else None
 
 
+def to_8_bits(picture):
+    """A picture of uint8 or uint16 as uint8, rounded; what was fused to 16 bits from frames of 8
+    becomes what would have been fused to 8."""
+    if picture.dtype == np.uint8:
+        return picture
+    return ((picture.astype(np.uint32) + 128) // 257).astype(np.uint8)
+
+
 def suffix_like(path):
     """Suffix of a result in the format of this frame; .png for one that is only read."""
     suffix = path.suffix.lower()
@@ -427,8 +435,7 @@ def _encode_tiff(picture, metadata):
 
 def _encode_8_bit(suffix, picture, metadata):
     """JPEG, BMP or WebP file as bytes."""
-    if picture.dtype == np.uint16:
-        picture = ((picture.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    picture = to_8_bits(picture)
     if suffix != ".webp" and picture.shape[2] in (2, 4):
         picture = picture[..., :-1]
     image = Image.fromarray(picture[..., 0] if picture.shape[2] == 1 else picture)

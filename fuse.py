@@ -18,6 +18,7 @@ from pictures import luma, release, window
 # overlap makes its tiles exact (0.4 levels); a longer ramp hides the seam.
 OVERLAPS = {"weights": 64, "luma": 128}
 MEDIUM_TILE, SMALL_TILE = 512, 128
+PROBE = 128  # px, side of what is looked at to tell the mixture of a pixel
 WEIGHTS = Path(__file__).parent / "weights" / "checkpoint.pth"
 LEAST_WEIGHT = 1e-3  # of all frames that cover a pixel; below it they share it evenly
 
@@ -120,6 +121,38 @@ def fuse_stack(
         band[:] = 0
         band[:, : rest.shape[1]] = rest
     return blend.fused
+
+
+def mixture_at(frames, engine, x, y, use=None, alignment=None, tilt=0.0):
+    """What the network takes of each frame at one pixel.
+
+    It looks at a small window, so that the answer comes at once; in a whole tile the shares may
+    differ by some hundredths.
+
+    Args:
+        frames, use, alignment, tilt: as of `fuse_stack`.
+        engine: see engines.py, of a network that weighs frames.
+        x, y: of the pixel.
+    Returns:
+        (N,) float32, sum 1; 0 for frames that take no part.
+    """
+    if use is None:
+        use = range(len(frames)) if alignment is None else alignment.kept
+    use = list(use)
+    _, height, width, _ = frames.shape
+    top, left = (
+        int(np.clip(at - PROBE // 2, 0, max(side - PROBE, 0)))
+        for at, side in ((y, height), (x, width))
+    )
+    bottom, right = min(top + PROBE, height), min(left + PROBE, width)
+    weights = engine(luma(window(frames, top, bottom, left, right, use))[None])[0]
+    weights = weights[:, y - top : y - top + 1, x - left : x - left + 1].copy()
+    # Copies of frames are not looked for: that would read the whole stack.
+    blend = _WeightsBlend(_Parts(frames, use, alignment), False, tilt, False, use)
+    blend.settle(weights, (y, y + 1, x, x + 1), (slice(0, 1), slice(0, 1)))
+    shares = np.zeros(len(frames), np.float32)
+    shares[use] = weights[:, 0, 0]
+    return shares
 
 
 def in_order(function, items, jobs):
@@ -302,9 +335,9 @@ class _WeightsBlend:
     goes to the first of them.
     """
 
-    def __init__(self, parts, maps, tilt, deep):
+    def __init__(self, parts, maps, tilt, deep, distinct=None):
         self.parts = parts
-        self.distinct = distinct_frames(parts.frames, parts.use)
+        self.distinct = distinct_frames(parts.frames, parts.use) if distinct is None else distinct
         self.maps = maps
         count, channels = len(parts.frames), parts.frames.shape[3]
         # After the channels the expected frame and the largest weight.

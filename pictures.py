@@ -263,7 +263,9 @@ class Stack:
     notes: list = field(default_factory=list)
 
 
-def read_stack(paths, threads=2, spill=None, low_memory=False, reference=None):
+def read_stack(
+    paths, threads=2, spill=None, low_memory=False, reference=None, store=None, progress=None
+):
     """Read the frames of a stack into one array.
 
     Frames of different kinds are made alike: 8 bits become 16, grey becomes RGB, alpha is dropped
@@ -276,6 +278,9 @@ def read_stack(paths, threads=2, spill=None, low_memory=False, reference=None):
             than half of the free memory; None: they are in memory whatever comes.
         low_memory: they are in that file in any case.
         reference: index of the frame whose metadata the stack has; None: N // 2.
+        store: file that is made to hold the frames, in the order of their axes, and that stays;
+            in place of the one without a name.
+        progress: called as progress(frames done, frames in all).
     Returns:
         Stack; its frames are a numpy.memmap where they are in a file, see `release`.
     Raises:
@@ -289,14 +294,14 @@ def read_stack(paths, threads=2, spill=None, low_memory=False, reference=None):
     ready = _decode_some(paths, reference, threads)
     first = ready[reference]
     kind = kind_of(first.picture)
-    frames = _room_for(paths, first.picture.shape, kind, spill, low_memory)
-    read = _read_frames(frames, kind, paths, reference, ready, threads)
+    frames = _room_for(paths, first.picture.shape, kind, spill, low_memory, store)
+    read = _read_frames(frames, kind, paths, reference, ready, threads, progress)
     _check_sizes(paths, read)
     common = common_kind([frame.kind for frame in read])
     if common != kind:  # told by the frames alone, so that stacks of one kind are read but once
         del frames
-        frames = _room_for(paths, first.picture.shape, common, spill, low_memory)
-        read = _read_frames(frames, common, paths, reference, ready, threads)
+        frames = _room_for(paths, first.picture.shape, common, spill, low_memory, store)
+        read = _read_frames(frames, common, paths, reference, ready, threads, progress)
     return Stack(frames, paths, first.metadata, _notes(paths, read, reference, common))
 
 
@@ -317,10 +322,12 @@ def _decode_some(paths, reference, threads):
         return dict(zip(indices, pool.map(decode, [paths[index] for index in indices])))
 
 
-def _room_for(paths, shape, kind, spill, low_memory):
+def _room_for(paths, shape, kind, spill, low_memory, store=None):
     """An array for the frames, in memory or on disk; shape is that of one of them."""
     shape = (len(paths), *shape[:2], kind.channels)
     size = int(np.prod(shape, dtype=np.int64)) * kind.dtype.itemsize
+    if store is not None:
+        return _frames_on_disk(shape, kind.dtype, Path(store).parent, Path(store))
     if spill is not None and (low_memory or size > free_memory() / 2):
         return _frames_on_disk(shape, kind.dtype, Path(spill))
     try:
@@ -331,7 +338,7 @@ def _room_for(paths, shape, kind, spill, low_memory):
         ) from error
 
 
-def _read_frames(frames, kind, paths, reference, ready, threads):
+def _read_frames(frames, kind, paths, reference, ready, threads, progress=None):
     """Read the files into `frames`, but for those of another size or that do not go into its Kind.
 
     Args:
@@ -339,6 +346,7 @@ def _read_frames(frames, kind, paths, reference, ready, threads):
         paths: N of them; reference: index of the one that the others are compared with.
         ready: {index: Decoded} of some, the reference among them; the others are taken out.
         threads: how many are read at a time.
+        progress: as of `read_stack`.
     Returns:
         List of N _Read.
     """
@@ -360,7 +368,12 @@ def _read_frames(frames, kind, paths, reference, ready, threads):
 
     with ThreadPoolExecutor(threads) as pool:
         try:
-            return list(pool.map(read, range(len(paths))))
+            out = []
+            for one in pool.map(read, range(len(paths))):
+                out.append(one)
+                if progress is not None:
+                    progress(len(out), len(paths))
+            return out
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
@@ -432,12 +445,12 @@ def _some(names):
     return ", ".join(names[:3]) + more
 
 
-def _frames_on_disk(shape, dtype, folder):
-    """An array in a file that has no name, so that nothing of it can stay behind."""
+def _frames_on_disk(shape, dtype, folder, store=None):
+    """An array in the file `store`; None: in one without a name, so that nothing stays behind."""
     size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder) as file:
+        with tempfile.TemporaryFile(dir=folder) if store is None else open(store, "w+b") as file:
             if hasattr(os, "posix_fallocate"):
                 os.posix_fallocate(file.fileno(), 0, size)  # a full disk is told now
             frames = np.memmap(file, dtype, "w+", 0, shape)

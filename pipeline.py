@@ -2,6 +2,7 @@
 
 import contextlib
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import astuple, dataclass, replace
 from functools import partial
@@ -11,13 +12,14 @@ import numpy as np
 from tqdm import tqdm
 
 from align import add_align_options, align_by_options, apply, find_reference, told
-from alignment import common_area
+from alignment import Alignment, common_area
 from engines import choose_engine
 from focus_maps import smooth_map
-from formats import PICTURE_SUFFIXES, loses, suffix_like, write_picture
-from fuse import WEIGHTS, fuse_stack
+from formats import PICTURE_SUFFIXES, loses, suffix_like, to_8_bits, write_picture
+from fuse import WEIGHTS, Fused, fuse_stack
 from pictures import read_stack, release
 from registration import farthest
+from retouch import apply_strokes, load_strokes
 from utils import StackError, number, share_one_heap
 
 FORMATS = {"png": ".png", "jpg": ".jpg", "tif": ".tif", "bmp": ".bmp", "webp": ".webp"}
@@ -35,6 +37,7 @@ class Files:
         alignment: JSON, how frames lie.
         known_alignment: JSON that is read, in place of measuring.
         card: of the report, see report.py.
+        retouch: JSON of strokes that is read, see retouch.py.
     """
 
     picture: Path
@@ -45,10 +48,11 @@ class Files:
     alignment: Path | None = None
     known_alignment: Path | None = None
     card: Path | None = None
+    retouch: Path | None = None
 
     def wanted(self):
         """What is to be written."""
-        paths = astuple(replace(self, known_alignment=None))
+        paths = astuple(replace(self, known_alignment=None, retouch=None))
         return [path for path in paths if path is not None]
 
 
@@ -128,6 +132,13 @@ def add_fuse_options(parser):
     )
     group = parser.add_argument_group("format")
     group.add_argument(
+        "--bits",
+        type=int,
+        choices=(8, 16),
+        help="of each channel of the fused picture; a mixture of 8-bit frames has more than 8 to "
+        "show (default: as the frames have)",
+    )
+    group.add_argument(
         "--out_format",
         choices=[*FORMATS, "same"],
         help="format of the fused picture, same: that of the first frame "
@@ -199,9 +210,15 @@ def read_for(output, paths, args):
 
 @contextlib.contextmanager
 def stage(name, shown):
-    """A bar on stderr; gives the function progress(done, total), or None where not `shown`."""
+    """A bar on stderr; gives the function progress(done, total), or None where not `shown`.
+
+    `shown` may be a function, which is called as shown(name, done, total) instead.
+    """
     if not shown:
         yield None
+        return
+    if callable(shown):
+        yield partial(shown, name)
         return
     with tqdm(desc=name, unit="", leave=False, disable=None) as bar:
 
@@ -210,6 +227,65 @@ def stage(name, shown):
             bar.update(done - bar.n)
 
         yield progress
+
+
+@dataclass
+class Made:
+    """What `fuse_read` has made of a stack.
+
+    Attributes:
+        fused: fuse.Fused, of the size of the frames.
+        alignment: Alignment, or None.
+        area: (top, bottom, left, right) px to be cut out of it, or None.
+        notes: sentences.
+        fuse: fuse_stack with all that the options say.
+    """
+
+    fused: Fused
+    alignment: Alignment | None
+    area: tuple | None
+    notes: list
+    fuse: Callable
+
+
+def fuse_read(stack, engine, files, args, bars=False):
+    """Align and fuse a Stack, whose frames are changed; arguments else as of `fuse_files`.
+
+    Returns:
+        Made.
+    """
+    frames, names = stack.frames, [path.name for path in stack.paths]
+    notes, alignment = list(stack.notes), None
+    if args.align != "off":
+        alignment = align(frames, names, files, args, bars)
+        notes += decisions(alignment, names)
+    fuse = partial(fuse_stack, frames, engine, alignment=alignment, tilt=tilt_of(args))
+    area = common_area(alignment) if args.crop else None
+    # A stroke's soft edge is rounded once, whatever the bits of the result.
+    deep = args.bits == 16 or files.retouch is not None
+    with stage("fusing", bars) as progress:
+        fused = fuse(progress=progress, maps=needs_maps(files), deep=deep)
+    if args.smooth and fused.focus_map is not None:
+        fused = replace(fused, focus_map=smoothed(fused, args.smooth))
+    return Made(fused, alignment, area, notes, fuse)
+
+
+def tilt_of(args):
+    """The tilt of fuse.fuse_stack that --prefer and --near ask for."""
+    return TILT * {None: 0, "far": 1, "near": -1}[args.prefer] * (-1 if args.near == "last" else 1)
+
+
+def finished(made, stack, files, args):
+    """The Fused of a Made as it is written: retouched, cut, with the bits that are wanted."""
+    picture = made.fused.picture
+    if files.retouch is not None:
+        names = [path.name for path in stack.paths]
+        strokes = load_strokes(files.retouch, names, picture.shape[:2])
+        apply_strokes(picture, stack.frames, strokes)
+        release(stack.frames)
+    if args.bits == 8 or (args.bits is None and stack.frames.dtype == np.uint8):
+        picture = to_8_bits(picture)
+    return cropped(replace(made.fused, picture=picture), made.area)
 
 
 def fuse_files(stack, engine, files, args, bars=False):
@@ -232,27 +308,17 @@ def fuse_files(stack, engine, files, args, bars=False):
         loading = pool.submit(engine.load)
         stack = stack()
         loading.result()
-    frames, names = stack.frames, [path.name for path in stack.paths]
-    notes, alignment = list(stack.notes), None
-    if args.align != "off":
-        alignment = align(frames, names, files, args, bars)
-        notes += decisions(alignment, names)
-    tilt = TILT * {None: 0, "far": 1, "near": -1}[args.prefer] * (-1 if args.near == "last" else 1)
-    fuse = partial(fuse_stack, frames, engine, alignment=alignment, tilt=tilt)
-    area = common_area(alignment) if args.crop else None
-    with stage("fusing", bars) as progress:
-        fused = fuse(progress=progress, maps=needs_maps(files))
-    if args.smooth and fused.focus_map is not None:
-        fused = replace(fused, focus_map=smoothed(fused, args.smooth))
-    fused = cropped(fused, area)
+    made = fuse_read(stack, engine, files, args, bars)
+    alignment, area, notes = made.alignment, made.area, made.notes
+    fused = finished(made, stack, files, args)
     write_picture(files.picture, fused.picture, stack.metadata)
     if files.focus_map is not None:
         write_picture(files.focus_map, fused.focus_map)
     if files.confidence is not None:
         write_picture(files.confidence, fused.confidence)
     if files.slabs is not None:
-        use = list(range(len(frames))) if alignment is None else alignment.kept
-        write_slabs(files.slabs, use, args.slab, fuse, area, stack.metadata, bars)
+        use = list(range(len(stack.frames))) if alignment is None else alignment.kept
+        write_slabs(files.slabs, use, args.slab, made.fuse, area, stack.metadata, bars)
     if lost := loses(files.picture.suffix, fused.picture):
         notes.append(lost)
     height, width = fused.picture.shape[:2]

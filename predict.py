@@ -58,6 +58,13 @@ def get_parser():
         help="also write, beside the fused picture, what there is to look at: the focus map in "
         "colours (<name>_focus.png), a relief (_relief.png), a film through the stack (_sweep.gif)",
     )
+    group.add_argument(
+        "--retouch",
+        type=Path,
+        metavar="FILE",
+        help="take the strokes of this file, as the page of app.py saves it: at their places a "
+        "frame is shown instead of the mixture",
+    )
     add_alignment_files(group)
     add_fuse_options(parser)
     return parser
@@ -93,7 +100,16 @@ def choose_files(args, output):
     slabs = output.with_name(f"{output.stem}_slabs") if args.slab else None
     previews = output.parent if args.preview else None
     kept, known = args.save_alignment, args.use_alignment
-    return Files(output, args.focus_map, args.confidence, slabs, previews, kept, known)
+    return Files(
+        output,
+        args.focus_map,
+        args.confidence,
+        slabs,
+        previews,
+        kept,
+        known,
+        retouch=args.retouch,
+    )
 
 
 def check_places(parser, files, stack_path):

@@ -145,12 +145,17 @@ def sharpest_frame(frames, kept=None):
         Its index: largest mean absolute Laplacian of the luma of a small copy.
     """
 
-    def sharpness(index):
-        small = reduced(frames[index], SHARPEST_SIDE)
+    def sharp(index):
+        value = sharpness(frames[index])
         release(frames)
-        return float(np.abs(cv2.Laplacian(luma(small), cv2.CV_32F)).mean())
+        return value
 
-    return max(range(len(frames)) if kept is None else kept, key=sharpness)
+    return max(range(len(frames)) if kept is None else kept, key=sharp)
+
+
+def sharpness(frame):
+    """Mean absolute Laplacian of the luma of a small copy of a frame (H, W, C)."""
+    return float(np.abs(cv2.Laplacian(luma(reduced(frame, SHARPEST_SIDE)), cv2.CV_32F)).mean())
 
 
 def sweep(frames, fused, path, side=SWEEP_SIDE, kept=None, profile=None):

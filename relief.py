@@ -35,10 +35,22 @@ def relief(focus_map, picture, sure, first_is_near=None, side=1000, profile=None
     Returns:
         (h, w, 3) uint8 sRGB on light paper, w about `side`, cut to what is drawn and a margin.
     """
+    texture, heights = surface(focus_map, picture, sure, first_is_near, side, profile)
+    if min(heights.shape) < 2:  # a line has no slope
+        return texture
+    return _render(texture, heights * np.float32(RELIEF))
+
+
+def surface(focus_map, picture, sure, first_is_near=None, side=1000, profile=None):
+    """What a relief is drawn from; arguments as of `relief`.
+
+    Returns:
+        (texture (h, w, 3) uint8 sRGB, heights (h, w) float32 in [0, 1], 1 the nearest).
+    """
     texture = reduced(picture, side, profile)
     height, width = texture.shape[:2]
-    if min(height, width) < 2:  # a line has no slope
-        return texture
+    if min(height, width) < 2:
+        return texture, np.zeros((height, width), np.float32)
     focus = np.float32(focus_map) / 65535
     # The mean place of those that are sure: an unsure pixel's place is near the middle frame.
     sure = np.broadcast_to(np.float32(sure), focus.shape) + np.float32(1e-3)
@@ -48,8 +60,7 @@ def relief(focus_map, picture, sure, first_is_near=None, side=1000, profile=None
     if first_is_near is None:
         first_is_near = guess_first_is_near(focus, weights)
     near = 1 - focus if first_is_near else focus
-    heights = heights_of(near, weights, texture) * np.float32(RELIEF)
-    return _render(texture, heights)
+    return texture, heights_of(near, weights, texture)
 
 
 def guess_first_is_near(focus, sure):

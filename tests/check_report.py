@@ -2,21 +2,12 @@
 
     .venv/bin/python -m tests.check_report
 
-It needs Debian's chromium and chromium-driver (apt install chromium chromium-driver), which it
-talks to by the WebDriver protocol: https://www.w3.org/TR/webdriver2/.
+It needs what tests/browser.py needs.
 """
 
 import argparse
-import base64
-import contextlib
-import json
-import shutil
-import socket
-import subprocess
 import tempfile
 import time
-import urllib.error
-import urllib.request
 from pathlib import Path
 
 import cv2
@@ -24,21 +15,10 @@ import numpy as np
 
 from fuse import Fused
 from report import Card, make_card, write_card, write_report
+from tests.browser import ELEMENT, add_browser_options, browser, programs
 from tests.drawn import draw_stack, texture
 from utils import StackError, run_main
 
-FLAGS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--hide-scrollbars",
-]
-ELEMENT = "element-6066-11e4-a52e-4f735466cecf"  # what the protocol calls an element's number
 ARROW_RIGHT, HOME, END = "\ue014", "\ue011", "\ue010"
 
 
@@ -46,8 +26,7 @@ def get_parser():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--report", type=Path, help="default: one is drawn")
     parser.add_argument("--screenshot", type=Path, help="write what the browser shows, PNG")
-    parser.add_argument("--chromium", help="program (default: chromium)", default="chromium")
-    parser.add_argument("--chromedriver", help="program (default: chromedriver)")
+    add_browser_options(parser)
     return parser
 
 
@@ -67,77 +46,6 @@ def draw_report(folder):
         write_card(file, card)
     write_report(folder / "report.html", "A run", files)
     return folder / "report.html"
-
-
-class Browser:
-    """A session of Chromium by chromedriver.
-
-    Args:
-        address: of the session, or of the driver before there is one.
-    """
-
-    def __init__(self, address):
-        self.address = address
-
-    def ask(self, method, path, body=None):
-        """One command; returns its value, raises StackError where the browser refuses."""
-        data = None if method != "POST" else json.dumps(body or {}).encode()
-        request = urllib.request.Request(self.address + path, data, method=method)
-        try:
-            with urllib.request.urlopen(request, timeout=60) as answer:
-                return json.load(answer)["value"]
-        except urllib.error.HTTPError as error:
-            told = json.load(error)["value"]["message"].splitlines()[0]
-            raise StackError(f"the browser refuses {path}: {told}") from error
-
-    def run(self, script, *arguments):
-        """What a function body of JavaScript returns."""
-        return self.ask("POST", "/execute/sync", {"script": script, "args": arguments})
-
-    def tool(self, command, **parameters):
-        """A command of Chromium's developer tools."""
-        body = {"cmd": command, "params": parameters}
-        return self.ask("POST", "/goog/cdp/execute", body)
-
-    def find(self, selector):
-        """The first element of a CSS selector, as its path."""
-        found = self.ask("POST", "/element", {"using": "css selector", "value": selector})
-        return f"/element/{found[ELEMENT]}"
-
-    def picture_of(self, path=""):
-        """What is seen of an element, or of the window: (H, W, 3) uint8 BGR."""
-        data = base64.b64decode(self.ask("GET", f"{path}/screenshot"))
-        return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
-
-
-@contextlib.contextmanager
-def browser(chromium, chromedriver, folder):
-    """A Browser with a new profile in `folder`; it is ended with the block."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    driver = subprocess.Popen([chromedriver, f"--port={port}"], stdout=subprocess.DEVNULL)
-    try:
-        start = Browser(f"http://127.0.0.1:{port}")
-        for _ in range(100):
-            with contextlib.suppress(OSError):
-                if start.ask("GET", "/status")["ready"]:
-                    break
-            time.sleep(0.1)
-        options = {
-            "binary": chromium,
-            "args": [*FLAGS, f"--user-data-dir={folder}", "--window-size=1280,1000"],
-        }
-        wanted = {"goog:chromeOptions": options, "goog:loggingPrefs": {"browser": "ALL"}}
-        session = start.ask("POST", "/session", {"capabilities": {"alwaysMatch": wanted}})
-        found = Browser(f"{start.address}/session/{session['sessionId']}")
-        try:
-            yield found
-        finally:
-            found.ask("DELETE", "")
-    finally:
-        driver.terminate()
-        driver.wait()
 
 
 def must(holds, sentence):
@@ -277,11 +185,7 @@ def check(page, report, screenshot):
 
 def main(argv=None):
     args = get_parser().parse_args(argv)
-    programs = {"chromium": args.chromium, "chromium-driver": args.chromedriver or "chromedriver"}
-    for package, program in programs.items():
-        if shutil.which(program) is None:
-            raise StackError(f"{program} is not there: on Debian apt install {package}")
-    chromium, driver = (shutil.which(program) for program in programs.values())
+    chromium, driver = programs(args)
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
         report = args.report or draw_report(folder / "run")

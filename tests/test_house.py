@@ -38,8 +38,16 @@ IMPORTS = {
     "previews": "utils formats pictures relief show",
     "pages": "utils formats show",
     "report": "utils pictures pages previews show",
+    "retouch": "utils",
     "pipeline": "utils formats pictures engines alignment registration align fuse focus_maps "
-    "previews report",
+    "previews report retouch",
+    "uploads": "utils camera_files formats pictures stack_files",
+    "worker": "utils metadata formats stack_files pictures alignment show previews pipeline "
+    "uploads",
+    "jobs": "utils",
+    "viewing": "utils metadata formats pictures alignment engines fuse show relief previews "
+    "retouch",
+    "sessions": "utils pictures uploads jobs retouch viewing",
     "benchmark": "utils formats pictures engines fuse pipeline tables",
     "transforms": "utils",
     "learned": "utils",
@@ -64,10 +72,11 @@ IMPORTS = {
     "runs train_options",
     "evaluate": "utils pictures metrics indices fuse contest scoring tables pages",
     "predict": "utils formats pictures align pipeline previews",
+    "app": "utils engines fuse uploads sessions viewing",
     "predict_dataset": "utils pictures records pipeline previews report",
 }
 SCRIPTS = ["make_dataset", "train", "evaluate", "predict", "predict_dataset", "toolbox"]
-SCRIPTS += ["robustness", "export", "benchmark", "align"]
+SCRIPTS += ["robustness", "export", "benchmark", "align", "app"]
 
 
 def tree_of(name):
@@ -119,6 +128,13 @@ def test_imports_go_one_way(name):
         "fuse",
         "engines",
         "benchmark",
+        "retouch",
+        "uploads",
+        "worker",
+        "jobs",
+        "viewing",
+        "sessions",
+        "app",
         "restack",
         "transforms",
         "toolbox",
@@ -162,6 +178,7 @@ DEFAULTS = {
     "benchmark": [],
     "align": ["--stack_path", "a", "--output_dir", "b"],
     "predict": ["--stack_path", "a"],
+    "app": [],
     "predict_dataset": ["--stack_basedir_path", "a"],
 }
 

@@ -1,0 +1,433 @@
+"""A page in the browser: drop the frames, watch, compare, retouch, take the picture home."""
+
+import argparse
+import ipaddress
+import json
+import os
+import socket
+import sys
+import threading
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from engines import choose_engine
+from fuse import WEIGHTS
+from sessions import Sessions
+from uploads import Limits, listing, safe_stem
+from utils import KNOWN_FAILURES, StackError, number, run_main, sentence_of
+from viewing import LAYERS, SUFFIXES, Prober
+
+try:
+    import uvicorn
+    from starlette.applications import Starlette
+    from starlette.background import BackgroundTask
+    from starlette.concurrency import run_in_threadpool
+    from starlette.requests import ClientDisconnect
+    from starlette.responses import FileResponse, JSONResponse, Response
+    from starlette.routing import Route
+except ImportError:  # said in main, so that --help works without them
+    Starlette = None
+
+PAGE = Path(__file__).with_name("page")
+KINDS = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
+LARGEST_BODY = 4 * 2**20  # bytes of JSON
+SWEEP = 30  # seconds between two looks for sessions that have ended
+HEADERS = {
+    "Content-Security-Policy": "default-src 'self'; img-src 'self' blob: data:; style-src 'self' "
+    "'unsafe-inline'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
+    "Referrer-Policy": "no-referrer",  # addresses hold the secret name of a session
+    "X-Content-Type-Options": "nosniff",
+    "Cache-Control": "no-store",
+}
+KEEP = {"Cache-Control": "private, max-age=3600, immutable"}  # of tiles, which have a version
+LOCAL_NAMES = {"localhost", "127.0.0.1", "::1"}
+
+
+def get_parser():
+    """The options of app.py."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    group = parser.add_argument_group("server")
+    group.add_argument(
+        "--host",
+        default="127.0.0.1",
+        help="address to listen at; any but this machine's own lets others in, without a password "
+        "(default: %(default)s)",
+    )
+    group.add_argument(
+        "--port",
+        type=number(int, low=0, high=65535),
+        default=7860,
+        help="0: any free one (default: %(default)s)",
+    )
+    group.add_argument(
+        "--root",
+        type=Path,
+        metavar="DIR",
+        help="folder whose stacks the page may open, with all that is below it (default: none, "
+        "frames are uploaded)",
+    )
+    group = parser.add_argument_group("limits")
+    group.add_argument(
+        "--max_upload_gb",
+        type=number(float, above=0),
+        default=8.0,
+        help="of all files of one page (default: %(default)g)",
+    )
+    group.add_argument(
+        "--max_megapixels",
+        type=number(float, above=0),
+        default=200.0,
+        help="of one frame (default: %(default)g)",
+    )
+    group.add_argument(
+        "--keep_minutes",
+        type=number(float, above=0),
+        default=60.0,
+        help="a page that has not been heard of for so long is gone, and its files go "
+        "(default: %(default)g)",
+    )
+    group.add_argument(
+        "--temp_dir",
+        type=Path,
+        metavar="DIR",
+        help="folder for temporary files, on a disk with room for the frames of all who are here "
+        "(default: the system's)",
+    )
+    group = parser.add_argument_group("network")
+    group.add_argument(
+        "--model_path",
+        type=Path,
+        default=WEIGHTS,
+        help="checkpoint of the network (default: weights/checkpoint.pth beside the program)",
+    )
+    group.add_argument(
+        "--device",
+        default="auto",
+        help="auto (CUDA, else MPS, else CPU), cpu, mps, cuda or cuda:K (default: %(default)s)",
+    )
+    return parser
+
+
+class Page:
+    """Answers what the page asks for. A method that is no coroutine runs in a thread.
+
+    Args:
+        sessions: Sessions; prober: Prober.
+    """
+
+    def __init__(self, sessions, prober):
+        self.sessions, self.prober = sessions, prober
+
+    def session(self, request):
+        """The Session that an address names; LookupError where it has ended."""
+        session = self.sessions.get(request.path_params["token"])
+        if session is None:
+            raise LookupError("this session has ended: load the page anew")
+        return session
+
+    def file(self, request):
+        name = request.path_params.get("name", "index.html")
+        path = PAGE / name
+        if Path(name).name != name or path.suffix not in KINDS or not path.is_file():
+            raise LookupError("there is no such file")
+        return Response(path.read_bytes(), media_type=KINDS[path.suffix])
+
+    def begin(self, request):
+        limits = self.sessions.limits
+        return JSONResponse(
+            {
+                "token": self.sessions.new(),
+                "most_bytes": limits.upload,
+                "root": self.sessions.root is not None,
+            }
+        )
+
+    def leave(self, request):
+        self.session(request).touch(leaving=True)
+        return Response(status_code=204)
+
+    def state(self, request):
+        return JSONResponse(self.session(request).state())
+
+    async def upload(self, request):
+        """A file is the body of its request, so that it goes to the disk as it comes."""
+        session = self.session(request)
+        size = request.headers.get("content-length")
+        size = int(size) if size is not None and size.isdecimal() else None
+        name = unquote(request.query_params.get("name", ""))
+        path = await run_in_threadpool(session.room_for, name, size)
+        whole = False
+        try:
+            with open(path, "wb") as file:
+                async for chunk in request.stream():
+                    await run_in_threadpool(file.write, chunk)
+                whole = file.tell() == size
+        except ClientDisconnect:
+            return Response(status_code=400)
+        finally:
+            if not whole:
+                session.drop(path, size)
+        title = request.query_params.get("folder")
+        await run_in_threadpool(session.arrived, path, title and safe_stem(title))
+        return JSONResponse({"name": path.name})
+
+    def browse(self, request):
+        self.session(request)
+        word = request.query_params.get("path", "")
+        if self.sessions.root is None:
+            raise StackError("no folder of the server is shared: start the page with --root DIR")
+        return JSONResponse(listing(self.sessions.root, word))
+
+    async def open(self, request):
+        session, body = self.session(request), await body_of(request)
+        await run_in_threadpool(session.open, str(body.get("path", "")))
+        return JSONResponse(session.state())
+
+    async def arrange(self, request):
+        session, body = self.session(request), await body_of(request)
+        session.arrange(list(body.get("order", [])), list(body.get("left_out", [])))
+        return JSONResponse(session.state())
+
+    def clear(self, request):
+        session = self.session(request)
+        session.clear()
+        return JSONResponse(session.state())
+
+    def thumb(self, request):
+        path = self.session(request).looks / f"{request.path_params['key']}.jpg"
+        return FileResponse(path, headers=KEEP) if path.exists() else Response(status_code=404)
+
+    async def fuse(self, request):
+        session, body = self.session(request), await body_of(request)
+        await run_in_threadpool(session.fuse, body)
+        return JSONResponse(session.state())
+
+    def cancel(self, request):
+        session = self.session(request)
+        session.stop_fusing()
+        return JSONResponse(session.state())
+
+    def tile(self, request):
+        result, at = self.session(request).ready(), request.path_params
+        layer = at["layer"]
+        if at["run"] != result.name:
+            raise LookupError("there is another picture now")
+        if layer not in LAYERS:
+            if not layer.isdecimal() or int(layer) >= len(result.names):
+                raise LookupError("there is no such frame")
+            layer = int(layer)
+        if at["level"] > 12:
+            raise LookupError("there is no such tile")
+        data = result.tile(layer, at["level"], at["column"], at["row"])
+        if data is None:
+            raise LookupError("there is no such tile")
+        return Response(data, media_type="image/jpeg", headers=KEEP)
+
+    def pixel(self, request):
+        at = request.path_params
+        return JSONResponse(self.session(request).ready().pixel(at["x"], at["y"]))
+
+    def mixture(self, request):
+        result, at = self.session(request).ready(), request.path_params
+        result.pixel(at["x"], at["y"])
+        return JSONResponse({"shares": self.prober.mixture(result, at["x"], at["y"])})
+
+    def relief(self, request):
+        data = self.session(request).ready().relief()
+        return Response(data, media_type="application/octet-stream")
+
+    async def paint(self, request):
+        session, body = self.session(request), await body_of(request)
+        boxes = await run_in_threadpool(session.paint, body)
+        return JSONResponse({"boxes": boxes, "version": session.version})
+
+    def undo(self, request):
+        session = self.session(request)
+        every = request.query_params.get("all") == "1"
+        boxes = session.undo(len(session.ready().strokes) if every else 1)
+        return JSONResponse({"boxes": boxes, "version": session.version})
+
+    def take(self, request):
+        """A file to take home, written anew each time and removed when it is sent."""
+        session, asked = self.session(request), request.query_params
+        result, name = session.ready(whole=True), session.name()
+        folder = session.folder / "out"
+        what = asked.get("what", "picture")
+        if what == "picture":
+            suffix = SUFFIXES.get(asked.get("format", "png"))
+            if suffix is None:
+                raise StackError("that is no format of ours: choose PNG, TIFF or JPEG")
+            path = folder / f"{name}_fused{suffix}"
+            bits = 16 if asked.get("bits") == "16" else 8
+            result.write(path, bits, asked.get("crop") == "1")
+        else:
+            path = result.write_other(what, folder, name)
+        # Opened under its name while another of the same name may be written beside it.
+        sent = path.rename(path.with_name(f"{os.urandom(6).hex()}{path.suffix}"))
+        return FileResponse(sent, filename=path.name, background=BackgroundTask(sent.unlink))
+
+    def routes(self):
+        at = "/s/{token}"
+        tile = "/tile/{run}/{layer}/{level:int}/{column:int}/{row:int}"
+        table = [
+            ("GET", "/", self.file),
+            ("GET", "/page/{name}", self.file),
+            ("POST", "/sessions", self.begin),
+            ("POST", f"{at}/leave", self.leave),
+            ("GET", f"{at}/state", self.state),
+            ("PUT", f"{at}/files", self.upload),
+            ("GET", f"{at}/browse", self.browse),
+            ("POST", f"{at}/open", self.open),
+            ("POST", f"{at}/frames", self.arrange),
+            ("DELETE", f"{at}/frames", self.clear),
+            ("GET", f"{at}/thumb/{{key:int}}", self.thumb),
+            ("POST", f"{at}/work", self.fuse),
+            ("DELETE", f"{at}/work", self.cancel),
+            ("GET", f"{at}{tile}", self.tile),
+            ("GET", f"{at}/pixel/{{x:int}}/{{y:int}}", self.pixel),
+            ("GET", f"{at}/mixture/{{x:int}}/{{y:int}}", self.mixture),
+            ("GET", f"{at}/relief", self.relief),
+            ("POST", f"{at}/strokes", self.paint),
+            ("DELETE", f"{at}/strokes", self.undo),
+            ("GET", f"{at}/take", self.take),
+        ]
+        return [Route(path, endpoint, methods=[method]) for method, path, endpoint in table]
+
+
+async def body_of(request):
+    """The JSON object that a request brings; StackError where it brings none, or too much."""
+    data = b""
+    async for chunk in request.stream():
+        data += chunk
+        if len(data) > LARGEST_BODY:
+            raise StackError("that is too much at once: paint shorter strokes")
+    try:
+        body = json.loads(data)
+    except ValueError as error:
+        raise StackError("the page asks for something that cannot be read: load it anew") from error
+    if not isinstance(body, dict):
+        raise StackError("the page asks for something that cannot be read: load it anew")
+    return body
+
+
+class Guard:
+    """Lets through what our own page asks for alone, and adds HEADERS.
+
+    Other sites that are open in the same browser can send requests here, too. What they send names
+    their own origin; and where a name of theirs is made to lead to this machine, it is that name.
+
+    Args:
+        app: what answers; names: of this host that are good, None for any.
+    """
+
+    def __init__(self, app, names):
+        self.app, self.names = app, names
+
+    async def __call__(self, scope, receive, send):
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        told = {name: value.decode("latin-1") for name, value in scope["headers"]}
+        host = told.get(b"host", "")
+        origin = told.get(b"origin")
+        foreign = origin is not None and urlsplit(origin).netloc != host
+        unknown = self.names is not None and urlsplit(f"//{host}").hostname not in self.names
+        if foreign or unknown:
+            answer = JSONResponse({"error": "this page answers itself alone"}, 403)
+            await answer(scope, receive, send)
+            return
+
+        async def send_with_headers(message):
+            if message["type"] == "http.response.start":
+                own = {name for name, _ in message["headers"]}
+                message["headers"] += [
+                    (name.lower().encode(), value.encode())
+                    for name, value in HEADERS.items()
+                    if name.lower().encode() not in own
+                ]
+            await send(message)
+
+        await self.app(scope, receive, send_with_headers)
+
+
+def refused(request, error):
+    """A failure as an answer, without the server's folders."""
+    sentence = sentence_of(error)
+    session = request.app.state.sessions.known.get(request.path_params.get("token"))
+    if session is not None:
+        sentence = session.plain(sentence)
+    if request.method == "PUT":  # the rest of the file need not come
+        return JSONResponse({"error": sentence}, 413, {"Connection": "close"})
+    return JSONResponse({"error": sentence}, 400)
+
+
+def missing(request, error):
+    return JSONResponse({"error": str(error).strip("'")}, 404)
+
+
+def make_app(sessions, prober, host="127.0.0.1"):
+    """The application that uvicorn serves."""
+    handlers = {kind: refused for kind in KNOWN_FAILURES} | {LookupError: missing}
+    app = Starlette(routes=Page(sessions, prober).routes(), exception_handlers=handlers)
+    app.state.sessions = sessions
+    return Guard(app, {*LOCAL_NAMES, host} if is_local(host) else None)
+
+
+def is_local(host):
+    """Whether only this machine can reach an address."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def check_needs(args):
+    """StackError where the page cannot be served."""
+    if Starlette is None:
+        raise StackError(
+            "the page needs starlette and uvicorn: pip install -r requirements-app.txt"
+        )
+    for option, path in (("root", args.root), ("temp_dir", args.temp_dir)):
+        if path is not None and not path.is_dir():
+            raise StackError(f"--{option} {path} is no folder: give one")
+
+
+def main(argv=None):
+    """Serve the page until Ctrl-C."""
+    args = get_parser().parse_args(argv)
+    check_needs(args)
+    choose_engine(args.model_path, args.device)  # what is wrong with them is said now
+    limits = Limits(round(args.max_upload_gb * 1e9), round(args.max_megapixels * 1e6))
+    options = ["--model_path", str(args.model_path.resolve()), "--device", args.device]
+    sessions = Sessions(limits, args.root, 60 * args.keep_minutes, options, args.temp_dir)
+    done = threading.Event()
+
+    def sweep():
+        while not done.wait(SWEEP):
+            sessions.sweep()
+
+    threading.Thread(target=sweep, daemon=True).start()
+    if not is_local(args.host):
+        print(
+            f"warning: everyone who can reach {args.host} can use this page and this machine, and "
+            "there is no password: only in a network that you trust",
+            file=sys.stderr,
+        )
+    app = make_app(sessions, Prober(args.model_path, args.device), args.host)
+    try:
+        family = socket.AF_INET6 if ":" in args.host else socket.AF_INET
+        with socket.create_server((args.host, args.port), family=family) as listening:
+            port = listening.getsockname()[1]
+            host = f"[{args.host}]" if ":" in args.host else args.host
+            print(f"the page: http://{host}:{port}   (Ctrl-C ends it)", flush=True)
+            config = uvicorn.Config(
+                app, log_level="warning", timeout_graceful_shutdown=2, server_header=False
+            )
+            uvicorn.Server(config).run([listening])
+    finally:
+        done.set()
+        sessions.close()
+
+
+if __name__ == "__main__":
+    run_main(main)

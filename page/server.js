@@ -1,0 +1,99 @@
+// What the page asks of its server, and the files that it sends.
+
+let token = sessionStorage.getItem("token");
+export let session = JSON.parse(sessionStorage.getItem("session") || "null");
+
+export function address(path) {
+  return `/s/${token}${path}`;
+}
+
+export async function begin() {
+  // The session of this tab, a new one where it has none or that has ended.
+  if (token && session && (await fetch(address("/state"))).ok) return;
+  const answer = await fetch("/sessions", { method: "POST" });
+  const told = await answer.json();
+  if (!answer.ok) throw new Error(told.error);
+  [session, token] = [told, told.token];
+  sessionStorage.setItem("token", token);
+  sessionStorage.setItem("session", JSON.stringify(told));
+}
+
+export async function ask(method, path, body) {
+  let answer;
+  try {
+    answer = await fetch(address(path), {
+      method, body: body === undefined ? undefined : JSON.stringify(body),
+    });
+  } catch {
+    throw new Error("the program does not answer: is it still running?");
+  }
+  const told = await answer.json().catch(() => ({}));
+  if (!answer.ok) throw new Error(told.error || `the program answers ${answer.status}`);
+  return told;
+}
+
+export async function bytes(path) {
+  const answer = await fetch(address(path));
+  if (!answer.ok) throw new Error((await answer.json()).error);
+  return answer.arrayBuffer();
+}
+
+export async function dropped(transfer) {
+  // [[file, name of its folder or ""]] of what was dropped, folders gone through.
+  const entries = [...transfer.items].map(item => item.webkitGetAsEntry?.()).filter(Boolean);
+  if (!entries.length) return [...transfer.files].map(file => [file, ""]);
+  const found = [];
+  const known = /\.(jpe?g|png|tiff?|bmp|webp|hei[cf]|dng|cr[23]|nef|arw|orf|rw2|raf|pef|mp4|mov|avi|mkv|webm)$/i;
+  for (const entry of entries) {
+    if (entry.isFile) {
+      found.push([await new Promise((good, bad) => entry.file(good, bad)), ""]);
+      continue;
+    }
+    const reader = entry.createReader();
+    for (;;) {
+      const inside = await new Promise((good, bad) => reader.readEntries(good, bad));
+      if (!inside.length) break;
+      for (const one of inside)
+        if (one.isFile && known.test(one.name) && !one.name.startsWith("."))
+          found.push([await new Promise((good, bad) => one.file(good, bad)), entry.name]);
+    }
+  }
+  return found;
+}
+
+export async function send(files, told) {
+  // Sends [[file, folder]], three at a time; told(bytes sent, bytes in all). Returns sentences.
+  const total = files.reduce((sum, [file]) => sum + file.size, 0);
+  if (total > session.most_bytes)
+    return [`${(total / 1e9).toFixed(1)} GB are more than the ${session.most_bytes / 1e9} GB that ` +
+      "this page takes: leave frames out"];
+  const sent = new Map();
+  const failed = [];
+  const queue = [...files];
+  const one = (file, folder) => new Promise(settle => {
+    const request = new XMLHttpRequest();
+    const query = new URLSearchParams({ name: file.name, ...(folder && { folder }) });
+    request.open("PUT", address(`/files?${query}`));
+    request.upload.onprogress = event => {
+      sent.set(file, event.loaded);
+      told([...sent.values()].reduce((a, b) => a + b, 0), total);
+    };
+    request.onload = () => {
+      if (request.status === 200) return settle();
+      let sentence = `${file.name} was refused`;
+      try {
+        sentence = JSON.parse(request.response).error;
+      } catch { /* what came was no answer of ours */ }
+      settle(failed.push(sentence));
+    };
+    request.onerror = () => settle(failed.push(`${file.name} could not be sent: send it again`));
+    request.send(file);
+  });
+  const worker = async () => {
+    while (queue.length) await one(...queue.shift());
+  };
+  await Promise.all([worker(), worker(), worker()]);
+  return failed;
+}
+
+addEventListener("pagehide", () => token && navigator.sendBeacon(address("/leave")));

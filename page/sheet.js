@@ -1,0 +1,74 @@
+// The contact sheet: frames in focus order, left out, moved, chosen.
+
+import { address } from "./server.js";
+
+export function element(name, text, attributes = {}) {
+  const made = document.createElement(name);
+  if (text !== undefined) made.textContent = text;
+  Object.assign(made, attributes);
+  return made;
+}
+
+export function sheet(list, frames, on) {
+  // Shows frames as the server tells them; on: {arrange(order, id toggled), choose(name)}
+  const ids = frames.map(one => one.id);
+  list.replaceChildren(...frames.map(frame => {
+    const item = element("li", undefined, { draggable: true, tabIndex: 0 });
+    item.dataset.id = frame.id;
+    item.classList.toggle("out", !frame.used);
+    const image = element("img", undefined, { src: address(`/thumb/${frame.id}`), alt: frame.name });
+    image.draggable = false;
+    const sharp = element("div", undefined, {
+      className: "sharp", title: `Sharpness: ${Math.round(frame.sharpness * 100)} % of the sharpest`,
+    });
+    const bar = element("i");
+    bar.style.width = `${frame.sharpness * 100}%`;
+    sharp.append(bar);
+    const name = element("div", undefined, { className: "name" });
+    const toggle = element("button", frame.used ? "✕" : "+", {
+      title: frame.used ? "Leave this frame out" : "Take this frame in",
+    });
+    toggle.setAttribute("aria-label", `${toggle.title}: ${frame.name}`);
+    toggle.onclick = event => {
+      event.stopPropagation();
+      on.arrange(ids, frame.id);
+    };
+    name.append(element("span", frame.name, { title: frame.name }), toggle);
+    item.append(image, sharp, name);
+    item.onclick = () => on.choose(frame.name);
+    item.onkeydown = event => keys(event, frame, ids, on);
+    item.ondragstart = event => event.dataTransfer.setData("text/frame", frame.id);
+    item.ondragover = event => {
+      if (!event.dataTransfer.types.includes("text/frame")) return;
+      event.preventDefault();
+      item.classList.add("over");
+    };
+    item.ondragleave = () => item.classList.remove("over");
+    item.ondrop = event => {
+      item.classList.remove("over");
+      const moved = Number(event.dataTransfer.getData("text/frame"));
+      if (event.dataTransfer.types.includes("text/frame") && moved !== frame.id) {
+        event.preventDefault();
+        const order = ids.filter(id => id !== moved);
+        order.splice(order.indexOf(frame.id), 0, moved);
+        on.arrange(order);
+      }
+    };
+    return item;
+  }));
+}
+
+function keys(event, frame, ids, on) {
+  if (event.target !== event.currentTarget) return; // its button's own
+  const order = [...ids];
+  const at = order.indexOf(frame.id);
+  const way = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+  if (event.key === "Delete" || event.key === " ") on.arrange(order, frame.id);
+  else if (event.key === "Enter") on.choose(frame.name);
+  else if (way && event.altKey && order[at + way] !== undefined) {
+    [order[at], order[at + way]] = [order[at + way], order[at]];
+    on.arrange(order);
+  } else if (way) event.currentTarget[way < 0 ? "previousSibling" : "nextSibling"]?.focus();
+  else return;
+  event.preventDefault();
+}

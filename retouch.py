@@ -1,0 +1,182 @@
+"""Strokes of a brush on a fused picture: at their places a frame is shown instead of the mixture.
+
+The file of strokes is JSON: the size of the picture, and for each stroke the name of the frame
+(null brings the mixture back), the radius in px, the softness, and the points [x, y] it goes
+through, centres of pixels at integers.
+"""
+
+import json
+from dataclasses import dataclass
+
+import numpy as np
+
+from utils import StackError, read_bytes, write_json
+
+MOST_POINTS = 20_000  # of a stroke; a file with more is no file of ours
+
+
+@dataclass(frozen=True)
+class Stroke:
+    """One stroke.
+
+    Attributes:
+        frame: index of the frame, None for the mixture.
+        radius: px, above 0.
+        softness: share of the radius over which the stroke fades, in [0, 1].
+        points: (P, 2) float64, x and y, P >= 1.
+    """
+
+    frame: int | None
+    radius: float
+    softness: float
+    points: np.ndarray
+
+    def box(self, size):
+        """(top, bottom, left, right) px of all that it may touch in a picture (height, width)."""
+        low = np.floor(self.points.min(0) - self.radius).astype(int)
+        high = np.ceil(self.points.max(0) + self.radius).astype(int) + 1
+        (left, top), (right, bottom) = np.clip(low, 0, size[::-1]), np.clip(high, 0, size[::-1])
+        return int(top), int(bottom), int(left), int(right)
+
+
+def cover(stroke, top, bottom, left, right):
+    """How much a stroke covers the pixels of a window, whatever the window.
+
+    Args:
+        stroke: Stroke.
+        top, bottom, left, right: px, bottom and right exclusive.
+    Returns:
+        (bottom - top, right - left) float32 in [0, 1]: 1 within the core, then smoothly to 0.
+    """
+    out = np.zeros((bottom - top, right - left), np.float32)
+    ends = stroke.points[1:] if len(stroke.points) > 1 else stroke.points
+    fade = max(stroke.softness * stroke.radius, 1.0)  # px; one against jagged edges
+    for start, end in zip(stroke.points, ends):
+        low = np.floor(np.minimum(start, end) - stroke.radius).astype(int)
+        high = np.ceil(np.maximum(start, end) + stroke.radius).astype(int) + 1
+        x0, x1 = np.clip([low[0], high[0]], left, right)
+        y0, y1 = np.clip([low[1], high[1]], top, bottom)
+        if x0 >= x1 or y0 >= y1:
+            continue
+        x = np.arange(x0, x1) - start[0]
+        y = (np.arange(y0, y1) - start[1])[:, None]
+        way = end - start
+        along = np.clip((x * way[0] + y * way[1]) / max(way @ way, 1e-12), 0, 1)
+        away = np.hypot(x - along * way[0], y - along * way[1])
+        share = np.clip((stroke.radius - away) / fade, 0, 1).astype(np.float32)
+        part = out[y0 - top : y1 - top, x0 - left : x1 - left]
+        np.maximum(part, share * share * (3 - 2 * share), out=part)
+    return out
+
+
+def apply_strokes(picture, frames, strokes, area=None, mixture=None):
+    """Paint strokes, the first one first, into a fused picture, in place.
+
+    Args:
+        picture: (H, W, C), the dtype of the frames or uint16.
+        frames: (N, H, W, C) uint8 or uint16, on the reference.
+        strokes: list of Stroke.
+        area: (top, bottom, left, right) px that alone is painted; None: all.
+        mixture: the picture without strokes, (H, W, C), for strokes that bring it back; None: a
+            copy of `picture` is taken where there are any.
+    """
+    size = picture.shape[:2]
+    area = (0, size[0], 0, size[1]) if area is None else area
+    if mixture is None and any(stroke.frame is None for stroke in strokes):
+        mixture = picture.copy()
+    scale = np.float32(np.iinfo(picture.dtype).max // np.iinfo(frames.dtype).max)  # 1 or 257
+    for stroke in strokes:
+        top, bottom, left, right = common(stroke.box(size), area)
+        if top >= bottom or left >= right:
+            continue
+        share = cover(stroke, top, bottom, left, right)[..., None]
+        if stroke.frame is None:
+            source = np.float32(mixture[top:bottom, left:right])
+        else:
+            source = frames[stroke.frame, top:bottom, left:right] * scale
+        part = picture[top:bottom, left:right]
+        part[:] = np.rint(part + (source - part) * share).astype(picture.dtype)
+
+
+def common(box, other):
+    """What two boxes (top, bottom, left, right) share; empty where it ends before it starts."""
+    top, left = max(box[0], other[0]), max(box[2], other[2])
+    return top, min(box[1], other[1]), left, min(box[3], other[3])
+
+
+def stroke_of(record, names):
+    """The Stroke of a record as in the file; ValueError where it is none.
+
+    Args:
+        record: {"frame", "radius", "softness", "points"}.
+        names: of the frames.
+    """
+    if not isinstance(record, dict) or not isinstance(record.get("points"), list):
+        raise ValueError("it is no stroke")
+    if not 1 <= len(record["points"]) <= MOST_POINTS:
+        raise ValueError(f"it has {len(record['points'])} points")
+    points = np.array(record["points"], np.float64)
+    radius, softness = float(record["radius"]), float(record["softness"])
+    # Far beyond any picture, so that no number here overflows.
+    if points.ndim != 2 or points.shape[1] != 2 or not (np.abs(points) < 1e6).all():
+        raise ValueError("its points are no places")
+    if not (0 < radius < 1e5 and 0 <= softness <= 1):
+        raise ValueError("its radius or softness is out of range")
+    if (frame := record["frame"]) is not None and frame not in names:
+        raise ValueError(f"its frame {frame} is not in the stack")
+    return Stroke(None if frame is None else list(names).index(frame), radius, softness, points)
+
+
+def record_of(stroke, names):
+    """The record of a Stroke, for `stroke_of`."""
+    return {
+        "frame": None if stroke.frame is None else names[stroke.frame],
+        "radius": stroke.radius,
+        "softness": stroke.softness,
+        "points": stroke.points.tolist(),
+    }
+
+
+def save_strokes(path, strokes, names, size):
+    """Write strokes as JSON, atomically.
+
+    Args:
+        path: file; strokes: list of Stroke; names: of the frames; size: (height, width), px.
+    Raises:
+        StackError: the file cannot be written.
+    """
+    record = {"width": size[1], "height": size[0]}
+    write_json(path, record | {"strokes": [record_of(stroke, names) for stroke in strokes]})
+
+
+def load_strokes(path, names, size):
+    """Read strokes that `save_strokes` has written.
+
+    Args:
+        path: file; names: of the frames; size: (height, width) of the picture, px.
+    Returns:
+        List of Stroke.
+    Raises:
+        StackError: the file cannot be read or is none of strokes, or they are for other frames.
+    """
+    try:
+        record = json.loads(read_bytes(path))
+        known, strokes = (record["height"], record["width"]), list(record["strokes"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise StackError(
+            f"{path} is no file of strokes: save it from the page of app.py"
+        ) from error
+    if known != tuple(size):
+        raise StackError(
+            f"{path} is for a picture of {known[1]}x{known[0]}, this one is {size[1]}x{size[0]}: "
+            "paint this one anew"
+        )
+    out = []
+    for k, stroke in enumerate(strokes, start=1):
+        try:
+            out.append(stroke_of(stroke, names))
+        except (ValueError, KeyError, TypeError) as error:
+            raise StackError(
+                f"{path}: stroke {k} cannot be painted ({error}): paint this stack anew"
+            ) from error
+    return out

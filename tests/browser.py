@@ -1,0 +1,119 @@
+"""A browser to try pages with: headless Chromium, by the WebDriver protocol.
+
+It needs Debian's chromium and chromium-driver (apt install chromium chromium-driver).
+Source: https://www.w3.org/TR/webdriver2/.
+"""
+
+import base64
+import contextlib
+import json
+import shutil
+import socket
+import subprocess
+import time
+import urllib.error
+import urllib.request
+
+import cv2
+import numpy as np
+
+from utils import StackError
+
+FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--hide-scrollbars",
+]
+ELEMENT = "element-6066-11e4-a52e-4f735466cecf"  # what the protocol calls an element's number
+
+
+class Browser:
+    """A session of Chromium by chromedriver.
+
+    Args:
+        address: of the session, or of the driver before there is one.
+    """
+
+    def __init__(self, address):
+        self.address = address
+
+    def ask(self, method, path, body=None):
+        """One command; returns its value, raises StackError where the browser refuses."""
+        data = None if method != "POST" else json.dumps(body or {}).encode()
+        request = urllib.request.Request(self.address + path, data, method=method)
+        try:
+            with urllib.request.urlopen(request, timeout=60) as answer:
+                return json.load(answer)["value"]
+        except urllib.error.HTTPError as error:
+            told = json.load(error)["value"]["message"].splitlines()[0]
+            raise StackError(f"the browser refuses {path}: {told}") from error
+
+    def run(self, script, *arguments):
+        """What a function body of JavaScript returns."""
+        return self.ask("POST", "/execute/sync", {"script": script, "args": arguments})
+
+    def tool(self, command, **parameters):
+        """A command of Chromium's developer tools."""
+        body = {"cmd": command, "params": parameters}
+        return self.ask("POST", "/goog/cdp/execute", body)
+
+    def find(self, selector):
+        """The first element of a CSS selector, as its path."""
+        found = self.ask("POST", "/element", {"using": "css selector", "value": selector})
+        return f"/element/{found[ELEMENT]}"
+
+    def picture_of(self, path=""):
+        """What is seen of an element, or of the window: (H, W, 3) uint8 BGR."""
+        data = base64.b64decode(self.ask("GET", f"{path}/screenshot"))
+        return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+
+
+@contextlib.contextmanager
+def browser(chromium, chromedriver, folder):
+    """A Browser with a new profile in `folder`; it is ended with the block."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    driver = subprocess.Popen([chromedriver, f"--port={port}"], stdout=subprocess.DEVNULL)
+    try:
+        start = Browser(f"http://127.0.0.1:{port}")
+        for _ in range(100):
+            with contextlib.suppress(OSError):
+                if start.ask("GET", "/status")["ready"]:
+                    break
+            time.sleep(0.1)
+        options = {
+            "binary": chromium,
+            "args": [*FLAGS, f"--user-data-dir={folder}", "--window-size=1280,1000"],
+        }
+        wanted = {"goog:chromeOptions": options, "goog:loggingPrefs": {"browser": "ALL"}}
+        session = start.ask("POST", "/session", {"capabilities": {"alwaysMatch": wanted}})
+        found = Browser(f"{start.address}/session/{session['sessionId']}")
+        try:
+            yield found
+        finally:
+            found.ask("DELETE", "")
+    finally:
+        driver.terminate()
+        driver.wait()
+
+
+def add_browser_options(parser):
+    """The options that say which programs to take."""
+    parser.add_argument("--chromium", help="program (default: chromium)", default="chromium")
+    parser.add_argument("--chromedriver", help="program (default: chromedriver)")
+
+
+def programs(args):
+    """The paths of both programs; StackError where one is not there."""
+    wanted = {"chromium": args.chromium, "chromium-driver": args.chromedriver or "chromedriver"}
+    for package, program in wanted.items():
+        if shutil.which(program) is None:
+            raise StackError(f"{program} is not there: on Debian apt install {package}")
+    return [shutil.which(program) for program in wanted.values()]

@@ -1,0 +1,266 @@
+import http.client
+import json
+import socket
+import threading
+import time
+
+import pytest
+
+from sessions import Sessions
+from tests.drawn import draw_stack, saved, texture
+from tests.stand_ins import Engine, brightest
+from uploads import Limits
+from utils import StackError
+from viewing import Prober
+
+uvicorn = pytest.importorskip("uvicorn")
+pytest.importorskip("starlette")
+
+from app import Guard, check_needs, get_parser, is_local, make_app  # noqa: E402
+
+
+class Client:
+    """Speaks HTTP to a page that is served in a thread of this process."""
+
+    def __init__(self, port, house):
+        self.port, self.house = port, house
+
+    def ask(self, method, path, body=None, headers=None):
+        """(status, JSON or bytes) of an answer."""
+        link = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
+        data = json.dumps(body) if isinstance(body, dict) else body
+        link.request(method, path, data, headers or {})
+        answer = link.getresponse()
+        found, self.headers = answer.read(), answer.headers
+        link.close()
+        kind = answer.headers.get("content-type", "")
+        return answer.status, json.loads(found) if kind == "application/json" else found
+
+    def begin(self):
+        """The address of a new session."""
+        status, told = self.ask("POST", "/sessions")
+        assert status == 200
+        return f"/s/{told['token']}"
+
+    def until(self, at, holds):
+        end = time.monotonic() + 30
+        while not holds(state := self.ask("GET", f"{at}/state")[1]):
+            assert time.monotonic() < end
+            time.sleep(0.02)
+        return state
+
+
+@pytest.fixture(scope="module")
+def client(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("app")
+    (folder / "temporary").mkdir()
+    (folder / "root" / "stack").mkdir(parents=True)
+    (folder / "secret.txt").write_text("secret")
+    house = Sessions(Limits(10**7, 10**6), folder / "root", folder=folder / "temporary")
+    prober = Prober(None, None)
+    prober.engine = Engine(brightest)
+    config = uvicorn.Config(make_app(house, prober), log_level="error", lifespan="off")
+    server = uvicorn.Server(config)
+    listening = socket.create_server(("127.0.0.1", 0))
+    thread = threading.Thread(target=server.run, args=([listening],))
+    thread.start()
+    yield Client(listening.getsockname()[1], house)
+    server.should_exit = True
+    thread.join()
+    house.close()
+    assert not list((folder / "temporary").iterdir())
+
+
+def files_of(house):
+    return [path for path in house.folder.rglob("*") if path.is_file()]
+
+
+def test_the_page_and_its_parts_come(client):
+    for path, start in (
+        ("/", b"<!DOCTYPE html>"),
+        ("/page/style.css", b":root"),
+        ("/page/main.js", b"//"),
+    ):
+        status, data = client.ask("GET", path)
+        assert status == 200
+        assert data.startswith(start)
+    assert "default-src 'self'" in client.headers["content-security-policy"]
+    assert client.headers["referrer-policy"] == "no-referrer"
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/page/..%2fapp.py", "/page/../app.py", "/page/none.js", "/app.py", "/page/%2e%2e/app.py"],
+)
+def test_no_other_file_of_the_program_comes(client, path):
+    assert client.ask("GET", path)[0] == 404
+
+
+def test_a_stack_goes_its_way(client):
+    at = client.begin()
+    for k, frame in enumerate(draw_stack(texture(48, 64, 0), 3)):
+        status, _ = client.ask("PUT", f"{at}/files?name=f{k}.png", saved(frame, "PNG"))
+        assert status == 200
+    state = client.until(at, lambda state: len(state["frames"]) == 3 and not state["looking"])
+    first, *others = [frame["id"] for frame in state["frames"]]
+    assert client.ask("GET", f"{at}/thumb/{first}")[1].startswith(b"\xff\xd8")
+    assert client.ask("POST", f"{at}/frames", {"order": [*others, first], "left_out": []})[0] == 200
+    assert client.ask("POST", f"{at}/work", {"slab": 2})[0] == 200
+    state = client.until(at, lambda state: state["work"] is None)
+    assert state["failure"] is None
+    result = state["result"]
+    assert result["names"] == ["f1.png", "f2.png", "f0.png"]
+    status, tile = client.ask("GET", f"{at}/tile/{result['run']}/fused/0/0/0")
+    assert status == 200
+    assert tile.startswith(b"\xff\xd8")
+    assert client.ask("GET", f"{at}/tile/other/fused/0/0/0")[0] == 404
+    assert client.ask("GET", f"{at}/tile/{result['run']}/7/0/0/0")[0] == 404
+    assert client.ask("GET", f"{at}/pixel/3/4")[1]["frame"] in result["names"]
+    shares = client.ask("GET", f"{at}/mixture/3/4")[1]["shares"]
+    assert sum(share for _, share in shares) == pytest.approx(1, abs=0.01)
+    stroke = {"frame": "f0.png", "radius": 5, "softness": 0.5, "points": [[9, 9]]}
+    assert client.ask("POST", f"{at}/strokes", stroke)[1]["boxes"] == [[4, 15, 4, 15]]
+    assert client.ask("POST", f"{at}/strokes", stroke | {"frame": "no.png"})[0] == 400
+    for query, name in (
+        ("format=tiff&bits=16", "f2_fused.tif"),
+        ("format=png&bits=8", "f2_fused.png"),
+        ("format=jpeg", "f2_fused.jpg"),
+        ("what=strokes", "f2_strokes.json"),
+        ("what=focus", "f2_focus.png"),
+        ("what=alignment", "f2_alignment.json"),
+        ("what=slabs", "f2_slabs.zip"),
+    ):
+        status, data = client.ask("GET", f"{at}/take?{query}")
+        assert status == 200, data
+        assert f'filename="{name}"' in client.headers["content-disposition"]
+    session = client.house.get(at.rpartition("/")[2])
+    end = time.monotonic() + 10
+    while list((session.folder / "out").iterdir()):  # they go once they are sent
+        assert time.monotonic() < end
+    assert client.ask("GET", f"{at}/take?format=exe")[0] == 400
+    assert client.ask("GET", f"{at}/relief")[0] == 200
+    assert client.ask("DELETE", f"{at}/strokes")[0] == 200
+    assert client.ask("DELETE", f"{at}/frames")[1]["frames"] == []
+
+
+def test_an_upload_of_10_gb_is_refused_before_it_comes(client):
+    at = client.begin()
+    before = files_of(client.house)
+    link = http.client.HTTPConnection("127.0.0.1", client.port, timeout=20)
+    link.putrequest("PUT", f"{at}/files?name=a.tif")
+    link.putheader("Content-Length", str(10 * 10**9))
+    link.endheaders()
+    link.send(b"II*\0")
+    answer = link.getresponse()
+    assert answer.status == 413
+    assert "10.0 GB are more than the 10.0 MB" in json.loads(answer.read())["error"]
+    link.close()
+    assert files_of(client.house) == before
+
+
+def test_a_body_without_a_size_is_refused(client):
+    at = client.begin()
+    status, told = client.ask("PUT", f"{at}/files?name=a.png", iter([b"abc"]))
+    assert status == 413
+    assert "does not say its size" in told["error"]
+
+
+def test_a_sender_who_goes_leaves_nothing(client):
+    at = client.begin()
+    before = files_of(client.house)
+    link = socket.create_connection(("127.0.0.1", client.port))
+    head = f"PUT {at}/files?name=a.png HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 1000\r\n\r\n"
+    link.sendall(head.encode() + b"half of it")
+    end = time.monotonic() + 10
+    while files_of(client.house) == before:
+        assert time.monotonic() < end
+    link.close()
+    while files_of(client.house) != before:
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    assert client.house.get(at.rpartition("/")[2]).held == 0
+
+
+def test_text_named_jpg_is_refused_with_a_sentence(client):
+    at = client.begin()
+    before = files_of(client.house)
+    assert client.ask("PUT", f"{at}/files?name=notes.jpg", b"a text")[0] == 200
+    state = client.until(at, lambda state: state["refused"])
+    assert state["refused"] == ["notes.jpg is no picture, or is damaged: export or copy it again"]
+    assert state["frames"] == []
+    assert files_of(client.house) == before
+    status, told = client.ask("PUT", f"{at}/files?name=notes.txt", b"a text")
+    assert (status, told["error"][:20]) == (413, "notes.txt is no pict")
+
+
+@pytest.mark.parametrize(
+    "path", ["..", "../secret.txt", "/etc", "stack/../../secret.txt", "%2e%2e"]
+)
+def test_the_root_is_not_left(client, path):
+    at = client.begin()
+    for answer in (
+        client.ask("GET", f"{at}/browse?path={path}"),
+        client.ask("POST", f"{at}/open", {"path": path}),
+    ):
+        assert answer[0] == 400
+        assert "not below the folder" in answer[1]["error"]
+
+
+def test_the_root_is_listed(client):
+    at = client.begin()
+    assert client.ask("GET", f"{at}/browse")[1]["folders"] == ["stack"]
+    status, told = client.ask("POST", f"{at}/open", {"path": "stack"})
+    assert status == 400
+    assert told["error"].startswith("stack holds no pictures")  # and not where it lies
+
+
+def test_sessions_do_not_see_each_other(client):
+    at, other = client.begin(), client.begin()
+    picture = saved(texture(48, 64, 0), "PNG")
+    assert client.ask("PUT", f"{at}/files?name=a.png", picture)[0] == 200
+    client.until(at, lambda state: state["frames"])
+    assert client.ask("GET", f"{other}/state")[1]["frames"] == []
+    assert client.ask("GET", f"{other}/thumb/0")[0] == 404
+    status, told = client.ask("GET", "/s/guessed/state")
+    assert (status, told["error"]) == (404, "this session has ended: load the page anew")
+
+
+def test_other_sites_are_refused(client):
+    for headers in (
+        {"Origin": "http://evil.example"},
+        {"Host": "evil.example"},
+        {"Origin": "null"},
+    ):
+        status, told = client.ask("POST", "/sessions", headers=headers)
+        assert (status, told["error"]) == (403, "this page answers itself alone")
+    own = {"Origin": f"http://localhost:{client.port}", "Host": f"localhost:{client.port}"}
+    assert client.ask("POST", "/sessions", headers=own)[0] == 200
+
+
+@pytest.mark.parametrize("body", [b"", b"[1]", b"{", b"\xff"])
+def test_what_is_no_json_is_refused(client, body):
+    at = client.begin()
+    for path in ("work", "frames", "open", "strokes"):
+        status, told = client.ask("POST", f"{at}/{path}", body)
+        assert status == 400
+        assert "load it anew" in told["error"]
+
+
+def test_a_huge_body_is_refused(client):
+    status, told = client.ask("POST", f"{client.begin()}/strokes", b"[" * (5 * 2**20))
+    assert (status, told["error"][:21]) == (400, "that is too much at o")
+
+
+def test_only_loopback_is_local():
+    assert all(is_local(host) for host in ("127.0.0.1", "localhost", "::1", "127.1.2.3"))
+    assert not any(is_local(host) for host in ("0.0.0.0", "192.168.1.2", "::", "example.org"))
+    assert Guard(None, None).names is None
+
+
+def test_options_that_cannot_be_are_refused(tmp_path):
+    parser = get_parser()
+    with pytest.raises(StackError, match=r"--root .* is no folder"):
+        check_needs(parser.parse_args(["--root", str(tmp_path / "none")]))
+    for words in (["--port", "70000"], ["--max_upload_gb", "0"], ["--keep_minutes", "-1"]):
+        with pytest.raises(SystemExit):
+            parser.parse_args(words)

@@ -1,0 +1,124 @@
+import json
+
+import numpy as np
+import pytest
+
+from retouch import Stroke, apply_strokes, cover, load_strokes, save_strokes, stroke_of
+from tests.drawn import texture
+from utils import StackError
+
+NAMES = ["a.png", "b.png", "c.png"]
+
+
+def stroke(frame, points, radius=6.0, softness=0.5):
+    return Stroke(frame, radius, softness, np.array(points, np.float64))
+
+
+@pytest.fixture
+def frames():
+    return np.stack([texture(40, 56, seed) for seed in range(3)])
+
+
+def test_a_point_covers_a_disc_with_a_soft_edge():
+    share = cover(stroke(0, [[20, 15]]), 0, 40, 0, 56)
+    y, x = np.mgrid[:40, :56]
+    away = np.hypot(x - 20, y - 15)
+    assert (share[away <= 3] == 1).all()
+    assert (share[away >= 6] == 0).all()
+    assert share[15, 24] == pytest.approx(0.7407, abs=1e-3)  # two thirds of the fade, smoothed
+    assert np.array_equal(share[15, 20:], np.sort(share[15, 20:])[::-1])
+
+
+def test_a_stroke_covers_what_lies_along_it():
+    share = cover(stroke(0, [[10, 20], [40, 20], [40, 30]]), 0, 40, 0, 56)
+    assert (share[20, 10:41] == 1).all()
+    assert (share[20:31, 40] == 1).all()
+    assert share[30, 10] == 0
+
+
+def test_windows_of_a_stroke_are_parts_of_the_whole():
+    one = stroke(1, [[3, 4], [30.5, 22.25], [50, 10]], 9.5, 0.7)
+    whole = cover(one, 0, 40, 0, 56)
+    assert np.array_equal(cover(one, 7, 29, 11, 43), whole[7:29, 11:43])
+    top, bottom, left, right = one.box((40, 56))
+    outside = whole.copy()
+    outside[top:bottom, left:right] = 0
+    assert not outside.any()
+
+
+def test_the_frame_is_shown_in_the_core_and_the_mixture_outside(frames):
+    fused = texture(40, 56, 9)
+    painted = fused.copy()
+    one = stroke(2, [[20, 15], [30, 15]])
+    apply_strokes(painted, frames, [one])
+    share = cover(one, 0, 40, 0, 56)
+    assert np.array_equal(painted[share == 1], frames[2][share == 1])
+    assert np.array_equal(painted[share == 0], fused[share == 0])
+    half = fused + (frames[2] - np.float32(fused)) * share[..., None]
+    assert np.abs(painted - half).max() <= 0.51
+
+
+def test_16_bits_take_frames_of_8(frames):
+    fused = texture(40, 56, 9).astype(np.uint16) * 257
+    apply_strokes(fused, frames, [stroke(1, [[20, 15]])])
+    assert np.array_equal(fused[15, 20], frames[1][15, 20].astype(np.uint16) * 257)
+
+
+def test_strokes_in_parts_are_strokes_in_one(frames):
+    """So an undo may repaint one place alone."""
+    strokes = [
+        stroke(0, [[10, 10], [30, 30]]),
+        stroke(2, [[30, 10], [10, 30]]),
+        stroke(None, [[20, 20]]),
+    ]
+    fused = texture(40, 56, 9).astype(np.uint16) * 257
+    whole, parts = fused.copy(), fused.copy()
+    apply_strokes(whole, frames, strokes)
+    for box in ((0, 17, 0, 56), (17, 40, 0, 21), (17, 40, 21, 56)):
+        apply_strokes(parts, frames, strokes, box, fused)
+    assert np.array_equal(parts, whole)
+    assert np.array_equal(whole[20, 20], fused[20, 20])  # the mixture was brought back
+
+
+def test_a_file_brings_strokes_back(tmp_path):
+    strokes = [stroke(2, [[1.25, 2], [3, 4]]), stroke(None, [[5, 6]], 2.5, 0.0)]
+    save_strokes(tmp_path / "s.json", strokes, NAMES, (40, 56))
+    back = load_strokes(tmp_path / "s.json", NAMES, (40, 56))
+    assert [one.frame for one in back] == [2, None]
+    assert [one.radius for one in back] == [6, 2.5]
+    assert np.array_equal(back[0].points, strokes[0].points)
+
+
+def test_strokes_of_other_pictures_are_refused(tmp_path):
+    path = tmp_path / "s.json"
+    save_strokes(path, [stroke(2, [[1, 2]])], NAMES, (40, 56))
+    with pytest.raises(StackError, match="for a picture of 56x40, this one is 50x40"):
+        load_strokes(path, NAMES, (40, 50))
+    with pytest.raises(StackError, match=r"stroke 1 .* c\.png is not in the stack"):
+        load_strokes(path, NAMES[:2], (40, 56))
+    path.write_text("[1, 2]")
+    with pytest.raises(StackError, match="no file of strokes"):
+        load_strokes(path, NAMES, (40, 56))
+
+
+GOOD = {"frame": "a.png", "radius": 5, "softness": 0.5, "points": [[1, 2]]}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"points": []},
+        {"points": [[1, 2, 3]]},
+        {"points": [[1, float("nan")]]},
+        {"points": [[1, 1e9]]},
+        {"points": "12"},
+        {"radius": 0},
+        {"radius": float("inf")},
+        {"softness": 1.1},
+        {"frame": "../a.png"},
+    ],
+)
+def test_what_is_no_stroke_is_refused(change):
+    stroke_of(GOOD, NAMES)
+    with pytest.raises((ValueError, TypeError, KeyError)):
+        stroke_of(json.loads(json.dumps(GOOD | change)), NAMES)

@@ -1,0 +1,343 @@
+import os
+import threading
+import time
+
+import cv2
+import numpy as np
+import pytest
+import tifffile
+
+import predict
+import sessions
+from jobs import Job, Line
+from sessions import PREFIX, Sessions, remove_dead
+from tests.drawn import draw_stack, texture, tiff
+from uploads import Limits, options_of
+from utils import StackError, this_process, write_json
+
+SIDES = (64, 96)
+
+
+@pytest.fixture
+def house(tmp_path):
+    (tmp_path / "temporary").mkdir()
+    made = Sessions(Limits(10**8, 10**6), patience=600, folder=tmp_path / "temporary")
+    yield made
+    made.close()
+    assert not list((tmp_path / "temporary").iterdir())
+
+
+def until(holds, seconds=30):
+    end = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def bring(session, name, data):
+    """Upload a file as the page does."""
+    path = session.room_for(name, len(data))
+    path.write_bytes(data)
+    session.arrived(path)
+
+
+def stack_of(folder, count=3, seed=0):
+    """Write a stack; returns its folder."""
+    folder.mkdir()
+    for k, frame in enumerate(draw_stack(texture(*SIDES, seed), count)):
+        cv2.imwrite(str(folder / f"{k}.png"), frame)
+    return folder
+
+
+def test_a_stack_is_looked_at_fused_retouched_and_taken_home(house, tmp_path):
+    stack = stack_of(tmp_path / "stack")
+    session = house.get(house.new())
+    for name in ("2.png", "0.png", "1.png"):
+        bring(session, name, (stack / name).read_bytes())
+    bring(session, "notes.jpg", b"a text, and no picture")
+    until(lambda: not session.state()["looking"])
+    state = session.state()
+    assert [frame["name"] for frame in state["frames"]] == ["0.png", "1.png", "2.png"]
+    assert max(frame["sharpness"] for frame in state["frames"]) == 1
+    assert state["refused"] == ["notes.jpg is no picture, or is damaged: export or copy it again"]
+    assert sorted(path.name for path in session.incoming.iterdir()) == ["0.png", "1.png", "2.png"]
+    session.fuse({})
+    with pytest.raises(StackError, match="cancel that first"):
+        session.fuse({})
+    until(lambda: session.fuse_job is None)
+    assert session.failure is None
+    assert session.state()["result"]["names"] == ["0.png", "1.png", "2.png"]
+    session.paint({"frame": "2.png", "radius": 9, "softness": 0.5, "points": [[30, 20], [50, 30]]})
+    result = session.ready(whole=True)
+    result.write(tmp_path / "page.tif", 16, False)
+    result.write(tmp_path / "page8.png", 8, False)
+    strokes = result.write_other("strokes", tmp_path, "a")
+    words = ["--stack_path", str(stack), "--quiet", "--retouch", str(strokes)]
+    predict.main([*words, "--bits", "16", "--output", str(tmp_path / "shell.tif")])
+    predict.main([*words, "--output", str(tmp_path / "shell8.png")])
+    assert (tmp_path / "page.tif").read_bytes() == (tmp_path / "shell.tif").read_bytes()
+    assert (tmp_path / "page8.png").read_bytes() == (tmp_path / "shell8.png").read_bytes()
+    session.undo(1)
+    result.write(tmp_path / "page.tif", 16, False)
+    predict.main([*words[:3], "--bits", "16", "--output", str(tmp_path / "plain.tif")])
+    assert (tmp_path / "page.tif").read_bytes() == (tmp_path / "plain.tif").read_bytes()
+    assert tifffile.imread(tmp_path / "page.tif").dtype == np.uint16
+
+
+def result_in(folder, names=("0.png", "1.png"), shape=(2, 40, 60, 3)):
+    """Write a result as a process would."""
+    folder.mkdir(parents=True)
+    np.full(shape, 50, np.uint8).tofile(folder / "frames.raw")
+    np.save(folder / "fused.npy", np.full(shape[1:], 9999, np.uint16))
+    np.save(folder / "focus.npy", np.zeros(shape[1:3], np.uint16))
+    record = {"shape": shape, "dtype": "uint8", "files": names, "names": names, "kept": [0, 1]}
+    record |= {"notes": [], "area": None, "seconds": 1, "tilt": 0, "first_is_near": None}
+    write_json(folder / "result.json", record | {"metadata": {}})
+    return str(folder)
+
+
+def run_of(session, number):
+    """A run that is said to go on; its job."""
+    spec = {
+        "draft": result_in(session.folder / f"run-{number}" / "draft", shape=(2, 10, 15, 3)),
+        "full": result_in(session.folder / f"run-{number}" / "full"),
+    }
+    session.progress = {}
+    session.fuse_job = Told(spec, session._fusing, session._fused)
+
+
+def test_a_run_that_is_cancelled_brings_the_picture_before_back(house):
+    session = house.get(house.new())
+    stroke = {"frame": "1.png", "radius": 4, "softness": 0, "points": [[20, 20]]}
+    run_of(session, 1)
+    session._fusing({"made": "draft"})
+    with pytest.raises(StackError, match="no picture yet"):
+        session.paint(stroke)
+    session._fused("")  # cancelled: the draft stays
+    assert session.state()["result"]["draft"]
+    run_of(session, 2)
+    session._fusing({"made": "draft"})
+    session._fusing({"made": "full"})
+    session._fused(None)
+    session.paint(stroke)
+    first = session.result
+    run_of(session, 3)
+    session._fusing({"made": "draft"})
+    assert session.state()["result"]["draft"]
+    session._fused("")
+    assert session.result is first
+    assert session.state()["result"]["strokes"] == 1
+    run_of(session, 4)
+    session._fusing({"made": "draft"})
+    session._fusing({"made": "full"})
+    session._fused(None)
+    assert session.result is not first
+    assert session.state()["result"]["strokes"] == 1  # they are painted anew
+    assert (session.result.picture[20, 20] == 50 * 257).all()
+    left = [path for path in session.folder.glob("run-*/*") if path.is_dir()]
+    assert left == [session.result.folder]
+
+
+class Told:
+    """Stands in for a process: says what it is given, and waits to be stopped."""
+
+    def __init__(self, spec, heard, ended, messages=()):
+        self.spec, self.heard, self.ended, self.messages = spec, heard, ended, messages
+        self.cancelled, self.free = False, threading.Event()
+
+    def run(self):
+        for message in self.messages:
+            self.heard(message)
+        self.free.wait(20)
+        return "" if self.cancelled else None
+
+    def stop(self):
+        self.cancelled = True
+        self.free.set()
+
+
+def test_a_line_does_one_after_the_other():
+    line, ended = Line(), []
+    jobs = [Told(k, print, lambda sentence, k=k: ended.append((k, sentence))) for k in range(3)]
+    for job in jobs:
+        line.add(job)
+    until(lambda: jobs[0] in line.running)
+    assert [line.before(job) for job in jobs] == [0, 1, 2]
+    line.cancel(jobs[1])
+    assert ended == [(1, "")]
+    jobs[0].free.set()
+    until(lambda: jobs[2] in line.running)
+    assert ended == [(1, ""), (0, None)]
+    line.cancel(jobs[2])
+    assert ended[-1] == (2, "")
+    line.close()
+
+
+def test_a_job_that_is_cancelled_is_gone(tmp_path):
+    """Its process is no more when cancel returns, whatever it did."""
+    line, ended = Line(), []
+    spec = {"kind": "look", "files": [], "folder": "", "first": 0, "upload": 1, "pixels": 1}
+    job = Job(spec, lambda message: None, ended.append)
+    line.add(job)
+    until(lambda: job.process is not None)
+    process = job.process.pid
+    line.cancel(job)
+    assert ended == [""]
+    with pytest.raises(ProcessLookupError):
+        os.kill(process, 0)
+    line.close()
+
+
+def test_a_process_that_dies_is_told():
+    line, ended = Line(), []
+    line.add(Job({"kind": "none"}, lambda message: None, ended.append))
+    until(lambda: ended)
+    assert ended == ["the work stopped: its process ended with exit status 1"]
+    line.close()
+
+
+def drawn_session(house, count=3, sides=(64, 96)):
+    """A session that knows of frames without having looked."""
+    session = house.get(house.new())
+    for k in range(count):
+        told = {"id": k, "name": f"{k}.png", "number": None, "width": sides[1], "height": sides[0]}
+        session._looked({"frame": told | {"file": f"{k}.png", "bytes": 1, "sharpness": k + 1.0}})
+    return session
+
+
+def test_frames_are_ordered_and_left_out(house):
+    session = drawn_session(house, 12)
+    assert [frame["name"] for frame in session.state()["frames"]][-3:] == [
+        "9.png",
+        "10.png",
+        "11.png",
+    ]
+    session.arrange([*range(1, 12), 0], [3])
+    state = session.state()
+    assert state["frames"][-1]["name"] == "0.png"
+    assert [frame["name"] for frame in state["frames"] if not frame["used"]] == ["3.png"]
+    with pytest.raises(StackError, match="have changed meanwhile"):
+        session.arrange([0, 1], [])
+    with pytest.raises(StackError, match="have changed meanwhile"):
+        session.arrange(list(range(12)), [12])
+
+
+def test_an_answer_among_the_frames_is_left_out(house):
+    session = drawn_session(house)
+    told = session.frames[0] | {"id": 9, "name": "AiF.png"}
+    session._looked({"frame": told})
+    out = [frame["name"] for frame in session.state()["frames"] if not frame["used"]]
+    assert out == ["AiF.png"]
+
+
+def test_sentences_hide_the_server(house, tmp_path):
+    session = house.get(house.new())
+    assert session.plain(f"{session.incoming}/a.png is bad") == "a.png is bad"
+    assert session.plain(f"{session.folder}/run-1/x") == "run-1/x"
+    house.root = tmp_path / "root"
+    assert session.plain(f"{house.root}/stack/a.png is bad") == "stack/a.png is bad"
+
+
+def test_a_file_comes_once_and_is_counted(house):
+    session = house.get(house.new())
+    path = session.room_for("a.png", 10**8)
+    with pytest.raises(StackError, match=r"a\.png is here already"):
+        session.room_for("a.png", 1)
+    with pytest.raises(StackError, match="more than"):
+        session.room_for("b.png", 1)
+    session.drop(path, 10**8)  # the sender has gone
+    assert not list(session.incoming.iterdir())
+    session.room_for("b.png", 10**8)
+
+
+def test_a_bomb_in_tiffs_clothing_leaves_nothing(house):
+    session = house.get(house.new())
+    big = tiff(np.zeros((2000, 2000), np.uint8), compression="zlib")
+    bring(session, "bomb.tif", big)
+    until(lambda: not session.state()["looking"])
+    assert session.state()["frames"] == []
+    (sentence,) = session.state()["refused"]
+    assert sentence.startswith("bomb.tif claims 2000x2000 pixels, 1 million are the most")
+    assert not list(session.incoming.iterdir())
+    assert not list(session.looks.iterdir())
+    assert session.held == 0
+
+
+def test_sessions_are_apart_and_end(house):
+    one, other = house.new(), house.new()
+    first, second = house.get(one), house.get(other)
+    assert first.folder != second.folder
+    assert first.folder not in second.folder.parents
+    first.room_for("a.png", 5)
+    second.room_for("a.png", 5)  # of the same name, elsewhere
+    first.touch(leaving=True)
+    first.seen -= sessions.LEAVING + 1
+    second.seen -= sessions.LEAVING + 1
+    house.sweep()
+    assert house.get(one) is None
+    assert house.get(other) is second
+    assert not first.folder.exists()
+    assert second.folder.exists()
+
+
+def test_clearing_removes_all(house):
+    session = house.get(house.new())
+    session.room_for("a.png", 5)
+    (session.folder / "run-1").mkdir()
+    session.clear()
+    assert [path.name for path in session.folder.iterdir() if any(path.iterdir())] == []
+    assert not (session.folder / "run-1").exists()
+    assert session.held == 0
+
+
+def test_what_dead_processes_left_is_removed(tmp_path):
+    host, _, _ = this_process().rpartition("-")
+    dead, alive = (
+        tmp_path / f"{PREFIX}{host}-999999999-ab",
+        tmp_path / f"{PREFIX}{this_process()}-cd",
+    )
+    other = tmp_path / f"{PREFIX}elsewhere-999999999-ef"
+    for folder in (dead, alive, other):
+        (folder / "in").mkdir(parents=True)
+    remove_dead(tmp_path)
+    assert sorted(path for path in tmp_path.iterdir()) == sorted([alive, other])
+
+
+def test_options_are_a_list_of_ours():
+    assert options_of({}) == ["--align", "auto"]
+    assert options_of(
+        {"align": "on", "exposure": False, "prefer": "near", "near": "last", "slab": 3}
+    ) == (
+        [
+            "--align",
+            "on",
+            "--no_match_exposure",
+            "--prefer",
+            "near",
+            "--near",
+            "last",
+            "--slab",
+            "3",
+        ]
+    )
+    for wrong in (
+        {"align": "--help"},
+        {"device": "cpu"},
+        [],
+        {"prefer": ["near"]},
+        {"exposure": "x"},
+    ):
+        with pytest.raises(StackError, match="load it anew"):
+            options_of(wrong)
+    for slab in (1, "3", 2000):
+        with pytest.raises(StackError, match="2 frames or more"):
+            options_of({"slab": slab})
+
+
+def test_results_have_the_originals_name(house):
+    session = drawn_session(house)
+    for frame in session.frames.values():
+        frame["file"] = "/x/stack 7.tif"
+    assert session.name() == "stack 7"
+    session.title = "a/b"
+    assert session.name() == "a_b"

@@ -1,0 +1,220 @@
+import struct
+from types import SimpleNamespace
+from zlib import crc32
+
+import cv2
+import numpy as np
+import pytest
+import tifffile
+
+import uploads
+from tests.drawn import texture
+from uploads import (
+    Limits,
+    check_declared,
+    check_frames,
+    check_room,
+    check_upload,
+    frames_below,
+    frames_of,
+    inside,
+    listing,
+    safe_name,
+    safe_stem,
+)
+from utils import StackError
+
+LIMITS = Limits(10**9, 10**6)
+
+
+def claiming_tiff(width, height):
+    """A TIFF of some 150 bytes that claims a picture of this size, deflated."""
+    tags = [(256, 4, width), (257, 4, height), (258, 3, 8), (259, 3, 8), (262, 3, 1)]
+    tags += [(273, 4, 8), (277, 3, 1), (278, 4, height), (279, 4, 10)]
+    entries = b"".join(struct.pack("<HHII", code, kind, 1, value) for code, kind, value in tags)
+    data = b"x\x9c\x03\0\0\0\0\1\0\0"
+    return (
+        b"II*\0" + struct.pack("<I", 18) + data + struct.pack("<H", len(tags)) + entries + bytes(4)
+    )
+
+
+@pytest.mark.parametrize(
+    "word, name",
+    [
+        ("a.png", "a.png"),
+        ("../../etc/a.png", "a.png"),
+        ("C:\\photos\\a.JPG", "a.JPG"),
+        ("/etc/a.tif", "a.tif"),
+        ("a\0b\n.png", "ab.png"),
+        ("Käfer 1.jpg", "Käfer 1.jpg"),
+    ],
+)
+def test_names_are_names_alone(word, name):
+    assert safe_name(word) == name
+
+
+@pytest.mark.parametrize("word", ["", "..", ".png", "a.sh", "a.png/..", ".hidden.png", "a"])
+def test_names_of_nothing_that_is_read_are_refused(word):
+    with pytest.raises(StackError):
+        safe_name(word)
+
+
+def test_a_long_name_keeps_its_suffix():
+    assert len(safe_name("ä" * 500 + ".png")) <= 120
+    assert safe_name("ä" * 500 + ".png").endswith(".png")
+
+
+def test_stems_lead_nowhere():
+    assert safe_stem("../a:b") == "_a_b"
+    assert safe_stem("..") == "fused"
+
+
+def test_uploads_are_counted(tmp_path, monkeypatch):
+    check_upload(5 * 10**8, 5 * 10**8, tmp_path, LIMITS)
+    with pytest.raises(StackError, match=r"10\.0 GB are more than the 1\.0 GB"):
+        check_upload(10 * 10**9, 0, tmp_path, LIMITS)
+    with pytest.raises(StackError, match="more than"):
+        check_upload(1, 10**9, tmp_path, LIMITS)
+    with pytest.raises(StackError, match="does not say its size"):
+        check_upload(None, 0, tmp_path, LIMITS)
+    monkeypatch.setattr(uploads.shutil, "disk_usage", lambda _: SimpleNamespace(free=100))
+    with pytest.raises(StackError, match="--temp_dir"):
+        check_upload(101, 0, tmp_path, LIMITS)
+
+
+@pytest.fixture
+def shared(tmp_path):
+    """A root with a stack, and secrets beside it that links lead to."""
+    root, secret = tmp_path / "root", tmp_path / "secret"
+    (root / "stack").mkdir(parents=True)
+    (root / "linked").mkdir()
+    secret.mkdir()
+    for k in range(3):
+        for folder in (root / "stack", secret):
+            cv2.imwrite(str(folder / f"{k}.png"), texture(20, 30, k))
+    (root / "out").symlink_to(secret)
+    (root / "back").symlink_to(root / "stack")
+    for k in range(2):
+        (root / "linked" / f"{k}.png").symlink_to(secret / f"{k}.png")
+    return root
+
+
+def test_what_is_below_the_root_is_found(shared):
+    assert inside(shared, "") == shared
+    assert inside(shared, "stack") == shared / "stack"
+    assert inside(shared, "back") == shared / "stack"
+    assert [path.name for path in frames_below(shared, "stack")] == ["0.png", "1.png", "2.png"]
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        "..",
+        "stack/../..",
+        "../secret",
+        "/etc",
+        "out",
+        "out/0.png",
+        "a\0b",
+        "stack/none",
+        "~",
+        "//etc",
+    ],
+)
+def test_nothing_else_is_reachable(shared, word):
+    for reach in (inside, listing, frames_below):
+        with pytest.raises(StackError, match="not below the folder"):
+            reach(shared, word)
+    absolute = str(shared.parent / "secret")
+    with pytest.raises(StackError, match="not below the folder"):
+        inside(shared, absolute)
+
+
+def test_frames_that_are_links_out_are_refused(shared):
+    with pytest.raises(StackError, match="not below the folder"):
+        frames_below(shared, "linked")
+    assert listing(shared, "linked")["pictures"] == 0
+
+
+def test_a_listing_names_what_can_be_opened(shared):
+    told = listing(shared, "")
+    assert told == {"path": "", "folders": ["back", "linked", "stack"], "files": [], "pictures": 0}
+    assert listing(shared, "stack")["pictures"] == 3
+    assert listing(shared, "stack")["path"] == "stack"
+
+
+def test_no_root_shares_nothing():
+    with pytest.raises(StackError, match="not below the folder"):
+        inside(None, "")
+
+
+def test_a_bomb_is_refused_by_what_it_claims(tmp_path):
+    path = tmp_path / "bomb.tif"
+    path.write_bytes(claiming_tiff(90_000, 90_000))
+    assert path.stat().st_size < 200
+    with pytest.raises(StackError, match="claims 90000x90000 pixels, 1 million are the most"):
+        check_declared(path, LIMITS)
+    path.write_bytes(claiming_tiff(900, 900))
+    check_declared(path, LIMITS)
+
+
+def test_a_huge_png_is_refused_by_its_header(tmp_path):
+    path = tmp_path / "bomb.png"
+    cv2.imwrite(str(path), np.zeros((8, 8), np.uint8))
+    data = bytearray(path.read_bytes())
+    data[16:24] = struct.pack(">II", 50_000, 50_000)
+    data[29:33] = struct.pack(">I", crc32(data[12:29]))
+    path.write_bytes(data)
+    with pytest.raises(StackError, match="claims 50000x50000"):
+        check_declared(path, LIMITS)
+
+
+@pytest.mark.parametrize("name", ["notes.jpg", "notes.tif", "notes.png", "notes.mp4"])
+def test_text_is_no_picture(tmp_path, name):
+    path = tmp_path / name
+    path.write_text("a text, and no picture\n" * 20)
+    with pytest.raises(StackError, match=rf"{name} is no (picture|video)"):
+        check_declared(path, LIMITS)
+
+
+def test_a_list_of_addresses_is_no_video(tmp_path):
+    """FFmpeg would open what it names."""
+    path = tmp_path / "film.mp4"
+    path.write_text("#EXTM3U\n#EXTINF:1,\nfile:///etc/passwd\n")
+    with pytest.raises(StackError, match="is no video"):
+        frames_of(path)
+
+
+def test_good_pictures_pass(tmp_path):
+    for suffix in (".png", ".jpg", ".webp", ".bmp", ".tif"):
+        path = tmp_path / f"a{suffix}"
+        cv2.imwrite(str(path), texture(20, 30, 0))
+        check_declared(path, LIMITS)
+        assert frames_of(path) == [path]
+    pages = tmp_path / "pages.tif"
+    tifffile.imwrite(pages, np.zeros((3, 16, 16), np.uint8), photometric="minisblack")
+    check_declared(pages, LIMITS)
+    assert [page.number for page in frames_of(pages)] == [1, 2, 3]
+
+
+def told(width, height, name="x.png"):
+    return {"width": width, "height": height, "name": name, "bytes": 3 * width * height}
+
+
+def test_stacks_that_do_not_fit_each_other_are_refused():
+    check_frames([told(30, 20), told(30, 20), told(20, 30)])
+    with pytest.raises(StackError, match="two frames or more"):
+        check_frames([told(30, 20)])
+    with pytest.raises(StackError, match=r"b\.png is 31x20, the others are 30x20"):
+        check_frames([told(30, 20), told(31, 20, "b.png"), told(30, 20)])
+
+
+def test_a_stack_too_large_says_so_before_it_starts(tmp_path, monkeypatch):
+    check_room([told(300, 200)] * 2, tmp_path)
+    monkeypatch.setattr(uploads, "free_memory", lambda: 10**9)
+    with pytest.raises(StackError, match=r"of 24 megapixels need 1\.5 GB of memory, 1\.0 GB"):
+        check_room([told(6000, 4000)] * 30, tmp_path)
+    monkeypatch.setattr(uploads, "free_memory", lambda: 10**12)
+    monkeypatch.setattr(uploads.shutil, "disk_usage", lambda _: SimpleNamespace(free=10**9))
+    with pytest.raises(StackError, match=r"need 2\.8 GB of disk, 1\.0 GB are free"):
+        check_room([told(6000, 4000)] * 30, tmp_path)

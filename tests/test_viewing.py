@@ -1,0 +1,192 @@
+import json
+
+import cv2
+import numpy as np
+import pytest
+
+from formats import to_8_bits
+from fuse import fuse_stack, mixture_at
+from pictures import read_stack
+from retouch import Stroke
+from tests.drawn import draw_stack, texture, waves
+from tests.stand_ins import Engine, brightest, only
+from utils import StackError
+from viewing import SMALL, TILE, Result
+
+HEIGHT, WIDTH = 96, 1304  # more than two tiles
+
+
+@pytest.fixture
+def result(tmp_path):
+    """A result as a process leaves it: the left half of frame 0, the right one of frame 2."""
+    answer = waves(height=HEIGHT, width=WIDTH)
+    frames = np.stack(draw_stack(answer, 3))
+    frames.tofile(tmp_path / "frames.raw")
+    fused = frames[0].astype(np.uint16) * 257
+    fused[:, WIDTH // 2 :] = frames[2][:, WIDTH // 2 :] * np.uint16(257)
+    focus = np.zeros((HEIGHT, WIDTH), np.uint16)
+    focus[:, WIDTH // 2 :] = 65535
+    sure = np.full((HEIGHT, WIDTH), 255, np.uint8)
+    sure[:, 600:700] = 90
+    for name, plane in (("fused", fused), ("focus", focus), ("confidence", sure)):
+        np.save(tmp_path / f"{name}.npy", plane)
+    record = {
+        "shape": frames.shape,
+        "dtype": "uint8",
+        "files": ["a.png", "b.png", "c.png"],
+        "names": ["a.png", "b.png", "c.png"],
+        "kept": [0, 1, 2],
+        "notes": [],
+        "area": None,
+        "seconds": 1.0,
+        "tilt": 0,
+        "first_is_near": None,
+        "metadata": {"exif": None, "xmp": None, "profile": None},
+    }
+    (tmp_path / "result.json").write_text(json.dumps(record))
+    return Result(tmp_path)
+
+
+def opened(data):
+    return cv2.cvtColor(cv2.imdecode(np.frombuffer(data, np.uint8), 1), cv2.COLOR_BGR2RGB)
+
+
+@pytest.mark.parametrize("layer", ["fused", 1])
+def test_tiles_at_full_size_are_the_picture(result, layer):
+    whole = to_8_bits(np.array(result.plane(layer)))
+    tiles = [opened(result.tile(layer, 0, column, 0)) for column in range(3)]
+    assert [tile.shape[1] for tile in tiles] == [TILE, TILE, WIDTH - 2 * TILE]
+    assert np.abs(np.hstack(tiles).astype(int) - whole).mean() < 1.5  # JPEG
+    assert result.tile(layer, 0, 3, 0) is None
+    assert result.tile(layer, 0, 0, 1) is None
+
+
+@pytest.mark.parametrize("level", [1, 2, 3])
+def test_far_views_are_means_of_areas(result, level):
+    small = opened(result.tile("fused", level, 0, 0))
+    step = 2**level
+    wide = min(WIDTH, TILE * step)
+    assert small.shape[:2] == (-(-HEIGHT // step), -(-wide // step))
+    part = to_8_bits(np.array(result.picture[:, :wide]))
+    wanted = cv2.resize(part, small.shape[1::-1], interpolation=cv2.INTER_AREA)
+    assert np.abs(small.astype(int) - wanted).mean() < 1.5
+
+
+def test_overlays_are_painted(result):
+    focus = opened(result.tile("focus", 2, 0, 0))
+    assert focus[5, 5, 2] > focus[5, 5, 1]  # dark blue, the first frame
+    assert focus[5, -5, 0] > focus[5, -5, 2]  # yellow, the last one
+    sure = opened(result.tile("confidence", 0, 1, 0))
+    assert sure[50, 400].min() > 250
+    assert sure[50, 650 - TILE, 2] < 200
+
+
+def test_a_pixel_names_its_frame_or_the_mixture(result):
+    told = result.pixel(10, 20)
+    assert (told["frame"], told["share"], told["mixed"], told["stroke"]) == (
+        "a.png",
+        1.0,
+        False,
+        None,
+    )
+    assert result.pixel(WIDTH - 1, HEIGHT - 1)["frame"] == "c.png"
+    assert result.pixel(650, 3)["mixed"]
+    for place in ((-1, 0), (0, -1), (WIDTH, 0), (0, HEIGHT)):
+        with pytest.raises(StackError, match="has no pixel"):
+            result.pixel(*place)
+
+
+def test_strokes_are_painted_named_and_taken_back(result):
+    before = np.array(result.picture)
+    far = opened(result.tile("fused", 2, 0, 0))
+    stroke = Stroke(1, 20.0, 0.5, np.array([[600.0, 40.0], [640.0, 60.0]]))
+    top, bottom, left, right = result.paint(stroke)
+    after = np.array(result.picture)
+    assert np.array_equal(after[40, 600], np.uint16(257) * result.frames[1][40, 600])
+    assert result.pixel(600, 40)["stroke"] == {"frame": "b.png", "share": 1.0}
+    outside = (before != after).any(2)
+    outside[top:bottom, left:right] = False
+    assert not outside.any()
+    assert np.array_equal(result.mixture, before)
+    small = opened(result.tile("fused", 2, 0, 0))
+    wanted = cv2.resize(
+        to_8_bits(after), None, fx=1 / SMALL, fy=1 / SMALL, interpolation=cv2.INTER_AREA
+    )
+    place = np.s_[8:16, 140:170]
+    assert np.abs(small[place].astype(int) - wanted[place]).mean() < 1.5
+    result.undo()
+    assert np.array_equal(result.picture, before)
+    assert result.pixel(600, 40)["stroke"] is None
+    assert np.array_equal(opened(result.tile("fused", 2, 0, 0)), far)
+    assert result.undo() == []
+
+
+def test_the_mixture_of_a_pixel_is_the_networks(result):
+    engine = Engine(brightest)
+    for x, y in ((0, 0), (650, 44), (WIDTH - 1, HEIGHT - 1)):
+        shares = dict(result.mixture_of(x, y, engine))
+        values = np.float64(result.frames[:, y, x]) @ [0.299, 0.587, 0.114] / 255
+        wanted = np.exp(4 * values) / np.exp(4 * values).sum()
+        assert [shares[name] for name in result.names] == pytest.approx(wanted, abs=2e-3)
+    assert result.mixture_of(5, 5, Engine(only(1))) == [["b.png", 1.0]]
+
+
+def test_a_mixture_is_that_of_the_whole_picture():
+    frames = np.stack(draw_stack(texture(40, 60, 0), 4))
+    fused = fuse_stack(frames, Engine(brightest), maps=False, deep=True, tilt=1.5)
+    shares = mixture_at(frames, Engine(brightest), 33, 21, tilt=1.5)
+    assert shares.sum() == pytest.approx(1, abs=1e-5)
+    mixed = np.float64(shares) @ frames[:, 21, 33]
+    assert fused.picture[21, 33] / 257 == pytest.approx(mixed, abs=0.02)
+
+
+def test_frames_that_take_no_part_have_no_share():
+    frames = np.stack(draw_stack(texture(40, 60, 0), 4))
+    shares = mixture_at(frames, Engine(brightest), 3, 2, use=[1, 3])
+    assert shares[[0, 2]].tolist() == [0, 0]
+    assert shares.sum() == pytest.approx(1, abs=1e-5)
+
+
+def test_a_relief_comes_with_its_texture(result):
+    data = result.relief()
+    length = int.from_bytes(data[:4], "little")
+    levels = np.frombuffer(data[4 : 4 + length], "<u2")
+    assert levels[0] * levels[1] == len(levels) - 2
+    assert abs(levels[0] / levels[1] - WIDTH / HEIGHT) < 0.8
+    assert opened(data[4 + length :]).shape == (HEIGHT, WIDTH, 3)
+
+
+def test_what_is_not_there_is_told(result, tmp_path):
+    for what in ("alignment", "slabs", "../x"):
+        with pytest.raises(StackError, match="fuse with that option"):
+            result.write_other(what, tmp_path, "x")
+    assert result.write_other("focus", tmp_path, "x").name == "x_focus.png"
+
+
+def test_a_cut_leaves_the_area_alone(result, tmp_path):
+    result.area = [10, 50, 20, 80]
+    result.write(tmp_path / "a.png", 8, True)
+    cut = cv2.imread(str(tmp_path / "a.png"))[..., ::-1]
+    assert np.array_equal(cut, to_8_bits(np.array(result.picture[10:50, 20:80])))
+
+
+def test_8_bits_of_16_are_those_fused_at_once():
+    """So the page keeps 16 bits and gives 8 that are predict.py's."""
+    frames = np.stack(draw_stack(texture(60, 80, 3), 5))
+    deep = fuse_stack(frames, Engine(brightest), maps=False, deep=True).picture
+    assert np.array_equal(
+        to_8_bits(deep), fuse_stack(frames, Engine(brightest), maps=False).picture
+    )
+
+
+def test_frames_are_read_into_a_file_that_stays(tmp_path):
+    paths, seen = [tmp_path / f"{k}.png" for k in range(3)], []
+    for k, path in enumerate(paths):
+        cv2.imwrite(str(path), texture(20, 30, k))
+    store = tmp_path / "frames.raw"
+    stack = read_stack(paths, store=store, progress=lambda *step: seen.append(step))
+    assert seen == [(1, 3), (2, 3), (3, 3)]
+    stack.frames[0] = 7  # as alignment does, in place
+    held = np.fromfile(store, np.uint8).reshape(3, 20, 30, 3)
+    assert (held[0] == 7).all()
+    assert np.array_equal(held[1:], read_stack(paths).frames[1:])

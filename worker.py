@@ -1,0 +1,228 @@
+"""The work of the page of app.py, in a process of its own: looking at frames, and fusing them.
+
+It takes one line of JSON from stdin, what is to be done, and tells how that goes in lines of JSON
+on stdout. So the page stays quick while it works, a broken file or a lack of memory ends the work
+and not the page, and to cancel is to end the process.
+"""
+
+import argparse
+import base64
+import contextlib
+import json
+import os
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from alignment import common_area
+from formats import decode, write_picture
+from metadata import Metadata
+from pictures import read_stack
+from pipeline import Files, add_fuse_options, fuse_read, make_engine, tilt_of, write_slabs
+from previews import sharpness
+from show import reduced
+from stack_files import frames_in_file
+from uploads import Limits, check_declared, frames_of
+from utils import KNOWN_FAILURES, StackError, sentence_of, write_json
+
+DRAFT = 4  # how much smaller a draft is, each way
+THUMB_SIDE = 320  # px
+SPARE = 2 * 2**30  # bytes that looking at frames may take beyond those of the frames themselves
+AT_WORK = 32  # bytes for a pixel of a frame that is decoded: 16-bit RGBA, and copies of it
+PAUSE = 0.1  # seconds between two tellings of one stage
+BEHIND = 5  # so much less urgent is the work than the page, as os.nice has it
+
+
+class Teller:
+    """Tells the page how the work goes.
+
+    Args:
+        stream: binary, written to.
+    """
+
+    def __init__(self, stream):
+        self.stream = stream
+        self.last = (None, 0.0)
+
+    def tell(self, **message):
+        self.stream.write(json.dumps(message).encode() + b"\n")
+        self.stream.flush()
+
+    def stage(self, name, done, total, part=None):
+        """As `shown` of pipeline.stage; most of many steps are passed over."""
+        stage, when = self.last
+        now = time.monotonic()
+        if stage == (name, part) and done < total and now - when < PAUSE:
+            return
+        self.last = (name, part), now
+        self.tell(stage=name, done=done, total=total, part=part)
+
+
+def look(job, teller):
+    """Look at each frame: its size, how sharp it is, a thumbnail, and a copy for the draft.
+
+    Args:
+        job: {"files", "folder", "first", "upload", "pixels"}: paths; a folder for what is made;
+            the number of the first frame; see uploads.Limits.
+    """
+    limits = Limits(job["upload"], job["pixels"])
+    bound_memory(AT_WORK * limits.pixels + SPARE)
+    folder, number = Path(job["folder"]), job["first"]
+    for done, file in enumerate(map(Path, job["files"])):
+        teller.stage("looking at frames", done, len(job["files"]))
+        try:
+            check_declared(file, limits)
+            frames = frames_of(file)
+            for frame in frames:
+                told = look_at(frame, folder, number)
+                teller.tell(frame=told | {"file": str(file)}, of=len(frames))
+                number += 1
+        except KNOWN_FAILURES as error:
+            teller.tell(refused=str(file), sentence=sentence_of(error))
+        except Exception as error:  # decoders have classes of their own; the next file goes on
+            teller.tell(
+                refused=str(file),
+                sentence=f"{file} cannot be read ({error}): export or copy it again",
+            )
+    teller.stage("looking at frames", len(job["files"]), len(job["files"]))
+
+
+def look_at(frame, folder, number):
+    """What is told of one frame; writes <number>.jpg and <number>.png into the folder."""
+    decoded = decode(frame)
+    picture = decoded.picture
+    height, width, channels = picture.shape
+    profile = decoded.metadata.profile
+    write_picture(folder / f"{number}.jpg", reduced(picture, THUMB_SIDE, profile))
+    size = max(width // DRAFT, 1), max(height // DRAFT, 1)
+    small = cv2.resize(picture, size, interpolation=cv2.INTER_AREA).reshape(*size[::-1], channels)
+    write_picture(folder / f"{number}.png", small, Metadata(profile=profile))
+    return {
+        "id": number,
+        "name": frame.name,
+        "number": getattr(frame, "number", None),
+        "width": width,
+        "height": height,
+        "channels": channels,
+        "bytes": picture.nbytes,
+        "sharpness": sharpness(picture),
+    }
+
+
+def bound_memory(count):
+    """Let this process take `count` bytes more at most, where the system can hold it to that."""
+    try:
+        import resource
+
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+        most = pages * resource.getpagesize() + count
+        _, hard = resource.getrlimit(resource.RLIMIT_AS)
+        if hard == resource.RLIM_INFINITY or hard > most:
+            resource.setrlimit(resource.RLIMIT_AS, (most, hard))
+    except (ImportError, OSError, ValueError):
+        pass  # no such limits here
+
+
+def fuse(job, teller):
+    """Fuse a draft, then the frames themselves.
+
+    Args:
+        job: {"frames", "names", "small", "options", "draft", "full"}: [file, number or None] of
+            each frame; what they are called; the files of the small copies; words for the options
+            of pipeline.add_fuse_options; folders for the results, draft None for none.
+    """
+    parser = argparse.ArgumentParser()
+    add_fuse_options(parser)
+    args = parser.parse_args(job["options"])
+    args.confidence = None  # that of the options of predict.py, which a network may lack
+    engine = make_engine(args)
+    engine.load()
+    if job["draft"]:
+        small = [Path(file) for file in job["small"]]
+        try:
+            fuse_into(Path(job["draft"]), small, job["names"], engine, args, teller, "draft")
+        except KNOWN_FAILURES as error:
+            teller.tell(draft_failed=sentence_of(error))
+    paths = [frame_at(*at) for at in job["frames"]]
+    fuse_into(Path(job["full"]), paths, job["names"], engine, args, teller)
+
+
+def frame_at(file, number):
+    """The path of a frame, or the frame in a file of this number from 1."""
+    file = Path(file)
+    return file if number is None else frames_in_file(file)[number - 1]
+
+
+def fuse_into(folder, paths, names, engine, args, teller, part=None):
+    """Fuse frames, and leave in a folder all that the page looks at; see viewing.Result."""
+    start = time.perf_counter()
+    told = partial(teller.stage, part=part)
+    folder.mkdir(parents=True)
+    stack = read_stack(paths, store=folder / "frames.raw", progress=partial(told, "reading frames"))
+    has_weights = engine.output == "weights"
+    files = Files(
+        folder / "fused.npy",
+        folder / "focus.npy",
+        folder / "confidence.npy" if has_weights else None,
+        alignment=None if args.align == "off" else folder / "alignment.json",
+    )
+    args.bits = 16  # what is taken home may have 8, and is retouched before
+    made = fuse_read(stack, engine, files, args, told)
+    np.save(files.picture, made.fused.picture)
+    np.save(files.focus_map, made.fused.focus_map)
+    if has_weights:
+        np.save(files.confidence, made.fused.confidence)
+    use = list(range(len(paths))) if made.alignment is None else made.alignment.kept
+    if args.slab and part is None:
+        metadata = stack.metadata
+        write_slabs(folder / "slabs", use, args.slab, made.fuse, None, metadata, told)
+    area = None
+    if made.alignment is not None:
+        with contextlib.suppress(StackError):  # nothing in common: there is nothing to cut to
+            area = common_area(made.alignment)
+    block = {
+        name: value and base64.b64encode(value).decode()
+        for name, value in vars(stack.metadata).items()
+    }
+    record = {
+        "shape": list(stack.frames.shape),
+        "dtype": stack.frames.dtype.name,
+        "files": [path.name for path in paths],
+        "names": names,
+        "kept": use,
+        "area": area,
+        "notes": made.notes,
+        "metadata": block,
+        "tilt": tilt_of(args),
+        "first_is_near": None if args.near is None else args.near == "first",
+        "seconds": time.perf_counter() - start,
+    }
+    write_json(folder / "result.json", record)
+    teller.tell(made=part or "full")
+
+
+WORK = {"look": look, "fuse": fuse}
+
+
+def main():
+    # What a library prints goes to stderr; the lines of JSON are ours alone.
+    teller = Teller(os.fdopen(os.dup(1), "wb"))
+    os.dup2(2, 1)
+    if hasattr(os, "nice"):
+        os.nice(BEHIND)
+    job = json.loads(sys.stdin.readline())
+    try:
+        WORK[job["kind"]](job, teller)
+    except BrokenPipeError:
+        return 1  # the page is gone
+    except KNOWN_FAILURES as error:
+        teller.tell(error=sentence_of(error))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
