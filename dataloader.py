@@ -1,8 +1,9 @@
 """Training and validation batches from focal stacks in folders.
 
 A data set is a folder with dof_stack/<scene>/ (the frames, in focus order) and AiF/<scene>.* (the
-all-in-focus answer). What a sample is depends on (seed, epoch, position) and on nothing else: no
-hidden random state, so that a run that stops and resumes sees what it would have seen.
+all-in-focus answer), or one of tar files with the same, see shards.py. What a sample is depends on
+(seed, epoch, position) and on nothing else: no hidden random state, so that a run that stops and
+resumes sees what it would have seen.
 """
 
 import hashlib
@@ -26,6 +27,7 @@ from pictures import (
     list_pictures,
     stack_root,
 )
+from shards import list_shards, pairs_in_shards
 from utils import StackError
 
 WHOLE_SHARE = 0.7  # of the samples, which have every frame of their stack
@@ -37,7 +39,8 @@ def find_pairs(datapath):
 
     Args:
         datapath: folder that holds dof_stack/<scene>/ (or "image stack", or stacks) and
-            AiF/<scene>.*; the scenes' frames and the answers are pictures of any format.
+            AiF/<scene>.*; the scenes' frames and the answers are pictures of any format. Or one
+            that holds shards.
     Returns:
         (pairs, left_over): pairs a list of (scene, frame paths in natural order, answer path) in
         natural order of the scenes; left_over a sentence for each stack or answer that has no
@@ -48,6 +51,11 @@ def find_pairs(datapath):
     """
     datapath = Path(datapath)
     stacks = stack_root(datapath)
+    if stacks is None and list_shards(datapath):
+        pairs, left_over = pairs_in_shards(datapath)
+        if not pairs:
+            raise StackError(f"{datapath} holds no stack with its answer in its tar files")
+        return pairs, left_over
     answers_folder = datapath / ANSWER_FOLDER
     if stacks is None or not answers_folder.is_dir():
         missing = ANSWER_FOLDER if stacks else STACK_FOLDERS[0]
@@ -120,6 +128,12 @@ def plan_epoch(frame_counts, batch_size, seed, epoch, subsets, repeat=1, world=1
         same in every epoch, and batches have a multiple of `world` samples.
     """
     rng = np.random.default_rng([seed, epoch, PLAN])
+    batches = group_scenes(rng, frame_counts, batch_size, subsets, repeat, world)
+    return [batches[i] for i in rng.permutation(len(batches))]
+
+
+def group_scenes(rng, frame_counts, batch_size, subsets, repeat, world):
+    """The batches of `plan_epoch`, by their numbers of frames and not yet shuffled."""
     scenes = np.tile(np.arange(len(frame_counts)), repeat)
     n_frames = np.asarray(frame_counts)[scenes]
     if subsets:
@@ -133,13 +147,15 @@ def plan_epoch(frame_counts, batch_size, seed, epoch, subsets, repeat=1, world=1
         chosen = np.resize(chosen, -(-len(chosen) // world) * world)  # by repeating the first ones
         least = int(n_frames[chosen].min())
         batches.append([(int(scenes[i]), least) for i in chosen])
-    return [batches[i] for i in rng.permutation(len(batches))]
+    return batches
 
 
 class EpochBatches(Sampler):
     """Gives a process its share of the planned batches, from any batch of any epoch on.
 
-    A sample's key is (index of the scene, n_frames, epoch, position in the epoch).
+    A sample's key is (index of the scene, n_frames, epoch, position in the epoch). The keys of all
+    processes together are those of one process with the batch of all, but for what fills up a short
+    batch.
 
     Args:
         frame_counts, batch_size, seed, subsets, repeat: see plan_epoch.
@@ -163,12 +179,43 @@ class EpochBatches(Sampler):
 
     def __iter__(self):
         batches = plan_epoch(*self.plan, self.epoch, **self.options)
-        position = 0
-        for number, batch in enumerate(batches):
+        for number, batch in enumerate(batches[self.first_batch :], self.first_batch):
+            # As if all batches were full: what fills up a short one moves no other sample.
+            position = number * self.plan[1] * self.world
             keys = [(*sample, self.epoch, position + i) for i, sample in enumerate(batch)]
-            position += len(batch)
-            if number >= self.first_batch:
-                yield keys[self.rank :: self.world]
+            yield keys[self.rank :: self.world]
+
+
+class OwnBatches(EpochBatches):
+    """Gives a process batches of scenes of its own, in an order of its own.
+
+    All have as many batches, and in one step like numbers of frames, so that none waits long for
+    another: each plans its batches by number of frames, and all shuffle them alike.
+
+    Args:
+        shares: the indices into frame_counts of every process.
+        plan: see EpochBatches.
+    """
+
+    def __init__(self, shares, **plan):
+        super().__init__(**plan)
+        self.shares = shares
+        largest = max(map(len, shares)) * plan.get("repeat", 1)
+        self.length = -(-largest // plan["batch_size"])
+
+    def __iter__(self):
+        frame_counts, batch_size, seed = self.plan
+        own, options = self.shares[self.rank], self.options | {"world": 1}
+        rng = np.random.default_rng([seed, self.epoch, PLAN, self.rank])
+        batches = group_scenes(rng, [frame_counts[i] for i in own], batch_size, **options)
+        taken = np.arange(self.length) * len(batches) // self.length  # who has fewer repeats some
+        order = np.random.default_rng([seed, self.epoch, PLAN]).permutation(self.length)
+        for number in range(self.first_batch, self.length):
+            position = number * batch_size * self.world + self.rank
+            yield [
+                (own[index], n_frames, self.epoch, position + i * self.world)
+                for i, (index, n_frames) in enumerate(batches[taken[order[number]]])
+            ]
 
 
 class Samples(Dataset):

@@ -12,12 +12,19 @@ from utils import StackError, read_bytes
 
 DEPTH_SUFFIXES = (".png", ".npy", ".tif", ".tiff")
 SIDE_FILE = "depth.json"  # beside depth maps: {"kind": "distance" or "disparity"}
+# What a network gives; "kind" in the side file is the last word of it.
+MEANINGS = {
+    "metric": "metric distance",
+    "relative": "relative distance",  # its unit differs from photograph to photograph
+    "disparity": "disparity",  # its zero, too
+}
+LEAST_SPREAD = 1e-3  # of the largest value of a network's map; less is one value and rounding
 LEAST_RANGE = 1e-6  # of the largest disparity; float32 cannot tell less from rounding
 NEAREST_SHARE = 0.02  # of the largest distance; nearer would take the whole range of disparity
 
 
-def kind_beside(folder):
-    """The kind that the side file of a folder of depth maps gives, None without such a file.
+def side_file(folder):
+    """What the side file of a folder of depth maps says, a dict; None without such a file.
 
     Raises:
         StackError: the file cannot be understood.
@@ -26,12 +33,70 @@ def kind_beside(folder):
     if not path.exists():
         return None
     try:
-        kind = json.loads(path.read_text(encoding="utf-8"))["kind"]
-    except (ValueError, KeyError, TypeError) as error:
+        side = json.loads(path.read_text(encoding="utf-8"))
+        kind = side["kind"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise StackError(f'{path} has no "kind": write {{"kind": "distance"}}') from error
     if kind not in ("distance", "disparity"):
         raise StackError(f'{path} says kind "{kind}": write distance or disparity')
-    return kind
+    return side
+
+
+def kind_beside(folder):
+    """The kind that the side file of a folder of depth maps gives, None without such a file.
+
+    Raises:
+        StackError: the file cannot be understood.
+    """
+    side = side_file(folder)
+    return side and side["kind"]
+
+
+def describe_maps(meaning, step):
+    """What the side file says of maps of `encode_map`, whose arguments these are."""
+    kind = MEANINGS[meaning].split()[-1]
+    unit = {
+        "metric": f"{step:g} m a level, 0 is unknown, 65535 is {65535 * step:g} m and more",
+        "relative": "the farthest of each photograph is 65535, 0 is unknown",
+        "disparity": "each photograph fills 0 (the farthest) to 65535 (the nearest)",
+    }
+    side = {
+        "kind": kind,
+        "meaning": MEANINGS[meaning],
+        "larger_is": "farther",
+        "unit": unit[meaning],
+    }
+    if kind == "disparity":
+        side["larger_is"] = "nearer"
+    if meaning == "metric":
+        side["metres_per_level"] = step
+    return side
+
+
+def encode_map(values, meaning, step, name):
+    """A network's map to the 16 bits of its file.
+
+    Args:
+        values: (H, W) float.
+        meaning: of MEANINGS.
+        step: metres a level, of metric distance.
+        name: of the photograph, for the error.
+    Returns:
+        (H, W) uint16; at least 1 in maps of distance, whose 0 is unknown.
+    Raises:
+        StackError: a value is not finite, or all are about the same.
+    """
+    if not np.isfinite(values).all():
+        raise StackError(f"{name}: the network gave NaN or infinite depth: try --precision fp32")
+    low, high = float(values.min()), float(values.max())
+    if high - low <= LEAST_SPREAD * max(abs(low), abs(high)):
+        raise StackError(f"{name}: the network sees one depth everywhere, {high:g}")
+    if meaning == "disparity":
+        return np.uint16(np.rint((values - low) * (65535 / (high - low))))
+    if high <= 0:
+        raise StackError(f"{name}: the network gave distances up to {high:g}: is it --meaning?")
+    levels = values / (step if meaning == "metric" else high / 65535)
+    return np.uint16(np.rint(levels.clip(1, 65535)))
 
 
 def list_depths(folder, suffix):
@@ -108,16 +173,25 @@ def to_region_map(depth, path, depth_range):
     """A depth map to the published synthesis' 8 bit (H, W); see --depth_range.
 
     Raises:
-        StackError: a map of floats, whose values have no regions as they are.
+        StackError: one value everywhere; or a map of floats, whose values have no regions as they
+            are.
     """
     if depth_range == "max":
         values = np.nan_to_num(depth.astype(np.float64), posinf=0, neginf=0)
+        if values.max() <= 0:
+            raise StackError(f"{path} holds no depth: no value of it is above 0")
+        check_spread(values, path)
         return np.floor(254 * values / max(values.max(), 1e-12)).clip(0, 254).astype(np.uint8)
-    if depth.dtype == np.uint16:
-        return (depth // 257).astype(np.uint8)
-    if depth.dtype != np.uint8:
+    if depth.dtype not in (np.uint8, np.uint16):
         raise StackError(f"{path} holds {depth.dtype}: use --depth_range max")
-    return depth
+    check_spread(depth, path)
+    return (depth // 257).astype(np.uint8) if depth.dtype == np.uint16 else depth
+
+
+def check_spread(values, path):
+    """Raise StackError where a map holds one value alone."""
+    if values.min() == values.max():
+        raise StackError(f"{path} is the same everywhere: a stack needs something nearer")
 
 
 def fill_from_farther(disparity):

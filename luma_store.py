@@ -1,6 +1,8 @@
 """The luma of a data set's pictures, decoded once and kept in memory that processes share."""
 
+import io
 import mmap
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -9,6 +11,8 @@ from PIL import Image
 from formats import read_picture
 from pictures import luma
 from utils import StackError
+
+HEADER_BYTES = 1 << 16  # of a file in a shard, which is not read whole for its size
 
 
 class LumaCache:
@@ -55,9 +59,10 @@ class LumaCache:
 def _header_size(path):
     """Pixels of a picture from its header, 0 where Pillow does not know the file."""
     try:
-        with Image.open(path) as image:
+        source = path if isinstance(path, Path) else io.BytesIO(path.read(HEADER_BYTES))
+        with Image.open(source) as image:
             return image.width * image.height
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+    except (StackError, OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return 0  # not cached; reading it will say what is wrong with it
 
 

@@ -5,15 +5,18 @@ OUT/AiF/<scene>.png                the all-in-focus answer
 OUT/depth/<scene>.png              16 bit disparity (larger = nearer), or the published 8 bit map;
                                    none of stacks that come from stacks
 OUT/dataset.json                   every setting, and each scene's lens and camera
+OUT/photographs.json               of random scenes: which photographs are fit for them
 """
 
-import argparse
 import json
 import multiprocessing
+import multiprocessing.connection
 import os
 import shutil
 import signal
 import sys
+import threading
+import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from functools import lru_cache
@@ -23,200 +26,19 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from depth import SIDE_FILE, kind_beside, list_depths, read_depth, to_disparity, to_region_map
+from dataset_options import KINDS, check_arguments, get_parser
+from depth import list_depths, read_depth, to_disparity, to_region_map
 from formats import write_picture
-from photos import PhotoFolder, list_photos, part_readable, read_rgb
+from photos import PhotoFolder, limits_of, list_photos, part_readable, read_fit
 from pictures import STACK_FOLDERS, by_stem, list_pictures
-from restack import (
-    add_camera_options,
-    add_stack_options,
-    camera_faults,
-    camera_options,
-    changed_stack,
-    is_inside,
-    redevelop,
-    scene_rng,
-)
-from utils import (
-    KNOWN_FAILURES,
-    StackError,
-    number,
-    run_main,
-    run_record,
-    sentence_of,
-    write_json,
-)
+from restack import camera_faults, camera_options, changed_stack, redevelop, scene_rng
+from utils import KNOWN_FAILURES, StackError, run_main, run_record, sentence_of, write_json
 
-OF_PHOTOS = ("image_path", "depth_path", "depth_suffix", "depth_kind", "depth_range", "refocus")
-OF_PHOTOS += ("num_frames", "max_coc", "num_scenes", "clean")
-OF_STACKS = ("keep", "shuffle")
 CACHE_MIB = 256  # of photographs, in each process
-KINDS = ("dof_stack", "AiF", "depth", "masks")  # the folders of a data set
 # When a data set is gone on with; the benchmark's folder is the beginning of output_path.
-MAY_CHANGE = ("output_path", "num_scenes", "workers", "benchmark")
-
-
-def get_parser():
-    """The options of make_dataset.py."""
-    parser = argparse.ArgumentParser(
-        description="Make focal stacks with all-in-focus answers. With --depth_path every "
-        "photograph gives a stack; without it, random scenes are composed of all of them. With "
-        "--stack_path the stacks of another data set are changed.",
-    )
-    files = parser.add_argument_group("files")
-    folder = {"metavar": "DIR", "type": os.path.normpath}  # DIR/ is the folder that DIR was
-    files.add_argument("--image_path", **folder, help="all-in-focus photographs")
-    files.add_argument(
-        "--depth_path",
-        **folder,
-        help="depth maps named like the photographs: 8 or 16 bit PNG or TIFF, or .npy "
-        "(default: none, random scenes)",
-    )
-    files.add_argument("--depth_suffix", default="", help="follows the name: art.png, art_disp.png")
-    files.add_argument("--output_path", metavar="DIR", help="the data set")
-    files.add_argument("--save_masks", action="store_true", help="also masks/<scene>/: where focus")
-    files.add_argument(
-        "--demo",
-        action="store_true",
-        help="12 frames of scikit-image's Middlebury motorcycle, blur up to 16 px",
-    )
-    files.add_argument(
-        "--benchmark",
-        **folder,
-        help="instead of --output_path: a fixed test set of scikit-image's pictures, as data sets "
-        "below this folder: aligned, noisy, few (3 frames), pairs and dense (30 frames)",
-    )
-    add_stack_options(parser)
-    lens = parser.add_argument_group("lens")
-    lens.add_argument(
-        "--refocus",
-        choices=("thin_lens", "published"),
-        default="thin_lens",
-        help="how blur is made (default: %(default)s)",
-    )
-    lens.add_argument(
-        "--num_frames",
-        type=number(int, 2, 256),
-        metavar="N",
-        help="frames of a stack (default: 16; random scenes 2 to 16, by their blur)",
-    )
-    lens.add_argument(
-        "--max_coc",
-        type=number(float, 0.5, 128),
-        metavar="PX",
-        help="diameter of the largest circle of confusion (default: 16; random scenes 2 to 30)",
-    )
-    lens.add_argument(
-        "--depth_kind",
-        choices=("distance", "disparity"),
-        help=f"what a larger value means: farther or nearer (default: as {SIDE_FILE} beside says)",
-    )
-    lens.add_argument(
-        "--depth_range",
-        choices=("asis", "max"),
-        help="published: regions by the values as they are (default), or by floor(254 d / max d)",
-    )
-    scene = parser.add_argument_group("scenes")
-    scene.add_argument(
-        "--num_scenes", type=number(int, 1, 10**7), help="random scenes (default: 1000)"
-    )
-    scene.add_argument(
-        "--size",
-        type=number(int, 16, 16384),
-        metavar="PX",
-        help="side of random scenes (default: 224), or longer side of photographs (default: as is)",
-    )
-    scene.add_argument(
-        "--clean",
-        action="store_true",
-        help="random scenes without the noise, JPEG, flicker and shake that half of them have",
-    )
-    add_camera_options(parser)
-    run = parser.add_argument_group("run")
-    run.add_argument("--seed", type=number(int, 0, 2**32 - 1), default=0, help="(default: 0)")
-    run.add_argument(
-        "--workers",
-        type=number(int, 1, 1024),
-        default=os.cpu_count(),
-        help="processes (default: one a core)",
-    )
-    return parser
-
-
-def check_arguments(parser, args):
-    """Refuse contradictions, and fill in the defaults that depend on other options."""
-    if args.benchmark:
-        from benchmark_set import LONGER_SIDE
-
-        unfit = [name for name in vars(args) if name not in ("benchmark", "workers")]
-        refuse(parser, args, unfit, "--benchmark is a fixed set")
-        args.num_frames, args.max_coc, args.depth_kind = 12, 16.0, "disparity"
-        args.size = LONGER_SIDE
-        return
-    if not args.output_path:
-        parser.error("--output_path is needed: the folder that the data set is to be in")
-    if args.demo:
-        unfit = (*OF_PHOTOS, "stack_path", *OF_STACKS)
-        refuse(parser, args, unfit, "--demo brings its own picture and lens")
-        args.num_frames, args.max_coc, args.depth_kind = 12, 16.0, "disparity"
-        return
-    if args.stack_path:
-        unfit = (*OF_PHOTOS, "size", "save_masks")
-        refuse(parser, args, unfit, "--stack_path brings its own pictures and blur")
-        if not Path(args.stack_path).is_dir():
-            parser.error(f"--stack_path {args.stack_path} is no folder: give that of a data set")
-        if is_inside(args.output_path, args.stack_path):
-            parser.error("--output_path lies in --stack_path, whose stacks stay as they are")
-        return
-    refuse(parser, args, OF_STACKS, "only stacks of --stack_path are chosen from and shuffled")
-    if not args.image_path or not Path(args.image_path).is_dir():
-        parser.error(f"--image_path {args.image_path}: give a folder of photographs")
-    for name in ("image_path", "depth_path"):
-        if is_output(getattr(args, name), args.output_path):
-            parser.error(f"--output_path would write into --{name}, which stays as it is")
-    random = not args.depth_path
-    if random and args.refocus == "published":
-        parser.error("--refocus published needs --depth_path")
-    if random and (args.depth_suffix or args.depth_kind or args.depth_range):
-        parser.error("--depth_suffix, --depth_kind and --depth_range need --depth_path")
-    if not random and (args.num_scenes or args.clean):
-        parser.error("--num_scenes and --clean are for random scenes: leave --depth_path away")
-    if args.depth_path and not Path(args.depth_path).is_dir():
-        parser.error(f"--depth_path {args.depth_path} is no folder")
-    if args.refocus == "published" and (args.max_coc or args.size or args.depth_kind):
-        parser.error(
-            "--refocus published has its own blur and size: leave --max_coc, --size and "
-            "--depth_kind away"
-        )
-    if args.refocus != "published" and args.depth_range:
-        parser.error("--depth_range is for --refocus published")
-    if not random and args.refocus == "thin_lens" and not args.depth_kind:
-        args.depth_kind = kind_beside(args.depth_path)
-        if not args.depth_kind:
-            parser.error(
-                "--depth_kind distance or disparity is needed: does a larger value mean farther "
-                f"or nearer? (no {SIDE_FILE} in {args.depth_path})"
-            )
-    args.num_scenes = (args.num_scenes or 1000) if random else None
-    args.num_frames = args.num_frames or (None if random else 16)
-    args.max_coc = args.max_coc or (30.0 if random else 16.0)
-    args.size = args.size or (224 if random else None)
-
-
-def is_output(source, output):
-    """Whether a folder of pictures to read is one that a data set at `output` writes into."""
-    if not source:
-        return False
-    source = Path(source).resolve()
-    places = [(Path(output) / kind).resolve() for kind in KINDS]
-    return any(place in (source, *source.parents) for place in places)
-
-
-def refuse(parser, args, names, why):
-    """End with a sentence if one of the options `names` is given."""
-    for name in names:
-        if getattr(args, name) != parser.get_default(name):
-            parser.error(f"{why}: leave --{name} away")
+MAY_CHANGE = ("output_path", "num_scenes", "workers", "benchmark", "strict")
+SAVE_EVERY = 5.0  # seconds, at least: what a killed run loses of its record
+PHOTOS_FILE = "photographs.json"
 
 
 def pair_depth(image_path, depth_path, suffix):
@@ -270,7 +92,7 @@ def photo_scene(photo, depth_map, args, rng):
     from refocus import published_refocus, refocus_picture, regions_of_depth, to_linear
     from scenes import develop
 
-    picture = read_rgb(photo) if isinstance(photo, Path) else photo
+    picture = read_fit(photo, limits_of(args)) if isinstance(photo, Path) else photo
     depth = read_depth(depth_map, picture.shape) if isinstance(depth_map, Path) else depth_map
     n_frames = args.num_frames
     if args.refocus == "published":
@@ -292,13 +114,13 @@ def photo_scene(photo, depth_map, args, rng):
     return frames, picture, *describe_disparity(disparity, focus), settings
 
 
-def random_scene(photos, args, rng):
+def random_scene(photos, args, index):
     """A stack of a random scene; see `photo_scene` for what it returns."""
     import scenes
 
     faults = camera_faults(args) if args.clean or camera_options(args) else None
-    frames, answer, disparity, settings = scenes.random_scene(
-        rng, photos, args.size, args.max_coc, args.num_frames, faults
+    frames, answer, disparity, settings = scenes.numbered_scene(
+        photos, args.seed, index, args.size, args.max_coc, args.num_frames, faults
     )
     focus = np.array(settings["focus_disparity"])
     return frames, answer, *describe_disparity(disparity, focus), settings
@@ -352,9 +174,9 @@ def write_scene(output, name, scene, save_masks, profiles):
 def list_jobs(args):
     """The scenes to make: [(name, photograph, depth map)], and a sentence for each thing left out.
 
-    A random scene has all photographs and None in their places, a stack of a data set the list of
-    its frames and its answer, a composed scene of the benchmark its recipe and None. Raises
-    StackError where there is nothing.
+    A random scene has None in their places, since it is made of all that are fit; a stack of a data
+    set has the list of its frames and its answer, a composed scene of the benchmark its recipe and
+    None. Raises StackError where there is nothing.
     """
     if args.demo or args.benchmark:
         from skimage.data import stereo_motorcycle
@@ -376,47 +198,61 @@ def list_jobs(args):
         from dataloader import find_pairs
 
         return find_pairs(args.stack_path)
-    photos = list_photos([args.image_path])
     digits = max(5, len(str(args.num_scenes - 1)))
-    return [(f"scene_{k:0{digits}d}", photos, None) for k in range(args.num_scenes)], []
+    return [(f"scene_{k:0{digits}d}", None, None) for k in range(args.num_scenes)], []
 
 
 @lru_cache(maxsize=1)
-def open_photos(paths):
-    """A PhotoFolder that keeps what it has read from scene to scene of this process."""
-    return PhotoFolder(paths, CACHE_MIB)
+def open_photos(path):
+    """A PhotoFolder of the fit photographs that a file of `part_readable` names.
+
+    It keeps what it has read from scene to scene of this process. That each process reads their
+    names itself spares sending thousands of them with every scene.
+    """
+    known = json.loads(path.read_text(encoding="utf-8"))["photographs"]
+    return PhotoFolder([Path(name) for name, row in known.items() if not row[-1]], CACHE_MIB)
 
 
 def start_worker():
-    """Set up a process of the pool: it has one core."""
+    """Set up a process of the pool: it has one core, and ends when the main process is killed."""
     import torch
 
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
+    threading.Thread(target=end_with_parent, daemon=True).start()
+
+
+def end_with_parent():
+    """Wait for the end of the process that started this one, and end: nobody else would."""
+    multiprocessing.connection.wait([multiprocessing.parent_process().sentinel])
+    os._exit(1)
 
 
 def make_scene(args, index, job):
     """Make and write scene `index`, in a process of its own.
 
     Returns:
-        (settings, None), or (None, the sentence that says what is wrong with its input).
+        (settings, None, False), or (None, the sentence that says what is wrong, whether it is the
+        photograph or its depth).
     """
     name, photo, depth_map = job
+    output = Path(args.output_path)
     rng = np.random.default_rng([args.seed, index])
-    profiles = (None, None)
+    scene, profiles = None, (None, None)
     try:
         if args.stack_path:
             scene, profiles = changed_stack(photo, depth_map, args, scene_rng(args.seed, name))
-        elif isinstance(photo, list):
-            scene = random_scene(open_photos(tuple(photo)), args, rng)
+        elif photo is None:
+            scene = random_scene(open_photos(output / PHOTOS_FILE), args, index)
         elif args.benchmark and depth_map is None:
             scene = composed_scene(photo, args)
         else:
             scene = photo_scene(photo, depth_map, args, rng)
-        return write_scene(Path(args.output_path), name, scene, args.save_masks, profiles), None
+        return write_scene(output, name, scene, args.save_masks, profiles), None, False
     except KNOWN_FAILURES as error:
         sentence = sentence_of(error)
-        return None, sentence if name in sentence else f"{name}: {sentence}"
+        bad_input = bool(args.depth_path) and scene is None and isinstance(error, StackError)
+        return None, sentence if name in sentence else f"{name}: {sentence}", bad_input
 
 
 def run_all(function, items, workers):
@@ -490,12 +326,15 @@ def make_set(args):
     """
     output = Path(args.output_path)
     jobs, left_out = list_jobs(args)
-    for sentence in left_out:
-        print(f"left out: {sentence}", file=sys.stderr)
     settings = {name: value for name, value in vars(args).items() if name not in MAY_CHANGE}
     record = load_record(output / "dataset.json", settings)
     if args.num_scenes:
-        jobs = without_bad_photos(jobs, args.workers)
+        photos = list_photos([args.image_path])
+        limits = limits_of(args)
+        _, left_out = part_readable(photos, args.workers, limits, output / PHOTOS_FILE)
+        open_photos.cache_clear()
+    for sentence in left_out:
+        print(f"left out: {sentence}", file=sys.stderr)
     if not args.stack_path:
         record["kind"] = "published" if args.refocus == "published" else "disparity"
     todo = [
@@ -503,22 +342,42 @@ def make_set(args):
         for index, job in enumerate(jobs)
         if job[0] not in record["scenes"] or not (output / "AiF" / f"{job[0]}.png").exists()
     ]
-    write_json(output / "dataset.json", record)
+    save_record(output, record)
     failures = []
+    last, pause = time.monotonic(), SAVE_EVERY
     try:
-        for (_, _, job), (scene, wrong) in run_all(make_scene, todo, args.workers):
-            if wrong:
-                failures.append(wrong)
-            else:
+        for (_, _, job), (scene, wrong, bad_input) in run_all(make_scene, todo, args.workers):
+            if scene is not None:
                 record["scenes"][job[0]] = scene
+            elif bad_input:
+                left_out.append(wrong)
+                tqdm.write(f"left out: {wrong}", file=sys.stderr)
+            else:
+                failures.append(wrong)
+            if time.monotonic() > last + pause:
+                start = time.monotonic()
+                save_record(output, record)
+                last = time.monotonic()
+                pause = max(SAVE_EVERY, 20 * (last - start))  # of a large set it takes a while
     finally:
-        record["scenes"] = dict(sorted(record["scenes"].items()))
-        write_json(output / "dataset.json", record)
+        record["left_out"] = left_out
+        save_record(output, record)
     for wrong in failures:
         print(f"error: {wrong}", file=sys.stderr)
-    print(f"{output}: {len(record['scenes'])} scenes, {len(todo) - len(failures)} of them new")
+    made = sum(job[0] in record["scenes"] for *_, job in todo)
+    print(
+        f"{output}: {len(record['scenes'])} scenes, {made} of them new, {len(left_out)} "
+        f"{'stacks' if args.stack_path else 'photographs'} left out"
+    )
     # A changed data set is to have the scenes that its source has.
-    return 1 if failures or (args.stack_path and left_out) else 0
+    incomplete = left_out and (args.strict or args.stack_path)
+    return 1 if failures or incomplete or not record["scenes"] else 0
+
+
+def save_record(output, record):
+    """Write dataset.json, its scenes in the order of their names."""
+    record["scenes"] = dict(sorted(record["scenes"].items()))
+    write_json(output / "dataset.json", record)
 
 
 def make_benchmark(parser, args):
@@ -548,18 +407,6 @@ def main(argv=None):
     args = parser.parse_args(argv)
     check_arguments(parser, args)
     return make_benchmark(parser, args) if args.benchmark else make_set(args)
-
-
-def without_bad_photos(jobs, workers):
-    """The jobs of random scenes with the photographs that can be read.
-
-    Raises:
-        StackError: none can.
-    """
-    good, left_over = part_readable(jobs[0][1], workers)
-    for sentence in left_over:
-        print(f"left out: {sentence}", file=sys.stderr)
-    return [(name, good, None) for name, _, _ in jobs]
 
 
 if __name__ == "__main__":

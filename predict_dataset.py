@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
@@ -28,6 +29,7 @@ from pipeline import (
     result_suffix,
 )
 from previews import preview_files
+from processes import join_processes
 from records import Record, wanted_record
 from report import Card, write_card, write_report
 from utils import (
@@ -51,8 +53,25 @@ NOT_OF_RESULTS = {
     "quiet",
     "low_memory",
     "use_alignment",
+    "part",
 }
 COLUMNS = ("stack", "width", "height", "frames", "network_seconds", "seconds")
+
+
+def part_of(word):
+    """An argparse type: "K/N" or "slurm" to (K, N), 1 <= K <= N."""
+    if word == "slurm":
+        names = ("SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_MIN", "SLURM_ARRAY_TASK_COUNT")
+        if not all(os.environ.get(name, "").isdecimal() for name in names):
+            raise argparse.ArgumentTypeError(
+                f"slurm: {', '.join(names)} are not set: start it by sbatch --array=1-N"
+            )
+        task, first, count = (int(os.environ[name]) for name in names)
+        word = f"{task - first + 1}/{count}"
+    k, slash, n = word.partition("/")
+    if not (slash and k.isdecimal() and n.isdecimal() and 1 <= int(k) <= int(n)):
+        raise argparse.ArgumentTypeError(f"{word!r} is no K/N with K from 1 to N")
+    return int(k), int(n)
 
 
 def get_parser():
@@ -67,6 +86,13 @@ def get_parser():
         help="its sub-folders that hold pictures, its TIFF of several pages and its videos are "
         f"the stacks, or those below its {', '.join(STACK_FOLDERS)}; or it holds several such "
         "data sets",
+    )
+    group.add_argument(
+        "--part",
+        type=part_of,
+        metavar="K/N",
+        help="fuse every N-th stack, from the K-th on (1 to N), as one of N starts that share the "
+        "stacks and write to one --output_dir; slurm: as the task of a SLURM array that this is",
     )
     group = parser.add_argument_group("results")
     group.add_argument(
@@ -365,12 +391,12 @@ def main(argv=None):
     for target in targets.values():
         make_folder(target / "records")
     if world > 1:
-        import torch.distributed as dist
-
         # No process waits for long but at the end, and there for the slowest.
-        dist.init_process_group("gloo", timeout=timedelta(days=30))
+        join_processes("gloo", timedelta(days=30))
     try:
-        failures = gather(run_jobs(jobs[rank::world], engine, args, rank), world)
+        part, parts = args.part or (1, 1)
+        own = jobs[part - 1 :: parts][rank::world]
+        failures = gather(run_jobs(own, engine, args, rank), world)
     finally:
         if rank == 0:
             write_summaries(jobs)

@@ -13,6 +13,8 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from network import run_network
 from utils import StackError, rank_and_world, run_record, write_bytes, write_text
@@ -55,6 +57,27 @@ def build_optimizer(network, args):
         {"params": others, "weight_decay": 0.0},
     ]
     return torch.optim.AdamW(groups, args.lr)
+
+
+def across_processes(network, device):
+    """The network to call in training: in one process itself, else one that averages gradients.
+
+    On CUDA the norms take their statistics over the samples of all processes; on other devices each
+    process has its own, and those of process 0 are kept.
+    """
+    if not dist.is_initialized():
+        return network
+    if device.type != "cuda":
+        return DistributedDataParallel(network)
+    return DistributedDataParallel(nn.SyncBatchNorm.convert_sync_batchnorm(network), [device])
+
+
+def to_training_mode(network, freeze_norm):
+    """Training mode, but for the norms where their statistics shall stay as they are."""
+    network.train()
+    for module in network.modules() if freeze_norm else ():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.eval()
 
 
 class Average:
@@ -224,6 +247,43 @@ class Log:
             self.writer.close()
 
 
+class Means:
+    """Means over some steps of what is logged, and how fast they went."""
+
+    def __init__(self):
+        self.start = time.perf_counter()
+        self.sums, self.steps, self.samples, self.positions = {}, 0, 0, 0
+
+    def add(self, values, stack):
+        """Take a step in: {name: number or scalar tensor} and its stack of this process."""
+        for name, value in values.items():
+            self.sums[name] = self.sums.get(name, 0) + value
+        self.steps += 1
+        self.rate = values["lr"]
+        self.samples += len(stack)
+        self.positions += stack.numel()
+
+    def values(self):
+        """{name: mean}, the last learning rate, and the speed of all processes together."""
+        rate = rank_and_world()[1] / (time.perf_counter() - self.start)
+        means = {name: float(value) / self.steps for name, value in self.sums.items()}
+        return means | {
+            "lr": self.rate,
+            "samples_per_second": self.samples * rate,
+            "megapixel_frames_per_second": self.positions * rate / 1e6,
+        }
+
+    def sentences(self):
+        """What the line of an epoch says of its training; nothing where no step was taken."""
+        if not self.steps:
+            return []
+        values = self.values()
+        return [
+            f"training loss {values['loss']:.5f}, gradient {values['gradient_norm']:.3g}, "
+            f"lr {values['lr']:.2e}, {values['samples_per_second']:.1f} samples/s"
+        ]
+
+
 def random_states():
     """The states of all random generators, in types that a checkpoint can hold."""
     name, keys, *rest = np.random.get_state()
@@ -319,6 +379,23 @@ class Run:
         content = io.BytesIO()
         torch.save(checkpoint, content)
         write_bytes(self.folder / name, content.getvalue())
+
+    def start(self, checkpoint):
+        """Take up what a last.pth holds, if there is one; returns as `restore`.
+
+        Raises:
+            StackError: not all processes have found the same one.
+        """
+        note = self.restore(checkpoint) if checkpoint else None
+        if dist.is_initialized():
+            steps = [None] * dist.get_world_size()
+            dist.all_gather_object(steps, self.step)
+            if len(set(steps)) > 1:
+                raise StackError(
+                    f"{self.folder / 'last.pth'} is at step {min(steps)} to one process and at "
+                    f"{max(steps)} to another: put --experiments on storage that all machines share"
+                )
+        return note
 
     def restore(self, checkpoint):
         """Take up what a last.pth holds; returns a sentence where it does not fit wholly."""

@@ -1,48 +1,43 @@
 """Train a fusion network on stacks with all-in-focus answers.
 
-The run lives in experiments/<exp_name>/: args.json, log.jsonl, TensorBoard events, best.pth (to
-use) and last.pth (to resume).
+The run lives in experiments/<exp_name>/: args.json, log.jsonl, TensorBoard events, curves.png,
+best.pth (to use) and last.pth (to resume).
 """
 
 import contextlib
-import hashlib
-import json
+import itertools
+import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.distributed as dist
-from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 import loss
-from augmentation import Augmentation
-from dataloader import (
-    EpochBatches,
-    TrainingStacks,
-    ValidationStacks,
-    batches,
-    find_pairs,
-    make_loader,
-    split_pairs,
-)
-from luma_store import LumaStore
+from curves import draw_run
+from dataloader import batches
+from formats import write_picture
 from metrics import score
-from network import build_network, load_network, run_network
-from photos import PhotoFolder, list_photos, part_readable
+from network import build_network, load_checkpoint, load_network, run_network
+from processes import join_processes
 from runs import (
     Average,
     Log,
+    Means,
     Run,
     Stop,
+    across_processes,
     autocast,
     build_optimizer,
     choose_precision,
     learning_rate,
+    to_training_mode,
 )
 from show import training_panel
-from synthesis import SyntheticStacks, slot_frames
+from sources import build_loaders, check_stacks
+from stages import Stages, table_of_stages
 from train_options import args_config, get_parser, parse_args
 from utils import (
     StackError,
@@ -55,16 +50,54 @@ from utils import (
 )
 
 PANELS = 2  # validation scenes that TensorBoard shows
+WARM_UP = 3  # steps before those that --profile times
+DATA_SECONDS = 15  # that a dry run reads stacks for
 
 
-def fingerprint(content, world):
-    """What an epoch depends on beside the options, as a short text.
+def train_step(run, batch, stages):
+    """Take one step.
 
     Args:
-        content: names and numbers of frames of the training stacks, or names of the photographs.
-        world: processes that share out an epoch.
+        run: the Run; it is advanced.
+        batch: as from `batches`.
+        stages: a Stages.
+    Returns:
+        {"loss", "gradient_norm", "lr" and the terms of the loss: number or scalar tensor}.
+    Raises:
+        StackError: the loss is not finite; the step is not taken.
     """
-    return hashlib.sha256(json.dumps([world, content]).encode()).hexdigest()[:16]
+    with stages.stage("copy"):
+        stack = batch["stack"].to(run.device, non_blocking=True)
+        answer = batch["answer"].to(run.device, non_blocking=True)
+    rate = learning_rate(run.step, run.steps_per_epoch, run.args)
+    for group in run.optimizer.param_groups:
+        group["lr"] = rate
+    run.optimizer.zero_grad()
+    with stages.stage("forward"), autocast(run.device, run.args.precision):
+        output = run_network(run.trained, stack)
+    with stages.stage("loss"):
+        total, terms = loss.weighted_loss(
+            output, {"stack": stack, "answer": answer}, run.loss_weights
+        )
+    with stages.stage("backward"):
+        total.backward()
+    total = total.detach()
+    with stages.stage("optimizer"):
+        norm = torch.nn.utils.clip_grad_norm_(
+            run.network.parameters(), run.args.clip or float("inf")
+        )
+        if not torch.isfinite(total + norm):
+            names = ", ".join(batch["scene"])
+            raise StackError(
+                f"the loss is {float(total):.4g} and its gradient {float(norm):.4g} at step "
+                f"{run.step + 1}, scenes {names}: look at these pictures, or lower --lr"
+            )
+        run.optimizer.step()
+    run.step += 1
+    run.step_in_epoch += 1
+    with stages.stage("average"):
+        run.average.update(run.network, run.step)
+    return {"loss": total, "gradient_norm": norm, **terms, "lr": rate}
 
 
 def train_one_epoch(run, loader, log, stop):
@@ -76,11 +109,12 @@ def train_one_epoch(run, loader, log, stop):
         log: the Log.
         stop: the Stop.
     Returns:
-        0 at the end of the epoch, else the reason of the stop.
+        (reason, means): 0 at the end of the epoch, else the reason of the stop; and the Means over
+        the steps that were taken here.
     Raises:
         StackError: a file cannot be read, or the loss is not finite; its step is not taken.
     """
-    run.trained.train()
+    to_training_mode(run.trained, run.args.freeze_norm)
     bar = tqdm(
         total=run.steps_per_epoch,
         initial=run.step_in_epoch,
@@ -88,50 +122,24 @@ def train_one_epoch(run, loader, log, stop):
         disable=True if rank_and_world()[0] else None,
         leave=False,
     )
-    start, positions, steps, sums = time.perf_counter(), 0, 0, {}  # since the last line of the log
+    whole, line = Means(), Means()
+    stages = Stages()
     with bar:
         for batch in batches(loader):
-            stack = batch["stack"].to(run.device, non_blocking=True)
-            answer = batch["answer"].to(run.device, non_blocking=True)
-            rate = learning_rate(run.step, run.steps_per_epoch, run.args)
-            for group in run.optimizer.param_groups:
-                group["lr"] = rate
-            run.optimizer.zero_grad()
-            with autocast(run.device, run.args.precision):
-                output = run_network(run.trained, stack)
-            total, terms = loss.weighted_loss(
-                output, {"stack": stack, "answer": answer}, run.loss_weights
-            )
-            total.backward()
-            total = total.detach()
-            norm = torch.nn.utils.clip_grad_norm_(
-                run.network.parameters(), run.args.clip or float("inf")
-            )
-            if not torch.isfinite(total + norm):
-                names = ", ".join(batch["scene"])
-                raise StackError(
-                    f"the loss is {float(total):.4g} and its gradient {float(norm):.4g} at step "
-                    f"{run.step + 1}, scenes {names}: look at these pictures, or lower --lr"
-                )
-            run.optimizer.step()
-            run.step += 1
-            run.step_in_epoch += 1
-            run.average.update(run.network, run.step)
-            positions += stack.numel()
-            for name, value in {"loss": total, "gradient_norm": norm, **terms}.items():
-                sums[name] = sums.get(name, 0) + value
-            steps += 1
+            values = train_step(run, batch, stages)
+            for means in (whole, line):
+                means.add(values, batch["stack"])
             bar.update()
             if run.step % run.args.log_every == 0:
-                seconds = time.perf_counter() - start
-                values = {name: float(value) / steps for name, value in sums.items()}
-                bar.set_postfix(loss=f"{values['loss']:.4f}", lr=f"{rate:.2e}")
-                values |= {"lr": rate, "megapixel_frames_per_second": positions / seconds / 1e6}
-                log.write("train", run.epoch, run.step, values)
-                start, positions, steps, sums = time.perf_counter(), 0, 0, {}
+                logged = line.values()
+                bar.set_postfix(loss=f"{logged['loss']:.4f}", lr=f"{logged['lr']:.2e}")
+                log.write("train", run.epoch, run.step, logged)
+                line = Means()
+            if run.args.save_steps and run.step % run.args.save_steps == 0:
+                run.save("last.pth", resumable=True)
             if reason := stop.reason(run.device):
-                return reason
-    return 0
+                return reason, whole
+    return 0, whole
 
 
 @torch.no_grad()
@@ -142,8 +150,9 @@ def validate(run, loader):
         run: the Run.
         loader: of ValidationStacks.
     Returns:
-        (scores, panels): the mean of every metric and of the loss over all stacks of all processes;
-        panels {scene: (H, W, 3) uint8} of the first stacks of this process.
+        (scores, by_n, panels): the mean of every metric and of the loss over all stacks of all
+        processes; PSNR and SSIM as {"PSNR/<N>": mean over the stacks of N frames}; panels
+        {scene: (H, W, 3) uint8} of the first stacks of this process.
     Raises:
         StackError: a file cannot be read or is too small to be scored.
     """
@@ -161,9 +170,10 @@ def validate(run, loader):
         fused, answer = output["fused"][0, 0].cpu().numpy(), batch["answer"][0, 0].numpy()
         scene = batch["scene"][0]
         try:
-            rows.append({"loss": float(total), **score(fused, answer, 1.0)})
+            row = {"loss": float(total), **score(fused, answer, 1.0)}
         except ValueError as error:
             raise StackError(f"the validation stack {scene} cannot be scored: {error}") from error
+        rows.append((stack.shape[2], row))
         if len(panels) < PANELS:
             weights = output["weights"]
             weights = weights if weights is None else weights[0].float().cpu().numpy()
@@ -172,12 +182,23 @@ def validate(run, loader):
         shares = [None] * dist.get_world_size()
         dist.all_gather_object(shares, rows)
         rows = [row for share in shares for row in share]
-    return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}, panels
+    by_n = {
+        f"{name}/{n}": float(np.mean([row[name] for count, row in rows if count == n]))
+        for name in ("PSNR", "SSIM")
+        for n in sorted({count for count, _ in rows})
+    }
+    scores = {name: float(np.mean([row[name] for _, row in rows])) for name in rows[0][1]}
+    return scores, by_n, panels
 
 
 def validate_and_save(run, loader, log):
-    """Validate, log it, and keep the network as best.pth if it has the best PSNR so far."""
-    run.validation, panels = validate(run, loader)
+    """Validate, log it, and keep the network as best.pth if it has the best PSNR so far.
+
+    Returns:
+        What to tell of it.
+    """
+    run.validation, by_n, panels = validate(run, loader)
+    log.write("validation_by_n", run.epoch, run.step, by_n)
     log.write("validation", run.epoch, run.step, run.validation)
     log.show(panels, run.step)
     psnr = run.validation["PSNR"]
@@ -185,13 +206,16 @@ def validate_and_save(run, loader, log):
     if is_best:
         run.best = psnr
         run.save("best.pth")
+    return (
+        f"PSNR {psnr:.2f} dB, SSIM {run.validation['SSIM']:.4f}, "
+        f"loss {run.validation['loss']:.5f}" + (" (best)" if is_best else "")
+    )
+
+
+def tell(run, sentences):
+    """A line on the terminal about where the run stands; process 0 alone writes it."""
     if rank_and_world()[0] == 0:
-        print(
-            f"epoch {run.epoch} step {run.step}: PSNR {psnr:.2f} dB, "
-            f"SSIM {run.validation['SSIM']:.4f}, loss {run.validation['loss']:.5f}"
-            + (" (best)" if is_best else ""),
-            flush=True,
-        )
+        print(f"epoch {run.epoch} step {run.step}: {'; '.join(sentences)}", flush=True)
 
 
 def train(run, training, validation, log, stop):
@@ -210,10 +234,10 @@ def train(run, training, validation, log, stop):
         print(f"all {run.epoch} epochs are done: give more --epochs to go on")
     while run.epoch < run.args.epochs:
         training.batch_sampler.start_at(run.epoch, run.step_in_epoch)
-        reason = train_one_epoch(run, training, log, stop)
+        reason, means = train_one_epoch(run, training, log, stop)
         if reason:
             if reason == Stop.TIME:
-                validate_and_save(run, validation, log)
+                tell(run, [validate_and_save(run, validation, log), *means.sentences()])
             run.save("last.pth", resumable=True)
             if rank_and_world()[0] == 0:
                 print(
@@ -222,121 +246,14 @@ def train(run, training, validation, log, stop):
                 )
             return 0 if reason == Stop.TIME else reason
         run.epoch, run.step_in_epoch = run.epoch + 1, 0
+        scores = []
         if run.epoch % run.args.validate_every == 0 or run.epoch == run.args.epochs:
-            validate_and_save(run, validation, log)
+            scores = [validate_and_save(run, validation, log)]
+        tell(run, scores + means.sentences())
         run.save("last.pth", resumable=True)
         if run.args.save_every and run.epoch % run.args.save_every == 0:
             run.save(f"epoch_{run.epoch:04d}.pth")
     return 0
-
-
-def collect_pairs(datapaths, quiet):
-    """The pairs of all folders; says which stacks and answers have no partner."""
-    pairs = []
-    for datapath in datapaths:
-        found, left_over = find_pairs(datapath)
-        if len(datapaths) > 1:  # two sets may have scenes of one name
-            found = [(f"{Path(datapath).name}/{name}", *rest) for name, *rest in found]
-        pairs += found
-        for sentence in [] if quiet else left_over:
-            print(f"left out: {sentence}")
-    return pairs
-
-
-def stored_samples(args, store, scenes, augmentation):
-    """What trains on the stacks of --datapath.
-
-    Args:
-        args: the options; store: a LumaStore; scenes: indices of the training stacks in it.
-        augmentation: an Augmentation.
-    Returns:
-        (samples, frame_counts, content, sentence): Samples, N of each, what `fingerprint` takes,
-        and what to tell.
-    """
-    frame_counts = [store.frame_count(scene) for scene in scenes]
-    content = [[store.pairs[scene][0], n] for scene, n in zip(scenes, frame_counts)]
-    samples = TrainingStacks(store, scenes, augmentation, args.seed)
-    return samples, frame_counts, content, f"{len(scenes)} stacks train"
-
-
-def random_samples(args, cache_mib, augmentation, device):
-    """What trains on random scenes of --photos.
-
-    Args:
-        args: the options; cache_mib: memory for photographs, MiB; augmentation: an Augmentation.
-        device: torch.device that trains.
-    Returns:
-        As `stored_samples`.
-    Raises:
-        StackError: there are no photographs, or none can be read.
-    """
-    paths, left_over = part_readable(list_photos(args.photos))
-    for sentence in [] if rank_and_world()[0] else left_over:
-        print(f"left out: {sentence}")
-    photos = PhotoFolder(paths, cache_mib // max(args.num_workers, 1))
-    # CUDA does not survive the fork of a loader process, and the blur was never tried on MPS.
-    if device.type != "cuda" or args.num_workers:
-        device = torch.device("cpu")
-    samples = SyntheticStacks(photos, augmentation, args.seed, device)
-    frame_counts = slot_frames(args.scenes_per_epoch, args.seed)
-    content = [path.name for path in paths]
-    sentence = f"{len(frame_counts)} random scenes of {len(paths)} photographs train an epoch"
-    return samples, frame_counts, content, sentence
-
-
-def build_loaders(args, device):
-    """The loaders of a run.
-
-    Returns:
-        (training, validation, data): two loaders and the fingerprint of the training scenes.
-    Raises:
-        StackError: the data cannot be found, read or split.
-    """
-    rank, world, _ = rank_and_world()
-    pairs = collect_pairs(args.datapath, quiet=rank > 0) if args.datapath else []
-    if args.val_datapath:
-        held_out = collect_pairs(args.val_datapath, quiet=rank > 0)
-        parts = range(len(pairs)), range(len(pairs), len(pairs) + len(held_out))
-        pairs += held_out
-    else:
-        parts = split_pairs(pairs, args.val_fraction, args.seed, by_name=args.split == "name")
-    size = tuple(args.image_size)
-    resize = size if args.fit == "resize" and not args.photos else None
-    cache_mib = args.cache_mib // 2 if args.photos else args.cache_mib
-    store = LumaStore(pairs, resize, cache_mib, args.num_workers)
-    augmentation = Augmentation(
-        crop=None if resize else size,
-        frames=args.frames,
-        flips=args.flips,
-        gain=args.gain,
-        noise=args.noise,
-        negatives=args.negatives,
-        shading=args.shading,
-        drift=args.drift,
-    )
-    if args.photos:
-        data = random_samples(args, cache_mib, augmentation, device)
-    else:
-        data = stored_samples(args, store, parts[0], augmentation)
-    samples, frame_counts, content, sentence = data
-    order = EpochBatches(
-        frame_counts,
-        args.batch_size,
-        args.seed,
-        subsets=args.frames == "subset" and not args.photos,  # a random scene draws its own
-        repeat=args.repeat,
-        rank=rank,
-        world=world,
-    )
-    pin = device.type == "cuda"
-    training = make_loader(samples, args.num_workers, pin, batch_sampler=order)
-    share = range(rank, len(parts[1]), world)
-    validation = make_loader(
-        ValidationStacks(store, parts[1], args.val_size), args.num_workers, pin, indices=share
-    )
-    if rank == 0:
-        print(f"{sentence}, {len(parts[1])} validate")
-    return training, validation, fingerprint(content, world)
 
 
 def build_run(args, device, steps_per_epoch, data, checkpoint):
@@ -352,22 +269,20 @@ def build_run(args, device, steps_per_epoch, data, checkpoint):
         config = checkpoint["config"] if checkpoint else args_config(args)
         network = build_network(config).to(device)
     args.precision = choose_precision(network, args, device)
-    trained = network
-    if dist.is_initialized():
-        trained = DistributedDataParallel(network, [device] if device.type == "cuda" else None)
+    average = Average(network, args.ema)
     run = Run(
         args=args,
         folder=Path(args.experiments) / args.exp_name,
         device=device,
         network=network,
-        trained=trained,
-        average=Average(network, args.ema),
+        trained=across_processes(network, device),
+        average=average,
         optimizer=build_optimizer(network, args),
         loss_weights=loss.parse_loss_weights(args.loss_weights),
         steps_per_epoch=steps_per_epoch,
         data=data,
     )
-    note = run.restore(checkpoint) if checkpoint else None
+    note = run.start(checkpoint)
     if note and rank_and_world()[0] == 0:
         print(note)
     return run
@@ -380,7 +295,7 @@ def process_group(device):
     if world == 1:
         yield
         return
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    join_processes("nccl" if device.type == "cuda" else "gloo")
     try:
         yield
         dist.barrier()  # gloo's threads abort a process that leaves while another is at work
@@ -388,9 +303,80 @@ def process_group(device):
         dist.destroy_process_group()
 
 
+def profile(run, training):
+    """Take --profile steps, after a few that warm up, and print where their time goes."""
+    to_training_mode(run.trained, run.args.freeze_norm)
+
+    def endless():
+        for epoch in itertools.count():
+            training.batch_sampler.start_at(epoch, 0)
+            yield from batches(training)
+
+    source, idle = endless(), Stages()
+    for batch in itertools.islice(source, WARM_UP):
+        train_step(run, batch, idle)
+    stages, samples, start = Stages(run.device), 0, time.perf_counter()
+    for batch in stages.each("load", itertools.islice(source, run.args.profile)):
+        train_step(run, batch, stages)
+        samples += len(batch["scene"]) * rank_and_world()[1]
+    seconds = time.perf_counter() - start
+    if rank_and_world()[0] == 0:
+        lines = table_of_stages(stages.seconds, run.args.profile, samples, seconds)
+        print("\n".join(lines))
+    return 0
+
+
+def rehearse(run, training, validation, log, stop):
+    """Read data, take a step, validate, write and read the checkpoints; tell what was found.
+
+    Returns:
+        0, or 1 where a stack cannot be used.
+    Raises:
+        StackError: anything of it fails.
+    """
+    count, wrong = check_stacks(training.dataset, DATA_SECONDS)
+    found = [(count, wrong)]
+    if dist.is_initialized():
+        found = [None] * dist.get_world_size()
+        dist.all_gather_object(found, (count, wrong))
+    count, wrong = sum(n for n, _ in found), [sentence for _, part in found for sentence in part]
+    stop.deadline = 0.0  # the first step is the last
+    run.best = -float("inf")  # of a run that is resumed: best.pth is to be written here
+    train_one_epoch(run, training, log, stop)
+    scores = validate_and_save(run, validation, log)
+    run.save("last.pth", resumable=True)
+    if rank_and_world()[0] == 0:
+        load_network(run.folder / "best.pth", run.device)
+        run.restore(load_checkpoint(run.folder / "last.pth"))
+        for sentence in wrong:
+            print(f"cannot be used: {sentence}")
+        size = (run.folder / "last.pth").stat().st_size / 2**20
+        read = "" if run.args.photos else f"{count} training stacks read, {len(wrong)} unfit; "
+        print(
+            f"dry run: {read}a step; {scores}; last.pth of {size:.1f} MiB written and read; "
+            "nothing is left behind"
+        )
+    return 1 if wrong else 0
+
+
 def main(argv=None):
     """Train; returns the exit status."""
     args, checkpoint = parse_args(get_parser(), argv)
+    if not (args.dry_run or args.profile):
+        return train_or_try(args, checkpoint)
+    with tempfile.TemporaryDirectory() as folder:  # nothing is left behind
+        args.experiments = folder
+        return train_or_try(args, checkpoint)
+
+
+def train_or_try(args, checkpoint):
+    """Build the run that the options ask for, and do with it what they ask for.
+
+    Args:
+        args: the options; checkpoint: what last.pth holds, or None.
+    Returns:
+        The exit status.
+    """
     rank, world, _ = rank_and_world()
     if world > 1 and args.device.startswith(("cuda:", "mps")):
         raise StackError(
@@ -408,9 +394,16 @@ def main(argv=None):
                 f"{args.network} in {args.precision} on {device}, {run.steps_per_epoch} steps an "
                 f"epoch, {run.folder}"
             )
+        if args.profile:
+            return profile(run, training)
         log = Log(None if rank else run.folder, run.step)
         try:
-            return train(run, training, validation, log, stop)
+            if args.dry_run:
+                return rehearse(run, training, validation, log, stop)
+            status = train(run, training, validation, log, stop)
+            if rank == 0 and log.path.is_file():
+                write_picture(run.folder / "curves.png", draw_run(log.path))
+            return status
         finally:
             log.close()
 

@@ -2,13 +2,14 @@
 
 import argparse
 import json
+import os
 from pathlib import Path
 
 import loss
 from augmentation import FRAME_CHOICES
 from metrics import SSIM_WINDOW
 from network import NETWORKS, default_config, load_checkpoint
-from utils import StackError, number
+from utils import StackError, number, rank_and_world
 
 PRESETS = {
     "published": {
@@ -37,13 +38,21 @@ PRESETS = {
         "precision": "fp32",
     }
 }
-OF_STORED_STACKS = ("fit", "repeat", "val_fraction", "split")  # options that need --datapath
+OF_STORED_STACKS = (
+    "fit",
+    "repeat",
+    "val_fraction",
+    "split",
+    "own_shards",
+)  # options that need --datapath
 # What a resumed run must keep, or it would not be the run that stopped.
 FIXED = (
     "network",
     "network_options",
     "seed",
     "batch_size",
+    "global_batch",
+    "own_shards",
     "repeat",
     "scenes_per_epoch",
     "image_size",
@@ -52,11 +61,13 @@ FIXED = (
     "split",
     "val_fraction",
     "optimizer",
+    "freeze_norm",
 )
 # What it meant that a run of an older version did not know an option, where not its default.
 BEFORE = {"shading": 0.0, "drift": 0.0}
 # What belongs to the machine and the time of a start, and not to the run.
 OF_THE_START = ("resume", "max_minutes", "device", "num_workers", "cache_mib", "experiments")
+OF_THE_START += ("dry_run", "profile")
 
 
 def get_parser():
@@ -87,8 +98,19 @@ def get_parser():
     )
     group.add_argument(
         "--resume",
-        action="store_true",
-        help="go on from last.pth with the run's own options; those given again replace them",
+        nargs="?",
+        const="last",
+        choices=["last", "auto"],
+        help="go on from last.pth with the run's own options; those given again replace them. "
+        "auto: begin where there is none yet. Processes that torchrun starts again need not be "
+        "told",
+    )
+    group.add_argument(
+        "--save_steps",
+        type=number(int, low=0),
+        default=1000,
+        help="write last.pth every so many steps as well as after each epoch, since a process that "
+        "is killed saves nothing; 0 after epochs alone",
     )
     group.add_argument(
         "--save_every",
@@ -98,6 +120,19 @@ def get_parser():
     )
     group.add_argument("--log_every", type=whole, default=50, help="steps between lines of the log")
     group.add_argument("--validate_every", type=whole, default=1, help="epochs between validations")
+    group.add_argument(
+        "--dry_run",
+        action="store_true",
+        help="read what data there is time for, take a step, validate on a few stacks, write and "
+        "read the checkpoints, in under a minute; nothing is left behind",
+    )
+    group.add_argument(
+        "--profile",
+        type=whole,
+        metavar="STEPS",
+        help="take so many steps, print where their time goes and how many samples a second that "
+        "is; nothing is left behind",
+    )
 
     group = parser.add_argument_group("network")
     group.add_argument("--network", choices=list(NETWORKS), default="StackMix", help="network")
@@ -115,8 +150,8 @@ def get_parser():
         "--datapath",
         nargs="+",
         metavar="DIR",
-        help="folders with dof_stack/<scene>/ and AiF/<scene>.*; this or --photos is required but "
-        "with --resume",
+        help="folders with dof_stack/<scene>/ and AiF/<scene>.*, or with the tar files that "
+        "make_shards.py makes of such; this or --photos is required but with --resume",
     )
     group.add_argument(
         "--photos",
@@ -201,6 +236,12 @@ def get_parser():
     )
     group.add_argument("--repeat", type=whole, default=1, help="samples of each scene in an epoch")
     group.add_argument(
+        "--own_shards",
+        action="store_true",
+        help="each process trains on shards of its own in an order of its own, so that a machine "
+        "reads and keeps its part of the data alone; without, all share one order, as of folders",
+    )
+    group.add_argument(
         "--val_fraction",
         type=number(float, above=0, below=1),
         default=0.05,
@@ -223,10 +264,10 @@ def get_parser():
     group.add_argument(
         "--num_workers",
         type=number(int, low=0),
-        default=0,
-        help="processes that load; 0 loads between the steps, which is enough once the pictures "
-        "are in the cache. Scenes of --photos are made on the CPU in these processes; with 0 on "
-        "the training device where that is CUDA",
+        help="processes that load; 0 loads between the steps. Scenes of --photos are made on the "
+        "CPU in these processes; with 0 on the training device where that is CUDA (none: as many "
+        "as cores, 16 at most, for --photos on a CPU and for --datapath on CUDA; else 0, which is "
+        "enough once the pictures are in the cache)",
     )
     group.add_argument(
         "--cache_mib",
@@ -239,6 +280,13 @@ def get_parser():
     group = parser.add_argument_group("optimisation")
     group.add_argument(
         "--batch_size", type=whole, default=8, help="scenes in a step of each process"
+    )
+    group.add_argument(
+        "--global_batch",
+        type=whole,
+        metavar="SCENES",
+        help="scenes in a step of all processes together, in place of --batch_size: the run is "
+        "then the same for, and goes on with, any number of processes that divides it",
     )
     group.add_argument("--optimizer", choices=["adamw", "sgd"], default="adamw", help="method")
     group.add_argument("--lr", type=number(float, above=0), default=2e-3, help="learning rate")
@@ -276,6 +324,12 @@ def get_parser():
         help="decay of the moving average of the weights, a step; 0 uses the last weights",
     )
     group.add_argument(
+        "--freeze_norm",
+        action="store_true",
+        help="normalise by the statistics that the network has and leave them, as for small "
+        "batches that go on from --init",
+    )
+    group.add_argument(
         "--loss_weights",
         nargs="+",
         default=[f"{name}={weight}" for name, weight in loss.DEFAULT_WEIGHTS.items()],
@@ -299,8 +353,10 @@ def parse_args(parser, argv=None):
     args = parser.parse_args(argv)
     last = Path(args.experiments) / args.exp_name / "last.pth"
     checkpoint = None
-    if args.resume:
-        for name in ("init", "preset"):
+    started_again = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
+    goes_on = (args.resume == "auto" or started_again) and last.is_file()
+    if goes_on or args.resume == "last":
+        for name in () if goes_on else ("init", "preset"):
             if getattr(args, name):
                 parser.error(f"--{name} begins a run, --resume goes on with one: give one of them")
         if not last.is_file():
@@ -311,6 +367,7 @@ def parse_args(parser, argv=None):
         kept = {k: v for k, v in checkpoint["args"].items() if k not in OF_THE_START}
         kept = BEFORE | kept
         args = parser.parse_args(argv, argparse.Namespace(**kept))
+        args.resume = "last"
         for name in FIXED:
             # A run of an older version had the default of what it did not know.
             if getattr(args, name) != kept.setdefault(name, parser.get_default(name)):
@@ -318,15 +375,19 @@ def parse_args(parser, argv=None):
                     f"--{name} is {kept[name]} in the run {args.exp_name} and cannot change when "
                     "it is resumed"
                 )
-    elif last.exists():
+    elif last.exists() and not (args.dry_run or args.profile):
         raise StackError(
             f"{last.parent} already holds a run: --resume goes on with it, another --exp_name "
             "starts one"
         )
-    elif args.preset:
-        parser.set_defaults(**PRESETS[args.preset])
-        args = parser.parse_args(argv)
+    else:
+        if args.preset:
+            parser.set_defaults(**PRESETS[args.preset])
+            args = parser.parse_args(argv)
+        args.resume = None  # there is nothing to go on from
     check_args(parser, args)
+    if args.global_batch:
+        args.batch_size = args.global_batch // rank_and_world()[1]
     return args, checkpoint
 
 
@@ -335,6 +396,13 @@ def check_args(parser, args):
     if Path(args.exp_name).name in ("", ".."):
         parser.error(f"--exp_name {args.exp_name!r} is no name of a folder: give the run a name")
     check_data(parser, args)
+    if args.global_batch and args.global_batch % rank_and_world()[1]:
+        parser.error(
+            f"--global_batch {args.global_batch} cannot be shared out evenly to "
+            f"{rank_and_world()[1]} processes: give a multiple of that"
+        )
+    if args.dry_run and args.profile:
+        parser.error("--dry_run checks a run, --profile times its steps: give one of them")
     try:
         weights = loss.parse_loss_weights(args.loss_weights)
     except ValueError as error:

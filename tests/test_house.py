@@ -20,8 +20,11 @@ IMPORTS = {
     "stack_files": "utils metadata formats",
     "pictures": "utils metadata formats stack_files",
     "depth": "utils formats",
+    "upsampling": "",
+    "depth_models": "utils",
+    "shapes": "",
     "network": "utils",
-    "scenes": "refocus",
+    "scenes": "refocus shapes",
     "alignment": "utils",
     "registration": "",
     "linking": "registration",
@@ -60,23 +63,33 @@ IMPORTS = {
     "photos": "utils formats pictures",
     "luma_store": "utils formats pictures",
     "augmentation": "utils",
-    "dataloader": "utils pictures augmentation",
+    "shards": "utils formats",
+    "dataloader": "utils pictures augmentation shards",
+    "make_shards": "utils dataloader shards",
     "synthesis": "scenes luma_store augmentation dataloader",
     "restack": "utils metadata pictures refocus scenes",
     "benchmark_set": "refocus scenes",
+    "depth_engines": "utils engines depth_models",
+    "estimate_depth": "utils formats pictures engines photos depth upsampling depth_models "
+    "depth_engines",
+    "dataset_options": "utils photos depth restack benchmark_set",
     "make_dataset": "utils formats pictures photos depth refocus scenes dataloader restack "
-    "benchmark_set",
+    "benchmark_set dataset_options",
+    "sources": "utils photos augmentation shards dataloader luma_store synthesis",
+    "processes": "",
+    "stages": "",
+    "curves": "show",
     "runs": "utils network",
-    "train_options": "utils network loss metrics augmentation dataloader",
-    "train": "utils photos network loss metrics augmentation dataloader luma_store synthesis show "
+    "train_options": "utils network loss metrics augmentation",
+    "train": "utils formats network loss metrics dataloader processes stages show curves sources "
     "runs train_options",
     "evaluate": "utils pictures metrics indices fuse contest scoring tables pages",
     "predict": "utils formats pictures align pipeline previews",
     "app": "utils engines fuse uploads sessions viewing",
-    "predict_dataset": "utils pictures records pipeline previews report",
+    "predict_dataset": "utils pictures records pipeline previews report processes",
 }
-SCRIPTS = ["make_dataset", "train", "evaluate", "predict", "predict_dataset", "toolbox"]
-SCRIPTS += ["robustness", "export", "benchmark", "align", "app"]
+SCRIPTS = ["make_dataset", "estimate_depth", "train", "evaluate", "predict", "predict_dataset"]
+SCRIPTS += ["toolbox", "robustness", "export", "benchmark", "align", "make_shards", "app"]
 
 
 def tree_of(name):
@@ -125,6 +138,13 @@ def test_imports_go_one_way(name):
         "report",
         "pipeline",
         "depth",
+        "upsampling",
+        "depth_models",
+        "depth_engines",
+        "estimate_depth",
+        "photos",
+        "dataset_options",
+        "make_dataset",
         "fuse",
         "engines",
         "benchmark",
@@ -170,6 +190,7 @@ def test_every_option_is_read(name):
 
 DEFAULTS = {
     "make_dataset": ["--output_path", "out"],
+    "estimate_depth": ["--image_path", "a", "--output_path", "b", "--model", "c"],
     "train": ["--exp_name", "x"],
     "evaluate": ["--results", "a", "--reference", "b"],
     "toolbox": ["--stack_path", "a"],
@@ -177,6 +198,7 @@ DEFAULTS = {
     "export": ["--model_path", "a"],
     "benchmark": [],
     "align": ["--stack_path", "a", "--output_dir", "b"],
+    "make_shards": ["--datapath", "a", "--output_path", "b"],
     "predict": ["--stack_path", "a"],
     "app": [],
     "predict_dataset": ["--stack_basedir_path", "a"],

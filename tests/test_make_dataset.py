@@ -1,22 +1,45 @@
 """Making data sets: the tree, going on where it stopped, depth of every kind, bad input."""
 
 import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
 from functools import partial
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 from calling import make_quietly
+from drawn import texture
 
 import make_dataset
-from depth import fill_from_farther, read_depth, to_disparity, to_region_map
+import scenes
+from depth import read_depth
 from formats import read_picture, write_picture
-from utils import StackError
+from photos import PhotoFolder, list_photos
+from utils import StackError, is_alive
+
+# The photographs here are small, and enlarged from smaller ones.
+ANY_PHOTO = ("--min_side", 16, "--min_sharpness", 0)
 
 
 @pytest.fixture
 def run(capsys):
-    """make_dataset.py with these words; see `make_quietly`."""
+    """make_dataset.py with these words, of any photographs; see `make_quietly`."""
+
+    def call(*words):
+        return make_quietly(capsys, *words, *(() if "--demo" in words else ANY_PHOTO))
+
+    return call
+
+
+@pytest.fixture
+def run_as_it_is(capsys):
+    """make_dataset.py with these words alone."""
     return partial(make_quietly, capsys)
 
 
@@ -101,7 +124,7 @@ def test_thin_lens_from_depth_maps(run, photos, depths, tmp_path):
     write_picture(photos / "alone.png", drawn_photo(9))
     (photos / "p1.png").write_bytes((photos / "p1.png").read_bytes()[:300])
     status, said = run(*words, "--num_frames", 3, "--max_coc", 6)
-    assert status == 1, said
+    assert status == 0 and "2 scenes, 2 of them new, 2 photographs left out" in said
     assert "alone.png" in said and "p1.png" in said
     assert sorted(p.name for p in (out / "AiF").iterdir()) == ["p0.png", "p2.png"]
     answer = read_picture(out / "AiF" / "p0.png")
@@ -181,7 +204,7 @@ def test_wrong_calls(run, words, sentence, tmp_path):
 
 
 def test_processes_make_the_same_scenes(photos, tmp_path):
-    words = ["--image_path", photos, "--size", 32, "--max_coc", 4, "--num_scenes", 2]
+    words = ["--image_path", photos, "--size", 32, "--max_coc", 4, "--num_scenes", 2, *ANY_PHOTO]
     for workers in (1, 2):
         make_dataset.main(
             [*map(str, words), "--workers", str(workers), "--output_path", f"{tmp_path}/{workers}"]
@@ -201,33 +224,6 @@ def test_photographs_and_depth_in_one_folder(tmp_path):
         make_dataset.pair_depth(tmp_path, tmp_path, "")
 
 
-def test_holes_are_filled_from_the_farther_side():
-    nan = np.nan
-    filled = fill_from_farther(np.array([[nan, 5, nan, 2, nan], [nan] * 5], np.float32))
-    np.testing.assert_array_equal(filled, [[5, 5, 2, 2, 2]] * 2)
-    with pytest.raises(ValueError, match="finite"):
-        fill_from_farther(np.full((2, 2), nan))
-
-
-def test_disparity_of_distance_and_of_disparity():
-    distance = np.tile(np.repeat([1.0, 2.0, 4.0], 10), (10, 1))
-    disparity = to_disparity(distance, "distance", "d.npy")
-    np.testing.assert_allclose(disparity[5, [5, 15, 25]], [1, 1 / 3, 0], atol=1e-6)
-    same = to_disparity(1 / distance, "disparity", "d.npy")
-    np.testing.assert_allclose(same, disparity, atol=1e-6)
-    with pytest.raises(StackError, match="the same everywhere"):
-        to_disparity(np.ones((10, 10)), "disparity", "d.npy")
-    with pytest.raises(StackError, match="no depth"):
-        to_disparity(np.zeros((10, 10)), "distance", "d.npy")
-
-
-def test_disparity_beyond_the_range_of_float32():
-    ramp = np.tile(np.linspace(1, 2, 30), (10, 1))
-    for scale in (1e300, 1e-300):
-        disparity = to_disparity(ramp * scale, "disparity", "d.npy")
-        np.testing.assert_allclose(disparity, ramp - 1, atol=1e-6)
-
-
 def test_two_maps_or_photographs_of_one_name_are_refused(photos, depths):
     np.save(depths / "p0.npy", np.ones((48, 64)))
     with pytest.raises(StackError, match=r"p0\.png and p0\.npy have one name"):
@@ -236,39 +232,6 @@ def test_two_maps_or_photographs_of_one_name_are_refused(photos, depths):
     write_picture(photos / "p1.tif", drawn_photo(1))
     with pytest.raises(StackError, match=r"p1\.tif and p1\.png have one name"):
         make_dataset.pair_depth(photos, depths, "")
-
-
-def test_region_maps():
-    depth = np.array([[0, 100, 65535]], np.uint16)
-    assert to_region_map(depth, "d", "asis").tolist() == [[0, 0, 255]]
-    assert to_region_map(np.array([[0.0, 1.0, 2.0]]), "d", "max").tolist() == [[0, 127, 254]]
-    with pytest.raises(StackError, match="depth_range max"):
-        to_region_map(np.array([[0.0, 1.0]]), "d.npy", "asis")
-
-
-def test_bad_depth_maps(tmp_path):
-    path = tmp_path / "d.npy"
-    path.write_bytes(b"no array")
-    with pytest.raises(StackError, match="no array"):
-        read_depth(path, (48, 64))
-    np.save(path, np.zeros((4, 5, 6)))
-    with pytest.raises(StackError, match="expected"):
-        read_depth(path, (48, 64))
-    np.save(path, np.zeros((64, 48)))
-    with pytest.raises(StackError, match="48x64"):
-        read_depth(path, (48, 64))
-    write_picture(tmp_path / "d.png", drawn_photo(0))
-    with pytest.raises(StackError, match="colour"):
-        read_depth(tmp_path / "d.png", (48, 64))
-    with open(path, "wb") as file:
-        np.savez(file, np.zeros((48, 64)))
-    with pytest.raises(StackError, match="no array"):
-        read_depth(path, (48, 64))
-    path.write_bytes(b"")
-    with pytest.raises(StackError, match="is empty"):
-        read_depth(path, (48, 64))
-    with pytest.raises(StackError, match=r"e\.npy cannot be read: No such file"):
-        read_depth(tmp_path / "e.npy", (48, 64))
 
 
 def test_depth_of_any_suffix_and_with_alpha(photos, tmp_path):
@@ -280,3 +243,219 @@ def test_depth_of_any_suffix_and_with_alpha(photos, tmp_path):
     assert [path.name for _, path in pairs] == ["p0.PNG", "p1.NPY"] and len(alone) == 1
     for _, path in pairs:
         np.testing.assert_array_equal(read_depth(path, (48, 64)), depth[..., 0])
+
+
+def detailed(seed, height=48, width=64):
+    """A photograph that is sharp enough for the defaults."""
+    return np.uint8(drawn_photo(seed, height, width) // 2 + texture(height, width, seed) // 2)
+
+
+def bad_inputs(folder, depths):
+    """One pair of each kind that cannot be used, its name saying why."""
+    good, ramp = detailed(9), np.tile(np.linspace(0, 250, 64).astype(np.uint8), (48, 1))
+    for name, picture in {
+        "black": good // 20,
+        "tiny": good[:10, :13],
+        "grey": good[..., :1],
+        "blurred": cv2.GaussianBlur(good, (0, 0), 4),
+        "constant": good,
+        "wrongsize": good,
+        "empty": good,
+        "without": good,
+        "nan": good,
+    }.items():
+        write_picture(folder / f"{name}.png", picture)
+        if name not in ("constant", "wrongsize", "empty", "without", "nan"):
+            write_picture(depths / f"{name}.png", ramp)
+    (folder / "broken.png").write_bytes((folder / "black.png").read_bytes()[:90])
+    write_picture(depths / "broken.png", ramp)
+    write_picture(depths / "constant.png", np.full_like(ramp, 80))
+    write_picture(depths / "wrongsize.png", ramp.T)
+    (depths / "empty.png").write_bytes(b"")
+    np.save(depths / "nan.npy", np.full((48, 64), np.nan))
+    return {
+        "black": "black.png is black",
+        "tiny": "tiny.png is 13x10, too small",
+        "grey": "grey.png is grey",
+        "blurred": "blurred.png is blurred",
+        "broken": "broken.png is no picture, is cut short",
+        "constant": "constant.png is the same everywhere",
+        "wrongsize": "wrongsize.png is 48x64, its picture 64x48",
+        "empty": "empty.png is empty",
+        "without": "no depth map for",
+        "nan": "nan.npy holds no depth",
+    }
+
+
+@pytest.mark.parametrize("refocus", ["thin_lens", "published"])
+def test_bad_photographs_and_depth_are_told_and_left_out(
+    run_as_it_is, photos, depths, tmp_path, refocus
+):
+    for k in range(3):
+        write_picture(photos / f"p{k}.png", detailed(k))
+    sentences = bad_inputs(photos, depths)
+    words = ["--image_path", photos, "--depth_path", depths, "--output_path", tmp_path / "out"]
+    words += ["--num_frames", 2, "--min_side", 16]
+    if refocus == "published":
+        words += ["--refocus", refocus, "--depth_range", "max"]
+    else:
+        words += ["--max_coc", 2, "--depth_kind", "distance"]
+    status, said = run_as_it_is(*words)
+    assert status == 0 and "3 scenes, 3 of them new, 10 photographs left out" in said
+    for name, sentence in sentences.items():
+        (line,) = (line for line in said.splitlines() if f"{name}." in line)
+        assert line.startswith("left out: ") and sentence in line
+    assert sorted(p.stem for p in (tmp_path / "out" / "AiF").iterdir()) == ["p0", "p1", "p2"]
+    record = json.loads((tmp_path / "out" / "dataset.json").read_text())
+    assert len(record["left_out"]) == 10
+    status, said = run_as_it_is(*words, "--strict")
+    assert status == 1 and "0 of them new, 10 photographs left out" in said
+
+
+def test_random_scenes_leave_bad_photographs_out(run_as_it_is, photos, depths, tmp_path):
+    for k in range(3):
+        write_picture(photos / f"p{k}.png", detailed(k))
+    bad = ("black", "tiny", "grey", "blurred", "broken")
+    sentences = bad_inputs(photos, depths)
+    for name in set(sentences) - set(bad):
+        (photos / f"{name}.png").unlink()
+    words = ["--image_path", photos, "--output_path", tmp_path / "out", "--size", 32]
+    words += ["--max_coc", 4, "--min_side", 16, "--num_scenes"]
+    status, said = run_as_it_is(*words, 1)
+    assert status == 0 and "1 scenes, 1 of them new, 5 photographs left out" in said
+    assert all(sentences[name] in said for name in bad)
+    for name in bad:  # a clean folder gives the same scenes
+        (photos / f"{name}.png").unlink()
+    words[3] = tmp_path / "clean"
+    assert "0 photographs left out" in run_as_it_is(*words, 1)[1]
+    one, other = (tmp_path / name / "AiF" / "scene_00000.png" for name in ("out", "clean"))
+    assert one.read_bytes() == other.read_bytes()
+
+
+def test_a_folder_of_nothing_but_bad_photographs_is_an_error(run, photos, depths, tmp_path):
+    for k in range(3):
+        write_picture(photos / f"p{k}.png", np.zeros((48, 64, 3), np.uint8))
+    words = ["--image_path", photos, "--output_path", tmp_path / "out"]
+    with pytest.raises(StackError, match=r"none of the 3 photographs can be used: .*p0\.png is bl"):
+        run(*words)
+    status, said = run(*words, "--depth_path", depths, "--depth_kind", "distance")
+    assert status == 1 and "0 scenes, 0 of them new, 3 photographs left out" in said
+
+
+def test_what_cannot_be_written_is_an_error_and_no_bad_input(run, photos, depths, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "AiF").write_text("in the way")
+    (tmp_path / "out" / "dataset.json").write_text('{"settings": {}, "scenes": {}}')
+    words = ["--image_path", photos, "--depth_path", depths, "--output_path", tmp_path / "out"]
+    record = {"settings": make_settings(words, tmp_path), "scenes": {}}
+    (tmp_path / "out" / "dataset.json").write_text(json.dumps(record))
+    status, said = run(*words, "--depth_kind", "distance", "--num_frames", 2)
+    assert status == 1 and said.count("cannot be written") == 3 and "0 photographs left out" in said
+
+
+def make_settings(words, tmp_path):
+    """What dataset.json says of these words."""
+    words = [*words[:-1], tmp_path / "other", *ANY_PHOTO, "--workers", 1]
+    words += ["--depth_kind", "distance", "--num_frames", 2]
+    assert make_dataset.main([str(word) for word in words]) == 0
+    return json.loads((tmp_path / "other" / "dataset.json").read_text())["settings"]
+
+
+def test_a_killed_run_goes_on(run, photos, tmp_path):
+    """Killed as soon as a scene is in the record, while others are being made."""
+    out = tmp_path / "out"
+    words = ["--image_path", photos, "--size", 32, "--max_coc", 4, "--num_scenes", 12]
+    words += [*ANY_PHOTO, "--workers", 1, "--output_path", out]
+    script = "import make_dataset; make_dataset.SAVE_EVERY = 0; make_dataset.main()"
+    process = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            script,
+            *map(str, [*words, *ANY_PHOTO, "--workers", 1]),
+            f"--output_path={out}",
+        ],
+        cwd=Path(make_dataset.__file__).parent,
+        stderr=subprocess.DEVNULL,
+    )
+    record = out / "dataset.json"
+    try:
+        while process.poll() is None and not (
+            record.exists() and "focus_disparity" in record.read_text()
+        ):
+            time.sleep(0.002)
+    finally:
+        process.kill()
+        process.wait()
+    kept = len(json.loads(record.read_text())["scenes"])
+    assert 0 < kept < 12
+    status, said = run(*words)
+    assert status == 0 and f"12 scenes, {12 - kept} of them new" in said
+    run(*words, "--output_path", tmp_path / "whole")
+    files = [
+        {path.relative_to(root): path.read_bytes() for path in root.rglob("*.png")}
+        for root in (out, tmp_path / "whole")
+    ]
+    assert files[0] == files[1]
+    names = ("scenes", "left_out", "kind")
+    one, other = (
+        json.loads((root / "dataset.json").read_text()) for root in (out, tmp_path / "whole")
+    )
+    assert all(one[name] == other[name] for name in names)
+
+
+def test_a_process_of_the_pool_ends_with_the_main_one(tmp_path):
+    script = """
+import make_dataset, os, time
+def main():
+    for _ in make_dataset.run_all(os.kill, [(0, 0), (os.getpid(), 0)], 2):
+        print(*make_dataset.multiprocessing.active_children(), flush=True)
+        time.sleep(60)
+if __name__ == "__main__":
+    main()
+"""
+    (tmp_path / "started.py").write_text(script)
+    process = subprocess.Popen(
+        [sys.executable, tmp_path / "started.py"],
+        env={**os.environ, "PYTHONPATH": str(Path(make_dataset.__file__).parent)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    children = [int(number) for number in re.findall(r"pid=(\d+)", process.stdout.readline())]
+    assert children and all(is_alive(child) for child in children)
+    process.kill()
+    process.wait()
+    process.stdout.close()
+    until = time.monotonic() + 10
+    while any(is_running(child) for child in children) and time.monotonic() < until:
+        time.sleep(0.02)
+    left = [child for child in children if is_running(child)]
+    for child in left:
+        os.kill(child, signal.SIGKILL)
+    assert not left
+
+
+def is_running(process):
+    """Whether a process is there and has not ended: nobody may have asked how it did."""
+    try:
+        return "\nState:\tZ" not in Path(f"/proc/{process}/status").read_text()
+    except OSError:
+        return is_alive(process) and not Path("/proc/self/status").exists()
+
+
+def test_files_hold_the_scenes_that_are_made_without_files(run, photos, tmp_path):
+    words = ["--image_path", photos, "--size", 40, "--max_coc", 6, "--num_scenes", 6, "--seed", 3]
+    assert run(*words, "--output_path", tmp_path / "out")[0] == 0
+    pictures = PhotoFolder(list_photos([photos]), 1)
+    for number in range(6):
+        name = f"scene_{number:05d}"
+        paths = sorted((tmp_path / "out" / "dof_stack" / name).iterdir())
+        frames, answer, _, _ = scenes.numbered_scene(pictures, 3, number, 40, 6.0)
+        assert len(paths) == len(frames) == scenes.numbered_frames(3, number, 6.0)
+        stored = np.stack([read_picture(path) for path in paths])
+        np.testing.assert_array_equal(stored, frames)
+        np.testing.assert_array_equal(
+            read_picture(tmp_path / "out" / "AiF" / f"{name}.png"), answer
+        )
+    assert len({scenes.numbered_frames(3, number) for number in range(20)}) > 5

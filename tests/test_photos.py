@@ -1,11 +1,25 @@
 """photos.py: which photographs there are, which can be read, and what is kept of them."""
 
+import os
+
+import cv2
 import numpy as np
 import pytest
 from drawn import texture
 
+import photos
 from formats import write_picture
-from photos import PhotoFolder, list_photos, part_readable, read_rgb
+from photos import (
+    Limits,
+    PhotoFolder,
+    list_photos,
+    part_readable,
+    read_fit,
+    read_rgb,
+    sharpness,
+    what_is_unfit,
+)
+from pictures import luma
 from utils import StackError
 
 
@@ -59,3 +73,69 @@ def test_photographs_are_kept_within_the_budget(folder, cache_mib):
         with pytest.raises(StackError, match=r"p1\.png cannot be read"):
             photos[1]
     assert len(photos) == 3
+
+
+GOOD = texture(140, 150, 0)
+
+
+@pytest.mark.parametrize(
+    ("picture", "words"),
+    [
+        (GOOD, None),
+        (GOOD[:100], "is 150x100, too small: --min_side is 128"),
+        (GOOD // 20, "is black: its brightest places are at 1[0-2] of 255"),
+        (np.full_like(GOOD, 200), "is of one colour"),
+        (GOOD[..., :1].repeat(3, 2), "is grey: --min_colour is 1, 0 takes it"),
+        (cv2.GaussianBlur(GOOD, (0, 0), 2.5), r"is blurred: its sharpness is 0\.\d\d, --min_sharp"),
+    ],
+)
+def test_what_is_unfit_is_said(tmp_path, picture, words):
+    path = tmp_path / "p.png"
+    write_picture(path, picture)
+    if words is None:
+        assert what_is_unfit(picture, Limits()) is None
+        np.testing.assert_array_equal(read_fit(path, Limits()), picture)
+    else:
+        with pytest.raises(StackError, match=rf"p\.png {words}"):
+            read_fit(path, Limits())
+
+
+def test_a_hot_pixel_leaves_black_black():
+    black = np.zeros_like(GOOD)
+    black[70, 70] = 255
+    assert "is black" in what_is_unfit(black, Limits())
+    assert what_is_unfit(GOOD // 4, Limits()) is None  # dark is not black
+
+
+def test_sharpness_does_not_go_by_contrast_and_background():
+    grey = luma(GOOD)
+    assert sharpness(0.3 + 0.2 * grey) == pytest.approx(sharpness(grey), rel=0.1)
+    wide = np.concatenate([cv2.GaussianBlur(grey, (0, 0), 4)] * 4 + [grey], 1)
+    assert sharpness(wide) > 0.8 * sharpness(grey)
+    blurred = [sharpness(cv2.GaussianBlur(grey, (0, 0), sigma)) for sigma in (1, 2, 3)]
+    assert sharpness(grey) > blurred[0] > blurred[1] > blurred[2]
+    assert sharpness(np.zeros_like(grey)) == 0
+
+
+def test_what_was_read_once_is_not_read_again(folder, tmp_path, monkeypatch):
+    paths, record = list_photos([folder]), tmp_path / "out" / "photographs.json"
+    loose = Limits(16, 1.0, 0.0)
+    write_picture(paths[2], texture(16, 24, 2)[..., :1])
+    good, sentences = part_readable(paths, 1, loose, record)
+    assert good == paths[:2] and "p2.png is grey" in sentences[0]
+    read, wrong = [], photos.what_is_wrong
+
+    def counted(path, limits):
+        read.append(path)
+        return wrong(path, limits)
+
+    monkeypatch.setattr(photos, "what_is_wrong", counted)
+    assert part_readable(paths, 1, loose, record) == (good, sentences) and not read
+    write_picture(paths[2], texture(16, 24, 2))
+    os.utime(paths[2], ns=(1, 1))
+    assert part_readable(paths, 1, loose, record) == (paths, []) and read == paths[2:]
+    assert part_readable(paths[1:], 1, loose, record) == (paths[1:], []) and read == paths[2:]
+    with pytest.raises(StackError, match=r"none of the 3 photographs can be used: .*too small"):
+        part_readable(paths, 1, Limits(), record)
+    record.write_text("{")
+    assert part_readable(paths, 1, loose, record) == (paths, [])

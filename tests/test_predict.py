@@ -526,6 +526,76 @@ def test_two_processes_share_the_stacks(tmp_path, weights):
     assert len(list((tmp_path / "out").glob("*.png"))) == 4
 
 
+def test_parts_make_the_whole_and_a_dead_one_is_made_up_for(tmp_path, weights, monkeypatch, capsys):
+    for k in range(5):
+        make_stack(tmp_path / "set" / f"s{k}", 2)
+    args = ["--stack_basedir_path", tmp_path / "set", "--output_dir", tmp_path / "out"]
+    args += ["--model_path", weights["StackMix"], "--no_report"]
+
+    def made():
+        return sorted(path.stem for path in (tmp_path / "out").glob("*.png"))
+
+    assert call(predict_dataset.main, *args, "--part", "2/2") == 0
+    assert made() == ["s1", "s3"] == list(summary(tmp_path / "out"))
+    for name, value in (("ID", "3"), ("MIN", "3"), ("COUNT", "2")):  # the first of --array=3-4
+        monkeypatch.setenv(f"SLURM_ARRAY_TASK_{name}", value)
+    with monkeypatch.context() as patch:  # as if killed after its first stack
+        fuse = predict_dataset.Job.fuse
+
+        def fuse_or_end(job, *words):
+            if job.name == "s2":
+                raise KeyboardInterrupt
+            fuse(job, *words)
+
+        patch.setattr(predict_dataset.Job, "fuse", fuse_or_end)
+        assert call(predict_dataset.main, *args, "--part", "slurm") == 130
+    assert made() == ["s0", "s1", "s3"]
+    times = {name: (tmp_path / "out" / f"{name}.png").stat().st_mtime_ns for name in made()}
+    assert call(predict_dataset.main, *args) == 0  # the whole does what is left
+    assert made() == list(summary(tmp_path / "out")) == [f"s{k}" for k in range(5)]
+    for name, time in times.items():
+        assert (tmp_path / "out" / f"{name}.png").stat().st_mtime_ns == time
+    monkeypatch.delenv("SLURM_ARRAY_TASK_ID")
+    for word, sentence in [("slurm", "are not set"), ("0/2", "is no K/N"), ("3/2", "is no K/N")]:
+        assert call(predict_dataset.main, *args, "--part", word) == 2
+        assert sentence in capsys.readouterr().err
+
+
+RANK = """
+import os, signal, sys
+sys.path.insert(0, {root!r})
+import predict_dataset
+fuse = predict_dataset.Job.fuse
+def fuse_or_die(job, *words):
+    if job.name == "s3" and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
+        os.kill(os.getpid(), signal.SIGKILL)
+    fuse(job, *words)
+predict_dataset.Job.fuse = fuse_or_die
+predict_dataset.run_main(predict_dataset.main)
+"""
+
+
+def test_a_killed_process_is_started_again_and_its_stacks_are_fused(tmp_path, weights):
+    for k in range(5):
+        make_stack(tmp_path / "set" / f"s{k}", 2)
+    (tmp_path / "rank.py").write_text(RANK.format(root=str(ROOT)))
+    start = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    start += ["--max-restarts", "1", "--monitor-interval", "0.1", tmp_path / "rank.py"]
+    start += ["--stack_basedir_path", tmp_path / "set", "--output_dir", tmp_path / "out"]
+    done = subprocess.run(
+        [sys.executable, *map(str, start), "--model_path", str(weights["StackMix"])],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    # Of the killed one, or of the other, which gloo aborts.
+    assert "SIGKILL" in done.stderr or "exitcode: -" in done.stderr
+    assert list(summary(tmp_path / "out")) == [f"s{k}" for k in range(5)]
+    assert "5 stacks fused" in (tmp_path / "out" / "report.html").read_text()
+
+
 def test_the_report_of_a_run_and_of_its_resumption(tmp_path, weights):
     base, out = tmp_path / "set", tmp_path / "out"
     make_stack(base / "a", 2)

@@ -3,6 +3,7 @@
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,9 +17,10 @@ from torch import nn
 
 import loss
 import runs
+import sources
 import train
 from dataloader import ValidationStacks, batches, find_pairs, make_loader, split_pairs
-from formats import write_picture
+from formats import read_picture, write_picture
 from luma_store import LumaStore
 from metrics import METRICS, score
 from network import build_network, default_config, load_network, run_network
@@ -127,7 +129,8 @@ def test_a_resumed_run_equals_one_that_did_not_stop(request, tmp_path, monkeypat
     ]
     for lines in logs:
         for line in lines:
-            line.get("train", {}).pop("megapixel_frames_per_second", None)
+            for name in ("megapixel_frames_per_second", "samples_per_second"):
+                line.get("train", {}).pop(name, None)
     assert logs[0] == logs[1]
     best = [load(tmp_path / name / "best.pth") for name in ("whole", "parts")]
     assert_equal(best[0]["network"], best[1]["network"])
@@ -155,7 +158,7 @@ def test_what_a_run_leaves_behind(options, tmp_path, data):
     folder = tmp_path / "run"
     names = sorted(path.name for path in folder.iterdir())
     assert [name for name in names if "tfevents" not in name] == [
-        *("args.json", "best.pth", "epoch_0002.pth", "last.pth", "log.jsonl")
+        *("args.json", "best.pth", "curves.png", "epoch_0002.pth", "last.pth", "log.jsonl")
     ]
     assert any("tfevents" in name for name in names)
     record = json.loads((folder / "args.json").read_text())
@@ -381,7 +384,7 @@ def test_a_log_that_was_cut_short_goes_on(options, tmp_path):
     assert resume(tmp_path, "run", "--epochs", "2") == 0
     text = path.read_text()
     assert text.startswith(whole)
-    assert [json.loads(line)["step"] for line in text[len(whole) :].splitlines()] == [4, 5, 6, 6]
+    assert [json.loads(line)["step"] for line in text[len(whole) :].splitlines()] == [4, 5, 6, 6, 6]
 
 
 @pytest.mark.parametrize(
@@ -467,3 +470,90 @@ def test_a_panel_shows_frames_above_and_results_below():
     red, green, blue = panel[6:, 15:].reshape(-1, 3).T.astype(int)
     assert (red > 200).all() and (green > 200).all() and (blue < 100).all()  # the last: yellow
     assert training_panel(stack, stack[0], stack[1]).shape == (12, 40, 3)
+
+
+def scalars(folder):
+    """{tag: [(step, value)]} of the TensorBoard events of a run."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(folder))
+    events.Reload()
+    return {
+        tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]
+    }
+
+
+def test_what_a_researcher_looks_at(options, tmp_path, capsys):
+    held_out = write_set(tmp_path / "held out", [3, 4, 3], 32, 32)
+    place = options.index("--val_fraction")
+    words = options[:place] + options[place + 2 :] + ["--val_datapath", str(held_out)]
+    assert start(words, "run", "--epochs", "2", "--validate_every", "2") == 0
+    found = scalars(tmp_path / "run")
+    training = {f"train/{name}" for name in ("loss", "l1", "ssim", "lr", "gradient_norm")}
+    assert training | {"train/samples_per_second"} <= set(found)
+    lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    whole = next(line["validation"] for line in lines if "validation" in line)
+    by_n = next(line["validation_by_n"] for line in lines if "validation_by_n" in line)
+    assert list(by_n) == ["PSNR/3", "PSNR/4", "SSIM/3", "SSIM/4"]
+    for name in ("PSNR", "SSIM"):
+        mean = (2 * by_n[f"{name}/3"] + by_n[f"{name}/4"]) / 3
+        assert mean == pytest.approx(whole[name])
+        assert found[f"validation_by_n/{name}/4"] == [(8, pytest.approx(by_n[f"{name}/4"]))]
+    said = capsys.readouterr().out.splitlines()
+    assert [line for line in said if line.startswith("epoch 1 step 4: training loss")]
+    last = next(line for line in said if line.startswith("epoch 2 step 8: PSNR"))
+    assert "(best); training loss" in last and last.endswith("samples/s")
+    assert read_picture(tmp_path / "run" / "curves.png").shape[2] == 3
+
+
+@pytest.mark.parametrize("words", [["--dry_run"], ["--profile", "2"]], ids=["dry run", "profile"])
+@pytest.mark.parametrize("data_of", ["options", "photo_options"])
+def test_a_rehearsal_leaves_nothing_behind(request, tmp_path, capsys, words, data_of):
+    options = request.getfixturevalue(data_of)
+    before = sorted(tmp_path.rglob("*"))
+    assert start(options, "run", *words) == 0
+    assert sorted(tmp_path.rglob("*")) == before
+    said = capsys.readouterr().out
+    if words == ["--dry_run"]:
+        assert "a step; PSNR" in said and "nothing is left behind" in said
+        assert ("5 training stacks read, 0 unfit" in said) == (data_of == "options")
+    else:
+        stages = {line.split()[0] for line in said.splitlines() if line.endswith("%")}
+        wanted = {"load", "copy", "forward", "loss", "backward", "optimizer", "average"}
+        assert stages == wanted | {"between", "all"}
+        assert "2 steps, " in said.splitlines()[-1]
+
+
+def test_a_dry_run_names_what_is_broken(options, tmp_path, data, capsys):
+    broken = tmp_path / "broken"
+    shutil.copytree(data, broken)
+    for k in range(7):  # whichever train
+        (broken / "dof_stack" / f"scene{k}" / "1.png").write_bytes(b"no picture")
+    good = ["--val_datapath", str(data), "--datapath", str(broken)]
+    place = options.index("--val_fraction")
+    words = options[:place] + options[place + 2 :]
+    with pytest.raises(StackError, match="is no picture"):  # of its step
+        start(words, "run", *good, "--dry_run")
+    for k in range(1, 7):
+        shutil.copy(data / "dof_stack" / f"scene{k}" / "1.png", broken / "dof_stack" / f"scene{k}")
+    assert start(words, "run", *good, "--dry_run") == 1  # scene 0 is not in its step
+    said = capsys.readouterr().out
+    assert "7 training stacks read, 1 unfit" in said
+    assert "cannot be used:" in said and "scene0/1.png is no picture" in said
+
+
+def test_processes_that_load_are_chosen(options, photo_options, monkeypatch):
+    monkeypatch.setattr(sources.os, "sched_getaffinity", lambda _: set(range(6)), raising=False)
+    stored, photos = (
+        train.get_parser().parse_args([*words, "--exp_name", "x"])
+        for words in (options, photo_options)
+    )
+    cpu, cuda = torch.device("cpu"), torch.device("cuda")
+    found = [
+        sources.count_workers(args, device) for args in (stored, photos) for device in (cpu, cuda)
+    ]
+    assert found == [0, 6, 6, 0]
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    assert sources.count_workers(photos, cpu) == 1
+    photos.num_workers = 3
+    assert sources.count_workers(photos, cuda) == 3

@@ -1,0 +1,116 @@
+"""Pack a data set of folders into shards, tar files in WebDataset's form, for shared storage."""
+
+import argparse
+import io
+import json
+import tarfile
+from pathlib import Path
+
+from tqdm import tqdm
+
+from dataloader import find_pairs
+from shards import StoredFile, list_shards, list_stored
+from utils import (
+    StackError,
+    atomic_path,
+    make_folder,
+    number,
+    read_bytes,
+    run_main,
+)
+
+SHARD_BYTES = 256 << 20  # of a shard, where nobody says how many there shall be
+
+
+def get_parser():
+    """The options of make_shards.py."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "--datapath",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="data set with dof_stack/<scene>/ and AiF/<scene>.*",
+    )
+    parser.add_argument(
+        "--output_path", type=Path, required=True, metavar="DIR", help="folder for the shards"
+    )
+    parser.add_argument(
+        "--shards",
+        type=number(int, low=1, high=99999),
+        metavar="N",
+        help="how many; a multiple of the processes that will train, with train.py --own_shards "
+        "(default: one for every 256 MiB)",
+    )
+    return parser
+
+
+def entries_of(pair):
+    """What a shard holds of a scene.
+
+    Args:
+        pair: (scene, frame paths, answer path), as from find_pairs.
+    Returns:
+        A list of (name, path or bytes); the key is the scene's name without dots, since what
+        follows the first one tells the files of a scene apart.
+    """
+    scene, frames, answer = pair
+    key = scene.replace(".", "_")
+    note = json.dumps({"scene": scene, "frames": len(frames)}).encode()
+    entries = [(f"{key}.json", note)]
+    entries += [(f"{key}.{k:03d}{path.suffix.lower()}", path) for k, path in enumerate(frames)]
+    return [*entries, (f"{key}.aif{answer.suffix.lower()}", answer)]
+
+
+def is_packed(path, entries):
+    """Whether a shard is there already, with these names and sizes."""
+    try:
+        have = [(file.name, file.size) for file in list_stored(path)]
+    except StackError:
+        return False
+    sizes = [len(p) if isinstance(p, bytes) else p.stat().st_size for _, p in entries]
+    return have == [(name, size) for (name, _), size in zip(entries, sizes)]
+
+
+def write_shard(path, entries):
+    """Write a shard, byte for byte the same for the same files; StackError as `atomic_path`."""
+    with atomic_path(path) as temporary, tarfile.open(temporary, "w:") as tar:
+        for name, content in entries:
+            data = content if isinstance(content, bytes) else read_bytes(content)
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+
+
+def main(argv=None):
+    args = get_parser().parse_args(argv)
+    pairs, left_over = find_pairs(args.datapath)
+    for sentence in left_over:
+        print(f"left out: {sentence}")
+    if isinstance(pairs[0][2], StoredFile):
+        raise StackError(f"{args.datapath} holds shards already: give the data set in folders")
+    entries = [entries_of(pair) for pair in pairs]
+    if len({scene[0][0] for scene in entries}) < len(entries):
+        raise StackError(
+            f"{args.datapath} has scenes whose names differ in dots alone: rename one of them"
+        )
+    total = sum(p.stat().st_size for _, frames, answer in pairs for p in [*frames, answer])
+    count = min(args.shards or -(-total // SHARD_BYTES), len(pairs))
+    make_folder(args.output_path)
+    names = [f"{k:05d}-of-{count:05d}.tar" for k in range(count)]
+    if strange := [p for p in list_shards(args.output_path) if p.name not in names]:
+        raise StackError(f"{strange[0]} is of another packing: remove it or choose another folder")
+    written = 0
+    for k, name in enumerate(tqdm(names, unit="shard", disable=None)):
+        own = [entry for scene in entries[k::count] for entry in scene]
+        if not is_packed(args.output_path / name, own):
+            write_shard(args.output_path / name, own)
+            written += 1
+    print(
+        f"{args.output_path}: {len(pairs)} scenes, {total / 2**20:.0f} MiB, in {count} shards, "
+        f"{written} of them new"
+    )
+
+
+if __name__ == "__main__":
+    run_main(main)

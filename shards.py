@@ -1,0 +1,156 @@
+"""Data sets in shards: plain tar files in WebDataset's form, read at any place.
+
+The files of a scene follow one another and share a key: <key>.json with {"scene", "frames"},
+<key>.000.<suffix> and so on with the frames in focus order, <key>.aif.<suffix> with the answer.
+Uncompressed, so that a picture is read by its offset: a few large files in place of millions of
+small ones, which shared storage serves badly, and nothing need be read in the order in which it
+was written.
+"""
+
+import io
+import json
+import re
+import tarfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from formats import TIFF_STARTS, _decode_opencv, decode_tiff, upright
+from utils import StackError, natural_key
+
+FRAME = re.compile(r"\d+")
+
+
+@dataclass(frozen=True)
+class StoredFile:
+    """A file inside a shard; `formats.decode` takes it as it takes a path.
+
+    Args:
+        shard: path of the tar file.
+        name: of the file in it.
+        offset, size: where its bytes are.
+    """
+
+    shard: Path
+    name: str
+    offset: int
+    size: int
+
+    def __str__(self):
+        return f"{self.shard}/{self.name}"
+
+    def read(self, most=None):
+        """Its bytes, or the first `most` of them; StackError where they are not there."""
+        size = self.size if most is None else min(most, self.size)
+        try:
+            with open(self.shard, "rb") as file:
+                file.seek(self.offset)
+                data = file.read(size)
+        except OSError as error:
+            raise StackError(f"{self.shard} cannot be read: {error.strerror or error}") from error
+        if len(data) < size or not data:
+            raise StackError(f"{self} is cut short: copy or pack {self.shard.name} again")
+        return data
+
+    def decode(self, orientation=None):
+        """See `formats.decode`."""
+        data = self.read()
+        if data.startswith(TIFF_STARTS):
+            decoded = decode_tiff(io.BytesIO(data), self)
+        else:
+            decoded = _decode_opencv(data, self)
+        return upright(decoded, orientation)
+
+
+def list_shards(folder):
+    """The tar files at the top of a folder, in natural order."""
+    found = [path for path in Path(folder).glob("*.tar") if not path.name.startswith(".")]
+    return sorted(found, key=lambda path: natural_key(path.name))
+
+
+def list_stored(shard):
+    """The files of a shard as StoredFiles, in its order; StackError where it is damaged."""
+    try:
+        with tarfile.open(shard, "r:") as tar:
+            return [
+                StoredFile(Path(shard), member.name, member.offset_data, member.size)
+                for member in tar
+                if member.isfile()
+            ]
+    except (OSError, tarfile.TarError) as error:
+        raise StackError(
+            f"{shard} is no whole tar file ({error}): copy or pack it again, uncompressed"
+        ) from error
+
+
+def read_note(note):
+    """(scene, number of frames) of a scene's JSON file; StackError where it says neither."""
+    try:
+        says = json.loads(note.read())
+        return str(says["scene"]), int(says["frames"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise StackError(
+            f'{note} has no "scene" and "frames": pack the shard again by make_shards.py'
+        ) from error
+
+
+def pairs_in_shards(folder):
+    """The stacks and answers in the shards of a folder, as `dataloader.find_pairs` gives them.
+
+    Args:
+        folder: holds tar files as make_shards.py writes them.
+    Returns:
+        (pairs, left_over): see `find_pairs`; the paths are StoredFiles. The pairs' order is that of
+        the scenes' names, however they are shared out, so that samples are those of the folders.
+    Raises:
+        StackError: a shard is damaged or holds a scene that another one holds.
+    """
+    pairs, left_over, homes = [], [], {}
+    for shard in list_shards(folder):
+        scenes = {}
+        for file in list_stored(shard):
+            place, _, end = file.name.rpartition("/")
+            key, _, what = end.partition(".")
+            scenes.setdefault(f"{place}/{key}", {})[what.partition(".")[0]] = file
+        for key, parts in scenes.items():
+            answer, note = parts.get("aif"), parts.get("json")
+            frames = [parts[k] for k in sorted(filter(FRAME.fullmatch, parts), key=int)]
+            scene, count = read_note(note) if note else (key.strip("/"), len(frames))
+            if len(frames) != count:
+                raise StackError(
+                    f"{shard} has {len(frames)} of the {count} frames of {scene}: copy or pack it "
+                    "again"
+                )
+            if answer is None or len(frames) < 2:
+                left_over.append(
+                    f"{shard}/{key.strip('/')} has "
+                    + ("no answer .aif.*" if answer is None else f"{len(frames)} frame(s)")
+                )
+                continue
+            if (home := homes.setdefault(scene, shard)) != shard:
+                raise StackError(f"{shard} and {home.name} both hold {scene}: remove one of them")
+            pairs.append((scene, frames, answer))
+    return sorted(pairs, key=lambda pair: natural_key(pair[0])), left_over
+
+
+def shares_of_shards(pairs, world):
+    """Which scenes each process trains on where every one has shards of its own.
+
+    Args:
+        pairs: of the training scenes, as from `pairs_in_shards`.
+        world: processes; process r has every world-th shard from r on.
+    Returns:
+        A list of `world` lists of indices into pairs.
+    Raises:
+        StackError: scenes that are not in shards, or fewer shards than processes.
+    """
+    homes = [getattr(answer, "shard", None) for _, _, answer in pairs]
+    if None in homes:
+        raise StackError("--own_shards needs data in shards: pack the folders by make_shards.py")
+    shards = sorted(set(homes), key=natural_key)
+    if len(shards) < world:
+        raise StackError(
+            f"{len(shards)} shards are too few for {world} processes with --own_shards: pack more, "
+            "or leave --own_shards away"
+        )
+    owner = {shard: number % world for number, shard in enumerate(shards)}
+    return [[i for i, home in enumerate(homes) if owner[home] == rank] for rank in range(world)]

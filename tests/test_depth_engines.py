@@ -1,0 +1,127 @@
+"""depth_models.py and depth_engines.py: sizes, normalisation, padding, files that do not fit."""
+
+import sys
+
+import numpy as np
+import pytest
+from tiny_onnx import node, write_network
+
+from depth_engines import OnnxRuntimeDepth, OpenVinoDepth, open_model
+from depth_models import FORMS, HUB, Form, cut_padding, feed, form_of, input_size
+from estimate_depth import get_parser
+from utils import StackError
+
+
+def options(*words):
+    needed = ["--image_path", "a", "--output_path", "b", "--model", *map(str, words)]
+    return get_parser().parse_args(needed)
+
+
+def test_sizes_of_the_input():
+    anything, metric3d = FORMS["depth_anything_v2"], FORMS["metric3d"]
+    assert input_size(FORMS["fastdepth"], 768, 1024) == (224, 224)
+    assert input_size(anything, 768, 1024) == (518, 686)  # 690.7 to the nearest multiple of 14
+    assert input_size(anything, 1024, 768) == (686, 518)
+    height, width = input_size(anything, 100, 5000)
+    assert width <= 2 * 518 + 14 and height % 14 == width % 14 == 0
+    assert input_size(metric3d, 768, 1024) == (616, 1064)
+
+
+def test_the_input_is_normalised():
+    picture = np.full((40, 60, 3), 51, np.uint8)
+    form = Form((20, 30), "disparity", mean=(0.1, 0.2, 0.3), std=(0.1, 0.2, 0.4))
+    values = feed(picture, form, (20, 30))
+    assert values.shape == (3, 20, 30) and values.dtype == np.float32
+    np.testing.assert_allclose(values[:, 5, 5], [1.0, 0.0, -0.25], atol=1e-6)
+
+
+@pytest.mark.parametrize(("height", "width"), [(40, 30), (40, 200), (64, 96)])
+def test_padding_is_cut_off_again(height, width):
+    form = Form((64, 96), "relative", "pad", mean=(0.5, 0.5, 0.5))
+    picture = np.full((height, width, 3), 255, np.uint8)
+    values = feed(picture, form, (64, 96))[0]
+    inside = values == 0.5
+    assert (values[~inside] == 0).all()
+    for shape in ((64, 96), (32, 48)):  # some networks give maps of half their size
+        small = inside[:: 64 // shape[0], :: 96 // shape[1]]
+        part = cut_padding(np.float32(small), form, (64, 96), height, width)
+        assert part.all() and abs(int(part.size) - int(small.sum())) <= sum(shape)
+
+
+@pytest.mark.parametrize("batch", ["batch", 1, 2])
+def test_openvino_runs_any_number_of_pictures(tmp_path, batch):
+    path = write_network(tmp_path / "n.onnx", sides=(batch, 3, "height", "width"))
+    model = OpenVinoDepth(path, FORMS["fastdepth"], "fp32", 1)
+    inputs = np.random.default_rng(0).random((3, 3, 16, 24), np.float32)
+    np.testing.assert_allclose(model(inputs), inputs.mean(1), atol=1e-6)
+    assert len(model.sha256) == 64 and model.name == "n.onnx"
+
+
+def test_onnxruntime_gives_the_same(tmp_path):
+    pytest.importorskip("onnxruntime")
+    path = write_network(tmp_path / "n.onnx")
+    model = OnnxRuntimeDepth(path, FORMS["fastdepth"], "cpu", 1)
+    inputs = np.random.default_rng(0).random((2, 3, 16, 24), np.float32)
+    np.testing.assert_allclose(model(inputs), inputs.mean(1), atol=1e-6)
+
+
+def test_without_onnxruntime(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    path = write_network(tmp_path / "fastdepth.onnx")
+    with pytest.raises(
+        StackError, match="onnxruntime is needed: pip install -r requirements-depth"
+    ):
+        open_model(options(path, "--engine", "onnxruntime"), 1)
+
+
+def test_the_size_in_the_file_is_the_one_that_counts(tmp_path):
+    path = write_network(tmp_path / "depth-anything-v2.onnx", sides=(1, 3, 28, 42))
+    model = open_model(options(path), 1)
+    assert model.size(768, 1024) == model.size(1024, 768) == (28, 42)
+    assert model.form.meaning == "disparity"
+
+
+def test_what_a_file_is_comes_from_its_name_or_the_options(tmp_path):
+    path = tmp_path / "some.onnx"
+    with pytest.raises(StackError, match=r"say by --kind what it is \(fastdepth, midas_small"):
+        form_of(path, options(path))
+    assert form_of(path, options(path, "--kind", "dpt")) == FORMS["dpt"]
+    words = ("--meaning", "relative", "--size", 64, 96, "--mean", 0, 0, 0, "--std", 1, 1, 2)
+    form = form_of(path, options(path, "--kind", "dpt", *words))
+    assert form == Form((64, 96), "relative", mean=(0, 0, 0), std=(1, 1, 2))
+    assert form_of(tmp_path / "MiDaS_small.onnx", options(path)) == FORMS["midas_small"]
+
+
+def test_files_that_do_not_fit(tmp_path):
+    cut = write_network(tmp_path / "fastdepth.onnx")
+    with pytest.raises(StackError, match=r"has no output x: --output_name is of depth"):
+        open_model(options(cut, "--output_name", "x"), 1)
+    with pytest.raises(StackError, match="has no fp16"):
+        open_model(options(cut, "--precision", "fp16"), 1)
+    with pytest.raises(StackError, match="runs no file"):
+        open_model(options(cut, "--device", "mps"), 1)
+    cut.write_bytes(cut.read_bytes()[:40])
+    with pytest.raises(StackError, match=r"fastdepth\.onnx is no network, or is cut short"):
+        open_model(options(cut), 1)
+    grey = write_network(tmp_path / "dpt.onnx", sides=(1, 1, 32, 32))
+    with pytest.raises(StackError, match=r"expected \(batch, 3, height, width\)"):
+        open_model(options(grey), 1)
+    colour = write_network(tmp_path / "dpt.onnx", node("Relu", ["input"], "depth"))
+    model = open_model(options(colour), 1)
+    with pytest.raises(StackError, match="name another output by --output_name"):
+        model(np.zeros((1, 3, 32, 32), np.float32))
+    square = write_network(tmp_path / "dpt.onnx", node("MatMul", ["input", "input"], "depth"))
+    model = open_model(options(square), 1)
+    with pytest.raises(
+        StackError, match=r"does not take 1 picture.s. of 24x16: give another --size"
+    ):
+        model(np.zeros((1, 3, 16, 24), np.float32))
+    for name in ("nowhere.onnx", tmp_path, "weights.pth"):
+        with pytest.raises(
+            StackError, match=r"is no file .* and no name of ours: metric3d_vit_small"
+        ):
+            open_model(options(name), 1)
+
+
+def test_every_hub_network_has_a_form():
+    assert all(form in FORMS and source for source, _, form in HUB.values())

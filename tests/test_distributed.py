@@ -1,0 +1,207 @@
+"""Training in several processes: the same run as in one, also where a process was killed."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from drawn import texture, write_set
+from ranks import gradients_of
+from torch import nn
+
+import runs
+import sources
+import train
+from dataloader import EpochBatches
+from formats import write_picture
+from network import build_network, default_config
+
+ROOT = Path(train.__file__).parent
+STEPS = 20
+SAVED = 4  # steps between checkpoints
+OPTIMIZERS = {2: ["--optimizer", "sgd", "--lr", "0.5"], 3: []}  # of each number of processes
+# The same for all frames, it cancels in their weights: AdamW makes steps of its rounding errors.
+WITHOUT_EFFECT = "head.bias"
+KILLED_AFTER = 11  # steps: the checkpoint before is of step 8, in the middle of an epoch
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """36 training stacks, so that no batch is short: 6 steps an epoch."""
+    return write_set(tmp_path_factory.mktemp("set"), [2 + k % 3 for k in range(38)], 24, 24)
+
+
+def options(data, folder):
+    return [
+        *("--datapath", str(data), "--experiments", str(folder), "--exp_name", "run"),
+        *("--val_fraction", "0.05", "--global_batch", "6", "--image_size", "16", "16"),
+        *("--epochs", "4", "--warmup_steps", "2", "--ema", "0.9", "--validate_every", "4"),
+        *("--device", "cpu", "--precision", "fp32", "--save_steps", str(SAVED), "--freeze_norm"),
+        *("--num_workers", "0", "--network_options", "widths=[4,4]", "hidden=2"),
+    ]
+
+
+def weights_of(folder):
+    return torch.load(folder / "run" / "last.pth", weights_only=True)
+
+
+def notes_of(folder, rank):
+    """[(round, step, sum of the stack)] that tests/ranks.py wrote."""
+    lines = (folder / f"rank{rank}.txt").read_text().splitlines()
+    return [(int(a), int(b), float(c)) for a, b, c in map(str.split, lines)]
+
+
+def run_alone(data, folder, more):
+    """One process: the weights before and after, and the stacks that each step had, in order."""
+    seen, before = [], {}
+    step = train.train_step
+
+    def noting_step(run, batch, stages):
+        if not seen:
+            before.update({name: v.clone() for name, v in run.network.state_dict().items()})
+        seen.append(batch["stack"].double())
+        return step(run, batch, stages)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train, "train_step", noting_step)
+        assert train.main([*options(data, folder), *more]) == 0
+    return before, weights_of(folder), seen
+
+
+@pytest.mark.parametrize("world", [2, 3])
+def test_killed_processes_go_on_as_one_process_that_was_not(data, tmp_path, world):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--max-restarts=1"]
+    command += ["--monitor-interval=0.1", f"--nproc_per_node={world}", str(ROOT / "tests/ranks.py")]
+    command += [str(tmp_path), str(world - 1), str(KILLED_AFTER), *options(data, tmp_path)]
+    command += OPTIMIZERS[world]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr[-3000:]
+    before, checkpoint, seen = run_alone(data, tmp_path / "alone", OPTIMIZERS[world])
+    for rank in range(world):
+        notes = notes_of(tmp_path, rank)
+        killed = [(step, total) for number, step, total in notes if number == 0]
+        after = [(step, total) for number, step, total in notes if number == 1]
+        assert [step for step, _ in killed] == list(range(1, KILLED_AFTER + 1))
+        assert [step for step, _ in after] == list(range(KILLED_AFTER // SAVED * SAVED + 1, 25))
+        for step, total in killed + after:
+            assert total == float(seen[step - 1][rank::world].sum()), (rank, step)
+    found = weights_of(tmp_path)
+    assert found["step"] == checkpoint["step"] == 24 > STEPS
+    moved = 0
+    for name, value in checkpoint["state"]["network"].items():
+        if world == 3 and name == WITHOUT_EFFECT:
+            continue
+        difference = (found["state"]["network"][name] - value).abs().max()
+        assert difference <= 1e-5, (name, float(difference))
+        moved = max(moved, float((value - before[name]).abs().max()))
+    assert moved > 5e-3
+    if world == 2:  # statistics running, each process with one of two equal halves
+        weights, gradients = torch.load(tmp_path / "gradients.pth", weights_only=True)
+        network = build_network(checkpoint["config"])
+        network.load_state_dict(weights)
+        both = gradients_of(network, 2)
+        assert gradients.norm() > 1e-3
+        assert (gradients - both).norm() < 1e-5 * both.norm()
+
+
+def test_norms_are_joined_on_cuda_alone(monkeypatch):
+    wrapped = []
+    monkeypatch.setattr(runs.dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(runs, "DistributedDataParallel", lambda *words: wrapped.append(words))
+    for kind, joined in (("cpu", False), ("cuda", True)):
+        network = build_network(default_config("StackMix"))
+        names = list(network.state_dict())
+        runs.across_processes(network, torch.device(kind))
+        norms = [m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+        assert norms and all(isinstance(m, nn.SyncBatchNorm) == joined for m in norms)
+        assert list(network.state_dict()) == names
+    assert wrapped[1][1] == [torch.device("cuda")]
+
+
+def test_frozen_norms_keep_their_statistics(data, tmp_path):
+    assert train.main([*options(data, tmp_path), "--epochs", "1"]) == 0
+    kept = weights_of(tmp_path)["state"]["network"]
+    assert all(value.eq(0).all() for name, value in kept.items() if "running_mean" in name)
+    place = options(data, tmp_path).index("--freeze_norm")
+    running = options(data, tmp_path / "b")
+    del running[place]
+    assert train.main([*running, "--epochs", "1"]) == 0
+    moved = weights_of(tmp_path / "b")["state"]["network"]
+    assert any(value.ne(0).any() for name, value in moved.items() if "running_mean" in name)
+
+
+def test_the_order_is_one_for_any_number_of_processes():
+    counts = [2 + k % 5 for k in range(47)]  # the last batch is short
+    orders = {}
+    for world in (1, 2, 3, 6):
+        shares = [
+            list(EpochBatches(counts, 12 // world, 0, True, rank=rank, world=world))
+            for rank in range(world)
+        ]
+        orders[world] = [[key for keys in step for key in keys] for step in zip(*shares)]
+    for world in (2, 3, 6):
+        for step, alone in zip(orders[world], orders[1], strict=True):
+            assert set(step) >= set(alone)  # what fills up the short batch comes on top
+            assert len(step) == 12 and len(set(step)) == 12
+    assert sum(map(len, orders[1])) == 47
+
+
+def test_processes_must_find_one_checkpoint(data, tmp_path, monkeypatch):
+    args, _ = train.parse_args(train.get_parser(), options(data, tmp_path))
+    run = train.build_run(args, torch.device("cpu"), 6, "data", None)
+    monkeypatch.setattr(runs.dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(runs.dist, "get_world_size", lambda: 2)
+
+    def gather(found, own):
+        found[:] = [own, 8]
+
+    monkeypatch.setattr(runs.dist, "all_gather_object", gather)
+    with pytest.raises(train.StackError, match=r"at step 0 to one process and at 8 to another"):
+        run.start(None)
+
+
+def test_processes_share_out_the_reading_of_photographs(tmp_path, monkeypatch):
+    paths = [tmp_path / f"{k}.png" for k in range(5)]
+    for path in paths:
+        write_picture(path, texture(8, 8, 0))
+    paths[1].write_bytes(b"no picture")
+    paths[3].write_bytes(b"no picture")
+    shares = []
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(sources.dist, "is_initialized", lambda: True)
+
+    def gather(found, own):
+        shares.append(own)
+        found[:] = [shares[0], shares[-1]]
+
+    monkeypatch.setattr(sources.dist, "all_gather_object", gather)
+    for rank in range(2):
+        monkeypatch.setenv("RANK", str(rank))
+        good, left_over = sources.usable_photos(paths)
+    assert shares[0] == ([paths[0], paths[2], paths[4]], [])
+    assert shares[1][0] == []  # nothing of its own can be read: the others' is enough
+    assert good == [paths[0], paths[2], paths[4]] and len(left_over) == 1
+
+
+def test_an_uneven_share_is_refused(data, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    with pytest.raises(SystemExit):
+        train.main(options(data, tmp_path))
+    assert "cannot be shared out evenly to 4 processes" in capsys.readouterr().err
+
+
+def test_a_start_again_goes_on_by_itself(data, tmp_path, monkeypatch):
+    words = options(data, tmp_path)
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    assert train.parse_args(train.get_parser(), words)[1] is None  # killed before a checkpoint
+    assert train.main([*words, "--epochs", "1"]) == 0
+    args, checkpoint = train.parse_args(train.get_parser(), words)
+    assert checkpoint["step"] == 6 and args.epochs == 4
+    monkeypatch.delenv("TORCHELASTIC_RESTART_COUNT")
+    with pytest.raises(train.StackError, match="already holds a run"):
+        train.parse_args(train.get_parser(), words)
+    args, checkpoint = train.parse_args(train.get_parser(), [*words, "--resume", "auto"])
+    assert checkpoint["step"] == 6 and args.resume == "last"

@@ -1,0 +1,197 @@
+"""shards.py and make_shards.py: the samples of shards are those of the folders they are made of."""
+
+import io
+import json
+import shutil
+import tarfile
+
+import numpy as np
+import pytest
+from drawn import write_set
+
+import make_shards
+import train
+from augmentation import Augmentation
+from dataloader import EpochBatches, OwnBatches, TrainingStacks, find_pairs
+from luma_store import LumaStore
+from shards import list_stored, pairs_in_shards, shares_of_shards
+from utils import StackError
+
+COUNTS = [3, 4, 2, 5, 3, 4, 2]
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    folder = write_set(tmp_path_factory.mktemp("set"), COUNTS, 32, 40)
+    (folder / "AiF" / "scene1.png").rename(folder / "AiF" / "scene1.5.png")
+    (folder / "dof_stack" / "scene1").rename(folder / "dof_stack" / "scene1.5")
+    return folder
+
+
+@pytest.fixture
+def packed(folders, tmp_path):
+    pack(folders, tmp_path / "packed")
+    return tmp_path / "packed"
+
+
+def pack(folders, target, shards=3):
+    words = ["--datapath", str(folders), "--output_path", str(target)]
+    make_shards.main([*words, "--shards", str(shards)])
+
+
+def samples_of(folder):
+    """The samples of an epoch, in order."""
+    pairs, left_over = find_pairs(folder)
+    assert left_over == []
+    how = Augmentation(crop=(16, 16), noise=3.0, negatives=0.3, drift=0.3)
+    store = LumaStore(pairs, cache_mib=1)
+    assert store.cache.kept.all()  # the sizes were found
+    samples = TrainingStacks(store, range(len(pairs)), how, seed=0)
+    return [samples[key] for batch in EpochBatches(COUNTS, 2, 0, True) for key in batch]
+
+
+def test_samples_are_those_of_the_folders(folders, packed):
+    assert sorted(path.name for path in packed.iterdir()) == [
+        f"0000{k}-of-00003.tar" for k in range(3)
+    ]
+    for one, other in zip(samples_of(folders), samples_of(packed), strict=True):
+        assert one["scene"] == other["scene"]
+        np.testing.assert_array_equal(one["stack"], other["stack"])
+        np.testing.assert_array_equal(one["answer"], other["answer"])
+
+
+def test_the_form_is_that_of_webdataset(folders, packed):
+    with tarfile.open(packed / "00001-of-00003.tar") as tar:
+        names = tar.getnames()
+        assert names[:6] == [
+            *("scene1_5.json", "scene1_5.000.png", "scene1_5.001.png", "scene1_5.002.png"),
+            *("scene1_5.003.png", "scene1_5.aif.png"),
+        ]
+        note = json.load(tar.extractfile("scene1_5.json"))
+        assert note == {"scene": "scene1.5", "frames": 4}
+        frame = tar.extractfile("scene1_5.002.png").read()
+    assert frame == (folders / "dof_stack" / "scene1.5" / "2.png").read_bytes()
+    keys = [name.partition(".")[0] for name in names]
+    assert keys == sorted(keys)  # the files of a scene follow one another
+
+
+def test_packing_again_writes_what_is_not_there_or_not_whole(folders, packed, capsys):
+    paths = sorted(packed.iterdir())
+    whole = [path.read_bytes() for path in paths]
+    paths[0].unlink()
+    paths[2].write_bytes(whole[2][: len(whole[2]) // 2])
+    untouched = paths[1].stat().st_mtime_ns
+    capsys.readouterr()
+    pack(folders, packed)
+    assert "7 scenes" in (said := capsys.readouterr().out) and "2 of them new" in said
+    assert [path.read_bytes() for path in paths] == whole
+    assert paths[1].stat().st_mtime_ns == untouched
+    with pytest.raises(StackError, match="of another packing"):
+        pack(folders, packed, 2)
+    with pytest.raises(StackError, match="holds shards already"):
+        pack(packed, packed.parent / "twice")
+
+
+def test_damaged_shards_are_named(packed, tmp_path):
+    path = packed / "00000-of-00003.tar"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:1000])
+    with pytest.raises(StackError, match=r"00000-of-00003.tar is no whole tar file"):
+        find_pairs(packed)
+    path.write_bytes(whole)
+    stored = list_stored(path)[1]
+    path.write_bytes(whole[: stored.offset + 5])
+    with pytest.raises(StackError, match=rf"{stored.name} is cut short"):
+        stored.read()
+    path.write_bytes(whole)
+    shutil.copy(path, packed / "copy.tar")
+    with pytest.raises(StackError, match="both hold"):
+        find_pairs(packed)
+
+
+def write_tar(path, files):
+    with tarfile.open(path, "w") as tar:
+        for name, data in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+
+
+def test_scenes_that_are_not_whole(packed, tmp_path):
+    png = list_stored(packed / "00000-of-00003.tar")[1].read()
+    note = json.dumps({"scene": "a", "frames": 3}).encode()
+    files = {"a.json": note, "a.000.png": png, "a.001.png": png, "a.aif.png": png}
+    write_tar(tmp_path / "x.tar", files)
+    with pytest.raises(StackError, match="has 2 of the 3 frames of a"):
+        pairs_in_shards(tmp_path)
+    write_tar(tmp_path / "x.tar", {**files, "a.json": b"[]"})
+    with pytest.raises(StackError, match=r'a\.json has no "scene"'):
+        pairs_in_shards(tmp_path)
+    del files["a.json"], files["a.aif.png"]
+    write_tar(tmp_path / "x.tar", files)
+    assert pairs_in_shards(tmp_path) == ([], [f"{tmp_path}/x.tar/a has no answer .aif.*"])
+    with pytest.raises(StackError, match="holds no stack with its answer"):
+        find_pairs(tmp_path)
+
+
+def test_each_process_has_shards_of_its_own(packed):
+    pairs, _ = find_pairs(packed)
+    shares = shares_of_shards(pairs, 2)
+    assert sorted(shares[0] + shares[1]) == list(range(len(pairs)))
+    homes = [{pairs[i][2].shard.name[:5] for i in share} for share in shares]
+    assert homes == [{"00000", "00002"}, {"00001"}]
+    with pytest.raises(StackError, match="3 shards are too few for 4 processes"):
+        shares_of_shards(pairs, 4)
+
+
+def own_orders(shares, counts, **more):
+    return [
+        OwnBatches(
+            shares,
+            frame_counts=counts,
+            batch_size=3,
+            seed=0,
+            subsets=True,
+            rank=rank,
+            world=len(shares),
+            **more,
+        )
+        for rank in range(len(shares))
+    ]
+
+
+def test_own_batches_are_as_many_and_alike_and_resume():
+    counts = [int(n) for n in np.random.default_rng(0).integers(2, 30, 90)]
+    shares = [list(range(0, 48)), list(range(48, 90))]
+    orders = own_orders(shares, counts)
+    epochs = [list(order) for order in orders]
+    assert [len(epoch) for epoch in epochs] == [len(order) for order in orders] == [16, 16]
+    for epoch, share in zip(epochs, shares):
+        assert {key[0] for batch in epoch for key in batch} == set(share)
+    keys = [key[2:] for epoch in epochs for batch in epoch for key in batch]
+    assert len(set(keys)) == len(keys)  # no two samples have the same random numbers
+    n_frames = np.array([[batch[0][1] for batch in epoch] for epoch in epochs])
+    assert (
+        np.abs(n_frames[0] - n_frames[1]).mean()
+        < 0.6 * np.abs(n_frames[0] - np.roll(n_frames[1], 1)).mean()
+    )
+    orders[1].start_at(0, 5)
+    assert list(orders[1]) == epochs[1][5:]
+    orders[1].start_at(1, 0)
+    assert list(orders[1]) != epochs[1]
+
+
+def test_training_on_shards_is_training_on_folders(folders, packed, tmp_path, capsys):
+    words = ["--experiments", str(tmp_path), "--image_size", "16", "16", "--epochs", "1"]
+    words += ["--batch_size", "2", "--val_fraction", "0.2", "--device", "cpu"]
+    words += ["--precision", "fp32", "--network_options", "widths=[4,4]", "hidden=2"]
+    for name, data in (("folders", folders), ("shards", packed)):
+        assert train.main([*words, "--exp_name", name, "--datapath", str(data)]) == 0
+    lines = [
+        json.loads((tmp_path / name / "log.jsonl").read_text().splitlines()[-1])["validation"]
+        for name in ("folders", "shards")
+    ]
+    assert lines[0] == lines[1]
+    with pytest.raises(StackError, match="--own_shards needs data in shards"):
+        train.main([*words, "--exp_name", "x", "--datapath", str(folders), "--own_shards"])
+    assert train.main([*words, "--exp_name", "own", "--datapath", str(packed), "--own_shards"]) == 0
