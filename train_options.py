@@ -456,7 +456,8 @@ def args_config(args):
         if not equals or name not in config:
             raise ValueError(f"{word!r} is no NAME=VALUE with a name of {', '.join(config)}")
         try:
-            config[name] = json.loads(value)
+            value = json.loads(value)
         except json.JSONDecodeError:
             raise ValueError(f"{name}={value!r} is no JSON value") from None
+        config[name] = tuple(value) if isinstance(value, list) else value  # as checkpoints hold it
     return config

@@ -307,6 +307,12 @@ def test_init_begins_with_the_weights_of_a_checkpoint(options, tmp_path):
         start(options, "third", "--init", str(best), "--network_options", "hidden=4")
 
 
+def test_init_takes_weights_of_a_network_of_other_widths(options, tmp_path):
+    small = ["--network_options", "widths=[4,4]", "hidden=2", "--epochs", "1"]
+    assert start(options, "first", *small) == 0
+    assert start(options, "second", *small, "--init", str(tmp_path / "first" / "best.pth")) == 0
+
+
 def test_a_loss_that_is_not_finite_names_the_samples(options, tmp_path, monkeypatch):
     monkeypatch.setitem(loss.TERMS, "l1", lambda output, _: output["fused"].sum() * float("nan"))
     with pytest.raises(StackError, match=r"loss is nan .* at step 1, scenes scene\d[,:]"):
