@@ -158,15 +158,18 @@ class EpochBatches(Sampler):
     batch.
 
     Args:
-        frame_counts, batch_size, seed, subsets, repeat: see plan_epoch.
+        frame_counts: N of every scene, or a function that gives them for the number of an epoch;
+            always as many.
+        batch_size, seed, subsets, repeat: see plan_epoch.
         rank, world: this process and the number of processes.
     """
 
     def __init__(self, frame_counts, batch_size, seed, subsets, repeat=1, rank=0, world=1):
-        self.plan = (frame_counts, batch_size, seed)
+        self.counts_in = frame_counts if callable(frame_counts) else lambda _: frame_counts
+        self.batch_size, self.seed = batch_size, seed
         self.options = {"subsets": subsets, "repeat": repeat, "world": world}
         self.rank, self.world = rank, world
-        self.length = -(-len(frame_counts) * repeat // (batch_size * world))
+        self.length = -(-len(self.counts_in(0)) * repeat // (batch_size * world))
         self.start_at(0, 0)
 
     def start_at(self, epoch, first_batch):
@@ -178,10 +181,11 @@ class EpochBatches(Sampler):
         return self.length
 
     def __iter__(self):
-        batches = plan_epoch(*self.plan, self.epoch, **self.options)
+        counts = self.counts_in(self.epoch)
+        batches = plan_epoch(counts, self.batch_size, self.seed, self.epoch, **self.options)
         for number, batch in enumerate(batches[self.first_batch :], self.first_batch):
             # As if all batches were full: what fills up a short one moves no other sample.
-            position = number * self.plan[1] * self.world
+            position = number * self.batch_size * self.world
             keys = [(*sample, self.epoch, position + i) for i, sample in enumerate(batch)]
             yield keys[self.rank :: self.world]
 
@@ -204,12 +208,12 @@ class OwnBatches(EpochBatches):
         self.length = -(-largest // plan["batch_size"])
 
     def __iter__(self):
-        frame_counts, batch_size, seed = self.plan
+        counts, batch_size = self.counts_in(self.epoch), self.batch_size
         own, options = self.shares[self.rank], self.options | {"world": 1}
-        rng = np.random.default_rng([seed, self.epoch, PLAN, self.rank])
-        batches = group_scenes(rng, [frame_counts[i] for i in own], batch_size, **options)
+        rng = np.random.default_rng([self.seed, self.epoch, PLAN, self.rank])
+        batches = group_scenes(rng, [counts[i] for i in own], batch_size, **options)
         taken = np.arange(self.length) * len(batches) // self.length  # who has fewer repeats some
-        order = np.random.default_rng([seed, self.epoch, PLAN]).permutation(self.length)
+        order = np.random.default_rng([self.seed, self.epoch, PLAN]).permutation(self.length)
         for number in range(self.first_batch, self.length):
             position = number * batch_size * self.world + self.rank
             yield [

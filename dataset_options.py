@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 from depth import SIDE_FILE, side_file
-from photos import add_photo_options
+from photos import add_photo_options, add_strict_option
 from restack import add_camera_options, add_stack_options, is_inside
 from utils import number
 
@@ -13,6 +13,7 @@ OF_PHOTOS = ("image_path", "depth_path", "depth_suffix", "depth_kind", "depth_ra
 OF_PHOTOS += ("num_frames", "max_coc", "num_scenes", "clean")
 OF_LIMITS = ("min_side", "min_colour", "min_sharpness")
 OF_STACKS = ("keep", "shuffle")
+NUM_FRAMES, MAX_COC = 16, 16.0  # of a photograph with depth
 KINDS = ("dof_stack", "AiF", "depth", "masks")  # the folders of a data set
 
 
@@ -26,13 +27,7 @@ def get_parser():
     files = parser.add_argument_group("files")
     folder = {"metavar": "DIR", "type": os.path.normpath}  # DIR/ is the folder that DIR was
     files.add_argument("--image_path", **folder, help="all-in-focus photographs")
-    files.add_argument(
-        "--depth_path",
-        **folder,
-        help="depth maps named like the photographs: 8 or 16 bit PNG or TIFF, or .npy "
-        "(default: none, random scenes)",
-    )
-    files.add_argument("--depth_suffix", default="", help="follows the name: art.png, art_disp.png")
+    add_depth_options(files)
     files.add_argument("--output_path", metavar="DIR", help="the data set")
     files.add_argument("--save_masks", action="store_true", help="also masks/<scene>/: where focus")
     files.add_argument(
@@ -54,23 +49,7 @@ def get_parser():
         default="thin_lens",
         help="how blur is made (default: %(default)s)",
     )
-    lens.add_argument(
-        "--num_frames",
-        type=number(int, 2, 256),
-        metavar="N",
-        help="frames of a stack (default: 16; random scenes 2 to 16, by their blur)",
-    )
-    lens.add_argument(
-        "--max_coc",
-        type=number(float, 0.5, 128),
-        metavar="PX",
-        help="diameter of the largest circle of confusion (default: 16; random scenes 2 to 30)",
-    )
-    lens.add_argument(
-        "--depth_kind",
-        choices=("distance", "disparity"),
-        help=f"what a larger value means: farther or nearer (default: as {SIDE_FILE} beside says)",
-    )
+    add_lens_options(lens)
     lens.add_argument(
         "--depth_range",
         choices=("asis", "max"),
@@ -92,7 +71,7 @@ def get_parser():
         help="random scenes without the noise, JPEG, flicker and shake that half of them have",
     )
     add_camera_options(parser)
-    add_photo_options(parser)
+    add_strict_option(add_photo_options(parser))
     run = parser.add_argument_group("run")
     run.add_argument("--seed", type=number(int, 0, 2**32 - 1), default=0, help="(default: 0)")
     run.add_argument(
@@ -102,6 +81,40 @@ def get_parser():
         help="processes (default: one a core)",
     )
     return parser
+
+
+def add_depth_options(group):
+    """Where the depth of photographs is, and what it means."""
+    group.add_argument(
+        "--depth_path",
+        metavar="DIR",
+        type=os.path.normpath,
+        help="depth maps named like the photographs: 8 or 16 bit PNG or TIFF, or .npy "
+        "(default: none, random scenes)",
+    )
+    group.add_argument("--depth_suffix", default="", help="follows the name: art.png, art_disp.png")
+    group.add_argument(
+        "--depth_kind",
+        choices=("distance", "disparity"),
+        help=f"what a larger value means: farther or nearer (default: as {SIDE_FILE} beside says)",
+    )
+
+
+def add_lens_options(group):
+    """How many frames a photograph with depth gives, and how much blur."""
+    group.add_argument(
+        "--num_frames",
+        type=number(int, 2, 256),
+        metavar="N",
+        help=f"frames of a stack (default: {NUM_FRAMES}; random scenes 2 to 40, by their blur)",
+    )
+    group.add_argument(
+        "--max_coc",
+        type=number(float, 0.5, 128),
+        metavar="PX",
+        help="diameter of the largest circle of confusion "
+        f"(default: {MAX_COC:g}; random scenes up to 30)",
+    )
 
 
 def check_arguments(parser, args):
@@ -152,18 +165,18 @@ def check_arguments(parser, args):
     if args.refocus != "published" and args.depth_range:
         parser.error("--depth_range is for --refocus published")
     if not random:
-        check_meaning(parser, args)
+        check_meaning(parser, args, args.refocus == "published")
     args.num_scenes = (args.num_scenes or 1000) if random else None
-    args.num_frames = args.num_frames or (None if random else 16)
-    args.max_coc = args.max_coc or (30.0 if random else 16.0)
+    args.num_frames = args.num_frames or (None if random else NUM_FRAMES)
+    args.max_coc = args.max_coc or (30.0 if random else MAX_COC)
     args.size = args.size or (224 if random else None)
 
 
-def check_meaning(parser, args):
+def check_meaning(parser, args, by_regions=False):
     """Take from the side file of the depth maps what is not said, refuse what contradicts it."""
     side = side_file(args.depth_path) or {}
     kind = side.get("kind")
-    if args.refocus == "published":
+    if by_regions:
         # Metres in 16 bits fill a few levels of 8 only, as they are.
         if "metres_per_level" in side and not args.depth_range:
             args.depth_range = "max"

@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 
 from formats import read_picture
+from pictures import by_stem, list_pictures
 from utils import StackError, read_bytes
 
 DEPTH_SUFFIXES = (".png", ".npy", ".tif", ".tiff")
@@ -108,6 +109,32 @@ def list_depths(folder, suffix):
     )
 
 
+def pair_depth(image_path, depth_path, suffix):
+    """Pairs of photograph and depth map with the same name.
+
+    Args:
+        image_path, depth_path: folders, possibly the same.
+        suffix: what follows the photograph's name in the depth map's.
+    Returns:
+        [(photograph, depth map)], [photographs without a map].
+    Raises:
+        StackError: there is no pair, or two photographs or two maps have one name.
+    """
+    if not suffix and Path(depth_path).resolve() == Path(image_path).resolve():
+        raise StackError(f"{image_path} holds both pictures and depth: tell them by --depth_suffix")
+    maps = by_stem(list_depths(depth_path, suffix))
+    photos = [p for p in list_pictures(image_path) if not (suffix and p.stem.endswith(suffix))]
+    by_stem(photos)  # each names a scene
+    pairs = [(photo, maps[photo.stem + suffix]) for photo in photos if photo.stem + suffix in maps]
+    if not pairs:
+        raise StackError(
+            f"{depth_path} has no depth map for a picture of {image_path}: name them alike, as in "
+            f"art.jpg and art{suffix}.png"
+        )
+    paired = {photo for photo, _ in pairs}
+    return pairs, [photo for photo in photos if photo not in paired]
+
+
 def read_depth(path, shape):
     """A depth map as stored.
 
@@ -167,6 +194,21 @@ def to_disparity(depth, kind, path):
     if high - low < LEAST_RANGE:
         raise StackError(f"{path} is the same everywhere: a stack needs something nearer")
     return (values - low) / (high - low)
+
+
+def disparity_as_picture(depth, kind, path, shape):
+    """The disparity of a picture's pixels.
+
+    Args:
+        depth, kind, path: see `to_disparity`; shape: (H, W, ...) of the picture.
+    Returns:
+        (H, W) float32 in [0, 1], larger = nearer.
+    Raises:
+        StackError: as `to_disparity`.
+    """
+    disparity = to_disparity(depth, kind, path)
+    # Nearest: between two surfaces there is no third one.
+    return cv2.resize(disparity, shape[1::-1], interpolation=cv2.INTER_NEAREST)
 
 
 def to_region_map(depth, path, depth_range):

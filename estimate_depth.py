@@ -21,7 +21,7 @@ from depth_engines import open_model
 from depth_models import FORMS, HUB, cut_padding, feed
 from engines import available_cores
 from formats import write_picture
-from photos import add_photo_options, limits_of, list_photos, read_fit
+from photos import add_photo_options, add_strict_option, limits_of, list_photos, read_fit
 from pictures import by_stem
 from upsampling import sharpen
 from utils import (
@@ -93,7 +93,7 @@ def get_parser():
         action="store_true",
         help="leave the edges of depth as soft as the network's (default: off)",
     )
-    add_photo_options(parser)
+    add_strict_option(add_photo_options(parser))
     run = parser.add_argument_group("run")
     run.add_argument(
         "--device", default="auto", help="auto, cpu, cuda, cuda:K or mps (default: %(default)s)"

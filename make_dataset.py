@@ -27,10 +27,10 @@ import numpy as np
 from tqdm import tqdm
 
 from dataset_options import KINDS, check_arguments, get_parser
-from depth import list_depths, read_depth, to_disparity, to_region_map
+from depth import disparity_as_picture, pair_depth, read_depth, to_region_map
 from formats import write_picture
 from photos import PhotoFolder, limits_of, list_photos, part_readable, read_fit
-from pictures import STACK_FOLDERS, by_stem, list_pictures
+from pictures import STACK_FOLDERS
 from restack import camera_faults, camera_options, changed_stack, redevelop, scene_rng
 from utils import KNOWN_FAILURES, StackError, run_main, run_record, sentence_of, write_json
 
@@ -39,32 +39,6 @@ CACHE_MIB = 256  # of photographs, in each process
 MAY_CHANGE = ("output_path", "num_scenes", "workers", "benchmark", "strict")
 SAVE_EVERY = 5.0  # seconds, at least: what a killed run loses of its record
 PHOTOS_FILE = "photographs.json"
-
-
-def pair_depth(image_path, depth_path, suffix):
-    """Pairs of photograph and depth map with the same name.
-
-    Args:
-        image_path, depth_path: folders, possibly the same.
-        suffix: what follows the photograph's name in the depth map's.
-    Returns:
-        [(photograph, depth map)], [photographs without a map].
-    Raises:
-        StackError: there is no pair, or two photographs or two maps have one name.
-    """
-    if not suffix and Path(depth_path).resolve() == Path(image_path).resolve():
-        raise StackError(f"{image_path} holds both pictures and depth: tell them by --depth_suffix")
-    maps = by_stem(list_depths(depth_path, suffix))
-    photos = [p for p in list_pictures(image_path) if not (suffix and p.stem.endswith(suffix))]
-    by_stem(photos)  # each names a scene
-    pairs = [(photo, maps[photo.stem + suffix]) for photo in photos if photo.stem + suffix in maps]
-    if not pairs:
-        raise StackError(
-            f"{depth_path} has no depth map for a picture of {image_path}: name them alike, as in "
-            f"art.jpg and art{suffix}.png"
-        )
-    paired = {photo for photo, _ in pairs}
-    return pairs, [photo for photo in photos if photo not in paired]
 
 
 def shrink(picture, size, interpolation):
@@ -87,10 +61,8 @@ def photo_scene(photo, depth_map, args, rng):
         frames (N, H, W, 3) uint8, answer (H, W, 3) uint8, depth (H, W) uint8 or uint16,
         sharpest (H, W) int, settings.
     """
-    import torch
-
-    from refocus import published_refocus, refocus_picture, regions_of_depth, to_linear
-    from scenes import develop
+    from refocus import published_refocus, regions_of_depth
+    from scenes import develop, lens_frames
 
     picture = read_fit(photo, limits_of(args)) if isinstance(photo, Path) else photo
     depth = read_depth(depth_map, picture.shape) if isinstance(depth_map, Path) else depth_map
@@ -103,12 +75,9 @@ def photo_scene(photo, depth_map, args, rng):
             frames = redevelop(rng, frames, faults)
         return frames, answer, depth, sharpest, {}
     picture = shrink(picture, args.size, cv2.INTER_AREA)
-    disparity = to_disparity(depth, args.depth_kind, depth_map)
-    # Nearest: between two surfaces there is no third one.
-    disparity = cv2.resize(disparity, picture.shape[1::-1], interpolation=cv2.INTER_NEAREST)
+    disparity = disparity_as_picture(depth, args.depth_kind, depth_map, picture.shape)
     focus = np.linspace(1, 0, n_frames)
-    linear = to_linear(torch.from_numpy(picture).permute(2, 0, 1).float() / 255)
-    linear = refocus_picture(linear, torch.from_numpy(disparity), focus, args.max_coc)
+    linear = lens_frames(picture, disparity, focus, args.max_coc)
     frames = develop(rng, linear, **camera_faults(args))
     settings = {"focus_disparity": focus.tolist(), "aperture_px": args.max_coc}
     return frames, picture, *describe_disparity(disparity, focus), settings

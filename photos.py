@@ -28,7 +28,7 @@ class Limits(NamedTuple):
 
 
 def add_photo_options(parser):
-    """The options of `Limits`."""
+    """The options of `Limits`; returns their group."""
     group = parser.add_argument_group("photographs", "what is unfit is told and left out")
     default = Limits()
     group.add_argument(
@@ -52,6 +52,11 @@ def add_photo_options(parser):
         "photograph is blurred; sharp ones have 0.65 to 2.7, blurred by 2 px 0.22 to 0.48 "
         f"(default: {default.min_sharpness:g})",
     )
+    return group
+
+
+def add_strict_option(group):
+    """--strict, of the programs that report what they left out."""
     group.add_argument(
         "--strict", action="store_true", help="exit status 1 where anything was left out"
     )
@@ -155,13 +160,15 @@ def what_is_wrong(path, limits=None):
     return None
 
 
-def part_readable(paths, workers=None, limits=None, record=None):
+def part_readable(paths, workers=None, limits=None, record=None, check=None):
     """Read photographs once to find those that can be used.
 
     Args:
         paths: one or more files.
         workers: threads that read; None for a few more than there are cores.
         limits: Limits that they are held to; None: all that can be read are good.
+        check: gives the sentence for a file and the limits, None for a good one; None:
+            `what_is_wrong`.
         record: JSON file for what is known of them, so that a later call reads those alone that are
             new or have changed.
     Returns:
@@ -184,7 +191,9 @@ def part_readable(paths, workers=None, limits=None, record=None):
     ):
         for start in range(0, len(todo), CHUNK):
             chunk = todo[start : start + CHUNK]
-            for path, sentence in zip(chunk, pool.map(what_is_wrong, chunk, [limits] * len(chunk))):
+            for path, sentence in zip(
+                chunk, pool.map(check or what_is_wrong, chunk, [limits] * len(chunk))
+            ):
                 checked[path] = sentence
                 bar.update()
             if record:

@@ -19,6 +19,7 @@ from refocus import (
     Layer,
     flatten_layers,
     refocus_layers,
+    refocus_picture,
     refocus_regions,
     sharpest_picture,
     to_linear,
@@ -202,6 +203,22 @@ def develop(rng, linear, noise=None, jpeg=None, flicker=0.0, shake=0.0):
         frame = np.round(255 * coded).astype(np.uint8)
         frames.append(recompress(frame, jpeg) if jpeg else frame)
     return np.stack(frames)
+
+
+def lens_frames(picture, disparity, focus, max_coc, device="cpu"):
+    """The frames that a thin lens takes of a photograph with depth; see `refocus_picture`.
+
+    Args:
+        picture: (H, W, 3) uint8; disparity: (H, W) float32 in [0, 1].
+        focus: disparities of the N focal planes.
+        max_coc: largest circle of confusion, px.
+        device: where they are computed.
+    Returns:
+        (N, 3, H, W) linear light on the CPU.
+    """
+    colour = torch.from_numpy(np.ascontiguousarray(picture)).permute(2, 0, 1).float() / 255
+    surface = torch.from_numpy(np.ascontiguousarray(disparity))
+    return refocus_picture(to_linear(colour).to(device), surface.to(device), focus, max_coc).cpu()
 
 
 def random_faults(rng):

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import time
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -19,10 +20,18 @@ from dataloader import (
     make_loader,
     split_pairs,
 )
+from depth import disparity_as_picture, pair_depth, read_depth
 from luma_store import LumaStore
-from photos import PhotoFolder, list_photos, part_readable
+from photos import (
+    PhotoFolder,
+    limits_of,
+    list_photos,
+    part_readable,
+    read_fit,
+    what_is_wrong,
+)
 from shards import shares_of_shards
-from synthesis import SyntheticStacks, slot_frames
+from synthesis import RefocusedStacks, SyntheticStacks, slot_frames
 from utils import StackError, rank_and_world
 
 MOST_WORKERS = 16  # loader processes of one process that trains, where nobody says how many
@@ -78,19 +87,31 @@ def collect_pairs(datapaths, quiet):
     return pairs
 
 
-def usable_photos(paths):
+def usable_photos(paths, limits, maps=None, kind=None):
     """Part photographs as `part_readable` does, each process its share of them.
 
+    Args:
+        paths: one or more files; limits: Limits that they are held to.
+        maps: {photograph: its depth map} where depth is needed too.
+        kind: "distance" or "disparity".
+    Returns:
+        (good, sentences): as `part_readable`.
     Raises:
-        StackError: none can be read.
+        StackError: none can be used.
     """
+
+    def check(path, limits):
+        if maps is None:
+            return what_is_wrong(path, limits)
+        return what_is_wrong_beside(maps[path], kind, path, limits)
+
     rank, world, _ = rank_and_world()
     if not dist.is_initialized():
-        return part_readable(paths)
+        return part_readable(paths, limits=limits, check=check)
     good, left_over = [], []
     if own := paths[rank::world]:
         try:
-            good, left_over = part_readable(own)
+            good, left_over = part_readable(own, limits=limits, check=check)
         except StackError as error:  # the others' share may be better
             left_over = [str(error)]
     shares = [None] * world
@@ -98,8 +119,18 @@ def usable_photos(paths):
     good = {path for share, _ in shares for path in share}
     left_over = [sentence for _, sentences in shares for sentence in sentences]
     if not good:
-        raise StackError(f"none of the {len(paths)} photographs can be read: {left_over[0]}")
+        raise StackError(f"none of the {len(paths)} photographs can be used: {left_over[0]}")
     return [path for path in paths if path in good], left_over
+
+
+def what_is_wrong_beside(depth_map, kind, path, limits):
+    """The sentence that says why a photograph or its depth cannot be used, None where both can."""
+    try:
+        shape = read_fit(path, limits).shape
+        disparity_as_picture(read_depth(depth_map, shape), kind, depth_map, shape)
+    except StackError as error:
+        return str(error)
+    return None
 
 
 def stored_samples(args, store, scenes, augmentation):
@@ -118,32 +149,43 @@ def stored_samples(args, store, scenes, augmentation):
     return samples, frame_counts, content, f"{len(scenes)} stacks train"
 
 
-def random_samples(args, cache_mib, workers, augmentation, device):
-    """What trains on random scenes of --photos.
+def photo_samples(args, cache_mib, workers, augmentation, device):
+    """What trains on --photos: random scenes of them, or each of them with its depth.
 
     Args:
         args: the options; cache_mib: memory for photographs, MiB; workers: loader processes.
         augmentation: an Augmentation; device: torch.device that trains.
     Returns:
-        As `stored_samples`.
+        As `stored_samples`; the numbers of frames as a function of the epoch.
     Raises:
-        StackError: there are no photographs, or none can be read.
+        StackError: there are no photographs, or none can be used.
     """
-    paths = list_photos(args.photos)
+    paths, maps, left_over = list_photos(args.photos), None, []
+    if args.depth_path:
+        pairs, alone = pair_depth(args.photos[0], args.depth_path, args.depth_suffix)
+        paths, maps = [photo for photo, _ in pairs], dict(pairs)
+        left_over = [f"no depth map for {photo}" for photo in alone]
     if args.dry_run:
         paths = paths[:REHEARSED_PHOTOS]
-    paths, left_over = usable_photos(paths)
-    for sentence in [] if rank_and_world()[0] else left_over:
+    paths, unfit = usable_photos(paths, limits_of(args), maps, args.depth_kind)
+    for sentence in [] if rank_and_world()[0] else [*left_over, *unfit]:
         print(f"left out: {sentence}")
     photos = PhotoFolder(paths, cache_mib // max(workers, 1))
     # CUDA does not survive the fork of a loader process, and the blur was never tried on MPS.
     if device.type != "cuda" or workers:
         device = torch.device("cpu")
-    samples = SyntheticStacks(photos, augmentation, args.seed, device)
-    frame_counts = slot_frames(args.scenes_per_epoch, args.seed)
     content = [path.name for path in paths]
-    sentence = f"{len(frame_counts)} random scenes of {len(paths)} photographs train an epoch"
-    return samples, frame_counts, content, sentence
+    if args.depth_path:
+        maps = [maps[path] for path in paths]
+        lens = args.depth_kind, args.num_frames, args.max_coc
+        samples = RefocusedStacks(photos, maps, *lens, augmentation, args.seed, device)
+        counts = [args.num_frames] * len(paths)
+        return samples, counts, content, f"{len(paths)} photographs with depth train"
+    n_scenes = args.scenes_per_epoch
+    samples = SyntheticStacks(photos, augmentation, args.seed, n_scenes, device)
+    counts = partial(slot_frames, n_scenes, args.seed)
+    sentence = f"{n_scenes} random scenes of {len(paths)} photographs train an epoch"
+    return samples, counts, content, sentence
 
 
 def build_order(args, store, scenes, frame_counts):
@@ -151,7 +193,7 @@ def build_order(args, store, scenes, frame_counts):
 
     Args:
         args: the options; store: a LumaStore; scenes: indices of the training stacks in it.
-        frame_counts: N of every training sample.
+        frame_counts: N of every training sample, or a function of the epoch that gives them.
     Raises:
         StackError: --own_shards, and there are not enough of them.
     """
@@ -160,7 +202,7 @@ def build_order(args, store, scenes, frame_counts):
         "frame_counts": frame_counts,
         "batch_size": args.batch_size,
         "seed": args.seed,
-        "subsets": args.frames == "subset" and not args.photos,  # a random scene draws its own
+        "subsets": args.frames == "subset",
         "repeat": args.repeat,
         "rank": rank,
         "world": world,
@@ -202,7 +244,7 @@ def build_loaders(args, device):
         drift=args.drift,
     )
     if args.photos:
-        data = random_samples(args, cache_mib, workers, augmentation, device)
+        data = photo_samples(args, cache_mib, workers, augmentation, device)
     else:
         data = stored_samples(args, store, parts[0], augmentation)
     samples, frame_counts, content, sentence = data

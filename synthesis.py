@@ -1,89 +1,113 @@
-"""Training samples of random scenes that are made as training goes on: none is seen twice.
+"""Training samples that are made of photographs as training goes on, in place of files.
 
-A scene follows from (seed, epoch, position) as every sample does, so a run that stops and resumes
-sees what it would have seen. Scenes made on a GPU differ from those of the CPU by rounding.
+`SyntheticStacks` are random scenes, in every epoch new ones; `RefocusedStacks` are photographs with
+depth as a lens sees them. Both are what make_dataset.py writes with the same seed and options. Made
+on a GPU they differ from those of the CPU by rounding.
 """
 
 import numpy as np
 
 from augmentation import change_light, choose_frames, draw_view
 from dataloader import Samples
+from depth import disparity_as_picture, read_depth
 from luma_store import luma_levels
-from scenes import LARGEST_STEP, LEAST_STEP, MOST_FRAMES, random_scene
+from scenes import develop, lens_frames, numbered_frames, numbered_scene
 
-COUNTS = 3  # keeps the random numbers of the slots apart from dataloader's PLAN and SAMPLE
 LARGEST_COC = 30.0  # px
-COARSE_SHARE = 0.5  # of the samples, which show a part of the frames of their scene
 
 
-def log_uniform(rng, low, high, size=None):
-    """Whole numbers from low to high, both included, each octave about as often as the next."""
-    numbers = np.exp(rng.uniform(np.log(low), np.log(high + 1), size))
-    return np.minimum(numbers, high).astype(int)  # exp(log(high + 1)) may round to high + 1
-
-
-def slot_frames(n_scenes, seed):
-    """How many frames the samples of an epoch have, for `EpochBatches` to group like with like.
+def slot_frames(n_scenes, seed, epoch=0):
+    """How many frames the scenes of an epoch have, for `EpochBatches` to group like with like.
 
     Args:
         n_scenes: scenes of an epoch.
-        seed: chooses them.
+        seed, epoch: choose them, as in `SyntheticStacks`.
     Returns:
-        n_scenes numbers from 2 to MOST_FRAMES, log-uniform; the same in every epoch.
+        n_scenes numbers from 2 to MOST_FRAMES.
     """
-    return log_uniform(np.random.default_rng([seed, COUNTS]), 2, MOST_FRAMES, n_scenes).tolist()
+    first = epoch * n_scenes
+    return [numbered_frames(seed, first + k, LARGEST_COC) for k in range(n_scenes)]
 
 
 class SyntheticStacks(Samples):
-    """Samples of random scenes, each made anew for its epoch and position.
+    """Samples of random scenes: in each epoch the next n_scenes of those that the seed numbers.
+
+    They are the scenes that make_dataset.py writes with this seed, and as its --size the longer
+    side of the samples.
 
     Args:
         photos: sequence of (H, W, 3) uint8 pictures that scenes are cut from.
-        augmentation: an Augmentation with a `crop`, which is the size of the samples. With the
-            frames "subset", one sample in two is of a scene with more frames than it shows, so
-            that the steps between its planes are coarse.
+        augmentation: an Augmentation with a `crop`, which is the size of the samples.
         seed: see Samples.
+        n_scenes: of an epoch.
         device: where the blur is computed; the CPU where loader processes make the scenes, since
             CUDA does not survive the fork that starts them.
     """
 
-    def __init__(self, photos, augmentation, seed, device="cpu"):
+    def __init__(self, photos, augmentation, seed, n_scenes, device="cpu"):
         super().__init__(augmentation, seed)
-        self.photos, self.device = photos, device
+        self.photos, self.n_scenes, self.device = photos, n_scenes, device
 
-    def sample(self, index, n_frames, rng):
-        """Draw a sample; see `Samples.sample`."""
-        how = self.augmentation
-        count = n_frames
-        if how.frames == "subset" and rng.random() < COARSE_SHARE:
-            count = int(log_uniform(rng, min(n_frames + 1, MOST_FRAMES), MOST_FRAMES))
-        frames, answer = self.scene(count, rng)
-        name = f"random scene {index}"
-        chosen = choose_frames(rng, count, n_frames, how.frames)
+    def __getitem__(self, key):
+        index, n_frames, epoch, position = key
+        return super().__getitem__((epoch * self.n_scenes + index, n_frames, epoch, position))
+
+    def sample(self, number, n_frames, rng):
+        """Draw a sample of scene `number`; see `Samples.sample`."""
+        how, name = self.augmentation, f"random scene {number}"
+        frames, answer = self.scene(number)
+        chosen = choose_frames(rng, len(frames), n_frames, how.frames)
         view = draw_view(rng, answer.shape, how, name)
         stack, answer = (view.turned(part[..., *view.cut]) for part in (frames[chosen], answer))
         stack, answer = change_light(rng, stack, answer, how)
         return {"stack": stack, "answer": answer, "scene": name}
 
-    def scene(self, count, rng):
-        """Make a scene whose planes are about 0.5 to 3 px of blur apart, 1 to 30 px in all.
-
-        Args:
-            count: its frames.
-            rng: NumPy generator.
-        Returns:
-            Luma of the frames, (count, S, S), and of the all-in-focus answer, (S, S), uint8; S is
-            the longer side of the samples.
-        """
-        max_coc = min(LARGEST_STEP * (count - 1), LARGEST_COC)
-        min_coc = max(LEAST_STEP * (count - 1), 1.0)
-        frames, answer, _, _ = random_scene(
-            rng,
-            self.photos,
-            size=max(self.augmentation.crop),
-            max_coc=max_coc,
-            n_frames=count,
-            min_coc=min_coc,
-            device=self.device,
+    def scene(self, number):
+        """Luma of the frames, (N, S, S), and of the answer, (S, S), uint8, of scene `number`."""
+        size = max(self.augmentation.crop)
+        frames, answer, _, _ = numbered_scene(
+            self.photos, self.seed, number, size, LARGEST_COC, device=self.device
         )
         return luma_levels(frames), luma_levels(answer)
+
+
+class RefocusedStacks(Samples):
+    """Samples of photographs with depth, each as a thin lens sees it in focal planes of even steps.
+
+    Args:
+        photos: sequence of (H, W, 3) uint8 pictures.
+        maps: paths of their depth maps; kind: "distance" or "disparity".
+        n_frames: focal planes, from the nearest of a photograph to the farthest.
+        max_coc: largest circle of confusion, px.
+        augmentation, seed: see Samples.
+        device: see SyntheticStacks.
+    """
+
+    def __init__(self, photos, maps, kind, n_frames, max_coc, augmentation, seed, device="cpu"):
+        super().__init__(augmentation, seed)
+        self.photos, self.maps, self.kind, self.device = photos, maps, kind, device
+        self.focus, self.max_coc = np.linspace(1, 0, n_frames), max_coc
+
+    def sample(self, index, n_frames, rng):
+        """Draw a sample; see `Samples.sample`."""
+        how, picture, path = self.augmentation, self.photos[index], self.maps[index]
+        depth = read_depth(path, picture.shape)
+        disparity = disparity_as_picture(depth, self.kind, path, picture.shape)
+        chosen = choose_frames(rng, len(self.focus), n_frames, how.frames)
+        view = draw_view(rng, disparity.shape, how, path)
+        # What a lens mixes into the cut from outside of it.
+        margin = int(np.ceil(2 * self.max_coc))
+        wide, inside = zip(*(widened(cut, margin) for cut in view.cut))
+        linear = lens_frames(
+            picture[wide], disparity[wide], self.focus[chosen], self.max_coc, self.device
+        )
+        frames = luma_levels(develop(rng, linear[..., *inside]))
+        answer = luma_levels(picture[view.cut])
+        stack, answer = change_light(rng, view.turned(frames), view.turned(answer), how)
+        return {"stack": stack, "answer": answer, "scene": path.stem}
+
+
+def widened(cut, margin):
+    """A slice with a margin where there is room for it, and where the slice lies in that."""
+    start = max(cut.start - margin, 0)
+    return slice(start, cut.stop + margin), slice(cut.start - start, cut.stop - start)

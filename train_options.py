@@ -7,8 +7,16 @@ from pathlib import Path
 
 import loss
 from augmentation import FRAME_CHOICES
+from dataset_options import (
+    MAX_COC,
+    NUM_FRAMES,
+    add_depth_options,
+    add_lens_options,
+    check_meaning,
+)
 from metrics import SSIM_WINDOW
 from network import NETWORKS, default_config, load_checkpoint
+from photos import Limits, add_photo_options
 from utils import StackError, number, rank_and_world
 
 PRESETS = {
@@ -38,13 +46,10 @@ PRESETS = {
         "precision": "fp32",
     }
 }
-OF_STORED_STACKS = (
-    "fit",
-    "repeat",
-    "val_fraction",
-    "split",
-    "own_shards",
-)  # options that need --datapath
+# Options that need --datapath, and that need --photos.
+OF_STORED_STACKS = ("fit", "repeat", "val_fraction", "split", "own_shards")
+OF_DEPTH = ("depth_path", "depth_suffix", "depth_kind", "num_frames", "max_coc")
+OF_PHOTOS = ("scenes_per_epoch", *Limits._fields, *OF_DEPTH)
 # What a resumed run must keep, or it would not be the run that stopped.
 FIXED = (
     "network",
@@ -55,6 +60,9 @@ FIXED = (
     "own_shards",
     "repeat",
     "scenes_per_epoch",
+    "depth_kind",
+    "num_frames",
+    "max_coc",
     "image_size",
     "fit",
     "frames",
@@ -70,11 +78,19 @@ OF_THE_START = ("resume", "max_minutes", "device", "num_workers", "cache_mib", "
 OF_THE_START += ("dry_run", "profile")
 
 
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Adds the default to a help text that does not give it."""
+
+    def _get_help_string(self, action):
+        has_default = "(default" in action.help
+        return action.help if has_default else super()._get_help_string(action)
+
+
 def get_parser():
     """The options of train.py."""
     parser = argparse.ArgumentParser(
         description="Train a fusion network on stacks with all-in-focus answers.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=HelpFormatter,
     )
     whole = number(int, low=1)
 
@@ -158,9 +174,12 @@ def get_parser():
         nargs="+",
         metavar="DIR",
         help="folders of photographs that are sharp everywhere: train on random scenes of them, "
-        "made as training goes on, so that none is seen twice; needs --val_datapath; "
-        f"--{', --'.join(OF_STORED_STACKS)} are not for it",
+        "made as training goes on, so that none is seen twice, or with --depth_path on the "
+        "photographs as a lens sees them; the samples are those of make_dataset.py with this "
+        f"--seed; needs --val_datapath; --{', --'.join(OF_STORED_STACKS)} are not for it",
     )
+    add_depth_options(group)
+    add_lens_options(group)
     group.add_argument(
         "--scenes_per_epoch",
         type=whole,
@@ -276,6 +295,8 @@ def get_parser():
         help="memory for decoded pictures, MiB; it is taken as pictures come in. With --photos "
         "half of it is for them",
     )
+
+    add_photo_options(parser)
 
     group = parser.add_argument_group("optimisation")
     group.add_argument(
@@ -434,18 +455,41 @@ def check_data(parser, args):
         parser.error(
             "--photos needs --val_datapath: stacks with answers to validate on, the same each time"
         )
+    if args.photos and args.depth_path:
+        check_depth(parser, args)
     if args.resume:  # these options cannot change, and those of a preset are no longer defaults
         return
     for name in ("val_fraction", "split") if args.datapath and args.val_datapath else ():
         if getattr(args, name) != parser.get_default(name):
             parser.error(f"--{name} parts --datapath, --val_datapath is apart: leave one away")
-    for name in OF_STORED_STACKS if args.photos else ["scenes_per_epoch"]:
+    if not args.photos:
+        unfit = {name: "--photos" for name in OF_PHOTOS}
+    else:
+        unfit = {name: "--datapath" for name in OF_STORED_STACKS}
+        if args.depth_path:
+            del unfit["repeat"]
+            unfit["scenes_per_epoch"] = "--photos without --depth_path"
+        else:
+            unfit |= {name: "--depth_path" for name in OF_DEPTH}
+    for name, data in unfit.items():
         if getattr(args, name) != parser.get_default(name):
-            data = "--datapath" if args.photos else "--photos"
             parser.error(f"--{name} is for {data}: leave it away")
     for folder in args.photos or []:
         if not Path(folder).is_dir():
             parser.error(f"--photos {folder} is no folder: give one of photographs")
+
+
+def check_depth(parser, args):
+    """Fill in what photographs with depth need, or end by parser.error."""
+    if len(args.photos) > 1:
+        parser.error("--depth_path goes with one folder of --photos: give one")
+    if not Path(args.depth_path).is_dir():
+        parser.error(f"--depth_path {args.depth_path} is no folder: give that of the depth maps")
+    if args.fit == "resize":
+        parser.error("--fit resize is for --datapath: photographs with depth are cut")
+    check_meaning(parser, args)
+    args.num_frames = args.num_frames or NUM_FRAMES
+    args.max_coc = args.max_coc or MAX_COC
 
 
 def args_config(args):

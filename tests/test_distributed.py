@@ -17,6 +17,7 @@ import train
 from dataloader import EpochBatches
 from formats import write_picture
 from network import build_network, default_config
+from photos import Limits
 
 ROOT = Path(train.__file__).parent
 STEPS = 20
@@ -166,7 +167,7 @@ def test_processes_must_find_one_checkpoint(data, tmp_path, monkeypatch):
 def test_processes_share_out_the_reading_of_photographs(tmp_path, monkeypatch):
     paths = [tmp_path / f"{k}.png" for k in range(5)]
     for path in paths:
-        write_picture(path, texture(8, 8, 0))
+        write_picture(path, texture(16, 16, 0))
     paths[1].write_bytes(b"no picture")
     paths[3].write_bytes(b"no picture")
     shares = []
@@ -180,7 +181,7 @@ def test_processes_share_out_the_reading_of_photographs(tmp_path, monkeypatch):
     monkeypatch.setattr(sources.dist, "all_gather_object", gather)
     for rank in range(2):
         monkeypatch.setenv("RANK", str(rank))
-        good, left_over = sources.usable_photos(paths)
+        good, left_over = sources.usable_photos(paths, Limits(16, 0, 0))
     assert shares[0] == ([paths[0], paths[2], paths[4]], [])
     assert shares[1][0] == []  # nothing of its own can be read: the others' is enough
     assert good == [paths[0], paths[2], paths[4]] and len(left_over) == 1

@@ -19,7 +19,7 @@ IMPORTS = {
     "formats": "utils metadata camera_files",
     "stack_files": "utils metadata formats",
     "pictures": "utils metadata formats stack_files",
-    "depth": "utils formats",
+    "depth": "utils formats pictures",
     "upsampling": "",
     "depth_models": "utils",
     "shapes": "",
@@ -66,7 +66,7 @@ IMPORTS = {
     "shards": "utils formats",
     "dataloader": "utils pictures augmentation shards",
     "make_shards": "utils dataloader shards",
-    "synthesis": "scenes luma_store augmentation dataloader",
+    "synthesis": "scenes luma_store augmentation dataloader depth",
     "restack": "utils metadata pictures refocus scenes",
     "benchmark_set": "refocus scenes",
     "depth_engines": "utils engines depth_models",
@@ -75,12 +75,12 @@ IMPORTS = {
     "dataset_options": "utils photos depth restack benchmark_set",
     "make_dataset": "utils formats pictures photos depth refocus scenes dataloader restack "
     "benchmark_set dataset_options",
-    "sources": "utils photos augmentation shards dataloader luma_store synthesis",
+    "sources": "utils photos depth augmentation shards dataloader luma_store synthesis",
     "processes": "",
     "stages": "",
     "curves": "show",
     "runs": "utils network",
-    "train_options": "utils network loss metrics augmentation",
+    "train_options": "utils network loss metrics augmentation photos dataset_options",
     "train": "utils formats network loss metrics dataloader processes stages show curves sources "
     "runs train_options",
     "evaluate": "utils pictures metrics indices fuse contest scoring tables pages",
@@ -173,12 +173,13 @@ def test_torch_is_not_loaded_before_it_is_needed(name):
 def test_every_option_is_read(name):
     """Each option is read from the arguments, or by its name from the options of a job.
 
-    pipeline.py hands the arguments on.
+    pipeline.py and sources.py hand the arguments on.
     """
     options = set(vars(importlib.import_module(name).get_parser().parse_args(DEFAULTS[name])))
     read = set()
     files = {name, *IMPORTS[name].split()}
-    files |= set(IMPORTS["pipeline"].split()) if "pipeline" in files else set()
+    for file in {"pipeline", "sources"} & files:
+        files |= set(IMPORTS[file].split())
     for file in files:
         for node in ast.walk(tree_of(file)):
             if isinstance(node, ast.Attribute) and ast.unparse(node.value).endswith("args"):

@@ -18,7 +18,7 @@ from drawn import texture
 
 import make_dataset
 import scenes
-from depth import read_depth
+from depth import pair_depth, read_depth
 from formats import read_picture, write_picture
 from photos import PhotoFolder, list_photos
 from utils import StackError, is_alive
@@ -217,21 +217,21 @@ def test_photographs_and_depth_in_one_folder(tmp_path):
     write_picture(tmp_path / "art.png", drawn_photo(0))
     write_picture(tmp_path / "art_disp.png", np.zeros((48, 64), np.uint8))
     write_picture(tmp_path / "more.png", drawn_photo(1))
-    pairs, alone = make_dataset.pair_depth(tmp_path, tmp_path, "_disp")
+    pairs, alone = pair_depth(tmp_path, tmp_path, "_disp")
     assert [(a.name, b.name) for a, b in pairs] == [("art.png", "art_disp.png")]
     assert [path.name for path in alone] == ["more.png"]
     with pytest.raises(StackError, match="depth_suffix"):
-        make_dataset.pair_depth(tmp_path, tmp_path, "")
+        pair_depth(tmp_path, tmp_path, "")
 
 
 def test_two_maps_or_photographs_of_one_name_are_refused(photos, depths):
     np.save(depths / "p0.npy", np.ones((48, 64)))
     with pytest.raises(StackError, match=r"p0\.png and p0\.npy have one name"):
-        make_dataset.pair_depth(photos, depths, "")
+        pair_depth(photos, depths, "")
     (depths / "p0.npy").unlink()
     write_picture(photos / "p1.tif", drawn_photo(1))
     with pytest.raises(StackError, match=r"p1\.tif and p1\.png have one name"):
-        make_dataset.pair_depth(photos, depths, "")
+        pair_depth(photos, depths, "")
 
 
 def test_depth_of_any_suffix_and_with_alpha(photos, tmp_path):
@@ -239,7 +239,7 @@ def test_depth_of_any_suffix_and_with_alpha(photos, tmp_path):
     write_picture(tmp_path / "d" / "p0.PNG", np.dstack([depth, np.full_like(depth, 7)]))
     np.save(tmp_path / "d" / "p1.npy", depth[..., 0])
     (tmp_path / "d" / "p1.npy").rename(tmp_path / "d" / "p1.NPY")
-    pairs, alone = make_dataset.pair_depth(photos, tmp_path / "d", "")
+    pairs, alone = pair_depth(photos, tmp_path / "d", "")
     assert [path.name for _, path in pairs] == ["p0.PNG", "p1.NPY"] and len(alone) == 1
     for _, path in pairs:
         np.testing.assert_array_equal(read_depth(path, (48, 64)), depth[..., 0])

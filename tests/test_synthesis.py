@@ -1,93 +1,141 @@
-"""synthesis.py: every scene is new, follows from its key, and has the steps that are asked for."""
+"""synthesis.py: samples follow from their keys, and are what make_dataset.py writes to files."""
 
+from functools import partial
+
+import cv2
 import numpy as np
 import pytest
 from drawn import texture
 
-import synthesis
+import make_dataset
+import scenes
 from augmentation import Augmentation
-from dataloader import EpochBatches, batches, make_loader
-from formats import write_picture
+from dataloader import EpochBatches, batches, find_pairs, make_loader
+from formats import read_picture, write_picture
 from luma_store import LumaStore, luma_levels
 from photos import PhotoFolder
-from synthesis import SyntheticStacks, log_uniform, slot_frames
+from synthesis import RefocusedStacks, SyntheticStacks, slot_frames, widened
 from utils import StackError
 
 PHOTOS = [texture(60, 80, k) for k in range(3)]
+AS_STORED = {"frames": "all", "flips": False}
 
 
-def samples(crop=(32, 32), **how):
-    return SyntheticStacks(PHOTOS, Augmentation(crop=crop, **how), seed=0)
+def samples(crop=(32, 32), n_scenes=4, **how):
+    return SyntheticStacks(PHOTOS, Augmentation(crop=crop, **how), seed=0, n_scenes=n_scenes)
 
 
-def flat_scene(self, count, rng):
-    """In place of a scene: frame k has the level k + 1."""
-    rng.random(int(rng.integers(10)))
-    frames = np.arange(1, count + 1, dtype=np.uint8)[:, None, None]
-    return frames.repeat(32, 1).repeat(32, 2), np.zeros((32, 32), np.uint8)
+def stored(folder):
+    """{scene: (N + 1, H, W) luma of the frames and the answer} of a data set, grey levels."""
+    pairs, _ = find_pairs(folder)
+    return {
+        name: np.stack([luma_levels(read_picture(path)) for path in (*frames, answer)]).astype(int)
+        for name, frames, answer in pairs
+    }
 
 
-def shown(sample):
-    """Which frames of a flat scene a sample shows."""
-    return np.round(sample["stack"][:, 0, 0] * 255).astype(int) - 1
+def levels(sample):
+    """A sample's frames and answer, (N + 1, H, W) grey levels."""
+    return np.round(255 * np.stack([*sample["stack"], sample["answer"]])).astype(int)
 
 
-def test_a_sample_follows_from_its_key_and_no_two_are_alike():
-    one = samples(gain=0.2, noise=4.0)
-    first, again = one[(0, 4, 3, 17)], samples(gain=0.2, noise=4.0)[(0, 4, 3, 17)]
-    assert first["stack"].shape == (4, 32, 32) and first["stack"].dtype == np.float32
+def test_a_sample_follows_from_its_key_and_no_two_scenes_are_alike():
+    one, again = samples(gain=0.2, noise=4.0), samples(gain=0.2, noise=4.0)
+    first = one[(0, 2, 3, 17)]
+    assert first["stack"].shape == (2, 32, 32) and first["stack"].dtype == np.float32
     assert first["answer"].shape == (32, 32) and first["answer"].dtype == np.float32
     assert first["stack"].min() >= 0 and first["stack"].max() <= 1
     for name in ("stack", "answer"):
-        np.testing.assert_array_equal(first[name], again[name])
-    others = [one[key]["answer"] for key in ((0, 4, 4, 17), (0, 4, 3, 18))]
-    for picture in [*others, first["answer"][::-1]]:
-        assert not np.array_equal(first["answer"], picture)
+        np.testing.assert_array_equal(first[name], again[(0, 2, 3, 17)][name])
+    assert not np.array_equal(first["stack"], one[(0, 2, 3, 18)]["stack"])  # other light
+    names = [one[(index, 2, epoch, 0)]["scene"] for epoch in (0, 1) for index in range(4)]
+    assert names == [f"random scene {k}" for k in range(8)]
+    plain = [samples()[(0, 2, epoch, 0)]["answer"] for epoch in range(3)]
+    assert not any(np.array_equal(plain[0], np.rot90(p, k)) for p in plain[1:] for k in range(4))
 
 
 def test_samples_have_the_size_of_the_crops():
     for position in range(4):
-        sample = samples(crop=(24, 40))[(0, 3, 0, position)]
-        assert sample["stack"].shape == (3, 24, 40) and sample["answer"].shape == (24, 40)
+        sample = samples(crop=(24, 40))[(0, 2, 0, position)]
+        assert sample["stack"].shape == (2, 24, 40) and sample["answer"].shape == (24, 40)
 
 
-def test_numbers_of_frames_are_spread_over_the_octaves():
-    counts = np.array(slot_frames(4000, 0))
-    assert counts.min() == 2 and counts.max() == 40
-    octaves = [np.mean((counts >= low) & (counts < 2 * low)) for low in (2, 4, 8, 16)]
-    assert octaves == pytest.approx([np.log(2) / np.log(41 / 2)] * 4, abs=0.03)
+def test_an_epoch_knows_the_frames_of_its_scenes_before_it_makes_them():
+    counts = slot_frames(400, 0)
+    assert min(counts) >= 2 and max(counts) <= scenes.MOST_FRAMES and len(set(counts)) > 15
     assert slot_frames(50, 1) == slot_frames(50, 1) != slot_frames(50, 2)
+    assert slot_frames(50, 0, epoch=1) == counts[50:100]
+    source = samples()
+    for epoch in (0, 2):
+        made = [len(source.scene(4 * epoch + k)[0]) for k in range(4)]
+        assert made == slot_frames(4, 0, epoch)
 
 
-def test_one_sample_in_two_shows_a_part_of_its_scene(monkeypatch):
-    monkeypatch.setattr(SyntheticStacks, "scene", flat_scene)
-    parts = [shown(samples()[(0, 5, 0, position)]) for position in range(400)]
-    assert np.mean([part.max() >= 5 for part in parts]) == pytest.approx(0.5, abs=0.1)
-    assert max(part.max() for part in parts) > 30
-    steps = [set(np.sign(np.diff(part))) for part in parts]
-    in_order = [step <= {0, 1} or step <= {0, -1} for step in steps]
-    assert 0.9 < np.mean(in_order) < 1  # but where copies of a frame come first or last
-    assert 0 < np.mean([0 in step for step in steps]) < 0.25  # a frame twice
-    assert samples()[(0, 40, 0, 0)]["stack"].shape[0] == 40
-    for position in range(8):
-        assert shown(samples(frames="all")[(0, 5, 0, position)]).tolist() == [0, 1, 2, 3, 4]
-        assert sorted(shown(samples(frames="shuffled")[(0, 3, 0, position)])) == [0, 1, 2]
+def test_random_scenes_are_those_that_make_dataset_writes(tmp_path):
+    for k, photo in enumerate(PHOTOS):
+        write_picture(tmp_path / "photos" / f"p{k}.png", photo)
+    words = ["--image_path", str(tmp_path / "photos"), "--output_path", str(tmp_path / "set")]
+    words += ["--num_scenes", "6", "--size", "48", "--seed", "5", "--workers", "1"]
+    assert make_dataset.main([*words, "--min_side", "16"]) == 0
+    files = stored(tmp_path / "set")
+    source = SyntheticStacks(PHOTOS, Augmentation(crop=(48, 48), **AS_STORED), 5, n_scenes=3)
+    counts = [n for epoch in (0, 1) for n in slot_frames(3, 5, epoch)]
+    for k, wanted in enumerate(files.values()):
+        sample = source[(k % 3, counts[k], k // 3, 0)]
+        assert len(wanted) == counts[k] + 1
+        np.testing.assert_allclose(levels(sample), wanted, atol=1)
 
 
-@pytest.mark.parametrize(
-    ("count", "low", "high"), [(2, 1, 3), (5, 2, 12), (11, 5, 30), (40, 19.5, 30)]
-)
-def test_blur_goes_with_the_number_of_frames(monkeypatch, count, low, high):
-    asked = {}
+@pytest.fixture(scope="module")
+def refocused(tmp_path_factory):
+    """A photograph with depth, and the stack that make_dataset.py makes of it."""
+    folder = tmp_path_factory.mktemp("refocused")
+    photo = cv2.resize(texture(70, 90, 4), (180, 140), interpolation=cv2.INTER_CUBIC)
+    depth = np.linspace(100, 200, 140).astype(np.uint8)[:, None].repeat(180, 1)
+    depth[40:90, 60:120] = 30
+    write_picture(folder / "photos" / "a.png", photo)
+    write_picture(folder / "depth" / "a.png", depth[..., None])
+    words = ["--image_path", str(folder / "photos"), "--depth_path", str(folder / "depth")]
+    words += ["--depth_kind", "distance", "--num_frames", "5", "--max_coc", "6"]
+    assert make_dataset.main([*words, "--output_path", str(folder / "set"), "--workers", "1"]) == 0
+    return photo, folder / "depth" / "a.png", stored(folder / "set")["a"]
 
-    def scene(rng, photos, **options):
-        asked.update(options)
-        return np.zeros((count, 32, 32, 3), np.uint8), np.zeros((32, 32, 3), np.uint8), None, None
 
-    monkeypatch.setattr(synthesis, "random_scene", scene)
-    samples(frames="all")[(0, count, 0, 0)]
-    assert asked["n_frames"] == count and asked["size"] == 32
-    assert (asked["min_coc"], asked["max_coc"]) == (low, high)
+def refocus(refocused, crop, **how):
+    photo, depth, _ = refocused
+    augmentation = Augmentation(crop=crop, **how)
+    return RefocusedStacks([photo], [depth], "distance", 5, 6.0, augmentation, 0)
+
+
+def test_photographs_with_depth_are_those_that_make_dataset_writes(refocused):
+    sample = refocus(refocused, (140, 180), **AS_STORED)[(0, 5, 0, 0)]
+    assert sample["scene"] == "a"
+    np.testing.assert_allclose(levels(sample), refocused[2], atol=1)
+
+
+def test_a_cut_of_a_photograph_with_depth_is_blurred_as_the_whole(refocused):
+    for position in range(6):
+        found = levels(refocus(refocused, (48, 64), **AS_STORED)[(0, 5, 0, position)])
+        match = cv2.matchTemplate(
+            refocused[2][-1].astype(np.uint8), found[-1].astype(np.uint8), cv2.TM_SQDIFF
+        )
+        _, _, (left, top), _ = cv2.minMaxLoc(match)
+        wanted = refocused[2][:, top : top + 48, left : left + 64]
+        np.testing.assert_allclose(found, wanted, atol=1)
+
+
+def test_photographs_with_depth_lose_frames_where_they_are_asked_to(refocused):
+    sample = refocus(refocused, (48, 48), frames="subset")[(0, 3, 1, 2)]
+    assert sample["stack"].shape == (3, 48, 48)
+    few = refocus(refocused, (200, 200))[(0, 3, 1, 2)]
+    assert isinstance(few, StackError) and "180x140, smaller than the crops" in str(few)
+
+
+def test_a_cut_is_widened_where_there_is_room():
+    for start in (0, 3, 20):
+        wide, inside = widened(slice(start, start + 10), 8)
+        assert list(range(40))[wide][inside] == list(range(start, start + 10))
+        assert wide.start == max(start - 8, 0) and wide.stop == start + 18
 
 
 def test_luma_is_that_of_stored_frames(tmp_path):
@@ -100,9 +148,9 @@ def test_luma_is_that_of_stored_frames(tmp_path):
 def test_loader_processes_make_the_same_scenes():
     found = []
     for workers in (0, 2):
-        order = EpochBatches(slot_frames(6, 0), 2, 0, subsets=False)
+        order = EpochBatches(partial(slot_frames, 6, 0), 2, 0, subsets=False)
         order.start_at(1, 1)
-        loader = make_loader(samples((16, 16)), workers, False, batch_sampler=order)
+        loader = make_loader(samples((16, 16), 6), workers, False, batch_sampler=order)
         found.append(list(batches(loader)))
     assert len(found[0]) == len(found[1]) == 2
     for one, other in zip(*found):
@@ -112,11 +160,5 @@ def test_loader_processes_make_the_same_scenes():
 
 def test_a_photograph_that_has_gone_is_named(tmp_path):
     photos = PhotoFolder([tmp_path / "gone.png"], 1)
-    sample = SyntheticStacks(photos, Augmentation(crop=(16, 16)), 0)[(0, 2, 0, 0)]
+    sample = SyntheticStacks(photos, Augmentation(crop=(16, 16)), 0, 1)[(0, 2, 0, 0)]
     assert isinstance(sample, StackError) and "gone.png cannot be read" in str(sample)
-
-
-def test_log_uniform_numbers_keep_their_bounds():
-    numbers = log_uniform(np.random.default_rng(0), 2, 9, 3000)
-    assert numbers.min() == 2 and numbers.max() == 9
-    assert (numbers == 2).mean() == pytest.approx(np.log(3 / 2) / np.log(10 / 2), abs=0.03)

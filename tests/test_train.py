@@ -57,7 +57,7 @@ def photo_options(data, common, tmp_path):
     for k in range(2):
         write_picture(tmp_path / "photos" / f"p{k}.png", texture(40, 48, k))
     more = ["--photos", str(tmp_path / "photos"), "--val_datapath", str(data)]
-    return [*common, *more, "--scenes_per_epoch", "6"]
+    return [*common, *more, "--scenes_per_epoch", "6", "--min_side", "16"]
 
 
 def start(options, name, *more):
@@ -227,7 +227,7 @@ def test_random_scenes_need_photographs_that_can_be_read(photo_options, tmp_path
         start(photo_options, "run", "--photos", str(tmp_path / "empty"))
     for path in (tmp_path / "photos").iterdir():
         path.write_bytes(b"no picture")
-    with pytest.raises(StackError, match="none of the 2 photographs can be read"):
+    with pytest.raises(StackError, match="none of the 2 photographs can be used"):
         start(photo_options, "run")
 
 
@@ -247,6 +247,35 @@ def test_other_photographs_are_noted_and_the_next_epoch_begins(
         assert sentence in capsys.readouterr().err
     assert resume(tmp_path, "run") == 0
     assert "changed since it stopped: going on with epoch 3" in capsys.readouterr().out
+
+
+def test_photographs_with_depth_train_and_the_unfit_are_named(
+    photo_options, tmp_path, data, capsys
+):
+    depth = np.linspace(60, 200, 40).astype(np.uint8)[:, None, None].repeat(48, 1)
+    for name in ("p0", "p1", "flat"):
+        write_picture(tmp_path / "photos" / f"{name}.png", texture(40, 48, 3))
+        write_picture(tmp_path / "depth" / f"{name}.png", depth if name != "flat" else depth * 0)
+    write_picture(tmp_path / "photos" / "alone.png", texture(40, 48, 4))
+    words = photo_options[: photo_options.index("--scenes_per_epoch")]
+    words += ["--min_side", "16", "--depth_path", str(tmp_path / "depth"), "--num_frames", "4"]
+    with pytest.raises(SystemExit):
+        start(words, "run")
+    assert "--depth_kind distance or disparity is needed" in capsys.readouterr().err
+    words += ["--depth_kind", "disparity"]
+    with pytest.raises(SystemExit):
+        start(words, "run", "--scenes_per_epoch", "9")
+    assert "--scenes_per_epoch is for --photos without --depth_path" in capsys.readouterr().err
+    assert start(words, "run", "--repeat", "2", "--epochs", "1") == 0
+    said = capsys.readouterr().out
+    assert "2 photographs with depth train" in said
+    assert "no depth map for" in said and "alone.png" in said and "flat.png is the same" in said
+    assert load(tmp_path / "run" / "last.pth")["step"] == 2
+    assert resume(tmp_path, "run", "--epochs", "2") == 0
+    assert load(tmp_path / "run" / "last.pth")["args"]["max_coc"] == 16
+    with pytest.raises(SystemExit):
+        resume(tmp_path, "run", "--num_frames", "5")
+    assert "--num_frames is 4 in the run run and cannot change" in capsys.readouterr().err
 
 
 def test_a_preset_trains_on_random_scenes_and_resumes(photo_options, tmp_path):
@@ -404,6 +433,20 @@ def test_a_log_that_was_cut_short_goes_on(options, tmp_path):
         (["--photos", "x", "--val_datapath", "y", "--repeat", "2"], "--repeat is for --datapath"),
         (["--photos", "x", "--val_datapath", "y", "--fit", "resize"], "--fit is for --datapath"),
         (["--datapath", "x", "--scenes_per_epoch", "9"], "--scenes_per_epoch is for --photos"),
+        (["--datapath", "x", "--depth_path", "y"], "--depth_path is for --photos"),
+        (["--datapath", "x", "--min_side", "9"], "--min_side is for --photos"),
+        (
+            ["--photos", "x", "--val_datapath", "y", "--max_coc", "9"],
+            "--max_coc is for --depth_path",
+        ),
+        (
+            ["--photos", "x", "y", "--val_datapath", "z", "--depth_path", "w"],
+            "--depth_path goes with one folder of --photos",
+        ),
+        (
+            ["--photos", "x", "--val_datapath", "z", "--depth_path", "nowhere"],
+            "--depth_path nowhere is no folder",
+        ),
         (["--photos", "x", "--val_datapath", "y", "--scenes_per_epoch", "0"], "at least 1"),
         (["--datapath", "x", "--loss_weights", "1", "2"], "2 loss weights without names"),
         (
