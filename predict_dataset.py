@@ -67,7 +67,13 @@ def part_of(word):
                 f"slurm: {', '.join(names)} are not set: start it by sbatch --array=1-N"
             )
         task, first, count = (int(os.environ[name]) for name in names)
-        word = f"{task - first + 1}/{count}"
+        step = int(os.environ.get("SLURM_ARRAY_TASK_STEP", 1))
+        word = f"{(task - first) // step + 1}/{count}"
+        if task - first >= step * count:
+            raise argparse.ArgumentTypeError(
+                "slurm: the numbers of this array have gaps: start it whole by sbatch --array=1-N, "
+                "what is done is not done again"
+            )
     k, slash, n = word.partition("/")
     if not (slash and k.isdecimal() and n.isdecimal() and 1 <= int(k) <= int(n)):
         raise argparse.ArgumentTypeError(f"{word!r} is no K/N with K from 1 to N")

@@ -59,6 +59,15 @@ def build_optimizer(network, args):
     return torch.optim.AdamW(groups, args.lr)
 
 
+def channels_last(network, device):
+    """Lay weights of convolutions out with the channels last on a CPU, whose bf16 is faster so."""
+    layouts = {4: torch.channels_last, 5: torch.channels_last_3d}
+    for weight in network.parameters() if device.type == "cpu" else ():
+        if weight.dim() in layouts:
+            weight.data = weight.data.contiguous(memory_format=layouts[weight.dim()])
+    return network
+
+
 def across_processes(network, device):
     """The network to call in training: in one process itself, else one that averages gradients.
 

@@ -31,6 +31,7 @@ from runs import (
     across_processes,
     autocast,
     build_optimizer,
+    channels_last,
     choose_precision,
     learning_rate,
     to_training_mode,
@@ -268,6 +269,7 @@ def build_run(args, device, steps_per_epoch, data, checkpoint):
     else:
         config = checkpoint["config"] if checkpoint else args_config(args)
         network = build_network(config).to(device)
+    channels_last(network, device)
     args.precision = choose_precision(network, args, device)
     average = Average(network, args.ema)
     run = Run(

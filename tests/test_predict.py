@@ -555,6 +555,11 @@ def test_parts_make_the_whole_and_a_dead_one_is_made_up_for(tmp_path, weights, m
     assert made() == list(summary(tmp_path / "out")) == [f"s{k}" for k in range(5)]
     for name, time in times.items():
         assert (tmp_path / "out" / f"{name}.png").stat().st_mtime_ns == time
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "7")  # of --array=3,7
+    assert call(predict_dataset.main, *args, "--part", "slurm") == 2
+    assert "the numbers of this array have gaps" in capsys.readouterr().err
+    monkeypatch.setenv("SLURM_ARRAY_TASK_STEP", "4")  # of --array=3-7:4
+    assert call(predict_dataset.main, *args, "--part", "slurm") == 0
     monkeypatch.delenv("SLURM_ARRAY_TASK_ID")
     for word, sentence in [("slurm", "are not set"), ("0/2", "is no K/N"), ("3/2", "is no K/N")]:
         assert call(predict_dataset.main, *args, "--part", word) == 2
