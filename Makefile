@@ -22,8 +22,9 @@ demo: $(VENV)/.ready
 	@echo "The fused picture: results/demo/motorcycle.png"
 	@echo "Its frames: $(DEMO)/dof_stack/motorcycle, its all-in-focus answer: $(DEMO)/AiF"
 
+# A process of one thread on each core: torch's threads would wait for one another in small tests.
 test: $(VENV)/.ready
-	$(RUN) -m pytest
+	OMP_NUM_THREADS=1 $(RUN) -m pytest --numprocesses auto --maxprocesses 4
 
 # Both commands go on where they were stopped; so does this target. RUN_NAME= starts another one.
 weights: photos-there $(VENV)/.ready
