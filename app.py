@@ -1,17 +1,17 @@
 """A page in the browser: drop the frames, watch, compare, retouch, take the picture home."""
 
 import argparse
-import ipaddress
 import json
-import os
+import shutil
 import socket
 import sys
+import tempfile
 import threading
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
 from engines import choose_engine
 from fuse import WEIGHTS
+from guard import Guard, is_local
 from sessions import Sessions
 from uploads import Limits, listing, safe_stem
 from utils import KNOWN_FAILURES, StackError, number, run_main, sentence_of
@@ -23,7 +23,7 @@ try:
     from starlette.background import BackgroundTask
     from starlette.concurrency import run_in_threadpool
     from starlette.requests import ClientDisconnect
-    from starlette.responses import FileResponse, JSONResponse, Response
+    from starlette.responses import FileResponse, Response
     from starlette.routing import Route
 except ImportError:  # said in main, so that --help works without them
     Starlette = None
@@ -32,15 +32,8 @@ PAGE = Path(__file__).with_name("page")
 KINDS = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
 LARGEST_BODY = 4 * 2**20  # bytes of JSON
 SWEEP = 30  # seconds between two looks for sessions that have ended
-HEADERS = {
-    "Content-Security-Policy": "default-src 'self'; img-src 'self' blob: data:; style-src 'self' "
-    "'unsafe-inline'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
-    "Referrer-Policy": "no-referrer",  # addresses hold the secret name of a session
-    "X-Content-Type-Options": "nosniff",
-    "Cache-Control": "no-store",
-}
+UNREADABLE = "the page asks for something that cannot be read: load it anew"
 KEEP = {"Cache-Control": "private, max-age=3600, immutable"}  # of tiles, which have a version
-LOCAL_NAMES = {"localhost", "127.0.0.1", "::1"}
 
 
 def get_parser():
@@ -58,6 +51,14 @@ def get_parser():
         type=number(int, low=0, high=65535),
         default=7860,
         help="0: any free one (default: %(default)s)",
+    )
+    group.add_argument(
+        "--names",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="names under which browsers reach this machine, besides its own and its addresses, "
+        "as behind a proxy; others are refused, so that no other site can pose as this page",
     )
     group.add_argument(
         "--root",
@@ -108,8 +109,16 @@ def get_parser():
     return parser
 
 
+def told(content, status=200, headers=None):
+    """An answer in JSON, in ASCII: names of files that are no text hold what UTF-8 cannot say."""
+    return Response(json.dumps(content), status, headers, "application/json")
+
+
 class Page:
     """Answers what the page asks for. A method that is no coroutine runs in a thread.
+
+    Coroutines leave to threads whatever takes a session's lock: strokes are painted under it, and
+    the pages of all would wait.
 
     Args:
         sessions: Sessions; prober: Prober.
@@ -127,14 +136,14 @@ class Page:
 
     def file(self, request):
         name = request.path_params.get("name", "index.html")
-        path = PAGE / name
-        if Path(name).name != name or path.suffix not in KINDS or not path.is_file():
+        files = {path.name: path for path in PAGE.iterdir() if path.suffix in KINDS}
+        if name not in files:
             raise LookupError("there is no such file")
-        return Response(path.read_bytes(), media_type=KINDS[path.suffix])
+        return Response(files[name].read_bytes(), media_type=KINDS[files[name].suffix])
 
     def begin(self, request):
         limits = self.sessions.limits
-        return JSONResponse(
+        return told(
             {
                 "token": self.sessions.new(),
                 "most_bytes": limits.upload,
@@ -147,14 +156,14 @@ class Page:
         return Response(status_code=204)
 
     def state(self, request):
-        return JSONResponse(self.session(request).state())
+        return told(self.session(request).state())
 
     async def upload(self, request):
         """A file is the body of its request, so that it goes to the disk as it comes."""
         session = self.session(request)
         size = request.headers.get("content-length")
         size = int(size) if size is not None and size.isdecimal() else None
-        name = unquote(request.query_params.get("name", ""))
+        name = request.query_params.get("name", "")
         path = await run_in_threadpool(session.room_for, name, size)
         whole = False
         try:
@@ -162,36 +171,37 @@ class Page:
                 async for chunk in request.stream():
                     await run_in_threadpool(file.write, chunk)
                 whole = file.tell() == size
-        except ClientDisconnect:
-            return Response(status_code=400)
         finally:
             if not whole:
-                session.drop(path, size)
+                await run_in_threadpool(session.drop, path)
         title = request.query_params.get("folder")
         await run_in_threadpool(session.arrived, path, title and safe_stem(title))
-        return JSONResponse({"name": path.name})
+        return told({"name": path.name})
 
     def browse(self, request):
         self.session(request)
         word = request.query_params.get("path", "")
         if self.sessions.root is None:
             raise StackError("no folder of the server is shared: start the page with --root DIR")
-        return JSONResponse(listing(self.sessions.root, word))
+        return told(listing(self.sessions.root, word))
 
     async def open(self, request):
         session, body = self.session(request), await body_of(request)
         await run_in_threadpool(session.open, str(body.get("path", "")))
-        return JSONResponse(session.state())
+        return await run_in_threadpool(self.state, request)
 
     async def arrange(self, request):
         session, body = self.session(request), await body_of(request)
-        session.arrange(list(body.get("order", [])), list(body.get("left_out", [])))
-        return JSONResponse(session.state())
+        lists = [body.get("order"), body.get("left_out")]
+        if not all(isinstance(one, list) for one in lists):
+            raise StackError(UNREADABLE)
+        await run_in_threadpool(session.arrange, *lists)
+        return await run_in_threadpool(self.state, request)
 
     def clear(self, request):
         session = self.session(request)
         session.clear()
-        return JSONResponse(session.state())
+        return told(session.state())
 
     def thumb(self, request):
         path = self.session(request).looks / f"{request.path_params['key']}.jpg"
@@ -200,12 +210,12 @@ class Page:
     async def fuse(self, request):
         session, body = self.session(request), await body_of(request)
         await run_in_threadpool(session.fuse, body)
-        return JSONResponse(session.state())
+        return await run_in_threadpool(self.state, request)
 
     def cancel(self, request):
         session = self.session(request)
         session.stop_fusing()
-        return JSONResponse(session.state())
+        return told(session.state())
 
     def tile(self, request):
         result, at = self.session(request).ready(), request.path_params
@@ -225,12 +235,12 @@ class Page:
 
     def pixel(self, request):
         at = request.path_params
-        return JSONResponse(self.session(request).ready().pixel(at["x"], at["y"]))
+        return told(self.session(request).ready().pixel(at["x"], at["y"]))
 
     def mixture(self, request):
         result, at = self.session(request).ready(), request.path_params
         result.pixel(at["x"], at["y"])
-        return JSONResponse({"shares": self.prober.mixture(result, at["x"], at["y"])})
+        return told({"shares": self.prober.mixture(result, at["x"], at["y"])})
 
     def relief(self, request):
         data = self.session(request).ready().relief()
@@ -238,33 +248,38 @@ class Page:
 
     async def paint(self, request):
         session, body = self.session(request), await body_of(request)
-        boxes = await run_in_threadpool(session.paint, body)
-        return JSONResponse({"boxes": boxes, "version": session.version})
+        paint = session.replay if "strokes" in body else session.paint
+        boxes = await run_in_threadpool(paint, body)
+        return told({"boxes": boxes, "version": session.version})
 
     def undo(self, request):
         session = self.session(request)
         every = request.query_params.get("all") == "1"
         boxes = session.undo(len(session.ready().strokes) if every else 1)
-        return JSONResponse({"boxes": boxes, "version": session.version})
+        return told({"boxes": boxes, "version": session.version})
 
     def take(self, request):
         """A file to take home, written anew each time and removed when it is sent."""
         session, asked = self.session(request), request.query_params
         result, name = session.ready(whole=True), session.name()
-        folder = session.folder / "out"
         what = asked.get("what", "picture")
-        if what == "picture":
-            suffix = SUFFIXES.get(asked.get("format", "png"))
-            if suffix is None:
-                raise StackError("that is no format of ours: choose PNG, TIFF or JPEG")
-            path = folder / f"{name}_fused{suffix}"
-            bits = 16 if asked.get("bits") == "16" else 8
-            result.write(path, bits, asked.get("crop") == "1")
-        else:
-            path = result.write_other(what, folder, name)
-        # Opened under its name while another of the same name may be written beside it.
-        sent = path.rename(path.with_name(f"{os.urandom(6).hex()}{path.suffix}"))
-        return FileResponse(sent, filename=path.name, background=BackgroundTask(sent.unlink))
+        # In a folder of its own: another of the same name may be asked for meanwhile.
+        folder = Path(tempfile.mkdtemp(dir=session.out))
+        end = BackgroundTask(shutil.rmtree, folder, ignore_errors=True)
+        try:
+            if what == "picture":
+                suffix = SUFFIXES.get(asked.get("format", "png"))
+                if suffix is None:
+                    raise StackError("that is no format of ours: choose PNG, TIFF or JPEG")
+                path = folder / f"{name}_fused{suffix}"
+                bits = 16 if asked.get("bits") == "16" else 8
+                result.write(path, bits, asked.get("crop") == "1")
+            else:
+                path = result.write_other(what, folder, name)
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        return FileResponse(path, filename=path.name, background=end)
 
     def routes(self):
         at = "/s/{token}"
@@ -303,51 +318,11 @@ async def body_of(request):
             raise StackError("that is too much at once: paint shorter strokes")
     try:
         body = json.loads(data)
-    except ValueError as error:
-        raise StackError("the page asks for something that cannot be read: load it anew") from error
+    except (ValueError, RecursionError) as error:
+        raise StackError(UNREADABLE) from error
     if not isinstance(body, dict):
-        raise StackError("the page asks for something that cannot be read: load it anew")
+        raise StackError(UNREADABLE)
     return body
-
-
-class Guard:
-    """Lets through what our own page asks for alone, and adds HEADERS.
-
-    Other sites that are open in the same browser can send requests here, too. What they send names
-    their own origin; and where a name of theirs is made to lead to this machine, it is that name.
-
-    Args:
-        app: what answers; names: of this host that are good, None for any.
-    """
-
-    def __init__(self, app, names):
-        self.app, self.names = app, names
-
-    async def __call__(self, scope, receive, send):
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-        told = {name: value.decode("latin-1") for name, value in scope["headers"]}
-        host = told.get(b"host", "")
-        origin = told.get(b"origin")
-        foreign = origin is not None and urlsplit(origin).netloc != host
-        unknown = self.names is not None and urlsplit(f"//{host}").hostname not in self.names
-        if foreign or unknown:
-            answer = JSONResponse({"error": "this page answers itself alone"}, 403)
-            await answer(scope, receive, send)
-            return
-
-        async def send_with_headers(message):
-            if message["type"] == "http.response.start":
-                own = {name for name, _ in message["headers"]}
-                message["headers"] += [
-                    (name.lower().encode(), value.encode())
-                    for name, value in HEADERS.items()
-                    if name.lower().encode() not in own
-                ]
-            await send(message)
-
-        await self.app(scope, receive, send_with_headers)
 
 
 def refused(request, error):
@@ -357,28 +332,28 @@ def refused(request, error):
     if session is not None:
         sentence = session.plain(sentence)
     if request.method == "PUT":  # the rest of the file need not come
-        return JSONResponse({"error": sentence}, 413, {"Connection": "close"})
-    return JSONResponse({"error": sentence}, 400)
+        return told({"error": sentence}, 413, {"Connection": "close"})
+    return told({"error": sentence}, 400)
 
 
 def missing(request, error):
-    return JSONResponse({"error": str(error).strip("'")}, 404)
+    return told({"error": str(error).strip("'")}, 404)
 
 
-def make_app(sessions, prober, host="127.0.0.1"):
-    """The application that uvicorn serves."""
-    handlers = {kind: refused for kind in KNOWN_FAILURES} | {LookupError: missing}
+def gone(request, error):
+    """The browser has hung up: nobody reads this."""
+    return Response(status_code=400)
+
+
+def make_app(sessions, prober, names=()):
+    """The application that uvicorn serves; names: of this machine, beside its own."""
+    handlers = {kind: refused for kind in KNOWN_FAILURES}
+    handlers |= {LookupError: missing, ClientDisconnect: gone}
     app = Starlette(routes=Page(sessions, prober).routes(), exception_handlers=handlers)
     app.state.sessions = sessions
-    return Guard(app, {*LOCAL_NAMES, host} if is_local(host) else None)
-
-
-def is_local(host):
-    """Whether only this machine can reach an address."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+    own = socket.gethostname()
+    short = own.partition(".")[0]
+    return Guard(app, {"localhost", own, short, f"{short}.local", *names}, told)
 
 
 def check_needs(args):
@@ -413,7 +388,7 @@ def main(argv=None):
             "there is no password: only in a network that you trust",
             file=sys.stderr,
         )
-    app = make_app(sessions, Prober(args.model_path, args.device), args.host)
+    app = make_app(sessions, Prober(args.model_path, args.device), [args.host, *args.names])
     try:
         family = socket.AF_INET6 if ":" in args.host else socket.AF_INET
         with socket.create_server((args.host, args.port), family=family) as listening:

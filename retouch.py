@@ -69,6 +69,16 @@ def cover(stroke, top, bottom, left, right):
     return out
 
 
+def cost_of(stroke, size):
+    """How many pixels `cover` goes through for a stroke in a picture (height, width)."""
+    points = stroke.points
+    ends = points[1:] if len(points) > 1 else points
+    starts = points[: len(ends)]
+    low = np.clip(np.minimum(starts, ends) - stroke.radius, 0, size[::-1])
+    high = np.clip(np.maximum(starts, ends) + stroke.radius, 0, size[::-1])
+    return float((high - low).prod(1).sum())
+
+
 def apply_strokes(picture, frames, strokes, area=None, mixture=None):
     """Paint strokes, the first one first, into a fused picture, in place.
 
@@ -115,8 +125,11 @@ def stroke_of(record, names):
         raise ValueError("it is no stroke")
     if not 1 <= len(record["points"]) <= MOST_POINTS:
         raise ValueError(f"it has {len(record['points'])} points")
-    points = np.array(record["points"], np.float64)
-    radius, softness = float(record["radius"]), float(record["softness"])
+    try:
+        points = np.array(record["points"], np.float64)
+        radius, softness = float(record["radius"]), float(record["softness"])
+    except OverflowError as error:  # JSON has numbers of any length
+        raise ValueError("its numbers are too large") from error
     # Far beyond any picture, so that no number here overflows.
     if points.ndim != 2 or points.shape[1] != 2 or not (np.abs(points) < 1e6).all():
         raise ValueError("its points are no places")
@@ -161,8 +174,26 @@ def load_strokes(path, names, size):
     """
     try:
         record = json.loads(read_bytes(path))
+    except (ValueError, RecursionError) as error:  # nested too deep to be one of ours
+        raise StackError(
+            f"{path} is no file of strokes: save it from the page of app.py"
+        ) from error
+    return strokes_of(record, path, names, size)
+
+
+def strokes_of(record, path, names, size):
+    """The strokes of what a file of strokes holds.
+
+    Args:
+        record: of JSON; path: what to call it; names, size: as of `load_strokes`.
+    Returns:
+        List of Stroke.
+    Raises:
+        StackError: it is none of strokes, or they are for other frames.
+    """
+    try:
         known, strokes = (record["height"], record["width"]), list(record["strokes"])
-    except (ValueError, KeyError, TypeError) as error:
+    except (KeyError, TypeError) as error:
         raise StackError(
             f"{path} is no file of strokes: save it from the page of app.py"
         ) from error

@@ -14,23 +14,25 @@ from pathlib import Path
 
 from jobs import Job, Line
 from pictures import NEVER_STACKS
-from retouch import record_of, stroke_of
+from retouch import cost_of, stroke_of, strokes_of
 from uploads import (
+    MOST_FRAMES,
     Limits,
     check_frames,
     check_room,
     check_upload,
-    frames_below,
+    files_below,
     options_of,
     safe_name,
     safe_stem,
 )
 from utils import StackError, is_alive, natural_key, this_process
-from viewing import Result
+from viewing import Result, carry_strokes, told_of
 
 PREFIX = "focal-stacks-"  # of the folder of temporary files
 MOST_SESSIONS = 64
 LEAVING = 60  # seconds that a page has to come back after it was closed or loaded anew
+MOST_PAINT = 5e9  # px that are gone through for strokes sent at once, some 20 ns each
 DRAFT_LEAST = 1600  # px, longest side from which on a draft comes first; below, all is quick
 
 
@@ -44,21 +46,32 @@ class Session:
 
     def __init__(self, folder, house):
         self.folder, self.house = Path(folder), house
-        self.incoming, self.looks = self.folder / "in", self.folder / "looks"
         self.lock = threading.RLock()
         self.seen, self.patience = time.monotonic(), house.patience
-        self.held = 0  # bytes of uploads, also of those that are still coming
+        self.next_id = self.version = self.runs = self.stacks = 0
+        self.look_job = self.fuse_job = None
+        self.progress = None
+        self._begin()
+
+    def _begin(self):
+        """A new stack, in a folder of its own: what still comes for the one before finds none."""
+        self.stacks += 1
+        self.place = self.folder / f"stack-{self.stacks}"
+        self.incoming, self.looks, self.out = (self.place / name for name in ("in", "looks", "out"))
+        self.brought = {}  # bytes of uploads by their path, also of those that are still coming
         self.frames = {}  # {id: what worker.look_at tells}
         self.order, self.left_out, self.arranged = [], set(), False
-        self.refused = []  # sentences
-        self.pending, self.next_id = [], 0
-        self.look_job = self.fuse_job = None
-        self.title = None  # of a folder
-        self.progress, self.failure, self.runs = None, None, 0
-        self.result, self.version, self.is_draft = None, 0, False
+        self.refused, self.pending = [], []  # sentences, paths
+        self.title = self.failure = None  # of a folder; a sentence
+        self.result, self.is_draft = None, False
         self.former = None  # the picture that was there while there is a draft of the next one
-        for path in (self.incoming, self.looks, self.folder / "out"):
+        for path in (self.incoming, self.looks, self.out):
             path.mkdir(parents=True)
+
+    @property
+    def held(self):
+        """Bytes of uploads, also of those that are still coming."""
+        return sum(self.brought.values())
 
     def touch(self, leaving=False):
         """The page is there, or says that it goes."""
@@ -67,7 +80,7 @@ class Session:
 
     def plain(self, sentence):
         """A sentence without the server's folders."""
-        for folder in (self.incoming, self.looks, self.folder, self.house.root):
+        for folder in (self.incoming, self.looks, self.place, self.folder, self.house.root):
             if folder is not None:
                 sentence = re.sub(re.escape(str(folder)) + r"/*", "", sentence)
         return sentence
@@ -84,16 +97,20 @@ class Session:
                 raise StackError(
                     f"{name} is here already: give it another name, or clear the stack"
                 )
+            if max(len(self.brought), len(self.frames)) >= MOST_FRAMES:
+                raise StackError(
+                    f"{name} is one too many, {MOST_FRAMES} frames are the most: thin them out"
+                )
             check_upload(size, self.held, self.folder, self.house.limits)
             path.touch()
-            self.held += size
+            self.brought[path] = size
             return path
 
-    def drop(self, path, size):
+    def drop(self, path):
         """Forget a file that did not come, or that is no frame."""
         with self.lock:
+            self.brought.pop(path, None)
             path.unlink(missing_ok=True)
-            self.held -= size
 
     def arrived(self, path, title=None):
         """A file has come whole: look at it."""
@@ -105,12 +122,12 @@ class Session:
 
     def open(self, word):
         """Take a folder or file below the root in place of what is there."""
-        frames = frames_below(self.house.root, word)
+        files = files_below(self.house.root, word)
         self.clear()
         with self.lock:
             self.title = Path(word).stem if Path(word).suffix else Path(word).name
             self.title = self.title or Path(self.house.root).resolve().name
-            self._look(list(dict.fromkeys(getattr(frame, "file", frame) for frame in frames)))
+            self._look(files)
 
     def _look(self, files):
         self.pending += files
@@ -131,6 +148,8 @@ class Session:
 
     def _looked(self, message):
         with self.lock:
+            if self.look_job is not None and self.look_job.cancelled:  # of a stack that is cleared
+                return
             if "frame" in message:
                 frame = message["frame"]
                 self.next_id = max(self.next_id, frame["id"] + 1)
@@ -143,8 +162,8 @@ class Session:
             elif "refused" in message:
                 self.refused.append(self.plain(message["sentence"]))
                 path = Path(message["refused"])
-                if path.parent == self.incoming and path.exists():
-                    self.drop(path, path.stat().st_size)
+                if path.parent == self.incoming:
+                    self.drop(path)
 
     def _looks_ended(self, sentence):
         with self.lock:
@@ -157,30 +176,28 @@ class Session:
                 if bad is not None:
                     self._looked({"refused": str(bad), "sentence": f"{bad.name}: {sentence}"})
                 self.pending = rest + self.pending
-            if sentence != "":
-                self._look([])
+            self._look([])
 
     def arrange(self, order, left_out):
         """Set the order of the frames, and those that are left out; lists of ids."""
         with self.lock:
-            if sorted(order) != sorted(self.order) or not set(left_out) <= set(order):
+            known = all(type(key) is int and key in self.frames for key in [*order, *left_out])
+            if not known or sorted(order) != sorted(self.order):
                 raise StackError("the frames have changed meanwhile: load the page anew")
             self.arranged = self.arranged or list(order) != self.order
             self.order, self.left_out = list(order), set(left_out)
 
     def clear(self):
         """Begin anew: no frames, no result, no files."""
-        self.cancel()
         with self.lock:
-            self.frames, self.order, self.left_out, self.arranged = {}, [], set(), False
-            self.refused, self.title, self.held, self.failure = [], None, 0, None
-            self.pending, self.result, self.former, self.is_draft = [], None, None, False
+            for job in (self.fuse_job, self.look_job):
+                if job is not None:
+                    job.cancelled = True  # what it still says is not heard
+            left = self.place
+            self._begin()
             self.version += 1
-            for path in (self.incoming, self.looks, self.folder / "out"):
-                shutil.rmtree(path, ignore_errors=True)
-                path.mkdir(parents=True)
-            for path in self.folder.glob("run-*"):
-                shutil.rmtree(path, ignore_errors=True)
+        self.cancel()
+        shutil.rmtree(left, ignore_errors=True)
 
     # Work
 
@@ -200,7 +217,7 @@ class Session:
             check_frames(use)
             check_room(use, self.folder)
             self.runs += 1
-            run = self.folder / f"run-{self.runs}"
+            run = self.place / f"run-{self.runs}"
             longest = max(use[0]["width"], use[0]["height"])
             spec = {
                 "kind": "fuse",
@@ -211,14 +228,17 @@ class Session:
                 "draft": str(run / "draft") if longest >= DRAFT_LEAST else None,
                 "full": str(run / "full"),
             }
-            self.failure, self.progress = None, {"stage": "waiting", "done": 0, "total": 0}
+            self.refused, self.failure = [], None
+            self.progress = {"stage": "waiting", "done": 0, "total": 0}
             self.fuse_job = Job(spec, self._fusing, self._fused)
             self.house.line.add(self.fuse_job)
 
     def _fusing(self, message):
         if "made" in message:
-            made = Result(self.fuse_job.spec[message["made"]])
             with self.lock:
+                if self.fuse_job.cancelled:
+                    return
+                made = Result(self.fuse_job.spec[message["made"]])
                 before = [self.former, self.result]
                 if message["made"] == "draft":
                     if not self.is_draft:
@@ -244,9 +264,11 @@ class Session:
                 former, self.result = self.result, former
                 self.is_draft = False
                 self.version += 1
-        if sentence is not None:  # what is half done; a draft stays where there is nothing else
-            shutil.rmtree(job.spec["full"], ignore_errors=True)
+            shown = self.result and str(self.result.folder)
         self._forget([former])
+        for folder in (job.spec["draft"], job.spec["full"]):  # what is half done goes
+            if folder is not None and folder != shown:
+                shutil.rmtree(folder, ignore_errors=True)
 
     def _forget(self, results):
         """Remove the files of results that are shown no more."""
@@ -276,15 +298,30 @@ class Session:
 
     def paint(self, record):
         """Paint a stroke, as of retouch.stroke_of."""
-        result = self.ready(whole=True)
-        try:
-            stroke = stroke_of(record, result.names)
-        except (ValueError, KeyError, TypeError) as error:
-            raise StackError(f"this stroke cannot be painted: {error}") from error
         with self.lock:
-            box = result.paint(stroke)
-            self.version += 1
-        return [box]
+            result = self.ready(whole=True)
+            try:
+                stroke = stroke_of(record, result.names)
+            except (ValueError, KeyError, TypeError) as error:
+                raise StackError(f"this stroke cannot be painted: {error}") from error
+            return self._paint(result, [stroke])
+
+    def replay(self, record):
+        """Paint the strokes of a file, as of retouch.save_strokes, upon those that are there."""
+        with self.lock:
+            result = self.ready(whole=True)
+            name = str(record.get("name", "this file"))
+            strokes = strokes_of(record, name, result.names, result.size)
+            return self._paint(result, strokes)
+
+    def _paint(self, result, strokes):
+        if sum(cost_of(stroke, result.size) for stroke in strokes) > MOST_PAINT:
+            raise StackError(
+                "that would take minutes to paint: take shorter strokes, or thinner ones"
+            )
+        boxes = [result.paint(stroke) for stroke in strokes]
+        self.version += 1
+        return boxes
 
     def undo(self, count):
         """Take back the last strokes."""
@@ -341,7 +378,7 @@ class Session:
             "height": result.height,
             "names": result.names,
             "kept": result.kept,
-            "notes": [self.plain(note) for note in result.notes],
+            "notes": [self.plain(note) for note in [*result.notes, *told_of(result.waiting)]],
             "seconds": round(result.seconds, 1),
             "confidence": result.confidence is not None,
             "bits": 8 * result.frames.itemsize,
@@ -352,17 +389,9 @@ class Session:
 
     def end(self):
         """Nothing stays."""
+        self.pending = []
         self.cancel()
         shutil.rmtree(self.folder, ignore_errors=True)
-
-
-def carry_strokes(old, new):
-    """Paint the strokes of a Result (or None) into one of the same frames."""
-    if old is None or old.size != new.size:
-        return
-    for record in (record_of(stroke, old.names) for stroke in old.strokes):
-        if record["frame"] is None or record["frame"] in new.names:
-            new.paint(stroke_of(record, new.names))
 
 
 class Sessions:

@@ -17,13 +17,13 @@ from PIL import Image, UnidentifiedImageError
 
 from camera_files import HEIF_STARTS, HEIF_SUFFIXES, RAW_SUFFIXES
 from formats import READ_SUFFIXES, TIFF_STARTS
-from pictures import frames_in, list_folders, list_frames, list_stack_files
+from pictures import frames_in, list_folders, list_stack_files
 from stack_files import TIFF_SUFFIXES, VIDEO_SUFFIXES, frames_in_file
 from utils import StackError, free_memory
 
 SUFFIXES = (*READ_SUFFIXES, *VIDEO_SUFFIXES)
 MOST_FRAMES = 1000
-LONGEST_NAME = 120  # characters
+LONGEST_NAME, LONGEST_STEM = 200, 120  # bytes, of the 255 that file systems take
 # FFmpeg takes a list of addresses for a film, whatever its suffix, and would open them: a film has
 # to begin as one. For the family of mp4 this is what stands behind its first four bytes.
 MKV_START, AVI_START = b"\x1a\x45\xdf\xa3", b"RIFF"
@@ -60,7 +60,8 @@ def safe_name(word):
     """
     name = PureWindowsPath(word).name  # parts at / and \\ alike
     name = "".join(letter for letter in name if letter.isprintable()).strip()
-    path = Path(name[-LONGEST_NAME:])
+    # The end of a long name stays: there are the numbers, and the suffix.
+    path = Path(name.encode(errors="replace")[-LONGEST_NAME:].decode(errors="ignore"))
     if not path.stem or path.name.startswith("."):
         raise StackError("a file without a name is not taken: give it one")
     if path.suffix.lower() not in SUFFIXES:
@@ -74,7 +75,7 @@ def safe_name(word):
 def safe_stem(word):
     """A word as a file's name without a suffix."""
     word = re.sub(r'[\\/:*?"<>|\x00-\x1f]', "_", word).strip(" .")
-    return word[:80] or "fused"
+    return word.encode(errors="replace")[:LONGEST_STEM].decode(errors="ignore") or "fused"
 
 
 def gigabytes(count):
@@ -125,7 +126,7 @@ def inside(root, word):
     root = Path(root).resolve()
     try:
         path = (root / word).resolve(strict=True)
-    except (OSError, RuntimeError) as error:  # RuntimeError: links that lead round
+    except (OSError, RuntimeError, ValueError) as error:  # of links that lead round, and no text
         raise outside from error
     if path != root and root not in path.parents:
         raise outside
@@ -158,17 +159,19 @@ def listing(root, word):
     }
 
 
-def frames_below(root, word):
-    """The frames of a folder or file below `root`, as pictures.list_frames.
+def files_below(root, word):
+    """The files of a stack below `root`: a file, or the pictures of a folder; none is opened.
 
     Raises:
-        StackError: as `inside` and list_frames; or a frame is a link that leads out of the root.
+        StackError: as `inside`; there are none; or one is a link that leads out of the root.
     """
     path = inside(root, word)
-    frames = list_frames(path)
-    for file in {getattr(frame, "file", frame) for frame in frames}:
+    files = [path] if path.is_file() else frames_in(path)
+    if not files:
+        raise StackError(f"{path} holds no pictures: choose a folder of frames")
+    for file in files:
         inside(root, str(file))
-    return frames
+    return files
 
 
 def frames_of(file):
@@ -182,8 +185,13 @@ def frames_of(file):
         StackError: as stack_files.frames_in_file, or they are too many.
     """
     suffix = file.suffix.lower()
+    many = "{} holds {} frames, {} are the most: cut it, or thin it out".format
     if suffix in VIDEO_SUFFIXES:
         check_video(file)
+        # To count them is to go through the film: an hour of it is refused by its header.
+        claimed = int(cv2.VideoCapture(str(file), cv2.CAP_FFMPEG).get(cv2.CAP_PROP_FRAME_COUNT))
+        if claimed > MOST_FRAMES:
+            raise StackError(many(file, claimed, MOST_FRAMES))
         frames = frames_in_file(file)
     elif suffix in TIFF_SUFFIXES:
         frames = frames_in_file(file)
@@ -191,9 +199,7 @@ def frames_of(file):
     else:
         frames = [file]
     if len(frames) > MOST_FRAMES:
-        raise StackError(
-            f"{file} holds {len(frames)} frames, {MOST_FRAMES} are the most: cut it, or thin it out"
-        )
+        raise StackError(many(file, len(frames), MOST_FRAMES))
     return frames
 
 

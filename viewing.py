@@ -19,9 +19,9 @@ from metadata import Metadata
 from pictures import release
 from previews import certainty
 from relief import surface
-from retouch import apply_strokes, cover, save_strokes
+from retouch import apply_strokes, cover, record_of, save_strokes, stroke_of
 from show import colour_map, reduced
-from utils import StackError
+from utils import StackError, natural_key
 
 TILE = 512  # px
 SMALL = 4  # how much smaller the copies are that far views are cut from
@@ -64,6 +64,7 @@ class Result:
             self.alignment = load_alignment(known, record["files"], shape[1:3])
         self.picture = self.mixture  # a copy of its own from the first stroke on
         self.strokes = []
+        self.waiting = []  # (size, record) of strokes of a result before that do not fit this one
         self.small = OrderedDict()
         self.lock = threading.RLock()
 
@@ -275,6 +276,29 @@ class Result:
         else:
             raise StackError(f"there is no {what} of this result: fuse with that option")
         return path
+
+
+def carry_strokes(old, new):
+    """Paint the strokes of a Result (or None) into another one; what does not fit it waits."""
+    if old is None:
+        return
+    painted = [(old.size, record_of(stroke, old.names)) for stroke in old.strokes]
+    for size, record in [*old.waiting, *painted]:
+        if size == new.size and record["frame"] in (None, *new.names):
+            new.paint(stroke_of(record, new.names))
+        else:
+            new.waiting.append((size, record))
+
+
+def told_of(waiting):
+    """Sentences on strokes that wait, as Result has them; none where none do."""
+    names = sorted({record["frame"] or "the eraser" for _, record in waiting}, key=natural_key)
+    if not waiting:
+        return []
+    return [
+        f"not painted: strokes of {', '.join(names)}, which take no part or had another size; they "
+        "come back when these are fused again"
+    ]
 
 
 def _shrunk(plane, size):

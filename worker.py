@@ -12,7 +12,7 @@ import json
 import os
 import sys
 import time
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import cv2
@@ -147,14 +147,16 @@ def fuse(job, teller):
             fuse_into(Path(job["draft"]), small, job["names"], engine, args, teller, "draft")
         except KNOWN_FAILURES as error:
             teller.tell(draft_failed=sentence_of(error))
-    paths = [frame_at(*at) for at in job["frames"]]
-    fuse_into(Path(job["full"]), paths, job["names"], engine, args, teller)
+    fuse_into(Path(job["full"]), frames_at(job["frames"]), job["names"], engine, args, teller)
 
 
-def frame_at(file, number):
-    """The path of a frame, or the frame in a file of this number from 1."""
-    file = Path(file)
-    return file if number is None else frames_in_file(file)[number - 1]
+def frames_at(places):
+    """The frames at [file, number from 1 in it or None], each file gone through once.
+
+    The frames of a video share one reader: of their own each would begin at the first one.
+    """
+    inside = cache(lambda file: frames_in_file(Path(file)))
+    return [Path(file) if number is None else inside(file)[number - 1] for file, number in places]
 
 
 def fuse_into(folder, paths, names, engine, args, teller, part=None):
@@ -214,6 +216,8 @@ def main():
     os.dup2(2, 1)
     if hasattr(os, "nice"):
         os.nice(BEHIND)
+    with contextlib.suppress(OSError):  # where memory runs out, this ends and not the page
+        Path("/proc/self/oom_score_adj").write_text("1000")
     job = json.loads(sys.stdin.readline())
     try:
         WORK[job["kind"]](job, teller)

@@ -1,5 +1,6 @@
 // The page: frames, work, the look at the result, and what is taken home.
 
+import { browse } from "./folders.js";
 import { element, sheet } from "./sheet.js";
 import { address, ask, begin, bytes, dropped, send, session } from "./server.js";
 import { Relief } from "./relief.js";
@@ -15,6 +16,7 @@ let sending = null;
 let errors = [];
 let brushed = null; // index of the frame that the brush takes, null for the mixture
 let reliefOf = null;
+let bits = "16"; // that were chosen before JPEG, which has 8
 let timer = 0;
 
 const view = new View($("picture"), {
@@ -70,7 +72,7 @@ function take(told) {
   const used = frames.filter(frame => frame.used).length;
   $("clear").hidden = $("more").hidden = !filled;
   $("about").textContent = about(frames, used);
-  $("go").textContent = result ? `Fuse ${used} frames again` : `Fuse ${used} frames`;
+  $("go").textContent = `Fuse ${used} frame${used === 1 ? "" : "s"}${result ? " again" : ""}`;
   $("go").disabled = used < 2 || state.looking || Boolean(sending);
   $("go").hidden = Boolean(work);
   showWork(work);
@@ -89,6 +91,7 @@ function about(frames, used) {
   if (state.looking) return `Looking at the frames: ${frames.length} so far`;
   if (!frames.length) return "";
   const { width, height } = frames[0];
+  if (frames.length === 1) return `1 frame of ${width} × ${height}: add another one`;
   const some = used < frames.length ? `${used} of ${frames.length}` : used;
   return `${some} frames of ${width} × ${height}, in focus order`;
 }
@@ -147,8 +150,11 @@ function marked() {
 }
 
 async function add(files) {
-  if (!files.length) return;
+  const strokes = files.filter(([file]) => /\.json$/i.test(file.name));
+  files = files.filter(one => !strokes.includes(one));
   errors = [];
+  for (const [file] of strokes) await replay(file);
+  if (!files.length) return;
   sending = [0, 1];
   take(state);
   refresh();
@@ -170,6 +176,8 @@ function showResult(before) {
     reliefOf = null;
     if (tool === "relief") showRelief();
     if (brushed !== null) brushed = Math.min(brushed, result.names.length - 1);
+    if (view.overlay === "confidence" && !result.confidence) $("overlay").value = view.overlay = "";
+    legend();
     marked();
   }
   $("take").hidden = result.draft;
@@ -203,6 +211,15 @@ function tags() {
   $("right").textContent = tool === "relief" || view.wipe === 1 && wiping ? "" : whole;
 }
 
+function legend() {
+  const key = $("key");
+  key.hidden = tool === "relief" || !view.overlay;
+  key.firstElementChild.className = `${view.overlay}-key`;
+  const { names } = (state && state.result) || { names: [""] };
+  const ends = view.overlay === "focus" ? [names[0], names.at(-1)] : ["unsure", "sure"];
+  key.querySelectorAll("span").forEach((span, k) => (span.textContent = ends[k]));
+}
+
 function use(name) {
   tool = name;
   for (const button of document.querySelectorAll("button[data-tool]"))
@@ -211,7 +228,7 @@ function use(name) {
   $("picture").hidden = name === "relief";
   $("relief").hidden = name !== "relief";
   $("probe").hidden = true;
-  $("key").hidden = name === "relief" || !view.overlay;
+  legend();
   view.mark = null;
   if (name === "retouch" && brushed === null) choose(state.result.names[view.frame]);
   brush();
@@ -244,6 +261,22 @@ async function stroke(painted) {
   painted.sent = true;
   painted.until = performance.now() + 4000;
   await painting("POST", record);
+}
+
+async function replay(file) {
+  try {
+    if (!state.result || state.result.draft)
+      throw new Error(`${file.name} cannot be painted yet: fuse its frames first`);
+    let record = null;
+    try {
+      record = JSON.parse(await file.text());
+    } catch { /* said below */ }
+    if (!record || !Array.isArray(record.strokes))
+      throw new Error(`${file.name} is no file of strokes: save it from this page`);
+    await painting("POST", { ...record, name: file.name });
+  } catch (error) {
+    say(error);
+  }
 }
 
 async function painting(method, body, path = "/strokes") {
@@ -304,35 +337,14 @@ async function showRelief() {
   }
 }
 
-// Folders of the server
-
-async function browse(path) {
-  try {
-    const told = await ask("GET", `/browse?${new URLSearchParams({ path })}`);
-    const below = name => (told.path ? `${told.path}/` : "") + name;
-    const line = (text, act) => {
-      const item = element("li");
-      item.append(element("button", text, { type: "button", onclick: act }));
-      return item;
-    };
-    const lines = told.folders.map(name => line(`${name}/`, () => browse(below(name))));
-    if (told.path)
-      lines.unshift(line("..", () => browse(told.path.split("/").slice(0, -1).join("/"))));
-    const files = told.files.map(name => line(name, () => open(below(name))));
-    $("server").querySelector("ul").replaceChildren(...lines, ...files);
-    const some = told.pictures ? `${told.pictures} pictures` : "no pictures here";
-    $("where").textContent = `/${told.path}: ${some}`;
-    $("take-folder").hidden = told.pictures < 1;
-    $("take-folder").textContent = `Open these ${told.pictures} frames`;
-    $("take-folder").onclick = () => open(told.path);
-    if (!$("server").open) $("server").showModal();
-  } catch (error) {
-    say(error);
-  }
+function sure() {
+  const strokes = state.result ? state.result.strokes : 0;
+  return !strokes || confirm(`The picture goes, and its ${strokes} strokes: go on?`);
 }
 
 function open(path) {
   $("server").close();
+  if (!sure()) return;
   errors = [];
   act("POST", "/open", { path });
 }
@@ -345,9 +357,16 @@ function listen() {
     add([...event.target.files].map(file => [file, ""]));
     event.target.value = "";
   };
-  $("browse").onclick = () => browse("");
+  $("browse").onclick = () => browse("", { open, say }).catch(say);
   $("browse").hidden = !session.root;
+  $("load").onclick = () => $("strokes").click();
+  $("strokes").onchange = event => {
+    errors = [];
+    [...event.target.files].forEach(replay);
+    event.target.value = "";
+  };
   $("clear").onclick = () => {
+    if (!sure()) return;
     errors = [];
     act("DELETE", "/frames");
   };
@@ -370,12 +389,14 @@ function listen() {
   };
   $("overlay").onchange = event => {
     view.overlay = event.target.value || null;
-    const key = $("key");
-    key.hidden = !view.overlay;
-    key.firstElementChild.className = `${view.overlay}-key`;
-    const ends = view.overlay === "focus"
-      ? [state.result.names[0], state.result.names.at(-1)] : ["unsure", "sure"];
-    key.querySelectorAll("span").forEach((span, k) => (span.textContent = ends[k]));
+    // What is sure is white and multiplies, so that it may be whole.
+    $("opacity").value = view.overlay === "confidence" ? 100 : 60;
+    $("opacity").hidden = !view.overlay;
+    $("opacity").oninput();
+    legend();
+  };
+  $("opacity").oninput = () => {
+    view.opacity = $("opacity").value / 100;
     view.draw();
   };
   $("fit").onclick = () => view.fit();
@@ -389,8 +410,10 @@ function listen() {
   };
   $("undo").onclick = () => painting("DELETE", undefined);
   $("format").onchange = () => {
+    const { disabled } = $("bits");
     $("bits").disabled = $("format").value === "jpeg";
-    if ($("bits").disabled) $("bits").value = "8";
+    if ($("bits").disabled && !disabled) [bits, $("bits").value] = [$("bits").value, "8"];
+    else if (disabled && !$("bits").disabled) $("bits").value = bits;
   };
   $("save").onclick = async () => {
     const wanted = {
@@ -402,18 +425,20 @@ function listen() {
     link.click();
   };
   addEventListener("keydown", event => {
-    const writing = /INPUT|SELECT|DIALOG/.test(event.target.tagName);
-    if (event.key === "z" && (event.ctrlKey || event.metaKey) && tool === "retouch") $("undo").click();
-    else if (writing || !state || !state.result) return;
-    else if (event.key === "0") view.fit();
+    const chord = event.ctrlKey || event.metaKey || event.altKey;
+    const key = event.key.toLowerCase();
+    if (!state || !state.result || event.target.closest("select, dialog")) return;
+    if (key === "z" && !event.altKey && tool === "retouch") $("undo").click();
+    else if (chord) return;
+    else if (key === "f") view.fit();
     else if (event.key === "Escape") {
       $("probe").hidden = true;
       view.mark = null;
       view.draw();
     }
-    else if (event.key === "1") $("whole").click();
-    else if (tool === "retouch" && "[]".includes(event.key)) {
-      $("radius").value = Number($("radius").value) + (event.key === "]" ? 4 : -4);
+    else if (key === "1") $("whole").click();
+    else if (tool === "retouch" && "[]".includes(key)) {
+      $("radius").value = Number($("radius").value) + (key === "]" ? 4 : -4);
       brush();
     } else return;
     event.preventDefault();

@@ -31,19 +31,36 @@ export class Relief {
     });
     canvas.addEventListener("pointermove", event => {
       if (!this.last) return;
-      this.turn += (event.clientX - this.last[0]) * 0.008;
-      this.tilt = Math.min(Math.max(this.tilt + (event.clientY - this.last[1]) * 0.006, 0), 1.45);
+      this.move(event.clientX - this.last[0], event.clientY - this.last[1]);
       this.last = [event.clientX, event.clientY];
-      this.draw();
+    });
+    canvas.addEventListener("keydown", event => {
+      const way = {
+        ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1],
+      }[event.key];
+      if (way) this.move(...way.map(step => 12 * step));
+      else if ("+=-".includes(event.key)) this.near(event.key === "-" ? 60 : -60);
+      else return;
+      event.preventDefault();
     });
     for (const kind of ["pointerup", "pointercancel"])
       canvas.addEventListener(kind, () => (this.last = null));
     canvas.addEventListener("wheel", event => {
       event.preventDefault();
-      this.far = Math.min(Math.max(this.far * 2 ** (event.deltaY / 600), 0.5), 5);
-      this.draw();
+      this.near(event.deltaY);
     }, { passive: false });
     new ResizeObserver(() => this.draw()).observe(canvas);
+  }
+
+  move(right, down) {
+    this.turn += right * 0.008;
+    this.tilt = Math.min(Math.max(this.tilt + down * 0.006, 0), 1.45);
+    this.draw();
+  }
+
+  near(away) {
+    this.far = Math.min(Math.max(this.far * 2 ** (away / 600), 0.5), 5);
+    this.draw();
   }
 
   async show(data) {

@@ -12,6 +12,8 @@ export function element(name, text, attributes = {}) {
 export function sheet(list, frames, on) {
   // Shows frames as the server tells them; on: {arrange(order, id toggled), choose(name)}
   const ids = frames.map(one => one.id);
+  const held = list.contains(document.activeElement) && document.activeElement;
+  const at = held && [held.closest("li").dataset.id, held.tagName];
   list.replaceChildren(...frames.map(frame => {
     const item = element("li", undefined, { draggable: true, tabIndex: 0 });
     item.dataset.id = frame.id;
@@ -56,6 +58,9 @@ export function sheet(list, frames, on) {
     };
     return item;
   }));
+  // Who goes by keys stays where they were.
+  const item = at && list.querySelector(`[data-id="${at[0]}"]`);
+  if (item) (at[1] === "BUTTON" ? item.querySelector("button") : item).focus();
 }
 
 function keys(event, frame, ids, on) {

@@ -32,6 +32,7 @@ export class View {
     for (const kind of ["down", "move", "up", "cancel", "leave"])
       canvas.addEventListener("pointer" + kind, event => this[kind](event));
     canvas.addEventListener("wheel", event => this.wheel(event), { passive: false });
+    canvas.addEventListener("keydown", event => this.key(event));
   }
 
   show(picture, address) {
@@ -147,7 +148,7 @@ export class View {
     if (this.overlay) {
       // What is sure is white, and multiplying leaves it as it is.
       if (this.overlay === "confidence") context.globalCompositeOperation = "multiply";
-      else context.globalAlpha = this.opacity;
+      context.globalAlpha = this.opacity;
       this.layer(context, this.overlay);
       context.globalAlpha = 1;
       context.globalCompositeOperation = "source-over";
@@ -395,8 +396,7 @@ export class View {
     }
     hand.moved ||= Math.hypot(at[0] - hand.start[0], at[1] - hand.start[1]) > STILL * this.pixels;
     if (hand.kind === "paint") {
-      for (const one of event.getCoalescedEvents?.() ?? [event])
-        this.wet.at(-1).points.push(this.pixel(this.at(one)));
+      for (const one of event.getCoalescedEvents?.() ?? [event]) this.lead(this.at(one));
     } else if (hand.kind === "wipe") {
       const left = Math.max(this.spot(0, 0)[0], 0);
       const right = Math.min(this.spot(this.picture.width, 0)[0], this.canvas.width);
@@ -412,6 +412,13 @@ export class View {
     this.draw();
   }
 
+  lead(at, least = 0.1) {
+    // Points closer than a tenth of the radius change nothing that is seen, and cost as much.
+    const { points, radius } = this.wet.at(-1);
+    const [[x, y], [px, py]] = [this.pixel(at), points.at(-1)];
+    if (Math.hypot(x - px, y - py) > least * radius) points.push([x, y]);
+  }
+
   up(event) {
     this.pointers.delete(event.pointerId);
     const hand = this.hand;
@@ -419,13 +426,21 @@ export class View {
     if (!hand || event.type === "pointercancel") return;
     if (hand.kind === "paint") {
       const stroke = this.wet.at(-1);
-      if (stroke && !stroke.sent) this.on.stroke(stroke);
+      if (stroke && !stroke.sent) {
+        if (hand.moved) this.lead(hand.last, 0);
+        this.on.stroke(stroke);
+      }
     } else if (hand.kind !== "pinch" && !hand.moved) {
-      const [x, y] = this.place(...hand.start).map(Math.floor);
-      if (x < 0 || y < 0 || x >= this.picture.width || y >= this.picture.height) return;
-      this.mark = [x, y];
-      this.on.probe(x, y);
+      this.click(this.place(...hand.start));
     }
+    this.draw();
+  }
+
+  click(place) {
+    const [x, y] = place.map(Math.floor);
+    if (x < 0 || y < 0 || x >= this.picture.width || y >= this.picture.height) return;
+    this.mark = [x, y];
+    this.on.probe(x, y);
     this.draw();
   }
 
@@ -437,6 +452,22 @@ export class View {
   leave() {
     this.cursor = null;
     this.draw();
+  }
+
+  key(event) {
+    const way = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[event.key];
+    if (!this.picture || event.ctrlKey || event.metaKey || event.altKey) return;
+    if (way) {
+      const step = this.canvas.height / 8 / this.scale;
+      this.x += way[0] * step;
+      this.y += way[1] * step;
+      this.fitted = false;
+      this.hold();
+      this.draw();
+    } else if ("+=-".includes(event.key)) this.zoom(this.scale * 2 ** (event.key === "-" ? -0.5 : 0.5));
+    else if (event.key === "Enter" && !this.brush) this.click([this.x, this.y]);
+    else return;
+    event.preventDefault();
   }
 
   wheel(event) {

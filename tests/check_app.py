@@ -125,6 +125,13 @@ class Page:
         self.page.ask("POST", "/actions", {"actions": [{**mouse, "actions": steps}]})
         self.page.ask("DELETE", "/actions")
 
+    def keys(self, *letters):
+        """Press keys, one after the other."""
+        steps = [{"type": f"key{way}", "value": key} for key in letters for way in ("Down", "Up")]
+        self.page.ask(
+            "POST", "/actions", {"actions": [{"type": "key", "id": "k", "actions": steps}]}
+        )
+
     def fuse(self, files):
         """Drop frames, wait for their sheet, fuse, wait for the picture."""
         self.drop(files)
@@ -189,6 +196,47 @@ def check_stroke(page, frame):
     page.settled()
 
 
+def check_opacity(page):
+    """An overlay can be made fainter."""
+    page.choose("#overlay", "focus")
+    seen = {}
+    for value in (100, 10):
+        page.choose("#opacity", value)
+        page.settled()
+        seen[value] = page.page.picture_of(page.page.find("#look")).astype(int)
+    page.choose("#overlay", "")
+    differ = np.abs(seen[100] - seen[10]).mean()
+    must(differ > 5, f"a fainter overlay differs by {differ:.2f} grey levels only")
+
+
+def check_keys(page):
+    """1, F, [ and ] do what the buttons say; Z takes the stroke back."""
+    value = "return document.querySelector('#{}').value".format
+    page.page.run("document.activeElement.blur()")
+    before = float(page.page.run(value("radius")))
+    page.keys("1", "]", "]", "[")
+    must(page.page.run(value("zoom")) == "100 %", "1 is not 100 %")
+    must(float(page.page.run(value("radius"))) == before + 4, "[ and ] are not the brush's size")
+    page.keys("f")
+    must(page.page.run(value("zoom")) != "100 %", "F does not fit the picture")
+    page.keys("z")
+    page.until("return document.querySelector('#undo').disabled", True)
+
+
+def check_strokes_come_back(page, home):
+    """A file of strokes is painted; one of another picture is refused with a sentence."""
+    (file,) = home.glob("*_strokes.json")
+    other = home / "other.json"
+    other.write_text(json.dumps(json.loads(file.read_text()) | {"width": 5}))
+    path = page.page.find("#strokes")
+    page.page.ask("POST", f"{path}/value", {"text": str(other)})
+    page.until("return document.querySelector('#said').textContent.includes('other.json is for')")
+    must(page.page.run("return document.querySelector('#undo').disabled"), "it is painted")
+    page.page.ask("POST", f"{path}/value", {"text": str(file)})
+    page.until("return document.querySelector('#undo').disabled", False)
+    must(not page.errors(), f"a good file of strokes is told {page.errors()}")
+
+
 def download(page, folder, selector):
     """The file that a click brings."""
     known = set(folder.iterdir())
@@ -244,6 +292,7 @@ def check_two(chromium, driver, folder, address, stack):
         second.drop([*files[:3], broken / "notes.jpg"])
         second.until("return document.querySelector('#said').textContent.includes('notes.jpg')")
         second.until("return document.querySelectorAll('#sheet li').length", 3)
+        told = second.errors()
         first.until("return document.querySelectorAll('#sheet li').length", len(files))
         for page in (first, second):
             page.until("return !document.querySelector('#go').disabled")
@@ -252,8 +301,9 @@ def check_two(chromium, driver, folder, address, stack):
             page.until("return document.body.dataset.stage", "result")
             found = page.page.run("return document.querySelectorAll('#sheet li').length")
             must(found == count, f"{found} frames are shown, {count} were dropped")
-        must(not first.errors(), f"the good one says {first.errors()}")
-        return second.errors()
+        for page in (first, second):  # what was refused has been said before
+            must(not page.errors(), f"the page says {page.errors()}")
+        return told
 
 
 def draw_large(folder):
@@ -363,10 +413,12 @@ def go(page, folder, stack, shots):
         page.choose("#overlay", overlay)
         page.settled()
         page.shot(shots, overlay)
-    page.choose("#overlay", "")
+    check_opacity(page)
     check_stroke(page, len(files) - 1)
     page.shot(shots, "retouch")
     name, changed = check_files(page, folder, stack, home)
+    check_keys(page)
+    check_strokes_come_back(page, home)
     print(f"{name} is predict.py's, bit for bit; the stroke has changed {changed} pixels")
     page.click('[data-tool="relief"]')
     page.settled()
@@ -383,11 +435,14 @@ def go(page, folder, stack, shots):
     page.shot(shots, "dark")
     page.page.tool("Emulation.setEmulatedMedia", features=[])
     page.click("#clear")
+    page.page.ask("POST", "/alert/accept")  # there are strokes: it asks first
     page.until("return document.body.dataset.stage", "empty")
     must(not page.errors(), f"the page says {page.errors()}")
     # Without a graphics card Chromium warns about each of its stand-ins.
     logged = page.page.ask("POST", "/se/log", {"type": "browser"})
-    logged = [line for line in logged if line["level"] == "SEVERE"]
+    # The strokes that do not fit are refused.
+    refusal = "/strokes - Failed to load resource"
+    logged = [one for one in logged if one["level"] == "SEVERE" and refusal not in one["message"]]
     must(not logged, f"the browser says {logged}")
 
 

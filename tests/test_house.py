@@ -85,7 +85,8 @@ IMPORTS = {
     "runs train_options",
     "evaluate": "utils pictures metrics indices fuse contest scoring tables pages",
     "predict": "utils formats pictures align pipeline previews",
-    "app": "utils engines fuse uploads sessions viewing",
+    "guard": "",
+    "app": "utils engines fuse guard uploads sessions viewing",
     "predict_dataset": "utils pictures records pipeline previews report processes",
 }
 SCRIPTS = ["make_dataset", "estimate_depth", "train", "evaluate", "predict", "predict_dataset"]

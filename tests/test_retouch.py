@@ -3,7 +3,15 @@ import json
 import numpy as np
 import pytest
 
-from retouch import Stroke, apply_strokes, cover, load_strokes, save_strokes, stroke_of
+from retouch import (
+    Stroke,
+    apply_strokes,
+    cost_of,
+    cover,
+    load_strokes,
+    save_strokes,
+    stroke_of,
+)
 from tests.drawn import texture
 from utils import StackError
 
@@ -34,6 +42,13 @@ def test_a_stroke_covers_what_lies_along_it():
     assert (share[20, 10:41] == 1).all()
     assert (share[20:31, 40] == 1).all()
     assert share[30, 10] == 0
+
+
+def test_the_cost_of_a_stroke_is_what_it_goes_through():
+    assert cost_of(stroke(0, [[20, 15]]), (40, 56)) == 12 * 12
+    assert cost_of(stroke(0, [[20, 15], [30, 15], [30, 15]]), (40, 56)) == 22 * 12 + 12 * 12
+    assert cost_of(stroke(0, [[0, 0]], 1e4), (40, 56)) == 40 * 56  # no more than the picture
+    assert cost_of(stroke(0, [[-90, 0]]), (40, 56)) == 0
 
 
 def test_windows_of_a_stroke_are_parts_of_the_whole():
@@ -114,6 +129,8 @@ GOOD = {"frame": "a.png", "radius": 5, "softness": 0.5, "points": [[1, 2]]}
         {"points": "12"},
         {"radius": 0},
         {"radius": float("inf")},
+        {"radius": 10**400},
+        {"points": [[10**400, 1]]},
         {"softness": 1.1},
         {"frame": "../a.png"},
     ],

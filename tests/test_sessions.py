@@ -10,10 +10,13 @@ import tifffile
 import predict
 import sessions
 from jobs import Job, Line
+from retouch import Stroke
 from sessions import PREFIX, Sessions, remove_dead
 from tests.drawn import draw_stack, texture, tiff
 from uploads import Limits, options_of
 from utils import StackError, this_process, write_json
+from viewing import Result, carry_strokes
+from worker import frames_at
 
 SIDES = (64, 96)
 
@@ -138,6 +141,76 @@ def test_a_run_that_is_cancelled_brings_the_picture_before_back(house):
     assert left == [session.result.folder]
 
 
+def test_strokes_of_frames_that_are_left_out_wait_for_them(house):
+    session = house.get(house.new())
+    strokes = [
+        {"frame": name, "radius": 4, "softness": 0, "points": [[20, 20]]}
+        for name in ("0.png", "1.png")
+    ]
+    for number, names, painted in (
+        (1, ("0.png", "1.png"), 0),
+        (2, ("0.png", "2.png"), 1),
+        (3, ("0.png", "1.png"), 2),
+    ):
+        full = result_in(session.place / f"run-{number}" / "full", names)
+        session.progress = {}
+        session.fuse_job = Told({"draft": None, "full": full}, None, None)
+        session._fusing({"made": "full"})
+        session._fused(None)
+        told = session.state()["result"]
+        assert told["strokes"] == painted
+        assert [note[:28] for note in told["notes"]] == (
+            ["not painted: strokes of 1.png"[:28]] if number == 2 else []
+        )
+        for stroke in strokes if number == 1 else []:
+            session.paint(stroke)
+
+
+def test_strokes_that_would_take_minutes_are_refused(house, monkeypatch):
+    session = house.get(house.new())
+    session.result = Result(result_in(session.place / "run-1" / "full"))
+    stroke = {"frame": "1.png", "radius": 4, "softness": 0, "points": [[20, 20], [30, 20]]}
+    monkeypatch.setattr(sessions, "MOST_PAINT", 2 * 18 * 8)
+    file = {"width": 60, "height": 40, "strokes": [stroke, stroke]}
+    session.replay(file)
+    with pytest.raises(StackError, match="would take minutes"):
+        session.replay(file | {"strokes": [stroke] * 3})
+    with pytest.raises(StackError, match="would take minutes"):
+        session.paint(stroke | {"points": [[20, 20], [30, 20]] * 9})
+    assert session.state()["result"]["strokes"] == 2
+
+
+def test_strokes_of_another_size_wait(house, tmp_path):
+    old = Result(result_in(tmp_path / "old"))
+    new = Result(result_in(tmp_path / "new", shape=(2, 30, 60, 3)))
+    last = Result(result_in(tmp_path / "last"))
+    old.paint(Stroke(0, 4.0, 0.0, np.array([[20.0, 20.0]])))
+    carry_strokes(old, new)
+    assert (len(new.strokes), len(new.waiting)) == (0, 1)
+    carry_strokes(new, last)
+    assert (len(last.strokes), len(last.waiting)) == (1, 0)
+
+
+def test_half_a_draft_goes_when_it_is_cancelled(house):
+    session = house.get(house.new())
+    run_of(session, 1)
+    session._fused("")
+    assert not list(session.folder.rglob("frames.raw"))
+
+
+def test_frames_of_a_film_share_one_reader(tmp_path):
+    """Each of its own would go through the film from the beginning, and keep it open."""
+    film = tmp_path / "film.avi"
+    writer = cv2.VideoWriter(str(film), cv2.VideoWriter_fourcc(*"MJPG"), 5, (64, 48))
+    for k in range(4):
+        writer.write(texture(48, 64, k))
+    writer.release()
+    frames = frames_at([[str(film), 1], [str(film), 3], ["a.png", None]])
+    assert [frame.name for frame in frames[2:]] == ["a.png"]
+    assert [frame.number for frame in frames[:2]] == [1, 3]
+    assert frames[0].video is frames[1].video
+
+
 class Told:
     """Stands in for a process: says what it is given, and waits to be stopped."""
 
@@ -245,7 +318,7 @@ def test_a_file_comes_once_and_is_counted(house):
         session.room_for("a.png", 1)
     with pytest.raises(StackError, match="more than"):
         session.room_for("b.png", 1)
-    session.drop(path, 10**8)  # the sender has gone
+    session.drop(path)  # the sender has gone
     assert not list(session.incoming.iterdir())
     session.room_for("b.png", 10**8)
 
@@ -283,11 +356,46 @@ def test_sessions_are_apart_and_end(house):
 def test_clearing_removes_all(house):
     session = house.get(house.new())
     session.room_for("a.png", 5)
-    (session.folder / "run-1").mkdir()
+    (session.place / "run-1").mkdir()
     session.clear()
-    assert [path.name for path in session.folder.iterdir() if any(path.iterdir())] == []
-    assert not (session.folder / "run-1").exists()
+    assert [path for path in session.folder.rglob("*") if path.is_file()] == []
+    assert not list(session.folder.rglob("run-1"))
     assert session.held == 0
+
+
+def test_a_file_that_still_comes_for_a_stack_that_is_cleared_is_none_of_the_next(house):
+    session = house.get(house.new())
+    old = session.room_for("a.png", 5)
+    session.clear()
+    new = session.room_for("a.png", 7)
+    session.arrived(old)
+    assert session.look_job is None
+    session.drop(old)
+    assert new.exists()
+    assert session.held == 7
+
+
+def test_what_is_looked_at_for_a_stack_that_is_cleared_is_not_heard(house):
+    session = house.get(house.new())
+    session.look_job = Told({"files": []}, session._looked, session._looks_ended)
+    session.clear()
+    session._looked({"refused": "a.png", "sentence": "a.png is bad"})
+    assert session.state()["refused"] == []
+
+
+def test_files_are_counted(house, monkeypatch):
+    monkeypatch.setattr(sessions, "MOST_FRAMES", 2)
+    session = house.get(house.new())
+    for name in ("a.png", "b.png"):
+        session.room_for(name, 1)
+    with pytest.raises(StackError, match=r"c\.png is one too many, 2 frames are the most"):
+        session.room_for("c.png", 1)
+
+
+def test_names_of_any_length_find_room(house):
+    session = house.get(house.new())
+    for letter in ("x", "漢", "😀"):
+        assert session.room_for(f"{letter * 250}1.png", 1).name.endswith(f"{letter}1.png")
 
 
 def test_what_dead_processes_left_is_removed(tmp_path):

@@ -15,7 +15,7 @@ from uploads import (
     check_frames,
     check_room,
     check_upload,
-    frames_below,
+    files_below,
     frames_of,
     inside,
     listing,
@@ -59,9 +59,12 @@ def test_names_of_nothing_that_is_read_are_refused(word):
         safe_name(word)
 
 
-def test_a_long_name_keeps_its_suffix():
-    assert len(safe_name("ä" * 500 + ".png")) <= 120
-    assert safe_name("ä" * 500 + ".png").endswith(".png")
+@pytest.mark.parametrize("letter", ["x", "ä", "漢", "😀"])
+def test_a_long_name_keeps_its_suffix(letter):
+    name = safe_name(f"{letter * 500}7.png")
+    assert 190 < len(name.encode()) <= 200
+    assert name.endswith(f"{letter}7.png")
+    assert 110 < len(safe_stem(letter * 500).encode()) <= 120
 
 
 def test_stems_lead_nowhere():
@@ -103,7 +106,7 @@ def test_what_is_below_the_root_is_found(shared):
     assert inside(shared, "") == shared
     assert inside(shared, "stack") == shared / "stack"
     assert inside(shared, "back") == shared / "stack"
-    assert [path.name for path in frames_below(shared, "stack")] == ["0.png", "1.png", "2.png"]
+    assert [path.name for path in files_below(shared, "stack")] == ["0.png", "1.png", "2.png"]
 
 
 @pytest.mark.parametrize(
@@ -122,7 +125,7 @@ def test_what_is_below_the_root_is_found(shared):
     ],
 )
 def test_nothing_else_is_reachable(shared, word):
-    for reach in (inside, listing, frames_below):
+    for reach in (inside, listing, files_below):
         with pytest.raises(StackError, match="not below the folder"):
             reach(shared, word)
     absolute = str(shared.parent / "secret")
@@ -132,7 +135,7 @@ def test_nothing_else_is_reachable(shared, word):
 
 def test_frames_that_are_links_out_are_refused(shared):
     with pytest.raises(StackError, match="not below the folder"):
-        frames_below(shared, "linked")
+        files_below(shared, "linked")
     assert listing(shared, "linked")["pictures"] == 0
 
 
@@ -183,6 +186,19 @@ def test_a_list_of_addresses_is_no_video(tmp_path):
     path.write_text("#EXTM3U\n#EXTINF:1,\nfile:///etc/passwd\n")
     with pytest.raises(StackError, match="is no video"):
         frames_of(path)
+
+
+def test_a_long_film_is_refused_by_its_header(tmp_path, monkeypatch):
+    film = tmp_path / "film.avi"
+    writer = cv2.VideoWriter(str(film), cv2.VideoWriter_fourcc(*"MJPG"), 5, (64, 48))
+    for k in range(4):
+        writer.write(texture(48, 64, k))
+    writer.release()
+    assert len(frames_of(film)) == 4
+    monkeypatch.setattr(uploads, "MOST_FRAMES", 3)
+    monkeypatch.setattr(uploads, "frames_in_file", None)  # nothing goes through it
+    with pytest.raises(StackError, match="holds 4 frames, 3 are the most"):
+        frames_of(film)
 
 
 def test_good_pictures_pass(tmp_path):
