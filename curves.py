@@ -1,6 +1,7 @@
 """The curves of a training run as one picture, drawn from its log."""
 
 import json
+from itertools import cycle
 from typing import NamedTuple
 
 import cv2
@@ -13,7 +14,7 @@ LEFT, RIGHT, TOP, BOTTOM = 84, 20, 44, 46  # px around its axes
 MOST_POINTS = 300  # of a curve; more are averaged
 INK, FAINT, GREY = (30, 30, 30), (226, 226, 226), (110, 110, 110)
 COLOURS = [(31, 97, 168), (214, 96, 24), (44, 140, 72), (150, 60, 150), (120, 90, 60)]
-COLOURS += [(200, 40, 60), (20, 150, 160)]
+COLOURS += [(200, 40, 60), (20, 150, 160), (160, 130, 0), (90, 80, 190)]
 
 
 class Plot(NamedTuple):
@@ -92,12 +93,12 @@ def draw_plot(picture, plot):
         return
     right, bottom = WIDTH - RIGHT, HEIGHT - BOTTOM
     low, high = limits_of(np.concatenate([v for _, v in curves.values()]), plot.is_log)
-    last = max(float(s[-1]) for s, _ in curves.values())
     first = min(0.0, min(float(s[0]) for s, _ in curves.values()))
+    last = max(first + 1, max(float(s[-1]) for s, _ in curves.values()))
     scale = np.log10 if plot.is_log else np.asarray
 
     def place(steps, values):
-        x = LEFT + (np.asarray(steps) - first) / max(last - first, 1) * (right - LEFT)
+        x = LEFT + (np.asarray(steps) - first) / (last - first) * (right - LEFT)
         y = bottom - (scale(values) - scale(low)) / (scale(high) - scale(low)) * (bottom - TOP)
         return x, y
 
@@ -113,7 +114,7 @@ def draw_plot(picture, plot):
         draw_text(picture, label, x - text_width(label, 13) / 2, bottom + 19, 13, GREY)
     draw_text(picture, "step", right - text_width("step", 13), bottom + 37, 13, GREY)
     cv2.rectangle(picture, (LEFT, TOP), (right, bottom), GREY)
-    for colour, (steps, values) in zip(COLOURS, curves.values()):
+    for colour, (steps, values) in zip(cycle(COLOURS), curves.values()):
         points = np.round(16 * np.stack(place(steps, values), 1)).astype(np.int32)  # sixteenths
         cv2.polylines(picture, [points], False, colour, 2, cv2.LINE_AA, shift=4)
         if len(points) <= 40:
@@ -126,7 +127,7 @@ def draw_legend(picture, curves, right):
     """The names of the curves, each in its colour, beside the title."""
     if len(curves) < 2:
         return
-    for colour, name in list(zip(COLOURS, curves))[::-1]:
+    for colour, name in list(zip(cycle(COLOURS), curves))[::-1]:
         right -= text_width(name, 13)
         draw_text(picture, name, right, 26, 13, colour)
         right -= 14

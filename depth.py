@@ -3,6 +3,7 @@
 import io
 import json
 from pathlib import Path
+from tokenize import TokenError
 
 import cv2
 import numpy as np
@@ -43,16 +44,6 @@ def side_file(folder):
     return side
 
 
-def kind_beside(folder):
-    """The kind that the side file of a folder of depth maps gives, None without such a file.
-
-    Raises:
-        StackError: the file cannot be understood.
-    """
-    side = side_file(folder)
-    return side and side["kind"]
-
-
 def describe_maps(meaning, step):
     """What the side file says of maps of `encode_map`, whose arguments these are."""
     kind = MEANINGS[meaning].split()[-1]
@@ -85,7 +76,7 @@ def encode_map(values, meaning, step, name):
     Returns:
         (H, W) uint16; at least 1 in maps of distance, whose 0 is unknown.
     Raises:
-        StackError: a value is not finite, or all are about the same.
+        StackError: a value is not finite, or all are about the same, or one level.
     """
     if not np.isfinite(values).all():
         raise StackError(f"{name}: the network gave NaN or infinite depth: try --precision fp32")
@@ -97,7 +88,13 @@ def encode_map(values, meaning, step, name):
     if high <= 0:
         raise StackError(f"{name}: the network gave distances up to {high:g}: is it --meaning?")
     levels = values / (step if meaning == "metric" else high / 65535)
-    return np.uint16(np.rint(levels.clip(1, 65535)))
+    levels = np.uint16(np.rint(levels.clip(1, 65535)))
+    if levels.min() == levels.max():
+        raise StackError(
+            f"{name}: its depth of {low:g} to {high:g} m is one level of {step:g} m or beyond "
+            f"{65535 * step:g} m: give another --step"
+        )
+    return levels
 
 
 def list_depths(folder, suffix):
@@ -148,7 +145,7 @@ def read_depth(path, shape):
     if path.suffix.lower() == ".npy":
         try:
             depth = np.lib.format.read_array(io.BytesIO(read_bytes(path)), allow_pickle=False)
-        except ValueError as error:
+        except (ValueError, TokenError) as error:  # the header is read as Python
             raise StackError(f"{path} is no array of numbers: save it with numpy.save") from error
     else:
         depth = read_picture(path)

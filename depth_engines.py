@@ -10,17 +10,21 @@ and is callable(inputs (B, 3, h, w) float32) -> (B, h', w') float32.
 """
 
 import hashlib
+import re
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from depth_models import FORMS, HUB, form_of, input_size
-from engines import may_have_gpu
+from engines import may_have_gpu, the_core
 from utils import StackError, select_device, sha256
 
 INSTALL = "pip install -r requirements-depth.txt"
 SUFFIXES = (".onnx", ".xml")
+FLOATS = ("f16", "f32", "tensor(float16)", "tensor(float)")  # as OpenVINO and onnxruntime say
+MOST_COMPILED = 4  # sizes of the input; upright and wide photographs take turns
+COMPILED_BYTES = 1 << 29  # about what the compiled networks may take together
 
 
 def as_maps(output, count, name):
@@ -36,6 +40,13 @@ def as_maps(output, count, name):
     return output
 
 
+def files_of(path):
+    """A network's file, and beside it those of its weights: .bin of .xml, .data of a large ONNX."""
+    beside = [path.with_suffix(".bin")] if path.suffix.lower() == ".xml" else []
+    beside += [Path(f"{path}.data"), Path(f"{path}_data")]
+    return [path, *(file for file in beside if file.is_file())]
+
+
 class FileModel:
     """A network in a file; see the top of this module.
 
@@ -48,12 +59,25 @@ class FileModel:
     def __init__(self, path, form):
         self.path, self.name = path, path.name
         try:
-            self.sha256 = sha256(path)
+            digests = [sha256(file) for file in files_of(path)]
         except OSError as error:
             raise StackError(f"{path} cannot be read: {error.strerror}") from error
-        shape = self.load(form.output)
-        if len(shape) != 4 or shape[1] not in (3, None):
-            raise StackError(f"{path} takes {shape}, expected (batch, 3, height, width)")
+        self.sha256 = digests[0]
+        if len(digests) > 1:
+            self.sha256 = hashlib.sha256("".join(digests).encode()).hexdigest()
+        takes = self.load(form.output)
+        if len(takes) != 1 or takes[0][1] not in FLOATS:
+            kinds = ", ".join(kind for _, kind in takes)
+            raise StackError(
+                f"{path} takes {len(takes)} input(s) ({kinds}), expected one of f32: export it "
+                "with the picture alone, as floats"
+            )
+        shape = takes[0][0]
+        if len(shape) != 4 or shape[1] not in (3, None) or (shape[1] is None and shape[3] == 3):
+            raise StackError(
+                f"{path} takes {shape}, expected (batch, 3, height, width): export it with the "
+                "channels second"
+            )
         self.most = shape[0]  # pictures in a batch; None: any number
         if shape[2] and shape[3]:
             fit = "stretch" if form.fit == "cover" else form.fit
@@ -64,12 +88,19 @@ class FileModel:
         return input_size(self.form, height, width)
 
     def load(self, output):
-        """Read the network. Returns the shape of its input, None where it is left open."""
+        """Read the network. Returns [(shape, type)] of its inputs; None: a side is left open."""
         raise NotImplementedError
 
     def infer(self, inputs):
         """Run a batch that the network takes as it is. Returns its output as an array."""
         raise NotImplementedError
+
+    def refusal(self, shape):
+        """The StackError of a network that fails with inputs of (batch, 3, height, width)."""
+        return StackError(
+            f"{self.path} does not take {shape[0]} picture(s) of {shape[3]}x{shape[2]}: give "
+            "another --size, or --batch_size 1"
+        )
 
     def __call__(self, inputs):
         step = self.most or len(inputs)
@@ -99,40 +130,44 @@ class OpenVinoDepth(FileModel):
         super().__init__(path, form)
 
     def load(self, output):
-        import openvino
-
-        self.core = openvino.Core()
+        self.core = the_core()
         try:
             self.model = self.core.read_model(self.path)
-            shape = self.model.inputs[0].get_partial_shape()
-        except (RuntimeError, IndexError) as error:
+        except RuntimeError as error:
             raise StackError(
                 f"{self.path} is no network, or is cut short: export or copy it again"
             ) from error
         self.names = {name for port in self.model.outputs for name in port.get_names()}
         self.output = output if output in self.names else None
-        if shape.rank.is_dynamic:
-            return (None, 3, None, None)
-        return tuple(None if side.is_dynamic else side.get_length() for side in shape)
+        return [
+            (sides_of(port.get_partial_shape()), port.get_element_type().get_type_name())
+            for port in self.model.inputs
+        ]
 
     def infer(self, inputs):
-        if inputs.shape not in self.compiled:
-            self.compiled.clear()
-            self.compiled[inputs.shape] = self.compile(inputs.shape)
-        result = self.compiled[inputs.shape](inputs)
+        try:
+            if inputs.shape not in self.compiled:
+                self.compile(inputs.shape)
+            result = self.compiled[inputs.shape](inputs)
+        except RuntimeError as error:
+            raise self.refusal(inputs.shape) from error
         return result[self.output] if self.output else result[0]
 
     def compile(self, shape):
-        """The network for inputs of one shape."""
+        """Make the network for inputs of one shape ready, and drop the oldest of the others."""
+        room = COMPILED_BYTES // sum(file.stat().st_size for file in files_of(self.path))
+        while len(self.compiled) >= max(1, min(MOST_COMPILED, room)):
+            del self.compiled[next(iter(self.compiled))]
         model = self.model.clone()
-        try:
-            model.reshape({model.inputs[0]: list(shape)})
-            return self.core.compile_model(model, "CPU", self.hints)
-        except RuntimeError as error:
-            raise StackError(
-                f"{self.path} does not take {shape[0]} picture(s) of {shape[3]}x{shape[2]}: give "
-                "another --size, or --batch_size 1"
-            ) from error
+        model.reshape({model.inputs[0]: list(shape)})
+        self.compiled[shape] = self.core.compile_model(model, "CPU", self.hints)
+
+
+def sides_of(shape):
+    """An openvino.PartialShape as a tuple, None where a side is left open."""
+    if shape.rank.is_dynamic:
+        return (None, 3, None, None)
+    return tuple(None if side.is_dynamic else side.get_length() for side in shape)
 
 
 class OnnxRuntimeDepth(FileModel):
@@ -166,20 +201,34 @@ class OnnxRuntimeDepth(FileModel):
             providers.insert(0, ("CUDAExecutionProvider", {"device_id": index}))
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = self.threads
+        options.log_severity_level = 4  # our own sentence is enough
         try:
             self.session = onnxruntime.InferenceSession(str(self.path), options, providers)
         except Exception as error:  # its classes of errors are its own
             raise StackError(
-                f"{self.path} is no network for onnxruntime, or is cut short: export it again"
+                f"{self.path} is no network for onnxruntime on {self.device}, or is cut short "
+                f"({first_line(error)}): export it again"
             ) from error
+        # It takes the CPU in silence where it finds no CUDA of its version.
+        if len(providers) > 1 and "CUDAExecutionProvider" not in self.session.get_providers():
+            raise StackError(
+                f"--device {self.device}: onnxruntime finds no CUDA that it can use: install the "
+                "version that its pages name, or use --device cpu"
+            )
         self.names = [port.name for port in self.session.get_outputs()]
         self.output = output if output in self.names else self.names[0]
-        first = self.session.get_inputs()[0]
-        self.input = first.name
-        return tuple(side if isinstance(side, int) else None for side in first.shape)
+        return [
+            (tuple(side if isinstance(side, int) else None for side in port.shape), port.type)
+            for port in self.session.get_inputs()
+        ]
 
     def infer(self, inputs):
-        return self.session.run([self.output], {self.input: inputs})[0]
+        port = self.session.get_inputs()[0]
+        inputs = inputs.astype(np.float16 if "float16" in port.type else np.float32, copy=False)
+        try:
+            return self.session.run([self.output], {port.name: inputs})[0]
+        except Exception as error:
+            raise self.refusal(inputs.shape) from error
 
 
 class HubModel:
@@ -298,13 +347,20 @@ def open_model(args, threads):
         raise StackError(
             f"--model {args.model} is no file (.onnx, .xml) and no name of ours: {', '.join(HUB)}"
         )
-    if args.device.startswith("mps"):
-        raise StackError(f"--device mps runs no file such as {path}: use --device cpu")
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", args.device):
+        raise StackError(
+            f"--device {args.device} runs no file such as {path}: use --device cpu or cuda:K"
+        )
     form = form_of(path, args)
-    if runs_on_gpu(args):
-        model = OnnxRuntimeDepth(path, form, args.device.replace("auto", "cuda"), threads)
-    elif args.engine == "onnxruntime":
-        model = OnnxRuntimeDepth(path, form, "cpu", threads)
+    on_gpu = runs_on_gpu(args)
+    if on_gpu or args.engine == "onnxruntime":
+        if args.precision in ("fp16", "bf16"):
+            raise StackError(
+                f"{path} runs in onnxruntime, which has the file's own precision: leave "
+                "--precision away"
+            )
+        device = args.device.replace("auto", "cuda") if on_gpu else "cpu"
+        model = OnnxRuntimeDepth(path, form, device, threads)
     elif args.precision == "fp16":
         raise StackError(f"{path} runs on the CPU, which has no fp16: --precision fp32 or bf16")
     else:

@@ -18,6 +18,7 @@ import queue
 import sys
 import threading
 import time
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -113,7 +114,7 @@ class OpenVinoEngine:
             return
         import openvino
 
-        self.core, self.tensor = openvino.Core(), openvino.Tensor
+        self.core, self.tensor = the_core(), openvino.Tensor
         try:
             self.model = self.core.read_model(self.path)
         except RuntimeError as error:
@@ -181,6 +182,18 @@ class OpenVinoEngine:
         with self.lock:
             self.seconds += time.perf_counter() - start
         return out[None, :, :height, :width]
+
+
+@lru_cache(maxsize=1)
+def the_core():
+    """The one openvino.Core of the process.
+
+    Each brings a stack for signals of its own, and where several go in the order in which they
+    came, one that is freed stays in use: the next signal with a handler ends the process.
+    """
+    import openvino
+
+    return openvino.Core()
 
 
 def available_cores():

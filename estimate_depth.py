@@ -6,6 +6,7 @@ OUT/depth.json         what the values mean, and what they were made by; make_da
 
 import argparse
 import collections
+import contextlib
 import json
 import os
 import sys
@@ -21,7 +22,14 @@ from depth_engines import open_model
 from depth_models import FORMS, HUB, cut_padding, feed
 from engines import available_cores
 from formats import write_picture
-from photos import add_photo_options, add_strict_option, limits_of, list_photos, read_fit
+from photos import (
+    add_photo_options,
+    add_strict_option,
+    limits_of,
+    list_photos,
+    read_fit,
+    sentence_about,
+)
 from pictures import by_stem
 from upsampling import sharpen
 from utils import (
@@ -32,7 +40,6 @@ from utils import (
     remove_leftovers,
     run_main,
     run_record,
-    sentence_of,
     write_json,
 )
 
@@ -76,14 +83,22 @@ def get_parser():
         metavar=("H", "W"),
         help="of a file's input, px, where the file leaves it open (default: by --kind)",
     )
-    rgb = {"type": number(float), "nargs": 3, "metavar": ("R", "G", "B")}
+    rgb = {"nargs": 3, "metavar": ("R", "G", "B")}
     network.add_argument(
-        "--mean", **rgb, help="taken off the input, which is in 0..1 (default: by --kind)"
+        "--mean",
+        type=number(float, 0, 1),
+        **rgb,
+        help="taken off the input, which is in 0..1 (default: by --kind)",
     )
-    network.add_argument("--std", **rgb, help="then it is divided by this (default: by --kind)")
+    network.add_argument(
+        "--std",
+        type=number(float, high=1, above=0),
+        **rgb,
+        help="then it is divided by this, 0..1 (default: by --kind)",
+    )
     network.add_argument(
         "--step",
-        type=number(float, above=0),
+        type=number(float, high=1000, above=0),
         metavar="M",
         help="metres a level of 16 bits, of metric distance (default: by --kind, 0.001 or 0.002)",
     )
@@ -109,8 +124,8 @@ def get_parser():
         "--precision",
         choices=("auto", "fp32", "bf16", "fp16"),
         default="auto",
-        help="of the computation; a file on a GPU has its own (default: fp32 on a CPU, fp16 mixed "
-        "with fp32 on a GPU)",
+        help="of the computation; with onnxruntime it is the file's (default: fp32 on a CPU, fp16 "
+        "mixed with fp32 on a GPU)",
     )
     run.add_argument(
         "--batch_size",
@@ -133,8 +148,6 @@ def check_arguments(parser, args):
         parser.error(f"--image_path {args.image_path} is no folder: give one of photographs")
     if Path(args.output_path).resolve() == Path(args.image_path).resolve():
         parser.error("--output_path is --image_path: maps would be taken for photographs")
-    if args.std and min(args.std) <= 0:
-        parser.error("--std must be above 0: what the input is divided by")
     if args.model in HUB:
         for name in OF_FILES:
             if getattr(args, name) != parser.get_default(name):
@@ -170,7 +183,8 @@ def check_output(output, wanted):
                 "another --output_path"
             )
         return
-    made_by = side.get("made_by") or {}
+    made_by = side.get("made_by")
+    made_by = made_by if isinstance(made_by, dict) else {}  # somebody may have written it by hand
     new = wanted["made_by"]
     changed = [name for name in wanted if name != "made_by" and side.get(name) != wanted[name]]
     changed += [name for name in new if made_by.get(name) != new[name]]
@@ -211,8 +225,7 @@ def read_input(path, limits, model):
         picture = read_fit(path, limits)
         return picture, feed(picture, model.form, model.size(*picture.shape[:2]))
     except KNOWN_FAILURES as error:
-        sentence = sentence_of(error)
-        return sentence if path.name in sentence else f"{path}: {sentence}"
+        return sentence_about(path, error)
 
 
 def write_map(path, picture, values, model, output, sharpened):
@@ -233,8 +246,11 @@ def write_map(path, picture, values, model, output, sharpened):
         full = sharpen(values, picture) if sharpened else cv2.resize(values, (width, height))
         levels = encode_map(full, form.meaning, form.step, path)
     except StackError as error:
-        return str(error)
-    write_picture(output / f"{path.stem}.png", levels)
+        return sentence_about(path, error)
+    target = output / f"{path.stem}.png"
+    write_picture(target, levels)
+    with contextlib.suppress(OSError):  # a photograph from the future must not be done each time
+        os.utime(target, ns=(max(path.stat().st_mtime_ns, target.stat().st_mtime_ns),) * 2)
     return None
 
 

@@ -77,8 +77,17 @@ def decode(path, orientation=None):
     """
     if not isinstance(path, (str, Path)):
         return path.decode(orientation)
-    data = read_bytes(path)
-    if Path(path).suffix.lower() in RAW_SUFFIXES:
+    return decode_bytes(read_bytes(path), path, orientation)
+
+
+def decode_bytes(data, path, orientation=None):
+    """Read the bytes of a picture file, wherever they lie.
+
+    Args:
+        data: bytes; path: the file's name, for its suffix and in sentences.
+        orientation: see `decode`, as for what is returned and raised.
+    """
+    if Path(str(path)).suffix.lower() in RAW_SUFFIXES:
         decoded = Decoded(*read_raw(data, path))
     elif data.startswith(TIFF_STARTS):
         decoded = decode_tiff(io.BytesIO(data), path)

@@ -9,13 +9,14 @@ from pathlib import Path
 from tqdm import tqdm
 
 from dataloader import find_pairs
-from shards import StoredFile, list_shards, list_stored
+from shards import NAME, StoredFile, list_shards, list_stored
 from utils import (
     StackError,
     atomic_path,
     make_folder,
     number,
     read_bytes,
+    remove_leftovers,
     run_main,
 )
 
@@ -63,13 +64,22 @@ def entries_of(pair):
 
 
 def is_packed(path, entries):
-    """Whether a shard is there already, with these names and sizes."""
+    """Whether a shard is there already, with these names and sizes, and younger than its files."""
     try:
         have = [(file.name, file.size) for file in list_stored(path)]
-    except StackError:
+        packed = path.stat().st_mtime_ns
+    except (StackError, OSError):
         return False
-    sizes = [len(p) if isinstance(p, bytes) else p.stat().st_size for _, p in entries]
-    return have == [(name, size) for (name, _), size in zip(entries, sizes)]
+    wanted = []
+    for name, content in entries:
+        if isinstance(content, bytes):
+            wanted.append((name, len(content)))
+            continue
+        status = content.stat()
+        if status.st_mtime_ns > packed:  # a changed TIFF or BMP may have the size that it had
+            return False
+        wanted.append((name, status.st_size))
+    return have == wanted
 
 
 def write_shard(path, entries):
@@ -83,6 +93,7 @@ def write_shard(path, entries):
 
 
 def main(argv=None):
+    """Pack what is not packed yet. Raises StackError where the set cannot be packed."""
     args = get_parser().parse_args(argv)
     pairs, left_over = find_pairs(args.datapath)
     for sentence in left_over:
@@ -90,14 +101,18 @@ def main(argv=None):
     if isinstance(pairs[0][2], StoredFile):
         raise StackError(f"{args.datapath} holds shards already: give the data set in folders")
     entries = [entries_of(pair) for pair in pairs]
-    if len({scene[0][0] for scene in entries}) < len(entries):
-        raise StackError(
-            f"{args.datapath} has scenes whose names differ in dots alone: rename one of them"
-        )
+    scenes = {}
+    for (scene, *_), own in zip(pairs, entries):
+        if (other := scenes.setdefault(own[0][0], scene)) != scene:
+            raise StackError(
+                f"{args.datapath} has the scenes {other} and {scene}, which differ in dots alone: "
+                "rename one of them"
+            )
     total = sum(p.stat().st_size for _, frames, answer in pairs for p in [*frames, answer])
     count = min(args.shards or -(-total // SHARD_BYTES), len(pairs))
     make_folder(args.output_path)
-    names = [f"{k:05d}-of-{count:05d}.tar" for k in range(count)]
+    remove_leftovers(args.output_path)
+    names = [NAME.format(k, count) for k in range(count)]
     if strange := [p for p in list_shards(args.output_path) if p.name not in names]:
         raise StackError(f"{strange[0]} is of another packing: remove it or choose another folder")
     written = 0

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from formats import read_picture
 from pictures import list_pictures, luma
-from utils import StackError, number, write_json
+from utils import KNOWN_FAILURES, StackError, number, sentence_of, write_json
 
 BLACK = 16  # levels of 255: where all but a thousandth is darker, nothing can be seen
 PLAIN = 1.0  # levels of standard deviation; less is one colour and noise
@@ -155,9 +155,16 @@ def what_is_wrong(path, limits=None):
     """The sentence that says why a photograph cannot be used, None where it can."""
     try:
         read_fit(path, limits) if limits else read_rgb(path)
-    except StackError as error:
-        return str(error)
+    except KNOWN_FAILURES as error:
+        return sentence_about(path, error)
     return None
+
+
+def sentence_about(path, error):
+    """One of KNOWN_FAILURES with a photograph, in one line that names it."""
+    if not isinstance(error, StackError):  # whose sentence names it already
+        error = StackError(f"{path}: {sentence_of(error)}")
+    return sentence_of(error)
 
 
 def part_readable(paths, workers=None, limits=None, record=None, check=None):

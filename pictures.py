@@ -81,7 +81,7 @@ def list_pictures(folder):
         for path in _inside(folder)
         if path.suffix.lower() in READ_SUFFIXES
         and not path.name.startswith(".")
-        and not path.is_dir()
+        and (path.is_file() or not path.exists())  # a broken link is told when it is read
     ]
     return sorted(pictures, key=lambda path: natural_key(path.name))
 

@@ -7,17 +7,20 @@ small ones, which shared storage serves badly, and nothing need be read in the o
 was written.
 """
 
-import io
 import json
 import re
 import tarfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from formats import TIFF_STARTS, _decode_opencv, decode_tiff, upright
+from formats import decode_bytes
 from utils import StackError, natural_key
 
 FRAME = re.compile(r"\d+")
+NAME = "{:05d}-of-{:05d}.tar"  # of a shard of make_shards.py
+OF_PACKING = re.compile(r"(\d{5,7})-of-(\d{5,7})\.tar")
+LEAST_END = 2 * tarfile.BLOCKSIZE  # bytes of zeros after the last file
+MOST_END = LEAST_END + tarfile.RECORDSIZE
 
 
 @dataclass(frozen=True)
@@ -53,12 +56,7 @@ class StoredFile:
 
     def decode(self, orientation=None):
         """See `formats.decode`."""
-        data = self.read()
-        if data.startswith(TIFF_STARTS):
-            decoded = decode_tiff(io.BytesIO(data), self)
-        else:
-            decoded = _decode_opencv(data, self)
-        return upright(decoded, orientation)
+        return decode_bytes(self.read(), self, orientation)
 
 
 def list_shards(folder):
@@ -71,15 +69,37 @@ def list_stored(shard):
     """The files of a shard as StoredFiles, in its order; StackError where it is damaged."""
     try:
         with tarfile.open(shard, "r:") as tar:
-            return [
+            files = [
                 StoredFile(Path(shard), member.name, member.offset_data, member.size)
                 for member in tar
                 if member.isfile()
             ]
+            tar.fileobj.seek(tar.offset)
+            end = tar.fileobj.read(MOST_END + 1)
+        # tarfile takes nothing, zeros and, behind the first file, anything strange for the end.
+        if any(end) or not LEAST_END <= len(end) <= MOST_END:
+            raise tarfile.ReadError(f"cut short or damaged from byte {tar.offset} on")
+        return files
     except (OSError, tarfile.TarError) as error:
         raise StackError(
             f"{shard} is no whole tar file ({error}): copy or pack it again, uncompressed"
         ) from error
+
+
+def missing_shards(shards):
+    """A sentence for each packing of make_shards.py of which some are not among these paths."""
+    have = {}
+    for shard in shards:
+        if match := OF_PACKING.fullmatch(shard.name):
+            have.setdefault((shard.parent, int(match[2])), set()).add(int(match[1]))
+    sentences = []
+    for (folder, count), numbers in have.items():
+        if gone := sorted(set(range(count)) - numbers):
+            sentences.append(
+                f"{folder} lacks {len(gone)} of {count} shards, {NAME.format(gone[0], count)} the "
+                "first: copy them, too"
+            )
+    return sentences
 
 
 def read_note(note):
@@ -87,7 +107,7 @@ def read_note(note):
     try:
         says = json.loads(note.read())
         return str(says["scene"]), int(says["frames"])
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise StackError(
             f'{note} has no "scene" and "frames": pack the shard again by make_shards.py'
         ) from error
@@ -102,10 +122,11 @@ def pairs_in_shards(folder):
         (pairs, left_over): see `find_pairs`; the paths are StoredFiles. The pairs' order is that of
         the scenes' names, however they are shared out, so that samples are those of the folders.
     Raises:
-        StackError: a shard is damaged or holds a scene that another one holds.
+        StackError: a shard is damaged or holds a scene that another one holds, or it itself.
     """
-    pairs, left_over, homes = [], [], {}
-    for shard in list_shards(folder):
+    shards = list_shards(folder)
+    pairs, left_over, homes = [], missing_shards(shards), {}
+    for shard in shards:
         scenes = {}
         for file in list_stored(shard):
             place, _, end = file.name.rpartition("/")
@@ -126,8 +147,11 @@ def pairs_in_shards(folder):
                     + ("no answer .aif.*" if answer is None else f"{len(frames)} frame(s)")
                 )
                 continue
-            if (home := homes.setdefault(scene, shard)) != shard:
-                raise StackError(f"{shard} and {home.name} both hold {scene}: remove one of them")
+            if scene in homes:
+                raise StackError(
+                    f"{shard} and {homes[scene].name} both hold {scene}: remove one of them"
+                )
+            homes[scene] = shard
             pairs.append((scene, frames, answer))
     return sorted(pairs, key=lambda pair: natural_key(pair[0])), left_over
 

@@ -28,11 +28,12 @@ from photos import (
     list_photos,
     part_readable,
     read_fit,
+    sentence_about,
     what_is_wrong,
 )
 from shards import shares_of_shards
 from synthesis import RefocusedStacks, SyntheticStacks, slot_frames
-from utils import StackError, rank_and_world
+from utils import KNOWN_FAILURES, StackError, rank_and_world
 
 MOST_WORKERS = 16  # loader processes of one process that trains, where nobody says how many
 REHEARSED = 2  # stacks that each process of a dry run validates
@@ -128,8 +129,8 @@ def what_is_wrong_beside(depth_map, kind, path, limits):
     try:
         shape = read_fit(path, limits).shape
         disparity_as_picture(read_depth(depth_map, shape), kind, depth_map, shape)
-    except StackError as error:
-        return str(error)
+    except KNOWN_FAILURES as error:
+        return sentence_about(path, error)
     return None
 
 

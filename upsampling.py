@@ -3,7 +3,7 @@
 import cv2
 import numpy as np
 
-WORK = 1.5  # sides at which it is done, of those of the small map
+WORK = 1.5  # sides at which it is done, of those of the small map; not beyond the photograph's
 REACH, STEP = 6, 3  # px there: how far neighbours are asked, and every which
 NEARNESS, LIKENESS = 4.0, 0.1  # standard deviations of their weights: px, and of colours in [0, 1]
 SLOPE = 0.03  # of the map's range between neighbours: from here on it is an edge, and in doubt
@@ -24,8 +24,11 @@ def sharpen(values, picture):
         sure; at 1.5 times the map's size, and from there by linear interpolation.
     """
     height, width = picture.shape[:2]
-    share = min(1.0, WORK * max(values.shape) / max(height, width))
-    size = (max(1, round(width * share)), max(1, round(height * share)))
+    # In the map's proportions: its edges are as soft along both of its sides.
+    rows, columns = (
+        min(side, round(WORK * small)) for side, small in zip((height, width), values.shape)
+    )
+    size = (columns, rows)
     guide = cv2.resize(picture, size, interpolation=cv2.INTER_AREA).astype(np.float32) / 255
     coarse = cv2.resize(values, size)
     sure = cv2.resize(confidence(values), size)

@@ -23,6 +23,7 @@ from curves import (
     round_ticks,
     thin_out,
 )
+from loss import TERMS
 from stages import Stages, table_of_stages
 
 
@@ -100,3 +101,32 @@ def test_stages_are_timed_apart_and_only_when_asked():
     assert lines[1].split() == ["load", "100.0", "25.0%"]
     assert lines[3].split() == ["between", "100.0", "25.0%"]
     assert lines[-1] == "10 steps, 20.00 samples/s"
+
+
+def test_every_term_of_the_loss_has_a_curve_of_its_own_colour(tmp_path):
+    names = ["loss", *TERMS]
+    assert len({*COLOURS}) == len(COLOURS) >= len(names) + 1  # and the validation's
+    lines = [
+        {"epoch": 0, "step": step, "train": {name: 2.0**-k for k, name in enumerate(names)}}
+        for step in (1, 9)
+    ]
+    lines.append({"epoch": 0, "step": 9, "validation": {"loss": 3.0}})
+    (tmp_path / "log.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    picture = draw_run(tmp_path / "log.jsonl")[TOP:HEIGHT, LEFT:WIDTH]
+    for colour in COLOURS[: len(names) + 1]:
+        assert len(places_of(picture, colour)[0]) > 9, colour
+
+
+def test_more_curves_than_colours_are_drawn_all_the_same():
+    curves = {f"c{k}": ([0, 10], [k, k + 0.5]) for k in range(len(COLOURS) + 1)}
+    one, other = (np.full((HEIGHT, WIDTH, 3), 255, np.uint8) for _ in range(2))
+    draw_plot(one, Plot("many", curves))
+    first = COLOURS[0]
+    draw_plot(other, Plot("many", dict(list(curves.items())[:-1])))
+    assert len(places_of(one, first)[0]) > 1.5 * len(places_of(other, first)[0])
+
+
+def test_a_run_that_was_only_looked_at_before_its_first_step():
+    picture = np.full((HEIGHT, WIDTH, 3), 255, np.uint8)
+    draw_plot(picture, Plot("start", {"a": ([0], [1.0])}))
+    assert len(places_of(picture, COLOURS[0])[0]) > 5

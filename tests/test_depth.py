@@ -10,7 +10,6 @@ from depth import (
     describe_maps,
     encode_map,
     fill_from_farther,
-    kind_beside,
     read_depth,
     side_file,
     to_disparity,
@@ -46,7 +45,7 @@ def test_near_and_far_survive_the_file(meaning, tmp_path):
     values = 1 / RAMP if meaning == "disparity" else RAMP
     (tmp_path / "depth.json").write_text(json.dumps(describe_maps(meaning, 0.001)))
     levels = encode_map(values, meaning, 0.001, "a.jpg")
-    disparity = to_disparity(levels, kind_beside(tmp_path), "a.png")
+    disparity = to_disparity(levels, side_file(tmp_path)["kind"], "a.png")
     wanted = (1 / RAMP - 1 / 4) / (2 - 1 / 4)
     np.testing.assert_allclose(disparity[4:8, 5:-5], wanted[4:8, 5:-5], atol=2e-3)
     side = side_file(tmp_path)
@@ -61,6 +60,8 @@ def test_near_and_far_survive_the_file(meaning, tmp_path):
         (np.where(RAMP > 3, np.inf, RAMP), "a.jpg: the network gave NaN or infinite"),
         (np.full((4, 4), 2.5), "a.jpg: the network sees one depth everywhere, 2.5"),
         (1000 + RAMP / 100, "one depth everywhere"),
+        (RAMP + 66, r"a.jpg: its depth of 66.5 to 70 m is one level .* beyond 65.5"),
+        (RAMP / 1e5, "is one level of 0.001 m or .*: give another --step"),
         (-RAMP, "a.jpg: the network gave distances up to -0.5"),
     ],
 )
@@ -70,7 +71,7 @@ def test_maps_that_say_nothing(values, sentence):
 
 
 def test_side_files_that_say_nothing(tmp_path):
-    assert side_file(tmp_path) is None and kind_beside(tmp_path) is None
+    assert side_file(tmp_path) is None
     for text in ("", "[]", '{"meaning": "far"}'):
         (tmp_path / "depth.json").write_text(text)
         with pytest.raises(StackError, match=r'depth\.json has no "kind"'):
@@ -150,3 +151,15 @@ def test_bad_depth_maps(tmp_path):
         read_depth(path, (48, 64))
     with pytest.raises(StackError, match=r"e\.npy cannot be read: No such file"):
         read_depth(tmp_path / "e.npy", (48, 64))
+
+
+def test_every_cut_of_an_array_is_told(tmp_path):
+    path = tmp_path / "a.npy"
+    np.save(path, np.ones((8, 9), np.float32))
+    whole = path.read_bytes()
+    damaged = [whole[:end] for end in range(1, len(whole), 3)]
+    damaged.append(whole.replace(b"(8, 9)", b"(8, 9 "))  # the header is read as Python
+    for data in damaged:
+        path.write_bytes(data)
+        with pytest.raises(StackError, match=r"a\.npy is no array of numbers"):
+            read_depth(path, (8, 9))

@@ -1,11 +1,15 @@
 """depth_models.py and depth_engines.py: sizes, normalisation, padding, files that do not fit."""
 
+import subprocess
 import sys
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from tiny_onnx import node, write_network
+from tiny_onnx import FLOAT, FLOAT16, UINT8, attribute, mean_of, node, write_network
 
+import depth_engines
 from depth_engines import OnnxRuntimeDepth, OpenVinoDepth, open_model
 from depth_models import FORMS, HUB, Form, cut_padding, feed, form_of, input_size
 from estimate_depth import get_parser
@@ -86,9 +90,9 @@ def test_what_a_file_is_comes_from_its_name_or_the_options(tmp_path):
     with pytest.raises(StackError, match=r"say by --kind what it is \(fastdepth, midas_small"):
         form_of(path, options(path))
     assert form_of(path, options(path, "--kind", "dpt")) == FORMS["dpt"]
-    words = ("--meaning", "relative", "--size", 64, 96, "--mean", 0, 0, 0, "--std", 1, 1, 2)
+    words = ("--meaning", "relative", "--size", 64, 96, "--mean", 0, 0, 0, "--std", 1, 1, 0.5)
     form = form_of(path, options(path, "--kind", "dpt", *words))
-    assert form == Form((64, 96), "relative", mean=(0, 0, 0), std=(1, 1, 2))
+    assert form == Form((64, 96), "relative", mean=(0, 0, 0), std=(1, 1, 0.5))
     assert form_of(tmp_path / "MiDaS_small.onnx", options(path)) == FORMS["midas_small"]
 
 
@@ -98,8 +102,11 @@ def test_files_that_do_not_fit(tmp_path):
         open_model(options(cut, "--output_name", "x"), 1)
     with pytest.raises(StackError, match="has no fp16"):
         open_model(options(cut, "--precision", "fp16"), 1)
-    with pytest.raises(StackError, match="runs no file"):
-        open_model(options(cut, "--device", "mps"), 1)
+    with pytest.raises(StackError, match="the file's own precision: leave --precision away"):
+        open_model(options(cut, "--precision", "bf16", "--engine", "onnxruntime"), 1)
+    for device in ("mps", "gpu", "cuda:x"):
+        with pytest.raises(StackError, match=f"--device {device} runs no file such as"):
+            open_model(options(cut, "--device", device), 1)
     cut.write_bytes(cut.read_bytes()[:40])
     with pytest.raises(StackError, match=r"fastdepth\.onnx is no network, or is cut short"):
         open_model(options(cut), 1)
@@ -125,3 +132,111 @@ def test_files_that_do_not_fit(tmp_path):
 
 def test_every_hub_network_has_a_form():
     assert all(form in FORMS and source for source, _, form in HUB.values())
+
+
+HOUSE = Path(depth_engines.__file__).parent
+ENGINES = {"openvino": (OpenVinoDepth, "fp32"), "onnxruntime": (OnnxRuntimeDepth, "cpu")}
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_networks_that_take_something_else(tmp_path, engine):
+    pytest.importorskip(engine)
+    kind, how = ENGINES[engine]
+
+    def open_with(**more):
+        path = write_network(tmp_path / "n.onnx", **more)
+        return kind(path, Form((16, 24), "metric"), how, 1)
+
+    cast = node("Cast", ["input"], "real", attribute("to", FLOAT))
+    with pytest.raises(
+        StackError, match=r"takes 1 input\(s\) \(.*int8.*|u8\), expected one of f32"
+    ):
+        open_with(nodes=cast + mean_of("real"), elements=UINT8)
+    both = node("Add", ["input", "other"], "sum") + mean_of("sum")
+    with pytest.raises(StackError, match=r"takes 2 input\(s\) .*with the picture alone"):
+        open_with(nodes=both, inputs=("input", "other"))
+    with pytest.raises(StackError, match=r"None, 3\), expected .* export it with the channels"):
+        open_with(sides=(1, "height", "width", 3))
+    square = node("MatMul", ["input", "input"], "depth")
+    with pytest.raises(StackError, match=r"does not take 1 picture\(s\) of 24x16: give another"):
+        open_with(nodes=square)(np.zeros((1, 3, 16, 24), np.float32))
+
+
+def test_a_gpu_that_onnxruntime_cannot_use_is_told(tmp_path, monkeypatch):
+    path = write_network(tmp_path / "fastdepth.onnx")
+    given = ["CPUExecutionProvider"]
+    fake = SimpleNamespace(
+        SessionOptions=SimpleNamespace,
+        get_available_providers=lambda: list(given),
+        InferenceSession=lambda *_: SimpleNamespace(get_providers=lambda: given[:1]),
+    )
+    monkeypatch.setitem(sys.modules, "onnxruntime", fake)
+    with pytest.raises(StackError, match=r"--device cuda:1 needs a build of onnxruntime for GPUs"):
+        open_model(options(path, "--device", "cuda:1"), 1)
+    given.append("CUDAExecutionProvider")
+    with pytest.raises(
+        StackError, match=r"--device cuda: onnxruntime finds no CUDA .*--device cpu"
+    ):
+        open_model(options(path, "--device", "cuda"), 1)
+
+
+def test_onnxruntime_feeds_halves(tmp_path):
+    pytest.importorskip("onnxruntime")
+    path = write_network(tmp_path / "n.onnx", elements=FLOAT16)
+    inputs = np.random.default_rng(0).random((2, 3, 16, 24), np.float32)
+    model = OnnxRuntimeDepth(path, FORMS["fastdepth"], "cpu", 1)
+    np.testing.assert_allclose(model(inputs), inputs.mean(1), atol=1e-3)
+
+
+def test_wide_and_upright_photographs_take_turns_without_compiling_again(tmp_path, monkeypatch):
+    path = write_network(tmp_path / "n.onnx")
+    model = OpenVinoDepth(path, FORMS["fastdepth"], "fp32", 1)
+    sizes, core = [], model.core
+
+    def compiled(network, *words):
+        sizes.append(tuple(network.inputs[0].shape))
+        return core.compile_model(network, *words)
+
+    model.core = SimpleNamespace(compile_model=compiled)
+    shapes = [(1, 3, 16, 24), (1, 3, 24, 16)]
+    for shape in [*shapes, *shapes, (1, 3, 8, 8), *shapes]:
+        model(np.zeros(shape, np.float32))
+    assert sizes == [*shapes, (1, 3, 8, 8)]
+    monkeypatch.setattr(depth_engines, "COMPILED_BYTES", 1)  # of large networks one alone is kept
+    model(np.zeros((1, 3, 8, 16), np.float32))
+    assert list(model.compiled) == [(1, 3, 8, 16)]
+
+
+def test_weights_in_a_file_of_their_own_count(tmp_path):
+    openvino = pytest.importorskip("openvino")
+    network = depth_engines.the_core().read_model(write_network(tmp_path / "n.onnx"))
+    digests = []
+    for folder, more in (("one", b""), ("other", b"other weights")):  # OpenVINO maps the files
+        path = tmp_path / folder / "fastdepth.xml"
+        openvino.save_model(network, path)
+        with open(path.with_suffix(".bin"), "ab") as weights:
+            weights.write(more)
+        digests.append(open_model(options(path), 1).sha256)
+    assert digests[0] != digests[1] and {len(digest) for digest in digests} == {64}
+
+
+def test_a_signal_after_several_networks_does_not_end_the_process(tmp_path):
+    path = write_network(tmp_path / "n.onnx")
+    program = (
+        "import os, signal, sys, numpy as np\n"
+        "from pathlib import Path\n"
+        "from depth_engines import OpenVinoDepth\n"
+        "from depth_models import FORMS\n"
+        "signal.signal(signal.SIGUSR1, lambda *_: print('heard'))\n"
+        "names = [Path(sys.argv[1]), FORMS['fastdepth'], 'fp32', 1]\n"
+        "models = [OpenVinoDepth(*names) for _ in range(4)]\n"
+        "for model in models:\n"
+        "    model(np.zeros((1, 3, 16, 24), np.float32))\n"
+        "del model\n"
+        "while models:\n"
+        "    del models[0]\n"
+        "os.kill(os.getpid(), signal.SIGUSR1)\n"
+    )
+    command = [sys.executable, "-c", program, str(path)]
+    done = subprocess.run(command, cwd=HOUSE, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "heard\n"), done.stderr

@@ -160,6 +160,34 @@ def test_bad_photographs_are_told_and_left_out(run, model, photos, tmp_path):
     assert "5 photographs left out" in run("--model", model, "--min_colour", 0)[1]
 
 
+def test_a_name_of_two_lines_is_told_in_one(run, model, photos, tmp_path):
+    (photos / "two\nlines.png").write_bytes(b"no picture")
+    said = run("--model", model)[1]
+    assert said.count("lines.png") == 1 and r"two\nlines.png is no picture" in said
+    (photos / "two\nlines.png").write_bytes((photos / "p0.png").read_bytes())
+    network = write_network(tmp_path / "dpt.onnx", CONSTANT)
+    said = run("--model", network, "--output_path", tmp_path / "flat")[1]
+    assert said.count("lines.png") == 1 and r"two\nlines.png: the network sees one depth" in said
+
+
+def test_a_photograph_from_the_future_is_done_once(run, model, photos, tmp_path):
+    late = time.time_ns() + 3600 * 10**9
+    os.utime(photos / "p1.png", ns=(late, late))
+    assert "3 of them new" in run("--model", model)[1]
+    assert "3 depth maps, 0 of them new" in run("--model", model)[1]
+    os.utime(photos / "p1.png", ns=(late + 10**9,) * 2)
+    assert "3 depth maps, 1 of them new" in run("--model", model)[1]
+
+
+def test_a_side_file_by_hand_is_not_written_over(run, model, tmp_path):
+    (tmp_path / "maps").mkdir()
+    side = tmp_path / "maps" / "depth.json"
+    side.write_text(text := '{"kind": "distance", "made_by": "a laser scanner"}')
+    with pytest.raises(StackError, match=r"of another model .*choose another --output_path"):
+        run("--model", model)
+    assert side.read_text() == text
+
+
 @pytest.mark.parametrize(
     ("nodes", "word"), [(CONSTANT, "one depth everywhere"), (NAN, "NaN or infinite")]
 )
@@ -224,7 +252,10 @@ def test_memory_does_not_grow_with_the_number_of_photographs():
     ("words", "sentence"),
     [
         (["--model", "zoedepth", "--kind", "dpt"], "--kind is for a file"),
-        (["--model", "x.onnx", "--std", 0, 1, 1], "--std must be above 0"),
+        (["--model", "x.onnx", "--std", 0, 1, 1], "--std: 0 must be above 0"),
+        (["--model", "x.onnx", "--std", 58.4, 57.1, 57.4], "--std: 58.4 must be at most 1"),
+        (["--model", "x.onnx", "--mean", "nan", 0, 0], "--mean: nan must be at least 0"),
+        (["--model", "x.onnx", "--step", "inf"], "--step: inf must be at most 1000"),
         (["--model", "x.onnx", "--engine", "openvino", "--device", "cuda"], "runs on the CPU"),
         (["--model", "x.onnx", "--image_path", "nowhere"], "is no folder"),
     ],

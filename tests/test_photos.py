@@ -60,6 +60,8 @@ def test_what_cannot_be_read_is_told_and_left_out(folder):
     assert len(sentences) == 1 and "p1.png" in sentences[0]
     with pytest.raises(StackError, match=r"none of the 1 photographs can be read: .*p1\.png"):
         part_readable(paths[1:2])
+    paths[1] = paths[1].rename(folder / "two\nlines.png")
+    assert r"two\nlines.png is no picture" in part_readable(paths, 2)[1][0]
 
 
 @pytest.mark.parametrize("cache_mib", [0, 1])
@@ -139,3 +141,17 @@ def test_what_was_read_once_is_not_read_again(folder, tmp_path, monkeypatch):
         part_readable(paths, 1, Limits(), record)
     record.write_text("{")
     assert part_readable(paths, 1, loose, record) == (paths, [])
+
+
+def test_a_photograph_too_large_for_the_memory_is_left_out(folder, monkeypatch):
+    paths, read = list_photos([folder]), photos.read_rgb
+
+    def read_rgb(path):
+        if path == paths[1]:
+            raise MemoryError("Unable to allocate 9 GiB")
+        return read(path)
+
+    monkeypatch.setattr(photos, "read_rgb", read_rgb)
+    good, sentences = part_readable(paths, 1)
+    assert good == [paths[0], paths[2]]
+    assert sentences[0].startswith(f"{paths[1]}: the memory is not enough (Unable to allocate")

@@ -28,6 +28,14 @@ from utils import StackError
 ROOT = Path(__file__).parents[1]
 
 
+def test_what_is_no_file_is_no_picture(tmp_path):
+    (tmp_path / "folder.jpg").mkdir()
+    os.mkfifo(tmp_path / "pipe.jpg")  # reading it would wait for ever
+    (tmp_path / "gone.jpg").symlink_to(tmp_path / "nowhere")
+    write_picture(tmp_path / "a.png", np.zeros((4, 4, 3), np.uint8))
+    assert [path.name for path in list_pictures(tmp_path)] == ["a.png", "gone.jpg"]
+
+
 def test_list_pictures_in_natural_order(tmp_path):
     names = ["frame10.PNG", "frame2.jpg", "frame1.TiF", "b.webp", ".hidden.png", "._frame1.png"]
     names += ["frame4.NEF", "frame5.heic"]

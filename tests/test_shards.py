@@ -2,20 +2,24 @@
 
 import io
 import json
+import os
 import shutil
+import subprocess
+import sys
 import tarfile
 
 import numpy as np
 import pytest
-from drawn import write_set
+from drawn import texture, write_set
 
 import make_shards
 import train
 from augmentation import Augmentation
 from dataloader import EpochBatches, OwnBatches, TrainingStacks, find_pairs
+from formats import read_picture, write_picture
 from luma_store import LumaStore
 from shards import list_stored, pairs_in_shards, shares_of_shards
-from utils import StackError
+from utils import StackError, remove_leftovers, this_process
 
 COUNTS = [3, 4, 2, 5, 3, 4, 2]
 
@@ -195,3 +199,90 @@ def test_training_on_shards_is_training_on_folders(folders, packed, tmp_path, ca
     with pytest.raises(StackError, match="--own_shards needs data in shards"):
         train.main([*words, "--exp_name", "x", "--datapath", str(folders), "--own_shards"])
     assert train.main([*words, "--exp_name", "own", "--datapath", str(packed), "--own_shards"]) == 0
+
+
+def test_a_copy_that_stopped_is_no_whole_shard(packed):
+    """Also where it ends between two scenes, in zeros or in what is no tar: nothing is lost."""
+    path = packed / "00000-of-00003.tar"
+    whole = path.read_bytes()
+    files = list_stored(path)
+    start = [file.offset for file in files if file.name.endswith(".json")][1] - tarfile.BLOCKSIZE
+    rest = len(whole) - start
+    for damaged in (
+        whole[:start],
+        whole[:start] + bytes(rest + tarfile.RECORDSIZE),
+        whole[:start] + b"x" * 2048,
+    ):
+        path.write_bytes(damaged)
+        with pytest.raises(StackError, match=f"no whole tar file .*from byte {start} on"):
+            find_pairs(packed)
+    path.write_bytes(whole)
+    assert list_stored(path) == files
+
+
+def test_scenes_that_differ_in_dots_alone(tmp_path):
+    source = write_set(tmp_path / "set", [2, 2], 16, 16)
+    for folder, end in (("AiF", ".png"), ("dof_stack", "")):
+        for old, new in (("scene0", "a.b"), ("scene1", "a_b")):
+            (source / folder / f"{old}{end}").rename(source / folder / f"{new}{end}")
+    with pytest.raises(StackError, match=r"the scenes a\.b and a_b, which differ in dots alone"):
+        pack(source, tmp_path / "packed")
+
+
+def test_a_shard_that_is_not_there_is_told(packed):
+    (packed / "00001-of-00003.tar").unlink()
+    pairs, left_over = find_pairs(packed)
+    assert 0 < len(pairs) < len(COUNTS)
+    assert left_over == [
+        f"{packed} lacks 1 of 3 shards, 00001-of-00003.tar the first: copy them, too"
+    ]
+
+
+def test_changed_pictures_of_one_size_are_packed_again(tmp_path, capsys):
+    source = write_set(tmp_path / "set", [2, 2], 16, 16)
+    frame = source / "dof_stack" / "scene0" / "0.bmp"
+    write_picture(frame, texture(16, 16, 5))
+    pack(source, tmp_path / "packed", 2)
+    write_picture(frame, texture(16, 16, 6))
+    stamp = (tmp_path / "packed" / "00000-of-00002.tar").stat().st_mtime_ns
+    os.utime(frame, ns=(stamp + 10**9,) * 2)
+    capsys.readouterr()
+    pack(source, tmp_path / "packed", 2)
+    assert "1 of them new" in capsys.readouterr().out
+    stored = {file.name: file for file in list_stored(tmp_path / "packed" / "00000-of-00002.tar")}
+    np.testing.assert_array_equal(read_picture(stored["scene0.000.bmp"]), texture(16, 16, 6))
+
+
+@pytest.mark.parametrize(("name", "package"), [("a.000.nef", "rawpy"), ("a.000.heic", "pillow")])
+def test_every_format_is_read_from_a_shard(tmp_path, monkeypatch, name, package):
+    for module in ("rawpy", "pillow_heif"):
+        monkeypatch.setitem(sys.modules, module, None)
+    write_tar(tmp_path / "x.tar", {name: b"\0\0\0\x18ftypheic" + bytes(99)})
+    with pytest.raises(StackError, match=rf"x\.tar/{name} needs {package}"):
+        read_picture(list_stored(tmp_path / "x.tar")[0])
+
+
+def test_two_scenes_of_one_name_in_a_shard(packed, tmp_path):
+    png = list_stored(packed / "00000-of-00003.tar")[1].read()
+    note = json.dumps({"scene": "same", "frames": 2}).encode()
+    ends = {".json": note, ".000.png": png, ".001.png": png, ".aif.png": png}
+    write_tar(tmp_path / "x.tar", {key + end: data for key in "ab" for end, data in ends.items()})
+    with pytest.raises(StackError, match="both hold same"):
+        pairs_in_shards(tmp_path)
+    write_tar(tmp_path / "x.tar", {"a" + end: data for end, data in ends.items()})
+    assert [pair[0] for pair in pairs_in_shards(tmp_path)[0]] == ["same"]
+    ends[".json"] = b'{"scene": "same", "frames": Infinity}'
+    write_tar(tmp_path / "x.tar", {"a" + end: data for end, data in ends.items()})
+    with pytest.raises(StackError, match=r'a\.json has no "scene" and "frames"'):
+        pairs_in_shards(tmp_path)
+
+
+def test_what_a_killed_packing_left_is_removed(folders, packed):
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    host = this_process().rpartition("-")[0]
+    left = packed / f".00000-of-00003.{host}-{process.pid}.abc.tar"
+    left.write_bytes(b"half")
+    remove_leftovers.cache_clear()
+    pack(folders, packed)
+    assert not left.exists()

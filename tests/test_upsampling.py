@@ -45,3 +45,13 @@ def test_what_is_beside_an_edge_is_not_sure():
     values = np.float32(np.tile(np.arange(20) >= 10, (10, 1)))
     sure = confidence(values)
     assert sure[:, 9:11].max() < 0.01 and (sure[:, :7] == 1).all() and (sure[:, 13:] == 1).all()
+
+
+def test_a_square_map_of_a_wide_photograph_keeps_its_rows():
+    rows = np.arange(120)[:, None] < 60 + 12 * np.sin(np.arange(1200) / 120)
+    picture = np.uint8(np.where(rows[..., None], 50, 170) + texture(120, 1200, 0) // 4.0)
+    wanted = rows * 3.0 + 1
+    soft = cv2.resize(np.float32(rows), (56, 56), interpolation=cv2.INTER_AREA)
+    soft = cv2.GaussianBlur(soft, (0, 0), 2.0) * 3 + 1
+    before = abs(cv2.resize(soft, (1200, 120)) - wanted).mean()
+    assert abs(sharpen(soft, picture) - wanted).mean() < 0.4 * before
