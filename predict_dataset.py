@@ -407,8 +407,8 @@ def main(argv=None):
         if rank == 0:
             write_summaries(jobs)
     if rank == 0:
-        for name, target in targets.items():
-            files = "summary.csv" if args.no_report else "summary.csv, report.html"
+        files = "summary.csv" if args.no_report else "summary.csv, report.html"
+        for name, target in () if args.quiet else targets.items():
             print(f"{target}: {len(datasets[name])} stacks of {name}, {files}")
         for failure in failures:
             print(f"failed: {failure}", file=sys.stderr)
