@@ -52,7 +52,7 @@ clean:
 	rm -rf $(VENV)
 
 # The mark is set last, so that a broken set-up is made anew.
-$(VENV)/.ready: requirements.txt requirements-test.txt
+$(VENV)/.ready: requirements.txt requirements-app.txt requirements-test.txt
 	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'Python 3.11 or later is needed: make PYTHON=python3.11')"
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements-test.txt
