@@ -8,6 +8,7 @@ import functools
 import hashlib
 import io
 import json
+import math
 import os
 import platform
 import random
@@ -79,7 +80,7 @@ def uninterrupted():
 
 
 def number(kind, low=None, high=None, above=None, below=None):
-    """An argparse type: a number within low..high, or beyond the open bounds above and below.
+    """An argparse type: a finite number within low..high, or beyond the bounds above and below.
 
     Args:
         kind: int or float.
@@ -93,6 +94,8 @@ def number(kind, low=None, high=None, above=None, below=None):
             value = kind(word)
         except ValueError:
             raise argparse.ArgumentTypeError(f"{word!r} is no {kind.__name__}") from None
+        if not math.isfinite(value):
+            raise argparse.ArgumentTypeError(f"{word} must be finite")
         bounds = [
             (low is None or value >= low, f"at least {low}"),
             (high is None or value <= high, f"at most {high}"),

@@ -242,7 +242,7 @@ def test_words():
         (["DCT:block=0"], "block: 0 must be at least 1"),
         (["DCT:block=100000"], "must be at most 256"),
         (["DSIFT:bin_size=0"], "at least 1"),
-        (["GFF:base_epsilon=nan"], "at least 1e-09"),
+        (["GFF:base_epsilon=nan"], "nan must be finite"),
         (["all", "GFF"], "GFF is named twice"),
     ):
         with pytest.raises(StackError, match=sentence):

@@ -1,5 +1,6 @@
-"""utils.py: files that killed processes leave, and the memory that limits are compared with."""
+"""utils.py: what killed processes leave, the memory that limits are compared with, numbers."""
 
+import argparse
 import signal
 import subprocess
 import sys
@@ -68,3 +69,10 @@ def test_whether_a_process_is_alive():
             break
         time.sleep(0.01)
     assert not utils.is_alive(process.pid)
+
+
+@pytest.mark.parametrize("word", ["nan", "inf", "-inf", "1e999"])
+def test_a_number_of_an_option_is_finite(word):
+    with pytest.raises(argparse.ArgumentTypeError, match=f"{word} must be finite"):
+        utils.number(float)(word)
+    assert utils.number(float, above=0)("1e9") == 1e9
