@@ -40,11 +40,13 @@ def sentence_of(error):
     return sentence.replace("\n", "\\n")
 
 
-def run_main(main):
+def run_main(main, at_once=False):
     """Run a script's main() and turn its known failures into one line and an exit status.
 
     Args:
         main: function without arguments; it may return an exit status (None counts as 0).
+        at_once: end without taking apart what is in memory, which for networks takes a tenth of a
+            short run; for a main that leaves no thread and no file to be seen to.
     Returns:
         Never: it ends the process with main's status, 1 when the work failed, or 130 on Ctrl-C.
     """
@@ -62,6 +64,10 @@ def run_main(main):
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # another Ctrl-C adds no traceback
         print("interrupted", file=sys.stderr)
         status = 130
+    if at_once:
+        with contextlib.suppress(OSError):  # nobody reads it any more
+            sys.stdout.flush()
+        os._exit(status or 0)
     sys.exit(status)
 
 

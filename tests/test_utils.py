@@ -76,3 +76,26 @@ def test_a_number_of_an_option_is_finite(word):
     with pytest.raises(argparse.ArgumentTypeError, match=f"{word} must be finite"):
         utils.number(float)(word)
     assert utils.number(float, above=0)("1e9") == 1e9
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "error"),
+    [("return None", 0, ""), ("return 3", 3, ""), ("raise StackError('no')", 1, "error: no\n")],
+)
+def test_a_main_that_ends_at_once_keeps_its_words_and_its_status(tmp_path, body, status, error):
+    code = (
+        "import atexit\n"
+        "from utils import StackError, run_main\n"
+        "def main():\n"
+        "    print('done')\n"
+        f"    {body}\n"
+        "atexit.register(print, 'taken apart')\n"
+        "run_main(main, at_once=True)"
+    )
+    house = Path(__file__).parent.parent
+    with (tmp_path / "out").open("w") as out:  # a file, which Python writes in blocks
+        done = subprocess.run(
+            [sys.executable, "-c", code], cwd=house, stdout=out, stderr=subprocess.PIPE, text=True
+        )
+    assert (done.returncode, done.stderr) == (status, error)
+    assert (tmp_path / "out").read_text() == "done\n"
