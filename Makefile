@@ -11,6 +11,7 @@ METHODS ?= available
 
 SCENES ?= 15000
 EPOCHS ?= 20
+FINAL_EPOCHS ?= 4
 RUN_NAME ?= weights
 
 .PHONY: demo test weights benchmark photos-there clean
@@ -26,14 +27,19 @@ demo: $(VENV)/.ready
 test: $(VENV)/.ready
 	OMP_NUM_THREADS=1 $(RUN) -m pytest --numprocesses auto --maxprocesses 4
 
-# Both commands go on where they were stopped; so does this target. RUN_NAME= starts another one.
+# All commands go on where they were stopped; so does this target. RUN_NAME= starts another one. In
+# training a norm sees stacks of one number of frames at a time, in use the mean over all of them; so
+# the second run keeps the statistics, and trains the network as it is used.
+FINAL = $(RUN_NAME)_final_$(EPOCHS)
+TRAIN = $(RUN) train.py --datapath data/$(RUN_NAME) --image_size 192 192 --resume auto
+
 weights: photos-there $(VENV)/.ready
 	$(RUN) make_dataset.py --image_path "$(PHOTOS)" --output_path data/$(RUN_NAME) --size 256 \
 		--num_scenes $(SCENES)
-	$(RUN) train.py --datapath data/$(RUN_NAME) --exp_name $(RUN_NAME) --image_size 192 192 \
-		--epochs $(EPOCHS) --decay_fraction 0.4 \
-		$(if $(wildcard experiments/$(RUN_NAME)/last.pth),--resume)
-	@echo "The weights: experiments/$(RUN_NAME)/best.pth, for predict.py --model_path"
+	$(TRAIN) --exp_name $(RUN_NAME) --epochs $(EPOCHS) --decay_fraction 0.4
+	$(TRAIN) --exp_name $(FINAL) --init experiments/$(RUN_NAME)/best.pth --freeze_norm \
+		--epochs $(FINAL_EPOCHS) --lr 1e-3 --decay_fraction 0.98
+	@echo "The weights: experiments/$(FINAL)/best.pth, for predict.py --model_path"
 
 # METHODS="all IFCNN:weights=FILE" takes IFCNN too, whose weights its authors give away.
 benchmark: $(VENV)/.toolbox
