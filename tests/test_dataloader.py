@@ -74,6 +74,9 @@ def test_find_pairs_tells_what_has_no_partner(tmp_path):
 def test_find_pairs_refuses(tmp_path):
     with pytest.raises(StackError, match="has no folder dof_stack"):
         find_pairs(tmp_path)
+    write_picture(tmp_path / "photo.png", np.zeros((4, 4, 3), np.uint8))
+    with pytest.raises(StackError, match=r"pictures and no stacks: .* train\.py --photos"):
+        find_pairs(tmp_path)
     (tmp_path / "dof_stack").mkdir()
     with pytest.raises(StackError, match="has no folder AiF"):
         find_pairs(tmp_path)

@@ -211,7 +211,7 @@ def test_random_scenes_are_new_in_every_epoch(photo_options, tmp_path, monkeypat
     monkeypatch.setattr(loss, "weighted_loss", watch)
     assert start(photo_options, "run", "--epochs", "2", "--validate_every", "2") == 0
     said = capsys.readouterr().out
-    assert "6 random scenes of 2 photographs train an epoch, 7 validate" in said
+    assert "6 random scenes of 2 photographs (1 left out) train an epoch, 7 validate" in said
     assert "left out:" in said and "broken.png" in said
     answers = [picture for batch in seen[:6] for picture in batch["answer"]]
     assert len({picture.numpy().tobytes() for picture in answers}) == 12
@@ -257,19 +257,24 @@ def test_photographs_with_depth_train_and_the_unfit_are_named(
         write_picture(tmp_path / "photos" / f"{name}.png", texture(40, 48, 3))
         write_picture(tmp_path / "depth" / f"{name}.png", depth if name != "flat" else depth * 0)
     write_picture(tmp_path / "photos" / "alone.png", texture(40, 48, 4))
+    write_picture(tmp_path / "photos" / "narrow.png", texture(20, 80, 5))
+    write_picture(tmp_path / "depth" / "narrow.png", depth[::2].repeat(2, 1)[:, :80])
     words = photo_options[: photo_options.index("--scenes_per_epoch")]
     words += ["--min_side", "16", "--depth_path", str(tmp_path / "depth"), "--num_frames", "4"]
     with pytest.raises(SystemExit):
         start(words, "run")
     assert "--depth_kind distance or disparity is needed" in capsys.readouterr().err
-    words += ["--depth_kind", "disparity"]
+    words += ["--depth_kind", "disparity", "--photo_size", "40"]
+    with pytest.raises(StackError, match="3 left out: mend or remove"):
+        start(words, "run", "--strict")
     with pytest.raises(SystemExit):
         start(words, "run", "--scenes_per_epoch", "9")
     assert "--scenes_per_epoch is for --photos without --depth_path" in capsys.readouterr().err
     assert start(words, "run", "--repeat", "2", "--epochs", "1") == 0
     said = capsys.readouterr().out
-    assert "2 photographs with depth train" in said
+    assert "2 photographs with depth (3 left out) train" in said
     assert "no depth map for" in said and "alone.png" in said and "flat.png is the same" in said
+    assert "narrow.png is 40x10, smaller than the crops of 16x16" in said
     assert load(tmp_path / "run" / "last.pth")["step"] == 2
     assert resume(tmp_path, "run", "--epochs", "2") == 0
     assert load(tmp_path / "run" / "last.pth")["args"]["max_coc"] == 16
