@@ -22,6 +22,7 @@ from dataloader import (
 )
 from depth import disparity_as_picture, pair_depth, read_depth
 from luma_store import LumaStore
+from metrics import SSIM_WINDOW
 from photos import (
     PhotoFolder,
     limits_of,
@@ -86,6 +87,29 @@ def collect_pairs(datapaths):
         pairs += found
         alone += left_over
     return pairs, alone
+
+
+def part_by_size(store, scenes, least, why):
+    """Part scenes by whether they are as large as they must be.
+
+    Args:
+        store: a LumaStore; scenes: indices into it.
+        least: (height, width) px; why: what is told of a smaller one.
+    Returns:
+        (scenes, sentences): those that are, and a sentence for each other.
+    Raises:
+        StackError: there are scenes and none is.
+    """
+    kept, sentences = [], []
+    for scene in scenes:
+        height, width = store.shapes[scene] or least
+        if height >= least[0] and width >= least[1]:
+            kept.append(scene)
+        else:
+            sentences.append(f"{store.pairs[scene][2]} is {width}x{height}, {why}")
+    if sentences and not kept:
+        raise StackError(sentences[0])
+    return kept, sentences
 
 
 def tell_left_out(sentences, args):
@@ -237,8 +261,8 @@ def build_loaders(args, device):
     """
     rank, world, _ = rank_and_world()
     pairs, alone = collect_pairs(args.datapath or [])
-    held_out, more_alone = collect_pairs(args.val_datapath or [])
-    tell_left_out(alone + more_alone, args)
+    held_out, more = collect_pairs(args.val_datapath or [])
+    left_out = alone + more
     if args.val_datapath:
         parts = range(len(pairs)), range(len(pairs), len(pairs) + len(held_out))
         pairs += held_out
@@ -249,6 +273,12 @@ def build_loaders(args, device):
     cache_mib = args.cache_mib // 2 if args.photos else args.cache_mib
     workers = count_workers(args, device)
     store = LumaStore(pairs, resize, cache_mib, workers)
+    why = f"smaller than the crops of {size[1]}x{size[0]}: give a smaller --image_size"
+    scenes, small = part_by_size(store, parts[0], resize or size, why)
+    why = f"too small to be scored: each side must have {SSIM_WINDOW} px"
+    validated, more = part_by_size(store, parts[1], (SSIM_WINDOW,) * 2, why)
+    left_out += small + more
+    tell_left_out(left_out, args)
     augmentation = Augmentation(
         crop=None if resize else size,
         frames=args.frames,
@@ -262,20 +292,21 @@ def build_loaders(args, device):
     if args.photos:
         data = photo_samples(args, cache_mib, workers, augmentation, device)
     else:
-        data = stored_samples(args, store, parts[0], augmentation)
+        data = stored_samples(args, store, scenes, augmentation)
     samples, frame_counts, content, sentence = data
-    order = build_order(args, store, parts[0], frame_counts)
+    order = build_order(args, store, scenes, frame_counts)
     pin = device.type == "cuda"
     training = make_loader(samples, workers, pin, batch_sampler=order)
-    share = range(rank, len(parts[1]), world)
+    share = range(rank, len(validated), world)
     validation = make_loader(
-        ValidationStacks(store, parts[1], args.val_size),
+        ValidationStacks(store, validated, args.val_size),
         workers,
         pin,
         indices=share[:REHEARSED] if args.dry_run else share,
     )
     if rank == 0:
-        print(f"{sentence}, {len(parts[1])} validate")
+        told = f", {len(left_out)} left out" if left_out else ""
+        print(f"{sentence}, {len(validated)} validate{told}")
     return training, validation, fingerprint(args, world, content)
 
 

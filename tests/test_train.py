@@ -283,6 +283,26 @@ def test_photographs_with_depth_train_and_the_unfit_are_named(
     assert "--num_frames is 4 in the run run and cannot change" in capsys.readouterr().err
 
 
+def test_stacks_of_a_wrong_size_are_named_and_left_out(common, tmp_path, capsys):
+    data, held_out = tmp_path / "set", tmp_path / "held_out"
+    for folder, small in ((data, (14, 40)), (held_out, (10, 40))):
+        write_set(folder, [3, 4, 5], 32, 32)
+        write_picture(folder / "AiF" / "low.png", texture(*small, 7))
+        for k in range(2):
+            write_picture(folder / "dof_stack" / "low" / f"{k}.png", texture(*small, k))
+    words = [*common, "--datapath", str(data), "--val_datapath", str(held_out), "--epochs", "1"]
+    with pytest.raises(StackError, match="2 left out: mend or remove"):
+        start(words, "run", "--strict")
+    assert "low.png is 40x14, smaller than the crops of 16x16: give" in capsys.readouterr().out
+    assert start(words, "run") == 0
+    said = capsys.readouterr().out
+    assert "3 stacks train, 3 validate, 2 left out" in said
+    assert "low.png is 40x10, too small to be scored: each side must have 11 px" in said
+    assert load(tmp_path / "run" / "last.pth")["step"] == 2
+    with pytest.raises(StackError, match="smaller than the crops of 64x64"):
+        start(words, "more", "--image_size", "64", "64")
+
+
 def test_a_preset_trains_on_random_scenes_and_resumes(photo_options, tmp_path):
     begun = [*photo_options, "--preset", "published", "--network", "StackMix", "--epochs", "1"]
     assert start(begun, "run") == 0
