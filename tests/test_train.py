@@ -583,7 +583,7 @@ def test_what_a_researcher_looks_at(options, tmp_path, capsys):
 @pytest.mark.parametrize("words", [["--dry_run"], ["--profile", "2"]], ids=["dry run", "profile"])
 @pytest.mark.parametrize("data_of", ["options", "photo_options"])
 def test_a_rehearsal_leaves_nothing_behind(request, tmp_path, capsys, words, data_of):
-    options = request.getfixturevalue(data_of)
+    options = [*request.getfixturevalue(data_of), "--num_workers", "0"]
     before = sorted(tmp_path.rglob("*"))
     assert start(options, "run", *words) == 0
     assert sorted(tmp_path.rglob("*")) == before
@@ -593,7 +593,8 @@ def test_a_rehearsal_leaves_nothing_behind(request, tmp_path, capsys, words, dat
         assert ("5 training stacks read, 0 unfit" in said) == (data_of == "options")
     else:
         stages = {line.split()[0] for line in said.splitlines() if line.endswith("%")}
-        wanted = {"load", "copy", "forward", "loss", "backward", "optimizer", "average"}
+        first = "load" if data_of == "options" else "synthesis"
+        wanted = {first, "copy", "forward", "loss", "backward", "optimizer", "average"}
         assert stages == wanted | {"between", "all"}
         assert "2 steps, " in said.splitlines()[-1]
 
