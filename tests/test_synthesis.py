@@ -118,7 +118,8 @@ def test_photographs_with_depth_are_made_smaller_as_make_dataset_does(refocused,
     write_picture(tmp_path / "photos" / "a.png", photo)
     words = ["--image_path", str(tmp_path / "photos"), "--depth_path", str(depth.parent)]
     words += ["--depth_kind", "distance", "--num_frames", "5", "--max_coc", "6", "--size", "90"]
-    assert make_dataset.main([*words, "--output_path", str(tmp_path / "set"), "--workers", "1"]) == 0
+    words += ["--output_path", str(tmp_path / "set"), "--workers", "1"]
+    assert make_dataset.main(words) == 0
     wanted = stored(tmp_path / "set")["a"]
     assert wanted.shape == (6, 70, 90)
     photos = PhotoFolder([tmp_path / "photos" / "a.png"], 1, size=90)
