@@ -10,12 +10,10 @@ OUT/photographs.json               of random scenes: which photographs are fit f
 
 import json
 import multiprocessing
-import multiprocessing.connection
 import os
 import shutil
 import signal
 import sys
-import threading
 import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -32,7 +30,7 @@ from formats import write_picture
 from photos import PhotoFolder, limits_of, list_photos, part_readable, read_fit, resized
 from pictures import STACK_FOLDERS
 from restack import camera_faults, camera_options, changed_stack, redevelop, scene_rng
-from utils import KNOWN_FAILURES, StackError, run_main, run_record, sentence_of, write_json
+from utils import KNOWN_FAILURES, StackError, end_with_parent, run_main, run_record, sentence_of, write_json
 
 CACHE_MIB = 256  # of photographs, in each process
 # When a data set is gone on with; the benchmark's folder is the beginning of output_path.
@@ -178,13 +176,7 @@ def start_worker():
 
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
-    threading.Thread(target=end_with_parent, daemon=True).start()
-
-
-def end_with_parent():
-    """Wait for the end of the process that started this one, and end: nobody else would."""
-    multiprocessing.connection.wait([multiprocessing.parent_process().sentinel])
-    os._exit(1)
+    end_with_parent()
 
 
 def make_scene(args, index, job):
