@@ -235,6 +235,15 @@ class View:
         return pictures[..., ::-1] if self.mirror else pictures
 
 
+def check_crop(shape, crop, name):
+    """Raise StackError where a picture `name` of (H, W, ...) has no room for a (height, width)."""
+    if crop[0] > shape[0] or crop[1] > shape[1]:
+        raise StackError(
+            f"{name} is {shape[1]}x{shape[0]}, smaller than the crops of {crop[1]}x{crop[0]}: give "
+            "a smaller --image_size"
+        )
+
+
 def draw_view(rng, shape, how, name):
     """The view of a sample.
 
@@ -257,11 +266,7 @@ def draw_view(rng, shape, how, name):
         crop = shape
     else:
         fits_turned = crop[1] <= shape[0] and crop[0] <= shape[1]
-    if crop[0] > shape[0] or crop[1] > shape[1]:
-        raise StackError(
-            f"{name} is {shape[1]}x{shape[0]}, smaller than the crops of {crop[1]}x{crop[0]}: give "
-            "a smaller --image_size"
-        )
+    check_crop(shape, crop, name)
     if not fits_turned:
         turns -= turns % 2
     sides = crop[::-1] if turns % 2 else crop

@@ -59,6 +59,11 @@ def find_pairs(datapath):
     answers_folder = datapath / ANSWER_FOLDER
     if stacks is None or not answers_folder.is_dir():
         missing = ANSWER_FOLDER if stacks else STACK_FOLDERS[0]
+        if stacks is None and datapath.is_dir() and list_pictures(datapath):
+            raise StackError(
+                f"{datapath} holds pictures and no stacks: make_dataset.py makes stacks of them, "
+                "train.py --photos takes them as they are"
+            )
         raise StackError(
             f"{datapath} has no folder {missing}: a data set is dof_stack/<scene>/ with the frames "
             "and AiF/<scene>.png with the answers, as make_dataset.py writes them"

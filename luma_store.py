@@ -12,6 +12,7 @@ from formats import read_picture
 from pictures import luma
 from utils import StackError
 
+ORIENTATION = 0x0112  # the EXIF tag; from 5 on rows and columns change places
 HEADER_BYTES = 1 << 16  # of a file in a shard, which is not read whole for its size
 
 
@@ -56,14 +57,17 @@ class LumaCache:
             self.shapes[index] = picture.shape  # last: from now on others read it
 
 
-def _header_size(path):
-    """Pixels of a picture from its header, 0 where Pillow does not know the file."""
+def _header_shape(path):
+    """(H, W) of a picture from its header, upright; None where Pillow does not know the file."""
     try:
         source = path if isinstance(path, Path) else io.BytesIO(path.read(HEADER_BYTES))
         with Image.open(source) as image:
-            return image.width * image.height
-    except (StackError, OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-        return 0  # not cached; reading it will say what is wrong with it
+            # Of a PNG without it before its pixels, Pillow would decode all to look behind them.
+            has_exif = image.format != "PNG" or "exif" in image.info
+            on_its_side = has_exif and image.getexif().get(ORIENTATION, 1) >= 5
+            return image.size if on_its_side else image.size[::-1]
+    except (StackError, OSError, ValueError, SyntaxError, TypeError, Image.DecompressionBombError):
+        return None  # not cached; reading it will say what is wrong with it
 
 
 def luma_levels(pictures, resize=None):
@@ -84,6 +88,9 @@ def luma_levels(pictures, resize=None):
 class LumaStore:
     """The luma of all pictures of a data set, decoded when first asked for.
 
+    Attributes:
+        shapes: (H, W) of every scene, None where its file must be read to know it.
+
     Args:
         pairs: as from find_pairs.
         resize: (height, width) px that every picture is stretched to, or None.
@@ -97,7 +104,8 @@ class LumaStore:
         counts = [len(frames) + 1 for _, frames, _ in pairs]
         self.first = np.cumsum([0, *counts])
         # The frames of a scene have one size; one header tells it for all.
-        sizes = [resize[0] * resize[1] if resize else _header_size(pair[2]) for pair in pairs]
+        self.shapes = [resize or _header_shape(pair[2]) for pair in pairs]
+        sizes = [shape[0] * shape[1] if shape else 0 for shape in self.shapes]
         self.cache = LumaCache(np.repeat(sizes, counts).tolist(), cache_mib << 20, workers)
 
     def frame_count(self, scene):

@@ -10,12 +10,10 @@ OUT/photographs.json               of random scenes: which photographs are fit f
 
 import json
 import multiprocessing
-import multiprocessing.connection
 import os
 import shutil
 import signal
 import sys
-import threading
 import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -29,26 +27,16 @@ from tqdm import tqdm
 from dataset_options import KINDS, check_arguments, get_parser
 from depth import disparity_as_picture, pair_depth, read_depth, to_region_map
 from formats import write_picture
-from photos import PhotoFolder, limits_of, list_photos, part_readable, read_fit
+from photos import PhotoFolder, limits_of, list_photos, part_readable, read_fit, resized
 from pictures import STACK_FOLDERS
 from restack import camera_faults, camera_options, changed_stack, redevelop, scene_rng
-from utils import KNOWN_FAILURES, StackError, run_main, run_record, sentence_of, write_json
+from utils import KNOWN_FAILURES, StackError, end_with_parent, run_main, run_record, sentence_of, write_json
 
 CACHE_MIB = 256  # of photographs, in each process
 # When a data set is gone on with; the benchmark's folder is the beginning of output_path.
 MAY_CHANGE = ("output_path", "num_scenes", "workers", "benchmark", "strict")
 SAVE_EVERY = 5.0  # seconds, at least: what a killed run loses of its record
 PHOTOS_FILE = "photographs.json"
-
-
-def shrink(picture, size, interpolation):
-    """Resize so that the longer side is `size` px; None leaves it as it is."""
-    height, width = picture.shape[:2]
-    if size is None or max(height, width) == size:
-        return picture
-    scale = size / max(height, width)
-    target = (max(1, round(width * scale)), max(1, round(height * scale)))
-    return cv2.resize(picture, target, interpolation=interpolation)
 
 
 def photo_scene(photo, depth_map, args, rng):
@@ -74,7 +62,7 @@ def photo_scene(photo, depth_map, args, rng):
         if faults := camera_faults(args):
             frames = redevelop(rng, frames, faults)
         return frames, answer, depth, sharpest, {}
-    picture = shrink(picture, args.size, cv2.INTER_AREA)
+    picture = resized(picture, args.size)
     disparity = disparity_as_picture(depth, args.depth_kind, depth_map, picture.shape)
     focus = np.linspace(1, 0, n_frames)
     linear = lens_frames(picture, disparity, focus, args.max_coc)
@@ -188,13 +176,7 @@ def start_worker():
 
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
-    threading.Thread(target=end_with_parent, daemon=True).start()
-
-
-def end_with_parent():
-    """Wait for the end of the process that started this one, and end: nobody else would."""
-    multiprocessing.connection.wait([multiprocessing.parent_process().sentinel])
-    os._exit(1)
+    end_with_parent()
 
 
 def make_scene(args, index, job):

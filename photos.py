@@ -92,6 +92,16 @@ def read_rgb(path):
     return np.repeat(picture, 3, axis=2) if picture.shape[2] == 1 else picture
 
 
+def resized(picture, size):
+    """A photograph (H, W, 3) with a longer side of `size` px; None leaves it as it is."""
+    height, width = picture.shape[:2]
+    if size is None or max(height, width) == size:
+        return picture
+    scale = size / max(height, width)
+    target = (max(1, round(width * scale)), max(1, round(height * scale)))
+    return cv2.resize(picture, target, interpolation=cv2.INTER_AREA)
+
+
 def sharpness(grey):
     """How much of the finest detail there is, beside the detail three times as coarse.
 
@@ -249,10 +259,11 @@ class PhotoFolder:
     Args:
         paths: the files.
         cache_mib: memory for them, MiB; in each process that has a copy of this.
+        size: longer side that they are brought to, px; None leaves them as they are.
     """
 
-    def __init__(self, paths, cache_mib):
-        self.paths = paths
+    def __init__(self, paths, cache_mib, size=None):
+        self.paths, self.size = paths, size
         self.room = cache_mib << 20  # bytes
         self.kept = {}
 
@@ -263,7 +274,7 @@ class PhotoFolder:
         """Photograph `index` as (H, W, 3) uint8 RGB, not to be written to; see `read_rgb`."""
         picture = self.kept.get(index)
         if picture is None:
-            picture = read_rgb(self.paths[index])
+            picture = resized(read_rgb(self.paths[index]), self.size)
             if picture.nbytes <= self.room:
                 self.kept[index] = picture
                 self.room -= picture.nbytes

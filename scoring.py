@@ -16,7 +16,7 @@ from formats import read_picture
 from indices import index_scores
 from metrics import score
 from pictures import list_frames, luma, read_stack
-from utils import StackError, uninterrupted
+from utils import StackError, end_with_parent, uninterrupted
 
 REGISTRATION_STEPS = 200
 REGISTRATION_GAIN = 1e-7  # of the correlation, from step to step
@@ -262,6 +262,7 @@ def in_parallel(function, items, workers, what):
 
 def prepare_worker():
     """Make a process that scores use one core."""
+    end_with_parent()
     os.environ["OMP_NUM_THREADS"] = "1"  # torch reads it when it is loaded
     cv2.setNumThreads(1)
 

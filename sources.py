@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from augmentation import Augmentation
+from augmentation import Augmentation, check_crop
 from dataloader import (
     EpochBatches,
     OwnBatches,
@@ -22,12 +22,14 @@ from dataloader import (
 )
 from depth import disparity_as_picture, pair_depth, read_depth
 from luma_store import LumaStore
+from metrics import SSIM_WINDOW
 from photos import (
     PhotoFolder,
     limits_of,
     list_photos,
     part_readable,
     read_fit,
+    resized,
     sentence_about,
     what_is_wrong,
 )
@@ -75,26 +77,57 @@ def count_workers(args, device):
     return min(max(cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1)), 1), MOST_WORKERS)
 
 
-def collect_pairs(datapaths, quiet):
-    """The pairs of all folders; says which stacks and answers have no partner."""
-    pairs = []
+def collect_pairs(datapaths):
+    """(pairs, left_over) of all folders, as of `find_pairs`."""
+    pairs, alone = [], []
     for datapath in datapaths:
         found, left_over = find_pairs(datapath)
         if len(datapaths) > 1:  # two sets may have scenes of one name
             found = [(f"{Path(datapath).name}/{name}", *rest) for name, *rest in found]
         pairs += found
-        for sentence in [] if quiet else left_over:
-            print(f"left out: {sentence}")
-    return pairs
+        alone += left_over
+    return pairs, alone
 
 
-def usable_photos(paths, limits, maps=None, kind=None):
+def part_by_size(store, scenes, least, why):
+    """Part scenes by whether they are as large as they must be.
+
+    Args:
+        store: a LumaStore; scenes: indices into it.
+        least: (height, width) px; why: what is told of a smaller one.
+    Returns:
+        (scenes, sentences): those that are, and a sentence for each other.
+    Raises:
+        StackError: there are scenes and none is.
+    """
+    kept, sentences = [], []
+    for scene in scenes:
+        height, width = store.shapes[scene] or least
+        if height >= least[0] and width >= least[1]:
+            kept.append(scene)
+        else:
+            sentences.append(f"{store.pairs[scene][2]} is {width}x{height}, {why}")
+    if sentences and not kept:
+        raise StackError(sentences[0])
+    return kept, sentences
+
+
+def tell_left_out(sentences, args):
+    """Say what was left out; raises StackError under --strict."""
+    for sentence in [] if rank_and_world()[0] else sentences:
+        print(f"left out: {sentence}", flush=True)
+    if sentences and args.strict:
+        raise StackError(
+            f"{len(sentences)} left out: mend or remove what is named above, or leave --strict away"
+        )
+
+
+def usable_photos(args, paths, maps=None):
     """Part photographs as `part_readable` does, each process its share of them.
 
     Args:
-        paths: one or more files; limits: Limits that they are held to.
+        args: the options, whose limits they are held to; paths: one or more files.
         maps: {photograph: its depth map} where depth is needed too.
-        kind: "distance" or "disparity".
     Returns:
         (good, sentences): as `part_readable`.
     Raises:
@@ -104,8 +137,9 @@ def usable_photos(paths, limits, maps=None, kind=None):
     def check(path, limits):
         if maps is None:
             return what_is_wrong(path, limits)
-        return what_is_wrong_beside(maps[path], kind, path, limits)
+        return what_is_wrong_beside(maps[path], path, limits, args)
 
+    limits = limits_of(args)
     rank, world, _ = rank_and_world()
     if not dist.is_initialized():
         return part_readable(paths, limits=limits, check=check)
@@ -113,8 +147,8 @@ def usable_photos(paths, limits, maps=None, kind=None):
     if own := paths[rank::world]:
         try:
             good, left_over = part_readable(own, limits=limits, check=check)
-        except StackError as error:  # the others' share may be better
-            left_over = [str(error)]
+        except StackError:  # the others' share may be better
+            left_over = [check(path, limits) for path in own]
     shares = [None] * world
     dist.all_gather_object(shares, (good, left_over))
     good = {path for share, _ in shares for path in share}
@@ -124,11 +158,14 @@ def usable_photos(paths, limits, maps=None, kind=None):
     return [path for path in paths if path in good], left_over
 
 
-def what_is_wrong_beside(depth_map, kind, path, limits):
+def what_is_wrong_beside(depth_map, path, limits, args):
     """The sentence that says why a photograph or its depth cannot be used, None where both can."""
     try:
-        shape = read_fit(path, limits).shape
-        disparity_as_picture(read_depth(depth_map, shape), kind, depth_map, shape)
+        picture = read_fit(path, limits)
+        depth = read_depth(depth_map, picture.shape)
+        shape = resized(picture, args.photo_size).shape
+        disparity_as_picture(depth, args.depth_kind, depth_map, shape)
+        check_crop(shape, args.image_size, path)
     except KNOWN_FAILURES as error:
         return sentence_about(path, error)
     return None
@@ -168,10 +205,11 @@ def photo_samples(args, cache_mib, workers, augmentation, device):
         left_over = [f"no depth map for {photo}" for photo in alone]
     if args.dry_run:
         paths = paths[:REHEARSED_PHOTOS]
-    paths, unfit = usable_photos(paths, limits_of(args), maps, args.depth_kind)
-    for sentence in [] if rank_and_world()[0] else [*left_over, *unfit]:
-        print(f"left out: {sentence}")
-    photos = PhotoFolder(paths, cache_mib // max(workers, 1))
+    paths, unfit = usable_photos(args, paths, maps)
+    left_over += unfit
+    tell_left_out(left_over, args)
+    told = f" ({len(left_over)} left out)" if left_over else ""
+    photos = PhotoFolder(paths, cache_mib // max(workers, 1), args.photo_size)
     # CUDA does not survive the fork of a loader process, and the blur was never tried on MPS.
     if device.type != "cuda" or workers:
         device = torch.device("cpu")
@@ -181,11 +219,11 @@ def photo_samples(args, cache_mib, workers, augmentation, device):
         lens = args.depth_kind, args.num_frames, args.max_coc
         samples = RefocusedStacks(photos, maps, *lens, augmentation, args.seed, device)
         counts = [args.num_frames] * len(paths)
-        return samples, counts, content, f"{len(paths)} photographs with depth train"
+        return samples, counts, content, f"{len(paths)} photographs with depth{told} train"
     n_scenes = args.scenes_per_epoch
     samples = SyntheticStacks(photos, augmentation, args.seed, n_scenes, device)
     counts = partial(slot_frames, n_scenes, args.seed)
-    sentence = f"{n_scenes} random scenes of {len(paths)} photographs train an epoch"
+    sentence = f"{n_scenes} random scenes of {len(paths)} photographs{told} train an epoch"
     return samples, counts, content, sentence
 
 
@@ -222,9 +260,10 @@ def build_loaders(args, device):
         StackError: the data cannot be found, read or split.
     """
     rank, world, _ = rank_and_world()
-    pairs = collect_pairs(args.datapath, quiet=rank > 0) if args.datapath else []
+    pairs, alone = collect_pairs(args.datapath or [])
+    held_out, more = collect_pairs(args.val_datapath or [])
+    left_out = alone + more
     if args.val_datapath:
-        held_out = collect_pairs(args.val_datapath, quiet=rank > 0)
         parts = range(len(pairs)), range(len(pairs), len(pairs) + len(held_out))
         pairs += held_out
     else:
@@ -234,6 +273,12 @@ def build_loaders(args, device):
     cache_mib = args.cache_mib // 2 if args.photos else args.cache_mib
     workers = count_workers(args, device)
     store = LumaStore(pairs, resize, cache_mib, workers)
+    why = f"smaller than the crops of {size[1]}x{size[0]}: give a smaller --image_size"
+    scenes, small = part_by_size(store, parts[0], resize or size, why)
+    why = f"too small to be scored: each side must have {SSIM_WINDOW} px"
+    validated, more = part_by_size(store, parts[1], (SSIM_WINDOW,) * 2, why)
+    left_out += small + more
+    tell_left_out(left_out, args)
     augmentation = Augmentation(
         crop=None if resize else size,
         frames=args.frames,
@@ -247,20 +292,21 @@ def build_loaders(args, device):
     if args.photos:
         data = photo_samples(args, cache_mib, workers, augmentation, device)
     else:
-        data = stored_samples(args, store, parts[0], augmentation)
+        data = stored_samples(args, store, scenes, augmentation)
     samples, frame_counts, content, sentence = data
-    order = build_order(args, store, parts[0], frame_counts)
+    order = build_order(args, store, scenes, frame_counts)
     pin = device.type == "cuda"
     training = make_loader(samples, workers, pin, batch_sampler=order)
-    share = range(rank, len(parts[1]), world)
+    share = range(rank, len(validated), world)
     validation = make_loader(
-        ValidationStacks(store, parts[1], args.val_size),
+        ValidationStacks(store, validated, args.val_size),
         workers,
         pin,
         indices=share[:REHEARSED] if args.dry_run else share,
     )
     if rank == 0:
-        print(f"{sentence}, {len(parts[1])} validate")
+        told = f", {len(left_out)} left out" if left_out else ""
+        print(f"{sentence}, {len(validated)} validate{told}")
     return training, validation, fingerprint(args, world, content)
 
 

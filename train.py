@@ -318,7 +318,9 @@ def profile(run, training):
     for batch in itertools.islice(source, WARM_UP):
         train_step(run, batch, idle)
     stages, samples, start = Stages(run.device), 0, time.perf_counter()
-    for batch in stages.each("load", itertools.islice(source, run.args.profile)):
+    made_here = run.args.photos and not training.num_workers
+    loading = "synthesis" if made_here else "load"  # of loader processes: the wait for them
+    for batch in stages.each(loading, itertools.islice(source, run.args.profile)):
         train_step(run, batch, stages)
         samples += len(batch["scene"]) * rank_and_world()[1]
     seconds = time.perf_counter() - start

@@ -16,7 +16,7 @@ from dataset_options import (
 )
 from metrics import SSIM_WINDOW
 from network import NETWORKS, default_config, load_checkpoint
-from photos import Limits, add_photo_options
+from photos import Limits, add_photo_options, add_strict_option
 from utils import StackError, number, rank_and_world
 
 PRESETS = {
@@ -48,7 +48,7 @@ PRESETS = {
 }
 # Options that need --datapath, and that need --photos.
 OF_STORED_STACKS = ("fit", "repeat", "val_fraction", "split", "own_shards")
-OF_DEPTH = ("depth_path", "depth_suffix", "depth_kind", "num_frames", "max_coc")
+OF_DEPTH = ("depth_path", "depth_suffix", "depth_kind", "num_frames", "max_coc", "photo_size")
 OF_PHOTOS = ("scenes_per_epoch", *Limits._fields, *OF_DEPTH)
 # What a resumed run must keep, or it would not be the run that stopped.
 FIXED = (
@@ -63,6 +63,7 @@ FIXED = (
     "depth_kind",
     "num_frames",
     "max_coc",
+    "photo_size",
     "image_size",
     "fit",
     "frames",
@@ -75,7 +76,7 @@ FIXED = (
 BEFORE = {"shading": 0.0, "drift": 0.0}
 # What belongs to the machine and the time of a start, and not to the run.
 OF_THE_START = ("resume", "max_minutes", "device", "num_workers", "cache_mib", "experiments")
-OF_THE_START += ("dry_run", "profile")
+OF_THE_START += ("dry_run", "profile", "strict")
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
@@ -180,6 +181,13 @@ def get_parser():
     )
     add_depth_options(group)
     add_lens_options(group)
+    group.add_argument(
+        "--photo_size",
+        type=number(int, 16, 16384),
+        metavar="PX",
+        help="longer side that photographs with depth are brought to before they are blurred and "
+        "cut, as make_dataset.py's --size (none: as they are)",
+    )
     group.add_argument(
         "--scenes_per_epoch",
         type=whole,
@@ -296,7 +304,7 @@ def get_parser():
         "half of it is for them",
     )
 
-    add_photo_options(parser)
+    add_strict_option(add_photo_options(parser))
 
     group = parser.add_argument_group("optimisation")
     group.add_argument(

@@ -40,6 +40,18 @@ def sentence_of(error):
     return sentence.replace("\n", "\\n")
 
 
+def end_with_parent():
+    """Have this process of a pool end when the one that started it is killed: nobody else would."""
+    import multiprocessing.connection
+    import threading
+
+    def wait():
+        multiprocessing.connection.wait([multiprocessing.parent_process().sentinel])
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
 def run_main(main, at_once=False):
     """Run a script's main() and turn its known failures into one line and an exit status.
 

@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pytest
 from drawn import texture, write_set
+from PIL import Image
 
 from augmentation import Augmentation
 from dataloader import (
@@ -73,6 +74,9 @@ def test_find_pairs_tells_what_has_no_partner(tmp_path):
 
 def test_find_pairs_refuses(tmp_path):
     with pytest.raises(StackError, match="has no folder dof_stack"):
+        find_pairs(tmp_path)
+    write_picture(tmp_path / "photo.png", np.zeros((4, 4, 3), np.uint8))
+    with pytest.raises(StackError, match=r"pictures and no stacks: .* train\.py --photos"):
         find_pairs(tmp_path)
     (tmp_path / "dof_stack").mkdir()
     with pytest.raises(StackError, match="has no folder AiF"):
@@ -254,6 +258,21 @@ def test_pictures_smaller_than_the_crops_are_named(tmp_path):
     error = training(tmp_path, crop=(32, 32))[(0, 2, 0, 0)]
     assert isinstance(error, StackError)
     assert "a.png is 64x20, smaller than the crops of 32x32" in str(error)
+
+
+def test_the_shape_of_a_scene_is_that_of_its_picture_turned_upright(tmp_path):
+    photo = Image.fromarray(np.zeros((20, 30, 3), np.uint8))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    photo.save(tmp_path / "a.jpg", exif=exif)
+    (tmp_path / "b.jpg").write_bytes(b"no picture")
+    photo.save(tmp_path / "whole.png")
+    photo.save(tmp_path / "turned.png", exif=exif)
+    (tmp_path / "c.png").write_bytes((tmp_path / "whole.png").read_bytes()[:60])  # a header alone
+    names = ("a.jpg", "b.jpg", "c.png", "turned.png")
+    store = LumaStore([(name, [], tmp_path / name) for name in names])
+    assert store.shapes == [(30, 20), None, (20, 30), store.read(3, -1).shape]
+    assert store.read(0, -1).shape == (30, 20)
 
 
 def test_gain_is_one_for_all_and_noise_is_in_the_frames_alone(tmp_path):

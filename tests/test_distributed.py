@@ -1,5 +1,6 @@
 """Training in several processes: the same run as in one, also where a process was killed."""
 
+import argparse
 import os
 import subprocess
 import sys
@@ -17,7 +18,6 @@ import train
 from dataloader import EpochBatches
 from formats import write_picture
 from network import build_network, default_config
-from photos import Limits
 
 ROOT = Path(train.__file__).parent
 STEPS = 20
@@ -181,10 +181,11 @@ def test_processes_share_out_the_reading_of_photographs(tmp_path, monkeypatch):
     monkeypatch.setattr(sources.dist, "all_gather_object", gather)
     for rank in range(2):
         monkeypatch.setenv("RANK", str(rank))
-        good, left_over = sources.usable_photos(paths, Limits(16, 0, 0))
+        args = argparse.Namespace(min_side=16, min_colour=0, min_sharpness=0)
+        good, left_over = sources.usable_photos(args, paths)
     assert shares[0] == ([paths[0], paths[2], paths[4]], [])
     assert shares[1][0] == []  # nothing of its own can be read: the others' is enough
-    assert good == [paths[0], paths[2], paths[4]] and len(left_over) == 1
+    assert good == [paths[0], paths[2], paths[4]] and len(left_over) == 2
 
 
 def test_an_uneven_share_is_refused(data, tmp_path, monkeypatch, capsys):

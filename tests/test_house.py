@@ -75,7 +75,7 @@ IMPORTS = {
     "dataset_options": "utils photos depth restack benchmark_set",
     "make_dataset": "utils formats pictures photos depth refocus scenes dataloader restack "
     "benchmark_set dataset_options",
-    "sources": "utils photos depth augmentation shards dataloader luma_store synthesis",
+    "sources": "utils metrics photos depth augmentation shards dataloader luma_store synthesis",
     "processes": "",
     "stages": "",
     "curves": "show",

@@ -404,12 +404,15 @@ def test_a_killed_run_goes_on(run, photos, tmp_path):
     assert all(one[name] == other[name] for name in names)
 
 
-def test_a_process_of_the_pool_ends_with_the_main_one(tmp_path):
-    script = """
-import make_dataset, os, time
+@pytest.mark.parametrize("prepare", ["make_dataset.start_worker", "scoring.prepare_worker"])
+def test_a_process_of_the_pool_ends_with_the_main_one(tmp_path, prepare):
+    script = f"""
+import make_dataset, scoring, multiprocessing, time
+from concurrent.futures import ProcessPoolExecutor
 def main():
-    for _ in make_dataset.run_all(os.kill, [(0, 0), (os.getpid(), 0)], 2):
-        print(*make_dataset.multiprocessing.active_children(), flush=True)
+    with ProcessPoolExecutor(2, multiprocessing.get_context("spawn"), {prepare}) as pool:
+        list(pool.map(abs, range(9)))
+        print(*multiprocessing.active_children(), flush=True)
         time.sleep(60)
 if __name__ == "__main__":
     main()

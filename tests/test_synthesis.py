@@ -113,6 +113,22 @@ def test_photographs_with_depth_are_those_that_make_dataset_writes(refocused):
     np.testing.assert_allclose(levels(sample), refocused[2], atol=1)
 
 
+def test_photographs_with_depth_are_made_smaller_as_make_dataset_does(refocused, tmp_path):
+    photo, depth, _ = refocused
+    write_picture(tmp_path / "photos" / "a.png", photo)
+    words = ["--image_path", str(tmp_path / "photos"), "--depth_path", str(depth.parent)]
+    words += ["--depth_kind", "distance", "--num_frames", "5", "--max_coc", "6", "--size", "90"]
+    words += ["--output_path", str(tmp_path / "set"), "--workers", "1"]
+    assert make_dataset.main(words) == 0
+    wanted = stored(tmp_path / "set")["a"]
+    assert wanted.shape == (6, 70, 90)
+    photos = PhotoFolder([tmp_path / "photos" / "a.png"], 1, size=90)
+    how = Augmentation(crop=(70, 90), **AS_STORED)
+    samples = RefocusedStacks(photos, [depth], "distance", 5, 6.0, how, 0)
+    for _ in range(2):  # as read, and as kept
+        np.testing.assert_allclose(levels(samples[(0, 5, 0, 0)]), wanted, atol=1)
+
+
 def test_a_cut_of_a_photograph_with_depth_is_blurred_as_the_whole(refocused):
     for position in range(6):
         found = levels(refocus(refocused, (48, 64), **AS_STORED)[(0, 5, 0, position)])

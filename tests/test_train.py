@@ -211,7 +211,7 @@ def test_random_scenes_are_new_in_every_epoch(photo_options, tmp_path, monkeypat
     monkeypatch.setattr(loss, "weighted_loss", watch)
     assert start(photo_options, "run", "--epochs", "2", "--validate_every", "2") == 0
     said = capsys.readouterr().out
-    assert "6 random scenes of 2 photographs train an epoch, 7 validate" in said
+    assert "6 random scenes of 2 photographs (1 left out) train an epoch, 7 validate" in said
     assert "left out:" in said and "broken.png" in said
     answers = [picture for batch in seen[:6] for picture in batch["answer"]]
     assert len({picture.numpy().tobytes() for picture in answers}) == 12
@@ -257,25 +257,50 @@ def test_photographs_with_depth_train_and_the_unfit_are_named(
         write_picture(tmp_path / "photos" / f"{name}.png", texture(40, 48, 3))
         write_picture(tmp_path / "depth" / f"{name}.png", depth if name != "flat" else depth * 0)
     write_picture(tmp_path / "photos" / "alone.png", texture(40, 48, 4))
+    write_picture(tmp_path / "photos" / "narrow.png", texture(20, 80, 5))
+    write_picture(tmp_path / "depth" / "narrow.png", depth[::2].repeat(2, 1)[:, :80])
     words = photo_options[: photo_options.index("--scenes_per_epoch")]
     words += ["--min_side", "16", "--depth_path", str(tmp_path / "depth"), "--num_frames", "4"]
     with pytest.raises(SystemExit):
         start(words, "run")
     assert "--depth_kind distance or disparity is needed" in capsys.readouterr().err
-    words += ["--depth_kind", "disparity"]
+    words += ["--depth_kind", "disparity", "--photo_size", "40"]
+    with pytest.raises(StackError, match="3 left out: mend or remove"):
+        start(words, "run", "--strict")
     with pytest.raises(SystemExit):
         start(words, "run", "--scenes_per_epoch", "9")
     assert "--scenes_per_epoch is for --photos without --depth_path" in capsys.readouterr().err
     assert start(words, "run", "--repeat", "2", "--epochs", "1") == 0
     said = capsys.readouterr().out
-    assert "2 photographs with depth train" in said
+    assert "2 photographs with depth (3 left out) train" in said
     assert "no depth map for" in said and "alone.png" in said and "flat.png is the same" in said
+    assert "narrow.png is 40x10, smaller than the crops of 16x16" in said
     assert load(tmp_path / "run" / "last.pth")["step"] == 2
     assert resume(tmp_path, "run", "--epochs", "2") == 0
     assert load(tmp_path / "run" / "last.pth")["args"]["max_coc"] == 16
     with pytest.raises(SystemExit):
         resume(tmp_path, "run", "--num_frames", "5")
     assert "--num_frames is 4 in the run run and cannot change" in capsys.readouterr().err
+
+
+def test_stacks_of_a_wrong_size_are_named_and_left_out(common, tmp_path, capsys):
+    data, held_out = tmp_path / "set", tmp_path / "held_out"
+    for folder, small in ((data, (14, 40)), (held_out, (10, 40))):
+        write_set(folder, [3, 4, 5], 32, 32)
+        write_picture(folder / "AiF" / "low.png", texture(*small, 7))
+        for k in range(2):
+            write_picture(folder / "dof_stack" / "low" / f"{k}.png", texture(*small, k))
+    words = [*common, "--datapath", str(data), "--val_datapath", str(held_out), "--epochs", "1"]
+    with pytest.raises(StackError, match="2 left out: mend or remove"):
+        start(words, "run", "--strict")
+    assert "low.png is 40x14, smaller than the crops of 16x16: give" in capsys.readouterr().out
+    assert start(words, "run") == 0
+    said = capsys.readouterr().out
+    assert "3 stacks train, 3 validate, 2 left out" in said
+    assert "low.png is 40x10, too small to be scored: each side must have 11 px" in said
+    assert load(tmp_path / "run" / "last.pth")["step"] == 2
+    with pytest.raises(StackError, match="smaller than the crops of 64x64"):
+        start(words, "more", "--image_size", "64", "64")
 
 
 def test_a_preset_trains_on_random_scenes_and_resumes(photo_options, tmp_path):
@@ -558,7 +583,7 @@ def test_what_a_researcher_looks_at(options, tmp_path, capsys):
 @pytest.mark.parametrize("words", [["--dry_run"], ["--profile", "2"]], ids=["dry run", "profile"])
 @pytest.mark.parametrize("data_of", ["options", "photo_options"])
 def test_a_rehearsal_leaves_nothing_behind(request, tmp_path, capsys, words, data_of):
-    options = request.getfixturevalue(data_of)
+    options = [*request.getfixturevalue(data_of), "--num_workers", "0"]
     before = sorted(tmp_path.rglob("*"))
     assert start(options, "run", *words) == 0
     assert sorted(tmp_path.rglob("*")) == before
@@ -568,7 +593,8 @@ def test_a_rehearsal_leaves_nothing_behind(request, tmp_path, capsys, words, dat
         assert ("5 training stacks read, 0 unfit" in said) == (data_of == "options")
     else:
         stages = {line.split()[0] for line in said.splitlines() if line.endswith("%")}
-        wanted = {"load", "copy", "forward", "loss", "backward", "optimizer", "average"}
+        first = "load" if data_of == "options" else "synthesis"
+        wanted = {first, "copy", "forward", "loss", "backward", "optimizer", "average"}
         assert stages == wanted | {"between", "all"}
         assert "2 steps, " in said.splitlines()[-1]
 

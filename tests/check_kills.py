@@ -1,0 +1,104 @@
+"""From photographs to scores, every command killed at random moments and started again.
+
+Not collected by pytest, since it takes minutes:
+
+    .venv/bin/python -m tests.check_kills --photos PHOTOS --model fastdepth.onnx
+
+PHOTOS are some ten photographs. What comes out, maps, stacks, weights, pictures and scores, must be
+what comes out of commands that nobody kills.
+"""
+
+import argparse
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+ROOT = Path(__file__).parent.parent
+
+
+def commands(args, folder):
+    """The five commands of the README in their order, small, with results in `folder`."""
+    photos, maps, data, runs, fused = (
+        str(path) for path in (args.photos, *(folder / n for n in ("maps", "set", "runs", "out")))
+    )
+    train = ["--datapath", data, "--experiments", runs, "--exp_name", "run", "--resume", "auto"]
+    train += ["--epochs", "6", "--batch_size", "2", "--image_size", "48", "48"]
+    train += ["--num_workers", "0", "--save_steps", "2", "--precision", "fp32"]
+    train += ["--val_fraction", "0.2"]
+    return [
+        ["estimate_depth.py", "--image_path", photos, "--output_path", maps, "--model", args.model],
+        ["make_dataset.py", "--image_path", photos, "--depth_path", maps, "--output_path", data]
+        + ["--size", "192", "--num_frames", "6"],
+        ["train.py", *train],
+        ["predict_dataset.py", "--stack_basedir_path", data, "--output_dir", fused]
+        + ["--model_path", f"{runs}/run/best.pth"],
+        ["evaluate.py", "--results", fused, "--reference", f"{data}/AiF", "--csv"]
+        + [f"{folder}/scores.csv"],
+    ]
+
+
+def run(command, limit=None):
+    """Run a command to its end, or kill it after `limit` s; returns whether it came to its end."""
+    process = subprocess.Popen(
+        [sys.executable, *command], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    try:
+        said, _ = process.communicate(timeout=limit)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.communicate()
+        return False
+    if process.returncode:
+        sys.exit(f"{command[0]} ended with {process.returncode}: {said.decode()[-2000:]}")
+    return True
+
+
+def results(folder):
+    """{name: what must not differ}: bytes of pictures and scores, tensors of the checkpoint."""
+    found = {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*.png")}
+    found.pop("runs/run/curves.png")  # it has samples a second in it
+    found["scores.csv"] = (folder / "scores.csv").read_bytes()
+    checkpoint = torch.load(folder / "runs" / "run" / "last.pth", weights_only=True)
+    found["steps"] = checkpoint["step"]
+    for name, value in checkpoint["state"]["network"].items():
+        found[name] = value.numpy().tobytes()
+    return found
+
+
+def main():
+    """Run the way whole, then with kills, and compare. Returns the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--photos", required=True, type=Path)
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--kills", type=int, default=3, help="of each command (default: 3)")
+    parser.add_argument("--seed", type=int, default=0, help="of the moments (default: 0)")
+    args = parser.parse_args()
+    args.photos, args.model = args.photos.resolve(), str(Path(args.model).resolve())
+    rng = random.Random(args.seed)
+    with tempfile.TemporaryDirectory() as top:
+        whole, killed = Path(top) / "whole", Path(top) / "killed"
+        for one, other in zip(commands(args, whole), commands(args, killed)):
+            start = time.monotonic()
+            run(one)
+            seconds = time.monotonic() - start
+            moments = [rng.uniform(0.1, 0.6) * seconds for _ in range(args.kills)]
+            ends = [run(other, moment) for moment in moments]
+            run(other)
+            times = ", ".join(f"{moment:.1f}" for moment in moments)
+            print(f"{one[0]}: {seconds:.1f} s; killed {ends.count(False)} times, after {times} s")
+        expected, found = results(whole), results(killed)
+        stray = [str(p) for p in killed.rglob(".*")]
+    wrong = sorted(n for n in expected | found if expected.get(n) != found.get(n))
+    print(f"{len(expected)} results, {len(wrong)} differ; {len(stray)} stray files")
+    for name in wrong + stray:
+        print(f"  {name}")
+    return 1 if wrong or stray else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
