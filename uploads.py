@@ -16,7 +16,7 @@ import tifffile
 from PIL import Image, UnidentifiedImageError
 
 from camera_files import HEIF_STARTS, HEIF_SUFFIXES, RAW_SUFFIXES
-from formats import READ_SUFFIXES, TIFF_STARTS
+from formats import READ_SUFFIXES, TIFF_STARTS, tiff_directories
 from pictures import frames_in, list_folders, list_stack_files
 from stack_files import TIFF_SUFFIXES, VIDEO_SUFFIXES, frames_in_file
 from utils import StackError, free_memory
@@ -246,7 +246,7 @@ def declared_sizes(file, suffix):
         if start.startswith(TIFF_STARTS):
             logging.getLogger("tifffile").setLevel(logging.CRITICAL)
             with tifffile.TiffFile(file) as tiff:
-                pages = [page.aspage() for page in tiff.pages]
+                pages = tiff_directories(tiff)
                 return [(page.imagewidth, page.imagelength * page.imagedepth) for page in pages]
         if start[4:12] in HEIF_STARTS or suffix in HEIF_SUFFIXES:
             return heif_sizes(file)

@@ -8,6 +8,7 @@ import pytest
 import tifffile
 
 import uploads
+from formats import decode, tiff_directories
 from tests.drawn import texture
 from uploads import (
     Limits,
@@ -159,6 +160,24 @@ def test_a_bomb_is_refused_by_what_it_claims(tmp_path):
         check_declared(path, LIMITS)
     path.write_bytes(claiming_tiff(900, 900))
     check_declared(path, LIMITS)
+
+
+def test_pages_that_lead_round_come_to_an_end(tmp_path):
+    page = SimpleNamespace(offset=8, aspage=lambda: None)
+    with pytest.raises(tifffile.TiffFileError, match="in a circle"):
+        tiff_directories(SimpleNamespace(pages=[page] * 3))
+    path = tmp_path / "round.tif"
+    tifffile.imwrite(path, np.zeros((3, 16, 16), np.uint8), photometric="minisblack")
+    with tifffile.TiffFile(path) as file:
+        first, last = file.pages[0].offset, file.pages[2].aspage()
+        end = last.offset + 2 + 12 * struct.unpack_from("<H", path.read_bytes(), last.offset)[0]
+    data = bytearray(path.read_bytes())
+    data[end : end + 4] = struct.pack("<I", first)
+    path.write_bytes(data)
+    with pytest.raises(StackError, match=r"round\.tif is no picture, or is damaged"):
+        check_declared(path, LIMITS)
+    with pytest.raises(StackError, match=r"round\.tif is cut short, .* in a circle"):
+        decode(path)
 
 
 def test_a_huge_png_is_refused_by_its_header(tmp_path):
