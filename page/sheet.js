@@ -51,8 +51,9 @@ export function sheet(list, frames, on) {
       const moved = Number(event.dataTransfer.getData("text/frame"));
       if (event.dataTransfer.types.includes("text/frame") && moved !== frame.id) {
         event.preventDefault();
+        // It takes the place of the one it is dropped on, so that the last place can be had, too.
         const order = ids.filter(id => id !== moved);
-        order.splice(order.indexOf(frame.id), 0, moved);
+        order.splice(ids.indexOf(frame.id), 0, moved);
         on.arrange(order);
       }
     };

@@ -28,6 +28,7 @@ from tests.drawn import draw_stack, texture
 from utils import StackError, run_main
 
 HOUSE = Path(__file__).parent.parent
+MOST_MEMORY = 2e9  # bytes, that of predict.py --low_memory
 LATEST = 120  # seconds that anything may take
 
 
@@ -154,6 +155,42 @@ class Page:
 
     def errors(self):
         return self.page.run("return document.querySelector('#said').textContent")
+
+
+def check_sheet(page, names):
+    """Frames are dragged to any place, the last one too, and left out."""
+    shown = "return [...document.querySelectorAll('#sheet img')].map(image => image.alt)"
+    drag = """
+        const items = document.querySelectorAll('#sheet li');
+        const [from, to] = [items[arguments[0]], items[arguments[1]]];
+        const dataTransfer = new DataTransfer(), how = {dataTransfer, bubbles: true};
+        from.dispatchEvent(new DragEvent('dragstart', how));
+        to.dispatchEvent(new DragEvent('drop', how));
+    """
+    last = len(names) - 1
+    for places, wanted in (
+        ((0, last), [*names[1:], names[0]]),
+        ((last, 0), names),
+        ((1, 2), [names[0], names[2], names[1], *names[3:]]),
+        ((2, 1), names),
+    ):
+        page.page.run(drag, *places)
+        page.until(shown, wanted)
+    out = "return document.querySelectorAll('#sheet li.out').length"
+    for count in (1, 0):
+        page.click("#sheet li:nth-child(2) button")
+        page.until(out, count)
+
+
+def check_cancel(page):
+    """To cancel ends the fusing, and what was there before is there again."""
+    stage = page.page.run("return document.body.dataset.stage")
+    page.click("#go")
+    page.until("return document.querySelector('#work').hidden", False)
+    page.click("#cancel")
+    page.until("return document.querySelector('#work').hidden")
+    page.until("return document.body.dataset.stage", stage)
+    must(not page.errors(), f"the page says {page.errors()} when it is cancelled")
 
 
 def check_wipe(page):
@@ -376,6 +413,7 @@ def check_large(page, files, server):
     print(f"memory of the page and its work: {sizes} MiB")
     must(not page.errors(), f"the page says {page.errors()}")
     must(took.max() < 200, f"a click is answered after {took.max():.0f} ms")
+    must(sum(most.values()) < MOST_MEMORY, f"{sizes} MiB of memory are taken")
 
 
 def draw_demo(folder):
@@ -398,6 +436,8 @@ def go(page, folder, stack, shots):
     page.until("return !document.querySelector('#go').disabled")
     page.settled()
     page.shot(shots, "frames")
+    check_sheet(page, names)
+    check_cancel(page)
     page.click("#go")
     page.until("return document.body.dataset.stage", "result")
     page.until("return document.querySelector('#work').hidden")
