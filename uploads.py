@@ -273,9 +273,14 @@ def heif_sizes(file):
 
 
 def check_frames(frames):
-    """StackError where there are fewer than two frames, or of several sizes."""
+    """StackError where there are fewer than two frames, or of several sizes, or of one name."""
     if len(frames) < 2:
         raise StackError("a stack needs two frames or more: add some")
+    # Strokes name their frame; the pages of a.tif are a-1.tif and so on, as a file may be, too.
+    names = [frame["name"] for frame in frames]
+    if len(set(names)) < len(names):
+        name = max(names, key=names.count)
+        raise StackError(f"two frames are called {name}: leave one out, or rename its file")
     sizes = [(frame["width"], frame["height"]) for frame in frames]
     size = max(sorted(set(sizes)), key=sizes.count)
     for frame, own in zip(frames, sizes):

@@ -1,3 +1,4 @@
+import itertools
 import struct
 from types import SimpleNamespace
 from zlib import crc32
@@ -232,8 +233,17 @@ def test_good_pictures_pass(tmp_path):
     assert [page.number for page in frames_of(pages)] == [1, 2, 3]
 
 
-def told(width, height, name="x.png"):
+NUMBERS = itertools.count()
+
+
+def told(width, height, name=None):
+    name = name or f"{next(NUMBERS)}.png"
     return {"width": width, "height": height, "name": name, "bytes": 3 * width * height}
+
+
+def test_frames_of_one_name_are_refused():
+    with pytest.raises(StackError, match=r"two frames are called a-1\.tif: leave one out"):
+        check_frames([told(9, 9, name) for name in ("b.png", "a-1.tif", "a-2.tif", "a-1.tif")])
 
 
 def test_stacks_that_do_not_fit_each_other_are_refused():
