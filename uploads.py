@@ -301,9 +301,8 @@ def check_room(frames, folder):
     for what, need in (("disk", disk), ("memory", memory)):
         if need > has[what]:
             raise StackError(
-                f"{len(frames)} frames of {pixels / 1e6:.0f} megapixels need {need / 1e9:.1f} GB "
-                f"of {what}, {has[what] / 1e9:.1f} GB are free: leave frames out, or export them "
-                "smaller"
+                f"{len(frames)} frames of {pixels / 1e6:.0f} megapixels need {gigabytes(need)} of "
+                f"{what}, {gigabytes(has[what])} are free: leave frames out, or export them smaller"
             )
 
 

@@ -405,7 +405,8 @@ def check_large(page, files, server):
         time.sleep(0.3)
     whole = time.monotonic() - start
     took = np.array(took)
-    slow = f"{np.median(took):.0f} ms in the middle, {took.max():.0f} at most"
+    late = f"{(took > 200).mean():.1%} after more than 200"
+    slow = f"{np.median(took):.0f} ms in the middle, {took.max():.0f} at most, {late}"
     sizes = ", ".join(f"{size / 2**20:.0f}" for size in most.values())
     print(
         f"{len(files)} frames: draft {drafted:.1f} s, all {whole:.1f} s; {len(took)} clicks: {slow}"

@@ -263,3 +263,6 @@ def test_a_stack_too_large_says_so_before_it_starts(tmp_path, monkeypatch):
     monkeypatch.setattr(uploads.shutil, "disk_usage", lambda _: SimpleNamespace(free=10**9))
     with pytest.raises(StackError, match=r"need 2\.8 GB of disk, 1\.0 GB are free"):
         check_room([told(6000, 4000)] * 30, tmp_path)
+    monkeypatch.setattr(uploads.shutil, "disk_usage", lambda _: SimpleNamespace(free=10**7))
+    with pytest.raises(StackError, match=r"need 48\.8 MB of disk, 10\.0 MB are free"):
+        check_room([told(1500, 1000)] * 5, tmp_path)
