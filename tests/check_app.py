@@ -220,6 +220,29 @@ def check_probe(page, names):
     return told.splitlines()[0], took
 
 
+def check_clicks(page):
+    """Many clicks ask for one mixture at a time."""
+    slow = """
+        const known = window.fetch;
+        let now = 0;
+        window.most = 0;
+        window.fetch = async (path, ...others) => {
+            if (!String(path).includes("/mixture/")) return known(path, ...others);
+            window.most = Math.max(window.most, ++now);
+            await new Promise(good => setTimeout(good, 1000));
+            now--;
+            return known(path, ...others);
+        };
+        return () => (window.fetch = known);
+    """
+    page.page.run(f"window.quick = (() => {{{slow}}})()")
+    for share in (0.6, 0.65, 0.7, 0.75):
+        page.hand("#picture", [(share, 0.6)])
+    page.until("return document.querySelectorAll('#probe meter').length > 0")
+    most = page.page.run("window.quick(); return window.most")
+    must(most == 1, f"{most} mixtures are asked for at once")
+
+
 def check_stroke(page, frame):
     """Paint a stroke of the last frame."""
     page.click('[data-tool="retouch"]')
@@ -454,6 +477,7 @@ def go(page, folder, stack, shots):
         page.choose("#overlay", overlay)
         page.settled()
         page.shot(shots, overlay)
+    check_clicks(page)
     check_opacity(page)
     check_stroke(page, len(files) - 1)
     page.shot(shots, "retouch")
