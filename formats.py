@@ -230,8 +230,23 @@ def decode_tiff(source, path, index=None):
 
 def _pictures_in(file):
     """Indices of the pages of a tifffile.TiffFile that are neither thumbnails nor masks."""
-    pages = [page.aspage() for page in file.pages]
+    pages = tiff_directories(file)
     return [k for k, page in enumerate(pages) if not page.is_reduced and not page.is_mask]
+
+
+def tiff_directories(file):
+    """All pages of a tifffile.TiffFile, thumbnails and masks too.
+
+    Raises:
+        tifffile.TiffFileError: one leads back to one before it, and so on without an end.
+    """
+    pages, seen = [], set()
+    for page in file.pages:
+        if page.offset in seen:
+            raise tifffile.TiffFileError("its pages lead round in a circle")
+        seen.add(page.offset)
+        pages.append(page.aspage())
+    return pages
 
 
 def tiff_pages(path):

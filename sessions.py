@@ -62,6 +62,7 @@ class Session:
         self.frames = {}  # {id: what worker.look_at tells}
         self.order, self.left_out, self.arranged = [], set(), False
         self.refused, self.pending = [], []  # sentences, paths
+        self.looked = set()  # files of the running look that are done
         self.title = self.failure = None  # of a folder; a sentence
         self.result, self.is_draft = None, False
         self.former = None  # the picture that was there while there is a draft of the next one
@@ -142,7 +143,7 @@ class Session:
             "upload": limits.upload,
             "pixels": limits.pixels,
         }
-        self.pending = []
+        self.pending, self.looked = [], set()
         self.look_job = Job(spec, self._looked, self._looks_ended)
         self.house.looks.add(self.look_job)
 
@@ -162,16 +163,29 @@ class Session:
             elif "refused" in message:
                 self.refused.append(self.plain(message["sentence"]))
                 path = Path(message["refused"])
+                self._leave(path)
                 if path.parent == self.incoming:
                     self.drop(path)
+            elif "looked" in message:
+                self.looked.add(message["looked"])
+
+    def _leave(self, file):
+        """Forget the frames of a file that is refused: those before the broken one would be some
+        of its frames, and nobody would miss the others."""
+        for key in [key for key, frame in self.frames.items() if frame["file"] == str(file)]:
+            del self.frames[key]
+            self.order.remove(key)
+            self.left_out.discard(key)
+            for suffix in (".jpg", ".png"):
+                (self.looks / f"{key}{suffix}").unlink(missing_ok=True)
 
     def _looks_ended(self, sentence):
         with self.lock:
             files = self.look_job.spec["files"]
             self.look_job = None
             if sentence:  # one of them has ended the process: the others may be good
-                known = {frame["file"] for frame in self.frames.values()}
-                left = [Path(file) for file in files if file not in known and Path(file).exists()]
+                left = [Path(file) for file in files if file not in self.looked]
+                left = [file for file in left if file.exists()]
                 bad, *rest = left or [None]
                 if bad is not None:
                     self._looked({"refused": str(bad), "sentence": f"{bad.name}: {sentence}"})

@@ -16,7 +16,7 @@ import tifffile
 from PIL import Image, UnidentifiedImageError
 
 from camera_files import HEIF_STARTS, HEIF_SUFFIXES, RAW_SUFFIXES
-from formats import READ_SUFFIXES, TIFF_STARTS
+from formats import READ_SUFFIXES, TIFF_STARTS, tiff_directories
 from pictures import frames_in, list_folders, list_stack_files
 from stack_files import TIFF_SUFFIXES, VIDEO_SUFFIXES, frames_in_file
 from utils import StackError, free_memory
@@ -246,7 +246,7 @@ def declared_sizes(file, suffix):
         if start.startswith(TIFF_STARTS):
             logging.getLogger("tifffile").setLevel(logging.CRITICAL)
             with tifffile.TiffFile(file) as tiff:
-                pages = [page.aspage() for page in tiff.pages]
+                pages = tiff_directories(tiff)
                 return [(page.imagewidth, page.imagelength * page.imagedepth) for page in pages]
         if start[4:12] in HEIF_STARTS or suffix in HEIF_SUFFIXES:
             return heif_sizes(file)
@@ -273,9 +273,14 @@ def heif_sizes(file):
 
 
 def check_frames(frames):
-    """StackError where there are fewer than two frames, or of several sizes."""
+    """StackError where there are fewer than two frames, or of several sizes, or of one name."""
     if len(frames) < 2:
         raise StackError("a stack needs two frames or more: add some")
+    # Strokes name their frame; the pages of a.tif are a-1.tif and so on, as a file may be, too.
+    names = [frame["name"] for frame in frames]
+    if len(set(names)) < len(names):
+        name = max(names, key=names.count)
+        raise StackError(f"two frames are called {name}: leave one out, or rename its file")
     sizes = [(frame["width"], frame["height"]) for frame in frames]
     size = max(sorted(set(sizes)), key=sizes.count)
     for frame, own in zip(frames, sizes):
@@ -296,9 +301,8 @@ def check_room(frames, folder):
     for what, need in (("disk", disk), ("memory", memory)):
         if need > has[what]:
             raise StackError(
-                f"{len(frames)} frames of {pixels / 1e6:.0f} megapixels need {need / 1e9:.1f} GB "
-                f"of {what}, {has[what] / 1e9:.1f} GB are free: leave frames out, or export them "
-                "smaller"
+                f"{len(frames)} frames of {pixels / 1e6:.0f} megapixels need {gigabytes(need)} of "
+                f"{what}, {gigabytes(has[what])} are free: leave frames out, or export them smaller"
             )
 
 

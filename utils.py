@@ -299,6 +299,8 @@ def how_it_ended(status):
     """A sentence on a process that has ended before its work."""
     if status == -signal.SIGKILL:
         return "its process was killed, as the system does where the memory is not enough"
+    if status < 0 and signal.Signals(-status).name == "SIGALRM":
+        return "it took longer than it may"
     what = f"by {signal.Signals(-status).name}" if status < 0 else f"with exit status {status}"
     return f"its process ended {what}"
 

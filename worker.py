@@ -10,6 +10,7 @@ import base64
 import contextlib
 import json
 import os
+import signal
 import sys
 import time
 from functools import cache, partial
@@ -33,6 +34,7 @@ DRAFT = 4  # how much smaller a draft is, each way
 THUMB_SIDE = 320  # px
 SPARE = 2 * 2**30  # bytes that looking at frames may take beyond those of the frames themselves
 AT_WORK = 32  # bytes for a pixel of a frame that is decoded: 16-bit RGBA, and copies of it
+LONGEST = 180  # seconds for one file, or one frame of several in it, to be looked at
 PAUSE = 0.1  # seconds between two tellings of one stage
 BEHIND = 5  # so much less urgent is the work than the page, as os.nice has it
 
@@ -66,8 +68,9 @@ def look(job, teller):
     """Look at each frame: its size, how sharp it is, a thumbnail, and a copy for the draft.
 
     Args:
-        job: {"files", "folder", "first", "upload", "pixels"}: paths; a folder for what is made;
-            the number of the first frame; see uploads.Limits.
+        job: {"files", "folder", "first", "upload", "pixels", "longest"}: paths; a folder for what
+            is made; the number of the first frame; see uploads.Limits; seconds for a file, or for
+            each frame of several in it (default: LONGEST).
     """
     limits = Limits(job["upload"], job["pixels"])
     bound_memory(AT_WORK * limits.pixels + SPARE)
@@ -75,9 +78,11 @@ def look(job, teller):
     for done, file in enumerate(map(Path, job["files"])):
         teller.stage("looking at frames", done, len(job["files"]))
         try:
+            bound_time(job.get("longest", LONGEST))
             check_declared(file, limits)
             frames = frames_of(file)
             for frame in frames:
+                bound_time(job.get("longest", LONGEST))
                 told = look_at(frame, folder, number)
                 teller.tell(frame=told | {"file": str(file)}, of=len(frames))
                 number += 1
@@ -88,6 +93,8 @@ def look(job, teller):
                 refused=str(file),
                 sentence=f"{file} cannot be read ({error}): export or copy it again",
             )
+        teller.tell(looked=str(file))
+    bound_time(0)
     teller.stage("looking at frames", len(job["files"]), len(job["files"]))
 
 
@@ -125,6 +132,16 @@ def bound_memory(count):
             resource.setrlimit(resource.RLIMIT_AS, (most, hard))
     except (ImportError, OSError, ValueError):
         pass  # no such limits here
+
+
+def bound_time(seconds):
+    """Let this process end in so many seconds unless this is called again before; 0: let it be.
+
+    All who are here wait for one line of looking, and a file can be made to take a decoder for
+    ever. The signal ends the process even within a library; without it there is no such bound.
+    """
+    if hasattr(signal, "setitimer"):
+        signal.setitimer(signal.ITIMER_REAL, seconds)
 
 
 def fuse(job, teller):

@@ -16,6 +16,8 @@ let sending = null;
 let errors = [];
 let brushed = null; // index of the frame that the brush takes, null for the mixture
 let reliefOf = null;
+let clicked = null; // what is told of the pixel whose mixture is to be asked for
+let mixing = false;
 let bits = "16"; // that were chosen before JPEG, which has 8
 let timer = 0;
 
@@ -297,13 +299,32 @@ async function probe(x, y) {
   const card = $("probe");
   try {
     const told = await ask("GET", `/pixel/${x}/${y}`);
+    if (!marks(told)) return; // there was another click meanwhile
     showProbe(told);
     card.hidden = false;
-    const { shares } = await ask("GET", `/mixture/${x}/${y}`);
-    if (view.mark && view.mark[0] === x && view.mark[1] === y) showProbe(told, shares);
+    clicked = told;
+    if (!mixing) await mix();
   } catch (error) {
     card.hidden = true;
     say(error);
+  }
+}
+
+const marks = told => view.mark && view.mark[0] === told.x && view.mark[1] === told.y;
+
+async function mix() {
+  // One at a time, the last click's: a mixture takes a while when the machine is at work, and the
+  // next click must not wait for one of the six connections that a browser has.
+  mixing = true;
+  try {
+    while (clicked) {
+      const told = clicked;
+      clicked = null;
+      const { shares } = await ask("GET", `/mixture/${told.x}/${told.y}`);
+      if (marks(told)) showProbe(told, shares);
+    }
+  } finally {
+    mixing = false;
   }
 }
 

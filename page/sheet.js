@@ -2,6 +2,8 @@
 
 import { address } from "./server.js";
 
+let lifted = null; // id of the frame that is being dragged
+
 export function element(name, text, attributes = {}) {
   const made = document.createElement(name);
   if (text !== undefined) made.textContent = text;
@@ -39,20 +41,24 @@ export function sheet(list, frames, on) {
     item.append(image, sharp, name);
     item.onclick = () => on.choose(frame.name);
     item.onkeydown = event => keys(event, frame, ids, on);
-    item.ondragstart = event => event.dataTransfer.setData("text/frame", frame.id);
+    item.ondragstart = event => {
+      lifted = frame.id;
+      event.dataTransfer.setData("text/frame", frame.id);
+    };
     item.ondragover = event => {
       if (!event.dataTransfer.types.includes("text/frame")) return;
       event.preventDefault();
-      item.classList.add("over");
+      item.classList.add(ids.indexOf(lifted) < ids.indexOf(frame.id) ? "behind" : "before");
     };
-    item.ondragleave = () => item.classList.remove("over");
+    item.ondragleave = () => item.classList.remove("before", "behind");
     item.ondrop = event => {
-      item.classList.remove("over");
+      item.classList.remove("before", "behind");
       const moved = Number(event.dataTransfer.getData("text/frame"));
       if (event.dataTransfer.types.includes("text/frame") && moved !== frame.id) {
         event.preventDefault();
+        // It takes the place of the one it is dropped on, so that the last place can be had, too.
         const order = ids.filter(id => id !== moved);
-        order.splice(order.indexOf(frame.id), 0, moved);
+        order.splice(ids.indexOf(frame.id), 0, moved);
         on.arrange(order);
       }
     };

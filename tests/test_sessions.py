@@ -1,3 +1,4 @@
+import io
 import os
 import threading
 import time
@@ -334,6 +335,56 @@ def test_a_bomb_in_tiffs_clothing_leaves_nothing(house):
     assert not list(session.incoming.iterdir())
     assert not list(session.looks.iterdir())
     assert session.held == 0
+
+
+def test_a_stack_in_one_file_with_a_broken_page_leaves_nothing(house):
+    """Not some of its frames, whose file is gone, either."""
+    session = house.get(house.new())
+    pages = np.stack([texture(*SIDES, k) for k in range(3)])
+    data = bytearray(tiff(pages, photometric="rgb", compression="zlib"))
+    with tifffile.TiffFile(io.BytesIO(data)) as file:
+        place = file.pages[1].dataoffsets[0]
+    data[place : place + 40] = bytes(40)
+    bring(session, "pages.tif", bytes(data))
+    bring(session, "a.png", cv2.imencode(".png", texture(*SIDES, 0))[1].tobytes())
+    until(lambda: not session.state()["looking"])
+    (sentence,) = session.state()["refused"]
+    assert sentence.startswith("pages.tif (frame 2) is cut short, damaged")
+    assert [frame["name"] for frame in session.state()["frames"]] == ["a.png"]
+    assert [path.name for path in session.incoming.iterdir()] == ["a.png"]
+    assert len(list(session.looks.iterdir())) == 2
+    assert session.held == (session.incoming / "a.png").stat().st_size
+
+
+def test_a_file_that_ends_the_process_is_refused_and_the_others_are_looked_at(house):
+    """Also where some of its frames had been told."""
+    session = house.get(house.new())
+    files = [session.room_for(name, 1) for name in ("a.tif", "b.png", "c.png")]
+    told = {"width": 9, "height": 9, "sharpness": 1.0}
+    session.look_job = Told({"files": [str(file) for file in files]}, None, None)
+    session._looked({"frame": told | {"id": 0, "name": "b.png", "file": str(files[1])}})
+    session._looked({"looked": str(files[1])})
+    session._looked({"frame": told | {"id": 1, "name": "a-1.tif", "file": str(files[0])}})
+    seen = []
+    session._look = lambda files: seen.extend(session.pending)
+    session._looks_ended("the work stopped: it took longer than it may")
+    assert session.refused == ["a.tif: the work stopped: it took longer than it may"]
+    assert [frame["name"] for frame in session.frames.values()] == ["b.png"]
+    assert session.order == [0]
+    assert seen == [files[2]]
+    assert not files[0].exists()
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="nothing to wait for")
+def test_a_file_that_takes_for_ever_is_given_up(tmp_path):
+    os.mkfifo(tmp_path / "a.png")  # nobody writes: to open it is to wait
+    spec = {"kind": "look", "files": [str(tmp_path / "a.png")], "folder": "", "first": 0}
+    spec |= {"upload": 1, "pixels": 1, "longest": 0.2}
+    line, ended = Line(), []
+    line.add(Job(spec, lambda message: None, ended.append))
+    until(lambda: ended)
+    assert ended == ["the work stopped: it took longer than it may"]
+    line.close()
 
 
 def test_sessions_are_apart_and_end(house):

@@ -1,3 +1,4 @@
+import itertools
 import struct
 from types import SimpleNamespace
 from zlib import crc32
@@ -8,6 +9,7 @@ import pytest
 import tifffile
 
 import uploads
+from formats import decode, tiff_directories
 from tests.drawn import texture
 from uploads import (
     Limits,
@@ -161,6 +163,24 @@ def test_a_bomb_is_refused_by_what_it_claims(tmp_path):
     check_declared(path, LIMITS)
 
 
+def test_pages_that_lead_round_come_to_an_end(tmp_path):
+    page = SimpleNamespace(offset=8, aspage=lambda: None)
+    with pytest.raises(tifffile.TiffFileError, match="in a circle"):
+        tiff_directories(SimpleNamespace(pages=[page] * 3))
+    path = tmp_path / "round.tif"
+    tifffile.imwrite(path, np.zeros((3, 16, 16), np.uint8), photometric="minisblack")
+    with tifffile.TiffFile(path) as file:
+        first, last = file.pages[0].offset, file.pages[2].aspage()
+        end = last.offset + 2 + 12 * struct.unpack_from("<H", path.read_bytes(), last.offset)[0]
+    data = bytearray(path.read_bytes())
+    data[end : end + 4] = struct.pack("<I", first)
+    path.write_bytes(data)
+    with pytest.raises(StackError, match=r"round\.tif is no picture, or is damaged"):
+        check_declared(path, LIMITS)
+    with pytest.raises(StackError, match=r"round\.tif is cut short, .* in a circle"):
+        decode(path)
+
+
 def test_a_huge_png_is_refused_by_its_header(tmp_path):
     path = tmp_path / "bomb.png"
     cv2.imwrite(str(path), np.zeros((8, 8), np.uint8))
@@ -213,8 +233,17 @@ def test_good_pictures_pass(tmp_path):
     assert [page.number for page in frames_of(pages)] == [1, 2, 3]
 
 
-def told(width, height, name="x.png"):
+NUMBERS = itertools.count()
+
+
+def told(width, height, name=None):
+    name = name or f"{next(NUMBERS)}.png"
     return {"width": width, "height": height, "name": name, "bytes": 3 * width * height}
+
+
+def test_frames_of_one_name_are_refused():
+    with pytest.raises(StackError, match=r"two frames are called a-1\.tif: leave one out"):
+        check_frames([told(9, 9, name) for name in ("b.png", "a-1.tif", "a-2.tif", "a-1.tif")])
 
 
 def test_stacks_that_do_not_fit_each_other_are_refused():
@@ -234,3 +263,6 @@ def test_a_stack_too_large_says_so_before_it_starts(tmp_path, monkeypatch):
     monkeypatch.setattr(uploads.shutil, "disk_usage", lambda _: SimpleNamespace(free=10**9))
     with pytest.raises(StackError, match=r"need 2\.8 GB of disk, 1\.0 GB are free"):
         check_room([told(6000, 4000)] * 30, tmp_path)
+    monkeypatch.setattr(uploads.shutil, "disk_usage", lambda _: SimpleNamespace(free=10**7))
+    with pytest.raises(StackError, match=r"need 48\.8 MB of disk, 10\.0 MB are free"):
+        check_room([told(1500, 1000)] * 5, tmp_path)
