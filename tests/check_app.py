@@ -386,8 +386,9 @@ def memory_of(server):
             parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
             if server in (int(entry.name), parent):
                 status = (entry / "status").read_text()
-                line = next(line for line in status.splitlines() if line.startswith("VmHWM"))
-                found[int(entry.name)] = 1024 * int(line.split()[1])
+                for line in status.splitlines():  # one that has ended has no memory
+                    if line.startswith("VmHWM"):
+                        found[int(entry.name)] = 1024 * int(line.split()[1])
     return found
 
 
