@@ -127,7 +127,7 @@ def list_frames(path):
     Returns:
         List of paths, or of stack_files.Page.
     Raises:
-        StackError: `path` is neither, or holds fewer than two frames.
+        StackError: `path` is neither, cannot be read, or holds fewer than two frames.
     """
     if Path(path).is_file():
         frames = frames_in_file(path)
@@ -140,6 +140,8 @@ def list_frames(path):
             f"{path} holds no pictures ({' '.join(READ_SUFFIXES)}): a stack needs two or more"
         )
     if len(frames) == 1:
+        if isinstance(frames[0], Page) and frames[0].file.suffix.lower() in TIFF_SUFFIXES:
+            decode(frames[0].file)  # where its pages cannot be told, this says what is wrong
         raise StackError(f"{path} holds one picture, a stack needs two or more")
     return frames
 
@@ -459,8 +461,9 @@ def _frames_on_disk(shape, dtype, folder, store=None):
             return frames
     except OSError as error:
         raise StackError(
-            f"{folder} has no room for the {size / 2**30:.1f} GiB of the frames, which do not fit "
-            f"into memory ({error.strerror or error}): write the result to a larger disk"
+            f"{folder} has no room for the {-(-size // 2**20)} MiB of the frames, which are kept "
+            f"there while they are fused ({error.strerror or error}): write the result to a larger "
+            "disk"
         ) from error
 
 

@@ -253,5 +253,5 @@ def test_a_disk_without_room_is_said_before_the_work(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "posix_fallocate", full, raising=False)
-    with pytest.raises(StackError, match=r"out has no room for the 0.0 GiB of the frames"):
+    with pytest.raises(StackError, match=r"out has no room for the 1 MiB of the frames"):
         read_stack([tmp_path / "a.png"], spill=tmp_path / "out", low_memory=True)

@@ -10,6 +10,7 @@ import tifffile
 
 import uploads
 from formats import decode, tiff_directories
+from pictures import list_frames
 from tests.drawn import texture
 from uploads import (
     Limits,
@@ -179,6 +180,8 @@ def test_pages_that_lead_round_come_to_an_end(tmp_path):
         check_declared(path, LIMITS)
     with pytest.raises(StackError, match=r"round\.tif is cut short, .* in a circle"):
         decode(path)
+    with pytest.raises(StackError, match=r"round\.tif is cut short, .* in a circle"):
+        list_frames(path)
 
 
 def test_a_huge_png_is_refused_by_its_header(tmp_path):
