@@ -51,7 +51,8 @@ IMPORTS = {
     "viewing": "utils metadata formats pictures alignment engines fuse show relief previews "
     "retouch",
     "sessions": "utils pictures uploads jobs retouch viewing",
-    "benchmark": "utils formats pictures engines fuse pipeline tables",
+    "timed_stacks": "utils formats pictures",
+    "benchmark": "utils formats pictures engines fuse pipeline tables timed_stacks",
     "transforms": "utils",
     "learned": "utils",
     "toolbox": "utils formats pictures transforms learned engines fuse",

@@ -1,0 +1,129 @@
+"""Stacks of any size to time programs with: of a synthesised texture, or real frames resized."""
+
+import argparse
+import re
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from tqdm import tqdm
+
+from formats import read_picture, write_picture
+from pictures import list_frames
+from utils import StackError
+
+SEED = 0
+OCTAVES = 7  # of the synthesised texture, the finest of 1 px
+CONTRAST = 5.0  # of the finest, grey levels; the coarsest has four times that
+BLURS = (0, 1, 2, 4)  # sigma in px of what lies 0, 1, 2, 3 or more frames out of focus
+SHIFT = 16  # px
+
+
+@dataclass(frozen=True)
+class Size:
+    """The size of a stack: N frames of width x height px."""
+
+    n_frames: int
+    width: int
+    height: int
+
+    def __str__(self):
+        return f"{self.n_frames}x{self.width}x{self.height}"
+
+    @property
+    def pixel_frames(self):
+        """Pixels of all frames."""
+        return self.n_frames * self.width * self.height
+
+
+def stack_size(word):
+    """Size from a word such as 7x2048x1536."""
+    match = re.fullmatch(r"(\d+)x(\d+)x(\d+)", word)
+    if match is None:
+        raise argparse.ArgumentTypeError(f"{word!r} is not of the form NxWxH, say 7x2048x1536")
+    n_frames, width, height = map(int, match.groups())
+    if n_frames < 2 or not 16 <= min(width, height) <= max(width, height) <= 65500:
+        raise argparse.ArgumentTypeError(f"{word} needs 2 frames or more, of 16 to 65500 px a side")
+    return Size(n_frames, width, height)
+
+
+def texture(height, width, rng):
+    """A picture with detail of all sizes, (H, W, 3) uint8."""
+    out = np.full((height, width, 3), 128, np.float32)
+    for octave in range(OCTAVES):
+        rows, columns = (-(-side // 2**octave) for side in (height, width))
+        noise = rng.standard_normal((rows, columns, 3), np.float32)
+        noise *= CONTRAST * 4 ** (octave / (OCTAVES - 1))
+        out += cv2.resize(noise, (width, height), interpolation=cv2.INTER_CUBIC)
+    return np.clip(np.rint(out, out=out), 0, 255, out=out).astype(np.uint8)
+
+
+def synthesise(size):
+    """Frames of a texture on a plane that recedes from the left to the right.
+
+    refocus.py makes better ones; the time of fusing does not depend on it.
+
+    Args:
+        size: Size.
+    Yields:
+        N frames (H, W, 3) uint8, no two alike.
+    """
+    picture = texture(size.height, size.width, np.random.default_rng(SEED))
+    levels = [cv2.GaussianBlur(picture, (0, 0), sigma) if sigma else picture for sigma in BLURS]
+    plane = np.linspace(0, size.n_frames - 1, size.width, dtype=np.float32)
+    for k in range(size.n_frames):
+        blur = np.minimum(np.abs(plane - k), len(BLURS) - 1)  # (W,), counts the levels
+        lower = np.minimum(blur.astype(int), len(BLURS) - 2)
+        frame = np.empty_like(picture)
+        for level in range(len(BLURS) - 1):
+            columns = lower == level
+            share = (blur[columns] - level)[:, None]
+            mixed = (1 - share) * levels[level][:, columns] + share * levels[level + 1][:, columns]
+            frame[:, columns] = np.rint(mixed)
+        yield frame
+
+
+def resized(folder, size):
+    """The frames of a stack in another size, evenly spread, or over and over where they are few.
+
+    A frame that comes again is shifted: predict.py leaves out copies.
+
+    Args:
+        folder: of the stack.
+        size: Size.
+    Yields:
+        N frames (H, W, C) uint8 or uint16.
+    Raises:
+        StackError: see list_frames and read_picture.
+    """
+    paths = list_frames(folder)
+    for k in range(size.n_frames):
+        index, again = k % len(paths), k // len(paths)
+        if size.n_frames < len(paths):
+            index = round(k * (len(paths) - 1) / (size.n_frames - 1))
+        frame = read_picture(paths[index])
+        smaller = frame.shape[0] >= size.height and frame.shape[1] >= size.width
+        way = cv2.INTER_AREA if smaller else cv2.INTER_CUBIC
+        frame = cv2.resize(frame, (size.width, size.height), interpolation=way)
+        yield np.roll(frame.reshape(size.height, size.width, -1), again * SHIFT, axis=1)
+
+
+def write_stack(folder, size, source=None):
+    """Write a stack as JPEG files of quality 95.
+
+    Args:
+        folder: of its frames.
+        size: Size.
+        source: folder of the stack to take the frames from; None: they are synthesised.
+    Returns:
+        The frames' files.
+    Raises:
+        StackError: see `resized`; or other pictures are in the folder.
+    """
+    frames = synthesise(size) if source is None else resized(source, size)
+    paths = [folder / f"{k:04}.jpg" for k in range(size.n_frames)]
+    for path, frame in zip(tqdm(paths, "frames", leave=False, disable=None), frames):
+        write_picture(path, frame)
+    if list_frames(folder) != paths:
+        raise StackError(f"{folder} holds other pictures too: choose another --output_dir")
+    return paths
