@@ -8,12 +8,14 @@ import pytest
 import torch
 from drawn import draw_stack, texture, write_set
 
+import spatial
 import toolbox
 from formats import read_picture
 from learned import IFCNN, fuse_ifcnn
 from metrics import psnr
 from pictures import luma
-from toolbox import METHODS, build_method, majority, method_words, missing, parse_method
+from spatial import majority
+from toolbox import METHODS, build_method, method_words, missing, parse_method
 from utils import StackError
 
 LIGHT = [name for name in METHODS if name not in ("IFCNN", "StackMFF")]
@@ -165,7 +167,7 @@ def test_sift_activity_is_the_norm_of_a_descriptor():
                     share = turn[u, v] - int(turn[u, v])
                     descriptor[i, j, near] += weight * length[u, v] * (1 - share)
                     descriptor[i, j, (near + 1) % 8] += weight * length[u, v] * share
-    ours = toolbox.sift_activity(plane, side)[row, column]
+    ours = spatial.sift_activity(plane, side)[row, column]
     assert ours == pytest.approx(np.abs(descriptor).sum(), rel=1e-4)
 
 
@@ -180,7 +182,7 @@ def test_dsift_chooses_pixels_of_the_sharp_frame(stack):
 @pytest.mark.parametrize("window", [1, 4, 5])
 def test_dsift_takes_what_a_window_over_the_pixel_has_voted_for(window):
     frames = np.stack(draw_stack(texture(24, 26, 7), 3))
-    activities = np.stack([toolbox.sift_activity(luma(frame), 1) for frame in frames])
+    activities = np.stack([spatial.sift_activity(luma(frame), 1) for frame in frames])
     before, after = window // 2, window - 1 - window // 2  # px of a window about its place
     padded = np.pad(activities, [(0, 0), *[(before, after)] * 2], "symmetric")
     votes = np.zeros((24, 26, 3), bool)
@@ -191,15 +193,15 @@ def test_dsift_takes_what_a_window_over_the_pixel_has_voted_for(window):
             votes[rows, columns, winner] = True
     best = np.where(votes.transpose(2, 0, 1), activities, -1).argmax(0)
     expected = np.take_along_axis(frames, best[None, ..., None], 0)[0]
-    np.testing.assert_array_equal(toolbox.fuse_dsift(frames, 1, window), expected)
+    np.testing.assert_array_equal(spatial.fuse_dsift(frames, 1, window), expected)
 
 
 def test_guided_filter_in_closed_form():
     source = np.random.default_rng(2).random((40, 40)).astype(np.float32)
-    flat = toolbox.guided_filter(np.full_like(source, 0.3), source, 3, 1e-3)
+    flat = spatial.guided_filter(np.full_like(source, 0.3), source, 3, 1e-3)
     twice = cv2.blur(cv2.blur(source, (7, 7), borderType=cv2.BORDER_REFLECT), (7, 7))
     np.testing.assert_allclose(flat[7:-7, 7:-7], twice[7:-7, 7:-7], atol=1e-5)
-    np.testing.assert_allclose(toolbox.guided_filter(source, source, 3, 1e-7), source, atol=1e-3)
+    np.testing.assert_allclose(spatial.guided_filter(source, source, 3, 1e-7), source, atol=1e-3)
 
 
 def test_ifcnn_in_strips_is_ifcnn_whole(tmp_path):

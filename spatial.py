@@ -1,0 +1,194 @@
+"""Fusion in the plane of the picture: methods that find out which frame is sharp at each place.
+
+Each takes frames (N, H, W, C), uint8 or uint16, C as in formats.py, and gives the fused picture
+(H, W, C) of the same dtype.
+"""
+
+import cv2
+import numpy as np
+
+from pictures import luma
+
+
+def in_floats(frame):
+    """(H, W, C) uint8 or uint16 as float32 in [0, 1]."""
+    return frame.astype(np.float32) * np.float32(1 / np.iinfo(frame.dtype).max)
+
+
+def in_integers(picture, dtype):
+    """(H, W, C) float in [0, 1] and a little beyond as uint8 or uint16."""
+    white = np.iinfo(dtype).max
+    return np.clip(np.rint(picture * np.float32(white)), 0, white).astype(dtype)
+
+
+def take_frames(frames, index):
+    """The pixels of the chosen frames: (N, H, W, C) and (H, W) integers to (H, W, C)."""
+    return np.take_along_axis(frames, index[None, ..., None], axis=0)[0]
+
+
+def majority(index, count, side):
+    """The most frequent frame in a window around each place; a tie keeps the frame that is there.
+
+    Args:
+        index: (h, w) integers in [0, count).
+        side: of the window, odd.
+    """
+    out, most = index.copy(), np.zeros(index.shape, np.float32)
+    for k in range(count):
+        own = (index == k).astype(np.float32)
+        votes = cv2.boxFilter(own, -1, (side, side), normalize=False) + own / 2
+        out[votes > most] = k
+        most = np.maximum(most, votes)
+    return out
+
+
+def fuse_dct(frames, block, consistency):
+    """Take each block from the frame with the largest variance in the block's DCT.
+
+    By Parseval's theorem that is the variance of its pixels, so no transform is computed.
+
+    Args:
+        frames: (N, H, W, C).
+        block: side, px.
+        consistency: side of the window, in blocks, whose majority decides; 1: none.
+    Source:
+        Haghighat, Aghagolzadeh and Seyedarabi, "Multi-focus image fusion for visual sensor networks
+        in DCT domain", Computers & Electrical Engineering 2011.
+    """
+    height, width = frames.shape[1:3]
+    rows, columns = -(-height // block), -(-width // block)
+    best, index = None, np.zeros((rows, columns), np.int64)
+    for k, frame in enumerate(frames):
+        plane = luma(frame)
+        padded = cv2.copyMakeBorder(
+            plane, 0, rows * block - height, 0, columns * block - width, cv2.BORDER_REFLECT
+        )
+        variance = padded.reshape(rows, block, columns, block).var(axis=(1, 3))
+        if best is None:
+            best = variance
+            continue
+        index[variance > best] = k
+        best = np.maximum(best, variance)
+    if consistency > 1:
+        index = majority(index, len(frames), consistency)
+    index = index.repeat(block, 0).repeat(block, 1)[:height, :width]
+    return take_frames(frames, index)
+
+
+def sift_activity(plane, bin_size):
+    """Sum of the 4x4 cells of a dense SIFT descriptor before it is normalised, at each pixel.
+
+    Each gradient is shared out over eight orientations with weights that sum to 1, so the sum over
+    orientations is its length, and the L1 norm of the descriptor needs no orientations: lengths,
+    pooled by triangles of twice the bin, at four by four places.
+
+    Args:
+        plane: (H, W) float32.
+        bin_size: distance of the cells, px.
+    Returns:
+        (H, W) float32.
+    """
+    down, across = (
+        cv2.filter2D(plane, cv2.CV_32F, kernel, borderType=cv2.BORDER_REFLECT)
+        for kernel in (np.float32([[-0.5], [0], [0.5]]), np.float32([[-0.5, 0, 0.5]]))
+    )
+    length = np.sqrt(down**2 + across**2)
+    places = np.abs(np.arange(-bin_size, bin_size + 1, dtype=np.float32))
+    triangle = (1 - places / bin_size) / bin_size
+    cells = np.zeros(3 * bin_size + 1, np.float32)
+    cells[::bin_size] = 1
+    kernel = np.convolve(triangle, cells)  # of odd length: the four cells lie even about its centre
+    kernel = kernel if len(kernel) % 2 else np.append(kernel, 0)
+    return cv2.sepFilter2D(length, cv2.CV_32F, kernel, kernel, borderType=cv2.BORDER_REFLECT)
+
+
+def fuse_dsift(frames, bin_size, window):
+    """Dense SIFT: windows vote for the frame of the largest activity; where they agree it is taken.
+
+    Where they do not, the frame of the largest activity at the pixel itself is taken, of those that
+    any window has voted for. (The paper searches for the matching feature in the other picture
+    there, which in aligned frames lies at the same place.)
+
+    Args:
+        frames: (N, H, W, C).
+        bin_size: distance of the descriptor's cells, px.
+        window: side of the windows that vote, px.
+    Source:
+        Liu, Liu and Wang, "Multi-focus image fusion with dense SIFT", Information Fusion 2015.
+    """
+    activities = [sift_activity(luma(frame), bin_size) for frame in frames]
+    kernel = np.ones((window, window), np.uint8)
+    # The pixels of a window of even side lie otherwise about its place than the windows of a pixel.
+    anchor = (window - 1 - window // 2,) * 2
+    best = np.full(activities[0].shape, -np.inf, np.float32)
+    winner = np.zeros(best.shape, np.int64)
+    for k, activity in enumerate(activities):
+        total = cv2.blur(activity, (window, window), borderType=cv2.BORDER_REFLECT)
+        winner[total > best] = k
+        best = np.maximum(best, total)
+    index, own = winner.copy(), np.full(best.shape, -np.inf, np.float32)
+    for k, activity in enumerate(activities):
+        voted = cv2.dilate((winner == k).astype(np.uint8), kernel, anchor=anchor) > 0
+        better = voted & (activity > own)
+        index[better] = k
+        own[better] = activity[better]
+    return take_frames(frames, index)
+
+
+def guided_filter(guide, source, radius, epsilon):
+    """Edge-preserving smoothing of a source by a guide.
+
+    Args:
+        guide, source: (H, W) float32.
+        radius: of the square window, px.
+        epsilon: variance of the guide below which it counts as flat, guide in [0, 1].
+    Source:
+        He, Sun and Tang, "Guided image filtering", IEEE TPAMI 2013, equations 5, 6 and 8.
+    """
+    side = (2 * radius + 1, 2 * radius + 1)
+
+    def mean(values):
+        return cv2.blur(values, side, borderType=cv2.BORDER_REFLECT)
+
+    guide_mean, source_mean = mean(guide), mean(source)
+    covariance = mean(guide * source) - guide_mean * source_mean
+    variance = mean(guide * guide) - guide_mean * guide_mean
+    slope = covariance / (np.maximum(variance, 0) + np.float32(epsilon))
+    return mean(slope) * guide + mean(source_mean - slope * guide_mean)
+
+
+def fuse_gff(frames, base_radius, base_epsilon, detail_radius, detail_epsilon):
+    """Guided filtering fusion: a base and a detail layer, each with weights smoothed by the frame.
+
+    Args:
+        frames: (N, H, W, C).
+        base_radius, detail_radius: of the guided filter, px.
+        base_epsilon, detail_epsilon: its regularisation for luma in [0, 1].
+    Source:
+        Li, Kang and Hu, "Image fusion with guided filtering", IEEE TIP 2013: base by a mean over
+        31x31, saliency by a Gaussian of sigma 5 over the absolute Laplacian.
+    """
+    best, index = None, np.zeros(frames.shape[1:3], np.int64)
+    for k, frame in enumerate(frames):
+        laplacian = cv2.Laplacian(luma(frame), cv2.CV_32F)
+        saliency = cv2.GaussianBlur(np.abs(laplacian), (11, 11), 5)
+        if best is None:
+            best = saliency
+            continue
+        index[saliency > best] = k
+        best = np.maximum(best, saliency)
+    totals = np.zeros((2, *index.shape), np.float32)
+    layers = np.zeros((2, *frames.shape[1:]), np.float32)
+    settings = ((base_radius, base_epsilon), (detail_radius, detail_epsilon))
+    for k, frame in enumerate(frames):
+        picture = in_floats(frame)
+        base = cv2.blur(picture, (31, 31), borderType=cv2.BORDER_REFLECT).reshape(picture.shape)
+        guide, chosen = luma(frame), (index == k).astype(np.float32)
+        for layer, total, part, (radius, epsilon) in zip(
+            layers, totals, (base, picture - base), settings
+        ):
+            weight = np.maximum(guided_filter(guide, chosen, radius, epsilon), 0)
+            weight += np.float32(1e-6)  # so that they sum to more than 0 everywhere
+            layer += weight[..., None] * part
+            total += weight
+    return in_integers((layers / totals[..., None]).sum(0), frames.dtype)
