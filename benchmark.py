@@ -24,6 +24,7 @@ from tqdm import tqdm
 from engines import available_cores
 from formats import write_picture
 from fuse import fuse_stack
+from ordering import put_in_order
 from pictures import list_frames, read_stack
 from pipeline import add_fuse_options, make_engine
 from timed_stacks import SHIFT, Size, stack_size, write_stack
@@ -362,6 +363,7 @@ def time_stages(paths, engine, output, low_memory=False):
 
     with clocked(seconds, "read"):
         stack = read_stack(paths, spill=Path(output).parent, low_memory=low_memory)
+        put_in_order(stack)
     engine.prepare = timed_prepare
     with clocked(seconds, "blend"):
         fused = fuse_stack(stack.frames, engine, maps=False)

@@ -17,6 +17,7 @@ from engines import choose_engine
 from focus_maps import smooth_map
 from formats import PICTURE_SUFFIXES, loses, suffix_like, to_8_bits, write_picture
 from fuse import WEIGHTS, Fused, fuse_stack
+from ordering import put_in_order
 from pictures import read_stack, release
 from registration import farthest
 from retouch import apply_strokes, load_strokes
@@ -104,6 +105,13 @@ def add_fuse_options(parser):
         "reference's size, and where frames end the others are mixed)",
     )
     group = parser.add_argument_group("choices")
+    group.add_argument(
+        "--order",
+        choices=("auto", "given"),
+        default="auto",
+        help="auto: frames that clearly are not in focus order are brought into it, which is told; "
+        "given: take them in the order of their names, or in a file (default: %(default)s)",
+    )
     group.add_argument(
         "--prefer",
         choices=("near", "far"),
@@ -202,10 +210,14 @@ def same_format(suffix, other):
 
 
 def read_for(output, paths, args):
-    """The Stack of frames that are to be fused into the file `output`; see pictures.read_stack."""
+    """The Stack of frames that are to be fused into the file `output`, in the order that --order
+    says; see pictures.read_stack."""
     reference = find_reference(args.reference, [path.name for path in paths])
     folder = Path(output).parent
-    return read_stack(paths, spill=folder, low_memory=args.low_memory, reference=reference)
+    stack = read_stack(paths, spill=folder, low_memory=args.low_memory, reference=reference)
+    if args.order == "auto":
+        put_in_order(stack)
+    return stack
 
 
 @contextlib.contextmanager

@@ -35,6 +35,7 @@ IMPORTS = {
     "engines": "utils network",
     "fuse": "pictures alignment engines",
     "focus_maps": "pictures",
+    "ordering": "pictures",
     "export": "utils network engines",
     "show": "",
     "relief": "focus_maps show",
@@ -42,8 +43,8 @@ IMPORTS = {
     "pages": "utils formats show",
     "report": "utils pictures pages previews show",
     "retouch": "utils",
-    "pipeline": "utils formats pictures engines alignment registration align fuse focus_maps "
-    "previews report retouch",
+    "pipeline": "utils formats pictures engines alignment registration align ordering fuse "
+    "focus_maps previews report retouch",
     "uploads": "utils camera_files formats pictures stack_files",
     "worker": "utils metadata formats stack_files pictures alignment show previews pipeline "
     "uploads",
@@ -52,7 +53,7 @@ IMPORTS = {
     "retouch",
     "sessions": "utils pictures uploads jobs retouch viewing",
     "timed_stacks": "utils formats pictures",
-    "benchmark": "utils formats pictures engines fuse pipeline tables timed_stacks",
+    "benchmark": "utils formats pictures engines ordering fuse pipeline tables timed_stacks",
     "transforms": "utils",
     "learned": "utils",
     "spatial": "pictures",
@@ -149,6 +150,7 @@ def test_imports_go_one_way(name):
         "dataset_options",
         "make_dataset",
         "fuse",
+        "ordering",
         "engines",
         "benchmark",
         "retouch",
