@@ -20,6 +20,7 @@ LEAST_CHANGE = 0.2  # of the logarithm of detail: cells that change less tell no
 # of that, and an order is found that leaves but so much of the excess.
 LEAST_EXCESS, MOST_LEFT = 0.1, 0.5
 MOST_STARTS = 8
+MOST_FRAMES = 250  # longer stacks are videos, in order by themselves, and take seconds to order
 
 
 def detail(frames):
@@ -131,11 +132,12 @@ def focus_order(frames):
         frames: (N, H, W, C) uint8 or uint16.
     Returns:
         (N,) indices, in the direction that agrees with the given order better; None: leave it. So
-        for fewer than three frames, pictures of fewer cells than LEAST_CELLS, and where detail
-        rises and falls but once in the given order, or little oftener than in any other.
+        for fewer than three frames or more than MOST_FRAMES, pictures of fewer cells than
+        LEAST_CELLS, and where detail rises and falls but once in the given order, or little oftener
+        than in any other.
     """
     count = len(frames)
-    if count < 3:
+    if not 3 <= count <= MOST_FRAMES:
         return None
     energy = detail(frames)
     if energy.shape[2] < LEAST_CELLS:
