@@ -23,6 +23,7 @@ from fuse import (
     ramp,
     tile_spans,
 )
+from ordering import focus_order
 from pictures import LUMA_BLUE, LUMA_GREEN, LUMA_RED, list_frames, luma, read_stack
 from spatial import fuse_dct, fuse_dsift, fuse_gff, in_floats, in_integers
 from transforms import TRANSFORMS, missing_packages
@@ -123,9 +124,14 @@ def in_tiles(fuse, tile=TILE, overlap=OVERLAP):
 
 
 def with_network(model_path, device):
-    """The method that a checkpoint of ours is; see engines.choose_engine."""
+    """The method that a checkpoint of ours is, in focus order as predict.py takes the frames."""
     engine = choose_engine(model_path, device)
-    return lambda frames: fuse_stack(frames, engine, maps=False).picture
+
+    def fuse(frames):
+        order = focus_order(frames)
+        return fuse_stack(frames if order is None else frames[order], engine, maps=False).picture
+
+    return fuse
 
 
 def with_ifcnn(weights, device):

@@ -57,7 +57,7 @@ IMPORTS = {
     "transforms": "utils",
     "learned": "utils",
     "spatial": "pictures",
-    "toolbox": "utils formats pictures transforms spatial learned engines fuse",
+    "toolbox": "utils formats pictures transforms spatial learned ordering engines fuse",
     "records": "utils",
     "contest": "utils formats pictures fuse toolbox records",
     "scoring": "utils formats pictures metrics indices",

@@ -302,3 +302,10 @@ def test_the_command(tmp_path, capsys, monkeypatch):
         toolbox.main(["--help"])
     listed = capsys.readouterr().out
     assert all(f"\n  {name} " in listed for name in METHODS)
+
+
+def test_our_networks_take_frames_in_focus_order():
+    frames = np.stack(draw_stack(texture(64, 256, 0), 6))
+    fuse, order = build_method("StackMix"), [3, 0, 5, 1, 4, 2]
+    mended = fuse(frames[order])
+    assert (mended == fuse(frames)).all() or (mended == fuse(frames[::-1])).all()
