@@ -16,7 +16,7 @@ def stack_of(n_frames, height=64, width=256):
 
 
 def shuffled(n_frames, seed=3):
-    """An order that is neither the given one nor its reverse, starting nearer to its begin."""
+    """An order of n_frames that is not the given one."""
     order = np.random.default_rng(seed).permutation(n_frames)
     assert not np.array_equal(np.sort(order), order)
     return order
