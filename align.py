@@ -16,7 +16,8 @@ from exposure import Tiles, expose, match, tiles_of
 from formats import suffix_like, write_picture
 from linking import chain_of, connect, loops, settle
 from parallax import refine
-from pictures import list_frames, luma, read_stack, release
+from pictures import list_frames, read_stack, release
+from planes import luma
 from registration import BLOCK, PARAMETERS, farthest, is_comparable, pyramid, register
 from resampling import resample
 from utils import StackError, run_main

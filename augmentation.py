@@ -1,10 +1,14 @@
-"""How training samples differ from the scenes they are drawn from: frames, view, light, noise."""
+"""How training samples differ from the scenes they are drawn from: frames, view, light, noise.
+
+Pictures are luma, (..., H, W), or RGB with the planes first, (..., 3, H, W).
+"""
 
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 
+from planes import LUMA
 from utils import StackError
 
 TWICE_SHARE = 0.1  # of the samples with some frames twice, so that copies change nothing
@@ -28,6 +32,8 @@ class Augmentation:
         negatives: share of the samples that are turned to their negative.
         shading: share of the samples whose frames are lit unevenly, each in its own way.
         drift: share of the samples whose frames are out of place, by up to a few px.
+        colour: samples are RGB in place of luma.
+        recolour: share of the samples in other colours, see `recolour`.
     """
 
     crop: tuple[int, int] | None = None
@@ -38,6 +44,8 @@ class Augmentation:
     negatives: float = 0.0
     shading: float = 0.0
     drift: float = 0.0
+    colour: bool = False
+    recolour: float = 0.0
 
 
 FRAME_CHOICES = ("subset", "all", "shuffled")
@@ -112,11 +120,43 @@ def draw_shading(rng, n_frames, height, width):
     return np.exp(total)
 
 
+def luma_of(pictures, colour):
+    """The luma (..., H, W) of pictures as at the top of this file."""
+    if not colour:
+        return pictures
+    return np.einsum("...chw,c->...hw", pictures, np.float32(LUMA))
+
+
+def recolour(rng, stack, answer):
+    """Let a sample have other colours.
+
+    Its channels change places, and the luma loses contrast and the chroma none, so that more things
+    are told apart by their colour alone. One sample in eight is grey.
+
+    Args:
+        rng: NumPy generator.
+        stack: (N, 3, H, W) float32 in [0, 1].
+        answer: (3, H, W) float32 in [0, 1].
+    Returns:
+        (stack, answer), float32 in [0, 1].
+    """
+    order, grey = rng.permutation(3), rng.random() < 1 / 8
+    fade, level = (np.float32(rng.uniform(*limits)) for limits in ((0, 0.8), (0.3, 0.7)))
+    parts = []
+    for picture in (stack[:, order], answer[order]):
+        luma = luma_of(picture, True)[..., None, :, :]
+        if grey:
+            parts.append(np.repeat(luma, 3, axis=-3))
+        else:
+            parts.append((picture + fade * (level - luma)).clip(0, 1))
+    return tuple(parts)
+
+
 def sharp_share(stack, answer, side, tolerance, slope):
     """How far each frame is the sharp one around each place, by its error.
 
     Args:
-        stack: (N, H, W) float32; answer: (H, W) float32, both in [0, 1].
+        stack: (N, H, W) float32; answer: (H, W) float32, both luma in [0, 1].
         side: of the window that errors are averaged over, px.
         tolerance: an error that much above the least one takes most of a frame's share.
         slope: the same for squared errors, relative to the least.
@@ -129,6 +169,19 @@ def sharp_share(stack, answer, side, tolerance, slope):
     return share / share.sum(0)
 
 
+def warped(picture, matrix):
+    """A picture (H, W) or (3, H, W) float32 in [0, 1] moved by an affine (2, 3) matrix."""
+    if picture.ndim == 3:
+        return np.stack([warped(plane, matrix) for plane in picture])
+    return cv2.warpAffine(
+        np.ascontiguousarray(picture),
+        matrix,
+        picture.shape[::-1],
+        flags=cv2.INTER_CUBIC,
+        borderMode=cv2.BORDER_REFLECT,
+    ).clip(0, 1)
+
+
 def misalign(rng, stack, answer):
     """Put each frame out of place, and each place of the answer as the frame that is sharp there.
 
@@ -137,13 +190,14 @@ def misalign(rng, stack, answer):
 
     Args:
         rng: NumPy generator.
-        stack: (N, H, W) float32 in [0, 1].
-        answer: (H, W) float32 in [0, 1].
+        stack: (N, H, W) or (N, 3, H, W) float32 in [0, 1].
+        answer: (H, W) or (3, H, W) float32 in [0, 1].
     Returns:
         (stack, answer), float32 in [0, 1].
     """
-    count, height, width = stack.shape
-    share = sharp_share(stack, answer, 9, CLEAR_ERROR / 4, 0.05)
+    colour = answer.ndim == 3
+    share = sharp_share(luma_of(stack, colour), luma_of(answer, colour), 9, CLEAR_ERROR / 4, 0.05)
+    count, height, width = share.shape
     reach = np.exp(rng.uniform(np.log(0.1), np.log(2)))  # px from the first frame to the last
     travel, growth = rng.normal(0, reach, 2), rng.normal(0, reach) / max(height, width)
     moved, wanted = np.empty_like(stack), np.zeros_like(answer)
@@ -152,15 +206,8 @@ def misalign(rng, stack, answer):
         zoom = 1 + growth * place
         centre = (1 - zoom) / 2 * np.array([width - 1, height - 1])
         matrix = np.array([[zoom, 0, centre[0] + shift[0]], [0, zoom, centre[1] + shift[1]]])
-        both = cv2.warpAffine(  # as two channels
-            np.dstack([stack[k], answer]),
-            matrix,
-            (width, height),
-            flags=cv2.INTER_CUBIC,
-            borderMode=cv2.BORDER_REFLECT,
-        ).clip(0, 1)
-        moved[k] = both[..., 0]
-        wanted += share[k] * both[..., 1]
+        moved[k] = warped(stack[k], matrix)
+        wanted += share[k] * warped(answer, matrix)
     return moved, wanted
 
 
@@ -173,28 +220,30 @@ def shade(rng, stack, answer):
 
     Args:
         rng: NumPy generator.
-        stack: (N, H, W) float32 in [0, 1].
-        answer: (H, W) float32 in [0, 1].
+        stack: (N, H, W) or (N, 3, H, W) float32 in [0, 1].
+        answer: (H, W) or (3, H, W) float32 in [0, 1].
     Returns:
         (stack, answer), float32 in [0, 1].
     """
-    light = draw_shading(rng, *stack.shape)
-    wanted = (sharp_share(stack, answer, 5, CLEAR_ERROR, 0.2) * light).sum(0)
+    colour = answer.ndim == 3
+    light = draw_shading(rng, len(stack), *stack.shape[-2:])
+    share = sharp_share(luma_of(stack, colour), luma_of(answer, colour), 5, CLEAR_ERROR, 0.2)
+    wanted = (share * light).sum(0)
     if rng.random() < 0.5:
         veil, level = np.float32(rng.uniform(0, 0.85)), np.float32(rng.uniform(0.1, 1))
         stack, answer = (part + veil * (level - part) for part in (stack, answer))
-    stack = stack * light
+    stack = stack * (light[:, None] if colour else light)
     most = max(1, stack.max())
     return stack / most, np.minimum(answer * wanted / most, 1)
 
 
 def change_light(rng, stack, answer, how):
-    """Brighten or darken a sample, turn it to its negative, move and shade its frames, add noise.
+    """Give a sample other colours, light and contrast, move and shade its frames, add noise.
 
     Args:
         rng: NumPy generator.
-        stack: (N, H, W) uint8.
-        answer: (H, W) uint8.
+        stack: (N, H, W) or (N, 3, H, W) uint8.
+        answer: (H, W) or (3, H, W) uint8.
         how: an Augmentation.
     Returns:
         (stack, answer), float32 in [0, 1].
@@ -202,6 +251,8 @@ def change_light(rng, stack, answer, how):
     scale = np.float32((1 + how.gain * rng.uniform(-1, 1)) / 255)
     stack = np.minimum(stack.astype(np.float32) * scale, 1)
     answer = np.minimum(answer.astype(np.float32) * scale, 1)
+    if how.colour and rng.random() < how.recolour:
+        stack, answer = recolour(rng, stack, answer)
     if rng.random() < how.negatives:
         stack, answer = 1 - stack, 1 - answer
     if rng.random() < how.drift:

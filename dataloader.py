@@ -255,7 +255,8 @@ class Samples(Dataset):
             n_frames: how many frames it shall have.
             rng: NumPy generator.
         Returns:
-            {"stack": (N, h, w), "answer": (h, w) float32 in [0, 1], "scene": its name}.
+            {"stack": (N, h, w), "answer": (h, w) float32 in [0, 1], "scene": its name}; in colour
+            (N, 3, h, w) and (3, h, w).
         Raises:
             StackError: a file cannot be read or is smaller than the crops.
         """
@@ -266,7 +267,7 @@ class TrainingStacks(Samples):
     """Samples of stacks that lie in folders.
 
     Args:
-        store: a LumaStore.
+        store: a PictureStore.
         scenes: indices into the store's pairs.
         augmentation, seed: see Samples.
     """
@@ -281,9 +282,9 @@ class TrainingStacks(Samples):
         name, _, path = self.store.pairs[scene]
         frames = choose_frames(rng, self.store.frame_count(scene), n_frames, how.frames)
         answer = self.store.read(scene, -1)
-        view = draw_view(rng, answer.shape, how, path)
+        view = draw_view(rng, answer.shape[-2:], how, path)
         stack = self.store.read_frames(scene, frames.tolist(), answer, view.cut)
-        stack, answer = view.turned(stack), view.turned(answer[view.cut])
+        stack, answer = view.turned(stack), view.turned(answer[..., *view.cut])
         stack, answer = change_light(rng, stack, answer, how)
         return {"stack": stack, "answer": answer, "scene": name}
 
@@ -292,7 +293,7 @@ class ValidationStacks(Dataset):
     """Whole stacks in order, without any chance; large pictures are cut to their centre.
 
     Args:
-        store: a LumaStore.
+        store: a PictureStore.
         scenes: indices into the store's pairs.
         largest: (height, width) px of the largest cut.
     """
@@ -317,14 +318,14 @@ class ValidationStacks(Dataset):
         try:
             frames = range(self.store.frame_count(scene))
             answer = self.store.read(scene, -1)
-            cut = self.centre(*answer.shape)
+            cut = self.centre(*answer.shape[-2:])
             stack = self.store.read_frames(scene, frames, answer, cut)
         except StackError as error:
             return error
         scale = np.float32(1 / 255)
         return {
             "stack": stack * scale,
-            "answer": answer[cut] * scale,
+            "answer": answer[..., *cut] * scale,
             "scene": self.store.pairs[scene][0],
         }
 
@@ -335,8 +336,8 @@ def collate(samples):
     Args:
         samples: dicts of Samples or ValidationStacks, of one N and one size; or StackErrors.
     Returns:
-        {"stack": (B, 1, N, H, W), "answer": (B, 1, H, W) float32 tensors, "scene": list of B
-        names}; the first StackError if there is one.
+        {"stack": (B, C, N, H, W), "answer": (B, C, H, W) float32 tensors, "scene": list of B
+        names}, C 1 for luma and 3 for RGB; the first StackError if there is one.
     """
     for sample in samples:
         if isinstance(sample, StackError):
@@ -348,6 +349,8 @@ def collate(samples):
     stack = torch.from_numpy(np.stack([sample["stack"] for sample in samples]))
     answer = torch.from_numpy(np.stack([sample["answer"] for sample in samples]))
     names = [sample["scene"] for sample in samples]
+    if stack.ndim == 5:  # frames with their planes
+        return {"stack": stack.transpose(1, 2), "answer": answer, "scene": names}
     return {"stack": stack[:, None], "answer": answer[:, None], "scene": names}
 
 

@@ -1,9 +1,10 @@
 """What runs a network for fuse.py: torch on any device, OpenVINO on a CPU.
 
-An engine is callable(luma (B, N, h, w) float32) -> the frames' weights (B, N, h, w) or a fused luma
-(B, 1, h, w), float32, and has
+An engine is callable(luma (1, N, h, w), chroma) -> the frames' weights (1, N, h, w) or a fused luma
+(1, 1, h, w), all float32, and has
 
     output: "weights" or "luma"
+    colour: whether it looks at the chroma too, (1, 2, N, ceil(h/2), ceil(w/2)); else that is None
     tile: side of a tile, px
     samples, most_samples: N x height x width of a tile, see fuse.tile_area
     seconds: that its calls have taken so far, summed up
@@ -23,6 +24,7 @@ from pathlib import Path
 
 import numpy as np
 
+from planes import chroma, luma
 from utils import StackError, select_device, sha256
 
 TILES = {"weights": 1024, "luma": 640}  # the published network runs whole up to 640x640
@@ -32,12 +34,17 @@ KEPT = 4  # compiled networks, for as many shapes
 
 
 def out_of_memory(shape, where):
-    """The error of tiles (B, N, h, w) that do not fit into the memory of a device."""
-    _, count, height, width = shape
+    """The error of tiles (1, N, h, w) that do not fit into the memory of a device."""
+    count, height, width = shape[-3:]
     return StackError(
         f"{count} frames in tiles of {width}x{height} do not fit into the memory of {where}: use "
         "--device cpu, or fewer frames"
     )
+
+
+def weigh(engine, frames):
+    """The weights (N, h, w) float32 that an engine gives the frames (N, h, w, C) of a tile."""
+    return engine(luma(frames)[None], chroma(frames)[None] if engine.colour else None)[0]
 
 
 class TorchEngine:
@@ -53,7 +60,7 @@ class TorchEngine:
     def __init__(self, network, device):
         self.network = network
         self.device = device
-        self.output = network.output
+        self.output, self.colour = network.output, network.colour
         self.tile = TILES[network.output]
         self.seconds = 0.0
 
@@ -64,15 +71,16 @@ class TorchEngine:
         """One at a time: torch shares it out over the cores."""
         return 1
 
-    def __call__(self, tiles):
-        """(B, N, h, w) float32 luma in [0, 1] to (B, N, h, w) or (B, 1, h, w) float32."""
+    def __call__(self, tiles, chroma=None):
+        """See the top of this file."""
         import torch
 
         start = time.perf_counter()
+        seen = [tiles[:, None]] + ([chroma] if self.colour else [])  # (1, 1, N, h, w) and chroma
         try:
             with torch.inference_mode():
-                stack = torch.from_numpy(tiles)[:, None].to(self.device)  # (B, 1, N, h, w)
-                out = self.network(stack).float().cpu().numpy()  # the copy waits for a GPU
+                seen = [torch.from_numpy(planes).to(self.device) for planes in seen]
+                out = self.network(*seen).float().cpu().numpy()  # the copy waits for a GPU
         except RuntimeError as error:  # torch.OutOfMemoryError is one; on the CPU it is this one
             if "memory" not in str(error):
                 raise
@@ -108,6 +116,12 @@ class OpenVinoEngine:
         self.shape = None
         self.lock = threading.Lock()
 
+    @property
+    def colour(self):
+        """Whether the export has a second input, the chroma."""
+        self.load()
+        return len(self.model.inputs) > 1
+
     def load(self):
         """Import OpenVINO and read the export."""
         if self.core is not None:
@@ -142,7 +156,10 @@ class OpenVinoEngine:
     def compile(self, n_frames, height, width, streams):
         """A queue of `streams` requests of the network for one shape."""
         model = self.model.clone()
-        model.reshape([n_frames, height, width])
+        shapes = {"luma": [n_frames, height, width]}
+        if self.colour:
+            shapes["chroma"] = [2, n_frames, height // 2, width // 2]
+        model.reshape(shapes)
         compiled = self.core.compile_model(
             model,
             "CPU",
@@ -157,22 +174,21 @@ class OpenVinoEngine:
             requests.put(compiled.create_infer_request())
         return requests
 
-    def __call__(self, tiles):
-        """(1, N, h, w) float32 luma in [0, 1] to (1, N, h, w) float32."""
+    def __call__(self, tiles, chroma=None):
+        """See the top of this file."""
         _, count, height, width = tiles.shape
         fits = self.shape is not None and self.shape[0] == count
         if not fits or height > self.shape[1] or width > self.shape[2]:
             self.prepare(count, height, width, 1)
-        down, right = self.shape[1] - height, self.shape[2] - width
-        stack = tiles[0]
-        if down or right:
-            stack = np.pad(stack, ((0, 0), (0, down), (0, right)), mode="reflect")
+        seen = [extended(tiles[0], self.shape[1:])]
+        if self.colour:
+            seen.append(extended(chroma[0], [side // 2 for side in self.shape[1:]]))
         out = np.empty(self.shape, np.float32)
         request = self.requests.get()
         start = time.perf_counter()
         try:
             request.set_output_tensor(self.tensor(out, shared_memory=True))
-            request.infer([stack], share_inputs=True, share_outputs=True)
+            request.infer(seen, share_inputs=True, share_outputs=True)
         except RuntimeError as error:
             if "memory" not in str(error) and "alloc" not in str(error):
                 raise
@@ -182,6 +198,14 @@ class OpenVinoEngine:
         with self.lock:
             self.seconds += time.perf_counter() - start
         return out[None, :, :height, :width]
+
+
+def extended(planes, shape):
+    """(..., h, w) planes, mirrored at the bottom and the right to sides of `shape`."""
+    rest = [most - have for have, most in zip(planes.shape[-2:], shape)]
+    if not any(rest):
+        return planes
+    return np.pad(planes, [(0, 0)] * (planes.ndim - 2) + [(0, more) for more in rest], "reflect")
 
 
 @lru_cache(maxsize=1)

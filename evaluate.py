@@ -16,7 +16,8 @@ import pages
 from contest import check_place, find_stacks, make_entries, run_contest
 from indices import INDICES
 from metrics import OPTIONAL_METRICS
-from pictures import list_answers, luma, stack_root
+from pictures import list_answers, stack_root
+from planes import luma
 from scoring import (
     BORDER,
     Scene,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from engines import EXPORT_SUFFIX, GRID, OpenVinoEngine
+from engines import EXPORT_SUFFIX, GRID, OpenVinoEngine, TorchEngine, weigh
 from network import FactorisedBlock, load_network
 from utils import StackError, atomic_path, run_main, sha256, write_json
 
@@ -66,7 +66,9 @@ def frames_in_3d(network):
 
 
 def convert(network):
-    """An OpenVINO model of luma (N, H, W) float32 to the frames' weights (N, H, W) float32.
+    """An OpenVINO model of luma (N, H, W) to the frames' weights (N, H, W), float32.
+
+    Of a network that sees colour it takes chroma (2, N, H/2, W/2) too.
 
     Args:
         network: StackMix in eval mode; changed in place for the purpose.
@@ -81,18 +83,28 @@ def convert(network):
             super().__init__()
             self.network = frames_in_3d(fold_norms(network))
 
-        def forward(self, stack):
-            return self.network(stack[None, None])[0]
+        def forward(self, luma, chroma=None):
+            if chroma is None:
+                return self.network(luma[None, None])[0]
+            return self.network(luma[None, None], chroma[None])[0]
 
+    inputs = {"luma": torch.rand(EXAMPLE)}
+    if network.colour:
+        n_frames, height, width = EXAMPLE
+        inputs["chroma"] = torch.rand(2, n_frames, height // 2, width // 2) - 0.5
     with warnings.catch_warnings():
         # Tracing tells that it takes one branch of the padding: none, as sides are multiples.
         warnings.simplefilter("ignore")
         model = openvino.convert_model(
             OneStack(),
-            example_input=torch.rand(EXAMPLE),
-            input=[openvino.PartialShape([-1, -1, -1])],
+            example_input=tuple(inputs.values()),
+            input=[
+                openvino.PartialShape([-1] * 3 if planes.ndim == 3 else [2, -1, -1, -1])
+                for planes in inputs.values()
+            ],
         )
-    model.inputs[0].get_tensor().set_names({"luma"})
+    for node, name in zip(model.inputs, inputs, strict=True):
+        node.get_tensor().set_names({name})
     model.outputs[0].get_tensor().set_names({"weights"})
     return model
 
@@ -139,10 +151,9 @@ def largest_error(network, path):
 
     rng, errors = np.random.default_rng(0), []
     for n_frames, height, width in ((1, 32, 32), (2, 96, 64), (5, 128, 192)):
-        stack = rng.random((1, n_frames, height, width), np.float32)
-        with torch.inference_mode():
-            wanted = network(torch.from_numpy(stack)[:, None]).numpy()
-        errors.append(np.abs(OpenVinoEngine(path, "fp32")(stack) - wanted).max())
+        frames = rng.integers(0, 256, (n_frames, height, width, 3), np.uint8)
+        wanted = weigh(TorchEngine(network, torch.device("cpu")), frames)
+        errors.append(np.abs(weigh(OpenVinoEngine(path, "fp32"), frames) - wanted).max())
     return float(max(errors))
 
 

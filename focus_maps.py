@@ -3,7 +3,7 @@
 import cv2
 import numpy as np
 
-from pictures import luma
+from planes import luma
 
 EDGE = 0.02  # luma; smaller steps of the picture do not count as edges of things
 DOUBT = 1e-3  # weight of a pixel that says nothing at all

@@ -10,8 +10,8 @@ import cv2
 import numpy as np
 
 from alignment import Alignment, covered
-from engines import GRID
-from pictures import luma, release, window
+from engines import GRID, weigh
+from pictures import release, window
 
 # Overlap of tiles, px. StackMix in tiles of 640 px then differs from the whole by 0.02 grey levels
 # on average (real stacks). The published network's attention means over all of its tile, so that no
@@ -145,7 +145,7 @@ def mixture_at(frames, engine, x, y, use=None, alignment=None, tilt=0.0):
         for at, side in ((y, height), (x, width))
     )
     bottom, right = min(top + PROBE, height), min(left + PROBE, width)
-    weights = engine(luma(window(frames, top, bottom, left, right, use))[None])[0]
+    weights = weigh(engine, window(frames, top, bottom, left, right, use))
     weights = weights[:, y - top : y - top + 1, x - left : x - left + 1].copy()
     # Copies of frames are not looked for: that would read the whole stack.
     blend = _WeightsBlend(_Parts(frames, use, alignment), False, tilt, False, use)
@@ -349,7 +349,7 @@ class _WeightsBlend:
     def run(self, engine, place, used):
         """Fuse a tile (top, bottom, left, right); (planes, h', w') float32 of its used part."""
         tile = window(self.parts.frames, *place, self.distinct)  # (N, h, w, C)
-        weights = engine(luma(tile)[None])[0][:, *used]  # (N, h', w')
+        weights = weigh(engine, tile)[:, *used]  # (N, h', w')
         self.settle(weights, place, used)
         tile = tile[:, *used]
         out = np.zeros((self.planes, *weights.shape[1:]), np.float32)

@@ -2,11 +2,11 @@
 
 Every term is a function (output, batch) -> scalar float32 tensor, where
 
-    output: {"fused": (B, 1, H, W) luma, "weights": (B, N, H, W) or None,
+    output: {"fused": (B, C, H, W), "weights": (B, N, H, W) or None,
              "logits": (B, N, H, W) or None}
-    batch:  {"stack": (B, 1, N, H, W), "answer": (B, 1, H, W)}, luma float32 in [0, 1]
+    batch:  {"stack": (B, C, N, H, W), "answer": (B, C, H, W)}, float32 in [0, 1]
 
-A new term is one function and one line in TERMS.
+C is 1 for luma, 3 for RGB. A new term is one function and one line in TERMS.
 """
 
 import torch
@@ -45,10 +45,10 @@ def _band(side, profile):
 
 
 def ssim(picture, answer):
-    """Mean structural similarity of two luma pictures, differentiable.
+    """Mean structural similarity of pictures, plane by plane, differentiable.
 
     Args:
-        picture, answer: (B, 1, H, W) float32 in [0, 1].
+        picture, answer: (B, C, H, W) float32 in [0, 1].
     Returns:
         Scalar; 1 for equal pictures.
     Source:
@@ -59,7 +59,7 @@ def ssim(picture, answer):
     gaussian = torch.exp(-((offset - SSIM_WINDOW // 2) ** 2) / (2 * SSIM_SIGMA**2))
     gaussian = gaussian / gaussian.sum()
     moments = torch.cat([picture, answer, picture**2, answer**2, picture * answer], dim=1)
-    mean_p, mean_a, square_p, square_a, product = _windowed_sum(moments, gaussian).split(1, dim=1)
+    mean_p, mean_a, square_p, square_a, product = _windowed_sum(moments, gaussian).chunk(5, dim=1)
     variance_p = square_p - mean_p**2
     variance_a = square_a - mean_a**2
     covariance = product - mean_p * mean_a
@@ -69,14 +69,14 @@ def ssim(picture, answer):
 
 
 def _laplacian(picture):
-    """4-neighbour Laplacian of (B, 1, H, W), zeros outside the picture."""
+    """4-neighbour Laplacian of (B, C, H, W), zeros outside the picture."""
     padded = functional.pad(picture, (1, 1, 1, 1))
     across = padded[..., 1:-1, :-2] + padded[..., 1:-1, 2:]
     return across + padded[..., :-2, 1:-1] + padded[..., 2:, 1:-1] - 4 * picture
 
 
 def _spatial_frequency(picture):
-    """Squared differences to the left and upper neighbour of (B, 1, H, W), summed over 11x11."""
+    """Squared differences to the left and upper neighbour of (B, C, H, W), summed over 11x11."""
     padded = functional.pad(picture, (1, 0, 1, 0))
     left, up = padded[..., 1:, :-1], padded[..., :-1, 1:]
     squares = (left - picture) ** 2 + (up - picture) ** 2
@@ -84,12 +84,12 @@ def _spatial_frequency(picture):
 
 
 def l1_term(output, batch):
-    """Mean absolute error of the fused luma."""
+    """Mean absolute error of the fused picture."""
     return functional.l1_loss(output["fused"], batch["answer"])
 
 
 def mse_term(output, batch):
-    """Mean squared error of the fused luma: what PSNR measures."""
+    """Mean squared error of the fused picture: what PSNR measures."""
     return functional.mse_loss(output["fused"], batch["answer"])
 
 
@@ -103,7 +103,7 @@ def log_mse_term(output, batch):
 
 
 def ssim_term(output, batch):
-    """1 - SSIM of the fused luma."""
+    """1 - SSIM of the fused picture."""
     return 1 - ssim(output["fused"], batch["answer"])
 
 
@@ -129,7 +129,8 @@ def spatial_frequency_term(output, batch):
 def cross_entropy_term(output, batch):
     """Cross entropy of the frame weights against the frames that come near the answer.
 
-    The label of frame n at a pixel is softmax over the frames of -(frame - answer)^2 / (3/255)^2.
+    The label of frame n at a pixel is softmax over the frames of -(frame - answer)^2 / (3/255)^2,
+    in colour the mean over its three planes.
 
     Raises:
         ValueError: the network gives no weights of the frames.
@@ -138,8 +139,8 @@ def cross_entropy_term(output, batch):
         raise ValueError(
             "the term cross_entropy needs a network that weighs the frames: this one gives luma"
         )
-    error = (batch["stack"][:, 0] - batch["answer"]) / LABEL_TOLERANCE  # (B, N, H, W)
-    label = torch.softmax(-(error**2), dim=1)
+    error = (batch["stack"] - batch["answer"][:, :, None]) / LABEL_TOLERANCE  # (B, C, N, H, W)
+    label = torch.softmax(-(error**2).mean(1), dim=1)
     return -(label * torch.log_softmax(output["logits"], dim=1)).sum(dim=1).mean()
 
 

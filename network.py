@@ -1,7 +1,8 @@
 """The networks, from the bottom up: blocks, the published StackMFF, the default StackMix, loading.
 
-A network takes a luma stack (B, 1, N, H, W) and says in `output` what it gives: "weights" of the
-frames (B, N, H, W), or a fused "luma" (B, 1, H, W).
+A network takes a luma stack (B, 1, N, H, W), and where its `colour` is true the chroma beside it.
+It says in `output` what it gives: "weights" of the frames (B, N, H, W), or a fused "luma"
+(B, 1, H, W).
 """
 
 import itertools
@@ -13,7 +14,24 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from planes import CHROMA, LUMA
 from utils import StackError
+
+
+def luma_and_chroma(stack):
+    """What a network looks at of stacks in colour; pictures.luma and pictures.chroma in torch.
+
+    Args:
+        stack: (B, 3, N, H, W) float RGB in [0, 1].
+    Returns:
+        (luma, chroma): (B, 1, N, H, W) in [0, 1] and (B, 2, N, ceil(H/2), ceil(W/2)), Cb and Cr in
+        [-0.5, 0.5] as means over 2x2 px.
+    """
+    # As sums, since autocast would have products of matrices in 16 bits.
+    luma = sum(part * plane for part, plane in zip(LUMA, stack.unbind(1)))  # (B, N, H, W)
+    small = F.avg_pool2d(stack.flatten(1, 2), 2, ceil_mode=True).unflatten(1, stack.shape[1:3])
+    chroma = (sum(k * plane for k, plane in zip(row, small.unbind(1))) for row in CHROMA)
+    return luma[:, None], torch.stack(list(chroma), 1)
 
 
 def pad_to_multiple(stack, multiple):
@@ -22,19 +40,19 @@ def pad_to_multiple(stack, multiple):
     Mirrored without repeating the edge, or by repeating it where a side is too short to mirror.
 
     Args:
-        stack: (B, 1, N, H, W), any range.
+        stack: (B, C, N, H, W), any range.
         multiple: what both sides shall be divisible by, px.
     Returns:
-        (B, 1, N, H', W').
+        (B, C, N, H', W').
     """
-    frames = stack[:, 0]  # (B, N, H, W): the padding of 2D pictures knows the mirror
+    frames = stack.flatten(1, 2)  # (B, C N, H, W): the padding of 2D pictures knows the mirror
     height, width = frames.shape[-2:]
     down, right = -height % multiple, -width % multiple
     if down:
         frames = F.pad(frames, (0, 0, 0, down), mode="reflect" if down < height else "replicate")
     if right:
         frames = F.pad(frames, (0, right, 0, 0), mode="reflect" if right < width else "replicate")
-    return frames[:, None]
+    return frames.unflatten(1, stack.shape[1:3])
 
 
 # The published network. Its names of tensors are those of the released checkpoints.
@@ -130,6 +148,7 @@ class StackMFF(nn.Module):
     """
 
     output = "luma"
+    colour = False
     options = MappingProxyType({})
 
     def __init__(self):
@@ -242,17 +261,17 @@ class FactorisedBlock(nn.Module):
 
 
 class BesideBest(FactorisedBlock):
-    """A block of x and of how far each frame is from the best one: (B, C, N, H, W) to the same.
+    """A block of x and of how far each frame is from the best one.
 
-    The best is the maximum over the frames, at each place and in each channel.
+    (B, C, N, H, W) to (B, C', N, H, W). The best is the maximum over the frames, at each place and in each channel.
 
     Args:
-        channels: C.
-        identity: whether x itself is added in the end, in place of a convolution of both.
+        c_in, c_out: C and C'.
+        identity: whether x itself is added in the end, in place of a convolution of both; C' is C.
     """
 
-    def __init__(self, channels, identity):
-        super().__init__(2 * channels, channels)
+    def __init__(self, c_in, c_out, identity):
+        super().__init__(2 * c_in, c_out)
         self.identity = identity
         if identity:
             self.skip = nn.Identity()
@@ -326,9 +345,9 @@ class LocalCoordinateAttention3d(nn.Module):
 class StackMix(nn.Module):
     """The default network: the weights with which the frames are mixed at each pixel.
 
-    177 thousand parameters and, with eight frames, 2.69 thousand multiply-adds a pixel and frame:
+    180 thousand parameters and, with eight frames, 2.89 thousand multiply-adds a pixel and frame:
     everything runs on 4x4 blocks of pixels laid into channels, a sixteenth of the positions, with
-    no sample lost.
+    no sample lost; of the chroma, at half the resolution, on 2x2.
     Frames are compared all with all twice, before the levels and after: by their distance from the
     maximum over the frames.
 
@@ -337,48 +356,73 @@ class StackMix(nn.Module):
             so that tiles, which start on multiples of 32 px, see the grids of the whole.
         hidden: channels of the attention's shared layer.
         window: side of the attention's window in blocks of 16 px, odd.
+        chroma: channels of the chroma's stem; with 0 the network looks at the luma alone, and what
+            differs from its background in colour only is lost on it.
     Raises:
         ValueError: a number that is no such thing.
     """
 
     output = "weights"
-    options = MappingProxyType({"widths": (16, 32, 40, 48), "hidden": 8, "window": 5})
+    options = MappingProxyType({"widths": (16, 32, 40, 48), "hidden": 8, "window": 5, "chroma": 8})
     unshuffle = 4
 
-    def __init__(self, widths, hidden, window):
+    def __init__(self, widths, hidden, window, chroma):
         super().__init__()
-        numbers = (*widths, hidden, window)
+        numbers = (*widths, hidden, window, chroma + 1)
         if not 2 <= len(widths) <= 4 or any(type(n) is not int or n < 1 for n in numbers):
             raise ValueError(
-                "widths are two to four whole numbers, hidden and window one each, above 0"
+                "widths are two to four whole numbers, hidden and window one each, above 0, and "
+                "chroma one from 0"
             )
         if window % 2 == 0:
             raise ValueError(f"a window of {window} blocks has no middle: take an odd number")
         narrow, samples = widths[0], self.unshuffle**2
+        self.colour = chroma > 0
         self.stem = ConvNorm3d(samples, narrow, (1, 3, 3))
+        if self.colour:
+            self.chroma_stem = ConvNorm3d(samples // 2, chroma, (1, 3, 3))
         self.pool = nn.MaxPool3d((1, 2, 2))  # frames are never pooled
-        first, others = BesideBest(narrow, identity=False), itertools.pairwise(widths)
+        first = BesideBest(narrow + chroma, narrow, identity=False)
+        others = itertools.pairwise(widths)
         self.encoders = nn.ModuleList([first, *(FactorisedBlock(*pair) for pair in others)])
         self.ups = nn.ModuleList(map(UpNorm3d, widths[1:], widths))
         self.decoders = nn.ModuleList(FactorisedBlock(2 * width, width) for width in widths[:-2])
-        self.compare = BesideBest(narrow, identity=True)
+        self.compare = BesideBest(narrow, narrow, identity=True)
         self.attention = LocalCoordinateAttention3d(narrow, hidden, window)
-        self.head = nn.Conv3d(2 * narrow, samples, (1, 3, 3), padding=(0, 1, 1))
+        self.head = nn.Conv3d(2 * narrow + chroma, samples, (1, 3, 3), padding=(0, 1, 1))
         self.multiple = self.unshuffle * max(2 ** (len(widths) - 1), self.attention.block)
 
-    def forward(self, stack, return_logits=False):
+    def blocks(self, planes, side):
+        """Blocks of side x side samples laid into channels, their width and height made to fit.
+
+        Args:
+            planes: (B, C, N, H, W), H and W in samples of which `side` are as long as 4 px.
+        Returns:
+            (B, C side², N, H'/side, W'/side).
+        """
+        planes = pad_to_multiple(planes, self.multiple * side // self.unshuffle)
+        return F.pixel_unshuffle(planes.transpose(1, 2), side).transpose(1, 2)
+
+    def forward(self, stack, chroma=None, return_logits=False):
         """Weigh the frames.
 
         Args:
-            stack: (B, 1, N, H, W) float in [0, 1], in focus order; any N from 1, H and W.
+            stack: (B, 1, N, H, W) float luma in [0, 1], in focus order; any N from 1, H and W.
+            chroma: (B, 2, N, ceil(H/2), ceil(W/2)) float in [-0.5, 0.5], see `luma_and_chroma`;
+                None for grey stacks.
             return_logits: give the logits in place of their softmax, for training.
         Returns:
             (B, N, H, W) float32, the weights' sum over N is 1 (or any number, as logits).
         """
         height, width = stack.shape[-2:]
-        luma = pad_to_multiple(stack, self.multiple)[:, 0] - 0.5  # (B, N, H, W)
-        x = F.pixel_unshuffle(luma[:, :, None], self.unshuffle)  # (B, N, 16, H/4, W/4)
-        stem = F.relu(self.stem(x.transpose(1, 2)))  # (B, C1, N, H/4, W/4)
+        stem = self.stem(self.blocks(stack - 0.5, self.unshuffle))  # (B, C1, N, H/4, W/4)
+        if self.colour:
+            if chroma is None:
+                half = (-(-side // 2) for side in (height, width))
+                chroma = stack.new_zeros(len(stack), 2, stack.shape[2], *half)
+            coloured = self.chroma_stem(self.blocks(chroma, self.unshuffle // 2))
+            stem = torch.cat([stem, coloured], 1)  # (B, C1 + Cc, N, H/4, W/4)
+        stem = F.relu(stem)
         skips = [self.encoders[0](stem)]  # (B, C1, N, H/4, W/4)
         for encoder in self.encoders[1:]:
             skips.append(encoder(self.pool(skips[-1])))  # (B, Ck, N, H/(2 2^k), W/(2 2^k))
@@ -448,6 +492,8 @@ def load_checkpoint(path):
     if not isinstance(checkpoint, dict) or not checkpoint:
         raise StackError(f"{path} holds no weights: give a checkpoint of {' or '.join(NETWORKS)}")
     if "config" in checkpoint and "network" in checkpoint:
+        if checkpoint["config"].get("network") == "StackMix":  # older ones looked at luma alone
+            checkpoint["config"] = {"chroma": 0, **checkpoint["config"]}
         return checkpoint
     state = {str(name).removeprefix("module."): tensor for name, tensor in checkpoint.items()}
     return {"config": default_config("StackMFF"), "network": state}
@@ -482,14 +528,17 @@ def run_network(network, stack):
 
     Args:
         network: one of NETWORKS, possibly inside DistributedDataParallel.
-        stack: (B, 1, N, H, W) float in [0, 1].
+        stack: (B, C, N, H, W) float in [0, 1], C 1 for luma or 3 for RGB.
     Returns:
-        {"fused": (B, 1, H, W) luma, "weights" and "logits": (B, N, H, W), or None for a network
-        that gives luma}, all float32.
+        {"fused": (B, C, H, W), "weights" and "logits": (B, N, H, W), or None for a network that
+        gives luma, whose fused is (B, 1, H, W)}, all float32.
     """
-    if getattr(network, "module", network).output == "luma":
-        return {"fused": network(stack).float(), "weights": None, "logits": None}
-    logits = network(stack, return_logits=True)
+    bare = getattr(network, "module", network)
+    luma, chroma = luma_and_chroma(stack) if stack.shape[1] == 3 else (stack, None)
+    if bare.output == "luma":
+        return {"fused": network(luma).float(), "weights": None, "logits": None}
+    seen = (luma, chroma) if bare.colour else (luma,)
+    logits = network(*seen, return_logits=True)
     weights = logits.softmax(1)
-    fused = (weights * stack[:, 0]).sum(1, keepdim=True)
+    fused = (weights[:, None] * stack).sum(2)
     return {"fused": fused, "weights": weights, "logits": logits}

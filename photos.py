@@ -10,7 +10,8 @@ import numpy as np
 from tqdm import tqdm
 
 from formats import read_picture
-from pictures import list_pictures, luma
+from pictures import list_pictures
+from planes import luma
 from utils import KNOWN_FAILURES, StackError, number, sentence_of, write_json
 
 BLACK = 16  # levels of 255: where all but a thousandth is darker, nothing can be seen

@@ -15,6 +15,7 @@ import numpy as np
 
 from formats import READ_SUFFIXES, decode
 from metadata import Metadata
+from planes import luma
 from stack_files import TIFF_SUFFIXES, VIDEO_SUFFIXES, Page, VideoFrame, frames_in_file
 from utils import StackError, free_memory, natural_key
 
@@ -22,7 +23,6 @@ ANSWER_FOLDER = "AiF"  # of a data set
 STACK_FOLDERS = ("dof_stack", "image stack", "stacks")  # of a data set, each with stacks in it
 NEVER_STACKS = ("aif", "depth", "disparity")  # folders; nor is a picture of these names a frame
 CHANNEL_NAMES = {1: "grey", 2: "grey with alpha", 3: "colour", 4: "colour with alpha"}
-LUMA_RED, LUMA_GREEN, LUMA_BLUE = 0.299, 0.587, 0.114  # ITU-R BT.601
 
 
 def _inside(folder):
@@ -187,25 +187,6 @@ def by_stem(paths):
             )
         found[path.stem] = path
     return found
-
-
-def luma(pictures):
-    """Gamma-coded BT.601 luma; grey passes through and alpha is left out.
-
-    Args:
-        pictures: (..., C) uint8 or uint16, C as in formats.py.
-    Returns:
-        (...) float32 in [0, 1].
-    Source: ITU-R Recommendation BT.601.
-    """
-    scale = 1 / np.iinfo(pictures.dtype).max
-    if pictures.shape[-1] <= 2:
-        return pictures[..., 0] * np.float32(scale)
-    matrix = np.float32([[LUMA_RED * scale, LUMA_GREEN * scale, LUMA_BLUE * scale]])
-    out = np.empty(pictures.shape[:-1], np.float32)
-    for index in np.ndindex(pictures.shape[:-3]):
-        cv2.transform(pictures[index][..., :3].astype(np.float32), matrix, out[index])
-    return np.minimum(out, 1, out=out)  # the three factors may round to a sum just over 1
 
 
 class Kind(NamedTuple):

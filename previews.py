@@ -10,7 +10,8 @@ import numpy as np
 from PIL import Image
 
 from formats import write_picture
-from pictures import luma, release
+from pictures import release
+from planes import luma
 from relief import relief
 from show import colour_map, draw_text, reduced, text_width
 from utils import StackError, atomic_path

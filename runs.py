@@ -4,6 +4,7 @@ import argparse
 import copy
 import io
 import json
+import math
 import random
 import signal
 import time
@@ -116,8 +117,8 @@ class Average:
 def measure_precision(network, batch_size, image_size, device):
     """Which of fp32 and bf16 makes a training step shorter here."""
     side = [min(size, 256) for size in image_size]
-    stack = torch.linspace(0, 1, batch_size * 4 * side[0] * side[1], device=device)
-    stack = stack.reshape(batch_size, 1, 4, *side)
+    shape = (batch_size, 3 if network.colour else 1, 4, *side)
+    stack = torch.linspace(0, 1, math.prod(shape), device=device).reshape(shape)
     seconds = {}
     for precision in ("fp32", "bf16", "fp32", "bf16"):
         trial = copy.deepcopy(network).train()

@@ -15,7 +15,8 @@ from tqdm import tqdm
 from formats import read_picture
 from indices import index_scores
 from metrics import score
-from pictures import list_frames, luma, read_stack
+from pictures import list_frames, read_stack
+from planes import luma
 from utils import StackError, end_with_parent, uninterrupted
 
 REGISTRATION_STEPS = 200

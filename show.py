@@ -22,36 +22,39 @@ def colour_map(values):
 
 
 def error_map(fused, answer):
-    """Paint the absolute error of a luma, ERROR_GAIN times: yellow from 25.5 grey levels of 255.
+    """Paint the absolute error, ERROR_GAIN times: yellow from 25.5 grey levels of 255.
 
     Args:
-        fused, answer: (H, W) float luma in [0, 1].
+        fused, answer: (H, W) luma or (H, W, 3) RGB, float in [0, 1]; of RGB the mean error.
     Returns:
         (H, W, 3) uint8 RGB.
     """
-    return colour_map(np.abs(fused - answer) * ERROR_GAIN)
+    error = np.abs(fused - answer)
+    return colour_map((error.mean(2) if error.ndim == 3 else error) * ERROR_GAIN)
 
 
-def grey_picture(values):
-    """(H, W) float in [0, 1] as (H, W, 3) uint8."""
-    return np.repeat(np.round(255 * np.clip(values, 0, 1)).astype(np.uint8)[..., None], 3, axis=2)
+def in_bytes(values):
+    """(H, W) or (H, W, 3) float in [0, 1] as (H, W, 3) uint8."""
+    levels = np.round(255 * np.clip(values, 0, 1)).astype(np.uint8)
+    return levels if levels.ndim == 3 else np.repeat(levels[..., None], 3, axis=2)
 
 
 def training_panel(stack, fused, answer, weights=None, most_frames=8):
     """One picture of what the network made of a stack: its frames, then fused, answer and error.
 
     Args:
-        stack: (N, H, W) float luma in [0, 1]; fused and answer: (H, W).
+        stack: (N, H, W) luma or (N, H, W, 3) RGB, float in [0, 1]; fused and answer: (H, W) or
+            (H, W, 3).
         weights: (N, H, W) of the frames, for the focus map, or None.
         most_frames: of longer stacks this many are shown, evenly spaced, the ends included.
     Returns:
         (2 H, K W, 3) uint8 RGB: above the frames; below the fused picture, the answer, the error
         (yellow from 25 grey levels) and, where there are weights, the expected frame.
     """
-    n_frames, height, width = stack.shape
+    n_frames, height, width = stack.shape[:3]
     shown = np.unique(np.linspace(0, n_frames - 1, min(n_frames, most_frames)).round().astype(int))
-    above = [grey_picture(stack[index]) for index in shown]
-    below = [grey_picture(fused), grey_picture(answer), error_map(fused, answer)]
+    above = [in_bytes(stack[index]) for index in shown]
+    below = [in_bytes(fused), in_bytes(answer), error_map(fused, answer)]
     if weights is not None:
         frames = np.arange(n_frames, dtype=np.float32).reshape(-1, 1, 1)
         below.append(colour_map((weights * frames).sum(0) / (n_frames - 1)))

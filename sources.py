@@ -21,7 +21,6 @@ from dataloader import (
     split_pairs,
 )
 from depth import disparity_as_picture, pair_depth, read_depth
-from luma_store import LumaStore
 from metrics import SSIM_WINDOW
 from photos import (
     PhotoFolder,
@@ -33,6 +32,7 @@ from photos import (
     sentence_about,
     what_is_wrong,
 )
+from picture_store import PictureStore
 from shards import shares_of_shards
 from synthesis import RefocusedStacks, SyntheticStacks, slot_frames
 from utils import KNOWN_FAILURES, StackError, rank_and_world
@@ -93,7 +93,7 @@ def part_by_size(store, scenes, least, why):
     """Part scenes by whether they are as large as they must be.
 
     Args:
-        store: a LumaStore; scenes: indices into it.
+        store: a PictureStore; scenes: indices into it.
         least: (height, width) px; why: what is told of a smaller one.
     Returns:
         (scenes, sentences): those that are, and a sentence for each other.
@@ -175,7 +175,7 @@ def stored_samples(args, store, scenes, augmentation):
     """What trains on the stacks of --datapath.
 
     Args:
-        args: the options; store: a LumaStore; scenes: indices of the training stacks in it.
+        args: the options; store: a PictureStore; scenes: indices of the training stacks in it.
         augmentation: an Augmentation.
     Returns:
         (samples, frame_counts, content, sentence): Samples, N of each, what `fingerprint` takes,
@@ -231,7 +231,7 @@ def build_order(args, store, scenes, frame_counts):
     """The EpochBatches of a run.
 
     Args:
-        args: the options; store: a LumaStore; scenes: indices of the training stacks in it.
+        args: the options; store: a PictureStore; scenes: indices of the training stacks in it.
         frame_counts: N of every training sample, or a function of the epoch that gives them.
     Raises:
         StackError: --own_shards, and there are not enough of them.
@@ -251,9 +251,12 @@ def build_order(args, store, scenes, frame_counts):
     return OwnBatches(shares_of_shards([store.pairs[scene] for scene in scenes], world), **plan)
 
 
-def build_loaders(args, device):
+def build_loaders(args, device, colour):
     """The loaders of a run.
 
+    Args:
+        args: the options; device: torch.device that trains.
+        colour: of RGB in place of luma.
     Returns:
         (training, validation, data): two loaders and the fingerprint of the training scenes.
     Raises:
@@ -272,7 +275,7 @@ def build_loaders(args, device):
     resize = size if args.fit == "resize" and not args.photos else None
     cache_mib = args.cache_mib // 2 if args.photos else args.cache_mib
     workers = count_workers(args, device)
-    store = LumaStore(pairs, resize, cache_mib, workers)
+    store = PictureStore(pairs, resize, cache_mib, workers, colour)
     why = f"smaller than the crops of {size[1]}x{size[0]}: give a smaller --image_size"
     scenes, small = part_by_size(store, parts[0], resize or size, why)
     why = f"too small to be scored: each side must have {SSIM_WINDOW} px"
@@ -288,6 +291,8 @@ def build_loaders(args, device):
         negatives=args.negatives,
         shading=args.shading,
         drift=args.drift,
+        colour=colour,
+        recolour=args.recolour,
     )
     if args.photos:
         data = photo_samples(args, cache_mib, workers, augmentation, device)

@@ -7,7 +7,7 @@ Each takes frames (N, H, W, C), uint8 or uint16, C as in formats.py, and gives t
 import cv2
 import numpy as np
 
-from pictures import luma
+from planes import luma
 
 
 def in_floats(frame):

@@ -10,7 +10,7 @@ import numpy as np
 from augmentation import change_light, choose_frames, draw_view
 from dataloader import Samples
 from depth import disparity_as_picture, read_depth
-from luma_store import luma_levels
+from picture_store import grey_levels
 from scenes import develop, lens_frames, numbered_frames, numbered_scene
 
 LARGEST_COC = 30.0  # px
@@ -57,18 +57,19 @@ class SyntheticStacks(Samples):
         how, name = self.augmentation, f"random scene {number}"
         frames, answer = self.scene(number)
         chosen = choose_frames(rng, len(frames), n_frames, how.frames)
-        view = draw_view(rng, answer.shape, how, name)
+        view = draw_view(rng, answer.shape[-2:], how, name)
         stack, answer = (view.turned(part[..., *view.cut]) for part in (frames[chosen], answer))
         stack, answer = change_light(rng, stack, answer, how)
         return {"stack": stack, "answer": answer, "scene": name}
 
     def scene(self, number):
-        """Luma of the frames, (N, S, S), and of the answer, (S, S), uint8, of scene `number`."""
+        """The frames and the answer of scene `number`, uint8, as `grey_levels` gives them."""
         size = max(self.augmentation.crop)
         frames, answer, _, _ = numbered_scene(
             self.photos, self.seed, number, size, LARGEST_COC, device=self.device
         )
-        return luma_levels(frames), luma_levels(answer)
+        colour = self.augmentation.colour
+        return grey_levels(frames, colour), grey_levels(answer, colour)
 
 
 class RefocusedStacks(Samples):
@@ -101,8 +102,8 @@ class RefocusedStacks(Samples):
         linear = lens_frames(
             picture[wide], disparity[wide], self.focus[chosen], self.max_coc, self.device
         )
-        frames = luma_levels(develop(rng, linear[..., *inside]))
-        answer = luma_levels(picture[view.cut])
+        frames = grey_levels(develop(rng, linear[..., *inside]), how.colour)
+        answer = grey_levels(picture[view.cut], how.colour)
         stack, answer = change_light(rng, view.turned(frames), view.turned(answer), how)
         return {"stack": stack, "answer": answer, "scene": path.stem}
 

@@ -24,12 +24,12 @@ from fuse import (
     tile_spans,
 )
 from ordering import focus_order
-from pictures import LUMA_BLUE, LUMA_GREEN, LUMA_RED, list_frames, luma, read_stack
+from pictures import list_frames, read_stack
+from planes import LUMA, luma
 from spatial import fuse_dct, fuse_dsift, fuse_gff, in_floats, in_integers
 from transforms import TRANSFORMS, missing_packages
 from utils import StackError, make_folder, number, run_main
 
-LUMA = np.float32([LUMA_RED, LUMA_GREEN, LUMA_BLUE])
 # The strongest coefficients of a picture take up to 2 kB a pixel (NSCT).
 TILE, OVERLAP = 1024, 128  # px
 IFCNN_WEIGHTS = Path(__file__).parent / "weights" / "ifcnn_max.pth"
@@ -68,7 +68,7 @@ def fuse_transform(frames, name, levels):
     transform = TRANSFORMS[name]
     levels = levels or transform.levels
     shape, channels = frames.shape[1:3], frames.shape[3]
-    weights = LUMA if channels == 3 else np.ones(1, np.float32)
+    weights = np.float32(LUMA) if channels == 3 else np.ones(1, np.float32)
     lows, best, strongest = None, None, None
     for frame in frames:
         picture = in_floats(frame)

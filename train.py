@@ -143,9 +143,16 @@ def train_one_epoch(run, loader, log, stop):
     return 0, whole
 
 
+def as_picture(planes):
+    """(C, H, W) tensor as an array (H, W) of luma or (H, W, 3) of RGB."""
+    return planes.movedim(0, -1).squeeze(-1).numpy()
+
+
 @torch.no_grad()
 def validate(run, loader):
-    """Score the averaged network on this process's share of the validation stacks, luma only.
+    """Score the averaged network on this process's share of the validation stacks.
+
+    In colour where the network sees it, else their luma.
 
     Args:
         run: the Run.
@@ -168,7 +175,9 @@ def validate(run, loader):
         with autocast(run.device, run.args.precision):
             output = run_network(network, stack)
         total, _ = loss.weighted_loss(output, {"stack": stack, "answer": answer}, run.loss_weights)
-        fused, answer = output["fused"][0, 0].cpu().numpy(), batch["answer"][0, 0].numpy()
+        fused, answer = (
+            as_picture(planes[0]) for planes in (output["fused"].cpu(), batch["answer"])
+        )
         scene = batch["scene"][0]
         try:
             row = {"loss": float(total), **score(fused, answer, 1.0)}
@@ -178,7 +187,8 @@ def validate(run, loader):
         if len(panels) < PANELS:
             weights = output["weights"]
             weights = weights if weights is None else weights[0].float().cpu().numpy()
-            panels[scene] = training_panel(batch["stack"][0, 0].numpy(), fused, answer, weights)
+            frames = np.stack([as_picture(frame) for frame in batch["stack"][0].unbind(1)])
+            panels[scene] = training_panel(frames, fused, answer, weights)
     if dist.is_initialized():
         shares = [None] * dist.get_world_size()
         dist.all_gather_object(shares, rows)
@@ -390,7 +400,8 @@ def train_or_try(args, checkpoint):
     torch.backends.cudnn.benchmark = True  # a handful of shapes, each met thousands of times
     with process_group(device), Stop(args.max_minutes) as stop:
         seed_everything(args.seed)
-        training, validation, data = build_loaders(args, device)
+        config = checkpoint["config"] if checkpoint else args_config(args)
+        training, validation, data = build_loaders(args, device, config.get("chroma", 0) > 0)
         run = build_run(args, device, len(training.batch_sampler), data, checkpoint)
         if rank == 0:
             write_json(run.folder / "args.json", {"args": vars(args), **run_record()})

@@ -30,6 +30,7 @@ PRESETS = {
         "negatives": 0.0,
         "shading": 0.0,
         "drift": 0.0,
+        "recolour": 0.0,
         "split": "name",
         "val_fraction": 0.2,
         "epochs": 20,
@@ -73,7 +74,7 @@ FIXED = (
     "freeze_norm",
 )
 # What it meant that a run of an older version did not know an option, where not its default.
-BEFORE = {"shading": 0.0, "drift": 0.0}
+BEFORE = {"shading": 0.0, "drift": 0.0, "recolour": 0.0}
 # What belongs to the machine and the time of a start, and not to the run.
 OF_THE_START = ("resume", "max_minutes", "device", "num_workers", "cache_mib", "experiments")
 OF_THE_START += ("dry_run", "profile", "strict")
@@ -254,6 +255,13 @@ def get_parser():
         default=0.1,
         help="share of the samples whose frames are out of place by up to a few px, with an answer "
         "that follows the sharp frame: a network that sees aligned stacks alone blurs real ones",
+    )
+    group.add_argument(
+        "--recolour",
+        type=number(float, low=0, high=1),
+        default=0.3,
+        help="share of the samples in other colours and with less contrast of luma, where the "
+        "network sees colour: what differs in colour alone is rare in photographs",
     )
     group.add_argument(
         "--noise",

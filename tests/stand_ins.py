@@ -6,6 +6,8 @@ import numpy as np
 class Engine:
     """A stand-in for a network: what it does at a pixel depends on that pixel alone."""
 
+    colour = False
+
     def __init__(self, function, output="weights", tile=128):
         self.function = function
         self.output = output
@@ -21,7 +23,7 @@ class Engine:
     def prepare(self, n_frames, height, width, count):
         return self.jobs
 
-    def __call__(self, tiles):
+    def __call__(self, tiles, chroma=None):
         assert tiles.dtype == np.float32
         assert tiles.flags.c_contiguous
         self.shapes.append(tiles.shape)

@@ -7,10 +7,14 @@ import pytest
 from augmentation import (
     ENDS_SHARE,
     TWICE_SHARE,
+    Augmentation,
+    change_light,
     choose_frames,
     draw_shading,
+    luma_of,
     misalign,
     pad_with_copies,
+    recolour,
     shade,
 )
 
@@ -38,6 +42,48 @@ def test_an_answer_moves_with_its_sharp_frame():
         moved, wanted = misalign(np.random.default_rng(1), stack, answer)
         np.testing.assert_allclose(wanted, moved[sharp], atol=0.002)
         assert sharp == 1 or np.abs(wanted - answer).mean() > 0.005  # the ends move, not the middle
+
+
+def in_colour(seed, count=3):
+    """A stack (N, 3, 48, 64) whose middle frame is the answer, and the answer."""
+    rng = np.random.default_rng(seed)
+    answer = np.stack(
+        [cv2.GaussianBlur(rng.random((48, 64), np.float32), (0, 0), 1) for _ in "RGB"]
+    )
+    blurred = np.stack([cv2.GaussianBlur(plane, (0, 0), 4) for plane in answer])
+    return np.stack([answer if k == count // 2 else blurred for k in range(count)]), answer
+
+
+def test_answers_in_colour_follow_their_frames_too():
+    stack, answer = in_colour(0)
+    moved, wanted = misalign(np.random.default_rng(3), stack, answer)
+    assert moved.shape == stack.shape
+    np.testing.assert_allclose(wanted, moved[1], atol=0.003)
+    shaded, wanted = shade(np.random.default_rng(3), stack, answer)
+    assert np.abs(wanted - shaded[1]).mean() < 0.1 * np.abs(wanted - shaded[0]).mean()
+    with_light = change_light(
+        np.random.default_rng(3),
+        *(np.uint8(255 * part) for part in (stack, answer)),
+        Augmentation(colour=True, recolour=1, negatives=1, gain=0.2),
+    )
+    np.testing.assert_array_equal(with_light[0][1], with_light[1])
+
+
+def test_other_colours_keep_the_chroma_and_lower_the_luma():
+    """Up to the order of the channels; an eighth of the samples is grey."""
+    stack, answer = in_colour(1)
+    grey = 0
+    for seed in range(160):
+        new, wanted = recolour(np.random.default_rng(seed), stack, answer)
+        np.testing.assert_array_equal(new[1], wanted)
+        if np.ptp(wanted, axis=0).max() == 0:
+            grey += 1
+            continue
+        spread = np.ptp(wanted, axis=0)
+        np.testing.assert_allclose(spread, np.ptp(answer, axis=0), atol=1e-5)
+        contrasts = [luma_of(part[np.argsort(part.mean((1, 2)))], True).std() for part in (wanted,)]
+        assert contrasts[0] < 1.5 * luma_of(answer, True).std()
+    assert 8 <= grey <= 34
 
 
 def test_a_pair_shows_the_ends_more_often_than_chance():

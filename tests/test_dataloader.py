@@ -14,13 +14,14 @@ from dataloader import (
     TrainingStacks,
     ValidationStacks,
     batches,
+    collate,
     find_pairs,
     make_loader,
     plan_epoch,
     split_pairs,
 )
 from formats import write_picture
-from luma_store import LumaCache, LumaStore
+from picture_store import PictureCache, PictureStore, grey_levels
 from utils import StackError
 
 
@@ -39,7 +40,7 @@ def levels(folder, name, values, size=(24, 32), answer=200):
 
 def training(folder, **how):
     pairs, _ = find_pairs(folder)
-    return TrainingStacks(LumaStore(pairs), range(len(pairs)), Augmentation(**how), seed=0)
+    return TrainingStacks(PictureStore(pairs), range(len(pairs)), Augmentation(**how), seed=0)
 
 
 def test_find_pairs_in_natural_order_in_any_format(tmp_path):
@@ -270,7 +271,7 @@ def test_the_shape_of_a_scene_is_that_of_its_picture_turned_upright(tmp_path):
     photo.save(tmp_path / "turned.png", exif=exif)
     (tmp_path / "c.png").write_bytes((tmp_path / "whole.png").read_bytes()[:60])  # a header alone
     names = ("a.jpg", "b.jpg", "c.png", "turned.png")
-    store = LumaStore([(name, [], tmp_path / name) for name in names])
+    store = PictureStore([(name, [], tmp_path / name) for name in names])
     assert store.shapes == [(30, 20), None, (20, 30), store.read(3, -1).shape]
     assert store.read(0, -1).shape == (30, 20)
 
@@ -295,7 +296,7 @@ def test_gain_is_one_for_all_and_noise_is_in_the_frames_alone(tmp_path):
 def test_decoded_pictures_are_kept_within_the_budget(tmp_path):
     folder = write_set(tmp_path / "set", [2, 2], 32, 40)
     pairs, _ = find_pairs(folder)
-    kept, forgetful = LumaStore(pairs, cache_mib=1), LumaStore(pairs)
+    kept, forgetful = PictureStore(pairs, cache_mib=1), PictureStore(pairs)
     before = [kept.read(1, frame).copy() for frame in (-1, 0, 1)]
     forgetful.read(1, 0)
     shutil.rmtree(folder)
@@ -307,13 +308,36 @@ def test_decoded_pictures_are_kept_within_the_budget(tmp_path):
         kept.read(0, 0)
 
 
+def test_pictures_in_colour_are_kept_too(tmp_path):
+    folder = write_set(tmp_path / "set", [2], 32, 40)
+    pairs, _ = find_pairs(folder)
+    grey, colour = PictureStore(pairs), PictureStore(pairs, cache_mib=1, colour=True)
+    for frame in (-1, 0, 1):
+        picture = colour.read(0, frame).copy()
+        assert picture.shape == (3, 32, 40)
+        np.testing.assert_array_equal(colour.read(0, frame), picture)
+        np.testing.assert_allclose(
+            np.tensordot([0.299, 0.587, 0.114], picture, 1), grey.read(0, frame), atol=0.51
+        )
+    samples = TrainingStacks(colour, [0], Augmentation((16, 24), colour=True), 0)
+    batch = collate([samples[(0, 2, 0, k)] for k in range(2)])
+    assert batch["stack"].shape == (2, 3, 2, 16, 24) and batch["answer"].shape == (2, 3, 16, 24)
+    shutil.rmtree(folder)
+    assert colour.read(0, 1).shape == (3, 32, 40)
+    whole = ValidationStacks(colour, [0], (16, 16))[0]
+    assert whole["stack"].shape == (2, 3, 16, 16)
+    np.testing.assert_array_equal(
+        grey_levels(np.full((4, 5, 1), 7, np.uint8), True), np.full((3, 4, 5), 7)
+    )
+
+
 def test_a_cache_keeps_what_fits():
-    cache = LumaCache([6, 6, 0, 6], 13)
+    cache = PictureCache([6, 6, 0, 6], 13)
     for index in range(4):
         cache.put(index, np.full((2, 3), index, np.uint8))
     assert [cache.get(index) is not None for index in range(4)] == [True, True, False, False]
     np.testing.assert_array_equal(cache.get(1), np.ones((2, 3)))
-    fresh = pickle.loads(pickle.dumps(LumaCache([6, 6], 20, workers=2)))
+    fresh = pickle.loads(pickle.dumps(PictureCache([6, 6], 20, workers=2)))
     fresh.put(0, np.zeros((2, 3), np.uint8))
     fresh.put(1, np.zeros((2, 3), np.uint8))
     assert fresh.get(0) is not None and fresh.get(1) is None
@@ -324,7 +348,7 @@ def test_loader_processes_give_the_same_batches_and_share_the_memory(data):
     pairs, _ = find_pairs(data)
     found = []
     for workers in (0, 2):
-        store = LumaStore(pairs, cache_mib=1, workers=workers)
+        store = PictureStore(pairs, cache_mib=1, workers=workers)
         samples = TrainingStacks(store, range(len(pairs)), Augmentation((16, 16)), seed=0)
         order = EpochBatches([store.frame_count(i) for i in range(len(pairs))], 2, 0, True)
         order.start_at(3, 1)
@@ -345,7 +369,7 @@ def test_a_frame_of_another_size_is_named_in_one_line(tmp_path, workers):
     write_picture(tmp_path / "dof_stack" / "a" / "1.png", np.zeros((8, 8, 1), np.uint8))
     pairs, _ = find_pairs(tmp_path)
     loader = make_loader(
-        ValidationStacks(LumaStore(pairs), [0], (64, 64)), workers, False, indices=[0]
+        ValidationStacks(PictureStore(pairs), [0], (64, 64)), workers, False, indices=[0]
     )
     with pytest.raises(StackError, match=r"1\.png is 8x8, its answer .*a\.png is 32x24") as caught:
         list(batches(loader))
@@ -364,17 +388,17 @@ def test_whole_pictures_of_several_sizes_need_a_crop(tmp_path):
 
 def test_validation_is_whole_in_order_and_cut_to_its_centre(data):
     pairs, _ = find_pairs(data)
-    whole = ValidationStacks(LumaStore(pairs), [4, 1], (64, 64))
+    whole = ValidationStacks(PictureStore(pairs), [4, 1], (64, 64))
     assert len(whole) == 2
     assert [whole[i]["scene"] for i in range(2)] == ["scene4", "scene1"]
     assert whole[0]["stack"].shape == (4, 48, 48)
-    centre = ValidationStacks(LumaStore(pairs), [4], (16, 64))[0]
+    centre = ValidationStacks(PictureStore(pairs), [4], (16, 64))[0]
     np.testing.assert_array_equal(centre["stack"], whole[0]["stack"][:, 16:32])
     np.testing.assert_array_equal(centre["answer"], whole[0]["answer"][16:32])
 
 
 def test_pictures_can_be_resized(data):
     pairs, _ = find_pairs(data)
-    store = LumaStore(pairs, resize=(32, 40), cache_mib=1)
+    store = PictureStore(pairs, resize=(32, 40), cache_mib=1)
     assert store.read(0, 0).shape == (32, 40)
     assert store.cache.get(0) is not None

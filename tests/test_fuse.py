@@ -19,7 +19,7 @@ from fuse import (
     tile_plan,
     tile_spans,
 )
-from pictures import luma
+from planes import luma
 from utils import StackError
 
 
@@ -240,7 +240,7 @@ def test_networks_fuse_any_size(tmp_path, name, shape):
 
 def test_a_lack_of_memory_is_one_sentence():
     class Network:
-        output = "weights"
+        output, colour = "weights", False
 
         def __call__(self, stack):
             raise RuntimeError("CUDA out of memory. Tried to allocate 9 GiB")

@@ -75,6 +75,32 @@ def test_cross_entropy_is_least_at_the_frame_that_is_the_answer():
     assert values[2] < 0.3 * min(values[:2])
 
 
+def test_colour_is_scored_plane_by_plane():
+    """But for the logarithm of the error of all three."""
+    answers, pictures = (
+        torch.cat([drawn(24, 32, a, b) for b in (0.2, 0.5, 0.9)]) for a in (0.3, 0.4)
+    )
+    for name in ("l1", "mse", "ssim", "laplacian", "spatial_frequency"):
+        each = [
+            loss.TERMS[name](luma_output(picture[None]), {"answer": answer[None]})
+            for picture, answer in zip(pictures, answers)
+        ]
+        joined = luma_output(pictures.transpose(0, 1)), {"answer": answers.transpose(0, 1)}
+        torch.testing.assert_close(loss.TERMS[name](*joined), torch.stack(each).mean())
+
+
+def test_cross_entropy_in_colour_sees_colour():
+    """Two frames of one luma; the answer is the second."""
+    red, grey = torch.tensor([0.6, 0.3, 0.3]), torch.tensor([0.39, 0.39, 0.39])
+    stack = torch.stack([red, grey], 1)[None, :, :, None, None].expand(1, 3, 2, 4, 4)
+    batch = {"stack": stack, "answer": stack[:, :, 1]}
+    costs = []
+    for sure in (-3.0, 0.0, 3.0):
+        logits = torch.tensor([0.0, sure])[None, :, None, None].expand(1, 2, 4, 4)
+        costs.append(loss.cross_entropy_term({"logits": logits}, batch).item())
+    assert costs[2] < costs[1] < costs[0]
+
+
 def test_cross_entropy_refuses_a_network_without_weights():
     stack = torch.rand(1, 1, 2, 8, 8)
     with pytest.raises(ValueError, match="needs a network that weighs the frames"):

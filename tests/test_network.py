@@ -13,6 +13,7 @@ from network import (
     build_network,
     default_config,
     load_network,
+    luma_and_chroma,
     pad_to_multiple,
     run_network,
 )
@@ -117,7 +118,7 @@ def test_weights_of_the_frames_sum_to_one_at_any_size(mix, shape):
 
 @pytest.mark.parametrize(
     ("name", "parameters", "thousands"),
-    [("StackMix", 177_224, 2.725), ("StackMFF", 6_083_669, 142.5)],
+    [("StackMix", 181_528, 2.924), ("StackMFF", 6_083_669, 142.5)],
 )
 def test_cost_of_the_networks(name, parameters, thousands):
     """Multiply-adds a pixel and frame, in thousands, as the README gives them."""
@@ -127,6 +128,38 @@ def test_cost_of_the_networks(name, parameters, thousands):
         network(random_stack(1, 1, 4, 64, 64))
     cost = counter.get_total_flops() / 2 / (4 * 64 * 64) / 1000
     assert cost == pytest.approx(thousands, rel=0.01)
+
+
+def test_colour_alone_can_change_the_weights(mix):
+    stack = torch.rand(1, 3, 4, 33, 47, generator=torch.Generator().manual_seed(0))
+    luma, chroma = luma_and_chroma(stack)
+    with torch.no_grad():
+        grey = mix(luma)
+        assert mix(luma, torch.zeros_like(chroma)).equal(grey)
+        assert (mix(luma, chroma) - grey).abs().max() > 1e-3
+        output = run_network(mix, stack)
+    assert output["weights"].equal(mix(luma, chroma))
+    wanted = (output["weights"][0] * stack[0]).sum(1)
+    torch.testing.assert_close(output["fused"][0], wanted)
+
+
+def test_networks_of_luma_take_stacks_in_colour():
+    stack = torch.rand(1, 3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    mix = build_network({**default_config("StackMix"), "chroma": 0}).eval()
+    with torch.no_grad():
+        output = run_network(mix, stack)
+        assert output["weights"].equal(mix(luma_and_chroma(stack)[0]))
+    assert not mix.colour and output["fused"].shape == (1, 3, 32, 32)
+
+
+def test_weights_from_before_colour_are_of_luma(tmp_path):
+    config = {**default_config("StackMix"), "chroma": 0}
+    state = build_network(config).state_dict()
+    torch.save(
+        {"config": {k: v for k, v in config.items() if k != "chroma"}, "network": state},
+        tmp_path / "old.pth",
+    )
+    assert load_network(tmp_path / "old.pth").config == config
 
 
 def test_reversed_frames_give_reversed_weights_once_symmetric(mix):

@@ -19,7 +19,7 @@ from photos import (
     sharpness,
     what_is_unfit,
 )
-from pictures import luma
+from planes import luma
 from utils import StackError
 
 

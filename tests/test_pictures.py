@@ -13,16 +13,8 @@ from PIL import Image, ImageCms
 import pictures
 from formats import write_picture
 from metadata import Metadata
-from pictures import (
-    list_folders,
-    list_frames,
-    list_pictures,
-    luma,
-    put,
-    read_stack,
-    release,
-    window,
-)
+from pictures import list_folders, list_frames, list_pictures, put, read_stack, release, window
+from planes import luma
 from utils import StackError
 
 ROOT = Path(__file__).parents[1]
@@ -195,23 +187,6 @@ def test_turned_frames_are_compared_upright(tmp_path):
     (tmp_path / "1.png").write_bytes(saved(np.rot90(drawn()), "PNG", exif=exif.tobytes()))
     stack = read_stack([tmp_path / "0.png", tmp_path / "1.png"])
     np.testing.assert_array_equal(stack.frames[0], stack.frames[1])
-
-
-@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-def test_luma(dtype):
-    peak = np.iinfo(dtype).max
-    picture = drawn(4, dtype)
-    y = luma(picture)
-    assert y.dtype == np.float32
-    expected = picture[..., :3] / peak @ [0.299, 0.587, 0.114]
-    np.testing.assert_allclose(y, expected, atol=1e-6)
-    np.testing.assert_allclose(luma(picture[None, ..., 1:3]), picture[None, ..., 1] / peak, 1e-6)
-    white = np.full((1, 2, 3), peak, dtype)
-    assert luma(white).min() > 0.999999
-    assert luma(white).max() <= 1
-    if dtype == np.uint8:
-        by_opencv = cv2.cvtColor(picture[..., :3], cv2.COLOR_RGB2GRAY)
-        assert np.abs(y * 255 - by_opencv).max() < 0.51
 
 
 def test_frames_on_disk_are_those_in_memory_and_leave_no_file(tmp_path):

@@ -17,7 +17,7 @@ import train
 from augmentation import Augmentation
 from dataloader import EpochBatches, OwnBatches, TrainingStacks, find_pairs
 from formats import read_picture, write_picture
-from luma_store import LumaStore
+from picture_store import PictureStore
 from shards import list_stored, pairs_in_shards, shares_of_shards
 from utils import StackError, remove_leftovers, this_process
 
@@ -48,7 +48,7 @@ def samples_of(folder):
     pairs, left_over = find_pairs(folder)
     assert left_over == []
     how = Augmentation(crop=(16, 16), noise=3.0, negatives=0.3, drift=0.3)
-    store = LumaStore(pairs, cache_mib=1)
+    store = PictureStore(pairs, cache_mib=1)
     assert store.cache.kept.all()  # the sizes were found
     samples = TrainingStacks(store, range(len(pairs)), how, seed=0)
     return [samples[key] for batch in EpochBatches(COUNTS, 2, 0, True) for key in batch]

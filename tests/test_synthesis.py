@@ -12,8 +12,8 @@ import scenes
 from augmentation import Augmentation
 from dataloader import EpochBatches, batches, find_pairs, make_loader
 from formats import read_picture, write_picture
-from luma_store import LumaStore, luma_levels
 from photos import PhotoFolder
+from picture_store import PictureStore, grey_levels
 from synthesis import RefocusedStacks, SyntheticStacks, slot_frames, widened
 from utils import StackError
 
@@ -29,7 +29,9 @@ def stored(folder):
     """{scene: (N + 1, H, W) luma of the frames and the answer} of a data set, grey levels."""
     pairs, _ = find_pairs(folder)
     return {
-        name: np.stack([luma_levels(read_picture(path)) for path in (*frames, answer)]).astype(int)
+        name: np.stack(
+            [grey_levels(read_picture(path), False) for path in (*frames, answer)]
+        ).astype(int)
         for name, frames, answer in pairs
     }
 
@@ -156,8 +158,8 @@ def test_a_cut_is_widened_where_there_is_room():
 
 def test_luma_is_that_of_stored_frames(tmp_path):
     write_picture(tmp_path / "a.png", PHOTOS[0])
-    store = LumaStore([("a", [], tmp_path / "a.png")])
-    np.testing.assert_array_equal(luma_levels(np.stack(PHOTOS))[0], store.read(0, -1))
+    store = PictureStore([("a", [], tmp_path / "a.png")])
+    np.testing.assert_array_equal(grey_levels(np.stack(PHOTOS), False)[0], store.read(0, -1))
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")

@@ -13,7 +13,7 @@ import toolbox
 from formats import read_picture
 from learned import IFCNN, fuse_ifcnn
 from metrics import psnr
-from pictures import luma
+from planes import luma
 from spatial import majority
 from toolbox import METHODS, build_method, method_words, missing, parse_method
 from utils import StackError

@@ -21,9 +21,9 @@ import sources
 import train
 from dataloader import ValidationStacks, batches, find_pairs, make_loader, split_pairs
 from formats import read_picture, write_picture
-from luma_store import LumaStore
 from metrics import METRICS, score
 from network import build_network, default_config, load_network, run_network
+from picture_store import PictureStore
 from show import training_panel
 from utils import StackError
 
@@ -178,13 +178,16 @@ def test_what_a_run_leaves_behind(options, tmp_path, data):
     held_out = split_pairs(pairs, 0.3, 0)[1]
     network = load_network(folder / "best.pth")
     loader = make_loader(
-        ValidationStacks(LumaStore(pairs), held_out, (64, 64)), 0, False, indices=range(2)
+        ValidationStacks(PictureStore(pairs, colour=True), held_out, (64, 64)),
+        *(0, False),
+        indices=range(2),
     )
     found = []
     for batch in batches(loader):
         with torch.no_grad():
             fused = run_network(network, batch["stack"])["fused"]
-        found.append(score(fused[0, 0].numpy(), batch["answer"][0, 0].numpy(), 1.0)["PSNR"])
+        planes = fused[0], batch["answer"][0]
+        found.append(score(*(part.movedim(0, -1).numpy() for part in planes), 1.0)["PSNR"])
     assert np.mean(found) == pytest.approx(best["validation"]["PSNR"], abs=1e-4)
 
 
@@ -328,7 +331,7 @@ def test_training_helps(options, tmp_path):
     more = ["--epochs", "25", "--decay_fraction", "0.2", "--lr", "5e-3", "--validate_every", "25"]
     assert start(options, "run", *more) == 0
     line = (tmp_path / "run" / "log.jsonl").read_text().splitlines()[-1]
-    assert json.loads(line)["validation"]["PSNR"] > 27.5  # it begins with the frames' mean: 25.2
+    assert json.loads(line)["validation"]["PSNR"] > 26  # it begins with the frames' mean: 22.0
 
 
 def test_the_published_preset(data, tmp_path):

@@ -12,7 +12,7 @@ from engines import torch_engine
 from fuse import WEIGHTS, fuse_stack
 from metrics import psnr
 from ordering import focus_order
-from pictures import luma
+from planes import luma
 from scenes import random_scene
 from utils import sha256
 

@@ -1,6 +1,7 @@
-"""The luma of a data set's pictures, decoded once and kept in memory that processes share."""
+"""The pictures of a data set, as luma or RGB, decoded once and kept where processes share them."""
 
 import io
+import math
 import mmap
 from pathlib import Path
 
@@ -9,14 +10,14 @@ import numpy as np
 from PIL import Image
 
 from formats import read_picture
-from pictures import luma
+from planes import luma
 from utils import StackError
 
 ORIENTATION = 0x0112  # the EXIF tag; from 5 on rows and columns change places
 HEADER_BYTES = 1 << 16  # of a file in a shard, which is not read whole for its size
 
 
-class LumaCache:
+class PictureCache:
     """Decoded pictures in memory that forked loader processes share.
 
     An anonymous map: its pages are taken as they are first written, and unlike /dev/shm, which is
@@ -25,11 +26,13 @@ class LumaCache:
     Args:
         sizes: bytes of every picture, 0 where unknown; pictures are kept up to the budget.
         budget: bytes.
+        planes: 3 where pictures are (3, H, W), 0 where they are (H, W).
         workers: loader processes; where they are spawned each has a cache of its own.
     """
 
-    def __init__(self, sizes, budget, workers=0):
-        self.rebuild = (sizes, budget // max(workers, 1))
+    def __init__(self, sizes, budget, planes=0, workers=0):
+        self.rebuild = (sizes, budget // max(workers, 1), planes)
+        self.before = (planes,) if planes else ()
         ends = np.cumsum(np.asarray(sizes, np.int64))
         self.starts = ends - sizes
         self.kept = (ends <= budget) & (np.asarray(sizes) > 0)
@@ -39,22 +42,23 @@ class LumaCache:
         self.shapes = shapes.reshape(-1, 2)  # (0, 0): not yet there
 
     def __reduce__(self):
-        return LumaCache, self.rebuild
+        return PictureCache, self.rebuild
 
     def get(self, index):
-        """The picture (H, W) uint8, not to be written to, or None."""
+        """The picture, (H, W) or (planes, H, W) uint8, not to be written to, or None."""
         height, width = self.shapes[index]
         if not height:
             return None
+        shape = (*self.before, int(height), int(width))
         start = self.starts[index]
-        return self.pixels[start : start + height * width].reshape(height, width)
+        return self.pixels[start : start + math.prod(shape)].reshape(shape)
 
     def put(self, index, picture):
-        """Keep a picture (H, W) uint8 if it has a place and fits there."""
+        """Keep a picture, as `get` gives it, if it has a place and fits there."""
         start, room = self.starts[index], self.rebuild[0][index]
         if self.kept[index] and picture.size == room:
             self.pixels[start : start + room] = picture.ravel()
-            self.shapes[index] = picture.shape  # last: from now on others read it
+            self.shapes[index] = picture.shape[-2:]  # last: from now on others read it
 
 
 def _header_shape(path):
@@ -70,23 +74,31 @@ def _header_shape(path):
         return None  # not cached; reading it will say what is wrong with it
 
 
-def luma_levels(pictures, resize=None):
-    """Luma in whole grey levels.
+def grey_levels(pictures, colour, resize=None):
+    """Luma or RGB in whole grey levels.
 
     Args:
-        pictures: (..., C) uint8 or uint16, C as in read_picture.
+        pictures: (..., H, W, C) uint8 or uint16, C as in read_picture.
+        colour: RGB in place of luma; grey pictures have it three times.
         resize: (height, width) px that one picture (H, W, C) is stretched to, or None.
     Returns:
-        (...) uint8.
+        (..., H, W) uint8, or (..., 3, H, W).
     """
-    levels = luma(pictures)
-    if resize and levels.shape != tuple(resize):
-        levels = cv2.resize(levels, resize[::-1], interpolation=cv2.INTER_LINEAR)
-    return np.round(levels * 255).astype(np.uint8)
+    if not colour:
+        values = luma(pictures)
+    elif pictures.shape[-1] <= 2:
+        values = np.repeat(luma(pictures)[..., None], 3, axis=-1)
+    else:
+        values = pictures[..., :3] * np.float32(1 / np.iinfo(pictures.dtype).max)
+    sides = values.shape[-3:-1] if colour else values.shape[-2:]
+    if resize and sides != tuple(resize):
+        values = cv2.resize(values, resize[::-1], interpolation=cv2.INTER_LINEAR)
+    whole = np.round(values * 255).astype(np.uint8)
+    return np.ascontiguousarray(np.moveaxis(whole, -1, -3)) if colour else whole
 
 
-class LumaStore:
-    """The luma of all pictures of a data set, decoded when first asked for.
+class PictureStore:
+    """The pictures of a data set, decoded when first asked for.
 
     Attributes:
         shapes: (H, W) of every scene, None where its file must be read to know it.
@@ -96,30 +108,34 @@ class LumaStore:
         resize: (height, width) px that every picture is stretched to, or None.
         cache_mib: memory for decoded pictures, MiB.
         workers: loader processes that will share the memory.
+        colour: keep RGB, planes first, in place of the luma.
     """
 
-    def __init__(self, pairs, resize=None, cache_mib=0, workers=0):
+    def __init__(self, pairs, resize=None, cache_mib=0, workers=0, colour=False):
         self.pairs = pairs
         self.resize = resize
+        self.colour = colour
         counts = [len(frames) + 1 for _, frames, _ in pairs]
         self.first = np.cumsum([0, *counts])
         # The frames of a scene have one size; one header tells it for all.
         self.shapes = [resize or _header_shape(pair[2]) for pair in pairs]
-        sizes = [shape[0] * shape[1] if shape else 0 for shape in self.shapes]
-        self.cache = LumaCache(np.repeat(sizes, counts).tolist(), cache_mib << 20, workers)
+        planes = 3 if colour else 0
+        sizes = [shape[0] * shape[1] * (planes or 1) if shape else 0 for shape in self.shapes]
+        sizes = np.repeat(sizes, counts).tolist()
+        self.cache = PictureCache(sizes, cache_mib << 20, planes, workers)
 
     def frame_count(self, scene):
         """N of a scene."""
         return len(self.pairs[scene][1])
 
     def read(self, scene, frame):
-        """Luma of one picture.
+        """One picture.
 
         Args:
             scene: index into pairs.
             frame: index of the frame, or -1 for the answer.
         Returns:
-            (H, W) uint8, not to be written to.
+            (H, W) uint8, or (3, H, W) in colour, not to be written to.
         Raises:
             StackError: the file cannot be read.
         """
@@ -128,7 +144,7 @@ class LumaStore:
         picture = self.cache.get(index)
         if picture is None:
             picture = read_picture(answer if frame < 0 else frames[frame])
-            picture = luma_levels(picture, self.resize)
+            picture = grey_levels(picture, self.colour, self.resize)
             self.cache.put(index, picture)
         return picture
 
@@ -138,10 +154,10 @@ class LumaStore:
         Args:
             scene: index into pairs.
             frames: indices of the frames, in the order wanted.
-            answer: (H, W), the answer; the frames must have its size.
+            answer: as of `read`; the frames must have its size.
             cut: (rows, columns), two slices.
         Returns:
-            (len(frames), h, w) uint8.
+            (len(frames), h, w) uint8, or (len(frames), 3, h, w).
         Raises:
             StackError: a file cannot be read, or a frame has another size than the answer.
         """
@@ -150,9 +166,10 @@ class LumaStore:
         for frame in frames:
             picture = self.read(scene, frame)
             if picture.shape != answer.shape:
+                (height, width), (high, wide) = picture.shape[-2:], answer.shape[-2:]
                 raise StackError(
-                    f"{paths[frame]} is {picture.shape[1]}x{picture.shape[0]}, its answer "
-                    f"{answer_path} is {answer.shape[1]}x{answer.shape[0]}: they must have one size"
+                    f"{paths[frame]} is {width}x{height}, its answer {answer_path} is "
+                    f"{wide}x{high}: they must have one size"
                 )
-            pictures.append(picture[cut])
+            pictures.append(picture[..., *cut])
         return np.stack(pictures)
