@@ -6,6 +6,7 @@ import numpy as np
 # Of red, green and blue: the luma, and Cb and Cr. ITU-R Recommendation BT.601.
 LUMA = (0.299, 0.587, 0.114)
 CHROMA = ((-0.168736, -0.331264, 0.5), (0.5, -0.418688, -0.081312))
+BAND = 32  # rows, an even number
 
 
 def luma(pictures):
@@ -23,8 +24,16 @@ def luma(pictures):
     matrix = np.float32([LUMA]) * np.float32(scale)
     out = np.empty(pictures.shape[:-1], np.float32)
     for index in np.ndindex(pictures.shape[:-3]):
-        cv2.transform(pictures[index][..., :3].astype(np.float32), matrix, out[index])
-    return np.minimum(out, 1, out=out)  # the three factors may round to a sum just over 1
+        for rows in _bands(pictures.shape[-3]):
+            part = out[*index, rows]
+            cv2.transform(pictures[*index, rows, :, :3].astype(np.float32), matrix, part)
+            np.minimum(part, 1, out=part)  # the three factors may round to a sum just over 1
+    return out
+
+
+def _bands(height):
+    """Slices of some rows each: what is made of them on the way stays in the processor's cache."""
+    return [slice(start, min(start + BAND, height)) for start in range(0, height, BAND)]
 
 
 def chroma(frames):
@@ -37,15 +46,21 @@ def chroma(frames):
     Source: ITU-R Recommendation BT.601.
     """
     count, height, width, channels = frames.shape
-    half = -(-height // 2), -(-width // 2)
-    out = np.zeros((2, count, *half), np.float32)
+    out = np.zeros((2, count, -(-height // 2), -(-width // 2)), np.float32)
     if channels <= 2:
         return out
-    matrix = np.float32(CHROMA) / np.float32(np.iinfo(frames.dtype).max)
+    scale = 1 / np.iinfo(frames.dtype).max
     for k, frame in enumerate(frames):
-        frame = frame[..., :3]
-        if height % 2 or width % 2:  # the mean of a lone row is that row
-            frame = cv2.copyMakeBorder(frame, 0, height % 2, 0, width % 2, cv2.BORDER_REPLICATE)
-        small = cv2.resize(frame, half[::-1], interpolation=cv2.INTER_AREA)
-        out[0, k], out[1, k] = cv2.split(cv2.transform(small.astype(np.float32), matrix))
+        for rows in _bands(height):
+            band = frame[rows, :, :3]
+            if len(band) % 2 or width % 2:  # the mean of a lone row is that row
+                odd = 0, len(band) % 2, 0, width % 2
+                band = cv2.copyMakeBorder(band, *odd, cv2.BORDER_REPLICATE)
+            half = slice(rows.start // 2, -(-rows.stop // 2))
+            size = band.shape[1] // 2, band.shape[0] // 2
+            red, green, blue = cv2.split(cv2.resize(band, size, interpolation=cv2.INTER_AREA))
+            for plane, (of_red, of_green, of_blue) in zip(out[:, k, half], CHROMA, strict=True):
+                parts = red, of_red * scale, green, of_green * scale, 0
+                cv2.addWeighted(*parts, plane, cv2.CV_32F)
+                plane += blue * np.float32(of_blue * scale)
     return out
