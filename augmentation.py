@@ -34,6 +34,7 @@ class Augmentation:
         drift: share of the samples whose frames are out of place, by up to a few px.
         colour: samples are RGB in place of luma.
         recolour: share of the samples in other colours, see `recolour`.
+        fringes: share of the samples of a lens that focuses red and blue elsewhere, see `fringe`.
     """
 
     crop: tuple[int, int] | None = None
@@ -46,8 +47,11 @@ class Augmentation:
     drift: float = 0.0
     colour: bool = False
     recolour: float = 0.0
+    fringes: float = 0.0
 
 
+# How far from green's the focus of red and blue may lie, frames.
+FARTHEST_FOCUS = 0.8
 FRAME_CHOICES = ("subset", "all", "shuffled")
 
 
@@ -150,6 +154,29 @@ def recolour(rng, stack, answer):
         else:
             parts.append((picture + fade * (level - luma)).clip(0, 1))
     return tuple(parts)
+
+
+def fringe(rng, stack):
+    """Let red and blue be in focus elsewhere than green: a lens with chromatic aberration.
+
+    What is out of focus then has more colour than what is in focus, which a network that has not
+    seen it takes for a sign of sharpness.
+
+    Args:
+        rng: NumPy generator.
+        stack: (N, 3, H, W) float32 in [0, 1].
+    Returns:
+        The same; between two frames the mean of both stands for the blur there.
+    """
+    stack, last = stack.copy(), len(stack) - 1
+    reach = rng.uniform(0, FARTHEST_FOCUS)
+    for channel, ahead in zip((0, 2), rng.uniform(-reach, reach, 2), strict=True):
+        place = np.clip(np.arange(len(stack)) + ahead, 0, last)
+        before = np.floor(place).astype(int)
+        share = (place - before).astype(np.float32)[:, None, None]
+        plane, after = stack[:, channel].copy(), np.minimum(before + 1, last)
+        stack[:, channel] = (1 - share) * plane[before] + share * plane[after]
+    return stack
 
 
 def sharp_share(stack, answer, side, tolerance, slope):
@@ -259,6 +286,8 @@ def change_light(rng, stack, answer, how):
         stack, answer = misalign(rng, stack, answer)
     if rng.random() < how.shading:
         stack, answer = shade(rng, stack, answer)
+    if how.colour and rng.random() < how.fringes:
+        stack = fringe(rng, stack)
     if how.noise:
         sigma = np.float32(rng.uniform(0, how.noise) / 255)
         stack += sigma * rng.standard_normal(stack.shape, np.float32)

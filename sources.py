@@ -293,6 +293,7 @@ def build_loaders(args, device, colour):
         drift=args.drift,
         colour=colour,
         recolour=args.recolour,
+        fringes=args.fringes,
     )
     if args.photos:
         data = photo_samples(args, cache_mib, workers, augmentation, device)

@@ -31,6 +31,7 @@ PRESETS = {
         "shading": 0.0,
         "drift": 0.0,
         "recolour": 0.0,
+        "fringes": 0.0,
         "split": "name",
         "val_fraction": 0.2,
         "epochs": 20,
@@ -74,7 +75,7 @@ FIXED = (
     "freeze_norm",
 )
 # What it meant that a run of an older version did not know an option, where not its default.
-BEFORE = {"shading": 0.0, "drift": 0.0, "recolour": 0.0}
+BEFORE = {"shading": 0.0, "drift": 0.0, "recolour": 0.0, "fringes": 0.0}
 # What belongs to the machine and the time of a start, and not to the run.
 OF_THE_START = ("resume", "max_minutes", "device", "num_workers", "cache_mib", "experiments")
 OF_THE_START += ("dry_run", "profile", "strict")
@@ -262,6 +263,13 @@ def get_parser():
         default=0.3,
         help="share of the samples in other colours and with less contrast of luma, where the "
         "network sees colour: what differs in colour alone is rare in photographs",
+    )
+    group.add_argument(
+        "--fringes",
+        type=number(float, low=0, high=1),
+        default=0.2,
+        help="share of the samples whose red and blue are in focus elsewhere than green, where the "
+        "network sees colour, as through most lenses: fringes are no sign of sharpness",
     )
     group.add_argument(
         "--noise",
