@@ -15,12 +15,13 @@ from alignment import Alignment, load_alignment, save_alignment
 from exposure import Tiles, expose, match, tiles_of
 from formats import suffix_like, write_picture
 from linking import chain_of, connect, loops, settle
+from ordering import put_in_order
 from parallax import refine
 from pictures import list_frames, read_stack, release
 from planes import luma
 from registration import BLOCK, PARAMETERS, farthest, is_comparable, pyramid, register
 from resampling import resample
-from utils import StackError, run_main
+from utils import StackError, natural_key, run_main
 
 THREADS = 2
 LONGEST = 800  # px; frames are compared at most at this size
@@ -268,22 +269,30 @@ def find_reference(word, names):
     """The index of the frame that --reference names; None for None.
 
     Args:
-        word: a file name, or a number from 0; names: of the frames' files.
+        word: a file name, or a number from 0 in natural order of the names, whatever theirs is.
+        names: of the frames' files.
     Raises:
         StackError: there is no such frame.
     """
     if word is None or word in names:
         return None if word is None else list(names).index(word)
     if word.isdecimal() and int(word) < len(names):
-        return int(word)
+        return list(names).index(sorted(names, key=natural_key)[int(word)])
     raise StackError(
         f"--reference {word} is no frame of the stack: give a file's name, or 0 to {len(names) - 1}"
     )
 
 
 def add_align_options(parser):
-    """The options that say how frames are aligned; returns their group."""
+    """The options that say how frames are ordered and aligned; returns their group."""
     group = parser.add_argument_group("alignment")
+    group.add_argument(
+        "--order",
+        choices=("auto", "given"),
+        default="auto",
+        help="auto: frames that clearly are not in focus order are brought into it, which is told; "
+        "given: take them in the order of their names, or in a file (default: %(default)s)",
+    )
     group.add_argument(
         "--reference",
         metavar="FRAME",
@@ -402,9 +411,11 @@ def main(argv=None):
     if args.use_alignment is not None and args.reference is not None:
         parser.error("--reference contradicts --use_alignment, which has its own: leave out one")
     paths = list_frames(args.stack_path)
-    names = [path.name for path in paths]
-    reference = find_reference(args.reference, names)
+    reference = find_reference(args.reference, [path.name for path in paths])
     stack = read_stack(paths, spill=args.output_dir, reference=reference)
+    if args.order == "auto":
+        put_in_order(stack)
+    paths, names = stack.paths, [path.name for path in stack.paths]
     for note in stack.notes:
         print(f"note: {note}")
     with tqdm(desc="alignment", unit="", leave=False, disable=None) as bar:

@@ -153,19 +153,24 @@ def focus_order(frames):
     return best[::-1] if np.dot(best, given) < np.dot(best[::-1], given) else best
 
 
-def put_in_order(stack):
+def put_in_order(stack, names=None):
     """Bring a Stack into focus order, frames and paths, in place, and add a note, where it is not.
 
     Args:
         stack: pictures.Stack.
+        names: what its frames are called; default: as their files.
+    Returns:
+        The names, in the order of the frames.
     """
+    names = names or [path.name for path in stack.paths]
     order = focus_order(stack.frames)
     if order is None:
-        return
+        return names
     permute(stack.frames, order)
-    stack.paths = [stack.paths[k] for k in order]
-    names = " ".join(path.name for path in stack.paths)
-    stack.notes.append(f"the frames were not in focus order and were brought into it: {names}")
+    stack.paths, names = ([parts[k] for k in order] for parts in (stack.paths, names))
+    told = " ".join(names)
+    stack.notes.append(f"the frames were not in focus order and were brought into it: {told}")
+    return names
 
 
 def permute(frames, order):

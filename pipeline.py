@@ -106,13 +106,6 @@ def add_fuse_options(parser):
     )
     group = parser.add_argument_group("choices")
     group.add_argument(
-        "--order",
-        choices=("auto", "given"),
-        default="auto",
-        help="auto: frames that clearly are not in focus order are brought into it, which is told; "
-        "given: take them in the order of their names, or in a file (default: %(default)s)",
-    )
-    group.add_argument(
         "--prefer",
         choices=("near", "far"),
         help="what is shown where a near and a far thing share a pixel, as beside the edges of "

@@ -233,12 +233,13 @@ class Session:
             self.runs += 1
             run = self.place / f"run-{self.runs}"
             longest = max(use[0]["width"], use[0]["height"])
+            given = ["--order", "given"] if self.arranged else []  # by hand
             spec = {
                 "kind": "fuse",
                 "frames": [[frame["file"], frame["number"]] for frame in use],
                 "names": [frame["name"] for frame in use],
                 "small": [str(self.looks / f"{frame['id']}.png") for frame in use],
-                "options": [*self.house.options, *words],
+                "options": [*self.house.options, *words, *given],
                 "draft": str(run / "draft") if longest >= DRAFT_LEAST else None,
                 "full": str(run / "full"),
             }
@@ -263,10 +264,19 @@ class Session:
                     carry_strokes(self.former or self.result, made)
                     self.former = None
                 self.result = made
+                self._follow(made.names)
                 self.version += 1
             self._forget(before)
         elif "stage" in message:
             self.progress = message
+
+    def _follow(self, names):
+        """Show the frames in the order in which they were fused; others stay where they are."""
+        place = {name: k for k, name in enumerate(names)}
+        named = {key: place.get(self.frames[key]["name"]) for key in self.order}
+        fused = iter(sorted((k for k in self.order if named[k] is not None), key=named.get))
+        if not self.arranged:
+            self.order = [k if named[k] is None else next(fused) for k in self.order]
 
     def _fused(self, sentence):
         with self.lock:

@@ -22,6 +22,7 @@ import numpy as np
 from alignment import common_area
 from formats import decode, write_picture
 from metadata import Metadata
+from ordering import put_in_order
 from pictures import read_stack
 from pipeline import Files, add_fuse_options, fuse_read, make_engine, tilt_of, write_slabs
 from previews import sharpness
@@ -182,6 +183,8 @@ def fuse_into(folder, paths, names, engine, args, teller, part=None):
     told = partial(teller.stage, part=part)
     folder.mkdir(parents=True)
     stack = read_stack(paths, store=folder / "frames.raw", progress=partial(told, "reading frames"))
+    if args.order == "auto":
+        names = put_in_order(stack, names)
     has_weights = engine.output == "weights"
     files = Files(
         folder / "fused.npy",
@@ -210,7 +213,7 @@ def fuse_into(folder, paths, names, engine, args, teller, part=None):
     record = {
         "shape": list(stack.frames.shape),
         "dtype": stack.frames.dtype.name,
-        "files": [path.name for path in paths],
+        "files": [path.name for path in stack.paths],
         "names": names,
         "kept": use,
         "area": area,

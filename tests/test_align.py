@@ -5,6 +5,7 @@ import json
 import cv2
 import numpy as np
 import pytest
+from drawn import draw_stack, texture
 
 import align
 import linking
@@ -406,6 +407,28 @@ def test_the_command_writes_the_aligned_frames(folder, moving, tmp_path, capsys)
         data = (out / f"{k}.png").read_bytes()
         assert (tmp_path / "again" / f"{k}.png").read_bytes() == data
         assert (tmp_path / "used" / f"{k}.png").read_bytes() == data
+
+
+def test_the_command_takes_frames_in_focus_order(tmp_path, capsys):
+    """And writes them under their own names; --order given takes them as they are named."""
+    frames = draw_stack(texture(256, 320, 5), 6)
+    for name, k in zip("abcdef", (3, 0, 5, 1, 4, 2), strict=True):
+        write_picture(tmp_path / "in" / f"{name}.png", frames[k])
+    words = ["--stack_path", tmp_path / "in", "--output_dir"]
+    run(*words, tmp_path / "out")
+    told = "brought into it: b.png d.png f.png a.png e.png c.png"
+    backwards = "brought into it: c.png e.png a.png f.png d.png b.png"
+    printed = capsys.readouterr().out
+    assert told in printed or backwards in printed
+    for name in "abcdef":
+        np.testing.assert_array_equal(
+            read_picture(tmp_path / "out" / f"{name}.png"),
+            read_picture(tmp_path / "in" / f"{name}.png"),
+        )
+    run(*words, tmp_path / "by_number", "--reference", "1")  # by name, not by place
+    assert "6 frames on b.png" in capsys.readouterr().out
+    run(*words, tmp_path / "given", "--order", "given")
+    assert "brought into it" not in capsys.readouterr().out
 
 
 def test_a_strict_command_fails_where_a_frame_would_be_left_out(folder, tmp_path):

@@ -32,11 +32,11 @@ IMPORTS = {
     "exposure": "registration",
     "resampling": "alignment",
     "parallax": "alignment registration linking",
-    "align": "planes utils formats pictures alignment registration linking exposure parallax resampling",
+    "ordering": "pictures",
+    "align": "ordering planes utils formats pictures alignment registration linking exposure parallax resampling",
     "engines": "planes utils network",
     "fuse": "pictures alignment engines",
     "focus_maps": "planes pictures",
-    "ordering": "pictures",
     "export": "utils network engines",
     "show": "",
     "relief": "focus_maps show",
@@ -47,7 +47,7 @@ IMPORTS = {
     "pipeline": "utils formats pictures engines alignment registration align ordering fuse "
     "focus_maps previews report retouch",
     "uploads": "utils camera_files formats pictures stack_files",
-    "worker": "utils metadata formats stack_files pictures alignment show previews pipeline "
+    "worker": "ordering utils metadata formats stack_files pictures alignment show previews pipeline "
     "uploads",
     "jobs": "utils",
     "viewing": "utils metadata formats pictures alignment engines fuse show relief previews "

@@ -296,6 +296,37 @@ def test_frames_are_ordered_and_left_out(house):
         session.arrange(list(range(12)), [12])
 
 
+def test_frames_out_of_focus_order_are_put_right(house, tmp_path):
+    """But not those that were arranged by hand, and one that is left out stays where it is."""
+    frames = draw_stack(texture(256, 320, 5), 7)
+    names = "abcdefg"
+    shuffled = dict(zip(names, (3, 0, 5, 1, 6, 2, 4), strict=True))
+    session = house.get(house.new())
+    for name, k in shuffled.items():
+        bring(session, f"{name}.png", cv2.imencode(".png", frames[k])[1].tobytes())
+    until(lambda: not session.state()["looking"])
+    session.fuse({})
+    until(lambda: session.fuse_job is None)
+    found = [frame["name"][0] for frame in session.state()["frames"]]
+    inside = sorted(names, key=shuffled.get)
+    assert found in (inside, inside[::-1])
+    assert [name[0] for name in session.state()["result"]["names"]] == found
+    notes = session.state()["result"]["notes"]
+    assert any("brought into it: " + ".png ".join(found) in note for note in notes)
+    ids = {frame["name"][0]: frame["id"] for frame in session.state()["frames"]}
+    session.arrange([ids[name] for name in names], [ids["d"]])
+    session.fuse({})
+    until(lambda: session.fuse_job is None)
+    assert [name[0] for name in session.state()["result"]["names"]] == list("abcefg")
+    assert [frame["name"][0] for frame in session.state()["frames"]] == list(names)
+    session.arranged = False
+    session.fuse({})
+    until(lambda: session.fuse_job is None)
+    rest = [name for name in found if name != "d"]
+    now = [frame["name"][0] for frame in session.state()["frames"]]
+    assert now[3] == "d" and [name for name in now if name != "d"] in (rest, rest[::-1])
+
+
 def test_an_answer_among_the_frames_is_left_out(house):
     session = drawn_session(house)
     told = session.frames[0] | {"id": 9, "name": "AiF.png"}
