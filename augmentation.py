@@ -156,27 +156,31 @@ def recolour(rng, stack, answer):
     return tuple(parts)
 
 
-def fringe(rng, stack):
+def fringe(rng, stack, answer):
     """Let red and blue be in focus elsewhere than green: a lens with chromatic aberration.
 
     What is out of focus then has more colour than what is in focus, which a network that has not
-    seen it takes for a sign of sharpness.
+    seen it takes for a sign of sharpness. The answer has what the sharp frame has of it, since a
+    network that is asked for more mixes frames.
 
     Args:
         rng: NumPy generator.
         stack: (N, 3, H, W) float32 in [0, 1].
+        answer: (3, H, W) float32 in [0, 1].
     Returns:
-        The same; between two frames the mean of both stands for the blur there.
+        (stack, answer); between two frames their mean stands for the blur there.
     """
-    stack, last = stack.copy(), len(stack) - 1
+    share = sharp_share(luma_of(stack, True), luma_of(answer, True), 5, CLEAR_ERROR, 0.2)
+    plain, stack, last = stack, stack.copy(), len(stack) - 1
     reach = rng.uniform(0, FARTHEST_FOCUS)
     for channel, ahead in zip((0, 2), rng.uniform(-reach, reach, 2), strict=True):
         place = np.clip(np.arange(len(stack)) + ahead, 0, last)
         before = np.floor(place).astype(int)
-        share = (place - before).astype(np.float32)[:, None, None]
+        part = (place - before).astype(np.float32)[:, None, None]
         plane, after = stack[:, channel].copy(), np.minimum(before + 1, last)
-        stack[:, channel] = (1 - share) * plane[before] + share * plane[after]
-    return stack
+        stack[:, channel] = (1 - part) * plane[before] + part * plane[after]
+    answer = answer + (share[:, None] * (stack - plain)).sum(0)
+    return stack, answer.clip(0, 1)
 
 
 def sharp_share(stack, answer, side, tolerance, slope):
@@ -287,7 +291,7 @@ def change_light(rng, stack, answer, how):
     if rng.random() < how.shading:
         stack, answer = shade(rng, stack, answer)
     if how.colour and rng.random() < how.fringes:
-        stack = fringe(rng, stack)
+        stack, answer = fringe(rng, stack, answer)
     if how.noise:
         sigma = np.float32(rng.uniform(0, how.noise) / 255)
         stack += sigma * rng.standard_normal(stack.shape, np.float32)
