@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -12,7 +13,7 @@ from engines import torch_engine
 from fuse import WEIGHTS, fuse_stack
 from metrics import psnr
 from ordering import focus_order
-from planes import luma
+from planes import LUMA, luma
 from scenes import random_scene
 from utils import sha256
 
@@ -54,6 +55,25 @@ def test_fused_is_nearer_to_the_answer_than_every_frame_and_their_mean(engine):
         assert fused > max(psnr(frame, answer, 255) for frame in frames) + 1
         gains.append(fused - psnr(np.uint8(frames.mean(0).round()), answer, 255))
     assert min(gains) > 3 and np.mean(gains) > 9
+
+
+def test_what_differs_in_colour_alone_is_found(engine):
+    """Lines of the luma of what is behind them, sharp in one frame: no luma tells of them."""
+    background = np.float32([150, 120, 70])
+    lines = np.zeros((96, 160), np.float32)
+    for x in range(12, 150, 24):
+        cv2.line(lines, (x, 0), (x + 9, 95), 1, 2, cv2.LINE_AA)
+    other = background + np.float32([-60, 20, 54.4])  # as bright
+    np.testing.assert_allclose(background @ LUMA, other @ LUMA, atol=0.01)
+    frames = []
+    for sigma in (6, 3, 0, 3, 6):
+        soft = cv2.GaussianBlur(lines, (0, 0), sigma) if sigma else lines
+        frames.append(background + soft[..., None] * (other - background))
+    frames = np.uint8(np.round(frames))
+    answer = frames[2].astype(float)
+    fused = fuse_stack(frames, engine).picture
+    left = np.abs(fused - answer).mean() / np.abs(frames[1] - answer).mean()
+    assert left < 0.25, left
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
