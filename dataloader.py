@@ -123,9 +123,9 @@ def plan_epoch(frame_counts, batch_size, seed, epoch, subsets, repeat=1, world=1
         frame_counts: N of every scene.
         batch_size: scenes in a batch of one process.
         seed, epoch: choose the plan.
-        subsets: three scenes in ten draw between 2 and N; the others have N. A network that sees
-            subsets alone learns that a surface may be sharp in no frame, and mixes where it need
-            not.
+        subsets: three scenes in ten draw between 2 and N, few more often than many, since where
+            frames are few none may be sharp; the others have N. A network that sees subsets alone
+            expects surfaces that are never sharp, and mixes where it need not.
         repeat: how often each scene is taken in an epoch.
         world: processes; they share out a batch of batch_size * world.
     Returns:
@@ -142,7 +142,7 @@ def group_scenes(rng, frame_counts, batch_size, subsets, repeat, world):
     scenes = np.tile(np.arange(len(frame_counts)), repeat)
     n_frames = np.asarray(frame_counts)[scenes]
     if subsets:
-        few = rng.integers(2, n_frames + 1)
+        few = (2 * ((n_frames + 1) / 2) ** rng.random(len(scenes))).astype(int)
         n_frames = np.where(rng.random(len(scenes)) < WHOLE_SHARE, n_frames, few)
     order = rng.permutation(len(scenes))
     order = order[np.argsort(n_frames[order], kind="stable")]

@@ -210,11 +210,13 @@ def test_negatives_turn_frames_and_answer(data):
         np.testing.assert_allclose(other, 1 - one, atol=1e-6)
 
 
-def test_seven_samples_in_ten_have_every_frame():
+def test_seven_samples_in_ten_have_every_frame_and_the_others_rather_few():
     plan = plan_epoch([10] * 2000, 1, 0, 0, subsets=True)
     counts = np.array([n_frames for batch in plan for _, n_frames in batch])
     assert counts.min() == 2
-    assert (counts == 10).mean() == pytest.approx(0.7 + 0.3 / 9, abs=0.04)
+    for count in (2, 6, 10):
+        share = 0.3 * np.log((count + 1) / count) / np.log(11 / 2) + 0.7 * (count == 10)
+        assert (counts == count).mean() == pytest.approx(share, abs=0.02), count
 
 
 def test_all_and_shuffled_frames(tmp_path):
