@@ -50,8 +50,7 @@ class Augmentation:
     fringes: float = 0.0
 
 
-# How far from green's the focus of red and blue may lie, frames.
-FARTHEST_FOCUS = 0.8
+FARTHEST_FOCUS = 0.8  # of red and blue from that of green, frames of the stack
 FRAME_CHOICES = ("subset", "all", "shuffled")
 
 
@@ -156,7 +155,7 @@ def recolour(rng, stack, answer):
     return tuple(parts)
 
 
-def fringe(rng, stack, answer):
+def fringe(rng, stack, answer, frames):
     """Let red and blue be in focus elsewhere than green: a lens with chromatic aberration.
 
     What is out of focus then has more colour than what is in focus, which a network that has not
@@ -165,20 +164,22 @@ def fringe(rng, stack, answer):
 
     Args:
         rng: NumPy generator.
-        stack: (N, 3, H, W) float32 in [0, 1].
+        stack: (N, 3, H, W) float32 in [0, 1], frames in register.
         answer: (3, H, W) float32 in [0, 1].
+        frames: (N,) int, their numbers in focus order, in any order, some possibly twice.
     Returns:
         (stack, answer); between two frames their mean stands for the blur there.
     """
-    share = sharp_share(luma_of(stack, True), luma_of(answer, True), 5, CLEAR_ERROR, 0.2)
-    plain, stack, last = stack, stack.copy(), len(stack) - 1
+    numbers, first = np.unique(frames, return_index=True)
     reach = rng.uniform(0, FARTHEST_FOCUS)
-    for channel, ahead in zip((0, 2), rng.uniform(-reach, reach, 2), strict=True):
-        place = np.clip(np.arange(len(stack)) + ahead, 0, last)
-        before = np.floor(place).astype(int)
-        part = (place - before).astype(np.float32)[:, None, None]
-        plane, after = stack[:, channel].copy(), np.minimum(before + 1, last)
-        stack[:, channel] = (1 - part) * plane[before] + part * plane[after]
+    shares = []  # of the planes `first` in those of each frame
+    for ahead in rng.uniform(-reach, reach, 2):
+        place = np.clip(frames + ahead, numbers[0], numbers[-1])
+        shares.append([np.interp(place, numbers, row) for row in np.eye(len(numbers))])
+    share = sharp_share(luma_of(stack, True), luma_of(answer, True), 5, CLEAR_ERROR, 0.2)
+    plain, stack = stack, stack.copy()
+    for channel, parts in zip((0, 2), np.float32(shares), strict=True):
+        stack[:, channel] = np.tensordot(parts.T, plain[first, channel], 1)
     answer = answer + (share[:, None] * (stack - plain)).sum(0)
     return stack, answer.clip(0, 1)
 
@@ -268,7 +269,7 @@ def shade(rng, stack, answer):
     return stack / most, np.minimum(answer * wanted / most, 1)
 
 
-def change_light(rng, stack, answer, how):
+def change_light(rng, stack, answer, how, frames):
     """Give a sample other colours, light and contrast, move and shade its frames, add noise.
 
     Args:
@@ -276,6 +277,7 @@ def change_light(rng, stack, answer, how):
         stack: (N, H, W) or (N, 3, H, W) uint8.
         answer: (H, W) or (3, H, W) uint8.
         how: an Augmentation.
+        frames: (N,) int, the frames' numbers in focus order, as of `choose_frames`.
     Returns:
         (stack, answer), float32 in [0, 1].
     """
@@ -284,14 +286,14 @@ def change_light(rng, stack, answer, how):
     answer = np.minimum(answer.astype(np.float32) * scale, 1)
     if how.colour and rng.random() < how.recolour:
         stack, answer = recolour(rng, stack, answer)
+    if how.colour and rng.random() < how.fringes:
+        stack, answer = fringe(rng, stack, answer, frames)
     if rng.random() < how.negatives:
         stack, answer = 1 - stack, 1 - answer
     if rng.random() < how.drift:
         stack, answer = misalign(rng, stack, answer)
     if rng.random() < how.shading:
         stack, answer = shade(rng, stack, answer)
-    if how.colour and rng.random() < how.fringes:
-        stack, answer = fringe(rng, stack, answer)
     if how.noise:
         sigma = np.float32(rng.uniform(0, how.noise) / 255)
         stack += sigma * rng.standard_normal(stack.shape, np.float32)

@@ -285,7 +285,7 @@ class TrainingStacks(Samples):
         view = draw_view(rng, answer.shape[-2:], how, path)
         stack = self.store.read_frames(scene, frames.tolist(), answer, view.cut)
         stack, answer = view.turned(stack), view.turned(answer[..., *view.cut])
-        stack, answer = change_light(rng, stack, answer, how)
+        stack, answer = change_light(rng, stack, answer, how, frames)
         return {"stack": stack, "answer": answer, "scene": name}
 
 

@@ -59,7 +59,7 @@ class SyntheticStacks(Samples):
         chosen = choose_frames(rng, len(frames), n_frames, how.frames)
         view = draw_view(rng, answer.shape[-2:], how, name)
         stack, answer = (view.turned(part[..., *view.cut]) for part in (frames[chosen], answer))
-        stack, answer = change_light(rng, stack, answer, how)
+        stack, answer = change_light(rng, stack, answer, how, chosen)
         return {"stack": stack, "answer": answer, "scene": name}
 
     def scene(self, number):
@@ -104,7 +104,8 @@ class RefocusedStacks(Samples):
         )
         frames = grey_levels(develop(rng, linear[..., *inside]), how.colour)
         answer = grey_levels(picture[view.cut], how.colour)
-        stack, answer = change_light(rng, view.turned(frames), view.turned(answer), how)
+        frames, answer = view.turned(frames), view.turned(answer)
+        stack, answer = change_light(rng, frames, answer, how, chosen)
         return {"stack": stack, "answer": answer, "scene": path.stem}
 
 
