@@ -296,7 +296,7 @@ def add_align_options(parser):
     group.add_argument(
         "--reference",
         metavar="FRAME",
-        help="frame that the others are brought onto: its file's name, or its number from 0 "
+        help="frame that the others are brought onto: its file's name, or its number from 0 by name "
         "(default: the middle one)",
     )
     group.add_argument(

@@ -30,7 +30,15 @@ from formats import write_picture
 from photos import PhotoFolder, limits_of, list_photos, part_readable, read_fit, resized
 from pictures import STACK_FOLDERS
 from restack import camera_faults, camera_options, changed_stack, redevelop, scene_rng
-from utils import KNOWN_FAILURES, StackError, end_with_parent, run_main, run_record, sentence_of, write_json
+from utils import (
+    KNOWN_FAILURES,
+    StackError,
+    end_with_parent,
+    run_main,
+    run_record,
+    sentence_of,
+    write_json,
+)
 
 CACHE_MIB = 256  # of photographs, in each process
 # When a data set is gone on with; the benchmark's folder is the beginning of output_path.

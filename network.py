@@ -19,7 +19,7 @@ from utils import StackError
 
 
 def luma_and_chroma(stack):
-    """What a network looks at of stacks in colour; pictures.luma and pictures.chroma in torch.
+    """What a network looks at of stacks in colour; planes.luma and planes.chroma in torch.
 
     Args:
         stack: (B, 3, N, H, W) float RGB in [0, 1].
@@ -263,7 +263,8 @@ class FactorisedBlock(nn.Module):
 class BesideBest(FactorisedBlock):
     """A block of x and of how far each frame is from the best one.
 
-    (B, C, N, H, W) to (B, C', N, H, W). The best is the maximum over the frames, at each place and in each channel.
+    (B, C, N, H, W) to (B, C', N, H, W). The best is the maximum over the frames, at each place and
+    in each channel.
 
     Args:
         c_in, c_out: C and C'.
@@ -345,7 +346,7 @@ class LocalCoordinateAttention3d(nn.Module):
 class StackMix(nn.Module):
     """The default network: the weights with which the frames are mixed at each pixel.
 
-    180 thousand parameters and, with eight frames, 2.89 thousand multiply-adds a pixel and frame:
+    182 thousand parameters and, with eight frames, 2.88 thousand multiply-adds a pixel and frame:
     everything runs on 4x4 blocks of pixels laid into channels, a sixteenth of the positions, with
     no sample lost; of the chroma, at half the resolution, on 2x2.
     Frames are compared all with all twice, before the levels and after: by their distance from the
@@ -368,8 +369,10 @@ class StackMix(nn.Module):
 
     def __init__(self, widths, hidden, window, chroma):
         super().__init__()
-        numbers = (*widths, hidden, window, chroma + 1)
-        if not 2 <= len(widths) <= 4 or any(type(n) is not int or n < 1 for n in numbers):
+        numbers = (*widths, hidden, window, chroma)
+        least = (*(len(numbers) - 1) * [1], 0)
+        fit = all(type(n) is int and n >= low for n, low in zip(numbers, least))
+        if not 2 <= len(widths) <= 4 or not fit:
             raise ValueError(
                 "widths are two to four whole numbers, hidden and window one each, above 0, and "
                 "chroma one from 0"

@@ -1,7 +1,7 @@
 """Focus order: are the frames of a stack in it, and which order would be.
 
-In focus order the detail of each place rises to its best frame and falls from there. So the order in
-which detail changes least from frame to frame, from nothing and to nothing, is the focus order,
+In focus order the detail of each place rises to its best frame and falls from there. So the order
+in which detail changes least from frame to frame, from nothing and to nothing, is the focus order,
 forwards or backwards.
 """
 
@@ -16,8 +16,8 @@ LEVELS = 3  # of the pyramid: detail of about 1, 2 and 4 px
 LEAST_CELLS = 16  # in a smaller picture chance makes any order
 LEAST_FLOOR = 0.02  # squared grey levels, under which detail is rounding
 LEAST_CHANGE = 0.2  # of the logarithm of detail: cells that change less tell nothing
-# Frames are not in focus order where detail comes and goes for so much more than it must, as a share
-# of that, and an order is found that leaves but so much of the excess.
+# Frames are not in focus order where detail comes and goes for so much more than it must, as a
+# share of that, and an order is found that leaves but so much of the excess.
 LEAST_EXCESS, MOST_LEFT = 0.1, 0.5
 MOST_STARTS = 8
 MOST_FRAMES = 250  # longer stacks are videos, in order by themselves, and take seconds to order

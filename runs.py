@@ -65,7 +65,10 @@ def channels_last(network, device):
     layouts = {4: torch.channels_last, 5: torch.channels_last_3d}
     for weight in network.parameters() if device.type == "cpu" else ():
         if weight.dim() in layouts:
-            weight.data = weight.data.contiguous(memory_format=layouts[weight.dim()])
+            # A kernel of one sample has both layouts, and `contiguous` leaves it the strides that
+            # its gradient has not, of which DistributedDataParallel warns.
+            laid = torch.empty_like(weight, memory_format=layouts[weight.dim()])
+            weight.data = laid.copy_(weight.data)
     return network
 
 
@@ -271,7 +274,7 @@ class Means:
         self.steps += 1
         self.rate = values["lr"]
         self.samples += len(stack)
-        self.positions += stack.numel()
+        self.positions += stack[:, :1].numel()  # a position has one to three planes
 
     def values(self):
         """{name: mean}, the last learning rate, and the speed of all processes together."""

@@ -267,19 +267,23 @@ def train(run, training, validation, log, stop):
     return 0
 
 
-def build_run(args, device, steps_per_epoch, data, checkpoint):
-    """The network and all that trains it, fresh, from --init, or from a checkpoint to resume."""
-    if args.init and checkpoint is None:
-        network = load_network(args.init, device)
-        if network.config != args_config(args):
-            raise StackError(
-                f"{args.init} holds {network.config}, the options ask for {args_config(args)}: "
-                "give the --network and the --network_options of the file"
-            )
-    else:
-        config = checkpoint["config"] if checkpoint else args_config(args)
-        network = build_network(config).to(device)
-    channels_last(network, device)
+def begin_network(args, checkpoint):
+    """A fresh network, that of --init, or of a checkpoint to resume the one it fits."""
+    config = checkpoint["config"] if checkpoint else args_config(args)
+    if checkpoint or not args.init:
+        return build_network(config)
+    network = load_network(args.init)
+    if network.config != config:
+        raise StackError(
+            f"{args.init} holds {network.config}, the options ask for {config}: "
+            "give the --network and the --network_options of the file"
+        )
+    return network
+
+
+def build_run(args, device, network, steps_per_epoch, data, checkpoint):
+    """The network and all that trains it, from the start or where a checkpoint left off."""
+    channels_last(network.to(device), device)
     args.precision = choose_precision(network, args, device)
     average = Average(network, args.ema)
     run = Run(
@@ -400,9 +404,9 @@ def train_or_try(args, checkpoint):
     torch.backends.cudnn.benchmark = True  # a handful of shapes, each met thousands of times
     with process_group(device), Stop(args.max_minutes) as stop:
         seed_everything(args.seed)
-        config = checkpoint["config"] if checkpoint else args_config(args)
-        training, validation, data = build_loaders(args, device, config.get("chroma", 0) > 0)
-        run = build_run(args, device, len(training.batch_sampler), data, checkpoint)
+        network = begin_network(args, checkpoint)
+        training, validation, data = build_loaders(args, device, network.colour)
+        run = build_run(args, device, network, len(training.batch_sampler), data, checkpoint)
         if rank == 0:
             write_json(run.folder / "args.json", {"args": vars(args), **run_record()})
             print(

@@ -459,9 +459,12 @@ def check_args(parser, args):
     if args.fit == "resize" and args.flips and args.image_size[0] != args.image_size[1]:
         parser.error("--fit resize with --flips turns pictures: give a square --image_size")
     try:
-        args_config(args)
+        config = args_config(args)
     except ValueError as error:
         parser.error(f"--network_options: {error}")
+    for name in () if config.get("chroma") else ("recolour", "fringes"):
+        if getattr(args, name) not in (0, parser.get_default(name)):
+            parser.error(f"--{name} changes colours, which this network does not see: leave it out")
 
 
 def check_data(parser, args):

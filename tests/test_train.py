@@ -19,6 +19,7 @@ import loss
 import runs
 import sources
 import train
+import train_options
 from dataloader import ValidationStacks, batches, find_pairs, make_loader, split_pairs
 from formats import read_picture, write_picture
 from metrics import METRICS, score
@@ -318,13 +319,40 @@ def test_runs_from_before_an_option_resume(options, tmp_path):
     assert start(options, "run", "--epochs", "1") == 0
     path = tmp_path / "run" / "last.pth"
     checkpoint = load(path)
-    for name in ("photos", "scenes_per_epoch", "shading", "drift"):
+    for name in ("photos", "scenes_per_epoch", *train_options.BEFORE):
         del checkpoint["args"][name]
     torch.save(checkpoint, path)
     assert resume(tmp_path, "run", "--epochs", "2") == 0
     resumed = load(path)
     assert resumed["step"] == 6
-    assert resumed["args"]["shading"] == resumed["args"]["drift"] == 0
+    assert {name: resumed["args"][name] for name in train_options.BEFORE} == train_options.BEFORE
+
+
+def test_options_that_fit_no_network_are_told(options):
+    with pytest.raises(StackError, match="chroma one from 0"):
+        start(options, "run", "--network_options", 'chroma="x"')
+
+
+def test_the_speed_counts_pixels_of_frames_and_no_planes():
+    means = runs.Means()
+    means.add({"lr": 1}, torch.zeros(2, 3, 4, 8, 8))
+    values = means.values()
+    ratio = values["megapixel_frames_per_second"] / values["samples_per_second"]
+    assert ratio == pytest.approx(4 * 8 * 8 / 1e6)
+
+
+def test_runs_from_before_colour_resume_on_the_luma(options, tmp_path):
+    begun = [*options, "--network_options", "chroma=0", "--epochs", "1"]
+    assert start(begun, "run") == 0
+    path = tmp_path / "run" / "last.pth"
+    checkpoint = load(path)
+    del checkpoint["config"]["chroma"]
+    checkpoint["args"]["network_options"] = []
+    torch.save(checkpoint, path)
+    assert resume(tmp_path, "run", "--epochs", "2") == 0
+    resumed = load(path)
+    assert resumed["step"] == 6 and resumed["config"]["chroma"] == 0
+    assert not any("chroma" in name for name in resumed["network"])
 
 
 def test_training_helps(options, tmp_path):
@@ -418,7 +446,8 @@ def test_runs_are_neither_overwritten_nor_invented(options, tmp_path, capsys):
 
 def test_a_full_disk_leaves_the_last_checkpoint(options, tmp_path):
     args = train.get_parser().parse_args([*options, "--exp_name", "run"])
-    run = train.build_run(args, torch.device("cpu"), 3, "data", None)
+    network = train.begin_network(args, None)
+    run = train.build_run(args, torch.device("cpu"), network, 3, "data", None)
     run.save("last.pth", resumable=True)
     before = (tmp_path / "run" / "last.pth").read_bytes()
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -487,6 +516,7 @@ def test_a_log_that_was_cut_short_goes_on(options, tmp_path):
         (["--datapath", "x", "--network_options", "size=3"], "is no NAME=VALUE with a name of"),
         (["--datapath", "x", "--network_options", "hidden=x"], "hidden='x' is no JSON value"),
         (["--datapath", "x", "--fit", "resize", "--image_size", "8", "16"], "square --image_size"),
+        (["--datapath", "x", "--network", "StackMFF", "--fringes", "0.1"], "which this network does"),
         (["--datapath", "x", "--resume", "--init", "y"], "give one of them"),
         (["--resume", "--preset", "published"], "give one of them"),
         (["--datapath", "x", "--val_size", "8", "64"], "8 must be at least 11"),

@@ -101,7 +101,7 @@ def test_copies_of_the_worst_frame_change_nothing(engine, scene):
 def test_near_copies_of_the_worst_frame_cost_little(engine):
     """As a camera that is pressed again takes them: the same focus, other noise.
 
-    In focus order, as predict.py takes them. Over twelve such scenes 0.09 dB, and 0.11 without that.
+    In focus order, as predict.py takes them. Over twelve such scenes 0.09 dB, 0.11 without that.
     """
     losses = []
     for seed in range(6):
