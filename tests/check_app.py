@@ -94,7 +94,13 @@ class Page:
             self.page.tool("Input.dispatchDragEvent", type=kind, x=500, y=400, data=data)
 
     def click(self, selector):
-        self.page.ask("POST", f"{self.page.find(selector)}/click")
+        try:
+            self.page.ask("POST", f"{self.page.find(selector)}/click")
+        except StackError as error:
+            if "stale" not in str(error):
+                raise
+            # The sheet was drawn anew between the two.
+            self.page.ask("POST", f"{self.page.find(selector)}/click")
 
     def choose(self, selector, value):
         self.page.run(
