@@ -296,8 +296,8 @@ def add_align_options(parser):
     group.add_argument(
         "--reference",
         metavar="FRAME",
-        help="frame that the others are brought onto: its file's name, or its number from 0 by name "
-        "(default: the middle one)",
+        help="frame that the others are brought onto: its file's name, or its number by name, from "
+        "0 (default: the middle one)",
     )
     group.add_argument(
         "--motion",

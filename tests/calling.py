@@ -1,6 +1,18 @@
-"""Calling a script in the process of its test."""
+"""Calling scripts, in the test's process or in one of their own; what they are given and leave."""
+
+import csv
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
 
 import make_dataset
+from formats import write_picture
+from utils import run_main
+
+ROOT = Path(__file__).parents[1]
 
 
 def make_quietly(capsys, *words):
@@ -11,3 +23,46 @@ def make_quietly(capsys, *words):
         status = stop.code
     said = capsys.readouterr()
     return status, said.out + said.err
+
+
+def make_stack(folder, count=3, shape=(24, 32, 3), suffix=".png", dtype=np.uint8, seed=0):
+    """A folder of noise frames; returns the frames."""
+    rng = np.random.default_rng(seed)
+    frames = rng.integers(0, np.iinfo(dtype).max + 1, (count, *shape), dtype)
+    for k, frame in enumerate(frames):
+        write_picture(folder / f"{k}{suffix}", frame)
+    return frames
+
+
+def call(main, *args):
+    """Exit status of a script called in this process."""
+    with pytest.raises(SystemExit) as caught:
+        run_main(lambda: main([str(arg) for arg in args]))
+    return caught.value.code or 0
+
+
+def command(script, *args, limit=None):
+    """A finished subprocess of a script; `limit`: the largest file it can write, bytes."""
+    start = [sys.executable, script]
+    if limit:
+        program = (
+            "import resource, runpy, sys\n"
+            f"resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))\n"
+            "sys.argv = sys.argv[1:]\n"
+            "runpy.run_path(sys.argv[0], run_name='__main__')\n"
+        )
+        start = [sys.executable, "-c", program, script]
+    return subprocess.run(
+        [*start, *map(str, args)], cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
+
+
+def cut(path):
+    """Leave the first half of a file."""
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def summary(folder):
+    """{stack: row} of a data set's summary.csv."""
+    with open(folder / "summary.csv", newline="", encoding="utf-8") as file:
+        return {row["stack"]: row for row in csv.DictReader(file)}

@@ -30,15 +30,15 @@ def commands(args, folder):
     train += ["--epochs", "6", "--batch_size", "2", "--image_size", "48", "48"]
     train += ["--num_workers", "0", "--save_steps", "2", "--precision", "fp32"]
     train += ["--val_fraction", "0.2"]
+    made = ["--output_path", data, "--size", "192", "--num_frames", "6"]
+    weights = ["--model_path", f"{runs}/run/best.pth"]
+    scored = ["--csv", f"{folder}/scores.csv"]
     return [
         ["estimate_depth.py", "--image_path", photos, "--output_path", maps, "--model", args.model],
-        ["make_dataset.py", "--image_path", photos, "--depth_path", maps, "--output_path", data]
-        + ["--size", "192", "--num_frames", "6"],
+        ["make_dataset.py", "--image_path", photos, "--depth_path", maps, *made],
         ["train.py", *train],
-        ["predict_dataset.py", "--stack_basedir_path", data, "--output_dir", fused]
-        + ["--model_path", f"{runs}/run/best.pth"],
-        ["evaluate.py", "--results", fused, "--reference", f"{data}/AiF", "--csv"]
-        + [f"{folder}/scores.csv"],
+        ["predict_dataset.py", "--stack_basedir_path", data, "--output_dir", fused, *weights],
+        ["evaluate.py", "--results", fused, "--reference", f"{data}/AiF", *scored],
     ]
 
 

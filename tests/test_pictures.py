@@ -3,7 +3,6 @@
 import os
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 from drawn import saved, texture
@@ -14,7 +13,6 @@ import pictures
 from formats import write_picture
 from metadata import Metadata
 from pictures import list_folders, list_frames, list_pictures, put, read_stack, release, window
-from planes import luma
 from utils import StackError
 
 ROOT = Path(__file__).parents[1]

@@ -516,7 +516,7 @@ def test_a_log_that_was_cut_short_goes_on(options, tmp_path):
         (["--datapath", "x", "--network_options", "size=3"], "is no NAME=VALUE with a name of"),
         (["--datapath", "x", "--network_options", "hidden=x"], "hidden='x' is no JSON value"),
         (["--datapath", "x", "--fit", "resize", "--image_size", "8", "16"], "square --image_size"),
-        (["--datapath", "x", "--network", "StackMFF", "--fringes", "0.1"], "which this network does"),
+        (["--datapath", "x", "--network", "StackMFF", "--fringes", "0.1"], "does not see: leave"),
         (["--datapath", "x", "--resume", "--init", "y"], "give one of them"),
         (["--resume", "--preset", "published"], "give one of them"),
         (["--datapath", "x", "--val_size", "8", "64"], "8 must be at least 11"),
