@@ -1,0 +1,33 @@
+"""Training in the process of its test, and what it leaves."""
+
+import os
+import signal
+
+import torch
+
+import runs
+import train
+
+
+def start(options, name, *more):
+    return train.main([*options, "--exp_name", name, *more])
+
+
+def resume(folder, name, *more):
+    return train.main(["--experiments", str(folder), "--exp_name", name, "--resume", *more])
+
+
+def signal_after(monkeypatch, step, which=signal.SIGINT):
+    """Send this process a signal while it takes a step."""
+    update = runs.Average.update
+
+    def update_and_signal(self, network, now):
+        update(self, network, now)
+        if now == step:
+            os.kill(os.getpid(), which)
+
+    monkeypatch.setattr(runs.Average, "update", update_and_signal)
+
+
+def load(path):
+    return torch.load(path, weights_only=True)
