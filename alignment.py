@@ -1,7 +1,7 @@
 """How the frames of a stack lie on its reference: the record of it, its file, what frames cover."""
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import cv2
 import numpy as np
@@ -48,6 +48,18 @@ class Alignment:
     def kept(self):
         """Indices of the frames that are not left out."""
         return [k for k, matrix in enumerate(self.transforms) if matrix is not None]
+
+    def reordered(self, order):
+        """The Alignment of the same frames, order[k] of them in place k."""
+        place = {int(k): new for new, k in enumerate(order)}
+        return replace(
+            self,
+            reference=place[self.reference],
+            transforms=[self.transforms[k] for k in order],
+            gains=self.gains[np.asarray(order)],
+            left_out={place[k]: why for k, why in self.left_out.items()},
+            fields={place[k]: field for k, field in self.fields.items()},
+        )
 
 
 def covered(alignment, index, top, bottom, left, right):

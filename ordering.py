@@ -166,11 +166,23 @@ def put_in_order(stack, names=None):
     order = focus_order(stack.frames)
     if order is None:
         return names
-    permute(stack.frames, order)
-    stack.paths, names = ([parts[k] for k in order] for parts in (stack.paths, names))
-    told = " ".join(names)
-    stack.notes.append(f"the frames were not in focus order and were brought into it: {told}")
+    names = [names[k] for k in order]
+    stack.notes.append(reorder(stack, order, names))
     return names
+
+
+def reorder(stack, order, names):
+    """Put a Stack's frames and paths into an order, in place.
+
+    Args:
+        stack: pictures.Stack; order: (N,) indices, as of `focus_order`.
+        names: what its frames are called, in the new order.
+    Returns:
+        The sentence that tells it.
+    """
+    permute(stack.frames, order)
+    stack.paths = [stack.paths[k] for k in order]
+    return f"the frames were not in focus order and were brought into it: {' '.join(names)}"
 
 
 def permute(frames, order):

@@ -17,7 +17,7 @@ from engines import choose_engine
 from focus_maps import smooth_map
 from formats import PICTURE_SUFFIXES, loses, suffix_like, to_8_bits, write_picture
 from fuse import WEIGHTS, Fused, fuse_stack
-from ordering import put_in_order
+from ordering import focus_order, put_in_order, reorder
 from pictures import read_stack, release
 from registration import farthest
 from retouch import apply_strokes, load_strokes
@@ -244,6 +244,7 @@ class Made:
         area: (top, bottom, left, right) px to be cut out of it, or None.
         notes: sentences.
         fuse: fuse_stack with all that the options say.
+        order: the frames' places in the Stack as it was read.
     """
 
     fused: Fused
@@ -251,6 +252,7 @@ class Made:
     area: tuple | None
     notes: list
     fuse: Callable
+    order: list
 
 
 def fuse_read(stack, engine, files, args, bars=False):
@@ -260,10 +262,13 @@ def fuse_read(stack, engine, files, args, bars=False):
         Made.
     """
     frames, names = stack.frames, [path.name for path in stack.paths]
-    notes, alignment = list(stack.notes), None
+    notes, alignment, order = list(stack.notes), None, list(range(len(names)))
     if args.align != "off":
         alignment = align(frames, names, files, args, bars)
         notes += decisions(alignment, names)
+        if args.order == "auto" and (new := order_in_register(frames, alignment)) is not None:
+            notes.append(reorder(stack, new, [names[k] for k in new]))
+            alignment, order = alignment.reordered(new), new.tolist()
     fuse = partial(fuse_stack, frames, engine, alignment=alignment, tilt=tilt_of(args))
     area = common_area(alignment) if args.crop else None
     # A stroke's soft edge is rounded once, whatever the bits of the result.
@@ -272,7 +277,17 @@ def fuse_read(stack, engine, files, args, bars=False):
         fused = fuse(progress=progress, maps=needs_maps(files), deep=deep)
     if args.smooth and fused.focus_map is not None:
         fused = replace(fused, focus_map=smoothed(fused, args.smooth))
-    return Made(fused, alignment, area, notes, fuse)
+    return Made(fused, alignment, area, notes, fuse, order)
+
+
+def order_in_register(frames, alignment):
+    """As `focus_order`, of frames that a hand has moved: only in register do they show their order.
+
+    None where nothing was moved or a frame is left out, whose detail is another scene's.
+    """
+    if alignment.left_out or not any(alignment.moved):
+        return None
+    return focus_order(frames)
 
 
 def tilt_of(args):

@@ -194,6 +194,7 @@ def fuse_into(folder, paths, names, engine, args, teller, part=None):
     )
     args.bits = 16  # what is taken home may have 8, and is retouched before
     made = fuse_read(stack, engine, files, args, told)
+    names = [names[k] for k in made.order]
     np.save(files.picture, made.fused.picture)
     np.save(files.focus_map, made.fused.focus_map)
     if has_weights:

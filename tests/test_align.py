@@ -303,6 +303,17 @@ def test_the_area_that_all_frames_cover():
         common_area(shifted((0, 0), (50, 0), (-50, 0)))
 
 
+def test_frames_change_places_with_how_they_lie():
+    alignment = shifted((0, 0), (-5, 3), (2.5, -1))
+    alignment.left_out, alignment.fields = {1: "is black"}, {2: np.ones((2, 2, 2), np.float32)}
+    alignment.gains[2] = 3
+    other = alignment.reordered(np.array([2, 0, 1]))
+    assert other.reference == 1 and other.left_out == {2: "is black"} and set(other.fields) == {0}
+    assert other.gains[:, 0].tolist() == [3, 1, 1]
+    for new, old in enumerate((2, 0, 1)):
+        np.testing.assert_array_equal(other.transforms[new], alignment.transforms[old])
+
+
 def test_the_common_area_of_turned_frames_is_covered_and_large():
     alignment = Alignment(1, (HEIGHT, WIDTH), [m.copy() for m in MOTIONS], np.ones((5, 3)))
     alignment.transforms[0] = motion((2, 0), 1, 12)
