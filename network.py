@@ -369,10 +369,8 @@ class StackMix(nn.Module):
 
     def __init__(self, widths, hidden, window, chroma):
         super().__init__()
-        numbers = (*widths, hidden, window, chroma)
-        least = (*(len(numbers) - 1) * [1], 0)
-        fit = all(type(n) is int and n >= low for n, low in zip(numbers, least))
-        if not 2 <= len(widths) <= 4 or not fit:
+        fit = all(type(n) is int and n > 0 for n in (*widths, hidden, window))
+        if not 2 <= len(widths) <= 4 or not fit or type(chroma) is not int or chroma < 0:
             raise ValueError(
                 "widths are two to four whole numbers, hidden and window one each, above 0, and "
                 "chroma one from 0"

@@ -244,7 +244,7 @@ class Made:
         area: (top, bottom, left, right) px to be cut out of it, or None.
         notes: sentences.
         fuse: fuse_stack with all that the options say.
-        order: the frames' places in the Stack as it was read.
+        order: (N,) ints, the place of each frame in the Stack as it was read.
     """
 
     fused: Fused

@@ -28,6 +28,14 @@ def draw_stack(answer, n_frames):
     return frames
 
 
+def draw_moved_stack():
+    """Four frames moved by a hand, the third of them next to the first in focus, which does not
+    show while they lie as they were taken."""
+    frames = draw_stack(texture(128, 336, 0), 4)
+    starts = 40 + np.random.default_rng(0).integers(-30, 31, 4)
+    return [frames[k][:, start : start + 256] for k, start in zip((0, 2, 1, 3), starts)]
+
+
 def write_set(folder, counts, height=48, width=48):
     """Write a data set of len(counts) scenes, scene i of counts[i] frames; returns the folder."""
     for i, n_frames in enumerate(counts):

@@ -13,7 +13,7 @@ import sessions
 from jobs import Job, Line
 from retouch import Stroke
 from sessions import PREFIX, Sessions, remove_dead
-from tests.drawn import draw_stack, texture, tiff
+from tests.drawn import draw_moved_stack, draw_stack, texture, tiff
 from uploads import Limits, options_of
 from utils import StackError, this_process, write_json
 from viewing import Result, carry_strokes
@@ -325,6 +325,19 @@ def test_frames_out_of_focus_order_are_put_right(house, tmp_path):
     rest = [name for name in found if name != "d"]
     now = [frame["name"][0] for frame in session.state()["frames"]]
     assert now[3] == "d" and [name for name in now if name != "d"] in (rest, rest[::-1])
+
+
+def test_frames_that_a_hand_moved_are_put_in_order_in_register(house):
+    session = house.get(house.new())
+    for name, frame in zip("abcd", draw_moved_stack(), strict=True):
+        bring(session, f"{name}.png", cv2.imencode(".png", frame)[1].tobytes())
+    until(lambda: not session.state()["looking"])
+    session.fuse({})
+    until(lambda: session.fuse_job is None)
+    state = session.state()
+    assert [name[0] for name in state["result"]["names"]] == list("acbd")
+    assert [frame["name"][0] for frame in state["frames"]] == list("acbd")
+    assert any("brought into it: a.png c.png" in note for note in state["result"]["notes"])
 
 
 def test_an_answer_among_the_frames_is_left_out(house):
