@@ -2,7 +2,7 @@
 
 import argparse
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -116,8 +116,8 @@ def measure(
     chain = chain_of(pairs, reference, count)
     if sum(way is not None for way in chain) < 2:
         raise StackError(
-            f"no other frame fits {names[reference]}, the reference: give frames of one scene, or "
-            "choose another --reference"
+            f"no other frame fits {names[reference]}, the reference: give frames of one scene, "
+            "choose another --reference, or fuse them as they are with --align off"
         )
     transforms = [None if way is None else way[0] for way in chain]
     still = [
@@ -182,9 +182,14 @@ class _Steps:
 
 def _unmoved(frames, reference):
     """The Alignment that leaves (N, H, W, C) frames as they are."""
-    colours = 3 if frames.shape[3] >= 3 else 1
     transforms = [np.eye(2, 3) for _ in frames]
-    return Alignment(reference, frames.shape[1:3], transforms, np.ones((len(frames), colours)))
+    gains = np.ones((len(frames), _colours(frames)))
+    return Alignment(reference, frames.shape[1:3], transforms, gains)
+
+
+def _colours(frames):
+    """How many gains a frame of (N, H, W, C) has: 3, or 1 where it is grey."""
+    return 3 if frames.shape[3] >= 3 else 1
 
 
 def _factor(size):
@@ -339,6 +344,24 @@ def add_alignment_files(group):
     )
 
 
+def check_align_choices(parser, args, option="--use_alignment"):
+    """End with exit status 2 where options say how to measure, and nothing is measured.
+
+    Args:
+        option: where it is there, nothing is measured: --use_alignment or --align off.
+    """
+    if option == "--use_alignment" and not args.use_alignment:
+        return
+    how = {"motion": args.motion != "similarity", "parallax": args.parallax == "off"}
+    for name, given in how.items():
+        if given:
+            parser.error(
+                f"--{name} says how to measure, and with {option} nothing is measured: leave it out"
+            )
+    if args.reference:
+        parser.error(f"--reference contradicts {option}: leave one of them out")
+
+
 def align_by_options(args, frames, names, save=None, use=None, progress=None, thorough=False):
     """The Alignment that the options of `add_align_options` ask for.
 
@@ -352,7 +375,9 @@ def align_by_options(args, frames, names, save=None, use=None, progress=None, th
     """
     names = list(names)
     if use is not None:
-        alignment = load_alignment(use, names, frames.shape[1:3])
+        alignment = load_alignment(use, names, frames.shape[1:3], _colours(frames))
+        if args.no_match_exposure:
+            alignment = replace(alignment, gains=np.ones_like(alignment.gains))
     else:
         reference = find_reference(args.reference, names)
         alignment = measure(
@@ -408,8 +433,7 @@ def main(argv=None):
     args = parser.parse_args(argv)
     if args.output_dir.resolve() == args.stack_path.resolve():
         parser.error("--output_dir is --stack_path: the frames would be overwritten")
-    if args.use_alignment is not None and args.reference is not None:
-        parser.error("--reference contradicts --use_alignment, which has its own: leave out one")
+    check_align_choices(parser, args)
     paths = list_frames(args.stack_path)
     reference = find_reference(args.reference, [path.name for path in paths])
     stack = read_stack(paths, spill=args.output_dir, reference=reference)
@@ -426,10 +450,13 @@ def main(argv=None):
         kept = apply(stack.frames, alignment, partial(_move, bar))
     for sentence in told(alignment, names):
         print(f"left out: {sentence}")
-    for k in kept:
-        path = args.output_dir / f"{paths[k].stem}{suffix_like(paths[k])}"
-        write_picture(path, stack.frames[k], stack.metadata)
-        release(stack.frames)
+    for k, source in enumerate(paths):
+        path = args.output_dir / f"{source.stem}{suffix_like(source)}"
+        if k in kept:
+            write_picture(path, stack.frames[k], stack.each[k])
+            release(stack.frames)
+        else:  # one of an earlier run lies on another reference
+            path.unlink(missing_ok=True)
     changed = int((alignment.gains != 1).any(1).sum())
     print(
         f"{args.output_dir}: {len(kept)} frames on {names[alignment.reference]}, "

@@ -212,15 +212,17 @@ def save_alignment(path, alignment, names):
     write_json(path, record | {"frames": frames})
 
 
-def load_alignment(path, names, size):
+def load_alignment(path, names, size, colours):
     """Read an Alignment that `save_alignment` has written.
 
     Args:
         path: file; names: of the frames' files, in any order; size: (height, width) of the frames.
+        colours: 1 of grey frames, 3 of others; of grey ones measured, all three have its gain.
     Returns:
         Alignment of the frames in the order of `names`.
     Raises:
-        StackError: the file cannot be read or is no alignment, or is that of other frames.
+        StackError: the file cannot be read or is no alignment, or is that of other frames; or its
+            gains tell colours apart and the frames are grey.
     """
     try:
         record = json.loads(read_bytes(path))
@@ -248,12 +250,16 @@ def load_alignment(path, names, size):
     if reference not in names:
         raise StackError(f"{path} has the reference {reference}, which is not in the stack: add it")
     chosen = [frames[name] for name in names]
-    channels = max(len(gains) for _, gains, _, _ in chosen)
+    gains = np.stack([np.resize(gains, 3) for _, gains, _, _ in chosen])
+    if colours == 1 and (gains != gains[:, :1]).any():
+        raise StackError(
+            f"{path} has an exposure for each colour, these frames are grey: align these anew"
+        )
     return Alignment(
         list(names).index(reference),
         tuple(size),
         [matrix for matrix, _, _, _ in chosen],
-        np.stack([np.resize(gains, channels) for _, gains, _, _ in chosen]),
+        gains[:, :colours],
         {k: why for k, (_, _, _, why) in enumerate(chosen) if why is not None},
         {k: field for k, (_, _, field, _) in enumerate(chosen) if field is not None},
         spacing,

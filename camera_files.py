@@ -11,6 +11,7 @@ from utils import StackError
 
 HEIF_SUFFIXES = (".heic", ".heif")
 RAW_SUFFIXES = (".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf", ".pef")
+LIBRAW_TURNS = {3: 3, 5: 8, 6: 6}  # LibRaw's code of how to turn: EXIF's orientation
 HEIF_STARTS = tuple(b"ftyp" + brand for brand in (b"heic", b"heix", b"hevc", b"heim", b"mif1"))
 
 
@@ -31,15 +32,17 @@ def read_raw(data, path):
     Args:
         data: the file's bytes; path: its name in sentences.
     Returns:
-        (picture, Metadata): (H, W, 3) uint16 in sRGB, upright, with the camera's white balance and
-        an exposure that does not depend on what is in it.
+        (picture, Metadata, orientation): (H, W, 3) uint16 in sRGB, as the sensor has it, with the
+        camera's white balance and an exposure that does not depend on what is in it.
     Raises:
         StackError: rawpy is not installed, or the file cannot be developed.
     """
     rawpy = _optional("rawpy", path)
     try:
         with rawpy.imread(io.BytesIO(data)) as raw:
+            orientation = LIBRAW_TURNS.get(raw.sizes.flip, 1)  # 0 once it is developed so
             picture = raw.postprocess(
+                user_flip=0,
                 output_bps=16,
                 output_color=rawpy.ColorSpace.sRGB,
                 gamma=(2.4, 12.92),  # sRGB's
@@ -53,7 +56,7 @@ def read_raw(data, path):
         raise StackError(
             f"{path} cannot be developed ({error}): copy it again, or export it as 16-bit TIFF"
         ) from error
-    return picture, Metadata(exif)
+    return picture, Metadata(exif), orientation
 
 
 def _exif_of_preview(raw):

@@ -21,7 +21,15 @@ from tqdm import tqdm
 
 import toolbox
 from formats import write_picture
-from pictures import list_folders, list_frames, list_pictures, read_stack, stack_root
+from pictures import (
+    list_folders,
+    list_frames,
+    list_pictures,
+    list_stack_files,
+    read_stack,
+    stack_name,
+    stack_root,
+)
 from records import Record, wanted_record
 from utils import (
     KNOWN_FAILURES,
@@ -31,6 +39,7 @@ from utils import (
     sentence_of,
     sha256,
     uninterrupted,
+    what_happened,
 )
 
 WARM_UP = 128  # px, side of the corner that each process fuses first
@@ -42,14 +51,16 @@ def find_stacks(folder):
     """The stacks of a data set.
 
     Args:
-        folder: its sub-folders that hold pictures are the stacks, or those below its `dof_stack`.
+        folder: its sub-folders that hold pictures, its TIFF of several pages and its videos are
+            the stacks, or those below its `dof_stack`.
     Returns:
-        {name: folder} in natural order.
+        {name: path}, folders first, each in natural order.
     Raises:
         StackError: there is none.
     """
     root = stack_root(folder) or Path(folder)
-    stacks = {path.name: path for path in list_folders(root) if list_pictures(path)}
+    found = [path for path in list_folders(root) if list_pictures(path)] + list_stack_files(root)
+    stacks = {stack_name(path): path for path in found}
     if not stacks:
         raise StackError(f"{root} holds no stacks: give the folder whose sub-folders hold pictures")
     return stacks
@@ -125,7 +136,7 @@ def run_contest(entries, stacks, overwrite=False):
 
     Args:
         entries: as from `make_entries`.
-        stacks: {name: folder}.
+        stacks: {name: folder or file}.
         overwrite: fuse also what is done.
     Returns:
         (results, failures): {name of the method: {stack: {"file", "seconds", "mib"}}} of the
@@ -134,29 +145,30 @@ def run_contest(entries, stacks, overwrite=False):
     Raises:
         StackError: a stack has too few frames, so that no method could have all its results.
     """
-    paths = {stack: list_frames(folder) for stack, folder in stacks.items()}
+    for path in stacks.values():
+        list_frames(path)
     results, failures = {}, []
-    with tqdm(total=len(entries) * len(paths), unit="stack", disable=None) as bar:
+    with tqdm(total=len(entries) * len(stacks), unit="stack", disable=None) as bar:
         for entry in entries:
             bar.set_description(entry.name)
-            done, failed = run_entry(entry, paths, overwrite, bar)
+            done, failed = run_entry(entry, stacks, overwrite, bar)
             failures += failed
-            if len(done) == len(paths):
-                results[entry.name] = {stack: done[stack] for stack in paths}
+            if len(done) == len(stacks):
+                results[entry.name] = {stack: done[stack] for stack in stacks}
             else:
                 failures.append(
-                    f"{entry.name} lacks {len(paths) - len(done)} of {len(paths)} results and is "
+                    f"{entry.name} lacks {len(stacks) - len(done)} of {len(stacks)} results and is "
                     "left out of the table"
                 )
     return results, failures
 
 
-def run_entry(entry, paths, overwrite, bar):
+def run_entry(entry, stacks, overwrite, bar):
     """Fuse every stack with one method.
 
     Args:
         entry: the method.
-        paths: {stack: the frames' files}.
+        stacks: {name: folder or file}.
         overwrite: fuse also what is done.
         bar: a tqdm bar, moved on by one for each stack.
     Returns:
@@ -168,16 +180,16 @@ def run_entry(entry, paths, overwrite, bar):
         failures.append(sentence)
         tqdm.write(f"failed: {sentence}", file=sys.stderr)
 
-    for stack, frames in paths.items():
+    for stack, path in stacks.items():
         record, output = Record(entry.folder, stack), entry.folder / f"{stack}.png"
         try:
-            wanted[stack] = wanted_record(frames, entry.weights, entry.options)
+            wanted[stack] = wanted_record(list_frames(path), entry.weights, entry.options)
             if not overwrite and record.says_done(wanted[stack], [output]):
                 done[stack] = {"file": output, **record.read()["result"]}
                 bar.update()
             else:
                 record.remove()
-                todo.append((stack, frames, output))
+                todo.append((stack, path, output))
         except KNOWN_FAILURES as error:
             fail(f"{entry.name}: {stack}: {sentence_of(error)}")
     try:
@@ -199,7 +211,7 @@ def fuse_all(entry, todo):
 
     Args:
         entry: the method.
-        todo: a list of (stack, the frames' files, file of the result).
+        todo: a list of (name of the stack, its folder or file, file of the result).
     Yields:
         (stack, file of the result, {"result": dict} or {"failure": sentence}), in their order.
     Raises:
@@ -232,7 +244,7 @@ def started(entry, todo):
         "toolbox": toolbox.__name__,
         "word": entry.word,
         "iterative": entry.iterative,
-        "stacks": [[[str(path) for path in frames], str(output)] for _, frames, output in todo],
+        "stacks": [[str(path), str(output)] for _, path, output in todo],
     }
     places = [str(Path(__file__).resolve().parent), *filter(None, sys.path)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(places)}
@@ -281,34 +293,27 @@ def work():
         return
     report(ready=True)
     warm_up(fuse, orders["stacks"][0][0])
-    for paths, output in orders["stacks"]:
+    for path, output in orders["stacks"]:
         try:
-            report(result=fuse_measured(fuse, paths, output))
+            report(result=fuse_measured(fuse, path, output))
         except BrokenPipeError:  # nobody waits for the rest
             return
         except Exception as error:  # a method may fail in any way; the others go on
             report(failure=what_happened(error))
 
 
-def what_happened(error):
-    """Any error in one line."""
-    if isinstance(error, KNOWN_FAILURES):
-        return sentence_of(error)
-    return f"{type(error).__name__}: {error}".replace("\n", "\\n")
-
-
-def warm_up(fuse, paths):
+def warm_up(fuse, path):
     """Fuse a corner of two frames, so that what is loaded at first use is not counted later."""
     with contextlib.suppress(Exception):  # it is told of the whole stack
-        fuse(read_stack(paths[:2]).frames[:, :WARM_UP, :WARM_UP].copy())
+        fuse(read_stack(list_frames(path)[:2]).frames[:, :WARM_UP, :WARM_UP].copy())
 
 
-def fuse_measured(fuse, paths, output):
+def fuse_measured(fuse, path, output):
     """Read a stack, fuse it and write the result.
 
     Args:
         fuse: as from toolbox.build_method.
-        paths: of the frames.
+        path: folder of the stack, or its file.
         output: file of the fused picture.
     Returns:
         {"width", "height", "frames", "seconds", "mib"}: seconds of fusing alone; MiB that the
@@ -317,6 +322,7 @@ def fuse_measured(fuse, paths, output):
     Raises:
         StackError: from reading or writing, or the method gives another kind of picture.
     """
+    paths = list_frames(path)
     reset_peak()
     stack = read_stack(paths)
     start = time.perf_counter()

@@ -141,11 +141,14 @@ def group_scenes(rng, frame_counts, batch_size, subsets, repeat, world):
     """The batches of `plan_epoch`, by their numbers of frames and not yet shuffled."""
     scenes = np.tile(np.arange(len(frame_counts)), repeat)
     n_frames = np.asarray(frame_counts)[scenes]
+    whole = np.ones(len(scenes), bool)
     if subsets:
         few = (2 * ((n_frames + 1) / 2) ** rng.random(len(scenes))).astype(int)
-        n_frames = np.where(rng.random(len(scenes)) < WHOLE_SHARE, n_frames, few)
+        whole = rng.random(len(scenes)) < WHOLE_SHARE
+        n_frames = np.where(whole, n_frames, few)
     order = rng.permutation(len(scenes))
-    order = order[np.argsort(n_frames[order], kind="stable")]
+    # Where a batch crosses from N to N + 1 frames, subsets are those that give up one.
+    order = order[np.lexsort((whole[order], n_frames[order]))]
     batches = []
     for start in range(0, len(order), batch_size * world):
         chosen = order[start : start + batch_size * world]

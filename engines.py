@@ -246,7 +246,14 @@ def export_of(model_path):
 
 def may_have_gpu():
     """Whether torch might find a GPU: asked without torch, which takes seconds to import."""
-    return sys.platform == "darwin" or Path("/dev/nvidiactl").exists() or os.name == "nt"
+    # Of NVIDIA's driver, of Windows' subsystem for Linux, of AMD's.
+    devices = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")
+    return sys.platform == "darwin" or os.name == "nt" or any(map(os.path.exists, devices))
+
+
+def finds_gpu():
+    """Whether torch finds a GPU; many have one for which their torch is not built."""
+    return may_have_gpu() and select_device("auto").type != "cpu"
 
 
 def torch_engine(model_path, device="auto"):
@@ -275,7 +282,9 @@ def choose_engine(model_path, device="auto", engine="auto", precision="auto"):
     Raises:
         StackError: no such weights or device; or OpenVINO is asked for and has no export.
     """
-    on_cpu = device == "cpu" or (device == "auto" and (engine == "openvino" or not may_have_gpu()))
+    if device == "auto" and (engine == "openvino" or not (engine == "torch" or finds_gpu())):
+        device = "cpu"
+    on_cpu = device == "cpu"
     if engine == "torch" or not on_cpu:
         if engine == "openvino":
             raise StackError(f"--engine openvino runs on the CPU, not on {device}: --device cpu")

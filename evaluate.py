@@ -250,17 +250,15 @@ def find_scenes(stacks, reference, all_stacks):
     if not answers:
         return {name: Scene(path, None) for name, path in find_stacks(stacks).items()}
     root = stack_root(stacks) or Path(stacks)
-    if all_stacks:
-        found = find_stacks(stacks)
-        for names, others, place, other in (
-            (answers, found, reference, root),
-            (found, answers, root, reference),
-        ):
-            if lost := [name for name in names if name not in others]:
-                raise StackError(
-                    f"{', '.join(lost)} of {place} is not in {other}: every stack needs its answer"
-                )
-    return {name: Scene(root / name, path) for name, path in answers.items()}
+    found = find_stacks(stacks)
+    pairs = [(answers, found, reference, root)]
+    pairs += [(found, answers, root, reference)] if all_stacks else []
+    for names, others, place, other in pairs:
+        if lost := [name for name in names if name not in others]:
+            raise StackError(
+                f"{', '.join(lost)} of {place} is not in {other}: every stack needs its answer"
+            )
+    return {name: Scene(found[name], path) for name, path in answers.items()}
 
 
 def match(results, names, source):

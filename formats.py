@@ -200,8 +200,8 @@ def decode_tiff(source, path, index=None):
     logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # our own sentence is enough
     try:
         with tifffile.TiffFile(source) as file:
-            count = len(_pictures_in(file)) if index is None else 1
-            page = file.pages[index or 0].aspage()
+            found = (_pictures_in(file) or [0]) if index is None else [index]
+            page = file.pages[found[0]].aspage()
             ends = [sum(part) for part in zip(page.dataoffsets, page.databytecounts)]
             whole = max(ends, default=0) <= source.seek(0, 2) and not _lost_tags(file, page)
             samples = page.asarray() if whole else np.empty(0)
@@ -217,10 +217,10 @@ def decode_tiff(source, path, index=None):
         ) from error
     if samples.size == 0:
         raise StackError(f"{path} is cut short: export or copy it again")
-    if count > 1:
+    if len(found) > 1:
         raise StackError(
-            f"{path} holds {count} pictures: give this file as the stack, or save each as a file "
-            "of its own"
+            f"{path} holds {len(found)} pictures: give this file as the stack, or save each as a "
+            "file of its own"
         )
     picture, profile, note = _tiff_colours(page, samples, tags.get(34675), path)
     xmp = tags.get(700)

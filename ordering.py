@@ -172,7 +172,7 @@ def put_in_order(stack, names=None):
 
 
 def reorder(stack, order, names):
-    """Put a Stack's frames and paths into an order, in place.
+    """Put a Stack's frames, paths and metadata into an order, in place.
 
     Args:
         stack: pictures.Stack; order: (N,) indices, as of `focus_order`.
@@ -182,6 +182,7 @@ def reorder(stack, order, names):
     """
     permute(stack.frames, order)
     stack.paths = [stack.paths[k] for k in order]
+    stack.each = [stack.each[k] for k in order]
     return f"the frames were not in focus order and were brought into it: {' '.join(names)}"
 
 

@@ -22,6 +22,7 @@ from utils import StackError, free_memory, natural_key
 ANSWER_FOLDER = "AiF"  # of a data set
 STACK_FOLDERS = ("dof_stack", "image stack", "stacks")  # of a data set, each with stacks in it
 NEVER_STACKS = ("aif", "depth", "disparity")  # folders; nor is a picture of these names a frame
+SYSTEM_FOLDERS = ("lost+found", "system volume information", "$recycle.bin")  # of a whole disk
 CHANNEL_NAMES = {1: "grey", 2: "grey with alpha", 3: "colour", 4: "colour with alpha"}
 
 
@@ -39,7 +40,7 @@ def _inside(folder):
 
 
 def list_folders(folder):
-    """The folders below a folder in natural order, but for hidden ones and those of answers.
+    """The folders below a folder in natural order, but for hidden ones, answers and the system's.
 
     Raises:
         StackError: `folder` is no folder, or cannot be read.
@@ -49,7 +50,7 @@ def list_folders(folder):
         for path in _inside(folder)
         if path.is_dir()
         and not path.name.startswith(".")
-        and path.name.casefold() not in NEVER_STACKS
+        and path.name.casefold() not in (*NEVER_STACKS, *SYSTEM_FOLDERS)
     ]
     return sorted(folders, key=lambda path: natural_key(path.name))
 
@@ -127,12 +128,14 @@ def list_frames(path):
     Returns:
         List of paths, or of stack_files.Page.
     Raises:
-        StackError: `path` is neither, cannot be read, or holds fewer than two frames.
+        StackError: `path` is neither, cannot be read, holds fewer than two frames, or one of them
+            in two formats.
     """
     if Path(path).is_file():
         frames = frames_in_file(path)
     else:
         frames = frames_in(path)
+        by_stem(frames)  # a camera's RAW and JPEG are one frame
         if len(frames) == 1 and frames[0].suffix.lower() in TIFF_SUFFIXES:
             frames = frames_in_file(frames[0])
     if not frames:
@@ -161,16 +164,43 @@ def list_stack_files(folder):
         and path.is_file()
         and (
             path.suffix.lower() in VIDEO_SUFFIXES
-            or (path.suffix.lower() in TIFF_SUFFIXES and len(frames_in_file(path)) > 1)
+            or (path.suffix.lower() in TIFF_SUFFIXES and _may_hold_frames(path))
         )
     ]
     return sorted(files, key=lambda path: natural_key(path.name))
+
+
+def _may_hold_frames(path):
+    """Whether a TIFF has several pages; one that cannot be opened tells why when it is read."""
+    try:
+        return len(frames_in_file(path)) > 1
+    except StackError:
+        return True
 
 
 def stack_name(path):
     """The name of a stack: of its folder, or of its file without the suffix."""
     path = Path(path).resolve()
     return path.stem if path.is_file() else path.name
+
+
+def clash(path, stack_path):
+    """Why a file must not be written there, as a sentence: it is the stack, or would be a frame.
+
+    Args:
+        path: of the file; stack_path: the stack's folder or file.
+    Returns:
+        The sentence; None where nothing is wrong.
+    """
+    place, stack = Path(path).resolve(), Path(stack_path).resolve()
+    if place == stack:
+        return f"{path} is the stack itself: choose another name"
+    if place.parent == stack:
+        return (
+            f"{path} is inside the stack's folder and would be a frame next time: "
+            "choose another folder"
+        )
+    return None
 
 
 def by_stem(paths):
@@ -183,7 +213,7 @@ def by_stem(paths):
     for path in paths:
         if path.stem in found:
             raise StackError(
-                f"{path} and {found[path.stem].name} have one name: remove one of them"
+                f"{path} and {found[path.stem].name} have one name: move one of them elsewhere"
             )
         found[path.stem] = path
     return found
@@ -238,12 +268,14 @@ class Stack:
         paths: the N files, or stack_files.Page.
         metadata: Metadata of the reference frame.
         notes: a sentence on each thing that was made alike.
+        each: Metadata of every frame, in the order of `paths`.
     """
 
     frames: np.ndarray
     paths: list
     metadata: Metadata
     notes: list = field(default_factory=list)
+    each: list = field(default_factory=list)
 
 
 def read_stack(
@@ -285,15 +317,16 @@ def read_stack(
         del frames
         frames = _room_for(paths, first.picture.shape, common, spill, low_memory, store)
         read = _read_frames(frames, common, paths, reference, ready, threads, progress)
-    return Stack(frames, paths, first.metadata, _notes(paths, read, reference, common))
+    notes = _notes(paths, read, reference, common)
+    return Stack(frames, paths, first.metadata, notes, [frame.metadata for frame in read])
 
 
 class _Read(NamedTuple):
-    """What is known of a frame that has been read: size, Kind, ICC profile and notes."""
+    """What is known of a frame that has been read."""
 
     size: tuple  # (height, width), px
     kind: Kind
-    profile: bytes | None
+    metadata: Metadata
     notes: list
 
 
@@ -347,7 +380,7 @@ def _read_frames(frames, kind, paths, reference, ready, threads, progress=None):
         own, size = kind_of(decoded.picture), decoded.picture.shape[:2]
         if size == frames.shape[1:3] and common_kind([own, kind]) == kind:
             put(frames, index, as_kind(decoded.picture, kind))
-        return _Read(size, own, decoded.metadata.profile, notes)
+        return _Read(size, own, decoded.metadata, notes)
 
     with ThreadPoolExecutor(threads) as pool:
         try:
@@ -415,7 +448,7 @@ def _notes(paths, read, reference, common):
             notes.append("grey was taken as RGB, which other frames have")
         if kind.alpha != common.alpha:
             notes.append("alpha was dropped, because not all frames have it")
-        if frame.profile != read[reference].profile:
+        if frame.metadata.profile != read[reference].metadata.profile:
             notes.append(f"the colour profile is not that of {paths[reference].name}, values stay")
         for note in notes:
             about.setdefault(note, []).append(path.name)

@@ -11,7 +11,14 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from align import add_align_options, align_by_options, apply, find_reference, told
+from align import (
+    add_align_options,
+    align_by_options,
+    apply,
+    check_align_choices,
+    find_reference,
+    told,
+)
 from alignment import Alignment, common_area
 from engines import choose_engine
 from focus_maps import smooth_map
@@ -159,13 +166,13 @@ def check_choices(parser, args, shows_maps=False):
         shows_maps: whether focus maps are wanted in any case, as for a report.
     """
     if args.align == "off":
-        for option in ("reference", "use_alignment", "save_alignment", "crop", "strict"):
+        for option in ("use_alignment", "save_alignment", "crop", "strict"):
             if getattr(args, option):
                 parser.error(f"--{option} contradicts --align off: leave one of them out")
-    if args.parallax == "off" and (args.use_alignment or args.align == "off"):
-        parser.error("--parallax says how to measure, and nothing is measured: leave it out")
-    if args.use_alignment and args.reference:
-        parser.error("--reference contradicts --use_alignment, which has its own: leave out one")
+        check_align_choices(parser, args, "--align off")
+    if args.align == "on" and args.use_alignment:
+        parser.error("--align on measures, and --use_alignment takes what was: leave one out")
+    check_align_choices(parser, args)
     if args.smooth and not (args.focus_map or args.preview or shows_maps):
         parser.error("--smooth is for the focus map: give --focus_map or --preview too")
     if args.near and not args.prefer and not args.preview:
@@ -433,16 +440,23 @@ def slabs_of(use, size):
 
 
 def write_slabs(folder, use, size, fuse, area, metadata, bars):
-    """Fuse groups of neighbours into folder/slab_<first>-<last>.tif, frames counted from 1."""
+    """Fuse groups of neighbours into folder/slab_<first>-<last>.tif, frames counted from 1.
+
+    Slabs of an earlier run that are not of this one are removed.
+    """
     groups = slabs_of(use, size)
-    digits = len(str(use[-1] + 1))
+    digits, written = len(str(use[-1] + 1)), set()
     with stage("slabs", bars) as progress:
         for done, group in enumerate(groups, start=1):
             slab = cropped(fuse(use=group, maps=False, deep=True), area)
             ends = "-".join(f"{index + 1:0{digits}}" for index in (group[0], group[-1]))
-            write_picture(folder / f"slab_{ends}.tif", slab.picture, metadata)
+            path = folder / f"slab_{ends}.tif"
+            write_picture(path, slab.picture, metadata)
+            written.add(path)
             if progress is not None:
                 progress(done, len(groups))
+    for path in set(folder.glob("slab_*-*.tif")) - written:  # of a run with other groups
+        path.unlink(missing_ok=True)
 
 
 def show(files, stack, fused, alignment, area, result, first_is_near):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from align import add_alignment_files
 from formats import PICTURE_SUFFIXES
-from pictures import list_frames, stack_name
+from pictures import clash, list_frames, stack_name
 from pipeline import (
     Files,
     add_fuse_options,
@@ -121,13 +121,8 @@ def check_places(parser, files, stack_path):
     if len({path.resolve() for path in paths}) < len(paths):
         parser.error(f"{', '.join(map(str, paths))}: the files to write need names of their own")
     for path in paths:
-        if path.resolve() == stack_path.resolve():
-            parser.error(f"{path} is the stack itself: choose another name")
-        if stack_path.is_dir() and path.resolve().parent == stack_path.resolve():
-            parser.error(
-                f"{path} is inside the stack's folder and would be a frame next time: "
-                "choose another folder"
-            )
+        if sentence := clash(path, stack_path):
+            parser.error(sentence)
 
 
 def main(argv=None):

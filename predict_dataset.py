@@ -33,13 +33,12 @@ from processes import join_processes
 from records import Record, wanted_record
 from report import Card, write_card, write_report
 from utils import (
-    KNOWN_FAILURES,
     StackError,
     make_folder,
     rank_and_world,
     run_main,
-    sentence_of,
     sha256,
+    what_happened,
     write_csv,
 )
 
@@ -160,12 +159,20 @@ def stacks_in(folder, folders=None):
         StackError: two have one name, and would have one result.
     """
     folders = list_folders(folder) if folders is None else folders
-    stacks = [path for path in folders if list_pictures(path)] + list_stack_files(folder)
+    stacks = [path for path in folders if may_be_stack(path)] + list_stack_files(folder)
     names = {}
     for path in stacks:
         if (other := names.setdefault(stack_name(path), path)) != path:
             raise StackError(f"{path} and {other.name} have one name: rename one of them")
     return stacks
+
+
+def may_be_stack(folder):
+    """Whether a folder holds pictures; one that cannot be read tells why when its turn comes."""
+    try:
+        return bool(list_pictures(folder))
+    except StackError:
+        return True
 
 
 def find_datasets(base):
@@ -276,12 +283,14 @@ class Job:
         wanted = self.wanted(paths, files)
         if self.args.verbose:
             tqdm.write(f"{self.source}: {' '.join(path.name for path in paths)}")
-        if not self.args.overwrite and self.record.says_done(wanted, self.results(files)):
+        has_slabs = files.slabs is None or any(files.slabs.glob("slab_*.tif"))
+        done = has_slabs and self.record.says_done(wanted, self.results(files))
+        if done and not self.args.overwrite:
             return None
         return wanted, files, read_for(files.picture, paths, self.args)
 
     def results(self, files):
-        """All files of the results."""
+        """The files of the results, but for the slabs, whose names the frames decide."""
         paths = [files.picture, files.focus_map, files.confidence, files.alignment, files.card]
         if files.previews is not None:
             paths += preview_files(files.previews, self.name)
@@ -341,9 +350,9 @@ def run_jobs(jobs, engine, args, rank):
         try:
             if (work := reading.result()) is not None:
                 job.fuse(engine, *work)
-        except KNOWN_FAILURES as error:
-            job.failed(sentence_of(error))
-            failures.append(f"{job.source}: {sentence_of(error)}")
+        except Exception as error:  # of a library, too: the rest goes on
+            job.failed(what_happened(error))
+            failures.append(f"{job.source}: {what_happened(error)}")
             tqdm.write(f"failed: {failures[-1]}", file=sys.stderr)
     return failures
 

@@ -7,6 +7,7 @@ is one function that makes it and one line in METHODS; an option that is a numbe
 """
 
 import argparse
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -15,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from engines import choose_engine
-from formats import PICTURE_SUFFIXES, write_picture
+from formats import PICTURE_SUFFIXES, loses, write_picture
 from fuse import (
     WEIGHTS,
     distinct_frames,
@@ -24,7 +25,7 @@ from fuse import (
     tile_spans,
 )
 from ordering import focus_order
-from pictures import list_frames, read_stack
+from pictures import clash, list_frames, read_stack, stack_name
 from planes import LUMA, luma
 from spatial import fuse_dct, fuse_dsift, fuse_gff, in_floats, in_integers
 from transforms import TRANSFORMS, missing_packages
@@ -415,7 +416,12 @@ def get_parser():
     parser.add_argument(
         "--iterative", action="store_true", help="fuse pair after pair (default: all at once)"
     )
-    parser.add_argument("--stack_path", required=True, metavar="DIR", help="folder of the frames")
+    parser.add_argument(
+        "--stack_path",
+        required=True,
+        metavar="PATH",
+        help="folder of the frames, or the file that they are in",
+    )
     parser.add_argument(
         "--output",
         metavar="FILE",
@@ -439,15 +445,11 @@ def choose_output(parser, args, name):
     Args:
         name: of the method.
     """
-    folder = Path(args.stack_path).resolve()
-    output = Path(args.output or f"results/{folder.name}_{name}.png")
+    output = Path(args.output or f"results/{stack_name(args.stack_path)}_{name}.png")
     if output.suffix.lower() not in PICTURE_SUFFIXES:
         parser.error(f"--output {output} needs a suffix of {' '.join(PICTURE_SUFFIXES)}")
-    if output.resolve().parent == folder:
-        parser.error(
-            f"{output} is inside the stack's folder and would be a frame next time: "
-            "choose another folder"
-        )
+    if sentence := clash(output, args.stack_path):
+        parser.error(sentence)
     return output
 
 
@@ -462,7 +464,10 @@ def main(argv=None):
     fuse = build_method(args.method, args.iterative)
     make_folder(output.parent)
     stack = read_stack(paths)
-    write_picture(output, fuse(stack.frames), stack.metadata)
+    fused = fuse(stack.frames)
+    write_picture(output, fused, stack.metadata)
+    for note in filter(None, [*stack.notes, loses(output.suffix, fused)]):
+        print(f"note: {note}", file=sys.stderr)
     print(f"{output}: {len(paths)} frames by {name}")
 
 

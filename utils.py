@@ -40,6 +40,13 @@ def sentence_of(error):
     return sentence.replace("\n", "\\n")
 
 
+def what_happened(error):
+    """Any error in one line."""
+    if isinstance(error, KNOWN_FAILURES):
+        return sentence_of(error)
+    return f"{type(error).__name__}: {error}".replace("\n", "\\n")
+
+
 def end_with_parent():
     """Have this process of a pool end when the one that started it is killed: nobody else would."""
     import multiprocessing.connection

@@ -61,7 +61,9 @@ class Result:
         known = self.folder / "alignment.json"
         self.alignment = None
         if known.exists():
-            self.alignment = load_alignment(known, record["files"], shape[1:3])
+            self.alignment = load_alignment(
+                known, record["files"], shape[1:3], 3 if shape[3] >= 3 else 1
+            )
         self.picture = self.mixture  # a copy of its own from the first stroke on
         self.strokes = []
         self.waiting = []  # (size, record) of strokes of a result before that do not fit this one

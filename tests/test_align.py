@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 import pytest
 from drawn import draw_stack, texture
+from PIL import Image
 
 import align
 import linking
@@ -14,6 +15,7 @@ import resampling
 from align import apply, measure
 from alignment import Alignment, common_area, covered, load_alignment, save_alignment
 from formats import read_picture, write_picture
+from metadata import Metadata
 from registration import farthest
 from utils import StackError
 
@@ -339,7 +341,7 @@ def test_an_alignment_is_read_as_it_was_written(moving, tmp_path):
     alignment = measure(moving)
     alignment.left_out, alignment.transforms[3] = {3: "shows no detail"}, None
     save_alignment(tmp_path / "a.json", alignment, names)
-    loaded = load_alignment(tmp_path / "a.json", names[::-1], alignment.size)
+    loaded = load_alignment(tmp_path / "a.json", names[::-1], alignment.size, 3)
     assert loaded.reference == 2 and loaded.left_out == {1: "shows no detail"}
     assert loaded.size == alignment.size and loaded.transforms[1] is None
     for k in (0, 1, 2, 4):
@@ -376,16 +378,30 @@ def test_alignments_that_do_not_fit_are_refused(tmp_path, change, sentence):
     change(record)
     path.write_text(json.dumps(record))
     with pytest.raises(StackError, match=sentence):
-        load_alignment(path, ["0.png", "1.png"], (HEIGHT, WIDTH))
+        load_alignment(path, ["0.png", "1.png"], (HEIGHT, WIDTH), 3)
+
+
+def test_gains_of_grey_frames_are_those_of_all_colours_and_not_the_other_way_round(tmp_path):
+    path, names = tmp_path / "a.json", ["0.png", "1.png"]
+    alignment = shifted((0, 0), (1, 0))
+    alignment.gains = np.array([[1.0], [1.5]])
+    save_alignment(path, alignment, names)
+    np.testing.assert_array_equal(load_alignment(path, names, (40, 60), 1).gains, [[1], [1.5]])
+    loaded = load_alignment(path, names, (40, 60), 3)
+    np.testing.assert_array_equal(loaded.gains, [[1, 1, 1], [1.5, 1.5, 1.5]])
+    alignment.gains = np.array([[1, 1, 1], [1.5, 1.4, 1.3]])
+    save_alignment(path, alignment, names)
+    with pytest.raises(StackError, match="exposure for each colour, these frames are grey"):
+        load_alignment(path, names, (40, 60), 1)
 
 
 def test_an_alignment_of_more_frames_needs_its_reference(tmp_path):
     save_alignment(tmp_path / "a.json", shifted((0, 0), (1, 0), (2, 0)), ["a", "b", "c"])
     with pytest.raises(StackError, match="has the reference a, which is not in the stack"):
-        load_alignment(tmp_path / "a.json", ["b", "c"], (40, 60))
+        load_alignment(tmp_path / "a.json", ["b", "c"], (40, 60), 3)
     (tmp_path / "b.json").write_text("frames")
     with pytest.raises(StackError, match="is no alignment"):
-        load_alignment(tmp_path / "b.json", ["b", "c"], (40, 60))
+        load_alignment(tmp_path / "b.json", ["b", "c"], (40, 60), 3)
 
 
 @pytest.fixture
@@ -442,6 +458,35 @@ def test_the_command_takes_frames_in_focus_order(tmp_path, capsys):
     assert "brought into it" not in capsys.readouterr().out
 
 
+def test_frames_keep_their_own_metadata_and_those_left_out_go(folder, tmp_path, capsys):
+    for k in range(6):
+        exif = Image.Exif()
+        exif[0x0131] = f"Acme {k}"  # the software, as a stand-in for all that tells frames apart
+        picture = read_picture(folder / f"{k}.png")
+        write_picture(folder / f"{k}.png", picture, Metadata(exif.tobytes()[6:]))
+    out = tmp_path / "out"
+    write_picture(out / "5.png", np.zeros((4, 4, 3), np.uint8))  # as if it had fitted before
+    run("--stack_path", folder, "--output_dir", out)
+    assert sorted(path.name for path in out.iterdir()) == [f"{k}.png" for k in range(5)]
+    for k in range(5):
+        with Image.open(out / f"{k}.png") as image:
+            assert image.getexif()[0x0131] == f"Acme {k}"
+
+
+def test_known_exposures_are_left_alone_where_that_is_asked_for(folder, tmp_path, capsys):
+    saved = tmp_path / "a.json"
+    words = ("--stack_path", folder, "--output_dir", tmp_path / "out")
+    run(*words, "--save_alignment", saved)
+    record = json.loads(saved.read_text())
+    record["frames"]["1.png"]["gains"] = [1.5, 1.5, 1.5]
+    saved.write_text(json.dumps(record))
+    capsys.readouterr()
+    run(*words, "--use_alignment", saved)
+    assert "exposure of 0 changed" not in capsys.readouterr().out
+    run(*words, "--use_alignment", saved, "--no_match_exposure")
+    assert "exposure of 0 changed" in capsys.readouterr().out
+
+
 def test_a_strict_command_fails_where_a_frame_would_be_left_out(folder, tmp_path):
     with pytest.raises(StackError, match=r"frame 5\.png shows no detail: take it away"):
         run("--stack_path", folder, "--output_dir", tmp_path / "out", "--strict")
@@ -454,6 +499,7 @@ def test_wrong_calls(folder, tmp_path, capsys):
     for words, sentence in (
         (["--output_dir", folder], "the frames would be overwritten"),
         (["--output_dir", tmp_path, "--use_alignment", "a", "--reference", "1"], "contradicts"),
+        (["--output_dir", tmp_path, "--use_alignment", "a", "--parallax", "off"], "nothing is mea"),
     ):
         with pytest.raises(SystemExit):
             run("--stack_path", folder, *words)

@@ -11,6 +11,7 @@ from pathlib import Path
 import fake_toolbox
 import numpy as np
 import pytest
+import tifffile
 from drawn import texture
 
 import contest
@@ -201,6 +202,16 @@ def test_ctrl_c_ends_without_loss_and_leaves_no_process(tmp_path, method, times)
     assert sorted(path.name for path in results.iterdir()) == ["a.png", "b.png", "records"]
     records = sorted((results / "records").iterdir())
     assert [path.name for path in records] == ["a.json", "b.json"]
+
+
+def test_a_stack_in_one_file(tmp_path):
+    (tmp_path / "set").mkdir()
+    pages = np.stack([texture(20, 24, seed) for seed in range(3)])
+    tifffile.imwrite(tmp_path / "set" / "pages.tif", pages, photometric="rgb")
+    stacks = contest.find_stacks(tmp_path / "set")
+    results, failures = run(stacks, tmp_path / "out", "first")
+    assert not failures
+    np.testing.assert_array_equal(read_picture(results["first"]["pages"]["file"]), pages[0])
 
 
 def test_places_and_names(tmp_path):

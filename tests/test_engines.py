@@ -15,7 +15,7 @@ from engines import OpenVinoEngine, TorchEngine, choose_engine, export_of, torch
 from formats import write_picture
 from fuse import WEIGHTS, fuse_stack
 from network import build_network, default_config
-from utils import StackError
+from utils import StackError, select_device
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +88,10 @@ def test_the_choice(exported, tmp_path, monkeypatch):
     assert isinstance(choose_engine(exported), OpenVinoEngine)
     assert isinstance(choose_engine(exported, "cpu"), OpenVinoEngine)
     assert isinstance(choose_engine(exported, engine="torch"), TorchEngine)
-    monkeypatch.setattr("engines.may_have_gpu", lambda: True)
+    monkeypatch.setattr("engines.may_have_gpu", lambda: True)  # which torch may not be built for
+    gpu = select_device("auto").type != "cpu"
+    assert isinstance(choose_engine(exported, "auto"), TorchEngine if gpu else OpenVinoEngine)
+    monkeypatch.setattr("engines.finds_gpu", lambda: True)
     assert isinstance(choose_engine(exported, "auto"), TorchEngine)
     assert isinstance(choose_engine(exported, "auto", "openvino"), OpenVinoEngine)
     with pytest.raises(StackError, match="runs on the CPU, not on cuda"):

@@ -173,10 +173,12 @@ def test_eight_bit_kinds_of_tiff(tmp_path):
     assert np.abs(jpeg.astype(int) - drawn()).max() <= 12
 
 
-def test_thumbnails_in_a_tiff_are_passed_over(tmp_path):
+@pytest.mark.parametrize("kinds", [(0, 1), (1, 0), (1, 0, 1)])
+def test_thumbnails_in_a_tiff_are_passed_over(tmp_path, kinds):
     with tifffile.TiffWriter(tmp_path / "a.tif") as file:
-        file.write(drawn(), photometric="rgb")
-        file.write(drawn()[::4, ::4], photometric="rgb", subfiletype=1)
+        for kind in kinds:
+            step = 4 if kind else 1
+            file.write(drawn()[::step, ::step], photometric="rgb", subfiletype=kind)
     np.testing.assert_array_equal(read_picture(tmp_path / "a.tif"), drawn())
 
 
@@ -474,6 +476,8 @@ def test_raw_is_developed_alike_for_every_frame(tmp_path, monkeypatch):
     asked = {}
 
     class Raw:
+        sizes = SimpleNamespace(flip=5)
+
         def __enter__(self):
             return self
 
@@ -494,10 +498,12 @@ def test_raw_is_developed_alike_for_every_frame(tmp_path, monkeypatch):
     for data in (photograph(8), b"FUJIFILM raw"):
         (tmp_path / "a.raf").write_bytes(data)
         decoded = decode(tmp_path / "a.raf")
-        np.testing.assert_array_equal(decoded.picture, drawn(3, np.uint16))  # LibRaw turns it
+        wanted = np.rot90(drawn(3, np.uint16))
+        np.testing.assert_array_equal(decoded.picture, wanted)
         exif = Image.Exif()
         exif.load(metadata_for(decoded.metadata, decoded.picture).exif)
         assert exif[0x010F] == "Acme"
+    assert asked["user_flip"] == 0  # so that a wrong turn of one frame can be mended
     assert asked["use_camera_wb"] and asked["no_auto_bright"] and asked["adjust_maximum_thr"] == 0
     assert (asked["output_bps"], asked["output_color"]) == (16, "sRGB")
 
@@ -515,6 +521,7 @@ def test_raw_by_libraw(tmp_path):
     (tmp_path / "a.dng").write_bytes(data)
     decoded = decode(tmp_path / "a.dng")
     assert decoded.picture.shape == (96, 64, 3) and decoded.picture.dtype == np.uint16
+    assert decode(tmp_path / "a.dng", 1).picture.shape == (64, 96, 3)
     exif = Image.Exif()
     exif.load(decoded.metadata.exif)
     assert exif[0x010F] == "Acme"

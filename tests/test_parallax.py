@@ -179,7 +179,7 @@ def test_what_a_bent_frame_covers():
 def test_fields_are_read_as_they_were_written(alignment, tmp_path):
     names = [f"{k}.png" for k in range(5)]
     save_alignment(tmp_path / "a.json", alignment, names)
-    loaded = load_alignment(tmp_path / "a.json", names[::-1], alignment.size)
+    loaded = load_alignment(tmp_path / "a.json", names[::-1], alignment.size, 3)
     assert sorted(loaded.fields) == [0, 1, 3, 4] and loaded.spacing == alignment.spacing
     for k, field in loaded.fields.items():
         np.testing.assert_array_equal(field, alignment.fields[4 - k])
@@ -207,7 +207,7 @@ def test_fields_that_are_none_are_refused(tmp_path, change):
     change(record)
     path.write_text(json.dumps(record))
     with pytest.raises(StackError, match="is no alignment"):
-        load_alignment(path, ["0.png", "1.png"], (HEIGHT, WIDTH))
+        load_alignment(path, ["0.png", "1.png"], (HEIGHT, WIDTH), 3)
 
 
 def test_the_option(frames):

@@ -60,6 +60,13 @@ def test_too_few_frames(tmp_path):
         list_frames(tmp_path / "nothing")
 
 
+def test_a_frame_in_two_formats(tmp_path):
+    for name in ("1.nef", "1.jpg", "2.nef", "2.jpg"):
+        (tmp_path / name).touch()
+    with pytest.raises(StackError, match=r"1\.nef and 1\.jpg have one name: move one of them"):
+        list_frames(tmp_path)
+
+
 def test_frames_must_be_of_one_size(tmp_path):
     paths = write_frames(tmp_path, [drawn()] * 9)
     for odd in (0, 4, 7):  # whichever it is, the reference too: the one that differs is named

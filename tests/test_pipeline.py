@@ -156,6 +156,9 @@ def test_slabs(tmp_path):
     slab = read_picture(files.slabs / "slab_3-4.tif")
     assert slab.dtype == np.uint16
     np.testing.assert_array_equal(slab, frames[2] * np.uint16(257))
+    args = options("--slab", "3", "--align", "off")
+    fuse_files(lambda: read_stack(paths), Engine(only(0)), files, args)
+    assert sorted(path.name for path in files.slabs.iterdir()) == ["slab_1-3.tif", "slab_3-5.tif"]
 
 
 def test_previews_and_the_card(tmp_path):
@@ -195,11 +198,13 @@ def test_cropping_takes_all_parts():
     [
         (["--align", "off", "--crop"], "--crop contradicts --align off"),
         (["--align", "off", "--reference", "0"], "--reference contradicts --align off"),
-        (["--use_alignment", "a.json", "--reference", "0"], "which has its own"),
+        (["--use_alignment", "a.json", "--reference", "0"], "--reference contradicts --use_al"),
+        (["--use_alignment", "a.json", "--motion", "affine"], "with --use_alignment nothing is me"),
+        (["--use_alignment", "a.json", "--align", "on"], "--align on measures"),
         (["--near", "last"], "--near is for --prefer and --preview"),
         (["--slab", "1"], "at least 2"),
         (["--smooth", "3"], "--smooth is for the focus map"),
-        (["--align", "off", "--parallax", "off"], "nothing is measured"),
+        (["--align", "off", "--parallax", "off"], "with --align off nothing is measured"),
         (["--smooth", "-1"], "at least 0"),
         (["--quiet", "--verbose"], "not allowed with"),
     ],

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 import tifffile
 from calling import ROOT, call, command, cut, make_stack, summary
 
+import pictures
 import predict_dataset
 from formats import write_picture
 from utils import StackError
@@ -25,7 +27,7 @@ def find(base):
 
 def test_stacks_are_found(tmp_path):
     plain = tmp_path / "plain"
-    for name in ("s10", "s2", "AiF", "Depth", "disparity", ".hidden"):
+    for name in ("s10", "s2", "AiF", "Depth", "disparity", ".hidden", "lost+found"):
         make_stack(plain / name, 2, (2, 2, 3))
     (plain / "empty").mkdir()
     write_picture(plain / "loose.png", np.zeros((2, 2, 3), np.uint8))
@@ -111,6 +113,40 @@ def test_a_link_to_nowhere_is_one_bad_stack(tmp_path, weights, capsys):
     assert call(predict_dataset.main, *args, "--model_path", weights["StackMix"]) == 1
     assert "2.png cannot be read: No such file or directory\n" in capsys.readouterr().err
     assert list(summary(tmp_path / "out")) == ["b"]
+
+
+def test_any_error_of_a_stack_is_its_own(tmp_path, weights, capsys, monkeypatch):
+    base, fuse = tmp_path / "set", predict_dataset.Job.fuse
+    make_stack(base / "a", 2)
+    make_stack(base / "b", 2)
+
+    def fuse_all_but_a(job, *work):
+        if job.name == "a":
+            raise RuntimeError("a library\nhas failed")
+        fuse(job, *work)
+
+    monkeypatch.setattr(predict_dataset.Job, "fuse", fuse_all_but_a)
+    args = ["--stack_basedir_path", base, "--output_dir", tmp_path / "out"]
+    assert call(predict_dataset.main, *args, "--model_path", weights["StackMix"]) == 1
+    assert list(summary(tmp_path / "out")) == ["b"]
+    assert f"failed: {base / 'a'}: RuntimeError: a library\\nhas failed" in capsys.readouterr().err
+
+
+def test_what_cannot_be_read_is_a_bad_stack(tmp_path, monkeypatch):
+    base = tmp_path / "set"
+    make_stack(base / "a", 2, (2, 2, 3))
+    (base / "locked").mkdir()
+    (base / "t.tif").write_bytes(b"")
+    inside, frames = pictures._inside, pictures.frames_in_file
+
+    def locked(path, read):
+        if Path(path).name in ("locked", "t.tif"):
+            raise StackError(f"{path} cannot be read")
+        return read(path)
+
+    monkeypatch.setattr(pictures, "_inside", lambda path: locked(path, inside))
+    monkeypatch.setattr(pictures, "frames_in_file", lambda path: locked(path, frames))
+    assert find(base) == {"set": ["a", "locked", "t.tif"]}
 
 
 def test_what_is_done_again(tmp_path, weights, monkeypatch):
@@ -311,6 +347,10 @@ def test_a_data_set_of_files_that_are_stacks(tmp_path, weights):
     assert list(summary(tmp_path / "out")) == ["folder", "pages"]
     for name in ("pages.png", "previews/pages_sweep.gif", "alignment/pages.json"):
         assert (tmp_path / "out" / name).is_file()
-    assert len(list((tmp_path / "out" / "slabs" / "pages").iterdir())) == 2
+    slabs = tmp_path / "out" / "slabs" / "pages"
+    assert len(list(slabs.iterdir())) == 2
+    shutil.rmtree(slabs)
+    assert call(predict_dataset.main, "--stack_basedir_path", tmp_path / "set", *args) == 0
+    assert len(list(slabs.iterdir())) == 2
     make_stack(tmp_path / "set" / "pages", 2)
     assert call(predict_dataset.main, "--stack_basedir_path", tmp_path / "set", *args) == 1

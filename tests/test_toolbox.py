@@ -5,6 +5,7 @@ from functools import partial
 import cv2
 import numpy as np
 import pytest
+import tifffile
 import torch
 from drawn import draw_stack, texture, write_set
 
@@ -13,6 +14,7 @@ import toolbox
 from formats import read_picture
 from learned import IFCNN, fuse_ifcnn
 from metrics import psnr
+from pictures import list_frames
 from planes import luma
 from spatial import majority
 from toolbox import METHODS, build_method, method_words, missing, parse_method
@@ -298,6 +300,13 @@ def test_the_command(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     toolbox.main(["--method", "LP", "--stack_path", folder, "--iterative"])
     assert (tmp_path / "results" / "scene0_LP-iterative.png").is_file()
+    pages = np.stack([read_picture(path) for path in list_frames(folder)])
+    tifffile.imwrite("own.tif", pages, photometric="rgb")
+    toolbox.main(["--method", "LP", "--stack_path", "own.tif"])
+    assert (tmp_path / "results" / "own_LP.png").is_file()
+    with pytest.raises(SystemExit, match="2"):
+        toolbox.main(["--method", "LP", "--stack_path", "own.tif", "--output", "own.tif"])
+    assert "own.tif is the stack itself" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         toolbox.main(["--help"])
     listed = capsys.readouterr().out
