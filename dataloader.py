@@ -10,6 +10,7 @@ import hashlib
 import multiprocessing
 import signal
 import sys
+from collections import Counter
 from pathlib import Path
 
 import cv2
@@ -89,7 +90,7 @@ def split_pairs(pairs, val_fraction, seed, by_name=False):
     """Part the scenes into training and validation.
 
     By default the order is that of a hash of (seed, name): it does not change for the scenes that
-    were there when others are added.
+    were there when others are added, of another data set too.
 
     Args:
         pairs: as from find_pairs.
@@ -107,17 +108,19 @@ def split_pairs(pairs, val_fraction, seed, by_name=False):
         )
     order = list(range(len(pairs)))
     if not by_name:
-        order.sort(key=lambda i: hashlib.sha256(f"{seed}/{pairs[i][0]}".encode()).digest())
+        names = [name.rpartition("/")[2] for name, *_ in pairs]  # without their data sets'
+        order.sort(key=lambda i: hashlib.sha256(f"{seed}/{names[i]}".encode()).digest())
     n_validation = min(max(round(len(pairs) * val_fraction), 1), len(pairs) - 1)
     return sorted(order[:-n_validation]), sorted(order[-n_validation:])
 
 
-def plan_epoch(frame_counts, batch_size, seed, epoch, subsets, repeat=1, world=1):
+def plan_epoch(frame_counts, batch_size, seed, epoch, subsets, repeat=1, world=1, parted=False):
     """The batches of an epoch: which scenes go together, and with how many frames.
 
     Every scene draws its number of frames, scenes of like numbers come together, and all of a batch
     take the least of their numbers; then the batches are shuffled. So each batch has one N, all N
-    are interleaved, and only the last batch may be short.
+    are interleaved. Only the last batch may be short; where they are parted, the last one of each
+    number of frames.
 
     Args:
         frame_counts: N of every scene.
@@ -128,16 +131,17 @@ def plan_epoch(frame_counts, batch_size, seed, epoch, subsets, repeat=1, world=1
             expects surfaces that are never sharp, and mixes where it need not.
         repeat: how often each scene is taken in an epoch.
         world: processes; they share out a batch of batch_size * world.
+        parted: no batch has scenes of several N, of which all but one would lose frames.
     Returns:
         A list of batches, each a list of (index into frame_counts, n_frames); its length is the
         same in every epoch, and batches have a multiple of `world` samples.
     """
     rng = np.random.default_rng([seed, epoch, PLAN])
-    batches = group_scenes(rng, frame_counts, batch_size, subsets, repeat, world)
+    batches = group_scenes(rng, frame_counts, batch_size, subsets, repeat, world, parted)
     return [batches[i] for i in rng.permutation(len(batches))]
 
 
-def group_scenes(rng, frame_counts, batch_size, subsets, repeat, world):
+def group_scenes(rng, frame_counts, batch_size, subsets, repeat, world, parted=False):
     """The batches of `plan_epoch`, by their numbers of frames and not yet shuffled."""
     scenes = np.tile(np.arange(len(frame_counts)), repeat)
     n_frames = np.asarray(frame_counts)[scenes]
@@ -149,13 +153,19 @@ def group_scenes(rng, frame_counts, batch_size, subsets, repeat, world):
     order = rng.permutation(len(scenes))
     # Where a batch crosses from N to N + 1 frames, subsets are those that give up one.
     order = order[np.lexsort((whole[order], n_frames[order]))]
-    batches = []
-    for start in range(0, len(order), batch_size * world):
-        chosen = order[start : start + batch_size * world]
+    ends = np.flatnonzero(np.diff(n_frames[order])) + 1
+    parts, size, batches = np.split(order, ends) if parted else [order], batch_size * world, []
+    for chosen in (part[i : i + size] for part in parts for i in range(0, len(part), size)):
         chosen = np.resize(chosen, -(-len(chosen) // world) * world)  # by repeating the first ones
         least = int(n_frames[chosen].min())
         batches.append([(int(scenes[i]), least) for i in chosen])
     return batches
+
+
+def count_batches(frame_counts, size, repeat, parted):
+    """How many batches of `size` scenes `group_scenes` makes of these."""
+    groups = Counter(frame_counts).values() if parted else [len(frame_counts)]
+    return sum(-(-count * repeat // size) for count in groups)
 
 
 class EpochBatches(Sampler):
@@ -175,9 +185,11 @@ class EpochBatches(Sampler):
     def __init__(self, frame_counts, batch_size, seed, subsets, repeat=1, rank=0, world=1):
         self.counts_in = frame_counts if callable(frame_counts) else lambda _: frame_counts
         self.batch_size, self.seed = batch_size, seed
-        self.options = {"subsets": subsets, "repeat": repeat, "world": world}
+        # Where each epoch has its own counts, only joined ones make as many batches in each.
+        parted = not subsets and not callable(frame_counts)
+        self.options = {"subsets": subsets, "repeat": repeat, "world": world, "parted": parted}
         self.rank, self.world = rank, world
-        self.length = -(-len(self.counts_in(0)) * repeat // (batch_size * world))
+        self.length = count_batches(self.counts_in(0), batch_size * world, repeat, parted)
         self.start_at(0, 0)
 
     def start_at(self, epoch, first_batch):
@@ -212,8 +224,10 @@ class OwnBatches(EpochBatches):
     def __init__(self, shares, **plan):
         super().__init__(**plan)
         self.shares = shares
-        largest = max(map(len, shares)) * plan.get("repeat", 1)
-        self.length = -(-largest // plan["batch_size"])
+        counts, how = self.counts_in(0), (self.options["repeat"], self.options["parted"])
+        self.length = max(
+            count_batches([counts[i] for i in own], self.batch_size, *how) for own in shares
+        )
 
     def __iter__(self):
         counts, batch_size = self.counts_in(self.epoch), self.batch_size

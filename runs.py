@@ -24,7 +24,7 @@ SAME_SIGNAL = 1.0  # s within which signals are one Ctrl-C
 
 
 def learning_rate(step, steps_per_epoch, args):
-    """The learning rate of a step; it follows from the step alone, so that runs resume exactly.
+    """The learning rate of a step; it follows from its place alone, so that runs resume exactly.
 
     A rise over the first warmup_steps, at most a tenth of the run, then constant (or falling by
     gamma from epoch to epoch), and a straight fall to nearly 0 over the last decay_fraction of all
@@ -32,7 +32,7 @@ def learning_rate(step, steps_per_epoch, args):
     had them.
 
     Args:
-        step: steps done so far.
+        step: steps done so far, in epochs of as many as are taken now.
         steps_per_epoch: steps of an epoch.
         args: lr, gamma, warmup_steps, decay_fraction and epochs are used.
     Returns:
@@ -140,7 +140,7 @@ def choose_precision(network, args, device):
     Raises:
         StackError: bf16 is asked for where there is none.
     """
-    cuda_has_it = device.type == "cuda" and torch.cuda.is_bf16_supported()
+    cuda_has_it = device.type == "cuda" and torch.cuda.is_bf16_supported(False)  # not emulated
     if args.precision == "bf16" and device.type != "cpu" and not cuda_has_it:
         raise StackError(f"{device} has no bf16 arithmetic: use --precision fp32")
     if args.precision != "auto":
@@ -334,7 +334,7 @@ class Run:
         optimizer: torch optimizer.
         loss_weights: {term: weight}.
         steps_per_epoch: steps of a whole epoch.
-        data: fingerprint of the training scenes.
+        data, val_data: fingerprints of the scenes that train and that validate.
         epoch: epochs done.
         step_in_epoch: steps done in the epoch after those.
         step: steps done in all.
@@ -352,6 +352,7 @@ class Run:
     loss_weights: dict
     steps_per_epoch: int
     data: str
+    val_data: str
     epoch: int = 0
     step_in_epoch: int = 0
     step: int = 0
@@ -378,6 +379,7 @@ class Run:
             "step_in_epoch": self.step_in_epoch,
             "best": self.best,
             "data": self.data,
+            "val_data": self.val_data,
             "random": random_states(),
         }
 
@@ -399,7 +401,7 @@ class Run:
         Raises:
             StackError: not all processes have found the same one.
         """
-        note = self.restore(checkpoint) if checkpoint else None
+        note = self.restore(checkpoint) if checkpoint else ""
         if dist.is_initialized():
             steps = [None] * dist.get_world_size()
             dist.all_gather_object(steps, self.step)
@@ -411,7 +413,7 @@ class Run:
         return note
 
     def restore(self, checkpoint):
-        """Take up what a last.pth holds; returns a sentence where it does not fit wholly."""
+        """Take up what a last.pth holds; returns what does not fit, or an empty text."""
         state = checkpoint["state"]
         self.network.load_state_dict(state["network"])
         self.average.network.load_state_dict(checkpoint["network"])
@@ -420,10 +422,17 @@ class Run:
         self.step_in_epoch, self.best = state["step_in_epoch"], state["best"]
         self.validation = checkpoint["validation"]
         set_random_states(state["random"])
-        if state["data"] == self.data:
-            return None
-        if self.step_in_epoch:
-            self.epoch, self.step_in_epoch = self.epoch + 1, 0
-        self.best = -float("inf")  # scores of other scenes do not compare
-        self.step = self.epoch * self.steps_per_epoch
-        return f"the training scenes changed since it stopped: going on with epoch {self.epoch + 1}"
+        notes = []
+        if state.get("val_data", self.val_data) != self.val_data:
+            self.best = -float("inf")  # scores of other scenes do not compare
+            notes.append(
+                "the validation scenes changed since it stopped: the next best.pth is theirs"
+            )
+        if state["data"] != self.data:
+            if self.step_in_epoch:
+                self.epoch, self.step_in_epoch = self.epoch + 1, 0
+            notes.append(
+                "the training scenes changed since it stopped: going on with epoch "
+                f"{self.epoch + 1}"
+            )
+        return "; ".join(notes)

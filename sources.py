@@ -35,8 +35,9 @@ from photos import (
 from picture_store import PictureStore
 from shards import shares_of_shards
 from synthesis import RefocusedStacks, SyntheticStacks, slot_frames
-from utils import KNOWN_FAILURES, StackError, rank_and_world
+from utils import KNOWN_FAILURES, StackError, free_memory, rank_and_world
 
+CACHE_MIB = 4096  # where no one tells how much memory is free
 MOST_WORKERS = 16  # loader processes of one process that trains, where nobody says how many
 REHEARSED = 2  # stacks that each process of a dry run validates
 REHEARSED_PHOTOS = 100  # that a dry run reads
@@ -56,7 +57,12 @@ def fingerprint(args, world, content):
         shared = ["global batch", args.global_batch]  # whoever shares it out, the order is one
     else:
         shared = world
-    return hashlib.sha256(json.dumps([shared, content]).encode()).hexdigest()[:16]
+    return digest([shared, content])
+
+
+def digest(value):
+    """A short text that tells one plain JSON value from others."""
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:16]
 
 
 def count_workers(args, device):
@@ -75,6 +81,12 @@ def count_workers(args, device):
     has_affinity = hasattr(os, "sched_getaffinity")
     cores = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
     return min(max(cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1)), 1), MOST_WORKERS)
+
+
+def room_for_pictures():
+    """MiB of memory that each process on this machine may take for decoded pictures."""
+    free, processes = free_memory(), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    return CACHE_MIB if free == float("inf") else int(free / 2 / processes) >> 20
 
 
 def collect_pairs(datapaths):
@@ -258,7 +270,7 @@ def build_loaders(args, device, colour):
         args: the options; device: torch.device that trains.
         colour: of RGB in place of luma.
     Returns:
-        (training, validation, data): two loaders and the fingerprint of the training scenes.
+        (training, validation, data, val_data): two loaders and their scenes' fingerprints.
     Raises:
         StackError: the data cannot be found, read or split.
     """
@@ -273,7 +285,8 @@ def build_loaders(args, device, colour):
         parts = split_pairs(pairs, args.val_fraction, args.seed, by_name=args.split == "name")
     size = tuple(args.image_size)
     resize = size if args.fit == "resize" and not args.photos else None
-    cache_mib = args.cache_mib // 2 if args.photos else args.cache_mib
+    cache_mib = room_for_pictures() if args.cache_mib is None else args.cache_mib
+    cache_mib = cache_mib // 2 if args.photos else cache_mib
     workers = count_workers(args, device)
     store = PictureStore(pairs, resize, cache_mib, workers, colour)
     why = f"smaller than the crops of {size[1]}x{size[0]}: give a smaller --image_size"
@@ -313,7 +326,9 @@ def build_loaders(args, device, colour):
     if rank == 0:
         told = f", {len(left_out)} left out" if left_out else ""
         print(f"{sentence}, {len(validated)} validate{told}")
-    return training, validation, fingerprint(args, world, content)
+    scored = [[store.pairs[i][0], store.frame_count(i)] for i in validated]
+    val_data = digest([scored, list(args.val_size)])
+    return training, validation, fingerprint(args, world, content), val_data
 
 
 def check_stacks(samples, seconds):

@@ -70,7 +70,8 @@ def train_step(run, batch, stages):
     with stages.stage("copy"):
         stack = batch["stack"].to(run.device, non_blocking=True)
         answer = batch["answer"].to(run.device, non_blocking=True)
-    rate = learning_rate(run.step, run.steps_per_epoch, run.args)
+    place = run.epoch * run.steps_per_epoch + run.step_in_epoch
+    rate = learning_rate(place, run.steps_per_epoch, run.args)
     for group in run.optimizer.param_groups:
         group["lr"] = rate
     run.optimizer.zero_grad()
@@ -296,7 +297,8 @@ def build_run(args, device, network, steps_per_epoch, data, checkpoint):
         optimizer=build_optimizer(network, args),
         loss_weights=loss.parse_loss_weights(args.loss_weights),
         steps_per_epoch=steps_per_epoch,
-        data=data,
+        data=data[0],
+        val_data=data[1],
     )
     note = run.start(checkpoint)
     if note and rank_and_world()[0] == 0:
@@ -405,7 +407,7 @@ def train_or_try(args, checkpoint):
     with process_group(device), Stop(args.max_minutes) as stop:
         seed_everything(args.seed)
         network = begin_network(args, checkpoint)
-        training, validation, data = build_loaders(args, device, network.colour)
+        training, validation, *data = build_loaders(args, device, network.colour)
         run = build_run(args, device, network, len(training.batch_sampler), data, checkpoint)
         if rank == 0:
             write_json(run.folder / "args.json", {"args": vars(args), **run_record()})

@@ -315,9 +315,9 @@ def get_parser():
     group.add_argument(
         "--cache_mib",
         type=number(int, low=0),
-        default=4096,
-        help="memory for decoded pictures, MiB; it is taken as pictures come in. With --photos "
-        "half of it is for them",
+        help="memory of each process for decoded pictures, MiB; it is taken as pictures come in. "
+        "With --photos half of it is for them (default: half of what is free at the start, shared "
+        "out to the processes of this machine)",
     )
 
     add_strict_option(add_photo_options(parser))
@@ -415,7 +415,9 @@ def parse_args(parser, argv=None):
         args.resume = "last"
         for name in FIXED:
             # A run of an older version had the default of what it did not know.
-            if getattr(args, name) != kept.setdefault(name, parser.get_default(name)):
+            derived = name == "batch_size" and kept.get("global_batch")
+            same = getattr(args, name) == kept.setdefault(name, parser.get_default(name))
+            if not (same or derived):
                 parser.error(
                     f"--{name} is {kept[name]} in the run {args.exp_name} and cannot change when "
                     "it is resumed"
@@ -446,6 +448,8 @@ def check_args(parser, args):
             f"--global_batch {args.global_batch} cannot be shared out evenly to "
             f"{rank_and_world()[1]} processes: give a multiple of that"
         )
+    if args.global_batch and args.batch_size != parser.get_default("batch_size"):
+        parser.error("--batch_size and --global_batch both say how large a batch is: give one")
     if args.dry_run and args.profile:
         parser.error("--dry_run checks a run, --profile times its steps: give one of them")
     try:
@@ -504,6 +508,21 @@ def check_data(parser, args):
     for folder in args.photos or []:
         if not Path(folder).is_dir():
             parser.error(f"--photos {folder} is no folder: give one of photographs")
+    for folder in args.val_datapath if args.photos and not args.depth_path else ():
+        if seed_of_scenes(folder) == args.seed:
+            parser.error(
+                f"{folder} was made with --seed {args.seed} and validates the very scenes that "
+                "train: give another --seed"
+            )
+
+
+def seed_of_scenes(datapath):
+    """The seed of random scenes that make_dataset.py wrote there; None where it wrote others."""
+    try:
+        settings = json.loads((Path(datapath) / "dataset.json").read_text())["settings"]
+        return settings["seed"] if settings["image_path"] and not settings["depth_path"] else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def check_depth(parser, args):

@@ -110,6 +110,14 @@ def test_split_keeps_training_scenes_when_scenes_are_added():
     assert len(before & after) >= 8
 
 
+def test_split_stays_when_another_data_set_is_added():
+    pairs = pairs_named(50)
+    joined = [(f"one/{name}", *rest) for name, *rest in pairs]
+    joined += [(f"two/other{i}", [], f"AiF/other{i}.png") for i in range(4)]
+    before, after = (set(split_pairs(some, 0.2, seed=0)[1]) for some in (pairs, joined))
+    assert len(before & after) >= 9
+
+
 def test_split_by_name_takes_the_last():
     assert split_pairs(pairs_named(10), 0.2, seed=0, by_name=True)[1] == [8, 9]
 
@@ -137,8 +145,22 @@ def test_a_plan_takes_every_scene_with_one_n_a_batch():
 
 
 def test_a_plan_without_subsets_takes_all_frames():
-    plan = plan_epoch([4, 7, 4, 7], 2, 0, 0, subsets=False)
-    assert sorted(n for batch in plan for _, n in batch) == [4, 4, 7, 7]
+    counts = [4, 7, 4, 7, 5, 4]
+    plan = plan_epoch(counts, 2, 0, 0, subsets=False, parted=True)
+    assert sorted(sample for batch in plan for sample in batch) == list(enumerate(counts))
+    order = EpochBatches(counts, 2, 0, subsets=False)
+    assert len(order) == len(list(order)) == len(plan) == 4
+    by_epoch = EpochBatches(lambda epoch: [4 + epoch, 7, 4, 7, 5, 4], 2, 0, subsets=False)
+    for epoch in range(3):
+        by_epoch.start_at(epoch, 0)
+        assert len(by_epoch) == len(list(by_epoch)) == 3
+
+
+def test_subsets_give_up_frames_before_whole_stacks_do():
+    counts = [2 + k % 9 for k in range(900)]
+    plan = plan_epoch(counts, 8, 0, 0, subsets=True)
+    kept = sum(n == counts[scene] for batch in plan for scene, n in batch) / len(counts)
+    assert kept > 0.7  # with the whole ones in no order 0.65
 
 
 def test_processes_share_out_equal_parts():

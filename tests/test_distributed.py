@@ -153,7 +153,7 @@ def test_the_order_is_one_for_any_number_of_processes():
 def test_processes_must_find_one_checkpoint(data, tmp_path, monkeypatch):
     args, _ = train.parse_args(train.get_parser(), options(data, tmp_path))
     network = train.begin_network(args, None)
-    run = train.build_run(args, torch.device("cpu"), network, 6, "data", None)
+    run = train.build_run(args, torch.device("cpu"), network, 6, ("data", "val"), None)
     monkeypatch.setattr(runs.dist, "is_initialized", lambda: True)
     monkeypatch.setattr(runs.dist, "get_world_size", lambda: 2)
 

@@ -1,6 +1,7 @@
 """sources.py: what train.py trains on and validates on, and data that change or do not fit."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -15,10 +16,14 @@ from formats import write_picture
 from utils import StackError
 
 
+def without(options, name):
+    place = options.index(name)
+    return options[:place] + options[place + 2 :]
+
+
 def test_validation_can_have_sets_of_its_own(options, tmp_path, data, capsys):
     held_out = write_set(tmp_path / "held out", [3, 4, 2], 20, 24)
-    place = options.index("--val_fraction")
-    apart = options[:place] + options[place + 2 :]
+    apart = without(options, "--val_fraction")
     assert start(apart, "run", "--epochs", "1", "--val_datapath", str(held_out)) == 0
     assert "7 stacks train, 3 validate" in capsys.readouterr().out
     both = ["--datapath", str(data), str(held_out)]
@@ -141,6 +146,38 @@ def test_changed_data_are_noted_and_the_next_epoch_begins(options, tmp_path, mon
         capsys.readouterr().out
     )
     assert load(tmp_path / "run" / "last.pth")["epoch"] == 3
+
+
+def test_a_run_on_fewer_scenes_keeps_its_log(common, tmp_path):
+    data = write_set(tmp_path / "set", [3] * 8, 32, 32)
+    held_out = write_set(tmp_path / "held_out", [3], 32, 32)
+    words = [*common, "--datapath", str(data), "--val_datapath", str(held_out), "--log_every", "1"]
+    start(words, "run", "--epochs", "2")
+    before = load(tmp_path / "run" / "last.pth")["step"]
+    for scene in ("scene4", "scene5", "scene6", "scene7"):
+        (data / "AiF" / f"{scene}.png").unlink()
+        shutil.rmtree(data / "dof_stack" / scene)
+    assert resume(tmp_path, "run", "--epochs", "3") == 0
+    after = load(tmp_path / "run" / "last.pth")["step"]
+    lines = map(json.loads, (tmp_path / "run" / "log.jsonl").read_text().splitlines())
+    assert [line["step"] for line in lines if "train" in line] == [*range(1, after + 1)]
+    assert after - before == before // 4
+
+
+def test_other_validation_scenes_begin_a_new_best(common, tmp_path, capsys):
+    data = write_set(tmp_path / "set", [3] * 4, 32, 32)
+    easy, hard = (write_set(tmp_path / name, [3], 32, 32) for name in ("easy", "hard"))
+    for k in range(3):  # frames that are the answer
+        shutil.copy(easy / "AiF" / "scene0.png", easy / "dof_stack" / "scene0" / f"{k}.png")
+    words = [*common, "--datapath", str(data), "--val_datapath"]
+    start([*words, str(easy)], "run", "--epochs", "1")
+    first = load(tmp_path / "run" / "best.pth")
+    (hard / "AiF" / "scene0.png").rename(hard / "AiF" / "other.png")
+    (hard / "dof_stack" / "scene0").rename(hard / "dof_stack" / "other")
+    assert resume(tmp_path, "run", "--epochs", "2", "--val_datapath", str(hard)) == 0
+    assert "the validation scenes changed since it stopped" in capsys.readouterr().out
+    best = load(tmp_path / "run" / "best.pth")
+    assert best["epoch"] == 2 and best["validation"]["PSNR"] < first["validation"]["PSNR"]
 
 
 def test_processes_that_load_are_chosen(options, photo_options, monkeypatch):

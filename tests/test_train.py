@@ -265,7 +265,7 @@ def test_runs_are_neither_overwritten_nor_invented(options, tmp_path, capsys):
 def test_a_full_disk_leaves_the_last_checkpoint(options, tmp_path):
     args = train.get_parser().parse_args([*options, "--exp_name", "run"])
     network = train.begin_network(args, None)
-    run = train.build_run(args, torch.device("cpu"), network, 3, "data", None)
+    run = train.build_run(args, torch.device("cpu"), network, 3, ("data", "val"), None)
     run.save("last.pth", resumable=True)
     before = (tmp_path / "run" / "last.pth").read_bytes()
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
