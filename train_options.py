@@ -411,13 +411,13 @@ def parse_args(parser, argv=None):
             raise StackError(f"{last} holds no state of a run: use --init for its weights")
         kept = {k: v for k, v in checkpoint["args"].items() if k not in OF_THE_START}
         kept = BEFORE | kept
+        if kept.get("global_batch"):
+            del kept["batch_size"]  # which followed from it
         args = parser.parse_args(argv, argparse.Namespace(**kept))
         args.resume = "last"
         for name in FIXED:
             # A run of an older version had the default of what it did not know.
-            derived = name == "batch_size" and kept.get("global_batch")
-            same = getattr(args, name) == kept.setdefault(name, parser.get_default(name))
-            if not (same or derived):
+            if getattr(args, name) != kept.setdefault(name, parser.get_default(name)):
                 parser.error(
                     f"--{name} is {kept[name]} in the run {args.exp_name} and cannot change when "
                     "it is resumed"

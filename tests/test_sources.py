@@ -148,6 +148,15 @@ def test_changed_data_are_noted_and_the_next_epoch_begins(options, tmp_path, mon
     assert load(tmp_path / "run" / "last.pth")["epoch"] == 3
 
 
+def test_random_scenes_of_the_seed_that_validates_are_refused(photo_options, data, capsys):
+    settings = {"image_path": "photos", "depth_path": None, "seed": 3}
+    (data / "dataset.json").write_text(json.dumps({"settings": settings}))
+    with pytest.raises(SystemExit):
+        start(photo_options, "run", "--seed", "3")
+    assert "was made with --seed 3 and validates the very scenes" in capsys.readouterr().err
+    assert start(photo_options, "run", "--seed", "4", "--epochs", "1") == 0
+
+
 def test_a_run_on_fewer_scenes_keeps_its_log(common, tmp_path):
     data = write_set(tmp_path / "set", [3] * 8, 32, 32)
     held_out = write_set(tmp_path / "held_out", [3], 32, 32)

@@ -83,6 +83,16 @@ def test_a_resumed_run_equals_one_that_did_not_stop(request, tmp_path, monkeypat
     assert_equal(best[0]["network"], best[1]["network"])
 
 
+def test_a_global_batch_goes_on_as_it_began(options, tmp_path, monkeypatch):
+    place = options.index("--batch_size") if "--batch_size" in options else None
+    alone = options if place is None else options[:place] + options[place + 2 :]
+    signal_after(monkeypatch, 2)
+    assert start(alone, "run", "--global_batch", "3") == 130
+    for _ in range(2):
+        resume(tmp_path, "run", "--global_batch", "3")
+    assert load(tmp_path / "run" / "last.pth")["args"]["batch_size"] == 3
+
+
 def test_signals_save_and_set_the_exit_status(options, tmp_path, monkeypatch, capsys):
     handler = signal.getsignal(signal.SIGINT)
     signal_after(monkeypatch, 2, signal.SIGTERM)
@@ -330,6 +340,7 @@ def test_a_log_that_was_cut_short_goes_on(options, tmp_path):
         ),
         (["--datapath", "x", "--lr", "0"], "0 must be above 0"),
         (["--datapath", "x", "--batch_size", "two"], "'two' is no int"),
+        (["--datapath", "x", "--batch_size", "2", "--global_batch", "4"], "how large a batch is"),
         (["--datapath", "x", "--val_fraction", "1"], "must be below 1"),
         (["--datapath", "x", "--network_options", "size=3"], "is no NAME=VALUE with a name of"),
         (["--datapath", "x", "--network_options", "hidden=x"], "hidden='x' is no JSON value"),
