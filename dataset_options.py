@@ -68,7 +68,7 @@ def get_parser():
     scene.add_argument(
         "--clean",
         action="store_true",
-        help="random scenes without the noise, JPEG, flicker and shake that half of them have",
+        help="random scenes without the noise, JPEG and flicker that half of them have",
     )
     add_camera_options(parser)
     add_strict_option(add_photo_options(parser))

@@ -222,7 +222,11 @@ def lens_frames(picture, disparity, focus, max_coc, device="cpu"):
 
 
 def random_faults(rng):
-    """A camera's faults at random, as arguments of `develop`; half of the scenes have none."""
+    """A camera's faults at random, as arguments of `develop`; half of the scenes have none.
+
+    No shake: where frames are out of place and the answer is not, a mixture comes nearer to it than
+    the sharp frame, and a network learns to blur. augmentation.py moves frames with their answer.
+    """
     faults = {}
     if rng.random() < 0.3:
         full_well = float(np.exp(rng.uniform(np.log(400), np.log(20000))))
@@ -231,8 +235,6 @@ def random_faults(rng):
         faults["jpeg"] = int(rng.integers(75, 99))
     if rng.random() < 0.1:
         faults["flicker"] = float(rng.uniform(0, 0.02))
-    if rng.random() < 0.1:
-        faults["shake"] = float(rng.uniform(0, 0.2))  # standard deviation: up to half a pixel
     return faults
 
 
