@@ -87,7 +87,12 @@ class _Noise(argparse.Action):
 
 def camera_options(args):
     """The options of the camera that are given, as arguments of `scenes.develop`, 0 included."""
-    given = {name: getattr(args, name) for name in ("noise", "jpeg", "flicker", "shake")}
+    given = {
+        "noise": args.noise,
+        "jpeg": args.jpeg,
+        "flicker": args.flicker,
+        "shake": args.shake,
+    }
     return {name: value for name, value in given.items() if value is not None}
 
 
