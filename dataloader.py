@@ -144,15 +144,13 @@ def plan_epoch(frame_counts, batch_size, seed, epoch, subsets, repeat=1, world=1
 def group_scenes(rng, frame_counts, batch_size, subsets, repeat, world, parted=False):
     """The batches of `plan_epoch`, by their numbers of frames and not yet shuffled."""
     scenes = np.tile(np.arange(len(frame_counts)), repeat)
-    n_frames = np.asarray(frame_counts)[scenes]
-    whole = np.ones(len(scenes), bool)
+    every = n_frames = np.asarray(frame_counts)[scenes]
     if subsets:
-        few = (2 * ((n_frames + 1) / 2) ** rng.random(len(scenes))).astype(int)
-        whole = rng.random(len(scenes)) < WHOLE_SHARE
-        n_frames = np.where(whole, n_frames, few)
+        few = (2 * ((every + 1) / 2) ** rng.random(len(scenes))).astype(int)
+        n_frames = np.where(rng.random(len(scenes)) < WHOLE_SHARE, every, few)
     order = rng.permutation(len(scenes))
     # Where a batch crosses from N to N + 1 frames, subsets are those that give up one.
-    order = order[np.lexsort((whole[order], n_frames[order]))]
+    order = order[np.lexsort(((n_frames == every)[order], n_frames[order]))]
     ends = np.flatnonzero(np.diff(n_frames[order])) + 1
     parts, size, batches = np.split(order, ends) if parted else [order], batch_size * world, []
     for chosen in (part[i : i + size] for part in parts for i in range(0, len(part), size)):

@@ -158,9 +158,15 @@ def test_a_plan_without_subsets_takes_all_frames():
 
 def test_subsets_give_up_frames_before_whole_stacks_do():
     counts = [2 + k % 9 for k in range(900)]
-    plan = plan_epoch(counts, 8, 0, 0, subsets=True)
-    kept = sum(n == counts[scene] for batch in plan for scene, n in batch) / len(counts)
-    assert kept > 0.7  # with the whole ones in no order 0.65
+    drawn, given = (
+        dict(sample for batch in plan_epoch(counts, size, 0, 0, subsets=True) for sample in batch)
+        for size in (1, 8)
+    )
+    lost = {scene for scene in drawn if given[scene] < drawn[scene]}
+    whole = {scene for scene in drawn if drawn[scene] == counts[scene]}
+    assert lost & whole and lost - whole
+    for n in {drawn[scene] for scene in lost & whole}:
+        assert {scene for scene in drawn if drawn[scene] == n} - whole <= lost
 
 
 def test_processes_share_out_equal_parts():
