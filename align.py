@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from alignment import Alignment, load_alignment, save_alignment
+from alignment import Alignment, colours_of, load_alignment, save_alignment
 from exposure import Tiles, expose, match, tiles_of
 from formats import suffix_like, write_picture
 from linking import chain_of, connect, loops, settle
@@ -183,13 +183,8 @@ class _Steps:
 def _unmoved(frames, reference):
     """The Alignment that leaves (N, H, W, C) frames as they are."""
     transforms = [np.eye(2, 3) for _ in frames]
-    gains = np.ones((len(frames), _colours(frames)))
+    gains = np.ones((len(frames), colours_of(frames)))
     return Alignment(reference, frames.shape[1:3], transforms, gains)
-
-
-def _colours(frames):
-    """How many gains a frame of (N, H, W, C) has: 3, or 1 where it is grey."""
-    return 3 if frames.shape[3] >= 3 else 1
 
 
 def _factor(size):
@@ -375,7 +370,7 @@ def align_by_options(args, frames, names, save=None, use=None, progress=None, th
     """
     names = list(names)
     if use is not None:
-        alignment = load_alignment(use, names, frames.shape[1:3], _colours(frames))
+        alignment = load_alignment(use, names, frames.shape[1:3], colours_of(frames))
         if args.no_match_exposure:
             alignment = replace(alignment, gains=np.ones_like(alignment.gains))
     else:
@@ -453,7 +448,7 @@ def main(argv=None):
     for k, source in enumerate(paths):
         path = args.output_dir / f"{source.stem}{suffix_like(source)}"
         if k in kept:
-            write_picture(path, stack.frames[k], stack.each[k])
+            write_picture(path, stack.frames[k], stack.frame_metadata[k])
             release(stack.frames)
         else:  # one of an earlier run lies on another reference
             path.unlink(missing_ok=True)

@@ -212,6 +212,11 @@ def save_alignment(path, alignment, names):
     write_json(path, record | {"frames": frames})
 
 
+def colours_of(frames):
+    """How many gains a frame of (N, H, W, C) has: 3, or 1 where it is grey."""
+    return 3 if frames.shape[3] >= 3 else 1
+
+
 def load_alignment(path, names, size, colours):
     """Read an Alignment that `save_alignment` has written.
 

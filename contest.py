@@ -22,13 +22,11 @@ from tqdm import tqdm
 import toolbox
 from formats import write_picture
 from pictures import (
-    list_folders,
     list_frames,
-    list_pictures,
-    list_stack_files,
     read_stack,
     stack_name,
     stack_root,
+    stacks_in,
 )
 from records import Record, wanted_record
 from utils import (
@@ -56,11 +54,10 @@ def find_stacks(folder):
     Returns:
         {name: path}, folders first, each in natural order.
     Raises:
-        StackError: there is none.
+        StackError: there is none, or two have one name.
     """
     root = stack_root(folder) or Path(folder)
-    found = [path for path in list_folders(root) if list_pictures(path)] + list_stack_files(root)
-    stacks = {stack_name(path): path for path in found}
+    stacks = {stack_name(path): path for path in stacks_in(root)}
     if not stacks:
         raise StackError(f"{root} holds no stacks: give the folder whose sub-folders hold pictures")
     return stacks
@@ -145,13 +142,12 @@ def run_contest(entries, stacks, overwrite=False):
     Raises:
         StackError: a stack has too few frames, so that no method could have all its results.
     """
-    for path in stacks.values():
-        list_frames(path)
+    frames = {name: list_frames(path) for name, path in stacks.items()}
     results, failures = {}, []
     with tqdm(total=len(entries) * len(stacks), unit="stack", disable=None) as bar:
         for entry in entries:
             bar.set_description(entry.name)
-            done, failed = run_entry(entry, stacks, overwrite, bar)
+            done, failed = run_entry(entry, stacks, frames, overwrite, bar)
             failures += failed
             if len(done) == len(stacks):
                 results[entry.name] = {stack: done[stack] for stack in stacks}
@@ -163,12 +159,12 @@ def run_contest(entries, stacks, overwrite=False):
     return results, failures
 
 
-def run_entry(entry, stacks, overwrite, bar):
+def run_entry(entry, stacks, frames, overwrite, bar):
     """Fuse every stack with one method.
 
     Args:
         entry: the method.
-        stacks: {name: folder or file}.
+        stacks: {name: folder or file}; frames: {name: as from list_frames}.
         overwrite: fuse also what is done.
         bar: a tqdm bar, moved on by one for each stack.
     Returns:
@@ -183,7 +179,7 @@ def run_entry(entry, stacks, overwrite, bar):
     for stack, path in stacks.items():
         record, output = Record(entry.folder, stack), entry.folder / f"{stack}.png"
         try:
-            wanted[stack] = wanted_record(list_frames(path), entry.weights, entry.options)
+            wanted[stack] = wanted_record(frames[stack], entry.weights, entry.options)
             if not overwrite and record.says_done(wanted[stack], [output]):
                 done[stack] = {"file": output, **record.read()["result"]}
                 bar.update()

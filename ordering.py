@@ -182,7 +182,7 @@ def reorder(stack, order, names):
     """
     permute(stack.frames, order)
     stack.paths = [stack.paths[k] for k in order]
-    stack.each = [stack.each[k] for k in order]
+    stack.frame_metadata = [stack.frame_metadata[k] for k in order]
     return f"the frames were not in focus order and were brought into it: {' '.join(names)}"
 
 

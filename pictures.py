@@ -171,9 +171,38 @@ def list_stack_files(folder):
 
 
 def _may_hold_frames(path):
-    """Whether a TIFF has several pages; one that cannot be opened tells why when it is read."""
+    """Whether a TIFF has several pages; True where that cannot be told."""
     try:
         return len(frames_in_file(path)) > 1
+    except StackError:
+        return True
+
+
+def stacks_in(folder, folders=None):
+    """The stacks in a folder: sub-folders that hold pictures, and stacks that are one file.
+
+    Args:
+        folder: that is searched.
+        folders: the sub-folders that count; None: all.
+    Returns:
+        List of paths, folders first, each in natural order; may be empty. What cannot be read is
+        among them, and tells why when it is read.
+    Raises:
+        StackError: two have one name, and would have one result.
+    """
+    folders = list_folders(folder) if folders is None else folders
+    stacks = [path for path in folders if _may_hold_pictures(path)] + list_stack_files(folder)
+    names = {}
+    for path in stacks:
+        if (other := names.setdefault(stack_name(path), path)) != path:
+            raise StackError(f"{path} and {other.name} have one name: rename one of them")
+    return stacks
+
+
+def _may_hold_pictures(folder):
+    """Whether there are pictures in a folder; True where that cannot be told."""
+    try:
+        return bool(list_pictures(folder))
     except StackError:
         return True
 
@@ -268,14 +297,14 @@ class Stack:
         paths: the N files, or stack_files.Page.
         metadata: Metadata of the reference frame.
         notes: a sentence on each thing that was made alike.
-        each: Metadata of every frame, in the order of `paths`.
+        frame_metadata: Metadata of every frame, in the order of `paths`.
     """
 
     frames: np.ndarray
     paths: list
     metadata: Metadata
     notes: list = field(default_factory=list)
-    each: list = field(default_factory=list)
+    frame_metadata: list = field(default_factory=list)
 
 
 def read_stack(

@@ -14,10 +14,9 @@ from pictures import (
     STACK_FOLDERS,
     list_folders,
     list_frames,
-    list_pictures,
-    list_stack_files,
     stack_name,
     stack_root,
+    stacks_in,
 )
 from pipeline import (
     Files,
@@ -147,32 +146,6 @@ def get_parser():
     )
     add_fuse_options(parser)
     return parser
-
-
-def stacks_in(folder, folders=None):
-    """The stacks in a folder: sub-folders that hold pictures, and stacks that are one file.
-
-    Args:
-        folder: that is searched.
-        folders: the sub-folders that count; None: all.
-    Raises:
-        StackError: two have one name, and would have one result.
-    """
-    folders = list_folders(folder) if folders is None else folders
-    stacks = [path for path in folders if may_be_stack(path)] + list_stack_files(folder)
-    names = {}
-    for path in stacks:
-        if (other := names.setdefault(stack_name(path), path)) != path:
-            raise StackError(f"{path} and {other.name} have one name: rename one of them")
-    return stacks
-
-
-def may_be_stack(folder):
-    """Whether a folder holds pictures; one that cannot be read tells why when its turn comes."""
-    try:
-        return bool(list_pictures(folder))
-    except StackError:
-        return True
 
 
 def find_datasets(base):

@@ -11,7 +11,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from alignment import load_alignment
+from alignment import colours_of, load_alignment
 from engines import choose_engine
 from formats import to_8_bits, write_picture
 from fuse import mixture_at
@@ -61,9 +61,8 @@ class Result:
         known = self.folder / "alignment.json"
         self.alignment = None
         if known.exists():
-            self.alignment = load_alignment(
-                known, record["files"], shape[1:3], 3 if shape[3] >= 3 else 1
-            )
+            colours = colours_of(self.frames)
+            self.alignment = load_alignment(known, record["files"], shape[1:3], colours)
         self.picture = self.mixture  # a copy of its own from the first stroke on
         self.strokes = []
         self.waiting = []  # (size, record) of strokes of a result before that do not fit this one

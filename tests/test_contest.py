@@ -212,6 +212,9 @@ def test_a_stack_in_one_file(tmp_path):
     results, failures = run(stacks, tmp_path / "out", "first")
     assert not failures
     np.testing.assert_array_equal(read_picture(results["first"]["pages"]["file"]), pages[0])
+    write_picture(tmp_path / "set" / "pages" / "0.png", pages[0])
+    with pytest.raises(StackError, match=r"pages\.tif and pages have one name"):
+        contest.find_stacks(tmp_path / "set")
 
 
 def test_places_and_names(tmp_path):

@@ -7,18 +7,13 @@ import numpy as np
 import pytest
 import torch
 from drawn import texture, write_set
-from training import load, resume, signal_after, start
+from training import load, resume, signal_after, start, without
 
 import loss
 import sources
 import train
 from formats import write_picture
 from utils import StackError
-
-
-def without(options, name):
-    place = options.index(name)
-    return options[:place] + options[place + 2 :]
 
 
 def test_validation_can_have_sets_of_its_own(options, tmp_path, data, capsys):

@@ -14,7 +14,7 @@ import pytest
 import torch
 from drawn import write_set
 from torch import nn
-from training import load, resume, signal_after, start
+from training import load, resume, signal_after, start, without
 
 import loss
 import runs
@@ -84,10 +84,8 @@ def test_a_resumed_run_equals_one_that_did_not_stop(request, tmp_path, monkeypat
 
 
 def test_a_global_batch_goes_on_as_it_began(options, tmp_path, monkeypatch):
-    place = options.index("--batch_size") if "--batch_size" in options else None
-    alone = options if place is None else options[:place] + options[place + 2 :]
     signal_after(monkeypatch, 2)
-    assert start(alone, "run", "--global_batch", "3") == 130
+    assert start(without(options, "--batch_size"), "run", "--global_batch", "3") == 130
     for _ in range(2):
         resume(tmp_path, "run", "--global_batch", "3")
     assert load(tmp_path / "run" / "last.pth")["args"]["batch_size"] == 3

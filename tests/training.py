@@ -9,6 +9,12 @@ import runs
 import train
 
 
+def without(options, name):
+    """The options but for one and its value."""
+    place = options.index(name)
+    return options[:place] + options[place + 2 :]
+
+
 def start(options, name, *more):
     return train.main([*options, "--exp_name", name, *more])
 
