@@ -1,245 +1,49 @@
 """Training and validation batches from focal stacks in folders.
 
 A data set is a folder with dof_stack/<scene>/ (the frames, in focus order) and AiF/<scene>.* (the
-all-in-focus answer), or one of tar files with the same, see shards.py. What a sample is depends on
+all-in-focus answer), or one of tar files with the same, see training/shards.py. What a sample is depends on
 (seed, epoch, position) and on nothing else: no hidden random state, so that a run that stops and
 resumes sees what it would have seen.
 """
 
 import hashlib
+import json
 import multiprocessing
+import os
 import signal
 import sys
-from collections import Counter
-from pathlib import Path
+import time
+from functools import partial
 
 import cv2
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 
-from augmentation import change_light, choose_frames, draw_view
-from pictures import (
-    ANSWER_FOLDER,
-    STACK_FOLDERS,
-    by_stem,
-    frames_in,
-    list_folders,
-    list_pictures,
-    stack_root,
+from stackmff.errors import StackError
+from stackmff.evaluation.metrics import SSIM_WINDOW
+from stackmff.machine import free_memory
+from stackmff.processes import rank_and_world
+from stackmff.synthesis.camera import develop
+from stackmff.synthesis.depth_maps import disparity_as_picture, pair_depth, read_depth
+from stackmff.synthesis.photos import PhotoFolder, list_photos
+from stackmff.synthesis.scenes import lens_frames, numbered_frames, numbered_scene
+from stackmff.training.augmentation import Augmentation, change_light, choose_frames, draw_view
+from stackmff.training.batches import SAMPLE, EpochBatches, OwnBatches, split_pairs
+from stackmff.training.data_sets import (
+    REHEARSED_PHOTOS,
+    collect_pairs,
+    part_by_size,
+    tell_left_out,
+    usable_photos,
 )
-from shards import list_shards, pairs_in_shards
-from utils import StackError
+from stackmff.training.picture_store import PictureStore, grey_levels
+from stackmff.training.shards import shares_of_shards
 
-WHOLE_SHARE = 0.7  # of the samples, which have every frame of their stack
-PLAN, SAMPLE = 1, 2  # keep the random numbers of an epoch's order apart from those of its samples
-
-
-def find_pairs(datapath):
-    """Find the stacks of a data set and their answers.
-
-    Args:
-        datapath: folder that holds dof_stack/<scene>/ (or "image stack", or stacks) and
-            AiF/<scene>.*; the scenes' frames and the answers are pictures of any format. Or one
-            that holds shards.
-    Returns:
-        (pairs, left_over): pairs a list of (scene, frame paths in natural order, answer path) in
-        natural order of the scenes; left_over a sentence for each stack or answer that has no
-        partner.
-    Raises:
-        StackError: a folder is missing or there twice, two answers have one name, or there is no
-            pair at all.
-    """
-    datapath = Path(datapath)
-    stacks = stack_root(datapath)
-    if stacks is None and list_shards(datapath):
-        pairs, left_over = pairs_in_shards(datapath)
-        if not pairs:
-            raise StackError(f"{datapath} holds no stack with its answer in its tar files")
-        return pairs, left_over
-    answers_folder = datapath / ANSWER_FOLDER
-    if stacks is None or not answers_folder.is_dir():
-        missing = ANSWER_FOLDER if stacks else STACK_FOLDERS[0]
-        if stacks is None and datapath.is_dir() and list_pictures(datapath):
-            raise StackError(
-                f"{datapath} holds pictures and no stacks: make_dataset.py makes stacks of them, "
-                "train.py --photos takes them as they are"
-            )
-        raise StackError(
-            f"{datapath} has no folder {missing}: a data set is dof_stack/<scene>/ with the frames "
-            "and AiF/<scene>.png with the answers, as make_dataset.py writes them"
-        )
-    answers = by_stem(list_pictures(answers_folder))
-    pairs, left_over = [], []
-    for folder in list_folders(stacks):
-        frames = frames_in(folder)
-        answer = answers.pop(folder.name, None)
-        if answer is None:
-            left_over.append(f"{folder} has no answer {answers_folder.name}/{folder.name}.*")
-        elif len(frames) < 2:
-            left_over.append(f"{folder} holds {len(frames)} picture(s), a stack needs two or more")
-        else:
-            pairs.append((folder.name, frames, answer))
-    left_over += [f"{path} has no stack {stacks.name}/{stem}/" for stem, path in answers.items()]
-    if not pairs:
-        raise StackError(f"{datapath} holds no stack with its answer: {'; '.join(left_over[:3])}")
-    return pairs, left_over
-
-
-def split_pairs(pairs, val_fraction, seed, by_name=False):
-    """Part the scenes into training and validation.
-
-    By default the order is that of a hash of (seed, name): it does not change for the scenes that
-    were there when others are added, of another data set too.
-
-    Args:
-        pairs: as from find_pairs.
-        val_fraction: share for validation, 0 < share < 1.
-        seed: chooses the split; not used by name.
-        by_name: the last scenes by name validate, as the published training does it.
-    Returns:
-        (training, validation): lists of indices into pairs, each in ascending order, neither empty.
-    Raises:
-        StackError: fewer than two pairs.
-    """
-    if len(pairs) < 2:
-        raise StackError(
-            f"{pairs[0][2]} is the only answer with a stack: training and validation need one each"
-        )
-    order = list(range(len(pairs)))
-    if not by_name:
-        names = [name.rpartition("/")[2] for name, *_ in pairs]  # without their data sets'
-        order.sort(key=lambda i: hashlib.sha256(f"{seed}/{names[i]}".encode()).digest())
-    n_validation = min(max(round(len(pairs) * val_fraction), 1), len(pairs) - 1)
-    return sorted(order[:-n_validation]), sorted(order[-n_validation:])
-
-
-def plan_epoch(frame_counts, batch_size, seed, epoch, subsets, repeat=1, world=1, parted=False):
-    """The batches of an epoch: which scenes go together, and with how many frames.
-
-    Every scene draws its number of frames, scenes of like numbers come together, and all of a batch
-    take the least of their numbers; then the batches are shuffled. So each batch has one N, all N
-    are interleaved. Only the last batch may be short; where they are parted, the last one of each
-    number of frames.
-
-    Args:
-        frame_counts: N of every scene.
-        batch_size: scenes in a batch of one process.
-        seed, epoch: choose the plan.
-        subsets: three scenes in ten draw between 2 and N, few more often than many, since where
-            frames are few none may be sharp; the others have N. A network that sees subsets alone
-            expects surfaces that are never sharp, and mixes where it need not.
-        repeat: how often each scene is taken in an epoch.
-        world: processes; they share out a batch of batch_size * world.
-        parted: no batch has scenes of several N, of which all but one would lose frames.
-    Returns:
-        A list of batches, each a list of (index into frame_counts, n_frames); its length is the
-        same in every epoch, and batches have a multiple of `world` samples.
-    """
-    rng = np.random.default_rng([seed, epoch, PLAN])
-    batches = group_scenes(rng, frame_counts, batch_size, subsets, repeat, world, parted)
-    return [batches[i] for i in rng.permutation(len(batches))]
-
-
-def group_scenes(rng, frame_counts, batch_size, subsets, repeat, world, parted=False):
-    """The batches of `plan_epoch`, by their numbers of frames and not yet shuffled."""
-    scenes = np.tile(np.arange(len(frame_counts)), repeat)
-    every = n_frames = np.asarray(frame_counts)[scenes]
-    if subsets:
-        few = (2 * ((every + 1) / 2) ** rng.random(len(scenes))).astype(int)
-        n_frames = np.where(rng.random(len(scenes)) < WHOLE_SHARE, every, few)
-    order = rng.permutation(len(scenes))
-    # Where a batch crosses from N to N + 1 frames, subsets are those that give up one.
-    order = order[np.lexsort(((n_frames == every)[order], n_frames[order]))]
-    ends = np.flatnonzero(np.diff(n_frames[order])) + 1
-    parts, size, batches = np.split(order, ends) if parted else [order], batch_size * world, []
-    for chosen in (part[i : i + size] for part in parts for i in range(0, len(part), size)):
-        chosen = np.resize(chosen, -(-len(chosen) // world) * world)  # by repeating the first ones
-        least = int(n_frames[chosen].min())
-        batches.append([(int(scenes[i]), least) for i in chosen])
-    return batches
-
-
-def count_batches(frame_counts, size, repeat, parted):
-    """How many batches of `size` scenes `group_scenes` makes of these."""
-    groups = Counter(frame_counts).values() if parted else [len(frame_counts)]
-    return sum(-(-count * repeat // size) for count in groups)
-
-
-class EpochBatches(Sampler):
-    """Gives a process its share of the planned batches, from any batch of any epoch on.
-
-    A sample's key is (index of the scene, n_frames, epoch, position in the epoch). The keys of all
-    processes together are those of one process with the batch of all, but for what fills up a short
-    batch.
-
-    Args:
-        frame_counts: N of every scene, or a function that gives them for the number of an epoch;
-            always as many.
-        batch_size, seed, subsets, repeat: see plan_epoch.
-        rank, world: this process and the number of processes.
-    """
-
-    def __init__(self, frame_counts, batch_size, seed, subsets, repeat=1, rank=0, world=1):
-        self.counts_in = frame_counts if callable(frame_counts) else lambda _: frame_counts
-        self.batch_size, self.seed = batch_size, seed
-        # Where each epoch has its own counts, only joined ones make as many batches in each.
-        parted = not subsets and not callable(frame_counts)
-        self.options = {"subsets": subsets, "repeat": repeat, "world": world, "parted": parted}
-        self.rank, self.world = rank, world
-        self.length = count_batches(self.counts_in(0), batch_size * world, repeat, parted)
-        self.start_at(0, 0)
-
-    def start_at(self, epoch, first_batch):
-        """Say where the next iteration begins."""
-        self.epoch, self.first_batch = epoch, first_batch
-
-    def __len__(self):
-        """Batches of a whole epoch."""
-        return self.length
-
-    def __iter__(self):
-        counts = self.counts_in(self.epoch)
-        batches = plan_epoch(counts, self.batch_size, self.seed, self.epoch, **self.options)
-        for number, batch in enumerate(batches[self.first_batch :], self.first_batch):
-            # As if all batches were full: what fills up a short one moves no other sample.
-            position = number * self.batch_size * self.world
-            keys = [(*sample, self.epoch, position + i) for i, sample in enumerate(batch)]
-            yield keys[self.rank :: self.world]
-
-
-class OwnBatches(EpochBatches):
-    """Gives a process batches of scenes of its own, in an order of its own.
-
-    All have as many batches, and in one step like numbers of frames, so that none waits long for
-    another: each plans its batches by number of frames, and all shuffle them alike.
-
-    Args:
-        shares: the indices into frame_counts of every process.
-        plan: see EpochBatches.
-    """
-
-    def __init__(self, shares, **plan):
-        super().__init__(**plan)
-        self.shares = shares
-        counts, how = self.counts_in(0), (self.options["repeat"], self.options["parted"])
-        self.length = max(
-            count_batches([counts[i] for i in own], self.batch_size, *how) for own in shares
-        )
-
-    def __iter__(self):
-        counts, batch_size = self.counts_in(self.epoch), self.batch_size
-        own, options = self.shares[self.rank], self.options | {"world": 1}
-        rng = np.random.default_rng([self.seed, self.epoch, PLAN, self.rank])
-        batches = group_scenes(rng, [counts[i] for i in own], batch_size, **options)
-        taken = np.arange(self.length) * len(batches) // self.length  # who has fewer repeats some
-        order = np.random.default_rng([self.seed, self.epoch, PLAN]).permutation(self.length)
-        for number in range(self.first_batch, self.length):
-            position = number * batch_size * self.world + self.rank
-            yield [
-                (own[index], n_frames, self.epoch, position + i * self.world)
-                for i, (index, n_frames) in enumerate(batches[taken[order[number]]])
-            ]
+CACHE_MIB = 4096  # where no one tells how much memory is free
+MOST_WORKERS = 16  # loader processes of one process that trains, where nobody says how many
+REHEARSED = 2  # stacks that each process of a dry run validates
+LARGEST_COC = 30.0  # px
 
 
 class Samples(Dataset):
@@ -410,3 +214,322 @@ def batches(loader):
         if isinstance(batch, StackError):
             raise batch
         yield batch
+
+
+def fingerprint(args, world, content):
+    """What an epoch depends on beside the options that cannot change, as a short text.
+
+    Args:
+        args: the options.
+        world: processes that share out an epoch.
+        content: names and numbers of frames of the training stacks, or names of the photographs.
+    """
+    if args.own_shards:
+        shared = ["own shards", world]
+    elif args.global_batch:
+        shared = ["global batch", args.global_batch]  # whoever shares it out, the order is one
+    else:
+        shared = world
+    return digest([shared, content])
+
+
+def digest(value):
+    """A short text that tells one plain JSON value from others."""
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:16]
+
+
+def count_workers(args, device):
+    """Loader processes of --num_workers, or as many as keep the device from waiting.
+
+    Args:
+        args: the options; device: torch.device that trains.
+    Returns:
+        0 where loading costs little beside the step: stored stacks on a CPU; or where the device
+        makes the scenes itself; else a share of the cores.
+    """
+    if args.num_workers is not None:
+        return args.num_workers
+    if bool(args.photos) == (device.type == "cuda"):
+        return 0
+    has_affinity = hasattr(os, "sched_getaffinity")
+    cores = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
+    return min(max(cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1)), 1), MOST_WORKERS)
+
+
+def room_for_pictures():
+    """MiB of memory that each process on this machine may take for decoded pictures."""
+    free, processes = free_memory(), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    return CACHE_MIB if free == float("inf") else int(free / 2 / processes) >> 20
+
+
+def stored_samples(args, store, scenes, augmentation):
+    """What trains on the stacks of --datapath.
+
+    Args:
+        args: the options; store: a PictureStore; scenes: indices of the training stacks in it.
+        augmentation: an Augmentation.
+    Returns:
+        (samples, frame_counts, content, sentence): Samples, N of each, what `fingerprint` takes,
+        and what to tell.
+    """
+    frame_counts = [store.frame_count(scene) for scene in scenes]
+    content = [[store.pairs[scene][0], n] for scene, n in zip(scenes, frame_counts)]
+    samples = TrainingStacks(store, scenes, augmentation, args.seed)
+    return samples, frame_counts, content, f"{len(scenes)} stacks train"
+
+
+def photo_samples(args, cache_mib, workers, augmentation, device):
+    """What trains on --photos: random scenes of them, or each of them with its depth.
+
+    Args:
+        args: the options; cache_mib: memory for photographs, MiB; workers: loader processes.
+        augmentation: an Augmentation; device: torch.device that trains.
+    Returns:
+        As `stored_samples`; the numbers of frames as a function of the epoch.
+    Raises:
+        StackError: there are no photographs, or none can be used.
+    """
+    paths, maps, left_over = list_photos(args.photos), None, []
+    if args.depth_path:
+        pairs, alone = pair_depth(args.photos[0], args.depth_path, args.depth_suffix)
+        paths, maps = [photo for photo, _ in pairs], dict(pairs)
+        left_over = [f"no depth map for {photo}" for photo in alone]
+    if args.dry_run:
+        paths = paths[:REHEARSED_PHOTOS]
+    paths, unfit = usable_photos(args, paths, maps)
+    left_over += unfit
+    tell_left_out(left_over, args)
+    told = f" ({len(left_over)} left out)" if left_over else ""
+    photos = PhotoFolder(paths, cache_mib // max(workers, 1), args.photo_size)
+    # CUDA does not survive the fork of a loader process, and the blur was never tried on MPS.
+    if device.type != "cuda" or workers:
+        device = torch.device("cpu")
+    content = [path.name for path in paths]
+    if args.depth_path:
+        maps = [maps[path] for path in paths]
+        lens = args.depth_kind, args.num_frames, args.max_coc
+        samples = RefocusedStacks(photos, maps, *lens, augmentation, args.seed, device)
+        counts = [args.num_frames] * len(paths)
+        return samples, counts, content, f"{len(paths)} photographs with depth{told} train"
+    n_scenes = args.scenes_per_epoch
+    samples = SyntheticStacks(photos, augmentation, args.seed, n_scenes, device)
+    counts = partial(slot_frames, n_scenes, args.seed)
+    sentence = f"{n_scenes} random scenes of {len(paths)} photographs{told} train an epoch"
+    return samples, counts, content, sentence
+
+
+def build_order(args, store, scenes, frame_counts):
+    """The EpochBatches of a run.
+
+    Args:
+        args: the options; store: a PictureStore; scenes: indices of the training stacks in it.
+        frame_counts: N of every training sample, or a function of the epoch that gives them.
+    Raises:
+        StackError: --own_shards, and there are not enough of them.
+    """
+    rank, world, _ = rank_and_world()
+    plan = {
+        "frame_counts": frame_counts,
+        "batch_size": args.batch_size,
+        "seed": args.seed,
+        "subsets": args.frames == "subset",
+        "repeat": args.repeat,
+        "rank": rank,
+        "world": world,
+    }
+    if not args.own_shards:
+        return EpochBatches(**plan)
+    return OwnBatches(shares_of_shards([store.pairs[scene] for scene in scenes], world), **plan)
+
+
+def build_loaders(args, device, colour):
+    """The loaders of a run.
+
+    Args:
+        args: the options; device: torch.device that trains.
+        colour: of RGB in place of luma.
+    Returns:
+        (training, validation, data, val_data): two loaders and their scenes' fingerprints.
+    Raises:
+        StackError: the data cannot be found, read or split.
+    """
+    rank, world, _ = rank_and_world()
+    pairs, alone = collect_pairs(args.datapath or [])
+    held_out, more = collect_pairs(args.val_datapath or [])
+    left_out = alone + more
+    if args.val_datapath:
+        parts = range(len(pairs)), range(len(pairs), len(pairs) + len(held_out))
+        pairs += held_out
+    else:
+        parts = split_pairs(pairs, args.val_fraction, args.seed, by_name=args.split == "name")
+    size = tuple(args.image_size)
+    resize = size if args.fit == "resize" and not args.photos else None
+    cache_mib = room_for_pictures() if args.cache_mib is None else args.cache_mib
+    cache_mib = cache_mib // 2 if args.photos else cache_mib
+    workers = count_workers(args, device)
+    store = PictureStore(pairs, resize, cache_mib, workers, colour)
+    why = f"smaller than the crops of {size[1]}x{size[0]}: give a smaller --image_size"
+    scenes, small = part_by_size(store, parts[0], resize or size, why)
+    why = f"too small to be scored: each side must have {SSIM_WINDOW} px"
+    validated, more = part_by_size(store, parts[1], (SSIM_WINDOW,) * 2, why)
+    left_out += small + more
+    tell_left_out(left_out, args)
+    augmentation = Augmentation(
+        crop=None if resize else size,
+        frames=args.frames,
+        flips=args.flips,
+        gain=args.gain,
+        noise=args.noise,
+        negatives=args.negatives,
+        shading=args.shading,
+        drift=args.drift,
+        colour=colour,
+        recolour=args.recolour,
+        fringes=args.fringes,
+    )
+    if args.photos:
+        data = photo_samples(args, cache_mib, workers, augmentation, device)
+    else:
+        data = stored_samples(args, store, scenes, augmentation)
+    samples, frame_counts, content, sentence = data
+    order = build_order(args, store, scenes, frame_counts)
+    pin = device.type == "cuda"
+    training = make_loader(samples, workers, pin, batch_sampler=order)
+    share = range(rank, len(validated), world)
+    validation = make_loader(
+        ValidationStacks(store, validated, args.val_size),
+        workers,
+        pin,
+        indices=share[:REHEARSED] if args.dry_run else share,
+    )
+    if rank == 0:
+        told = f", {len(left_out)} left out" if left_out else ""
+        print(f"{sentence}, {len(validated)} validate{told}")
+    scored = [[store.pairs[i][0], store.frame_count(i)] for i in validated]
+    val_data = digest([scored, list(args.val_size)])
+    return training, validation, fingerprint(args, world, content), val_data
+
+
+def check_stacks(samples, seconds):
+    """Read training stacks, each process its share, until the time is up.
+
+    Args:
+        samples: the Samples of a run; random scenes have no stacks.
+        seconds: time for it.
+    Returns:
+        (n, sentences): how many were looked at here, and what is wrong with some.
+    """
+    if not isinstance(samples, TrainingStacks):
+        return 0, []
+    rank, world, _ = rank_and_world()
+    end, count, sentences = time.monotonic() + seconds, 0, []
+    for scene in samples.scenes[rank::world]:
+        try:
+            answer = samples.store.read(scene, -1)
+            frames = range(samples.store.frame_count(scene))
+            samples.store.read_frames(scene, frames, answer, (slice(1), slice(1)))
+        except StackError as error:
+            sentences.append(str(error))
+        count += 1
+        if time.monotonic() > end:
+            break
+    return count, sentences
+
+
+def slot_frames(n_scenes, seed, epoch=0):
+    """How many frames the scenes of an epoch have, for `EpochBatches` to group like with like.
+
+    Args:
+        n_scenes: scenes of an epoch.
+        seed, epoch: choose them, as in `SyntheticStacks`.
+    Returns:
+        n_scenes numbers from 2 to MOST_FRAMES.
+    """
+    first = epoch * n_scenes
+    return [numbered_frames(seed, first + k, LARGEST_COC) for k in range(n_scenes)]
+
+
+class SyntheticStacks(Samples):
+    """Samples of random scenes: in each epoch the next n_scenes of those that the seed numbers.
+
+    They are the scenes that make_dataset.py writes with this seed, and as its --size the longer
+    side of the samples.
+
+    Args:
+        photos: sequence of (H, W, 3) uint8 pictures that scenes are cut from.
+        augmentation: an Augmentation with a `crop`, which is the size of the samples.
+        seed: see Samples.
+        n_scenes: of an epoch.
+        device: where the blur is computed; the CPU where loader processes make the scenes, since
+            CUDA does not survive the fork that starts them.
+    """
+
+    def __init__(self, photos, augmentation, seed, n_scenes, device="cpu"):
+        super().__init__(augmentation, seed)
+        self.photos, self.n_scenes, self.device = photos, n_scenes, device
+
+    def __getitem__(self, key):
+        index, n_frames, epoch, position = key
+        return super().__getitem__((epoch * self.n_scenes + index, n_frames, epoch, position))
+
+    def sample(self, number, n_frames, rng):
+        """Draw a sample of scene `number`; see `Samples.sample`."""
+        how, name = self.augmentation, f"random scene {number}"
+        frames, answer = self.scene(number)
+        chosen = choose_frames(rng, len(frames), n_frames, how.frames)
+        view = draw_view(rng, answer.shape[-2:], how, name)
+        stack, answer = (view.turned(part[..., *view.cut]) for part in (frames[chosen], answer))
+        stack, answer = change_light(rng, stack, answer, how, chosen)
+        return {"stack": stack, "answer": answer, "scene": name}
+
+    def scene(self, number):
+        """The frames and the answer of scene `number`, uint8, as `grey_levels` gives them."""
+        size = max(self.augmentation.crop)
+        frames, answer, _, _ = numbered_scene(
+            self.photos, self.seed, number, size, LARGEST_COC, device=self.device
+        )
+        colour = self.augmentation.colour
+        return grey_levels(frames, colour), grey_levels(answer, colour)
+
+
+class RefocusedStacks(Samples):
+    """Samples of photographs with depth, each as a thin lens sees it in focal planes of even steps.
+
+    Args:
+        photos: sequence of (H, W, 3) uint8 pictures.
+        maps: paths of their depth maps; kind: "distance" or "disparity".
+        n_frames: focal planes, from the nearest of a photograph to the farthest.
+        max_coc: largest circle of confusion, px.
+        augmentation, seed: see Samples.
+        device: see SyntheticStacks.
+    """
+
+    def __init__(self, photos, maps, kind, n_frames, max_coc, augmentation, seed, device="cpu"):
+        super().__init__(augmentation, seed)
+        self.photos, self.maps, self.kind, self.device = photos, maps, kind, device
+        self.focus, self.max_coc = np.linspace(1, 0, n_frames), max_coc
+
+    def sample(self, index, n_frames, rng):
+        """Draw a sample; see `Samples.sample`."""
+        how, picture, path = self.augmentation, self.photos[index], self.maps[index]
+        depth = read_depth(path, picture.shape)
+        disparity = disparity_as_picture(depth, self.kind, path, picture.shape)
+        chosen = choose_frames(rng, len(self.focus), n_frames, how.frames)
+        view = draw_view(rng, disparity.shape, how, path)
+        # What a lens mixes into the cut from outside of it.
+        margin = int(np.ceil(2 * self.max_coc))
+        wide, inside = zip(*(widened(cut, margin) for cut in view.cut))
+        linear = lens_frames(
+            picture[wide], disparity[wide], self.focus[chosen], self.max_coc, self.device
+        )
+        frames = grey_levels(develop(rng, linear[..., *inside]), how.colour)
+        answer = grey_levels(picture[view.cut], how.colour)
+        frames, answer = view.turned(frames), view.turned(answer)
+        stack, answer = change_light(rng, frames, answer, how, chosen)
+        return {"stack": stack, "answer": answer, "scene": path.stem}
+
+
+def widened(cut, margin):
+    """A slice with a margin where there is room for it, and where the slice lies in that."""
+    start = max(cut.start - margin, 0)
+    return slice(start, cut.stop + margin), slice(cut.start - start, cut.stop - start)

@@ -12,13 +12,12 @@ from pathlib import Path
 
 import numpy as np
 
-import pages
-from contest import check_place, find_stacks, make_entries, run_contest
-from indices import INDICES
-from metrics import OPTIONAL_METRICS
-from pictures import list_answers, stack_root
-from planes import luma
-from scoring import (
+from stackmff.display import pages
+from stackmff.errors import StackError
+from stackmff.evaluation.contest import check_place, make_entries, run_contest
+from stackmff.evaluation.indices import INDICES
+from stackmff.evaluation.metrics import OPTIONAL_METRICS
+from stackmff.evaluation.scoring import (
     BORDER,
     Scene,
     Scoring,
@@ -29,7 +28,7 @@ from scoring import (
     read_result,
     score_tasks,
 )
-from tables import (
+from stackmff.evaluation.tables import (
     as_word,
     best_method,
     correlation_rows,
@@ -42,7 +41,12 @@ from tables import (
     table_rows,
     write_markdown,
 )
-from utils import StackError, make_folder, number, run_main, run_record, write_csv
+from stackmff.files import make_folder, write_csv
+from stackmff.images.colour import luma
+from stackmff.images.folders import find_stacks, list_answers, stack_root
+from stackmff.options import number
+from stackmff.records import run_record
+from utils import run_main
 
 MEAN_OF_FRAMES = "mean of the frames"
 RESULTS = Path("results") / "benchmark"
@@ -88,7 +92,7 @@ def add_method_options(parser):
         nargs="+",
         default=[],
         metavar="NAME[:OPTION=VALUE,...]",
-        help="fuse the stacks with these methods of toolbox.py, one after the other, and score "
+        help="fuse the stacks with these methods of fusion/methods.py, one after the other, and score "
         "what they give; all, or available for those that lack nothing here",
     )
     group.add_argument(
@@ -302,7 +306,7 @@ def fuse_here(args, scenes, taken):
         scenes: as from find_scenes.
         taken: names of other results.
     Returns:
-        (files, costs, failures): {name: {scene: file}}, the `costs` of tables.py, and sentences.
+        (files, costs, failures): {name: {scene: file}}, the `costs` of evaluation/tables.py, and sentences.
     Raises:
         StackError: a name or the place is taken, or as run_contest.
     """

@@ -6,6 +6,7 @@ It says in `output` what it gives: "weights" of the frames (B, N, H, W), or a fu
 """
 
 import itertools
+import json
 import pickle
 from pathlib import Path
 from types import MappingProxyType
@@ -14,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from planes import CHROMA, LUMA
-from utils import StackError
+from stackmff.errors import StackError
+from stackmff.images.colour import CHROMA, LUMA
 
 
 def luma_and_chroma(stack):
@@ -53,9 +54,6 @@ def pad_to_multiple(stack, multiple):
     if right:
         frames = F.pad(frames, (0, right, 0, 0), mode="reflect" if right < width else "replicate")
     return frames.unflatten(1, stack.shape[1:3])
-
-
-# The published network. Its names of tensors are those of the released checkpoints.
 
 
 class ConvNormReLU3d(nn.Sequential):
@@ -192,9 +190,6 @@ class StackMFF(nn.Module):
         x = self.dec_conv_blk1(torch.cat([self.deconv_blk1(x), skip1], 1))  # (B, 16, N, H, W)
         x = self.one_conv(self.att(x)).amax(2)  # (B, 1, H, W)
         return self.smooth_layer(x)[..., :height, :width]
-
-
-# The default network. It works at a quarter of the resolution and chooses; it never draws.
 
 
 class ConvNorm3d(nn.Sequential):
@@ -543,3 +538,18 @@ def run_network(network, stack):
     weights = logits.softmax(1)
     fused = (weights[:, None] * stack).sum(2)
     return {"fused": fused, "weights": weights, "logits": logits}
+
+
+def args_config(args):
+    """The network's configuration; raises ValueError for words that are not NAME=JSON."""
+    config = default_config(args.network)
+    for word in args.network_options:
+        name, equals, value = word.partition("=")
+        if not equals or name not in config:
+            raise ValueError(f"{word!r} is no NAME=VALUE with a name of {', '.join(config)}")
+        try:
+            value = json.loads(value)
+        except json.JSONDecodeError:
+            raise ValueError(f"{name}={value!r} is no JSON value") from None
+        config[name] = tuple(value) if isinstance(value, list) else value  # as checkpoints hold it
+    return config

@@ -5,21 +5,14 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from align import add_alignment_files
-from formats import PICTURE_SUFFIXES
-from pictures import clash, list_frames, stack_name
-from pipeline import (
-    Files,
-    add_fuse_options,
-    check_choices,
-    fuse_files,
-    make_engine,
-    read_for,
-    result_suffix,
-    same_format,
-)
-from previews import preview_files
-from utils import make_folder, run_main
+from stackmff.alignment.options import add_alignment_files
+from stackmff.display.previews import preview_files
+from stackmff.files import make_folder
+from stackmff.fusion.options import add_fuse_options, check_choices
+from stackmff.fusion.pipeline import Files, fuse_files, make_engine, read_for
+from stackmff.images.folders import clash, list_frames, stack_name
+from stackmff.images.formats import PICTURE_SUFFIXES, result_suffix, same_format
+from utils import run_main
 
 
 def get_parser():

@@ -10,7 +10,13 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from pictures import (
+from stackmff.display.previews import preview_files
+from stackmff.display.report import Card, write_card, write_report
+from stackmff.errors import StackError, what_happened
+from stackmff.files import make_folder, sha256, write_csv
+from stackmff.fusion.options import add_fuse_options, check_choices
+from stackmff.fusion.pipeline import Files, fuse_files, make_engine, read_for
+from stackmff.images.folders import (
     STACK_FOLDERS,
     list_folders,
     list_frames,
@@ -18,28 +24,10 @@ from pictures import (
     stack_root,
     stacks_in,
 )
-from pipeline import (
-    Files,
-    add_fuse_options,
-    check_choices,
-    fuse_files,
-    make_engine,
-    read_for,
-    result_suffix,
-)
-from previews import preview_files
-from processes import join_processes
-from records import Record, wanted_record
-from report import Card, write_card, write_report
-from utils import (
-    StackError,
-    make_folder,
-    rank_and_world,
-    run_main,
-    sha256,
-    what_happened,
-    write_csv,
-)
+from stackmff.images.formats import result_suffix
+from stackmff.processes import join_processes, rank_and_world
+from stackmff.records import Record, wanted_record
+from utils import run_main
 
 # Options that the results do not depend on; the weights and alignments have their SHA-256.
 NOT_OF_RESULTS = {

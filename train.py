@@ -5,7 +5,9 @@ best.pth (to use) and last.pth (to resume).
 """
 
 import contextlib
+import copy
 import itertools
+import math
 import tempfile
 import time
 from pathlib import Path
@@ -16,39 +18,31 @@ import torch.distributed as dist
 from tqdm import tqdm
 
 import loss
-from curves import draw_run
-from dataloader import batches
-from formats import write_picture
-from metrics import score
-from network import build_network, load_checkpoint, load_network, run_network
-from processes import join_processes
-from runs import (
+from dataloader import batches, build_loaders, check_stacks
+from network import args_config, build_network, load_checkpoint, load_network, run_network
+from stackmff.display.drawing import training_panel
+from stackmff.errors import StackError
+from stackmff.evaluation.metrics import score
+from stackmff.files import write_json
+from stackmff.images.formats import write_picture
+from stackmff.machine import select_device
+from stackmff.processes import join_processes, rank_and_world
+from stackmff.records import run_record
+from stackmff.training.curves import draw_run
+from stackmff.training.log import Log, Means
+from stackmff.training.optimisation import (
     Average,
-    Log,
-    Means,
-    Run,
-    Stop,
     across_processes,
     autocast,
     build_optimizer,
     channels_last,
-    choose_precision,
     learning_rate,
     to_training_mode,
 )
-from show import training_panel
-from sources import build_loaders, check_stacks
-from stages import Stages, table_of_stages
-from train_options import args_config, get_parser, parse_args
-from utils import (
-    StackError,
-    rank_and_world,
-    run_main,
-    run_record,
-    seed_everything,
-    select_device,
-    write_json,
-)
+from stackmff.training.options import get_parser, parse_args
+from stackmff.training.profiling import Stages, table_of_stages
+from stackmff.training.run import Run, Stop
+from utils import run_main, seed_everything
 
 PANELS = 2  # validation scenes that TensorBoard shows
 WARM_UP = 3  # steps before those that --profile times
@@ -427,6 +421,42 @@ def train_or_try(args, checkpoint):
             return status
         finally:
             log.close()
+
+
+def measure_precision(network, batch_size, image_size, device):
+    """Which of fp32 and bf16 makes a training step shorter here."""
+    side = [min(size, 256) for size in image_size]
+    shape = (batch_size, 3 if network.colour else 1, 4, *side)
+    stack = torch.linspace(0, 1, math.prod(shape), device=device).reshape(shape)
+    seconds = {}
+    for precision in ("fp32", "bf16", "fp32", "bf16"):
+        trial = copy.deepcopy(network).train()
+        start = time.perf_counter()
+        with autocast(device, precision):
+            fused = run_network(trial, stack)["fused"]
+        fused.mean().backward()
+        passed = time.perf_counter() - start
+        seconds[precision] = min(passed, seconds.get(precision, passed))
+    return "bf16" if seconds["bf16"] < 0.9 * seconds["fp32"] else "fp32"
+
+
+def choose_precision(network, args, device):
+    """ "fp32" or "bf16" for --precision; one answer for all processes.
+
+    Raises:
+        StackError: bf16 is asked for where there is none.
+    """
+    cuda_has_it = device.type == "cuda" and torch.cuda.is_bf16_supported(False)  # not emulated
+    if args.precision == "bf16" and device.type != "cpu" and not cuda_has_it:
+        raise StackError(f"{device} has no bf16 arithmetic: use --precision fp32")
+    if args.precision != "auto":
+        return args.precision
+    if device.type != "cpu":
+        return "bf16" if cuda_has_it else "fp32"
+    choice = [measure_precision(network, args.batch_size, args.image_size, device)]
+    if dist.is_initialized():
+        dist.broadcast_object_list(choice)
+    return choice[0]
 
 
 if __name__ == "__main__":

@@ -1,9 +1,13 @@
 """Records beside results: how each came to be, so that what is done is not done again."""
 
+import contextlib
 import json
+import platform
+import sys
 from pathlib import Path
 
-from utils import StackError, run_record, write_json
+from stackmff.errors import StackError
+from stackmff.files import write_json
 
 
 def frames_record(paths):
@@ -69,3 +73,14 @@ class Record:
     def write(self, wanted, result):
         """Say what the results were made of, what came of it (a dict) and in which run."""
         write_json(self.path, {**wanted, "result": result, "run": run_record()})
+
+
+def run_record():
+    """What must be known to repeat a run: the command line and the versions, as a dict."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    versions = {"python": platform.python_version()}
+    for package in ("torch", "numpy", "opencv-python-headless", "scikit-image"):
+        with contextlib.suppress(PackageNotFoundError):
+            versions[package] = version(package)
+    return {"command": sys.argv, "versions": versions}

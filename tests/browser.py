@@ -17,7 +17,7 @@ import urllib.request
 import cv2
 import numpy as np
 
-from utils import StackError
+from stackmff.errors import StackError
 
 FLAGS = [
     "--headless",

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 import make_dataset
-from formats import write_picture
-from utils import run_main
+from stackmff.images.formats import write_picture
+from stackmff.processes import run_main
 
 ROOT = Path(__file__).parents[1]
 

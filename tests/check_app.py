@@ -23,9 +23,10 @@ import tifffile
 
 import make_dataset
 import predict
+from stackmff.errors import StackError
+from stackmff.processes import run_main
 from tests.browser import ELEMENT, add_browser_options, browser, programs
 from tests.drawn import draw_stack, texture
-from utils import StackError, run_main
 
 HOUSE = Path(__file__).parent.parent
 MOST_MEMORY = 2e9  # bytes, that of predict.py --low_memory

@@ -34,7 +34,15 @@ def commands(args, folder):
     weights = ["--model_path", f"{runs}/run/best.pth"]
     scored = ["--csv", f"{folder}/scores.csv"]
     return [
-        ["estimate_depth.py", "--image_path", photos, "--output_path", maps, "--model", args.model],
+        [
+            "tools/estimate_depth.py",
+            "--image_path",
+            photos,
+            "--output_path",
+            maps,
+            "--model",
+            args.model,
+        ],
         ["make_dataset.py", "--image_path", photos, "--depth_path", maps, *made],
         ["train.py", *train],
         ["predict_dataset.py", "--stack_basedir_path", data, "--output_dir", fused, *weights],

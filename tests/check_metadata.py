@@ -16,9 +16,10 @@ from PIL import ImageCms
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from formats import decode, write_picture
-from metadata import CARRIED, DROPPED, Metadata
-from utils import StackError, run_main
+from stackmff.errors import StackError
+from stackmff.images.formats import decode, write_picture
+from stackmff.images.metadata import CARRIED, DROPPED, Metadata
+from stackmff.processes import run_main
 
 SUFFIXES = (".png", ".tif", ".jpg", ".webp")
 GROUPS = ("IFD0", "ExifIFD", "GPS")

@@ -13,11 +13,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from fuse import Fused
-from report import Card, make_card, write_card, write_report
+from stackmff.display.report import Card, make_card, write_card, write_report
+from stackmff.errors import StackError
+from stackmff.fusion.blending import Fused
+from stackmff.processes import run_main
 from tests.browser import ELEMENT, add_browser_options, browser, programs
 from tests.drawn import draw_stack, texture
-from utils import StackError, run_main
 
 ARROW_RIGHT, HOME, END = "\ue014", "\ue011", "\ue010"
 

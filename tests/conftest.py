@@ -5,7 +5,7 @@ import signal
 import pytest
 from drawn import texture, write_set
 
-from formats import write_picture
+from stackmff.images.formats import write_picture
 
 # A shell that starts the tests in the background has Ctrl-C ignored, by all their processes too.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

@@ -7,7 +7,7 @@ import numpy as np
 import tifffile
 from PIL import Image
 
-from formats import write_picture
+from stackmff.images.formats import write_picture
 
 
 def texture(height, width, seed):

@@ -6,7 +6,7 @@ import time
 
 import numpy as np
 
-from utils import StackError
+from stackmff.errors import StackError
 
 BROKEN = 200  # value of the first pixel of frames that the bad methods fail on
 WEIGHT_OPTIONS = ("weights",)

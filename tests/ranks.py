@@ -17,9 +17,9 @@ import torch.distributed as dist
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import loss
-import runs
 import train
 from network import run_network
+from stackmff.training import optimisation
 
 
 def gradients_of(network, copies):
@@ -39,7 +39,7 @@ def noting(folder, killed, last):
 
     def step(run, batch, stages):
         if run.step == 0:
-            parallel = runs.across_processes(copy.deepcopy(run.network), run.device)
+            parallel = optimisation.across_processes(copy.deepcopy(run.network), run.device)
             gradients = gradients_of(parallel, 1)
             if rank == 0:
                 torch.save((run.network.state_dict(), gradients), folder / "gradients.pth")

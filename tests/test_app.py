@@ -8,17 +8,19 @@ import time
 
 import pytest
 
-from sessions import Sessions
+from stackmff.errors import StackError
+from stackmff.webapp.results import Prober
+from stackmff.webapp.sessions import Sessions
+from stackmff.webapp.uploads import Limits
 from tests.drawn import draw_stack, saved, texture
 from tests.stand_ins import Engine, brightest
-from uploads import Limits
-from utils import StackError
-from viewing import Prober
 
 uvicorn = pytest.importorskip("uvicorn")
 pytest.importorskip("starlette")
 
-from app import check_needs, get_parser, is_local, make_app  # noqa: E402
+from app import check_needs, get_parser
+from stackmff.webapp.guard import is_local
+from stackmff.webapp.server import make_app
 
 
 class Client:

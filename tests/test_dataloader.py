@@ -8,21 +8,13 @@ import pytest
 from drawn import texture, write_set
 from PIL import Image
 
-from augmentation import Augmentation
-from dataloader import (
-    EpochBatches,
-    TrainingStacks,
-    ValidationStacks,
-    batches,
-    collate,
-    find_pairs,
-    make_loader,
-    plan_epoch,
-    split_pairs,
-)
-from formats import write_picture
-from picture_store import PictureCache, PictureStore, grey_levels
-from utils import StackError
+from dataloader import TrainingStacks, ValidationStacks, batches, collate, make_loader
+from stackmff.errors import StackError
+from stackmff.images.formats import write_picture
+from stackmff.training.augmentation import Augmentation
+from stackmff.training.batches import EpochBatches, plan_epoch, split_pairs
+from stackmff.training.data_sets import find_pairs
+from stackmff.training.picture_store import PictureCache, PictureStore, grey_levels
 
 
 @pytest.fixture(scope="module")

@@ -12,12 +12,12 @@ from drawn import texture, write_set
 from ranks import gradients_of
 from torch import nn
 
-import runs
-import sources
 import train
-from dataloader import EpochBatches
-from formats import write_picture
 from network import build_network, default_config
+from stackmff.images.formats import write_picture
+from stackmff.training import data_sets, optimisation
+from stackmff.training import run as runs
+from stackmff.training.batches import EpochBatches
 
 ROOT = Path(train.__file__).parent
 STEPS = 20
@@ -111,11 +111,13 @@ def test_killed_processes_go_on_as_one_process_that_was_not(data, tmp_path, worl
 def test_norms_are_joined_on_cuda_alone(monkeypatch):
     wrapped = []
     monkeypatch.setattr(runs.dist, "is_initialized", lambda: True)
-    monkeypatch.setattr(runs, "DistributedDataParallel", lambda *words: wrapped.append(words))
+    monkeypatch.setattr(
+        optimisation, "DistributedDataParallel", lambda *words: wrapped.append(words)
+    )
     for kind, joined in (("cpu", False), ("cuda", True)):
         network = build_network(default_config("StackMix"))
         names = list(network.state_dict())
-        runs.across_processes(network, torch.device(kind))
+        optimisation.across_processes(network, torch.device(kind))
         norms = [m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
         assert norms and all(isinstance(m, nn.SyncBatchNorm) == joined for m in norms)
         assert list(network.state_dict()) == names
@@ -173,17 +175,17 @@ def test_processes_share_out_the_reading_of_photographs(tmp_path, monkeypatch):
     paths[3].write_bytes(b"no picture")
     shares = []
     monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setattr(sources.dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(data_sets.dist, "is_initialized", lambda: True)
 
     def gather(found, own):
         shares.append(own)
         found[:] = [shares[0], shares[-1]]
 
-    monkeypatch.setattr(sources.dist, "all_gather_object", gather)
+    monkeypatch.setattr(data_sets.dist, "all_gather_object", gather)
     for rank in range(2):
         monkeypatch.setenv("RANK", str(rank))
         args = argparse.Namespace(min_side=16, min_colour=0, min_sharpness=0)
-        good, left_over = sources.usable_photos(args, paths)
+        good, left_over = data_sets.usable_photos(args, paths)
     assert shares[0] == ([paths[0], paths[2], paths[4]], [])
     assert shares[1][0] == []  # nothing of its own can be read: the others' is enough
     assert good == [paths[0], paths[2], paths[4]] and len(left_over) == 2

@@ -15,14 +15,13 @@ import numpy as np
 import pytest
 from drawn import texture, write_set
 
-import contest
 import evaluate
-import scoring
-from formats import read_picture, write_picture
-from indices import INDICES, index_scores
-from metrics import METRICS, OPTIONAL_METRICS, score
-from scoring import Task
-from utils import StackError
+from stackmff.errors import StackError
+from stackmff.evaluation import contest, scoring
+from stackmff.evaluation.indices import INDICES, index_scores
+from stackmff.evaluation.metrics import METRICS, OPTIONAL_METRICS, score
+from stackmff.evaluation.scoring import Task
+from stackmff.images.formats import read_picture, write_picture
 
 
 @pytest.fixture
@@ -34,6 +33,9 @@ def folders(tmp_path):
         fused = np.minimum(answer, 250) + np.uint8(i + 1)
         write_picture(tmp_path / "fused" / f"{name}.tif", fused)
     return tmp_path / "fused", tmp_path / "AiF"
+
+
+ROOT = Path(__file__).parents[1]
 
 
 def run(*words):
@@ -289,7 +291,8 @@ def test_what_cannot_be_registered_is_named(tmp_path):
 
 @pytest.fixture
 def fakes(monkeypatch):
-    monkeypatch.setattr(contest, "toolbox", fake_toolbox)
+    monkeypatch.setattr(contest, "methods", fake_toolbox)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT / "tests"))
 
 
 def rows_of(path):
@@ -469,10 +472,12 @@ def test_processes_score_as_one_does(folders, monkeypatch):
 def test_ctrl_c_ends_scoring_and_leaves_no_process(tmp_path, times):
     program = (
         "import sys; sys.path.insert(0, sys.argv[1])\n"
-        "import fake_toolbox, scoring, utils\n"
+        "import fake_toolbox\n"
+        "from stackmff.evaluation import scoring\n"
+        "from stackmff.processes import run_main\n"
         "scoring.POOL_WORTH = 0\n"
         "work = fake_toolbox.tell_and_wait, ['', *sys.argv[2:]], 2, 'waiting'\n"
-        "utils.run_main(lambda: scoring.in_parallel(*work))\n"
+        "run_main(lambda: scoring.in_parallel(*work))\n"
     )
     files = [tmp_path / name for name in "ab"]
     process = subprocess.Popen(

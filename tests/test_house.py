@@ -1,4 +1,4 @@
-"""The order of the house: who may import whom, that every option is read, what is tracked."""
+"""The order of the house: which wing imports which, what lies where, that torch comes late."""
 
 import ast
 import importlib
@@ -6,211 +6,106 @@ from pathlib import Path
 
 import pytest
 
-HOUSE = Path(__file__).parent.parent
-# What each file may import of ours.
-IMPORTS = {
-    "utils": "",
-    "metrics": "",
-    "indices": "metrics",
-    "loss": "",
-    "refocus": "",
-    "metadata": "",
-    "camera_files": "utils metadata",
-    "formats": "utils metadata camera_files",
-    "stack_files": "utils metadata formats",
-    "planes": "",
-    "pictures": "planes utils metadata formats stack_files",
-    "depth": "utils formats pictures",
-    "upsampling": "",
-    "depth_models": "utils",
-    "shapes": "",
-    "network": "planes utils",
-    "scenes": "refocus shapes",
-    "alignment": "utils",
-    "registration": "",
-    "linking": "registration",
-    "exposure": "registration",
-    "resampling": "alignment",
-    "parallax": "alignment registration linking",
-    "ordering": "pictures",
-    "align": "ordering planes utils formats pictures alignment registration linking exposure "
-    "parallax resampling",
-    "engines": "planes utils network",
-    "fuse": "pictures alignment engines",
-    "focus_maps": "planes pictures",
-    "export": "utils network engines",
-    "show": "",
-    "relief": "focus_maps show",
-    "previews": "planes utils formats pictures relief show",
-    "pages": "utils formats show",
-    "report": "utils pictures pages previews show",
-    "retouch": "utils",
-    "pipeline": "utils formats pictures engines alignment registration align ordering fuse "
-    "focus_maps previews report retouch",
-    "uploads": "utils camera_files formats pictures stack_files",
-    "worker": "ordering utils metadata formats stack_files pictures alignment show previews "
-    "pipeline uploads",
-    "jobs": "utils",
-    "viewing": "utils metadata formats pictures alignment engines fuse show relief previews "
-    "retouch",
-    "sessions": "utils pictures uploads jobs retouch viewing",
-    "timed_stacks": "utils formats pictures",
-    "benchmark": "utils formats pictures engines ordering fuse pipeline tables timed_stacks",
-    "transforms": "utils",
-    "learned": "utils",
-    "spatial": "planes pictures",
-    "toolbox": "planes utils formats pictures transforms spatial learned ordering engines fuse",
-    "records": "utils",
-    "contest": "utils formats pictures fuse toolbox records",
-    "scoring": "planes utils formats pictures metrics indices",
-    "tables": "utils indices",
-    "robustness": "utils formats pictures fuse restack records contest scoring",
-    "photos": "planes utils formats pictures",
-    "picture_store": "planes utils formats pictures",
-    "augmentation": "planes utils",
-    "shards": "utils formats",
-    "dataloader": "utils pictures augmentation shards",
-    "make_shards": "utils dataloader shards",
-    "synthesis": "scenes picture_store augmentation dataloader depth",
-    "restack": "utils metadata pictures refocus scenes",
-    "benchmark_set": "refocus scenes",
-    "depth_engines": "utils engines depth_models",
-    "estimate_depth": "utils formats pictures engines photos depth upsampling depth_models "
-    "depth_engines",
-    "dataset_options": "utils photos depth restack benchmark_set",
-    "make_dataset": "utils formats pictures photos depth refocus scenes dataloader restack "
-    "benchmark_set dataset_options",
-    "sources": "utils metrics photos depth augmentation shards dataloader picture_store synthesis",
-    "processes": "",
-    "stages": "",
-    "curves": "show",
-    "runs": "utils network",
-    "train_options": "utils network loss metrics augmentation photos dataset_options",
-    "train": "utils formats network loss metrics dataloader processes stages show curves sources "
-    "runs train_options",
-    "evaluate": "planes utils pictures metrics indices fuse contest scoring tables pages",
-    "predict": "utils formats pictures align pipeline previews",
-    "guard": "",
-    "app": "utils engines fuse guard uploads sessions viewing",
-    "predict_dataset": "utils pictures records pipeline previews report processes",
+HOUSE = Path(__file__).parents[1]
+PACKAGE = HOUSE / "stackmff"
+TOP_LEVEL = {
+    *("train", "predict", "predict_dataset", "make_dataset", "evaluate", "app"),
+    *("network", "loss", "dataloader", "utils"),
 }
-SCRIPTS = ["make_dataset", "estimate_depth", "train", "evaluate", "predict", "predict_dataset"]
-SCRIPTS += ["toolbox", "robustness", "export", "benchmark", "align", "make_shards", "app"]
-
-
-def tree_of(name):
-    return ast.parse((HOUSE / f"{name}.py").read_text())
+# Which wing of the package imports which others, besides itself. `base` are the files that lie
+# beside the wings. A permission that nobody uses fails too.
+WINGS = {
+    "base": set(),
+    "images": {"base"},
+    "alignment": {"base", "images"},
+    "display": {"base", "images"},
+    "synthesis": {"base", "images"},
+    "fusion": {"base", "images", "alignment", "display"},
+    "evaluation": {"base", "images", "fusion"},
+    "training": {"base", "images", "display", "synthesis", "evaluation.metrics"},
+    "webapp": {"base", "images", "alignment", "display", "fusion"},
+}
+SCRIPTS = ["make_dataset", "train", "evaluate", "predict", "predict_dataset", "app"]
+TOOLS = ["align", "benchmark", "estimate_depth", "export", "make_shards", "robustness", "toolbox"]
+COMMANDS = [*SCRIPTS, *(f"tools.{name}" for name in TOOLS)]
 
 
 def imported(tree):
+    """The dotted names of all modules that a file imports, wherever it does."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports name the whole path"
             yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-def test_every_file_is_in_the_table():
-    assert {path.stem for path in HOUSE.glob("*.py")} == set(IMPORTS)
+def files_of(wing):
+    folder = PACKAGE if wing == "base" else PACKAGE / wing
+    return sorted(folder.glob("*.py"))
 
 
-@pytest.mark.parametrize("name", IMPORTS)
-def test_imports_go_one_way(name):
-    ours = set(imported(tree_of(name))) & set(IMPORTS)
-    assert ours <= set(IMPORTS[name].split())
+def wings_imported(path):
+    """{wing, or wing.file where that alone is allowed} that a file of the package imports."""
+    out = set()
+    for name in imported(ast.parse(path.read_text())):
+        first, _, rest = name.partition(".")
+        assert first != "tools" and first not in TOP_LEVEL, f"{path} imports {name}"
+        if first != "stackmff" or not rest:
+            continue
+        parts = rest.split(".")
+        if parts[0] not in WINGS:
+            if (PACKAGE / f"{parts[0]}.py").is_file():
+                out.add("base")
+        elif len(parts) > 1 and (PACKAGE / parts[0] / f"{parts[1]}.py").is_file():
+            out.add(".".join(parts[:2]))
+    return out
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "utils",
-        "metrics",
-        "indices",
-        "metadata",
-        "camera_files",
-        "formats",
-        "stack_files",
-        "planes",
-        "pictures",
-        "alignment",
-        "registration",
-        "linking",
-        "exposure",
-        "align",
-        "previews",
-        "report",
-        "pipeline",
-        "depth",
-        "upsampling",
-        "depth_models",
-        "depth_engines",
-        "estimate_depth",
-        "photos",
-        "dataset_options",
-        "make_dataset",
-        "fuse",
-        "ordering",
-        "engines",
-        "benchmark",
-        "retouch",
-        "uploads",
-        "worker",
-        "jobs",
-        "viewing",
-        "sessions",
-        "app",
-        "restack",
-        "transforms",
-        "toolbox",
-        "contest",
-        "scoring",
-    ],
-)
-def test_torch_is_not_loaded_before_it_is_needed(name):
-    top = ast.Module(
-        [node for node in tree_of(name).body if isinstance(node, (ast.Import, ast.ImportFrom))], []
-    )
-    assert not {"torch", "network"} & set(imported(top))
+def test_the_top_level_has_ten_files():
+    assert {path.stem for path in HOUSE.glob("*.py")} == TOP_LEVEL
 
 
-@pytest.mark.parametrize("name", SCRIPTS)
-def test_every_option_is_read(name):
-    """Each option is read from the arguments, or by its name from the options of a job.
-
-    pipeline.py and sources.py hand the arguments on.
-    """
-    options = set(vars(importlib.import_module(name).get_parser().parse_args(DEFAULTS[name])))
-    read = set()
-    files = {name, *IMPORTS[name].split()}
-    for file in {"pipeline", "sources"} & files:
-        files |= set(IMPORTS[file].split())
-    for file in files:
-        for node in ast.walk(tree_of(file)):
-            if isinstance(node, ast.Attribute) and ast.unparse(node.value).endswith("args"):
-                read.add(node.attr)
-            elif isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Constant):
-                read.add(node.slice.value)
-    assert not options - read
+def test_every_folder_of_the_package_is_a_wing():
+    wings = {path.parent.name for path in PACKAGE.glob("*/*.py")}
+    assert wings == set(WINGS) - {"base"}
 
 
-DEFAULTS = {
-    "make_dataset": ["--output_path", "out"],
-    "estimate_depth": ["--image_path", "a", "--output_path", "b", "--model", "c"],
-    "train": ["--exp_name", "x"],
-    "evaluate": ["--results", "a", "--reference", "b"],
-    "toolbox": ["--stack_path", "a"],
-    "robustness": ["--data", "a"],
-    "export": ["--model_path", "a"],
-    "benchmark": [],
-    "align": ["--stack_path", "a", "--output_dir", "b"],
-    "make_shards": ["--datapath", "a", "--output_path", "b"],
-    "predict": ["--stack_path", "a"],
-    "app": [],
-    "predict_dataset": ["--stack_basedir_path", "a"],
-}
+@pytest.mark.parametrize("wing", WINGS)
+def test_wings_import_only_what_they_may_and_all_that_they_may(wing):
+    used = set()
+    for path in files_of(wing):
+        for name in wings_imported(path):
+            other = name.partition(".")[0]
+            if other == wing:
+                continue
+            permission = other if other in WINGS[wing] else name
+            assert permission in WINGS[wing], f"{path} imports {name}"
+            used.add(permission)
+    assert used == WINGS[wing]
 
 
-@pytest.mark.parametrize("name", SCRIPTS)
+# What computes with torch; who calls these imports them inside a function.
+WITH_TORCH = {"synthesis/refocus", "synthesis/scenes", "synthesis/camera", "fusion/ifcnn"}
+WITH_TORCH |= {"synthesis/benchmark_set"}
+LIGHT = [
+    path
+    for path in sorted(PACKAGE.rglob("*.py"))
+    if path.parent.name != "training" and f"{path.parent.name}/{path.stem}" not in WITH_TORCH
+]
+
+
+@pytest.mark.parametrize("path", LIGHT, ids=lambda path: path.stem)
+def test_torch_is_not_imported_at_the_top(path):
+    """It takes seconds to import, and is not there where the library only fuses."""
+    body = [
+        n for n in ast.parse(path.read_text()).body if isinstance(n, ast.Import | ast.ImportFrom)
+    ]
+    assert not {name.partition(".")[0] for name in imported(ast.Module(body, []))} & {"torch"}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
 def test_every_option_has_a_help(name):
     for action in importlib.import_module(name).get_parser()._actions:
         assert action.help, action.dest

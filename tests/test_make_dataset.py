@@ -17,11 +17,12 @@ from calling import make_quietly
 from drawn import texture
 
 import make_dataset
-import scenes
-from depth import pair_depth, read_depth
-from formats import read_picture, write_picture
-from photos import PhotoFolder, list_photos
-from utils import StackError, is_alive
+from stackmff.errors import StackError
+from stackmff.images.formats import read_picture, write_picture
+from stackmff.processes import is_alive
+from stackmff.synthesis import scenes
+from stackmff.synthesis.depth_maps import pair_depth, read_depth
+from stackmff.synthesis.photos import PhotoFolder, list_photos
 
 # The photographs here are small, and enlarged from smaller ones.
 ANY_PHOTO = ("--min_side", 16, "--min_sharpness", 0)
@@ -407,7 +408,8 @@ def test_a_killed_run_goes_on(run, photos, tmp_path):
 @pytest.mark.parametrize("prepare", ["make_dataset.start_worker", "scoring.prepare_worker"])
 def test_a_process_of_the_pool_ends_with_the_main_one(tmp_path, prepare):
     script = f"""
-import make_dataset, scoring, multiprocessing, time
+import make_dataset, multiprocessing, time
+from stackmff.evaluation import scoring
 from concurrent.futures import ProcessPoolExecutor
 def main():
     with ProcessPoolExecutor(2, multiprocessing.get_context("spawn"), {prepare}) as pool:

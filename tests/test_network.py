@@ -17,7 +17,7 @@ from network import (
     pad_to_multiple,
     run_network,
 )
-from utils import StackError
+from stackmff.errors import StackError
 
 REFERENCE = Path(__file__).parent / "reference"
 FACTS = json.loads((REFERENCE / "network.json").read_text())

@@ -12,8 +12,8 @@ from calling import ROOT, call, command, cut, make_stack, summary
 
 import predict
 import predict_dataset
-from formats import read_picture, write_picture
-from utils import run_main
+from stackmff.images.formats import read_picture, write_picture
+from stackmff.processes import run_main
 
 
 def test_predict_writes_picture_and_maps(tmp_path, weights, capsys, monkeypatch):

@@ -13,10 +13,10 @@ import pytest
 import tifffile
 from calling import ROOT, call, command, cut, make_stack, summary
 
-import pictures
 import predict_dataset
-from formats import write_picture
-from utils import StackError
+from stackmff.errors import StackError
+from stackmff.images import folders
+from stackmff.images.formats import write_picture
 
 
 def find(base):
@@ -137,15 +137,15 @@ def test_what_cannot_be_read_is_a_bad_stack(tmp_path, monkeypatch):
     make_stack(base / "a", 2, (2, 2, 3))
     (base / "locked").mkdir()
     (base / "t.tif").write_bytes(b"")
-    inside, frames = pictures._inside, pictures.frames_in_file
+    inside, frames = folders._inside, folders.frames_in_file
 
     def locked(path, read):
         if Path(path).name in ("locked", "t.tif"):
             raise StackError(f"{path} cannot be read")
         return read(path)
 
-    monkeypatch.setattr(pictures, "_inside", lambda path: locked(path, inside))
-    monkeypatch.setattr(pictures, "frames_in_file", lambda path: locked(path, frames))
+    monkeypatch.setattr(folders, "_inside", lambda path: locked(path, inside))
+    monkeypatch.setattr(folders, "frames_in_file", lambda path: locked(path, frames))
     assert find(base) == {"set": ["a", "locked", "t.tif"]}
 
 

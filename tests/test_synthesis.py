@@ -1,4 +1,4 @@
-"""synthesis.py: samples follow from their keys, and are what make_dataset.py writes to files."""
+"""dataloader.py: samples follow from their keys, and are what make_dataset.py writes to files."""
 
 from functools import partial
 
@@ -8,14 +8,15 @@ import pytest
 from drawn import texture
 
 import make_dataset
-import scenes
-from augmentation import Augmentation
-from dataloader import EpochBatches, batches, find_pairs, make_loader
-from formats import read_picture, write_picture
-from photos import PhotoFolder
-from picture_store import PictureStore, grey_levels
-from synthesis import RefocusedStacks, SyntheticStacks, slot_frames, widened
-from utils import StackError
+from dataloader import RefocusedStacks, SyntheticStacks, batches, make_loader, slot_frames, widened
+from stackmff.errors import StackError
+from stackmff.images.formats import read_picture, write_picture
+from stackmff.synthesis import scenes
+from stackmff.synthesis.photos import PhotoFolder
+from stackmff.training.augmentation import Augmentation
+from stackmff.training.batches import EpochBatches
+from stackmff.training.data_sets import find_pairs
+from stackmff.training.picture_store import PictureStore, grey_levels
 
 PHOTOS = [texture(60, 80, k) for k in range(3)]
 AS_STORED = {"frames": "all", "flips": False}

@@ -17,16 +17,19 @@ from torch import nn
 from training import load, resume, signal_after, start, without
 
 import loss
-import runs
 import train
-import train_options
-from dataloader import ValidationStacks, batches, find_pairs, make_loader, split_pairs
-from formats import read_picture
-from metrics import METRICS, score
+import train as train_module
+from dataloader import ValidationStacks, batches, make_loader
 from network import build_network, default_config, load_network, run_network
-from picture_store import PictureStore
-from show import training_panel
-from utils import StackError
+from stackmff.display.drawing import training_panel
+from stackmff.errors import StackError
+from stackmff.evaluation.metrics import METRICS, score
+from stackmff.images.formats import read_picture
+from stackmff.training import log, optimisation
+from stackmff.training import options as train_options
+from stackmff.training.batches import split_pairs
+from stackmff.training.data_sets import find_pairs
+from stackmff.training.picture_store import PictureStore
 
 ROOT = Path(train.__file__).parent
 
@@ -173,7 +176,7 @@ def test_options_that_fit_no_network_are_told(options):
 
 
 def test_the_speed_counts_pixels_of_frames_and_no_planes():
-    means = runs.Means()
+    means = log.Means()
     means.add({"lr": 1}, torch.zeros(2, 3, 4, 8, 8))
     values = means.values()
     ratio = values["megapixel_frames_per_second"] / values["samples_per_second"]
@@ -214,7 +217,7 @@ def test_the_published_preset(data, tmp_path):
     checkpoint = load(tmp_path / "p" / "best.pth")
     assert checkpoint["config"] == {"network": "StackMFF"}
     assert checkpoint["args"]["lr"] == 5e-3
-    optimizer = runs.build_optimizer(nn.Linear(2, 2), args)
+    optimizer = optimisation.build_optimizer(nn.Linear(2, 2), args)
     assert isinstance(optimizer, torch.optim.SGD) and optimizer.defaults["momentum"] == 0.9
 
 
@@ -361,11 +364,11 @@ def test_precision_is_measured_or_taken_as_told(monkeypatch, options):
     network = build_network(default_config("StackMix"))
     args = train.get_parser().parse_args([*options, "--exp_name", "x", "--precision", "auto"])
     cpu = torch.device("cpu")
-    assert runs.choose_precision(network, args, cpu) in ("fp32", "bf16")
+    assert train_module.choose_precision(network, args, cpu) in ("fp32", "bf16")
     args.precision = "bf16"
-    assert runs.choose_precision(network, args, cpu) == "bf16"
+    assert train_module.choose_precision(network, args, cpu) == "bf16"
     with pytest.raises(StackError, match="mps has no bf16 arithmetic"):
-        runs.choose_precision(network, args, torch.device("mps"))
+        train_module.choose_precision(network, args, torch.device("mps"))
 
 
 def test_a_gpu_of_one_process_is_refused_for_two(options, monkeypatch):

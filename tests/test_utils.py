@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-import utils
+from stackmff import files, options, processes
+from stackmff import machine as machine_module
 
 
 def write_group(folder, limit, used, freed):
@@ -20,15 +21,15 @@ def write_group(folder, limit, used, freed):
 
 
 def test_free_memory_is_the_least_that_any_limit_leaves(tmp_path, monkeypatch):
-    monkeypatch.setattr(utils, "CONTROL_GROUPS", tmp_path)
-    machine = utils.free_memory()
+    monkeypatch.setattr(machine_module, "CONTROL_GROUPS", tmp_path)
+    machine = machine_module.free_memory()
     assert machine > 2**20
     write_group(tmp_path, 1000, 700, 50)
-    assert utils.free_memory() == 350
+    assert machine_module.free_memory() == 350
     write_group(tmp_path, 1000, 1100, 50)
-    assert utils.free_memory() == 0
+    assert machine_module.free_memory() == 0
     write_group(tmp_path, "max", 700, 50)
-    assert utils.free_memory() > 2**20
+    assert machine_module.free_memory() > 2**20
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
@@ -36,7 +37,8 @@ def test_a_killed_process_leaves_nothing_after_the_next_start(tmp_path, number):
     target = tmp_path / "picture.png"
     code = (
         "import sys, time\n"
-        "from utils import atomic_path, run_main\n"
+        "from stackmff.files import atomic_path\n"
+        "from stackmff.processes import run_main\n"
         "def main():\n"
         "    with atomic_path(sys.argv[1]) as path:\n"
         "        path.write_text('half')\n"
@@ -49,33 +51,33 @@ def test_a_killed_process_leaves_nothing_after_the_next_start(tmp_path, number):
     with subprocess.Popen(words, cwd=house, stdout=subprocess.PIPE) as process:
         process.stdout.readline()
         # While it lives, another one that writes the same file leaves it its temporary file.
-        utils.write_text(target, "old")
+        files.write_text(target, "old")
         assert len(list(tmp_path.iterdir())) == 2
         process.send_signal(number)
     assert target.read_text() == "old"
     assert len(list(tmp_path.iterdir())) == (2 if number == signal.SIGKILL else 1)
-    utils.remove_leftovers.cache_clear()  # as in a new process
-    utils.write_text(target, "new")
+    files.remove_leftovers.cache_clear()  # as in a new process
+    files.write_text(target, "new")
     assert [path.name for path in tmp_path.iterdir()] == ["picture.png"]
     assert target.read_text() == "new"
 
 
 def test_whether_a_process_is_alive():
     process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    assert utils.is_alive(process.pid)
+    assert processes.is_alive(process.pid)
     process.communicate(b"\n")
     for _ in range(100):
-        if not utils.is_alive(process.pid):
+        if not processes.is_alive(process.pid):
             break
         time.sleep(0.01)
-    assert not utils.is_alive(process.pid)
+    assert not processes.is_alive(process.pid)
 
 
 @pytest.mark.parametrize("word", ["nan", "inf", "-inf", "1e999"])
 def test_a_number_of_an_option_is_finite(word):
     with pytest.raises(argparse.ArgumentTypeError, match=f"{word} must be finite"):
-        utils.number(float)(word)
-    assert utils.number(float, above=0)("1e9") == 1e9
+        options.number(float)(word)
+    assert options.number(float, above=0)("1e9") == 1e9
 
 
 @pytest.mark.parametrize(
@@ -85,7 +87,8 @@ def test_a_number_of_an_option_is_finite(word):
 def test_a_main_that_ends_at_once_keeps_its_words_and_its_status(tmp_path, body, status, error):
     code = (
         "import atexit\n"
-        "from utils import StackError, run_main\n"
+        "from stackmff.errors import StackError\n"
+        "from stackmff.processes import run_main\n"
         "def main():\n"
         "    print('done')\n"
         f"    {body}\n"

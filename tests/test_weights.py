@@ -9,13 +9,14 @@ import pytest
 import torch
 from drawn import texture
 
-from engines import torch_engine
-from fuse import WEIGHTS, fuse_stack
-from metrics import psnr
-from ordering import focus_order
-from planes import LUMA, luma
-from scenes import random_scene
-from utils import sha256
+from stackmff.alignment.focus_order import focus_order
+from stackmff.evaluation.metrics import psnr
+from stackmff.files import sha256
+from stackmff.fusion.engines import torch_engine
+from stackmff.fusion.fuse import fuse_stack
+from stackmff.images.colour import LUMA, luma
+from stackmff.shipped import WEIGHTS
+from stackmff.synthesis.scenes import random_scene
 
 
 @pytest.fixture(scope="module")

@@ -5,8 +5,8 @@ import signal
 
 import torch
 
-import runs
 import train
+from stackmff.training import optimisation
 
 
 def without(options, name):
@@ -25,14 +25,14 @@ def resume(folder, name, *more):
 
 def signal_after(monkeypatch, step, which=signal.SIGINT):
     """Send this process a signal while it takes a step."""
-    update = runs.Average.update
+    update = optimisation.Average.update
 
     def update_and_signal(self, network, now):
         update(self, network, now)
         if now == step:
             os.kill(os.getpid(), which)
 
-    monkeypatch.setattr(runs.Average, "update", update_and_signal)
+    monkeypatch.setattr(optimisation.Average, "update", update_and_signal)
 
 
 def load(path):

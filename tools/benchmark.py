@@ -21,26 +21,21 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from engines import available_cores
-from formats import write_picture
-from fuse import fuse_stack
-from ordering import put_in_order
-from pictures import list_frames, read_stack
-from pipeline import add_fuse_options, make_engine
-from timed_stacks import SHIFT, Size, stack_size, write_stack
-from utils import (
-    KNOWN_FAILURES,
-    StackError,
-    how_it_ended,
-    make_folder,
-    number,
-    run_main,
-    sentence_of,
-    write_csv,
-    write_text,
-)
+from stackmff.alignment.focus_order import put_in_order
+from stackmff.errors import KNOWN_FAILURES, StackError, sentence_of
+from stackmff.evaluation.timed_stacks import SHIFT, Size, stack_size, write_stack
+from stackmff.files import make_folder, write_csv, write_text
+from stackmff.fusion.fuse import fuse_stack
+from stackmff.fusion.options import add_fuse_options
+from stackmff.fusion.pipeline import make_engine
+from stackmff.images.folders import list_frames
+from stackmff.images.formats import write_picture
+from stackmff.images.stack import read_stack
+from stackmff.machine import available_cores
+from stackmff.options import number
+from stackmff.processes import how_it_ended, run_main
 
-HOUSE = Path(__file__).resolve().parent
+HOUSE = Path(__file__).resolve().parents[1]
 OURS = "predict.py"
 STAGES = ("start-up", "read", "compile", "network", "blend", "write", "exit")
 ENGINE_OPTIONS = ("model_path", "device", "engine", "precision")  # handed to predict.py
@@ -61,7 +56,7 @@ cpu = usage.ru_utime + usage.ru_stime
 print(json.dumps([os.waitstatus_to_exitcode(status), seconds, cpu, usage.ru_maxrss]))
 """
 STAGES_CODE = (
-    "import sys; sys.path.insert(0, sys.argv.pop(1)); import benchmark; "
+    "import sys; sys.path.insert(0, sys.argv.pop(1)); from tools import benchmark; "
     "benchmark.run_main(benchmark.report_stages)"
 )
 
@@ -122,7 +117,7 @@ class Run:
 
 
 def get_parser():
-    """The options of benchmark.py."""
+    """The options of tools/benchmark.py."""
     parser = argparse.ArgumentParser(
         description="Time predict.py, beside other programs and stage by stage."
     )
@@ -197,7 +192,7 @@ def engine_words(args):
 
 def engine_args(words):
     """The words of `engine_words` as make_engine takes them; exit status 2 where they are wrong."""
-    parser = argparse.ArgumentParser(prog="benchmark.py", add_help=False)
+    parser = argparse.ArgumentParser(prog="tools/benchmark.py", add_help=False)
     add_fuse_options(parser)
     return parser.parse_args(words, argparse.Namespace(confidence=None))
 
@@ -320,9 +315,6 @@ def run_stages(frames, folder, words):
     return {**report, "exit": run.seconds - sum(seconds)}
 
 
-# What follows runs in the process whose stages are timed.
-
-
 def report_stages():
     """Fuse the stack that the command line names and write the seconds beside the result."""
     stack, output, *words = sys.argv[1:]
@@ -346,7 +338,7 @@ def time_stages(paths, engine, output, low_memory=False):
 
     Args:
         paths: of the frames.
-        engine: see engines.py; loaded.
+        engine: see fusion/engines.py; loaded.
         output: file of the fused picture.
         low_memory: see pictures.read_stack.
     Returns:
@@ -380,9 +372,6 @@ def clocked(seconds, stage):
     start = time.perf_counter()
     yield
     seconds[stage] += time.perf_counter() - start
-
-
-# What follows runs in the first process again.
 
 
 def measure(size, frames, folder, args, bar):
@@ -517,7 +506,7 @@ def csv_rows(results):
 
 def show(results, args):
     """Print the tables, and write them where --csv and --markdown say."""
-    from tables import markdown_table, print_lines  # late: the stages' process needs none of it
+    from stackmff.evaluation.tables import markdown_table, print_lines
 
     tables = [rows for rows in (program_rows(results), stage_rows(results)) if len(rows) > 1]
     if not tables:  # all failed, which has been told

@@ -7,16 +7,18 @@ from pathlib import Path
 
 import numpy as np
 
-from engines import EXPORT_SUFFIX, GRID, OpenVinoEngine, TorchEngine, weigh
 from network import FactorisedBlock, load_network
-from utils import StackError, atomic_path, run_main, sha256, write_json
+from stackmff.errors import StackError
+from stackmff.files import atomic_path, sha256, write_json
+from stackmff.fusion.engines import EXPORT_SUFFIX, GRID, OpenVinoEngine, TorchEngine, weigh
+from stackmff.processes import run_main
 
 EXAMPLE = (3, 3 * GRID, 2 * GRID)  # N, H, W of the stack that the network is traced on
 LARGEST_ERROR = 1e-4  # of the weights of the frames, in fp32
 
 
 def get_parser():
-    """The options of export.py."""
+    """The options of tools/export.py."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
         "--model_path",

@@ -8,23 +8,18 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from dataloader import find_pairs
-from shards import NAME, StoredFile, list_shards, list_stored
-from utils import (
-    StackError,
-    atomic_path,
-    make_folder,
-    number,
-    read_bytes,
-    remove_leftovers,
-    run_main,
-)
+from stackmff.errors import StackError
+from stackmff.files import atomic_path, make_folder, read_bytes, remove_leftovers
+from stackmff.options import number
+from stackmff.processes import run_main
+from stackmff.training.data_sets import find_pairs
+from stackmff.training.shards import NAME, StoredFile, list_shards, list_stored
 
 SHARD_BYTES = 256 << 20  # of a shard, where nobody says how many there shall be
 
 
 def get_parser():
-    """The options of make_shards.py."""
+    """The options of tools/make_shards.py."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
         "--datapath",

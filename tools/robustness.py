@@ -12,13 +12,23 @@ from types import SimpleNamespace
 import numpy as np
 from tqdm import tqdm
 
-from contest import find_stacks, make_entries, run_contest
-from formats import write_picture
-from pictures import ANSWER_FOLDER, by_stem, list_frames, list_pictures
-from records import Record, wanted_record
-from restack import READ_NOISE, changed_stack, is_inside, scene_rng
-from scoring import Scene, Scoring, Task, score_tasks
-from utils import StackError, atomic_path, make_folder, number, run_main, write_csv
+from stackmff.errors import StackError
+from stackmff.evaluation.contest import make_entries, run_contest
+from stackmff.evaluation.scoring import Scene, Scoring, Task, score_tasks
+from stackmff.files import atomic_path, make_folder, write_csv
+from stackmff.images.folders import (
+    ANSWER_FOLDER,
+    by_stem,
+    find_stacks,
+    is_inside,
+    list_frames,
+    list_pictures,
+)
+from stackmff.images.formats import write_picture
+from stackmff.options import number
+from stackmff.processes import run_main
+from stackmff.records import Record, wanted_record
+from stackmff.synthesis.restack import READ_NOISE, changed_stack, scene_rng
 
 # What is changed: the title of its plot, and its levels. 0 leaves the frames as they are.
 AXES = {
@@ -32,7 +42,7 @@ PLOT_SIZE, PLOT_DPI = (11, 8), 90  # inches, dots an inch
 
 
 def get_parser():
-    """The options of robustness.py."""
+    """The options of tools/robustness.py."""
     parser = argparse.ArgumentParser(
         description="Score methods against the number of frames, noise, misalignment and flicker."
     )
@@ -62,7 +72,7 @@ def get_parser():
         nargs="+",
         default=["available"],
         metavar="NAME[:OPTION=VALUE,...]",
-        help="of toolbox.py (default: those that lack nothing here)",
+        help="of fusion/methods.py (default: those that lack nothing here)",
     )
     group = parser.add_argument_group("results")
     group.add_argument(

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from registration import at_scale
+from stackmff.alignment.registration import at_scale
+from stackmff.images.colour import _to_coded, _to_linear
 
 SAME_EXPOSURE = 0.005
 ONE_GAIN = 0.004  # channels this near to one another have the gain of their mean
@@ -66,18 +67,6 @@ def tiles_of(colours, factor):
     clipped = cv2.dilate(clipped, np.ones((3, 3), np.uint8))  # defocus carries it to the next tile
     usable = (clipped < 0.1) & (means[0].min(-1) > DARK)
     return Tiles(np.stack(means), np.stack(contrasts), usable.astype(np.float32), side * factor)
-
-
-def _to_linear(coded):
-    """Linear light of sRGB's coded values, [0, 1], float32. Source: IEC 61966-2-1."""
-    light = np.where(coded <= 0.04045, coded / 12.92, ((coded + 0.055) / 1.055) ** 2.4)
-    return light.astype(np.float32)
-
-
-def _to_coded(linear):
-    """The inverse of `_to_linear`."""
-    high = 1.055 * np.maximum(linear, 0.0031308) ** (1 / 2.4) - 0.055
-    return np.where(linear <= 0.0031308, 12.92 * linear, high)
 
 
 def match(tiles, pairs, transforms, reference):

@@ -8,7 +8,7 @@ forwards or backwards.
 import cv2
 import numpy as np
 
-from pictures import put, release, window
+from stackmff.images.frame_store import put, release, window
 
 WINDOWS, SIDE = 6, 96  # windows along each side of the picture, and their side, px
 CELL = 16  # px; detail is a mean over so many
@@ -16,6 +16,7 @@ LEVELS = 3  # of the pyramid: detail of about 1, 2 and 4 px
 LEAST_CELLS = 16  # in a smaller picture chance makes any order
 LEAST_FLOOR = 0.02  # squared grey levels, under which detail is rounding
 LEAST_CHANGE = 0.2  # of the logarithm of detail: cells that change less tell nothing
+
 # Frames are not in focus order where detail comes and goes for so much more than it must, as a
 # share of that, and an order is found that leaves but so much of the excess.
 LEAST_EXCESS, MOST_LEFT = 0.1, 0.5
@@ -27,7 +28,7 @@ def detail(frames):
     """How much detail each frame has, in cells all over the picture.
 
     Args:
-        frames: (N, H, W, C) uint8 or uint16, C as in formats.py.
+        frames: (N, H, W, C) uint8 or uint16, C as in images/formats.py.
     Returns:
         (N, LEVELS, cells) float32, mean squared Laplacians in 8-bit grey levels.
     """

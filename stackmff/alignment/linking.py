@@ -4,12 +4,13 @@ from collections import deque
 
 import numpy as np
 
-from registration import PARAMETERS, parameters_of, small_motion
+from stackmff.alignment.registration import PARAMETERS, parameters_of, small_motion
 
 # What the deviation of a pair is at least, px of the size they are compared at: where nothing moves
 # neighbours are found up to 0.08 px apart by what hides what (0.15 px at ISO 3200), and ends of a
 # stack by half a px.
 SYSTEMATIC, UNLIKE = 0.03, 2.0
+
 # For the question whether anything moves at all: ends of a stack, and what is hidden by what is out
 # of focus, seem to move by up to 8 x (1 - likeness) px where nothing does.
 DOUBT = 2.0

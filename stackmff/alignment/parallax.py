@@ -2,7 +2,7 @@
 
 A camera that moves between two frames shifts what is near by more than what is far. A smooth field
 of displacements then lies over the motion of the whole frames. It is found as that motion is, from
-the equations of blocks (see registration.py), summed over Gaussian windows that get smaller and
+the equations of blocks (see alignment/registration.py), summed over Gaussian windows that get smaller and
 smaller. All pairs of frames that were compared are brought together place by place.
 
 Blur that comes and goes beside edges looks a little like motion, and costs some 1 dB where it is
@@ -16,9 +16,9 @@ from functools import partial
 import cv2
 import numpy as np
 
-from alignment import spread
-from linking import SYSTEMATIC, UNLIKE
-from registration import BLOCK, LEAST_VARIANCE, MARGIN, at_scale, block_equations
+from stackmff.alignment.geometry import spread
+from stackmff.alignment.linking import SYSTEMATIC, UNLIKE
+from stackmff.alignment.registration import BLOCK, LEAST_VARIANCE, MARGIN, at_scale, block_equations
 
 # Sigma of the windows, in blocks, one step after another, on each level of the pyramid from the
 # finest; all coarser ones have the last. On 2.5 blocks at the end straight edges beside something
@@ -26,10 +26,12 @@ from registration import BLOCK, LEAST_VARIANCE, MARGIN, at_scale, block_equation
 WINDOWS = (3, 2, 1.5), (3, 2), (4, 3, 2), (4, 3)
 FEWEST_CELLS = 5  # of the shorter side; no smaller picture is used
 PULL = 0.1  # px^-2 of the level; what holds places without detail where the wider window had them
+
 # px; no block counts as surer, or what has much contrast carries along what lies beside it.
 UNSURE = 1.0
 ROUNDS = 3  # of weights and displacements
 SWEEPS = 6  # from frame to frame; each step of the windows goes on where the last has ended
+
 # What tells parallax from blur: the mean logarithm by which the squared differences of blocks with
 # detail fall, and the share of the detail that moves by REACH px of the frames or more. Rendered
 # stacks without parallax come to 0.01 to 0.083 and 0 to 0.13, with 4 px over the stack to 0.08 to

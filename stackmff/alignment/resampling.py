@@ -3,7 +3,7 @@
 import cv2
 import numpy as np
 
-from alignment import places_of
+from stackmff.alignment.geometry import places_of
 
 LANCZOS_REACH = 5  # px
 TILE = 4096  # px of the result resampled at a time; OpenCV ends at 32767

@@ -68,7 +68,7 @@ def reduced(picture, side, profile=None):
     """A small copy of a picture for screens.
 
     Args:
-        picture: (H, W, C) uint8 or uint16, C as in formats.py; alpha is left out.
+        picture: (H, W, C) uint8 or uint16, C as in images/formats.py; alpha is left out.
         side: longest one of the copy, px; smaller pictures keep their size.
         profile: ICC profile of the picture as bytes, or None for sRGB.
     Returns:

@@ -14,13 +14,12 @@ from urllib.parse import quote
 import cv2
 import numpy as np
 
-from formats import write_picture
-from show import ERROR_GAIN, colour_map, error_map
-from utils import write_text
+from stackmff.display.drawing import ERROR_GAIN, colour_map, error_map
+from stackmff.files import write_text
+from stackmff.images.formats import write_picture
 
 BROWSER_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 PREVIEW = 480  # px, width of the pictures in the page; wider ones are shrunk to it
-
 STYLE = """
 :root { color-scheme: light dark; --line: rgb(128 128 128 / 0.4); }
 body { font: 16px/1.5 system-ui, sans-serif; margin: 1rem auto; padding: 0 1rem; max-width: 100rem;
@@ -95,7 +94,7 @@ def save_image(start, picture, file=None):
 
     Args:
         start: of the files' names, with their folder.
-        picture: (H, W, C) uint8 or uint16, C as in formats.py.
+        picture: (H, W, C) uint8 or uint16, C as in images/formats.py.
         file: of the picture, where the page can link to it; None: write one.
     Returns:
         Image.

@@ -1,6 +1,6 @@
 """What comes of a stack, to look at: the focus map with its key, a relief, a sweep of the frames.
 
-All are small copies for screens, in sRGB; the files to compute with are those of fuse.py.
+All are small copies for screens, in sRGB; the files to compute with are those of fusion/fuse.py.
 """
 
 from pathlib import Path
@@ -9,12 +9,13 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from formats import write_picture
-from pictures import release
-from planes import luma
-from relief import relief
-from show import colour_map, draw_text, reduced, text_width
-from utils import StackError, atomic_path
+from stackmff.display.drawing import colour_map, draw_text, reduced, text_width
+from stackmff.display.relief import relief
+from stackmff.errors import StackError
+from stackmff.files import atomic_path
+from stackmff.images.colour import luma
+from stackmff.images.formats import write_picture
+from stackmff.images.frame_store import release
 
 MAP_SIDE = 1600  # px, longest side of a focus map's preview
 RELIEF_SIDE = 1000  # px, longest side of what a relief is made from

@@ -3,8 +3,8 @@
 import cv2
 import numpy as np
 
-from focus_maps import guided
-from show import reduced
+from stackmff.display.drawing import reduced
+from stackmff.images.guided_filter import guided
 
 # The picture lies on the ground, its middle at the origin; its longer side is 1. The camera looks
 # level through a shifted lens, as architects' do: what stands upright stays upright, so that each
@@ -27,7 +27,7 @@ def relief(focus_map, picture, sure, first_is_near=None, side=1000, profile=None
 
     Args:
         focus_map: (H, W) uint16, 0 the first frame, 65535 the last.
-        picture: (h, w, C) uint8 or uint16, C as in formats.py; of the same shape, maybe larger.
+        picture: (h, w, C) uint8 or uint16, C as in images/formats.py; of the same shape, maybe larger.
         sure: (H, W) float in [0, 1], how much the focus map can be trusted at each pixel; or 1.
         first_is_near: whether the first frame is focused the nearest; None: guessed.
         side: longest one of the copy that is drawn, px.

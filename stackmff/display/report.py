@@ -13,17 +13,17 @@ from urllib.parse import quote
 
 import cv2
 
-from pages import start_of
-from pictures import release
-from previews import sharpest_frame, small_focus_map
-from show import reduced
-from utils import StackError, atomic_path, write_json
+from stackmff.display.drawing import reduced
+from stackmff.display.pages import start_of
+from stackmff.display.previews import sharpest_frame, small_focus_map
+from stackmff.errors import StackError
+from stackmff.files import atomic_path, write_json
+from stackmff.images.frame_store import release
 
 PAIR_SIDE = 960  # px, longest side of the pictures under the slider
 MAP_SIDE = 560  # px
 QUALITY = 82  # of WebP
 MOST_SHOWN = 500  # stacks with pictures: some 150 MB; the table has all
-
 STYLE = """
 .wide .words { text-align: left; white-space: normal; min-width: 16rem; }
 .failed { border-left: 0.3rem solid rgb(200 60 40); padding: 0.1rem 1rem; margin: 1rem 0; }

@@ -19,48 +19,17 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-import toolbox
-from formats import write_picture
-from pictures import (
-    list_frames,
-    read_stack,
-    stack_name,
-    stack_root,
-    stacks_in,
-)
-from records import Record, wanted_record
-from utils import (
-    KNOWN_FAILURES,
-    StackError,
-    how_it_ended,
-    make_folder,
-    sentence_of,
-    sha256,
-    uninterrupted,
-    what_happened,
-)
+from stackmff.errors import KNOWN_FAILURES, StackError, sentence_of, what_happened
+from stackmff.files import make_folder, sha256
+from stackmff.fusion import methods
+from stackmff.images.folders import list_frames, stack_root
+from stackmff.images.formats import write_picture
+from stackmff.images.stack import read_stack
+from stackmff.processes import child_command, child_environment, how_it_ended, uninterrupted
+from stackmff.records import Record, wanted_record
 
 WARM_UP = 128  # px, side of the corner that each process fuses first
 GRACE = 5  # seconds that a process has to end by itself
-START = "from contest import work; work()"
-
-
-def find_stacks(folder):
-    """The stacks of a data set.
-
-    Args:
-        folder: its sub-folders that hold pictures, its TIFF of several pages and its videos are
-            the stacks, or those below its `dof_stack`.
-    Returns:
-        {name: path}, folders first, each in natural order.
-    Raises:
-        StackError: there is none, or two have one name.
-    """
-    root = stack_root(folder) or Path(folder)
-    stacks = {stack_name(path): path for path in stacks_in(root)}
-    if not stacks:
-        raise StackError(f"{root} holds no stacks: give the folder whose sub-folders hold pictures")
-    return stacks
 
 
 @dataclass(frozen=True)
@@ -69,7 +38,7 @@ class Entry:
 
     Attributes:
         name: in tables.
-        word: as of toolbox.build_method.
+        word: as of methods.build_method.
         iterative: pair after pair.
         folder: of its results.
         weights: {option: SHA-256 of the file}, None where there is none.
@@ -88,16 +57,16 @@ def make_entries(words, iterative, output_dir):
     """The methods that take part, in order.
 
     Args:
-        words: as of toolbox.method_words.
+        words: as of methods.method_words.
         iterative: all of them pair after pair.
         output_dir: the results of each go into a folder of its name below it.
     Raises:
         StackError: no such method, or two that would share a folder.
     """
     entries = []
-    for word in toolbox.method_words(words):
-        method, options = toolbox.parse_method(word)
-        files = {key: options[key] for key in toolbox.WEIGHT_OPTIONS if key in options}
+    for word in methods.method_words(words):
+        method, options = methods.parse_method(word)
+        files = {key: options[key] for key in methods.WEIGHT_OPTIONS if key in options}
         weights = {key: sha256(path) for key, path in files.items() if Path(path).is_file()}
         name = f"{word}-iterative" if iterative else word
         entry = Entry(
@@ -237,19 +206,17 @@ def fuse_all(entry, todo):
 def started(entry, todo):
     """A process that fuses stacks with one method; it is gone after the block."""
     orders = {
-        "toolbox": toolbox.__name__,
+        "methods": methods.__name__,
         "word": entry.word,
         "iterative": entry.iterative,
         "stacks": [[str(path), str(output)] for _, path, output in todo],
     }
-    places = [str(Path(__file__).resolve().parent), *filter(None, sys.path)]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(places)}
     with uninterrupted():
         process = subprocess.Popen(
-            [sys.executable, "-P", "-c", START],
+            child_command(__spec__.name),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env=environment,
+            env=child_environment(),
             text=True,
         )
     try:
@@ -267,9 +234,6 @@ def started(entry, todo):
             process.stdout.close()
 
 
-# What follows runs in the process of a method.
-
-
 def work():
     """Fuse the stacks that the orders on the input name, and report on the output."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that no half file is left
@@ -282,7 +246,7 @@ def work():
 
     orders = json.load(sys.stdin)
     try:
-        build = importlib.import_module(orders["toolbox"]).build_method
+        build = importlib.import_module(orders["methods"]).build_method
         fuse = build(orders["word"], orders["iterative"])
     except Exception as error:
         report(failure=what_happened(error))
@@ -308,7 +272,7 @@ def fuse_measured(fuse, path, output):
     """Read a stack, fuse it and write the result.
 
     Args:
-        fuse: as from toolbox.build_method.
+        fuse: as from methods.build_method.
         path: folder of the stack, or its file.
         output: file of the fused picture.
     Returns:
@@ -358,3 +322,7 @@ def peak_mib():
         return None
     unit = 2**20 if sys.platform == "darwin" else 2**10  # bytes there, KiB elsewhere
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit, 1)
+
+
+if __name__ == "__main__":
+    work()

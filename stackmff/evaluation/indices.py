@@ -23,7 +23,7 @@ import cv2
 import numpy as np
 from scipy.stats import spearmanr
 
-from metrics import to_gray, window_means
+from stackmff.evaluation.metrics import to_gray, window_means
 
 FLAT = 1e-12  # variance, white being 1; one 16 bit level in one pixel of 64 gives 4e-12
 Q_W_WINDOW = 8  # px
@@ -33,6 +33,7 @@ VIFF_WEIGHTS = (1 / 2.15, 0.0, 0.15 / 2.15, 1 / 2.15)  # of the scales
 VIFF_NOISE = 0.005  # variance of the visual noise, white being 1
 VIFF_OFFSET = 1e-7  # of both informations in each window
 VIFF_LEAST = 41  # px, one window at the last scale
+
 # Height, slope and middle of Qabf's sigmoids.
 QABF_STRENGTH = (0.9994, -15.0, 0.5)
 QABF_ORIENTATION = (0.9879, -22.0, 0.8)

@@ -12,12 +12,14 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from formats import read_picture
-from indices import index_scores
-from metrics import score
-from pictures import list_frames, read_stack
-from planes import luma
-from utils import StackError, end_with_parent, uninterrupted
+from stackmff.errors import StackError
+from stackmff.evaluation.indices import index_scores
+from stackmff.evaluation.metrics import score
+from stackmff.images.colour import luma
+from stackmff.images.folders import list_frames
+from stackmff.images.formats import read_picture
+from stackmff.images.stack import read_stack
+from stackmff.processes import end_with_parent, uninterrupted
 
 REGISTRATION_STEPS = 200
 REGISTRATION_GAIN = 1e-7  # of the correlation, from step to step

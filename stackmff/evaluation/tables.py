@@ -8,10 +8,11 @@ import numpy as np
 from scipy.stats import rankdata
 from scipy.stats import t as student
 
-from indices import INDICES, rank_correlation
-from utils import write_text
+from stackmff.evaluation.indices import INDICES, rank_correlation
+from stackmff.files import write_text
 
 COMPARED = ("PSNR", "SSIM")  # columns with an answer by which methods are ranked, larger is better
+
 # Columns without one: the two of the indices whose ranks follow those of the answers most, by
 # `correlation_rows` 0.4 on rendered scenes. Q_MI comes near, and likes the mean of the frames best.
 TRUSTED = ("Q_W", "Qabf")

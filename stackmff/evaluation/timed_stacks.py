@@ -8,9 +8,9 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from formats import read_picture, write_picture
-from pictures import list_frames
-from utils import StackError
+from stackmff.errors import StackError
+from stackmff.images.folders import list_frames
+from stackmff.images.formats import read_picture, write_picture
 
 SEED = 0
 OCTAVES = 7  # of the synthesised texture, the finest of 1 px
@@ -61,7 +61,7 @@ def texture(height, width, rng):
 def synthesise(size):
     """Frames of a texture on a plane that recedes from the left to the right.
 
-    refocus.py makes better ones; the time of fusing does not depend on it.
+    synthesis/refocus.py makes better ones; the time of fusing does not depend on it.
 
     Args:
         size: Size.

@@ -1,4 +1,4 @@
-"""What runs a network for fuse.py: torch on any device, OpenVINO on a CPU.
+"""What runs a network for fusion/fuse.py: torch on any device, OpenVINO on a CPU.
 
 An engine is callable(luma (1, N, h, w), chroma) -> the frames' weights (1, N, h, w) or a fused luma
 (1, 1, h, w), all float32, and has
@@ -14,18 +14,17 @@ An engine is callable(luma (1, N, h, w), chroma) -> the frames' weights (1, N, h
 """
 
 import json
-import os
 import queue
-import sys
 import threading
 import time
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 
-from planes import chroma, luma
-from utils import StackError, select_device, sha256
+from stackmff.errors import StackError
+from stackmff.files import sha256
+from stackmff.images.colour import chroma, luma
+from stackmff.machine import available_cores, finds_gpu, select_device, the_core
 
 TILES = {"weights": 1024, "luma": 640}  # the published network runs whole up to 640x640
 GRID = 32  # the networks pool by 16 or 32 px: sides of tiles, and where they start
@@ -96,7 +95,7 @@ class OpenVinoEngine:
     Tiles that are smaller are extended by their mirror image, as the network itself would.
 
     Args:
-        path: of the export, see export.py.
+        path: of the export, see tools/export.py.
         precision: "auto" (bf16 where the processor has it), "bf16" or "fp32".
     """
 
@@ -133,7 +132,7 @@ class OpenVinoEngine:
             self.model = self.core.read_model(self.path)
         except RuntimeError as error:
             raise StackError(
-                f"{self.path} is no exported network, or is cut short: make it again by export.py"
+                f"{self.path} is no exported network, or is cut short: make it again by tools/export.py"
             ) from error
         if self.precision == "auto":
             capable = self.core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
@@ -208,25 +207,6 @@ def extended(planes, shape):
     return np.pad(planes, [(0, 0)] * (planes.ndim - 2) + [(0, more) for more in rest], "reflect")
 
 
-@lru_cache(maxsize=1)
-def the_core():
-    """The one openvino.Core of the process.
-
-    Each brings a stack for signals of its own, and where several go in the order in which they
-    came, one that is freed stays in use: the next signal with a handler ends the process.
-    """
-    import openvino
-
-    return openvino.Core()
-
-
-def available_cores():
-    """Cores that this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 def export_of(model_path):
     """The export that belongs to a checkpoint, or None.
 
@@ -244,18 +224,6 @@ def export_of(model_path):
     return path if whole else None
 
 
-def may_have_gpu():
-    """Whether torch might find a GPU: asked without torch, which takes seconds to import."""
-    # Of NVIDIA's driver, of Windows' subsystem for Linux, of AMD's.
-    devices = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")
-    return sys.platform == "darwin" or os.name == "nt" or any(map(os.path.exists, devices))
-
-
-def finds_gpu():
-    """Whether torch finds a GPU; many have one for which their torch is not built."""
-    return may_have_gpu() and select_device("auto").type != "cpu"
-
-
 def torch_engine(model_path, device="auto"):
     """The engine that runs a checkpoint in torch.
 
@@ -265,7 +233,7 @@ def torch_engine(model_path, device="auto"):
     Raises:
         StackError: no such weights, or no such device.
     """
-    from network import load_network
+    from stackmff.shipped import load_network
 
     device = select_device(str(device))
     return TorchEngine(load_network(model_path, device), device)
@@ -293,6 +261,6 @@ def choose_engine(model_path, device="auto", engine="auto", precision="auto"):
         return OpenVinoEngine(export, precision)
     if engine == "openvino":
         raise StackError(
-            f"{model_path} has no export that belongs to it: export.py --model_path {model_path}"
+            f"{model_path} has no export that belongs to it: tools/export.py --model_path {model_path}"
         )
     return torch_engine(model_path, device)

@@ -3,38 +3,11 @@
 import cv2
 import numpy as np
 
-from planes import luma
+from stackmff.images.colour import luma
+from stackmff.images.guided_filter import guide_lines
 
 EDGE = 0.02  # luma; smaller steps of the picture do not count as edges of things
 DOUBT = 1e-3  # weight of a pixel that says nothing at all
-
-
-def guided(guide, values, radius, epsilon):
-    """Guided filter of planes (H, W) float32, windows of 2 radius + 1 px.
-
-    Source: He, Sun and Tang, Guided Image Filtering, 2010, equations 5 to 8.
-    """
-    slope, offset = guide_lines(guide, values, np.ones_like(guide), radius, epsilon)
-    return slope * guide + offset
-
-
-def guide_lines(guide, values, weights, radius, epsilon):
-    """Around each pixel the line, values = slope x guide + offset, that fits the weighted pixels.
-
-    Returns:
-        (slope, offset), (H, W) float32 each, means over all windows that a pixel is in.
-    """
-    sides = (2 * radius + 1,) * 2
-    share = cv2.blur(weights, sides)
-
-    def mean(plane):
-        return cv2.blur(plane * weights, sides) / share
-
-    guide_mean, value_mean = mean(guide), mean(values)
-    slope = mean(guide * values) - guide_mean * value_mean
-    slope /= mean(guide * guide) - guide_mean**2 + epsilon
-    offset = value_mean - slope * guide_mean
-    return mean(slope), mean(offset)
 
 
 def smooth_map(focus_map, sure, picture, radius):

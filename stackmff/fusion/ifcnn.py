@@ -5,7 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from utils import StackError, select_device
+from stackmff.errors import StackError
+from stackmff.machine import select_device
 
 IMAGENET_MEAN, IMAGENET_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 REACH = 5  # px that a fused pixel of IFCNN sees to each side: 3 + 1 + 1

@@ -1,13 +1,12 @@
-"""The toolbox: every fusion method behind one signature, and a command that fuses a stack with it.
+"""The toolbox: every fusion method behind one signature.
 
-A method is a function from frames (N, H, W, C), uint8 or uint16 and C as in formats.py,
+A method is a function from frames (N, H, W, C), uint8 or uint16 and C as in images/formats.py,
 to the fused picture (H, W, C) of the same dtype. Each fuses all N frames at once: the strongest
 coefficient or the sharpest frame over all of them. Alpha is the mean of the frames'. A new method
 is one function that makes it and one line in METHODS; an option that is a number has one in RANGES.
 """
 
 import argparse
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -15,26 +14,23 @@ from pathlib import Path
 
 import numpy as np
 
-from engines import choose_engine
-from formats import PICTURE_SUFFIXES, loses, write_picture
-from fuse import (
-    WEIGHTS,
-    distinct_frames,
-    fuse_stack,
-    ramp,
-    tile_spans,
-)
-from ordering import focus_order
-from pictures import clash, list_frames, read_stack, stack_name
-from planes import LUMA, luma
-from spatial import fuse_dct, fuse_dsift, fuse_gff, in_floats, in_integers
-from transforms import TRANSFORMS, missing_packages
-from utils import StackError, make_folder, number, run_main
+from stackmff.alignment.focus_order import focus_order
+from stackmff.errors import StackError
+from stackmff.fusion.blending import distinct_frames
+from stackmff.fusion.engines import choose_engine
+from stackmff.fusion.fuse import fuse_stack
+from stackmff.fusion.spatial import fuse_dct, fuse_dsift, fuse_gff, in_floats, in_integers
+from stackmff.fusion.tiles import ramp, tile_spans
+from stackmff.fusion.transforms import TRANSFORMS, missing_packages
+from stackmff.images.colour import LUMA, luma
+from stackmff.options import number
+from stackmff.shipped import WEIGHTS
 
 # The strongest coefficients of a picture take up to 2 kB a pixel (NSCT).
 TILE, OVERLAP = 1024, 128  # px
-IFCNN_WEIGHTS = Path(__file__).parent / "weights" / "ifcnn_max.pth"
+IFCNN_WEIGHTS = WEIGHTS.with_name("ifcnn_max.pth")
 WEIGHT_OPTIONS = ("weights", "model_path")  # of methods: files
+
 # {option that is a number: (its least, its largest value)}
 RANGES = {
     "levels": (0, 16),  # 0: the transform's own default
@@ -48,9 +44,6 @@ RANGES = {
     "detail_epsilon": (1e-9, 1e9),
 }
 STACKMFF_WEIGHTS = WEIGHTS.with_name("checkpoint_published.pth")
-
-
-# Transforms: the strongest coefficient of all frames at each place.
 
 
 def fuse_transform(frames, name, levels):
@@ -121,9 +114,6 @@ def in_tiles(fuse, tile=TILE, overlap=OVERLAP):
     return fuse_tiles
 
 
-# Networks.
-
-
 def with_network(model_path, device):
     """The method that a checkpoint of ours is, in focus order as predict.py takes the frames."""
     engine = choose_engine(model_path, device)
@@ -137,7 +127,7 @@ def with_network(model_path, device):
 
 def with_ifcnn(weights, device):
     """IFCNN-MAX; grey frames go through it as grey colours."""
-    from learned import fuse_ifcnn, load_ifcnn
+    from stackmff.fusion.ifcnn import fuse_ifcnn, load_ifcnn
 
     network = load_ifcnn(weights, device)
 
@@ -388,88 +378,3 @@ def build_method(word, iterative=False):
         raise StackError(sentence)
     fuse = past_copies(beside_alpha(METHODS[name].make(**options)))
     return iteratively(fuse) if iterative else fuse
-
-
-def known_method(word):
-    """An argparse type: the word itself, if it is one that `parse_method` takes."""
-    try:
-        parse_method(word)
-    except StackError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
-    return word
-
-
-def get_parser():
-    """The options of toolbox.py."""
-    parser = argparse.ArgumentParser(
-        description="Fuse a focal stack with any method of the toolbox.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="methods:\n" + "\n".join(described()),
-    )
-    parser.add_argument(
-        "--method",
-        type=known_method,
-        default="StackMix",
-        metavar="NAME[:OPTION=VALUE,...]",
-        help="one of those below (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--iterative", action="store_true", help="fuse pair after pair (default: all at once)"
-    )
-    parser.add_argument(
-        "--stack_path",
-        required=True,
-        metavar="PATH",
-        help="folder of the frames, or the file that they are in",
-    )
-    parser.add_argument(
-        "--output",
-        metavar="FILE",
-        help="the fused picture (default: results/<folder>_<method>.png, -iterative after the "
-        "method where that is asked for)",
-    )
-    return parser
-
-
-def described():
-    """A line for each method."""
-    for name, method in METHODS.items():
-        options = ",".join(f"{key}={value}" for key, value in method.options.items())
-        options = options.replace(str(Path(__file__).parent) + "/", "")
-        yield f"  {name:<9} {method.title} ({method.reference}, {method.year}) [{options}]"
-
-
-def choose_output(parser, args, name):
-    """The fused picture's file; exit status 2 where none can be, or where it would be a frame.
-
-    Args:
-        name: of the method.
-    """
-    output = Path(args.output or f"results/{stack_name(args.stack_path)}_{name}.png")
-    if output.suffix.lower() not in PICTURE_SUFFIXES:
-        parser.error(f"--output {output} needs a suffix of {' '.join(PICTURE_SUFFIXES)}")
-    if sentence := clash(output, args.stack_path):
-        parser.error(sentence)
-    return output
-
-
-def main(argv=None):
-    """Fuse one stack."""
-    parser = get_parser()
-    args = parser.parse_args(argv)
-    name, _ = parse_method(args.method)
-    name += "-iterative" * args.iterative
-    output = choose_output(parser, args, name)
-    paths = list_frames(args.stack_path)
-    fuse = build_method(args.method, args.iterative)
-    make_folder(output.parent)
-    stack = read_stack(paths)
-    fused = fuse(stack.frames)
-    write_picture(output, fused, stack.metadata)
-    for note in filter(None, [*stack.notes, loses(output.suffix, fused)]):
-        print(f"note: {note}", file=sys.stderr)
-    print(f"{output}: {len(paths)} frames by {name}")
-
-
-if __name__ == "__main__":
-    run_main(main)

@@ -1,6 +1,5 @@
 """What predict.py and predict_dataset.py share: from the files of a stack to all its results."""
 
-import contextlib
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -9,28 +8,23 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
-from align import (
-    add_align_options,
-    align_by_options,
-    apply,
-    check_align_choices,
-    find_reference,
-    told,
-)
-from alignment import Alignment, common_area
-from engines import choose_engine
-from focus_maps import smooth_map
-from formats import PICTURE_SUFFIXES, loses, suffix_like, to_8_bits, write_picture
-from fuse import WEIGHTS, Fused, fuse_stack
-from ordering import focus_order, put_in_order, reorder
-from pictures import read_stack, release
-from registration import farthest
-from retouch import apply_strokes, load_strokes
-from utils import StackError, number, share_one_heap
+from stackmff.alignment.focus_order import focus_order, put_in_order, reorder
+from stackmff.alignment.geometry import Alignment, common_area
+from stackmff.alignment.measure import align_by_options, apply, find_reference, told
+from stackmff.alignment.registration import farthest
+from stackmff.display.progress import stage
+from stackmff.errors import StackError
+from stackmff.fusion.blending import Fused
+from stackmff.fusion.engines import choose_engine
+from stackmff.fusion.focus_maps import smooth_map
+from stackmff.fusion.fuse import fuse_stack
+from stackmff.fusion.retouch import apply_strokes, load_strokes
+from stackmff.images.formats import loses, to_8_bits, write_picture
+from stackmff.images.frame_store import release
+from stackmff.images.stack import read_stack
+from stackmff.machine import share_one_heap
 
-FORMATS = {"png": ".png", "jpg": ".jpg", "tif": ".tif", "bmp": ".bmp", "webp": ".webp"}
 TILT = 4.0  # of --prefer: where two frames share a pixel alike, the one has 55 times the other's
 
 
@@ -44,8 +38,8 @@ class Files:
         slabs, previews: folders.
         alignment: JSON, how frames lie.
         known_alignment: JSON that is read, in place of measuring.
-        card: of the report, see report.py.
-        retouch: JSON of strokes that is read, see retouch.py.
+        card: of the report, see display/report.py.
+        retouch: JSON of strokes that is read, see fusion/retouch.py.
     """
 
     picture: Path
@@ -64,151 +58,6 @@ class Files:
         return [path for path in paths if path is not None]
 
 
-def add_fuse_options(parser):
-    """The options that predict.py and predict_dataset.py share."""
-    group = parser.add_argument_group("network")
-    group.add_argument(
-        "--model_path",
-        type=Path,
-        default=WEIGHTS,
-        help="checkpoint of the network (default: weights/checkpoint.pth beside the program)",
-    )
-    group.add_argument(
-        "--device",
-        default="auto",
-        help="auto (CUDA, else MPS, else CPU), cpu, mps, cuda or cuda:K (default: %(default)s)",
-    )
-    group.add_argument(
-        "--engine",
-        choices=("auto", "openvino", "torch"),
-        default="auto",
-        help="what runs the network: OpenVINO on a CPU, where the checkpoint has an export, or "
-        "torch (default: %(default)s)",
-    )
-    group.add_argument(
-        "--precision",
-        choices=("auto", "bf16", "fp32"),
-        default="auto",
-        help="of OpenVINO: bf16 where the processor has it (default: %(default)s)",
-    )
-    group.add_argument(
-        "--low_memory",
-        action="store_true",
-        help="keep the frames in a file without a name beside the result, not in memory (default: "
-        "where they would take more than half of the free memory)",
-    )
-    group = add_align_options(parser)
-    group.add_argument(
-        "--align",
-        choices=("auto", "on", "off"),
-        default="auto",
-        help="auto: measure, and align where neighbouring frames show that it is needed; on: also "
-        "compare frames farther apart; off: take the frames as they are (default: %(default)s)",
-    )
-    group.add_argument(
-        "--crop",
-        action="store_true",
-        help="cut the results to the area that every frame covers (default: they have the "
-        "reference's size, and where frames end the others are mixed)",
-    )
-    group = parser.add_argument_group("choices")
-    group.add_argument(
-        "--prefer",
-        choices=("near", "far"),
-        help="what is shown where a near and a far thing share a pixel, as beside the edges of "
-        "what is out of focus (default: as the network weighs them)",
-    )
-    group.add_argument(
-        "--near",
-        choices=("first", "last"),
-        help="which end of the stack is focused the nearest (default: first for --prefer; the "
-        "relief of --preview goes by the picture)",
-    )
-    group.add_argument(
-        "--smooth",
-        type=number(float, low=0, high=1000),
-        default=0.0,
-        metavar="PX",
-        help="smooth the focus map over about this radius, along the edges of the picture and from "
-        "where it is sure (default: %(default)g, as it is)",
-    )
-    group.add_argument(
-        "--slab",
-        type=number(int, low=2),
-        metavar="N",
-        help="also fuse every N neighbouring frames to a 16-bit TIFF of its own, for retouching",
-    )
-    group = parser.add_argument_group("format")
-    group.add_argument(
-        "--bits",
-        type=int,
-        choices=(8, 16),
-        help="of each channel of the fused picture; a mixture of 8-bit frames has more than 8 to "
-        "show (default: as the frames have)",
-    )
-    group.add_argument(
-        "--out_format",
-        choices=[*FORMATS, "same"],
-        help="format of the fused picture, same: that of the first frame "
-        "(default: png, or the suffix of --output where there is one)",
-    )
-    group = parser.add_mutually_exclusive_group()
-    group.add_argument("--verbose", action="store_true", help="print the frames in their order")
-    group.add_argument(
-        "--quiet", action="store_true", help="print no progress and no notes, errors only"
-    )
-
-
-def check_choices(parser, args, shows_maps=False):
-    """End with exit status 2 where options contradict each other.
-
-    Args:
-        shows_maps: whether focus maps are wanted in any case, as for a report.
-    """
-    if args.align == "off":
-        for option in ("use_alignment", "save_alignment", "crop", "strict"):
-            if getattr(args, option):
-                parser.error(f"--{option} contradicts --align off: leave one of them out")
-        check_align_choices(parser, args, "--align off")
-    if args.align == "on" and args.use_alignment:
-        parser.error("--align on measures, and --use_alignment takes what was: leave one out")
-    check_align_choices(parser, args)
-    if args.smooth and not (args.focus_map or args.preview or shows_maps):
-        parser.error("--smooth is for the focus map: give --focus_map or --preview too")
-    if args.near and not args.prefer and not args.preview:
-        parser.error("--near is for --prefer and --preview: give one of them too")
-
-
-def make_engine(args):
-    """The engine for the options of `add_fuse_options` and --confidence.
-
-    Raises:
-        StackError: as torch_engine; or something is asked of a network that cannot give it.
-    """
-    share_one_heap()
-    engine = choose_engine(args.model_path, args.device, args.engine, args.precision)
-    if engine.output != "weights":
-        for option in ("confidence", "prefer"):
-            if getattr(args, option):
-                raise StackError(
-                    f"{args.model_path} gives a luma and no weights of the frames, which "
-                    f"--{option} needs: leave it out or use a StackMix checkpoint"
-                )
-    return engine
-
-
-def result_suffix(out_format, paths):
-    """Suffix of the fused picture: out_format None (png), "same" or a name of FORMATS."""
-    return suffix_like(paths[0]) if out_format == "same" else FORMATS[out_format or "png"]
-
-
-def same_format(suffix, other):
-    """Whether two suffixes of PICTURE_SUFFIXES, in any case, stand for one format."""
-    short = {".jpeg": ".jpg", ".tiff": ".tif"}
-    suffix, other = suffix.lower(), other.lower()
-    return suffix in PICTURE_SUFFIXES and short.get(suffix, suffix) == short.get(other, other)
-
-
 def read_for(output, paths, args):
     """The Stack of frames that are to be fused into the file `output`, in the order that --order
     says; see pictures.read_stack."""
@@ -218,27 +67,6 @@ def read_for(output, paths, args):
     if args.order == "auto":
         put_in_order(stack)
     return stack
-
-
-@contextlib.contextmanager
-def stage(name, shown):
-    """A bar on stderr; gives the function progress(done, total), or None where not `shown`.
-
-    `shown` may be a function, which is called as shown(name, done, total) instead.
-    """
-    if not shown:
-        yield None
-        return
-    if callable(shown):
-        yield partial(shown, name)
-        return
-    with tqdm(desc=name, unit="", leave=False, disable=None) as bar:
-
-        def progress(done, total):
-            bar.total = total
-            bar.update(done - bar.n)
-
-        yield progress
 
 
 @dataclass
@@ -320,7 +148,7 @@ def fuse_files(stack, engine, files, args, bars=False):
 
     Args:
         stack: function without arguments that gives the Stack; it is called while the engine loads.
-        engine: see engines.py.
+        engine: see fusion/engines.py.
         files: Files.
         args: the parsed options of `add_fuse_options`.
         bars: show the progress of each stage.
@@ -463,8 +291,8 @@ def show(files, stack, fused, alignment, area, result, first_is_near):
     """Write the previews and the report's card."""
     if files.previews is None and files.card is None:
         return
-    from previews import write_previews
-    from report import make_card, write_card
+    from stackmff.display.previews import write_previews
+    from stackmff.display.report import make_card, write_card
 
     names = [path.name for path in stack.paths]
     kept = None if alignment is None else alignment.kept
@@ -482,3 +310,21 @@ def show(files, stack, fused, alignment, area, result, first_is_near):
         )
         write_card(files.card, card)
     release(stack.frames)
+
+
+def make_engine(args):
+    """The engine for the options of `add_fuse_options` and --confidence.
+
+    Raises:
+        StackError: as torch_engine; or something is asked of a network that cannot give it.
+    """
+    share_one_heap()
+    engine = choose_engine(args.model_path, args.device, args.engine, args.precision)
+    if engine.output != "weights":
+        for option in ("confidence", "prefer"):
+            if getattr(args, option):
+                raise StackError(
+                    f"{args.model_path} gives a luma and no weights of the frames, which "
+                    f"--{option} needs: leave it out or use a StackMix checkpoint"
+                )
+    return engine

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from utils import StackError, read_bytes, write_json
+from stackmff.errors import StackError
+from stackmff.files import read_bytes, write_json
 
 MOST_POINTS = 20_000  # of a stroke; a file with more is no file of ours
 

@@ -1,13 +1,14 @@
 """Fusion in the plane of the picture: methods that find out which frame is sharp at each place.
 
-Each takes frames (N, H, W, C), uint8 or uint16, C as in formats.py, and gives the fused picture
+Each takes frames (N, H, W, C), uint8 or uint16, C as in images/formats.py, and gives the fused picture
 (H, W, C) of the same dtype.
 """
 
 import cv2
 import numpy as np
 
-from planes import luma
+from stackmff.images.colour import luma
+from stackmff.images.guided_filter import guided_filter
 
 
 def in_floats(frame):
@@ -133,28 +134,6 @@ def fuse_dsift(frames, bin_size, window):
         index[better] = k
         own[better] = activity[better]
     return take_frames(frames, index)
-
-
-def guided_filter(guide, source, radius, epsilon):
-    """Edge-preserving smoothing of a source by a guide.
-
-    Args:
-        guide, source: (H, W) float32.
-        radius: of the square window, px.
-        epsilon: variance of the guide below which it counts as flat, guide in [0, 1].
-    Source:
-        He, Sun and Tang, "Guided image filtering", IEEE TPAMI 2013, equations 5, 6 and 8.
-    """
-    side = (2 * radius + 1, 2 * radius + 1)
-
-    def mean(values):
-        return cv2.blur(values, side, borderType=cv2.BORDER_REFLECT)
-
-    guide_mean, source_mean = mean(guide), mean(source)
-    covariance = mean(guide * source) - guide_mean * source_mean
-    variance = mean(guide * guide) - guide_mean * guide_mean
-    slope = covariance / (np.maximum(variance, 0) + np.float32(epsilon))
-    return mean(slope) * guide + mean(source_mean - slope * guide_mean)
 
 
 def fuse_gff(frames, base_radius, base_epsilon, detail_radius, detail_epsilon):

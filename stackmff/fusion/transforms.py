@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 from scipy import fft
 
-from utils import StackError
+from stackmff.errors import StackError
 
 MIN_SIDE = 16  # px, the smallest side of a picture
 MIN_LOW = 4  # px of the shorter side, after it is halved by every level

@@ -6,8 +6,8 @@ import io
 import numpy as np
 from PIL import Image
 
-from metadata import Metadata, exif_for
-from utils import StackError
+from stackmff.errors import StackError
+from stackmff.images.metadata import Metadata, exif_for
 
 HEIF_SUFFIXES = (".heic", ".heif")
 RAW_SUFFIXES = (".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf", ".pef")

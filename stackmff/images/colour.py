@@ -13,7 +13,7 @@ def luma(pictures):
     """Gamma-coded BT.601 luma; grey passes through and alpha is left out.
 
     Args:
-        pictures: (..., C) uint8 or uint16, C as in formats.py.
+        pictures: (..., C) uint8 or uint16, C as in images/formats.py.
     Returns:
         (...) float32 in [0, 1].
     Source: ITU-R Recommendation BT.601.
@@ -40,7 +40,7 @@ def chroma(frames):
     """Gamma-coded Cb and Cr at half the resolution, as means over 2x2 px; alpha is left out.
 
     Args:
-        frames: (N, H, W, C) uint8 or uint16, C as in formats.py.
+        frames: (N, H, W, C) uint8 or uint16, C as in images/formats.py.
     Returns:
         (2, N, ceil(H/2), ceil(W/2)) float32 in [-0.5, 0.5], 0 for grey.
     Source: ITU-R Recommendation BT.601.
@@ -64,3 +64,15 @@ def chroma(frames):
                 cv2.addWeighted(*parts, plane, cv2.CV_32F)
                 plane += blue * np.float32(of_blue * scale)
     return out
+
+
+def _to_linear(coded):
+    """Linear light of sRGB's coded values, [0, 1], float32. Source: IEC 61966-2-1."""
+    light = np.where(coded <= 0.04045, coded / 12.92, ((coded + 0.055) / 1.055) ** 2.4)
+    return light.astype(np.float32)
+
+
+def _to_coded(linear):
+    """The inverse of `_to_linear`."""
+    high = 1.055 * np.maximum(linear, 0.0031308) ** (1 / 2.4) - 0.055
+    return np.where(linear <= 0.0031308, 12.92 * linear, high)

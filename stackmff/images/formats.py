@@ -19,8 +19,16 @@ import numpy as np
 import tifffile
 from PIL import Image, ImageCms, PngImagePlugin
 
-from camera_files import HEIF_STARTS, HEIF_SUFFIXES, RAW_SUFFIXES, read_heif, read_raw
-from metadata import (
+from stackmff.errors import StackError
+from stackmff.files import read_bytes, write_bytes
+from stackmff.images.camera_files import (
+    HEIF_STARTS,
+    HEIF_SUFFIXES,
+    RAW_SUFFIXES,
+    read_heif,
+    read_raw,
+)
+from stackmff.images.metadata import (
     EXIF_IFD,
     GPS_IFD,
     ORIENTATION,
@@ -31,7 +39,6 @@ from metadata import (
     tiff_directory,
     tiff_tags,
 )
-from utils import StackError, read_bytes, write_bytes
 
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp")  # read and written
 READ_SUFFIXES = (*PICTURE_SUFFIXES, *HEIF_SUFFIXES, *RAW_SUFFIXES)
@@ -40,6 +47,7 @@ TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 XMP_IN_JPEG = b"http://ns.adobe.com/xap/1.0/\0"
 JPEG_ROOM = {"exif": 65533, "xmp": 65504}  # bytes: each is one segment of a JPEG
 CMYK_NOTE = "CMYK was converted to RGB"
+FORMATS = {"png": ".png", "jpg": ".jpg", "tif": ".tif", "bmp": ".bmp", "webp": ".webp"}
 
 
 @dataclass(frozen=True)
@@ -483,3 +491,15 @@ def _for_pillow(metadata):
     exif = metadata.exif and b"Exif\0\0" + metadata.exif
     carried = {"exif": exif, "xmp": metadata.xmp, "icc_profile": metadata.profile}
     return {key: value for key, value in carried.items() if value}
+
+
+def result_suffix(out_format, paths):
+    """Suffix of the fused picture: out_format None (png), "same" or a name of FORMATS."""
+    return suffix_like(paths[0]) if out_format == "same" else FORMATS[out_format or "png"]
+
+
+def same_format(suffix, other):
+    """Whether two suffixes of PICTURE_SUFFIXES, in any case, stand for one format."""
+    short = {".jpeg": ".jpg", ".tiff": ".tif"}
+    suffix, other = suffix.lower(), other.lower()
+    return suffix in PICTURE_SUFFIXES and short.get(suffix, suffix) == short.get(other, other)

@@ -17,19 +17,23 @@ from PIL import Image, TiffImagePlugin, TiffTags
 
 ORIENTATION, EXIF_IFD, GPS_IFD = 0x0112, 0x8769, 0x8825
 WIDTH, HEIGHT = 0xA002, 0xA003  # PixelXDimension and PixelYDimension, in the EXIF IFD
+
 # What is carried of the first directory: description, maker and model, resolution, software, date,
 # artist, computer, rating, copyright, Windows' title to subject. The others tell how pixels lie.
 CARRIED = {270, 271, 272, 282, 283, 296, 305, 306, 315, 316, 18246, 18249, 33432}
 CARRIED |= {EXIF_IFD, GPS_IFD, *range(40091, 40096)}
+
 # Maker's notes; the order and share of bits of a JPEG; a directory of file kinds; places of the
 # subject in the picture before it was turned upright.
 DROPPED = {0x927C, 0x9101, 0x9102, 0xA005, 0x9214, 0xA214}
+
 # What Pillow raises on blocks that are damaged.
 DAMAGED = (
     SyntaxError, ValueError, TypeError, KeyError, EOFError, OSError, struct.error, OverflowError,
     ZeroDivisionError, IndexError, AttributeError, AssertionError,
 )  # fmt: skip
 HEADS = {"little": b"II*\0\x08\0\0\0", "big": b"MM\0*\0\0\0\x08"}  # of a block
+
 # XMP values that follow the result's size, and parts that are about other data of the old file:
 # its thumbnail, a second packet, a film or a gain map behind the picture.
 XMP_SIZES = {

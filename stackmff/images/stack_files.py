@@ -8,12 +8,13 @@ from pathlib import Path
 
 import cv2
 
-from formats import Decoded, decode_tiff, tiff_pages, upright
-from metadata import Metadata
-from utils import StackError
+from stackmff.errors import StackError
+from stackmff.images.formats import Decoded, decode_tiff, tiff_pages, upright
+from stackmff.images.metadata import Metadata
 
 VIDEO_SUFFIXES = (".mp4", ".mov", ".avi", ".mkv", ".webm")
 TIFF_SUFFIXES = (".tif", ".tiff")
+
 # OpenCV reads this once, before the first video: our own sentence is enough.
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 NO_VIDEO = "is no video that can be read, is cut short or damaged: export or copy it again"

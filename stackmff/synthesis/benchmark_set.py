@@ -13,13 +13,16 @@ import skimage.data
 import torch
 from scipy.fft import next_fast_len
 
-from refocus import Aperture, Layer, flatten_layers, refocus_layers, to_linear
-from scenes import bloom, develop, draw_alpha
+from stackmff.synthesis.camera import develop
+from stackmff.synthesis.refocus import Aperture, Layer, flatten_layers, refocus_layers, to_linear
+from stackmff.synthesis.scenes import bloom
+from stackmff.synthesis.shapes import draw_alpha
 
 LONGER_SIDE = 512  # px, at most
 ALIGNED = "aligned"  # every scene, with its own number of frames
 DENSE, DENSE_FRAMES = "dense", 30  # some of them with many, to leave frames out of
 DENSE_SCENES = ("astronaut", "rocket", "stars", "tissue")
+
 # The other sets, by the options that make them of the aligned one.
 CHANGED = {
     "noisy": ("--noise", "2500"),

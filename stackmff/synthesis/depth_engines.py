@@ -2,7 +2,7 @@
 
 `open_model` gives something that has
 
-    form: its Form, see depth_models.py
+    form: its Form, see synthesis/depth_models.py
     name, sha256: of its weights
     size(height, width): (h, w) of its input for such a photograph
 
@@ -16,9 +16,10 @@ from pathlib import Path
 
 import numpy as np
 
-from depth_models import FORMS, HUB, form_of, input_size
-from engines import may_have_gpu, the_core
-from utils import StackError, select_device, sha256
+from stackmff.errors import StackError
+from stackmff.files import sha256
+from stackmff.machine import may_have_gpu, select_device, the_core
+from stackmff.synthesis.depth_models import FORMS, HUB, form_of, input_size
 
 INSTALL = "pip install -r requirements-depth.txt"
 SUFFIXES = (".onnx", ".xml")

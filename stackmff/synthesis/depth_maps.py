@@ -8,12 +8,14 @@ from tokenize import TokenError
 import cv2
 import numpy as np
 
-from formats import read_picture
-from pictures import by_stem, list_pictures
-from utils import StackError, read_bytes
+from stackmff.errors import StackError
+from stackmff.files import read_bytes
+from stackmff.images.folders import by_stem, list_pictures
+from stackmff.images.formats import read_picture
 
 DEPTH_SUFFIXES = (".png", ".npy", ".tif", ".tiff")
 SIDE_FILE = "depth.json"  # beside depth maps: {"kind": "distance" or "disparity"}
+
 # What a network gives; "kind" in the side file is the last word of it.
 MEANINGS = {
     "metric": "metric distance",

@@ -1,7 +1,7 @@
 """Networks that see depth in one photograph: how they are fed, and what their numbers mean.
 
 A network is a file (ONNX, or OpenVINO's .xml) of a form in FORMS, or a name in HUB, which is
-downloaded by torch.hub or transformers. depth_engines.py runs them.
+downloaded by torch.hub or transformers. synthesis/depth_engines.py runs them.
 """
 
 from dataclasses import dataclass, replace
@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import cv2
 import numpy as np
 
-from utils import StackError
+from stackmff.errors import StackError
 
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 HALF = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
@@ -42,6 +42,7 @@ class Form:
 
 
 ANYTHING = Form((518, 518), "disparity", "cover", **IMAGENET, multiple=14, step=0.002)
+
 # Metric3D gives metres of a camera with a focal length of 1000 px: relative for any other.
 METRIC3D = Form((616, 1064), "relative", "pad", **IMAGENET, multiple=28, output="predicted_depth")
 FORMS = {

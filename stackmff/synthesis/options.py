@@ -4,10 +4,11 @@ import argparse
 import os
 from pathlib import Path
 
-from depth import SIDE_FILE, side_file
-from photos import add_photo_options, add_strict_option
-from restack import add_camera_options, add_stack_options, is_inside
-from utils import number
+from stackmff.images.folders import is_inside
+from stackmff.options import number
+from stackmff.synthesis.depth_maps import SIDE_FILE, side_file
+from stackmff.synthesis.photos import Limits
+from stackmff.synthesis.restack import READ_NOISE
 
 OF_PHOTOS = ("image_path", "depth_path", "depth_suffix", "depth_kind", "depth_range", "refocus")
 OF_PHOTOS += ("num_frames", "max_coc", "num_scenes", "clean")
@@ -120,7 +121,7 @@ def add_lens_options(group):
 def check_arguments(parser, args):
     """Refuse contradictions, and fill in the defaults that depend on other options."""
     if args.benchmark:
-        from benchmark_set import LONGER_SIDE
+        from stackmff.synthesis.benchmark_set import LONGER_SIDE
 
         unfit = [name for name in vars(args) if name not in ("benchmark", "workers")]
         refuse(parser, args, unfit, "--benchmark is a fixed set")
@@ -208,3 +209,113 @@ def refuse(parser, args, names, why):
     for name in names:
         if getattr(args, name) != parser.get_default(name):
             parser.error(f"{why}: leave --{name} away")
+
+
+def add_photo_options(parser):
+    """The options of `Limits`; returns their group."""
+    group = parser.add_argument_group("photographs", "what is unfit is told and left out")
+    default = Limits()
+    group.add_argument(
+        "--min_side",
+        type=number(int, 1, 65536),
+        metavar="PX",
+        help=f"a shorter side below this is too small (default: {default.min_side})",
+    )
+    group.add_argument(
+        "--min_colour",
+        type=number(float, 0, 255),
+        metavar="LEVELS",
+        help="mean difference of R, G and B below which a photograph is grey; 0 takes grey ones "
+        f"(default: {default.min_colour:g})",
+    )
+    group.add_argument(
+        "--min_sharpness",
+        type=number(float, 0, 10),
+        metavar="RATIO",
+        help="finest detail beside the next coarser, in the sharpest places, below which a "
+        "photograph is blurred; sharp ones have 0.65 to 2.7, blurred by 2 px 0.22 to 0.48 "
+        f"(default: {default.min_sharpness:g})",
+    )
+    return group
+
+
+def add_strict_option(group):
+    """--strict, of the programs that report what they left out."""
+    group.add_argument(
+        "--strict", action="store_true", help="exit status 1 where anything was left out"
+    )
+
+
+def add_stack_options(parser):
+    """The options that choose and order the frames of given stacks."""
+    group = parser.add_argument_group("stacks from stacks")
+    group.add_argument(
+        "--stack_path",
+        metavar="DIR",
+        type=os.path.normpath,
+        help="a data set: take its stacks, changed as --keep, --shuffle and the camera's options "
+        "say, and its answers as they are (default: none, make new stacks)",
+    )
+    group.add_argument(
+        "--keep",
+        type=_frames_to_keep,
+        metavar="all|ends|K",
+        help="frames to keep: all, the first and the last, or K evenly spread from the first to "
+        "the last (default: all)",
+    )
+    group.add_argument(
+        "--shuffle",
+        action="store_true",
+        default=None,  # as where the record of a data set made before this option lacks it
+        help="put the frames of each stack in random order (default: off)",
+    )
+
+
+def add_camera_options(parser):
+    """The options that give the frames of any stack the faults of a camera."""
+    group = parser.add_argument_group(
+        "camera", "without these and --clean, random scenes have faults at random"
+    )
+    group.add_argument(
+        "--noise",
+        nargs="+",
+        action=_Noise,
+        type=number(float, 0, 1e6),
+        metavar=("E", "READ"),
+        help="photon noise of a sensor that holds E electrons, 10 or more, 2500 about ISO 800, "
+        f"and READ electrons of read noise, {READ_NOISE:g} if not given (default: none)",
+    )
+    group.add_argument(
+        "--jpeg",
+        type=number(int, 1, 100),
+        metavar="Q",
+        help="JPEG quality of the frames (default: none)",
+    )
+    group.add_argument(
+        "--flicker",
+        type=number(float, 0, 0.3),
+        metavar="SIGMA",
+        help="standard deviation of the frames' exposure, as a share (default: none)",
+    )
+    group.add_argument(
+        "--shake",
+        type=number(float, 0, 100),
+        metavar="PX",
+        help="standard deviation of each frame's shift, down and to the right (default: none)",
+    )
+
+
+class _Noise(argparse.Action):
+    """Keeps [full well, read noise]."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        if len(values) > 2 or values[0] < 10:
+            raise argparse.ArgumentError(self, "give E, at least 10, and at most READ after it")
+        setattr(namespace, self.dest, [*values, READ_NOISE][:2])
+
+
+def _frames_to_keep(word):
+    """K of --keep, None for all."""
+    if word == "all":
+        return None
+    return 2 if word == "ends" else number(int, 2, 10**6)(word)

@@ -9,10 +9,11 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from formats import read_picture
-from pictures import list_pictures
-from planes import luma
-from utils import KNOWN_FAILURES, StackError, number, sentence_of, write_json
+from stackmff.errors import KNOWN_FAILURES, StackError, sentence_of
+from stackmff.files import write_json
+from stackmff.images.colour import luma
+from stackmff.images.folders import list_pictures
+from stackmff.images.formats import read_picture
 
 BLACK = 16  # levels of 255: where all but a thousandth is darker, nothing can be seen
 PLAIN = 1.0  # levels of standard deviation; less is one colour and noise
@@ -26,41 +27,6 @@ class Limits(NamedTuple):
     min_side: int = 128  # px, of the shorter side
     min_colour: float = 1.0  # levels of 255 between the largest and the least of R, G and B, mean
     min_sharpness: float = 0.35  # see `sharpness`
-
-
-def add_photo_options(parser):
-    """The options of `Limits`; returns their group."""
-    group = parser.add_argument_group("photographs", "what is unfit is told and left out")
-    default = Limits()
-    group.add_argument(
-        "--min_side",
-        type=number(int, 1, 65536),
-        metavar="PX",
-        help=f"a shorter side below this is too small (default: {default.min_side})",
-    )
-    group.add_argument(
-        "--min_colour",
-        type=number(float, 0, 255),
-        metavar="LEVELS",
-        help="mean difference of R, G and B below which a photograph is grey; 0 takes grey ones "
-        f"(default: {default.min_colour:g})",
-    )
-    group.add_argument(
-        "--min_sharpness",
-        type=number(float, 0, 10),
-        metavar="RATIO",
-        help="finest detail beside the next coarser, in the sharpest places, below which a "
-        "photograph is blurred; sharp ones have 0.65 to 2.7, blurred by 2 px 0.22 to 0.48 "
-        f"(default: {default.min_sharpness:g})",
-    )
-    return group
-
-
-def add_strict_option(group):
-    """--strict, of the programs that report what they left out."""
-    group.add_argument(
-        "--strict", action="store_true", help="exit status 1 where anything was left out"
-    )
 
 
 def limits_of(args):

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from planes import LUMA
-from utils import StackError
+from stackmff.errors import StackError
+from stackmff.images.colour import LUMA
 
 TWICE_SHARE = 0.1  # of the samples with some frames twice, so that copies change nothing
 ENDS_SHARE = 0.5  # of the pairs, which show the first and the last frame
+
 # A frame whose error is so much larger than the best one's is not the sharp one.
 CLEAR_ERROR = np.float32(2 / 255)
 

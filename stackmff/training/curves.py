@@ -7,7 +7,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from show import draw_text, text_width
+from stackmff.display.drawing import draw_text, text_width
 
 WIDTH, HEIGHT = 760, 360  # px of a plot with its labels
 LEFT, RIGHT, TOP, BOTTOM = 84, 20, 44, 46  # px around its axes

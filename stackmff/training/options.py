@@ -6,18 +6,22 @@ import os
 from pathlib import Path
 
 import loss
-from augmentation import FRAME_CHOICES
-from dataset_options import (
+from network import NETWORKS, args_config, load_checkpoint
+from stackmff.errors import StackError
+from stackmff.evaluation.metrics import SSIM_WINDOW
+from stackmff.options import HelpFormatter, number
+from stackmff.processes import rank_and_world
+from stackmff.synthesis.options import (
     MAX_COC,
     NUM_FRAMES,
     add_depth_options,
     add_lens_options,
+    add_photo_options,
+    add_strict_option,
     check_meaning,
 )
-from metrics import SSIM_WINDOW
-from network import NETWORKS, default_config, load_checkpoint
-from photos import Limits, add_photo_options, add_strict_option
-from utils import StackError, number, rank_and_world
+from stackmff.synthesis.photos import Limits
+from stackmff.training.augmentation import FRAME_CHOICES
 
 PRESETS = {
     "published": {
@@ -48,10 +52,12 @@ PRESETS = {
         "precision": "fp32",
     }
 }
+
 # Options that need --datapath, and that need --photos.
 OF_STORED_STACKS = ("fit", "repeat", "val_fraction", "split", "own_shards")
 OF_DEPTH = ("depth_path", "depth_suffix", "depth_kind", "num_frames", "max_coc", "photo_size")
 OF_PHOTOS = ("scenes_per_epoch", *Limits._fields, *OF_DEPTH)
+
 # What a resumed run must keep, or it would not be the run that stopped.
 FIXED = (
     "network",
@@ -74,19 +80,13 @@ FIXED = (
     "optimizer",
     "freeze_norm",
 )
+
 # What it meant that a run of an older version did not know an option, where not its default.
 BEFORE = {"shading": 0.0, "drift": 0.0, "recolour": 0.0, "fringes": 0.0}
+
 # What belongs to the machine and the time of a start, and not to the run.
 OF_THE_START = ("resume", "max_minutes", "device", "num_workers", "cache_mib", "experiments")
 OF_THE_START += ("dry_run", "profile", "strict")
-
-
-class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
-    """Adds the default to a help text that does not give it."""
-
-    def _get_help_string(self, action):
-        has_default = "(default" in action.help
-        return action.help if has_default else super()._get_help_string(action)
 
 
 def get_parser():
@@ -170,7 +170,7 @@ def get_parser():
         nargs="+",
         metavar="DIR",
         help="folders with dof_stack/<scene>/ and AiF/<scene>.*, or with the tar files that "
-        "make_shards.py makes of such; this or --photos is required but with --resume",
+        "tools/make_shards.py makes of such; this or --photos is required but with --resume",
     )
     group.add_argument(
         "--photos",
@@ -536,18 +536,3 @@ def check_depth(parser, args):
     check_meaning(parser, args)
     args.num_frames = args.num_frames or NUM_FRAMES
     args.max_coc = args.max_coc or MAX_COC
-
-
-def args_config(args):
-    """The network's configuration; raises ValueError for words that are not NAME=JSON."""
-    config = default_config(args.network)
-    for word in args.network_options:
-        name, equals, value = word.partition("=")
-        if not equals or name not in config:
-            raise ValueError(f"{word!r} is no NAME=VALUE with a name of {', '.join(config)}")
-        try:
-            value = json.loads(value)
-        except json.JSONDecodeError:
-            raise ValueError(f"{name}={value!r} is no JSON value") from None
-        config[name] = tuple(value) if isinstance(value, list) else value  # as checkpoints hold it
-    return config

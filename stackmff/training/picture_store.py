@@ -9,9 +9,9 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from formats import read_picture
-from planes import luma
-from utils import StackError
+from stackmff.errors import StackError
+from stackmff.images.colour import luma
+from stackmff.images.formats import read_picture
 
 ORIENTATION = 0x0112  # the EXIF tag; from 5 on rows and columns change places
 HEADER_BYTES = 1 << 16  # of a file in a shard, which is not read whole for its size

@@ -13,11 +13,12 @@ import tarfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from formats import decode_bytes
-from utils import StackError, natural_key
+from stackmff.errors import StackError
+from stackmff.files import natural_key
+from stackmff.images.formats import decode_bytes
 
 FRAME = re.compile(r"\d+")
-NAME = "{:05d}-of-{:05d}.tar"  # of a shard of make_shards.py
+NAME = "{:05d}-of-{:05d}.tar"  # of a shard of tools/make_shards.py
 OF_PACKING = re.compile(r"(\d{5,7})-of-(\d{5,7})\.tar")
 LEAST_END = 2 * tarfile.BLOCKSIZE  # bytes of zeros after the last file
 MOST_END = LEAST_END + tarfile.RECORDSIZE
@@ -87,7 +88,7 @@ def list_stored(shard):
 
 
 def missing_shards(shards):
-    """A sentence for each packing of make_shards.py of which some are not among these paths."""
+    """A sentence for each packing of tools/make_shards.py of which some are not among these paths."""
     have = {}
     for shard in shards:
         if match := OF_PACKING.fullmatch(shard.name):
@@ -109,7 +110,7 @@ def read_note(note):
         return str(says["scene"]), int(says["frames"])
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise StackError(
-            f'{note} has no "scene" and "frames": pack the shard again by make_shards.py'
+            f'{note} has no "scene" and "frames": pack the shard again by tools/make_shards.py'
         ) from error
 
 
@@ -117,7 +118,7 @@ def pairs_in_shards(folder):
     """The stacks and answers in the shards of a folder, as `dataloader.find_pairs` gives them.
 
     Args:
-        folder: holds tar files as make_shards.py writes them.
+        folder: holds tar files as tools/make_shards.py writes them.
     Returns:
         (pairs, left_over): see `find_pairs`; the paths are StoredFiles. The pairs' order is that of
         the scenes' names, however they are shared out, so that samples are those of the folders.
@@ -169,7 +170,9 @@ def shares_of_shards(pairs, world):
     """
     homes = [getattr(answer, "shard", None) for _, _, answer in pairs]
     if None in homes:
-        raise StackError("--own_shards needs data in shards: pack the folders by make_shards.py")
+        raise StackError(
+            "--own_shards needs data in shards: pack the folders by tools/make_shards.py"
+        )
     shards = sorted(set(homes), key=natural_key)
     if len(shards) < world:
         raise StackError(

@@ -3,19 +3,17 @@
 import contextlib
 import json
 import subprocess
-import sys
 import threading
 from collections import deque
-from pathlib import Path
 
-from utils import how_it_ended
+from stackmff.processes import child_command, child_environment, how_it_ended
 
-WORKER = Path(__file__).with_name("worker.py")
+WORKER = "stackmff.webapp.worker"
 PATIENCE = 3  # seconds that a process has to end by itself
 
 
 class Job:
-    """Something for a process of worker.py to do.
+    """Something for a process of webapp/worker.py to do.
 
     Args:
         spec: as worker.WORK takes it, with "kind".
@@ -30,8 +28,8 @@ class Job:
 
     def run(self):
         """Start the process and listen until it ends; returns the sentence for `ended`."""
-        command = [sys.executable, str(WORKER)]
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        command = child_command(WORKER)
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "env": child_environment()}
         # In a group of its own: Ctrl-C at the terminal ends the page, which ends its work.
         self.process = subprocess.Popen(command, **pipes, start_new_session=True)
         error = None

@@ -11,17 +11,19 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from alignment import colours_of, load_alignment
-from engines import choose_engine
-from formats import to_8_bits, write_picture
-from fuse import mixture_at
-from metadata import Metadata
-from pictures import release
-from previews import certainty
-from relief import surface
-from retouch import apply_strokes, cover, record_of, save_strokes, stroke_of
-from show import colour_map, reduced
-from utils import StackError, natural_key
+from stackmff.alignment.geometry import colours_of
+from stackmff.alignment.record import load_alignment
+from stackmff.display.drawing import colour_map, reduced
+from stackmff.display.previews import certainty
+from stackmff.display.relief import surface
+from stackmff.errors import StackError
+from stackmff.files import natural_key
+from stackmff.fusion.engines import choose_engine
+from stackmff.fusion.fuse import mixture_at
+from stackmff.fusion.retouch import apply_strokes, cover, record_of, save_strokes, stroke_of
+from stackmff.images.formats import to_8_bits, write_picture
+from stackmff.images.frame_store import release
+from stackmff.images.metadata import Metadata
 
 TILE = 512  # px
 SMALL = 4  # how much smaller the copies are that far views are cut from

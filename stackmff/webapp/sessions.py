@@ -12,10 +12,14 @@ import threading
 import time
 from pathlib import Path
 
-from jobs import Job, Line
-from pictures import NEVER_STACKS
-from retouch import cost_of, stroke_of, strokes_of
-from uploads import (
+from stackmff.errors import StackError
+from stackmff.files import natural_key
+from stackmff.fusion.retouch import cost_of, stroke_of, strokes_of
+from stackmff.images.folders import NEVER_STACKS
+from stackmff.processes import is_alive, this_process
+from stackmff.webapp.jobs import Job, Line
+from stackmff.webapp.results import Result, carry_strokes, told_of
+from stackmff.webapp.uploads import (
     MOST_FRAMES,
     Limits,
     check_frames,
@@ -26,8 +30,6 @@ from uploads import (
     safe_name,
     safe_stem,
 )
-from utils import StackError, is_alive, natural_key, this_process
-from viewing import Result, carry_strokes, told_of
 
 PREFIX = "focal-stacks-"  # of the folder of temporary files
 MOST_SESSIONS = 64

@@ -15,19 +15,22 @@ import cv2
 import tifffile
 from PIL import Image, UnidentifiedImageError
 
-from camera_files import HEIF_STARTS, HEIF_SUFFIXES, RAW_SUFFIXES
-from formats import READ_SUFFIXES, TIFF_STARTS, tiff_directories
-from pictures import frames_in, list_folders, list_stack_files
-from stack_files import TIFF_SUFFIXES, VIDEO_SUFFIXES, frames_in_file
-from utils import StackError, free_memory
+from stackmff.errors import StackError
+from stackmff.images.camera_files import HEIF_STARTS, HEIF_SUFFIXES, RAW_SUFFIXES
+from stackmff.images.folders import frames_in, list_folders, list_stack_files
+from stackmff.images.formats import READ_SUFFIXES, TIFF_STARTS, tiff_directories
+from stackmff.images.stack_files import TIFF_SUFFIXES, VIDEO_SUFFIXES, frames_in_file
+from stackmff.machine import free_memory
 
 SUFFIXES = (*READ_SUFFIXES, *VIDEO_SUFFIXES)
 MOST_FRAMES = 1000
 LONGEST_NAME, LONGEST_STEM = 200, 120  # bytes, of the 255 that file systems take
+
 # FFmpeg takes a list of addresses for a film, whatever its suffix, and would open them: a film has
 # to begin as one. For the family of mp4 this is what stands behind its first four bytes.
 MKV_START, AVI_START = b"\x1a\x45\xdf\xa3", b"RIFF"
 MP4_PARTS = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")
+
 # Memory of the process that fuses: of the network at work, and for each pixel of the picture (the
 # result in 16 bits, its maps, a band of tiles, and what a frame takes while it is brought over).
 BASE_MEMORY, PIXEL_MEMORY = 0.9e9, 26

@@ -19,17 +19,19 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from alignment import common_area
-from formats import decode, write_picture
-from metadata import Metadata
-from ordering import put_in_order
-from pictures import read_stack
-from pipeline import Files, add_fuse_options, fuse_read, make_engine, tilt_of, write_slabs
-from previews import sharpness
-from show import reduced
-from stack_files import frames_in_file
-from uploads import Limits, check_declared, frames_of
-from utils import KNOWN_FAILURES, StackError, sentence_of, write_json
+from stackmff.alignment.focus_order import put_in_order
+from stackmff.alignment.geometry import common_area
+from stackmff.display.drawing import reduced
+from stackmff.display.previews import sharpness
+from stackmff.errors import KNOWN_FAILURES, StackError, sentence_of
+from stackmff.files import write_json
+from stackmff.fusion.options import add_fuse_options
+from stackmff.fusion.pipeline import Files, fuse_read, make_engine, tilt_of, write_slabs
+from stackmff.images.formats import decode, write_picture
+from stackmff.images.metadata import Metadata
+from stackmff.images.stack import read_stack
+from stackmff.images.stack_files import frames_in_file
+from stackmff.webapp.uploads import Limits, check_declared, frames_of
 
 DRAFT = 4  # how much smaller a draft is, each way
 THUMB_SIDE = 320  # px

@@ -1,13 +1,20 @@
-"""ordering.py: stacks in and out of focus order, and the shortest way against a known one."""
+"""alignment/focus_order.py: stacks in and out of focus order, and the shortest way against a known one."""
 
 import numpy as np
 import pytest
 from drawn import draw_stack, texture
 
 import predict
-from formats import read_picture, write_picture
-from ordering import distances, focus_order, permute, put_in_order, shortest_way, way_length
-from pictures import read_stack
+from stackmff.alignment.focus_order import (
+    distances,
+    focus_order,
+    permute,
+    put_in_order,
+    shortest_way,
+    way_length,
+)
+from stackmff.images.formats import read_picture, write_picture
+from stackmff.images.stack import read_stack
 
 
 def stack_of(n_frames, height=64, width=256):

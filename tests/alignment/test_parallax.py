@@ -6,18 +6,12 @@ import cv2
 import numpy as np
 import pytest
 
-import resampling
-from align import align_by_options, apply, get_parser, measure
-from alignment import (
-    Alignment,
-    common_area,
-    covered,
-    load_alignment,
-    places_of,
-    save_alignment,
-    spread,
-)
-from utils import StackError
+from stackmff.alignment import resampling
+from stackmff.alignment.geometry import Alignment, common_area, covered, places_of, spread
+from stackmff.alignment.measure import align_by_options, apply, measure
+from stackmff.alignment.record import load_alignment, save_alignment
+from stackmff.errors import StackError
+from tools.align import get_parser
 
 HEIGHT, WIDTH, ROOM = 120, 160, 20  # px; of a frame, and what its scene is larger on each side
 STEP = 1.5  # px that the near half moves from frame to frame, the far half goes the other way

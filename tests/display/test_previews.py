@@ -1,4 +1,4 @@
-"""previews.py: the key says what the colours mean, films go there and back, nothing is changed."""
+"""display/previews.py: the key says what the colours mean, films go there and back, nothing is changed."""
 
 import cv2
 import numpy as np
@@ -6,10 +6,10 @@ import pytest
 from drawn import draw_stack, texture
 from PIL import Image
 
-import previews
-from fuse import Fused
-from show import colour_map, reduced
-from utils import StackError
+from stackmff.display import previews
+from stackmff.display.drawing import colour_map, reduced
+from stackmff.errors import StackError
+from stackmff.fusion.blending import Fused
 
 ENDS = colour_map(np.float32([[0, 1]]))[0].astype(int)
 

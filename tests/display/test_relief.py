@@ -1,11 +1,11 @@
-"""relief.py: near is high, noise is not, and every picture can be drawn."""
+"""display/relief.py: near is high, noise is not, and every picture can be drawn."""
 
 import cv2
 import numpy as np
 import pytest
 from drawn import texture
 
-import relief
+from stackmff.display import relief
 
 GREEN = (20, 160, 20)
 

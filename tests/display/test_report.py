@@ -1,4 +1,4 @@
-"""report.py: one page from the cards of stacks, whole in itself, whatever the names."""
+"""display/report.py: one page from the cards of stacks, whole in itself, whatever the names."""
 
 import base64
 import re
@@ -7,11 +7,11 @@ import cv2
 import numpy as np
 import pytest
 from drawn import draw_stack, texture
-from test_show import Page
+from test_drawing import Page
 
-import report
-from fuse import Fused
-from utils import StackError
+from stackmff.display import report
+from stackmff.errors import StackError
+from stackmff.fusion.blending import Fused
 
 HOSTILE = "</title><script>alert('x')</script>\"&amp;"
 RESULT = {"seconds": 1.26, "network_seconds": 0.84, "width": 0, "note": None}

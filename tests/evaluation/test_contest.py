@@ -1,4 +1,4 @@
-"""contest.py: what is fused, measured and recorded, what is not done again, how failures end."""
+"""evaluation/contest.py: what is fused, measured and recorded, what is not done again, how failures end."""
 
 import json
 import os
@@ -14,14 +14,20 @@ import pytest
 import tifffile
 from drawn import texture
 
-import contest
-from formats import read_picture, write_picture
-from utils import StackError, sha256
+from stackmff.errors import StackError
+from stackmff.evaluation import contest
+from stackmff.files import sha256
+from stackmff.images import folders as folders_module
+from stackmff.images.formats import read_picture, write_picture
+
+TESTS = str(Path(__file__).parents[1])
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(autouse=True)
 def fakes(monkeypatch):
-    monkeypatch.setattr(contest, "toolbox", fake_toolbox)
+    monkeypatch.setattr(contest, "methods", fake_toolbox)
+    monkeypatch.setenv("PYTHONPATH", TESTS)
 
 
 def write_stacks(folder, broken=()):
@@ -31,7 +37,7 @@ def write_stacks(folder, broken=()):
             frame = texture(20, 24, 2 * k + j)
             frame[0, 0, 0] = fake_toolbox.BROKEN if name in broken else 0
             write_picture(folder / name / f"{j}.png", frame)
-    return contest.find_stacks(folder)
+    return folders_module.find_stacks(folder)
 
 
 def run(stacks, output, *words, iterative=False, **how):
@@ -99,7 +105,8 @@ def test_what_a_result_depends_on(tmp_path, monkeypatch):
     monkeypatch.setattr(fake_toolbox, "parse_method", lambda word: (word, {"strength": "3"}))
     assert fused("first") == "abc"  # as when the method's defaults have changed
     monkeypatch.undo()
-    monkeypatch.setattr(contest, "toolbox", fake_toolbox)
+    monkeypatch.setattr(contest, "methods", fake_toolbox)
+    monkeypatch.setenv("PYTHONPATH", TESTS)
     monkeypatch.setattr(contest, "fuse_all", fuse_all)
     word = f"hungry:weights={tmp_path / 'w.pth'}"
     (entry,) = contest.make_entries([word], False, tmp_path / "out")
@@ -168,19 +175,21 @@ def test_the_memory_is_that_of_the_stack(tmp_path):
 def test_ctrl_c_ends_without_loss_and_leaves_no_process(tmp_path, method, times):
     write_stacks(tmp_path / "set", broken="c")
     program = (
-        "import sys; sys.path.insert(0, sys.argv.pop(1))\n"
-        "import contest, fake_toolbox, utils\n"
-        "contest.toolbox = fake_toolbox\n"
+        "import sys, fake_toolbox\n"
+        "from stackmff.evaluation import contest\n"
+        "from stackmff.images import folders\n"
+        "from stackmff.processes import run_main\n"
+        "contest.methods = fake_toolbox\n"
         "contest.GRACE = 60\n"
         "entries = contest.make_entries([sys.argv[3]], False, sys.argv[2])\n"
-        "stacks = contest.find_stacks(sys.argv[1])\n"
-        "utils.run_main(lambda: contest.run_contest(entries, stacks))\n"
+        "stacks = folders.find_stacks(sys.argv[1])\n"
+        "run_main(lambda: contest.run_contest(entries, stacks))\n"
     )
     told = tmp_path / "pid"
-    folders = [str(Path(__file__).parent), str(tmp_path / "set"), str(tmp_path / "out"), method]
+    folders = [str(tmp_path / "set"), str(tmp_path / "out"), method]
     process = subprocess.Popen(
         [sys.executable, "-c", program, *folders],
-        cwd=Path(contest.__file__).parent,
+        cwd=ROOT,
         env={**os.environ, "SLOW_FILE": str(told)},
         stderr=subprocess.PIPE,
         text=True,
@@ -208,24 +217,24 @@ def test_a_stack_in_one_file(tmp_path):
     (tmp_path / "set").mkdir()
     pages = np.stack([texture(20, 24, seed) for seed in range(3)])
     tifffile.imwrite(tmp_path / "set" / "pages.tif", pages, photometric="rgb")
-    stacks = contest.find_stacks(tmp_path / "set")
+    stacks = folders_module.find_stacks(tmp_path / "set")
     results, failures = run(stacks, tmp_path / "out", "first")
     assert not failures
     np.testing.assert_array_equal(read_picture(results["first"]["pages"]["file"]), pages[0])
     write_picture(tmp_path / "set" / "pages" / "0.png", pages[0])
     with pytest.raises(StackError, match=r"pages\.tif and pages have one name"):
-        contest.find_stacks(tmp_path / "set")
+        folders_module.find_stacks(tmp_path / "set")
 
 
 def test_places_and_names(tmp_path):
     write_stacks(tmp_path / "data" / "dof_stack")
-    assert list(contest.find_stacks(tmp_path / "data")) == ["a", "b", "c"]
+    assert list(folders_module.find_stacks(tmp_path / "data")) == ["a", "b", "c"]
     contest.check_place(tmp_path / "data" / "fused", tmp_path / "data")
     for place in ("data/dof_stack", "data/dof_stack/fused", "data/dof_stack/a"):
         with pytest.raises(StackError, match="choose another --output_dir"):
             contest.check_place(tmp_path / place, tmp_path / "data")
     with pytest.raises(StackError, match="holds no stacks"):
-        contest.find_stacks(tmp_path / "data" / "dof_stack" / "a")
+        folders_module.find_stacks(tmp_path / "data" / "dof_stack" / "a")
     with pytest.raises(StackError, match="is no method"):
         contest.make_entries(["other"], False, tmp_path)
     with pytest.raises(StackError, match=r"would share .*first-x=a-b: leave one out"):

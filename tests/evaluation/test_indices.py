@@ -1,4 +1,4 @@
-"""indices.py: known answers and properties of every index."""
+"""evaluation/indices.py: known answers and properties of every index."""
 
 import cv2
 import numpy as np
@@ -6,8 +6,8 @@ import pytest
 from drawn import texture
 from scipy import ndimage
 
-from indices import INDICES, index_scores, rank_correlation
-from metrics import to_gray
+from stackmff.evaluation.indices import INDICES, index_scores, rank_correlation
+from stackmff.evaluation.metrics import to_gray
 
 
 def half_half(answer, sigma=2.0):
@@ -136,7 +136,7 @@ def test_scd_is_the_published_one_for_two_frames(answer):
 
 
 def test_scd_of_three_frames_is_the_mean_over_the_pairs(answer, monkeypatch):
-    monkeypatch.setattr("indices.SCD_BAND", 1000)  # bands of a few rows
+    monkeypatch.setattr("stackmff.evaluation.indices.SCD_BAND", 1000)  # bands of a few rows
     frames = stripes(answer, 3)
     f, lumas = lumas_of(answer, frames)
     pairs = [

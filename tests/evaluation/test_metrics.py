@@ -1,4 +1,4 @@
-"""metrics.py: known answers of every metric."""
+"""evaluation/metrics.py: known answers of every metric."""
 
 import sys
 from types import SimpleNamespace
@@ -10,8 +10,16 @@ import torch
 from drawn import texture
 from scipy.ndimage import correlate
 
-import metrics
-from metrics import METRICS, OPTIONAL_METRICS, lpips, ms_ssim, score, to_gray, window_means
+from stackmff.evaluation import metrics
+from stackmff.evaluation.metrics import (
+    METRICS,
+    OPTIONAL_METRICS,
+    lpips,
+    ms_ssim,
+    score,
+    to_gray,
+    window_means,
+)
 
 
 def test_flat_pictures_of_known_distance():

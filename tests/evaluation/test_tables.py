@@ -1,10 +1,10 @@
-"""tables.py: means, differences and their intervals, ranks with ties, Markdown, correlations."""
+"""evaluation/tables.py: means, differences and their intervals, ranks with ties, Markdown, correlations."""
 
 import numpy as np
 import pytest
 
-import tables
-from tables import comparison_rows, paired_difference
+from stackmff.evaluation import tables
+from stackmff.evaluation.tables import comparison_rows, paired_difference
 
 
 def test_the_difference_of_paired_scores_and_its_interval():

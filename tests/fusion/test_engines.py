@@ -1,4 +1,4 @@
-"""engines.py and export.py: OpenVINO gives what torch gives, and only for its own checkpoint."""
+"""fusion/engines.py and tools/export.py: OpenVINO gives what torch gives, and only for its own checkpoint."""
 
 import json
 import subprocess
@@ -10,12 +10,20 @@ import pytest
 import torch
 from drawn import draw_stack, texture
 
-import export
-from engines import OpenVinoEngine, TorchEngine, choose_engine, export_of, torch_engine
-from formats import write_picture
-from fuse import WEIGHTS, fuse_stack
 from network import build_network, default_config
-from utils import StackError, select_device
+from stackmff.errors import StackError
+from stackmff.fusion.engines import (
+    OpenVinoEngine,
+    TorchEngine,
+    choose_engine,
+    export_of,
+    torch_engine,
+)
+from stackmff.fusion.fuse import fuse_stack
+from stackmff.images.formats import write_picture
+from stackmff.machine import select_device
+from stackmff.shipped import WEIGHTS
+from tools import export
 
 
 @pytest.fixture(scope="module")
@@ -84,14 +92,16 @@ def test_the_shipped_export_belongs_to_the_shipped_weights():
 
 
 def test_the_choice(exported, tmp_path, monkeypatch):
-    monkeypatch.setattr("engines.may_have_gpu", lambda: False)
+    monkeypatch.setattr("stackmff.machine.may_have_gpu", lambda: False)
     assert isinstance(choose_engine(exported), OpenVinoEngine)
     assert isinstance(choose_engine(exported, "cpu"), OpenVinoEngine)
     assert isinstance(choose_engine(exported, engine="torch"), TorchEngine)
-    monkeypatch.setattr("engines.may_have_gpu", lambda: True)  # which torch may not be built for
+    monkeypatch.setattr(
+        "stackmff.machine.may_have_gpu", lambda: True
+    )  # which torch may not be built for
     gpu = select_device("auto").type != "cpu"
     assert isinstance(choose_engine(exported, "auto"), TorchEngine if gpu else OpenVinoEngine)
-    monkeypatch.setattr("engines.finds_gpu", lambda: True)
+    monkeypatch.setattr("stackmff.fusion.engines.finds_gpu", lambda: True)
     assert isinstance(choose_engine(exported, "auto"), TorchEngine)
     assert isinstance(choose_engine(exported, "auto", "openvino"), OpenVinoEngine)
     with pytest.raises(StackError, match="runs on the CPU, not on cuda"):
@@ -110,7 +120,7 @@ def test_an_export_of_other_weights_is_not_used(exported, tmp_path):
         (tmp_path / name).write_bytes(whole)
     (tmp_path / "small.json").write_text("[]")
     assert export_of(copy) is None
-    with pytest.raises(StackError, match=r"has no export that belongs to it: export.py"):
+    with pytest.raises(StackError, match=r"has no export that belongs to it: tools/export.py"):
         choose_engine(copy, "cpu", "openvino")
     assert isinstance(choose_engine(copy, "cpu"), TorchEngine)
 
@@ -147,6 +157,6 @@ def test_predict_does_not_import_torch(exported, tmp_path):
         "import sys, predict; predict.main(sys.argv[1:]); "
         "sys.exit(any(name in sys.modules for name in ('torch', 'skimage', 'scipy')))"
     )
-    house = Path(__file__).parent.parent
+    house = Path(__file__).parents[2]
     done = subprocess.run([sys.executable, "-c", code, *map(str, words)], cwd=house)
     assert done.returncode == 0 and (tmp_path / "out.png").is_file()

@@ -1,9 +1,10 @@
-"""focus_maps.py: smooth within things, not across their edges, and led by what is sure."""
+"""fusion/focus_maps.py: smooth within things, not across their edges, and led by what is sure."""
 
 import numpy as np
 import pytest
 
-from focus_maps import guided, smooth_map
+from stackmff.fusion.focus_maps import smooth_map
+from stackmff.images.guided_filter import guided
 
 
 def test_a_constant_stays():

@@ -1,4 +1,4 @@
-"""fuse.py: tiles equal the whole, mixtures stay within their frames, maps say which frame."""
+"""fusion/fuse.py: tiles equal the whole, mixtures stay within their frames, maps say which frame."""
 
 import itertools
 import tracemalloc
@@ -8,19 +8,14 @@ import numpy as np
 import pytest
 from stand_ins import Engine, brightest, only
 
-import fuse
-from alignment import Alignment
-from engines import TorchEngine, torch_engine
-from fuse import (
-    distinct_frames,
-    fuse_stack,
-    ramp,
-    tile_area,
-    tile_plan,
-    tile_spans,
-)
-from planes import luma
-from utils import StackError
+from stackmff.alignment.geometry import Alignment
+from stackmff.errors import StackError
+from stackmff.fusion import tiles as tiles_module
+from stackmff.fusion.blending import distinct_frames
+from stackmff.fusion.engines import TorchEngine, torch_engine
+from stackmff.fusion.fuse import fuse_stack
+from stackmff.fusion.tiles import ramp, tile_area, tile_plan, tile_spans
+from stackmff.images.colour import luma
 
 
 def noise(*shape, dtype=np.uint8, seed=0):
@@ -182,9 +177,9 @@ def test_many_frames_get_smaller_tiles():
     assert tile_area(engine, 7) == 1024**2
     assert tile_area(engine, 12) * 12 <= engine.samples
     engine.samples = 2**21
-    assert tile_area(engine, 12) == fuse.MEDIUM_TILE**2
+    assert tile_area(engine, 12) == tiles_module.MEDIUM_TILE**2
     assert tile_area(engine, 80) * 80 <= engine.most_samples
-    assert tile_area(engine, 5000) == fuse.SMALL_TILE**2
+    assert tile_area(engine, 5000) == tiles_module.SMALL_TILE**2
     assert tile_area(Engine(brightest, "luma", 640), 1000) == 640**2
 
 

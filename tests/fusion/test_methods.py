@@ -9,16 +9,17 @@ import tifffile
 import torch
 from drawn import draw_stack, texture, write_set
 
-import spatial
-import toolbox
-from formats import read_picture
-from learned import IFCNN, fuse_ifcnn
-from metrics import psnr
-from pictures import list_frames
-from planes import luma
-from spatial import majority
-from toolbox import METHODS, build_method, method_words, missing, parse_method
-from utils import StackError
+from stackmff.errors import StackError
+from stackmff.evaluation.metrics import psnr
+from stackmff.fusion import methods, spatial
+from stackmff.fusion.ifcnn import IFCNN, fuse_ifcnn
+from stackmff.fusion.methods import METHODS, build_method, method_words, missing, parse_method
+from stackmff.fusion.spatial import majority
+from stackmff.images import guided_filter
+from stackmff.images.colour import luma
+from stackmff.images.folders import list_frames
+from stackmff.images.formats import read_picture
+from tools import toolbox as toolbox_module
 
 LIGHT = [name for name in METHODS if name not in ("IFCNN", "StackMFF")]
 TRANSFORM_METHODS = [name for name, method in METHODS.items() if method.transform]
@@ -104,7 +105,7 @@ def test_pair_after_pair_fuses_the_result_with_the_next():
         return frames.max(0)
 
     frames = np.arange(1, 5, dtype=np.uint8)[:, None, None, None]
-    assert toolbox.iteratively(fuse)(frames).item() == 4
+    assert methods.iteratively(fuse)(frames).item() == 4
     assert seen == [[1, 2], [2, 3], [3, 4]]
 
 
@@ -119,8 +120,8 @@ def test_iterative_lp_loses_against_all_at_once(stack):
 @pytest.mark.parametrize("name", ["LP", "NSCT"])
 def test_tiles_leave_no_seam(name):
     frames = np.stack(draw_stack(texture(200, 400, 3), 3))
-    fuse = partial(toolbox.fuse_transform, name=name, levels=3)
-    tiled = toolbox.in_tiles(fuse, tile=256, overlap=toolbox.OVERLAP)(frames)
+    fuse = partial(methods.fuse_transform, name=name, levels=3)
+    tiled = methods.in_tiles(fuse, tile=256, overlap=methods.OVERLAP)(frames)
     differ = np.abs(tiled.astype(int) - fuse(frames))
     assert differ.mean() < 0.05 and np.mean(differ > 1) < 0.005
 
@@ -200,10 +201,12 @@ def test_dsift_takes_what_a_window_over_the_pixel_has_voted_for(window):
 
 def test_guided_filter_in_closed_form():
     source = np.random.default_rng(2).random((40, 40)).astype(np.float32)
-    flat = spatial.guided_filter(np.full_like(source, 0.3), source, 3, 1e-3)
+    flat = guided_filter.guided_filter(np.full_like(source, 0.3), source, 3, 1e-3)
     twice = cv2.blur(cv2.blur(source, (7, 7), borderType=cv2.BORDER_REFLECT), (7, 7))
     np.testing.assert_allclose(flat[7:-7, 7:-7], twice[7:-7, 7:-7], atol=1e-5)
-    np.testing.assert_allclose(spatial.guided_filter(source, source, 3, 1e-7), source, atol=1e-3)
+    np.testing.assert_allclose(
+        guided_filter.guided_filter(source, source, 3, 1e-7), source, atol=1e-3
+    )
 
 
 def test_ifcnn_in_strips_is_ifcnn_whole(tmp_path):
@@ -260,22 +263,22 @@ def test_every_number_has_a_range_that_its_default_is_in():
         for option, default in method.options.items()
         if not isinstance(default, str)
     ]
-    assert {option for option, _ in numbers} == set(toolbox.RANGES)
+    assert {option for option, _ in numbers} == set(methods.RANGES)
     for option, default in numbers:
-        low, high = toolbox.RANGES[option]
+        low, high = methods.RANGES[option]
         assert low <= default <= high
 
 
 @pytest.mark.parametrize("name", ["DCT", "DSIFT", "GFF", "LP"])
 def test_the_ends_of_the_ranges_are_fused(name, stack):
     for end in (0, 1):
-        words = [f"{option}={toolbox.RANGES[option][end]}" for option in METHODS[name].options]
+        words = [f"{option}={methods.RANGES[option][end]}" for option in METHODS[name].options]
         fused = build_method(f"{name}:{','.join(words)}")(stack[0])
         assert psnr(fused, stack[1], 255) > 20
 
 
 def test_a_missing_package_is_said(monkeypatch):
-    monkeypatch.setattr(toolbox, "missing_packages", lambda name: ["PyWavelets"])
+    monkeypatch.setattr(methods, "missing_packages", lambda name: ["PyWavelets"])
     with pytest.raises(StackError, match=r"DWT needs PyWavelets: pip install -r"):
         build_method("DWT")
     assert "DWT" not in method_words(["available"])
@@ -285,7 +288,7 @@ def test_the_command(tmp_path, capsys, monkeypatch):
     write_set(tmp_path, [3])
     out = tmp_path / "out.png"
     folder = str(tmp_path / "dof_stack" / "scene0")
-    toolbox.main(["--method", "GFF", "--stack_path", folder, "--output", str(out)])
+    toolbox_module.main(["--method", "GFF", "--stack_path", folder, "--output", str(out)])
     assert "3 frames by GFF" in capsys.readouterr().out
     answer = read_picture(tmp_path / "AiF" / "scene0.png")
     assert psnr(read_picture(out), answer, 255) > 30
@@ -295,20 +298,20 @@ def test_the_command(tmp_path, capsys, monkeypatch):
         (["--output", f"{folder}/out.png"], "would be a frame next time"),
     ):
         with pytest.raises(SystemExit, match="2"):
-            toolbox.main(["--stack_path", folder, *words])
+            toolbox_module.main(["--stack_path", folder, *words])
         assert sentence in capsys.readouterr().err
     monkeypatch.chdir(tmp_path)
-    toolbox.main(["--method", "LP", "--stack_path", folder, "--iterative"])
+    toolbox_module.main(["--method", "LP", "--stack_path", folder, "--iterative"])
     assert (tmp_path / "results" / "scene0_LP-iterative.png").is_file()
     pages = np.stack([read_picture(path) for path in list_frames(folder)])
     tifffile.imwrite("own.tif", pages, photometric="rgb")
-    toolbox.main(["--method", "LP", "--stack_path", "own.tif"])
+    toolbox_module.main(["--method", "LP", "--stack_path", "own.tif"])
     assert (tmp_path / "results" / "own_LP.png").is_file()
     with pytest.raises(SystemExit, match="2"):
-        toolbox.main(["--method", "LP", "--stack_path", "own.tif", "--output", "own.tif"])
+        toolbox_module.main(["--method", "LP", "--stack_path", "own.tif", "--output", "own.tif"])
     assert "own.tif is the stack itself" in capsys.readouterr().err
     with pytest.raises(SystemExit):
-        toolbox.main(["--help"])
+        toolbox_module.main(["--help"])
     listed = capsys.readouterr().out
     assert all(f"\n  {name} " in listed for name in METHODS)
 

@@ -1,4 +1,4 @@
-"""pipeline.py: the results of a stack, whole: aligned, cropped, in slabs, with what to look at."""
+"""fusion/pipeline.py: the results of a stack, whole: aligned, cropped, in slabs, with what to look at."""
 
 import argparse
 import json
@@ -9,25 +9,15 @@ import pytest
 from drawn import draw_moved_stack, draw_stack, texture
 from stand_ins import Engine, brightest, only
 
-from alignment import Alignment
-from formats import read_picture, write_picture
-from fuse import Fused
-from ordering import focus_order
-from pictures import read_stack
-from pipeline import (
-    Files,
-    add_fuse_options,
-    check_choices,
-    cropped,
-    decisions,
-    fuse_files,
-    make_engine,
-    result_suffix,
-    same_format,
-    slabs_of,
-)
-from report import read_card
-from utils import StackError
+from stackmff.alignment.focus_order import focus_order
+from stackmff.alignment.geometry import Alignment
+from stackmff.display.report import read_card
+from stackmff.errors import StackError
+from stackmff.fusion.blending import Fused
+from stackmff.fusion.options import add_fuse_options, check_choices
+from stackmff.fusion.pipeline import Files, cropped, decisions, fuse_files, make_engine, slabs_of
+from stackmff.images.formats import read_picture, result_suffix, same_format, write_picture
+from stackmff.images.stack import read_stack
 
 
 def options(*words):

@@ -3,7 +3,8 @@ import json
 import numpy as np
 import pytest
 
-from retouch import (
+from stackmff.errors import StackError
+from stackmff.fusion.retouch import (
     Stroke,
     apply_strokes,
     cost_of,
@@ -13,7 +14,6 @@ from retouch import (
     stroke_of,
 )
 from tests.drawn import texture
-from utils import StackError
 
 NAMES = ["a.png", "b.png", "c.png"]
 

@@ -6,8 +6,8 @@ import cv2
 import numpy as np
 import pytest
 
-from transforms import DIRECTIONS, TRANSFORMS, fit_levels, missing_packages, wrap
-from utils import StackError
+from stackmff.errors import StackError
+from stackmff.fusion.transforms import DIRECTIONS, TRANSFORMS, fit_levels, missing_packages, wrap
 
 
 @pytest.fixture(params=TRANSFORMS)

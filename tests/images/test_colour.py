@@ -1,4 +1,4 @@
-"""planes.py: the luma and the chroma of frames."""
+"""images/colour.py: the luma and the chroma of frames."""
 
 import cv2
 import numpy as np
@@ -7,7 +7,7 @@ import torch
 from drawn import texture
 
 from network import luma_and_chroma
-from planes import chroma, luma
+from stackmff.images.colour import chroma, luma
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])

@@ -1,4 +1,4 @@
-"""formats.py: what is read is what was drawn, upright and whole, or one clear sentence."""
+"""images/formats.py: what is read is what was drawn, upright and whole, or one clear sentence."""
 
 import io
 import subprocess
@@ -15,11 +15,11 @@ from drawn import saved, tiff
 from drawn import waves as drawn
 from PIL import Image, ImageCms, ImageOps, TiffImagePlugin
 
-from formats import decode, loses, read_picture, suffix_like, write_picture
-from metadata import Metadata, exif_for, metadata_for, orientation_of, xmp_for
-from utils import StackError
+from stackmff.errors import StackError
+from stackmff.images.formats import decode, loses, read_picture, suffix_like, write_picture
+from stackmff.images.metadata import Metadata, exif_for, metadata_for, orientation_of, xmp_for
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def read_bytes(tmp_path, data, name="frame.png"):
@@ -294,8 +294,8 @@ def test_writing_ends_in_one_sentence(tmp_path):
 def test_a_full_disk_leaves_no_half_written_file(tmp_path):
     program = (
         "import resource, numpy as np, sys\n"
-        "from formats import write_picture\n"
-        "from utils import run_main\n"
+        "from stackmff.images.formats import write_picture\n"
+        "from stackmff.processes import run_main\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))\n"
         "noise = np.random.default_rng(0).integers(0, 256, (99, 99, 3), np.uint8)\n"
         "run_main(lambda: write_picture(sys.argv[1], noise))\n"

@@ -1,4 +1,4 @@
-"""pictures.py: what is read is what was drawn, upright and whole, or one clear sentence."""
+"""images/stack.py: what is read is what was drawn, upright and whole, or one clear sentence."""
 
 import os
 from pathlib import Path
@@ -9,13 +9,15 @@ from drawn import saved, texture
 from drawn import waves as drawn
 from PIL import Image, ImageCms
 
-import pictures
-from formats import write_picture
-from metadata import Metadata
-from pictures import list_folders, list_frames, list_pictures, put, read_stack, release, window
-from utils import StackError
+from stackmff.errors import StackError
+from stackmff.images import stack as pictures
+from stackmff.images.folders import list_folders, list_frames, list_pictures
+from stackmff.images.formats import write_picture
+from stackmff.images.frame_store import put, release, window
+from stackmff.images.metadata import Metadata
+from stackmff.images.stack import read_stack
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def test_what_is_no_file_is_no_picture(tmp_path):

@@ -1,4 +1,4 @@
-"""stack_files.py: the pages of a TIFF and the frames of a video are frames like others."""
+"""images/stack_files.py: the pages of a TIFF and the frames of a video are frames like others."""
 
 import cv2
 import numpy as np
@@ -7,11 +7,12 @@ import tifffile
 from drawn import saved, tiff
 from drawn import waves as drawn
 
-from formats import decode, read_picture, write_picture
-from pictures import list_frames, list_stack_files, read_stack
-from records import frames_record
-from stack_files import frames_in_file
-from utils import StackError
+from stackmff.errors import StackError
+from stackmff.images.folders import list_frames, list_stack_files
+from stackmff.images.formats import decode, read_picture, write_picture
+from stackmff.images.stack import read_stack
+from stackmff.images.stack_files import frames_in_file
+from stackmff.records import frames_record
 
 
 def write_pages(path, pages):

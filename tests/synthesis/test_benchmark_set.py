@@ -8,15 +8,15 @@ import pytest
 import torch
 from calling import make_quietly
 
-import benchmark_set
 import make_dataset
-from benchmark_set import RECIPES, Recipe, Surface, fit, plane, render
-from dataloader import find_pairs
-from formats import read_picture
-from pictures import list_frames
 from predict_dataset import find_datasets
-from refocus import coc_px
-from scenes import SHAPES
+from stackmff.images.folders import list_frames
+from stackmff.images.formats import read_picture
+from stackmff.synthesis import benchmark_set
+from stackmff.synthesis.benchmark_set import RECIPES, Recipe, Surface, fit, plane, render
+from stackmff.synthesis.refocus import coc_px
+from stackmff.synthesis.shapes import SHAPES
+from stackmff.training.data_sets import find_pairs
 
 SIDE = 40  # px, of the pictures here
 

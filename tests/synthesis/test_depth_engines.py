@@ -1,4 +1,4 @@
-"""depth_models.py and depth_engines.py: sizes, normalisation, padding, files that do not fit."""
+"""synthesis/depth_models.py and synthesis/depth_engines.py: sizes, normalisation, padding, files that do not fit."""
 
 import subprocess
 import sys
@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from tiny_onnx import FLOAT, FLOAT16, UINT8, attribute, mean_of, node, write_network
 
-import depth_engines
-from depth_engines import OnnxRuntimeDepth, OpenVinoDepth, open_model
-from depth_models import FORMS, HUB, Form, cut_padding, feed, form_of, input_size
-from estimate_depth import get_parser
-from utils import StackError
+from stackmff.errors import StackError
+from stackmff.synthesis import depth_engines
+from stackmff.synthesis.depth_engines import OnnxRuntimeDepth, OpenVinoDepth, open_model
+from stackmff.synthesis.depth_models import FORMS, HUB, Form, cut_padding, feed, form_of, input_size
+from tools.estimate_depth import get_parser
 
 
 def options(*words):
@@ -134,7 +134,7 @@ def test_every_hub_network_has_a_form():
     assert all(form in FORMS and source for source, _, form in HUB.values())
 
 
-HOUSE = Path(depth_engines.__file__).parent
+HOUSE = Path(depth_engines.__file__).parents[2]
 ENGINES = {"openvino": (OpenVinoDepth, "fp32"), "onnxruntime": (OnnxRuntimeDepth, "cpu")}
 
 
@@ -225,8 +225,8 @@ def test_a_signal_after_several_networks_does_not_end_the_process(tmp_path):
     program = (
         "import os, signal, sys, numpy as np\n"
         "from pathlib import Path\n"
-        "from depth_engines import OpenVinoDepth\n"
-        "from depth_models import FORMS\n"
+        "from stackmff.synthesis.depth_engines import OpenVinoDepth\n"
+        "from stackmff.synthesis.depth_models import FORMS\n"
         "signal.signal(signal.SIGUSR1, lambda *_: print('heard'))\n"
         "names = [Path(sys.argv[1]), FORMS['fastdepth'], 'fp32', 1]\n"
         "models = [OpenVinoDepth(*names) for _ in range(4)]\n"

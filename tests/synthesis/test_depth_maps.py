@@ -1,4 +1,4 @@
-"""depth.py: what a network's maps become in 16 bits, and what the side file says of them."""
+"""synthesis/depth_maps.py: what a network's maps become in 16 bits, and what the side file says of them."""
 
 import json
 
@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 from drawn import texture
 
-from depth import (
+from stackmff.errors import StackError
+from stackmff.images.formats import write_picture
+from stackmff.synthesis.depth_maps import (
     describe_maps,
     encode_map,
     fill_from_farther,
@@ -15,8 +17,6 @@ from depth import (
     to_disparity,
     to_region_map,
 )
-from formats import write_picture
-from utils import StackError
 
 RAMP = np.tile(np.linspace(0.5, 4, 60), (12, 1))
 

@@ -1,10 +1,10 @@
-"""upsampling.py: edges of depth come to lie on edges of the photograph."""
+"""synthesis/depth_upsampling.py: edges of depth come to lie on edges of the photograph."""
 
 import cv2
 import numpy as np
 from drawn import texture
 
-from upsampling import confidence, sharpen
+from stackmff.synthesis.depth_upsampling import confidence, sharpen
 
 
 def wavy_edge(height=120, width=160):

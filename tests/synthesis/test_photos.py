@@ -1,4 +1,4 @@
-"""photos.py: which photographs there are, which can be read, and what is kept of them."""
+"""synthesis/photos.py: which photographs there are, which can be read, and what is kept of them."""
 
 import os
 
@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 from drawn import texture
 
-import photos
-from formats import write_picture
-from photos import (
+from stackmff.errors import StackError
+from stackmff.images.colour import luma
+from stackmff.images.formats import write_picture
+from stackmff.synthesis import photos
+from stackmff.synthesis.photos import (
     Limits,
     PhotoFolder,
     list_photos,
@@ -19,8 +21,6 @@ from photos import (
     sharpness,
     what_is_unfit,
 )
-from planes import luma
-from utils import StackError
 
 
 @pytest.fixture

@@ -7,11 +7,11 @@ import pytest
 from drawn import draw_stack, texture
 
 import evaluate
-from dataloader import find_pairs
-from formats import write_picture
-from pictures import frames_in, list_answers, list_frames, stack_root
 from predict_dataset import find_datasets
-from utils import StackError
+from stackmff.errors import StackError
+from stackmff.images.folders import frames_in, list_answers, list_frames, stack_root
+from stackmff.images.formats import write_picture
+from stackmff.training.data_sets import find_pairs
 
 SIDE = 32
 # Set: scenes, N, name of frame k, suffix of the answers. See data/README.md.

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from refocus import (
+from stackmff.synthesis.refocus import (
     Aperture,
     Layer,
     blur_levels,
@@ -23,7 +23,7 @@ from refocus import (
     transfer_function,
 )
 
-REFERENCE = Path(__file__).parent / "reference"
+REFERENCE = Path(__file__).parents[1] / "reference"
 
 
 @pytest.fixture(scope="module")

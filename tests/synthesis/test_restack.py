@@ -9,11 +9,11 @@ import pytest
 from calling import make_quietly
 from drawn import texture, write_set
 
-from formats import decode, read_picture, write_picture
-from metadata import Metadata
-from pictures import list_pictures
-from restack import spread
-from utils import StackError
+from stackmff.errors import StackError
+from stackmff.images.folders import list_pictures
+from stackmff.images.formats import decode, read_picture, write_picture
+from stackmff.images.metadata import Metadata
+from stackmff.synthesis.restack import spread
 
 
 @pytest.fixture

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-import refocus
-import scenes
+from stackmff.synthesis import camera, refocus, scenes
 
 
 @pytest.fixture(scope="module")
@@ -104,19 +103,19 @@ def test_focus_runs_from_near_to_far():
 
 def test_noise_has_the_variance_of_photons_and_reading():
     linear = np.full((300, 300), 0.25)
-    noisy = scenes.add_noise(np.random.default_rng(0), linear, 1000, 5.0)
+    noisy = camera.add_noise(np.random.default_rng(0), linear, 1000, 5.0)
     assert noisy.mean() == pytest.approx(0.25, rel=0.01)
     assert noisy.var() == pytest.approx((0.25 * 1000 + 25) / 1000**2, rel=0.03)
 
 
 def test_develop_without_faults_codes_srgb():
     linear = torch.tensor([0.0, 0.2140, 1.0, 3.0]).view(1, 1, 2, 2).expand(1, 3, 2, 2)
-    frame = scenes.develop(np.random.default_rng(0), linear)[0]
+    frame = camera.develop(np.random.default_rng(0), linear)[0]
     np.testing.assert_allclose(frame[..., 0], [[0, 127.5], [255, 255]], atol=0.51)
 
 
 def test_faults_change_the_frames(photos):
     linear = scenes.to_linear(torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0)))
-    clean = scenes.develop(np.random.default_rng(0), linear)
+    clean = camera.develop(np.random.default_rng(0), linear)
     for faults in ({"noise": (500, 3)}, {"jpeg": 80}, {"flicker": 0.05}, {"shake": 0.3}):
-        assert (scenes.develop(np.random.default_rng(0), linear, **faults) != clean).any()
+        assert (camera.develop(np.random.default_rng(0), linear, **faults) != clean).any()

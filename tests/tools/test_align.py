@@ -8,16 +8,16 @@ import pytest
 from drawn import draw_stack, texture
 from PIL import Image
 
-import align
-import linking
-import registration
-import resampling
-from align import apply, measure
-from alignment import Alignment, common_area, covered, load_alignment, save_alignment
-from formats import read_picture, write_picture
-from metadata import Metadata
-from registration import farthest
-from utils import StackError
+from stackmff.alignment import linking, registration, resampling
+from stackmff.alignment import measure as measure_module
+from stackmff.alignment.geometry import Alignment, common_area, covered
+from stackmff.alignment.measure import apply, measure
+from stackmff.alignment.record import load_alignment, save_alignment
+from stackmff.alignment.registration import farthest
+from stackmff.errors import StackError
+from stackmff.images.formats import read_picture, write_picture
+from stackmff.images.metadata import Metadata
+from tools import align
 
 HEIGHT, WIDTH, ROOM = 96, 128, 32  # px; of a frame, and what its scene is larger on each side
 
@@ -513,8 +513,8 @@ def test_frames_that_are_little_alike_must_move_farther_to_count_as_moving():
         pair = registration.Pair(np.eye(3), np.zeros((4, 4)), likeness, 100, 1)
         pair.transform[0, 2] = 0.6
         _, (matrix, variance, doubt) = linking.chain_of({(0, 1): pair}, 0, 2)
-        limit = align.SURE * np.sqrt(variance + doubt)
-        moves[likeness] = farthest(matrix, size) > max(limit, align.STILL)
+        limit = measure_module.SURE * np.sqrt(variance + doubt)
+        moves[likeness] = farthest(matrix, size) > max(limit, measure_module.STILL)
     assert moves == {0.99: True, 0.85: False}
 
 

@@ -1,4 +1,4 @@
-"""benchmark.py: its stacks, what it measures of whom, its arithmetic, and that nothing is left."""
+"""tools/benchmark.py: its stacks, what it measures of whom, its arithmetic, and that nothing is left."""
 
 import csv
 import os
@@ -13,14 +13,14 @@ import numpy as np
 import pytest
 from drawn import texture
 
-import benchmark
-import timed_stacks
-from benchmark import PEERS, Peer, Run, ratio_word, run_measured, spread_word, time_stages
-from formats import read_picture, write_picture
-from fuse import distinct_frames
-from pictures import read_stack
-from timed_stacks import Size
-from utils import StackError
+from stackmff.errors import StackError
+from stackmff.evaluation import timed_stacks
+from stackmff.evaluation.timed_stacks import Size
+from stackmff.fusion.blending import distinct_frames
+from stackmff.images.formats import read_picture, write_picture
+from stackmff.images.stack import read_stack
+from tools import benchmark
+from tools.benchmark import PEERS, Peer, Run, ratio_word, run_measured, spread_word, time_stages
 
 COPY = "import shutil, sys; shutil.copy(sys.argv[2], sys.argv[1])"
 FAKE = """
@@ -125,8 +125,8 @@ def test_a_signal_leaves_neither_folder_nor_process(place, number):
         "time.sleep(60)\n"
     )
     program = (
-        f"import sys; sys.path.insert(0, {str(Path(benchmark.__file__).parent)!r})\n"
-        f"import benchmark, pathlib; benchmark.HOUSE = pathlib.Path({str(place / 'house')!r})\n"
+        f"import sys; sys.path.insert(0, {str(Path(benchmark.__file__).parents[1])!r})\n"
+        f"from tools import benchmark; import pathlib; benchmark.HOUSE = pathlib.Path({str(place / 'house')!r})\n"
         "benchmark.run_main(lambda: benchmark.main(['--stacks', '2x32x32']))\n"
     )
     process = subprocess.Popen(

@@ -1,4 +1,4 @@
-"""estimate_depth.py: known depth of drawn photographs, going on, bad input, what is not there."""
+"""tools/estimate_depth.py: known depth of drawn photographs, going on, bad input, what is not there."""
 
 import json
 import os
@@ -17,9 +17,10 @@ from calling import make_quietly
 from drawn import texture
 from tiny_onnx import CONSTANT, NAN, write_network
 
-import estimate_depth
-from formats import read_picture, write_picture
-from utils import StackError
+from stackmff import processes
+from stackmff.errors import StackError
+from stackmff.images.formats import read_picture, write_picture
+from tools import estimate_depth
 
 SIDE = 32  # px, of the photographs here
 WORDS = ("--min_side", SIDE, "--min_sharpness", 0.3, "--workers", 2)
@@ -49,7 +50,7 @@ def model(tmp_path):
 
 @pytest.fixture
 def run(capsys, photos, tmp_path):
-    """estimate_depth.py with these words: (exit status, what it said)."""
+    """tools/estimate_depth.py with these words: (exit status, what it said)."""
 
     def call(*words):
         folders = ("--image_path", photos, "--output_path", tmp_path / "maps")
@@ -217,8 +218,11 @@ def test_a_killed_run_goes_on(run, photos, model, tmp_path):
         write_picture(photos / f"p{k}.png", two_halves(k, 96, 96))
     out = tmp_path / "maps"
     words = ["--image_path", photos, "--output_path", out, "--model", model, *WORDS]
-    script = Path(estimate_depth.__file__)
-    process = subprocess.Popen([sys.executable, script, *map(str, words)], stderr=subprocess.PIPE)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tools.estimate_depth", *map(str, words)],
+        cwd=Path(estimate_depth.__file__).parents[1],
+        stderr=subprocess.PIPE,
+    )
     try:
         while not list(out.glob("p?.png")) and process.poll() is None:
             time.sleep(0.002)
@@ -241,9 +245,7 @@ def test_a_killed_run_goes_on(run, photos, model, tmp_path):
 def test_memory_does_not_grow_with_the_number_of_photographs():
     started = []
     with ThreadPoolExecutor(1) as pool:
-        for item, result in estimate_depth.ahead(
-            pool, lambda x: started.append(x) or -x, range(50), 4
-        ):
+        for item, result in processes.ahead(pool, lambda x: started.append(x) or -x, range(50), 4):
             assert result == -item
             assert len(started) <= item + 6
 

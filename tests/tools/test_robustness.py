@@ -1,4 +1,4 @@
-"""robustness.py: what it changes, what it scores, and that it goes on where it stopped."""
+"""tools/robustness.py: what it changes, what it scores, and that it goes on where it stopped."""
 
 import csv
 import sys
@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from drawn import write_set
 
-import robustness
-from formats import read_picture
-from robustness import AXES, change_of, levels_of, read_scenes
-from utils import StackError
+from stackmff.errors import StackError
+from stackmff.images.formats import read_picture
+from tools import robustness
+from tools.robustness import AXES, change_of, levels_of, read_scenes
 
 
 @pytest.fixture

@@ -1,10 +1,10 @@
-"""augmentation.py: which frames a sample has, and answers that follow what is done to them."""
+"""training/augmentation.py: which frames a sample has, and answers that follow what is done to them."""
 
 import cv2
 import numpy as np
 import pytest
 
-from augmentation import (
+from stackmff.training.augmentation import (
     ENDS_SHARE,
     FARTHEST_FOCUS,
     TWICE_SHARE,

@@ -1,4 +1,4 @@
-"""curves.py and stages.py: what a run shows of itself."""
+"""training/curves.py and training/profiling.py: what a run shows of itself."""
 
 import json
 import time
@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from curves import (
+from loss import TERMS
+from stackmff.training.curves import (
     BOTTOM,
     COLOURS,
     HEIGHT,
@@ -23,8 +24,7 @@ from curves import (
     round_ticks,
     thin_out,
 )
-from loss import TERMS
-from stages import Stages, table_of_stages
+from stackmff.training.profiling import Stages, table_of_stages
 
 
 def test_ticks_are_round_and_inside():

@@ -1,6 +1,7 @@
-"""sources.py: what train.py trains on and validates on, and data that change or do not fit."""
+"""training/data_sets.py: what train.py trains on and validates on, and data that change or do not fit."""
 
 import json
+import os
 import shutil
 
 import numpy as np
@@ -9,11 +10,11 @@ import torch
 from drawn import texture, write_set
 from training import load, resume, signal_after, start, without
 
+import dataloader
 import loss
-import sources
 import train
-from formats import write_picture
-from utils import StackError
+from stackmff.errors import StackError
+from stackmff.images.formats import write_picture
 
 
 def test_validation_can_have_sets_of_its_own(options, tmp_path, data, capsys):
@@ -185,17 +186,19 @@ def test_other_validation_scenes_begin_a_new_best(common, tmp_path, capsys):
 
 
 def test_processes_that_load_are_chosen(options, photo_options, monkeypatch):
-    monkeypatch.setattr(sources.os, "sched_getaffinity", lambda _: set(range(6)), raising=False)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(6)), raising=False)
     stored, photos = (
         train.get_parser().parse_args([*words, "--exp_name", "x"])
         for words in (options, photo_options)
     )
     cpu, cuda = torch.device("cpu"), torch.device("cuda")
     found = [
-        sources.count_workers(args, device) for args in (stored, photos) for device in (cpu, cuda)
+        dataloader.count_workers(args, device)
+        for args in (stored, photos)
+        for device in (cpu, cuda)
     ]
     assert found == [0, 6, 6, 0]
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
-    assert sources.count_workers(photos, cpu) == 1
+    assert dataloader.count_workers(photos, cpu) == 1
     photos.num_workers = 3
-    assert sources.count_workers(photos, cuda) == 3
+    assert dataloader.count_workers(photos, cuda) == 3

@@ -1,4 +1,4 @@
-"""runs.py: the learning rate, the average, gradients in bf16, and when a run stops."""
+"""training/run.py: the learning rate, the average, gradients in bf16, and when a run stops."""
 
 import os
 import signal
@@ -8,15 +8,15 @@ import torch
 from torch import nn
 
 import loss
-import runs
 import train
 from network import build_network, default_config, run_network
+from stackmff.training import optimisation, run
 
 
 def test_a_second_ctrl_c_interrupts_at_once(monkeypatch):
     now = [100.0]
-    monkeypatch.setattr(runs.time, "monotonic", lambda: now[0])
-    with runs.Stop(None) as stop:
+    monkeypatch.setattr(run.time, "monotonic", lambda: now[0])
+    with run.Stop(None) as stop:
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGINT)  # torchrun's copy of the first one
         os.kill(os.getpid(), signal.SIGTERM)
@@ -29,24 +29,24 @@ def test_a_second_ctrl_c_interrupts_at_once(monkeypatch):
 def test_learning_rate_rises_holds_and_falls(tmp_path):
     words = ["--lr", "1", "--warmup_steps", "4", "--epochs", "10", "--decay_fraction", "0.5"]
     args = train.get_parser().parse_args(["--exp_name", "x", *words])
-    rates = [runs.learning_rate(step, 4, args) for step in range(40)]
+    rates = [optimisation.learning_rate(step, 4, args) for step in range(40)]
     assert rates[:5] == [0.25, 0.5, 0.75, 1, 1]
     assert rates[5:21] == [1] * 16
     assert rates[21:] == pytest.approx([1 - k / 20 for k in range(1, 20)])
     args.epochs = 20  # a longer run agrees until the shorter one's fall began
-    assert [runs.learning_rate(step, 4, args) for step in range(21)] == rates[:21]
+    assert [optimisation.learning_rate(step, 4, args) for step in range(21)] == rates[:21]
     args.warmup_steps, args.epochs = 200, 10  # more than the run has: a tenth of it
-    assert [runs.learning_rate(step, 4, args) for step in range(21)] == rates[:21]
+    assert [optimisation.learning_rate(step, 4, args) for step in range(21)] == rates[:21]
     args.epochs = 20
     args.gamma, args.warmup_steps, args.decay_fraction = 0.9, 0, 0
-    assert [runs.learning_rate(step, 2, args) for step in (0, 1, 2, 39)] == pytest.approx(
+    assert [optimisation.learning_rate(step, 2, args) for step in (0, 1, 2, 39)] == pytest.approx(
         [1, 1, 0.9, 0.9**19]
     )
 
 
 def test_average_follows_weights_and_statistics():
     network = nn.BatchNorm1d(1)
-    average = runs.Average(network, 0.9)
+    average = optimisation.Average(network, 0.9)
     with torch.no_grad():
         network.weight.fill_(3.0)
         network.running_mean.fill_(10.0)
@@ -57,7 +57,7 @@ def test_average_follows_weights_and_statistics():
     assert average.network.num_batches_tracked.item() == 5
     average.update(network, 10**6)
     assert average.network.weight.item() == pytest.approx(0.9 * 2.8 + 0.1 * 3)
-    last = runs.Average(network, 0.0)
+    last = optimisation.Average(network, 0.0)
     with torch.no_grad():
         network.weight.fill_(7.0)
     last.update(network, 1)
@@ -73,7 +73,7 @@ def test_gradients_in_bf16_agree_with_fp32_for_any_number_of_frames():
         gradients = []
         for precision in ("fp32", "bf16"):
             network.zero_grad()
-            with runs.autocast(cpu, precision):
+            with optimisation.autocast(cpu, precision):
                 output = run_network(network, stack)
             total, _ = loss.weighted_loss(
                 output, {"stack": stack, "answer": stack[:, :, 1]}, loss.DEFAULT_WEIGHTS

@@ -1,4 +1,4 @@
-"""shards.py and make_shards.py: the samples of shards are those of the folders they are made of."""
+"""training/shards.py and tools/make_shards.py: the samples of shards are those of the folders they are made of."""
 
 import io
 import json
@@ -12,14 +12,18 @@ import numpy as np
 import pytest
 from drawn import texture, write_set
 
-import make_shards
 import train
-from augmentation import Augmentation
-from dataloader import EpochBatches, OwnBatches, TrainingStacks, find_pairs
-from formats import read_picture, write_picture
-from picture_store import PictureStore
-from shards import list_stored, pairs_in_shards, shares_of_shards
-from utils import StackError, remove_leftovers, this_process
+from dataloader import TrainingStacks
+from stackmff.errors import StackError
+from stackmff.files import remove_leftovers
+from stackmff.images.formats import read_picture, write_picture
+from stackmff.processes import this_process
+from stackmff.training.augmentation import Augmentation
+from stackmff.training.batches import EpochBatches, OwnBatches
+from stackmff.training.data_sets import find_pairs
+from stackmff.training.picture_store import PictureStore
+from stackmff.training.shards import list_stored, pairs_in_shards, shares_of_shards
+from tools import make_shards
 
 COUNTS = [3, 4, 2, 5, 3, 4, 2]
 

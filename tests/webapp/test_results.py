@@ -4,14 +4,14 @@ import cv2
 import numpy as np
 import pytest
 
-from formats import to_8_bits
-from fuse import fuse_stack, mixture_at
-from pictures import read_stack
-from retouch import Stroke
+from stackmff.errors import StackError
+from stackmff.fusion.fuse import fuse_stack, mixture_at
+from stackmff.fusion.retouch import Stroke
+from stackmff.images.formats import to_8_bits
+from stackmff.images.stack import read_stack
+from stackmff.webapp.results import SMALL, TILE, Result
 from tests.drawn import draw_stack, texture, waves
 from tests.stand_ins import Engine, brightest, only
-from utils import StackError
-from viewing import SMALL, TILE, Result
 
 HEIGHT, WIDTH = 96, 1304  # more than two tiles
 

@@ -9,15 +9,17 @@ import pytest
 import tifffile
 
 import predict
-import sessions
-from jobs import Job, Line
-from retouch import Stroke
-from sessions import PREFIX, Sessions, remove_dead
+from stackmff.errors import StackError
+from stackmff.files import write_json
+from stackmff.fusion.retouch import Stroke
+from stackmff.processes import this_process
+from stackmff.webapp import sessions
+from stackmff.webapp.jobs import Job, Line
+from stackmff.webapp.results import Result, carry_strokes
+from stackmff.webapp.sessions import PREFIX, Sessions, remove_dead
+from stackmff.webapp.uploads import Limits, options_of
+from stackmff.webapp.worker import frames_at
 from tests.drawn import draw_moved_stack, draw_stack, texture, tiff
-from uploads import Limits, options_of
-from utils import StackError, this_process, write_json
-from viewing import Result, carry_strokes
-from worker import frames_at
 
 SIDES = (64, 96)
 

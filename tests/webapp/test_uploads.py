@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import tifffile
 
-import uploads
-from formats import decode, tiff_directories
-from pictures import list_frames
-from tests.drawn import texture
-from uploads import (
+from stackmff.errors import StackError
+from stackmff.images.folders import list_frames
+from stackmff.images.formats import decode, tiff_directories
+from stackmff.webapp import uploads
+from stackmff.webapp.uploads import (
     Limits,
     check_declared,
     check_frames,
@@ -25,7 +25,7 @@ from uploads import (
     safe_name,
     safe_stem,
 )
-from utils import StackError
+from tests.drawn import texture
 
 LIMITS = Limits(10**9, 10**6)
 
