@@ -1,0 +1,98 @@
+"""options.py: one declaration gives the command line, its checks, keyword arguments and a form."""
+
+import argparse
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import pytest
+
+from stackmff.errors import StackError
+from stackmff.options import Options, add_options, build, form, names_of, option, parse
+
+
+@dataclass(frozen=True)
+class Light(Options):
+    title = "light"
+    kind: Literal["sun", "lamp"] = option("sun", help="where it comes from")
+    steady: bool = option(True, help="the light flickers", flag="flickers")
+
+
+@dataclass(frozen=True)
+class Picture(Options):
+    output_dir: Path = option(help="a folder", aliases=("output_path",))
+    light: Light = Light()
+    radius: float = option(2.0, help="of the blur", low=0, below=9, metavar="PX")
+    size: tuple[int, ...] = option((4, 4), help="height and width", low=1, nargs=2)
+    count: int | None = option(None, help="of something", above=1)
+    sharp: bool = option(False, help="sharpen it")
+
+    def contradiction(self):
+        if self.sharp and self.radius:
+            return "--sharp contradicts --radius: leave one of them out"
+        return None
+
+
+def read(*words):
+    parser = argparse.ArgumentParser()
+    add_options(parser, Picture)
+    return parse(parser, words, Picture)[0]
+
+
+def test_defaults():
+    assert read("--output_dir", "x") == Picture(Path("x"))
+
+
+def test_words_of_every_kind():
+    words = "--output_dir x --kind lamp --flickers --radius 0 --size 3 5 --count 7 --sharp"
+    light = Light("lamp", False)
+    assert read(*words.split()) == Picture(Path("x"), light, 0.0, (3, 5), 7, True)
+
+
+def test_former_names_are_accepted_and_hidden(capsys):
+    with pytest.raises(SystemExit):
+        read("--help")
+    shown = capsys.readouterr().out
+    assert "--output_dir" in shown and "output_path" not in shown and "light:" in shown
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--output_dir", "x", "--radius", "9"], "9 must be below 9"),
+        (["--output_dir", "x", "--radius", "nan"], "nan must be finite"),
+        (["--output_dir", "x", "--count", "1"], "1 must be above 1"),
+        (["--output_dir", "x", "--size", "0", "3"], "0 must be at least 1"),
+        (["--output_dir", "x", "--sharp"], "--sharp contradicts --radius"),
+        (["--output_dir", "x", "--kind", "fire"], "invalid choice: 'fire'"),
+        ([], "--output_dir"),
+    ],
+)
+def test_a_wrong_call_ends_with_status_2(capsys, words, sentence):
+    with pytest.raises(SystemExit) as caught:
+        read(*words)
+    assert caught.value.code == 2 and sentence in capsys.readouterr().err
+
+
+def test_values_are_checked_whoever_gives_them():
+    made = build(Picture, {"output_dir": "x", "kind": "lamp", "radius": 0.5, "size": [2, 2]})
+    assert made == Picture(Path("x"), Light("lamp"), 0.5, (2, 2))
+    for values, sentence in (
+        ({"radius": -1.0}, "--radius -1.0 must be at least 0"),
+        ({"kind": "fire"}, "--kind 'fire' is unknown: use one of sun, lamp"),
+        ({"size": [2, 0]}, "--size 0 must be at least 1"),
+        ({"radus": 1.0}, "radus is no option: did you mean radius"),
+    ):
+        with pytest.raises(StackError, match=sentence):
+            build(Picture, {"output_dir": "x", **values}, strict=True)
+
+
+def test_names_and_form_hold_the_groups_options():
+    names = ["output_dir", "kind", "steady", "radius", "size", "count", "sharp"]
+    assert names_of(Picture) == names
+    described = json.loads(json.dumps(form(Picture)))
+    assert [part["name"] for part in described] == names
+    kinds = ["path", "choice", "switch", "float", "int", "int", "switch"]
+    assert [part["kind"] for part in described] == kinds
+    assert described[1]["choices"] == ["sun", "lamp"] and described[3]["low"] == 0
