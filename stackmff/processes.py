@@ -8,10 +8,14 @@ import re
 import signal
 import sys
 from collections import deque
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from stackmff.errors import KNOWN_FAILURES, sentence_of
+
+# Long work tells how far it is: called as progress(steps done, steps in all).
+Progress = Callable[[int, int], None]
 
 
 def join_processes(backend, timeout=None):
