@@ -214,7 +214,7 @@ def test_the_command_ends_with_one_sentence(folders, tmp_path):
         [*command, "--csv", tmp_path / "file" / "t.csv"], capture_output=True, text=True
     )
     assert done.returncode == 1
-    assert re.fullmatch(r"error: .*file cannot be made \(File exists\): .*\n", done.stderr)
+    assert re.fullmatch(r"error: .*file cannot be created \(File exists\): .*\n", done.stderr)
     assert not done.stdout  # told before the work
 
 

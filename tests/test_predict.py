@@ -206,7 +206,7 @@ def test_a_lack_of_memory_is_told(capsys):
     with pytest.raises(SystemExit) as caught:
         run_main(fail)
     assert caught.value.code == 1
-    assert "memory is not enough (Unable to allocate 9 GiB)" in capsys.readouterr().err
+    assert "out of memory (Unable to allocate 9 GiB)" in capsys.readouterr().err
 
 
 def test_weights_of_another_network(tmp_path, capsys):
@@ -242,7 +242,7 @@ def test_a_parent_that_is_a_file(tmp_path, weights):
     done = command("predict.py", *args, "--output", tmp_path / "file" / "a.png")
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1
-    assert "file cannot be made" in done.stderr
+    assert "file cannot be created" in done.stderr
     (tmp_path / "taken.png").mkdir()
     assert call(predict.main, *args, "--output", tmp_path / "taken.png") == 1
     assert sorted(os.listdir(tmp_path)) == ["file", "stack", "taken.png"]

@@ -214,7 +214,7 @@ def test_a_data_set_that_cannot_be_written(tmp_path, weights):
     done = command("predict_dataset.py", *args, "--output_dir", tmp_path / "file" / "out")
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1
-    assert "cannot be made" in done.stderr
+    assert "cannot be created" in done.stderr
     done = command("predict_dataset.py", *args, "--output_dir", tmp_path / "out", limit=4000)
     assert done.returncode == 1
     assert "a.png cannot be written" in done.stderr

@@ -154,4 +154,4 @@ def test_a_photograph_too_large_for_the_memory_is_left_out(folder, monkeypatch):
     monkeypatch.setattr(photos, "read_rgb", read_rgb)
     good, sentences = part_readable(paths, 1)
     assert good == [paths[0], paths[2]]
-    assert sentences[0].startswith(f"{paths[1]}: the memory is not enough (Unable to allocate")
+    assert sentences[0].startswith(f"{paths[1]}: out of memory (Unable to allocate")
