@@ -2,7 +2,7 @@
 
 
 class StackError(Exception):
-    """Bad input or failed work. The message is one sentence: which file, what is wrong, the mend."""
+    """Bad input or failed work; the message says in one sentence what is wrong and what to do."""
 
 
 # What can go wrong with the user's data or machine. Anything else is a bug and ends in a traceback.

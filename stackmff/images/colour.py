@@ -24,7 +24,7 @@ def luma(pictures: np.ndarray) -> np.ndarray:
     scale = 1 / np.iinfo(pictures.dtype).max
     if pictures.shape[-1] <= 2:
         return pictures[..., 0] * np.float32(scale)
-    matrix = np.float32([LUMA]) * np.float32(scale)
+    matrix = np.array([LUMA], np.float32) * np.float32(scale)
     out = np.empty(pictures.shape[:-1], np.float32)
     for index in np.ndindex(pictures.shape[:-3]):
         for rows in _bands(pictures.shape[-3]):
