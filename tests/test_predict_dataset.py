@@ -197,6 +197,52 @@ def test_what_is_done_again(tmp_path, weights, monkeypatch):
     assert len(record["weights"]["network"]) == 64
 
 
+# Options that change no result, or what of their files is recorded by its SHA-256.
+WITHOUT_EFFECT = {
+    *("stack_basedir_path", "output_dir", "part"),  # which stacks, and where to
+    *("overwrite", "verbose", "quiet", "low_memory"),
+    *("model_path", "use_alignment"),
+}
+OPTIONS = [a.dest for a in predict_dataset.get_parser()._actions if a.dest != "help"]
+
+
+def another(action):
+    """A value of an option that is not its default."""
+    if action.choices:
+        return next(value for value in action.choices if value != action.default)
+    if action.nargs == 0:
+        return not action.default
+    return "another"
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_the_record_names_every_option_that_results_depend_on(tmp_path, option):
+    make_stack(tmp_path / "set" / "a", 2)
+    paths = pictures.list_frames(tmp_path / "set" / "a")
+    parser = predict_dataset.get_parser()
+    (action,) = (action for action in parser._actions if action.dest == option)
+    wanted = []
+    for change in ({}, {option: another(action)}):
+        args = parser.parse_args(["--stack_basedir_path", str(tmp_path / "set")])
+        vars(args).update(change)
+        job = predict_dataset.Job(paths[0].parent, tmp_path / "out", args, "hash of the weights")
+        wanted.append(job.wanted(paths, predict_dataset.Files(tmp_path / "a.png")))
+    assert (wanted[0] == wanted[1]) == (option in WITHOUT_EFFECT)
+
+
+def test_the_record_names_weights_and_alignment_by_their_content(tmp_path):
+    make_stack(tmp_path / "set" / "a", 2)
+    paths = pictures.list_frames(tmp_path / "set" / "a")
+    args = predict_dataset.get_parser().parse_args(["--stack_basedir_path", str(tmp_path / "set")])
+    known, wanted = tmp_path / "a.json", []
+    for weights, alignment in (("one", "{}"), ("other", "{}"), ("one", "[]")):
+        known.write_text(alignment)
+        job = predict_dataset.Job(paths[0].parent, tmp_path / "out", args, weights)
+        files = predict_dataset.Files(tmp_path / "a.png", known_alignment=known)
+        wanted.append(job.wanted(paths, files))
+    assert wanted[0] not in wanted[1:] and wanted[1] != wanted[2]
+
+
 def test_several_data_sets_get_folders_of_their_own(tmp_path, weights):
     for name in ("one", "two"):
         make_stack(tmp_path / "sets" / name / "stacks" / "x", 2)
