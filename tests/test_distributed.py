@@ -97,7 +97,9 @@ def test_killed_processes_go_on_as_one_process_that_was_not(data, tmp_path, worl
         killed = [(step, total) for number, step, total in notes if number == 0]
         after = [(step, total) for number, step, total in notes if number == 1]
         assert [step for step, _ in killed] == list(range(1, KILLED_AFTER + 1))
-        assert [step for step, _ in after] == list(range(KILLED_AFTER // SAVED * SAVED + 1, STEPS + 1))
+        assert [step for step, _ in after] == list(
+            range(KILLED_AFTER // SAVED * SAVED + 1, STEPS + 1)
+        )
         for step, total in killed + after:
             assert total == float(seen[step - 1][rank::world].sum()), (rank, step)
     found = weights_of(tmp_path)
