@@ -35,9 +35,7 @@ def find_stacks(folder: str | Path) -> dict[str, Path]:
     root = stack_root(folder) or Path(folder)
     stacks = {stack_name(path): path for path in stacks_in(root)}
     if not stacks:
-        raise StackError(
-            f"{root} holds no stacks: give a folder whose sub-folders hold pictures"
-        )
+        raise StackError(f"{root} holds no stacks: give a folder whose sub-folders hold pictures")
     return stacks
 
 

@@ -353,19 +353,22 @@ def test_an_alignment_is_read_as_it_was_written(moving, tmp_path):
     ("change", "sentence"),
     [
         (lambda record: record.update(width=7), "is for frames of 7x96, these are 128x96"),
-        (lambda record: record["frames"].pop("0.png"), r"does not hold 0\.png"),
-        (lambda record: record.update(reference="x.png"), "is no alignment"),
-        (lambda record: record.pop("frames"), "is no alignment"),
-        (lambda record: record["frames"]["0.png"].update(transform=[[1, 0, 0]]), "is no alignment"),
-        (lambda record: record["frames"]["0.png"].update(gains=[0.0]), "is no alignment"),
-        (lambda record: record["frames"]["0.png"].update(gains=["a"]), "is no alignment"),
+        (lambda record: record["frames"].pop("0.png"), r"does not contain 0\.png"),
+        (lambda record: record.update(reference="x.png"), "is not an alignment"),
+        (lambda record: record.pop("frames"), "is not an alignment"),
+        (
+            lambda record: record["frames"]["0.png"].update(transform=[[1, 0, 0]]),
+            "is not an alignment",
+        ),
+        (lambda record: record["frames"]["0.png"].update(gains=[0.0]), "is not an alignment"),
+        (lambda record: record["frames"]["0.png"].update(gains=["a"]), "is not an alignment"),
         (
             lambda record: record["frames"]["0.png"].update(transform=[[0, 0, 1], [0, 0, 1]]),
-            "is no alignment",
+            "is not an alignment",
         ),
         (
             lambda record: record["frames"].update({"1.png": {"left_out": "it is black"}}),
-            "leaves its own reference out",
+            "leaves out its own reference",
         ),
     ],
 )
@@ -391,7 +394,7 @@ def test_gains_of_grey_frames_are_those_of_all_colours_and_not_the_other_way_rou
     np.testing.assert_array_equal(loaded.gains, [[1, 1, 1], [1.5, 1.5, 1.5]])
     alignment.gains = np.array([[1, 1, 1], [1.5, 1.4, 1.3]])
     save_alignment(path, alignment, names)
-    with pytest.raises(StackError, match="exposure for each colour, these frames are grey"):
+    with pytest.raises(StackError, match="gain for each colour, but these frames are grey"):
         load_alignment(path, names, (40, 60), 1)
 
 
@@ -400,7 +403,7 @@ def test_an_alignment_of_more_frames_needs_its_reference(tmp_path):
     with pytest.raises(StackError, match="has the reference a, which is not in the stack"):
         load_alignment(tmp_path / "a.json", ["b", "c"], (40, 60), 3)
     (tmp_path / "b.json").write_text("frames")
-    with pytest.raises(StackError, match="is no alignment"):
+    with pytest.raises(StackError, match="is not an alignment"):
         load_alignment(tmp_path / "b.json", ["b", "c"], (40, 60), 3)
 
 
