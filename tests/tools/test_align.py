@@ -497,7 +497,7 @@ def test_a_strict_command_fails_where_a_frame_would_be_left_out(folder, tmp_path
 
 
 def test_wrong_calls(folder, tmp_path, capsys):
-    with pytest.raises(StackError, match=r"--reference 9 is no frame of the stack"):
+    with pytest.raises(StackError, match=r"--reference 9 is not a frame of the stack"):
         run("--stack_path", folder, "--output_dir", tmp_path / "out", "--reference", "9")
     for words, sentence in (
         (["--output_dir", folder], "the frames would be overwritten"),
