@@ -9,7 +9,7 @@ from typing import Literal
 import pytest
 
 from stackmff.errors import StackError
-from stackmff.options import Options, add_options, build, form, names_of, option, parse
+from stackmff.options import Options, add_options, build, form, names_of, number, option, parse
 
 
 @dataclass(frozen=True)
@@ -111,3 +111,10 @@ def test_a_positional_option_is_given_with_or_without_its_name(capsys):
         with pytest.raises(SystemExit):
             parse(parser, words, Place)
         assert "stack_path" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("word", ["nan", "inf", "-inf", "1e999"])
+def test_a_number_of_an_option_is_finite(word):
+    with pytest.raises(argparse.ArgumentTypeError, match=f"{word} must be finite"):
+        number(float)(word)
+    assert number(float, above=0)("1e9") == 1e9

@@ -28,7 +28,7 @@ assert len(stackmff.align(sys.argv[1]).frames) == 3
 assert not {name.partition(".")[0] for name in sys.modules} & {"torch", "skimage", "network"}
 assert "site-packages" in stackmff.__file__
 try:
-    stackmff.fuse(sys.argv[1], engine="torch")
+    stackmff.fuse(sys.argv[1], engine="torch", device="cpu")
 except stackmff.StackError as error:
     assert "stackmff[torch]" in str(error), error
 else:
