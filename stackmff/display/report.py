@@ -14,7 +14,7 @@ from urllib.parse import quote
 import cv2
 
 from stackmff.display.drawing import reduced
-from stackmff.display.pages import start_of
+from stackmff.display.gallery import start_of
 from stackmff.display.previews import sharpest_frame, small_focus_map
 from stackmff.errors import StackError
 from stackmff.files import atomic_path, write_json

@@ -1,4 +1,4 @@
-"""display/drawing.py and display/pages.py: maps of errors, small copies, and the page: valid, escaped, its links on
+"""display/drawing.py and display/gallery.py: maps of errors, small copies, and the page: valid, escaped, its links on
 the disk."""
 
 import re
@@ -11,7 +11,7 @@ import pytest
 from drawn import texture
 from PIL import ImageCms
 
-from stackmff.display import drawing, pages
+from stackmff.display import drawing, gallery
 from stackmff.images.formats import read_picture, write_picture
 
 VOID = {"meta", "img", "br", "input"}
@@ -65,20 +65,20 @@ def page(tmp_path):
 
 def views_of(page, name="scene"):
     """An answer, and a result wider than the page's pictures with its error map."""
-    start = pages.files_folder(page) / "0"
-    wide = texture(60, 2 * pages.PREVIEW, 0)
+    start = gallery.files_folder(page) / "0"
+    wide = texture(60, 2 * gallery.PREVIEW, 0)
     luma = wide[..., 0] / np.float32(255)
-    picture = pages.save_image(start / "1", wide)
-    error = pages.save_error(start / "1", luma, luma[::-1])
+    picture = gallery.save_image(start / "1", wide)
+    error = gallery.save_error(start / "1", luma, luma[::-1])
     return [
-        pages.View("answer", "", pages.save_image(start / "0", texture(20, 30, 1))),
-        pages.View(name, "PSNR 30 dB", picture, error),
+        gallery.View("answer", "", gallery.save_image(start / "0", texture(20, 30, 1))),
+        gallery.View(name, "PSNR 30 dB", picture, error),
     ]
 
 
 def write(page, scenes, rows=(("method", "n"), ("a", "3"))):
     run = {"command": ["evaluate.py", "--html", "<b>"], "versions": {"python": "3"}}
-    pages.write_page(page, "two & three", run, [("Scores", rows, "n: <scenes>")], scenes)
+    gallery.write_page(page, "two & three", run, [("Scores", rows, "n: <scenes>")], scenes)
     return Page(page)
 
 
@@ -97,10 +97,10 @@ def test_every_picture_of_the_page_lies_on_the_disk(page):
 
 def test_a_click_shows_all_pixels_of_what_is_shown_smaller(page):
     write(page, {"one": views_of(page)})
-    folder = pages.files_folder(page) / "0"
-    assert read_picture(folder / "1-small.jpg").shape == (30, pages.PREVIEW, 3)
-    np.testing.assert_array_equal(read_picture(folder / "1.png"), texture(60, 2 * pages.PREVIEW, 0))
-    assert read_picture(folder / "1-error.png").shape == (60, 2 * pages.PREVIEW, 3)
+    folder = gallery.files_folder(page) / "0"
+    assert read_picture(folder / "1-small.jpg").shape == (30, gallery.PREVIEW, 3)
+    np.testing.assert_array_equal(read_picture(folder / "1.png"), texture(60, 2 * gallery.PREVIEW, 0))
+    assert read_picture(folder / "1-error.png").shape == (60, 2 * gallery.PREVIEW, 3)
     assert not (folder / "0-small.jpg").exists()
     text = page.read_text()
     assert re.search(r'href="#s0v1"><img src="index_files/0/1-small.jpg"', text)
@@ -121,17 +121,17 @@ def test_hostile_names_stay_text(page):
 def test_results_below_the_page_are_linked_to_whatever_their_names(page, name):
     file = page.parent / "GFF" / name
     write_picture(file, texture(20, 30, 0))
-    assert pages.is_shown_as_it_is(file, page)
-    image = pages.save_image(pages.files_folder(page) / "0", texture(20, 30, 0), file)
-    read = write(page, {"one": [pages.View("GFF", "", image)]})
+    assert gallery.is_shown_as_it_is(file, page)
+    image = gallery.save_image(gallery.files_folder(page) / "0", texture(20, 30, 0), file)
+    read = write(page, {"one": [gallery.View("GFF", "", image)]})
     assert read.sources == [Path(file), Path(file)]
-    assert not pages.files_folder(page).exists()
+    assert not gallery.files_folder(page).exists()
 
 
 def test_what_the_page_cannot_link_to_is_copied(page, tmp_path):
-    assert not pages.is_shown_as_it_is(tmp_path / "elsewhere" / "a.png", page)
-    assert not pages.is_shown_as_it_is(page.parent / "a.tif", page)
-    assert not pages.is_shown_as_it_is(page.parent / ".." / "a.png", page)
+    assert not gallery.is_shown_as_it_is(tmp_path / "elsewhere" / "a.png", page)
+    assert not gallery.is_shown_as_it_is(page.parent / "a.tif", page)
+    assert not gallery.is_shown_as_it_is(page.parent / ".." / "a.png", page)
 
 
 def test_without_error_maps_there_is_no_key(page):

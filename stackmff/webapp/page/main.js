@@ -3,7 +3,7 @@
 import { browse } from "./folders.js";
 import { element, sheet } from "./sheet.js";
 import { address, ask, begin, bytes, dropped, send, session } from "./server.js";
-import { Relief } from "./relief.js";
+import { Relief } from "./view3d.js";
 import { View } from "./view.js";
 
 const $ = id => document.getElementById(id);
