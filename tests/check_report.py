@@ -39,8 +39,8 @@ def draw_report(folder):
         frames = np.stack(draw_stack(picture, 5))
         ramp = np.linspace(0, 65535, 360).astype(np.uint16)
         fused = Fused(picture, np.tile(ramp, (240, 1)), np.full((240, 360), 200, np.uint8))
-        result = {"seconds": 1.2, "network_seconds": 0.8}
-        cards.append(make_card(name, frames, fused, result, f"{k}.png", ["frame 3 is left out"]))
+        result = {"seconds": 1.2, "network_seconds": 0.8, "notes": ["frame 3 is excluded"]}
+        cards.append(make_card(name, frames, fused, result, f"{k}.png"))
     cards.append(Card("broken", failure="03.jpg is cut short: copy it again"))
     files = [folder / "cards" / f"{k}.json" for k in range(len(cards))]
     for file, card in zip(files, cards, strict=True):

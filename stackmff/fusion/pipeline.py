@@ -291,7 +291,7 @@ def show(files, stack, fused, alignment, area, result, first_is_near):
     """Write the previews and the report's card."""
     if files.previews is None and files.card is None:
         return
-    from stackmff.display.previews import write_previews
+    from stackmff.display.previews import FrameInfo, write_previews
     from stackmff.display.report import make_card, write_card
 
     names = [path.name for path in stack.paths]
@@ -299,16 +299,12 @@ def show(files, stack, fused, alignment, area, result, first_is_near):
     frames = stack.frames
     if area is not None:
         frames = frames[:, area[0] : area[1], area[2] : area[3]]
-    looks = {"names": names, "kept": kept, "profile": stack.metadata.profile}
+    info = FrameInfo(names, kept, stack.metadata.profile)
+    stem = files.picture.stem
     if files.previews is not None:
-        stem = files.picture.stem
-        write_previews(files.previews, stem, frames, fused, **looks, first_is_near=first_is_near)
+        write_previews(files.previews, stem, frames, fused, info, first_is_near)
     if files.card is not None:
-        picture = files.picture.name
-        card = make_card(
-            files.picture.stem, frames, fused, result, picture, result["notes"], **looks
-        )
-        write_card(files.card, card)
+        write_card(files.card, make_card(stem, frames, fused, result, files.picture.name, info))
     release(stack.frames)
 
 
