@@ -16,6 +16,7 @@ import dataclasses
 import difflib
 import math
 import numbers
+import re
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -35,7 +36,7 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         text = action.help or ""
-        plain = "(default" in text or action.default in (None, False, True) or action.required
+        plain = "(default" in text or action.default in (None, False, True, ()) or action.required
         return text if plain else super()._get_help_string(action)
 
 
@@ -50,11 +51,12 @@ class Info:
         metavar: what stands for the value in --help.
         flag: the name on the command line where it is not the field's: "no_align" for `align=True`.
         aliases: former names, which are still accepted and not shown.
-        nargs: as in argparse, for a tuple; default "+".
+        nargs: as in argparse, for a tuple; default "+", or none where `convert` makes it of a word.
         convert: from a word to a value, in place of the type; raises ArgumentTypeError.
         exclusive: options of one such name exclude each other.
         label: a few words for a form; None: forms do not show the option.
         choice_labels: words for the choices in a form, also for None where that is one.
+        positional: the value may also stand without the name of the option.
     """
 
     help: str
@@ -71,6 +73,7 @@ class Info:
     exclusive: str | None = None
     label: str | None = None
     choice_labels: Mapping[Any, str] | None = None
+    positional: bool = False
 
 
 def option(default: Any = dataclasses.MISSING, *, help: str, **info: Any) -> Any:
@@ -168,10 +171,23 @@ def _add_option(place: Any, field: "dataclasses.Field[Any]", kind: Any) -> None:
         words |= {"type": _converter(info, base), "metavar": info.metavar}
         words |= {"choices": choices, "required": required}
         words["default"] = None if required else field.default
-        if many:
+        if many and (info.convert is None or info.nargs is not None):
             words["nargs"] = info.nargs or "+"
         if choices is not None and info.metavar is None:
             del words["metavar"]
+    if info.positional:
+        place = place.add_mutually_exclusive_group(required=required)
+        words |= {"required": False, "default": argparse.SUPPRESS if required else field.default}
+        convert = words["type"]
+        place.add_argument(
+            field.name,
+            nargs="?",
+            default=argparse.SUPPRESS,
+            # argparse converts defaults that are words, this one too.
+            type=lambda word: word if word is argparse.SUPPRESS else convert(word),
+            metavar=info.metavar,
+            help=f"the same as {flag_of(field)}",
+        )
     place.add_argument(flag_of(field), **words)
     for alias in info.aliases:
         hidden = {**words, "help": argparse.SUPPRESS, "default": argparse.SUPPRESS}
@@ -343,6 +359,31 @@ def parse(
         parser.error(str(error))
 
 
+def as_record(options: Options) -> dict[str, Any]:
+    """The values of options by their names on the command line, as plain values for JSON.
+
+    A switch that turns something off is named like its flag: {"no_report": False}.
+    """
+    out: dict[str, Any] = {}
+    for field, kind in fields_of(type(options)):
+        value = getattr(options, field.name)
+        if is_group(kind):
+            out |= as_record(value)
+            continue
+        name = flag_of(field)[2:]
+        if kind is bool and field.default:
+            value = not value
+        if isinstance(value, tuple):
+            value = [str(one) if isinstance(one, Path) else one for one in value]
+        out[name] = str(value) if isinstance(value, Path) else value
+    return out
+
+
+def _without_default(text: str) -> str:
+    """A help text without what it says of the default."""
+    return re.sub(r"\s*\(default:.*?\)$", "", text.replace("%(default)s", "default"))
+
+
 def form(cls: type) -> list[dict[str, Any]]:
     """What a form must know of each option of a class, ready for JSON.
 
@@ -350,6 +391,8 @@ def form(cls: type) -> list[dict[str, Any]]:
         A list of {"name", "label", "kind", "default", "help", "choices", "choice_labels", "low",
         "high"}, where kind is "switch", "choice", "int", "float", "path" or "text". The choices
         include None where that is a value; choice_labels are the words for them, in their order.
+        The help does not mention the default; it is empty for a switch that is on by default, whose
+        help says what its flag turns off.
     """
     kinds = {int: "int", float: "float", Path: "path"}
     out = []
@@ -371,7 +414,7 @@ def form(cls: type) -> list[dict[str, Any]]:
                 "label": info.label,
                 "kind": name,
                 "default": str(default) if isinstance(default, Path) else default,
-                "help": info.help,
+                "help": "" if kind is bool and default else _without_default(info.help),
                 "choices": choices,
                 "choice_labels": choices and [words.get(one, str(one)) for one in choices],
                 "low": info.low,

@@ -16,7 +16,10 @@ from stackmff.options import Options, add_options, build, form, names_of, option
 class Light(Options):
     title = "light"
     kind: Literal["sun", "lamp"] = option(
-        "sun", help="where it comes from", label="Source", choice_labels={"sun": "the sun"}
+        "sun",
+        help="where it comes from (default: %(default)s)",
+        label="Source",
+        choice_labels={"sun": "the sun"},
     )
     steady: bool = option(True, help="the light flickers", flag="flickers")
 
@@ -59,6 +62,7 @@ def test_former_names_are_accepted_and_hidden(capsys):
     with pytest.raises(SystemExit):
         read("--help")
     shown = capsys.readouterr().out
+    assert "(default: sun)" in shown
     assert "--output_dir" in shown and "output_path" not in shown and "light:" in shown
 
 
@@ -110,5 +114,21 @@ def test_names_and_form_hold_the_groups_options():
     assert described[1]["choices"] == ["sun", "lamp"] and described[3]["low"] == 0
     assert described[1]["label"] == "Source" and described[0]["label"] is None
     assert described[1]["choice_labels"] == ["the sun", "lamp"]
+    assert described[1]["help"] == "where it comes from" and described[2]["help"] == ""
     assert described[7]["choices"] == [None, "warm", "cold"]
     assert described[7]["choice_labels"] == ["as it is", "warm", "cold"]
+
+
+@dataclass(frozen=True)
+class Place(Options):
+    stack_path: Path = option(help="of the frames", positional=True)
+
+
+def test_a_positional_option_is_given_with_or_without_its_name(capsys):
+    parser = argparse.ArgumentParser()
+    add_options(parser, Place, "stack")
+    assert parse(parser, ["x"], Place) == parse(parser, ["--stack_path", "x"], Place)
+    for words in ([], ["x", "--stack_path", "y"]):
+        with pytest.raises(SystemExit):
+            parse(parser, words, Place)
+        assert "stack_path" in capsys.readouterr().err
