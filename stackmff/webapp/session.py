@@ -1,214 +1,251 @@
-"""The people at the page of app.py: what each has brought, what is done for them, and its end.
-
-A session is a folder of temporary files with a secret name. It ends when its page has not been
-heard of for a while; what dead processes have left is removed by the next one that starts.
-"""
+"""One session: the frames that a page has brought, the work on them, the result."""
 
 import re
-import secrets
 import shutil
-import tempfile
 import threading
 import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from stackmff.errors import StackError
 from stackmff.files import natural_key
-from stackmff.fusion.retouch import cost_of, stroke_of, strokes_of
+from stackmff.fusion.retouch import Stroke, cost_of, stroke_of, strokes_of
 from stackmff.images.folders import NEVER_STACKS
-from stackmff.processes import is_alive, this_process
-from stackmff.webapp.jobs import Job, Line
-from stackmff.webapp.results import Result, carry_strokes, told_of
+from stackmff.webapp.form import check_values
+from stackmff.webapp.jobs import ExamineSpec, FuseSpec, JobQueue, Message, WorkerJob
+from stackmff.webapp.results import Box, Result, carry_strokes, waiting_notes
 from stackmff.webapp.uploads import (
     MOST_FRAMES,
-    Limits,
+    UploadLimits,
     check_frames,
     check_room,
     check_upload,
     files_below,
-    options_of,
     safe_name,
     safe_stem,
 )
 
-PREFIX = "focal-stacks-"  # of the folder of temporary files
-MOST_SESSIONS = 64
-LEAVING = 60  # seconds that a page has to come back after it was closed or loaded anew
-MOST_PAINT = 5e9  # px that are gone through for strokes sent at once, some 20 ns each
-DRAFT_LEAST = 1600  # px, longest side from which on a draft comes first; below, all is quick
+LEAVING = 60  # seconds that a page has to return after it was closed or reloaded
+MOST_PAINT = 5e9  # px to compute for strokes that are sent at once, about 20 ns each
+DRAFT_LEAST = 1600  # px, longest side from which on a draft is shown first
+
+
+@dataclass
+class Shared:
+    """What all sessions of a server have in common.
+
+    Attributes:
+        limits: of each session.
+        root: folder that is shared, or None.
+        keep_seconds: a session whose page has not been heard from for this long is removed.
+        fuse_values: {name: value} of options of FuseOptions for every run, plain JSON.
+        examine_queue, fuse_queue: the two kinds of jobs.
+    """
+
+    limits: UploadLimits
+    root: Path | None
+    keep_seconds: float
+    fuse_values: dict[str, Any]
+    examine_queue: JobQueue
+    fuse_queue: JobQueue
 
 
 class Session:
-    """What one page has brought and got.
+    """The frames, the work and the result of one page.
 
     Args:
-        folder: of its temporary files, made here.
-        house: the Sessions that it belongs to.
+        folder: of its temporary files; created here.
+        shared: with the other sessions.
     """
 
-    def __init__(self, folder, house):
-        self.folder, self.house = Path(folder), house
+    def __init__(self, folder: Path, shared: Shared) -> None:
+        self.folder, self.shared = Path(folder), shared
         self.lock = threading.RLock()
-        self.seen, self.patience = time.monotonic(), house.patience
+        self.seen, self.patience = time.monotonic(), shared.keep_seconds
         self.next_id = self.version = self.runs = self.stacks = 0
-        self.look_job = self.fuse_job = None
-        self.progress = None
+        self.examine_job: WorkerJob[ExamineSpec] | None = None
+        self.fuse_job: WorkerJob[FuseSpec] | None = None
+        self.progress: Message = {}
         self._begin()
 
-    def _begin(self):
-        """A new stack, in a folder of its own: what still comes for the one before finds none."""
+    def _begin(self) -> None:
+        """Begin a new stack, in a folder of its own, where late files of the old one cannot go."""
         self.stacks += 1
         self.place = self.folder / f"stack-{self.stacks}"
-        self.incoming, self.looks, self.out = (self.place / name for name in ("in", "looks", "out"))
-        self.brought = {}  # bytes of uploads by their path, also of those that are still coming
-        self.frames = {}  # {id: what worker.look_at tells}
-        self.order, self.left_out, self.arranged = [], set(), False
-        self.refused, self.pending = [], []  # sentences, paths
-        self.looked = set()  # files of the running look that are done
-        self.title = self.failure = None  # of a folder; a sentence
-        self.result, self.is_draft = None, False
-        self.former = None  # the picture that was there while there is a draft of the next one
-        for path in (self.incoming, self.looks, self.out):
+        self.incoming, self.thumbs, self.out = (
+            self.place / name for name in ("in", "thumbs", "out")
+        )
+        self.uploads: dict[Path, int] = {}  # their sizes, also of unfinished ones
+        self.frames: dict[int, dict[str, Any]] = {}  # by id, as of worker.examine_frame
+        self.order: list[int] = []
+        self.excluded: set[int] = set()
+        self.arranged = False  # whether the order was set by hand
+        self.refused: list[str] = []  # sentences
+        self.pending: list[Path] = []  # files to examine
+        self.examined: set[str] = set()  # files that the running job has finished
+        self.title: str | None = None  # of the folder that the frames come from
+        self.failure: str | None = None  # sentence
+        self.result: Result | None = None
+        self.is_draft = False
+        self.former: Result | None = None  # the result before, while a draft of the next is shown
+        for path in (self.incoming, self.thumbs, self.out):
             path.mkdir(parents=True)
 
     @property
-    def held(self):
-        """Bytes of uploads, also of those that are still coming."""
-        return sum(self.brought.values())
+    def held(self) -> int:
+        """Bytes of all uploads, including unfinished ones."""
+        return sum(self.uploads.values())
 
-    def touch(self, leaving=False):
-        """The page is there, or says that it goes."""
+    def touch(self, leaving: bool = False) -> None:
+        """Note that the page is there, or that it is being closed."""
         self.seen = time.monotonic()
-        self.patience = LEAVING if leaving else self.house.patience
+        self.patience = LEAVING if leaving else self.shared.keep_seconds
 
-    def plain(self, sentence):
-        """A sentence without the server's folders."""
-        for folder in (self.incoming, self.looks, self.place, self.folder, self.house.root):
+    def without_paths(self, sentence: str) -> str:
+        """A sentence without the folders of the server."""
+        for folder in (self.incoming, self.thumbs, self.place, self.folder, self.shared.root):
             if folder is not None:
                 sentence = re.sub(re.escape(str(folder)) + r"/*", "", sentence)
         return sentence
 
     # Frames
 
-    def room_for(self, word, size):
-        """The path for a file that is to come; StackError where it is refused."""
+    def room_for(self, word: str, size: int | None) -> Path:
+        """Create an empty file for an upload.
+
+        Args:
+            word: its name in the browser.
+            size: bytes; None: not declared.
+        Raises:
+            StackError: the file is refused.
+        """
         with self.lock:
             name = safe_name(word)
             path = self.incoming / name
             known = {frame["name"].casefold() for frame in self.frames.values()}
             if path.exists() or name.casefold() in known:
+                raise StackError(f"{name} is already there: rename the file, or begin a new stack")
+            if max(len(self.uploads), len(self.frames)) >= MOST_FRAMES:
                 raise StackError(
-                    f"{name} is here already: give it another name, or clear the stack"
+                    f"{name} is one too many, and {MOST_FRAMES} frames are the maximum: upload "
+                    "fewer frames"
                 )
-            if max(len(self.brought), len(self.frames)) >= MOST_FRAMES:
-                raise StackError(
-                    f"{name} is one too many, {MOST_FRAMES} frames are the most: thin them out"
-                )
-            check_upload(size, self.held, self.folder, self.house.limits)
+            held = check_upload(size, self.held, self.folder, self.shared.limits)
             path.touch()
-            self.brought[path] = size
+            self.uploads[path] = held
             return path
 
-    def drop(self, path):
-        """Forget a file that did not come, or that is no frame."""
+    def drop(self, path: Path) -> None:
+        """Forget a file that did not arrive, or that is not a frame."""
         with self.lock:
-            self.brought.pop(path, None)
+            self.uploads.pop(path, None)
             path.unlink(missing_ok=True)
 
-    def arrived(self, path, title=None):
-        """A file has come whole: look at it."""
+    def arrived(self, path: Path, title: str | None = None) -> None:
+        """Examine a file that is complete; title: of the folder that it comes from."""
         with self.lock:
-            if not path.exists():  # all was cleared meanwhile
+            if not path.exists():  # the stack was cleared meanwhile
                 return
             self.title = title or self.title
-            self._look([path])
+            self._examine([path])
 
-    def open(self, word):
-        """Take a folder or file below the root in place of what is there."""
-        files = files_below(self.house.root, word)
+    def open(self, word: str) -> None:
+        """Open a folder or file below the root as a new stack.
+
+        Raises:
+            StackError: as uploads.files_below.
+        """
+        files = files_below(self.shared.root, word)
+        assert self.shared.root is not None
         self.clear()
         with self.lock:
-            self.title = Path(word).stem if Path(word).suffix else Path(word).name
-            self.title = self.title or Path(self.house.root).resolve().name
-            self._look(files)
+            title = Path(word).stem if Path(word).suffix else Path(word).name
+            self.title = title or self.shared.root.name
+            self._examine(files)
 
-    def _look(self, files):
+    def _examine(self, files: Iterable[Path]) -> None:
         self.pending += files
-        if self.look_job is not None or not self.pending:
+        if self.examine_job is not None or not self.pending:
             return
-        limits = self.house.limits
-        spec = {
-            "kind": "look",
-            "files": [str(file) for file in self.pending],
-            "folder": str(self.looks),
-            "first": self.next_id,
-            "upload": limits.upload,
-            "pixels": limits.pixels,
-        }
-        self.pending, self.looked = [], set()
-        self.look_job = Job(spec, self._looked, self._looks_ended)
-        self.house.looks.add(self.look_job)
+        spec = ExamineSpec(
+            files=[str(file) for file in self.pending],
+            folder=str(self.thumbs),
+            first_id=self.next_id,
+            frame_pixels=self.shared.limits.frame_pixels,
+        )
+        self.pending, self.examined = [], set()
+        self.examine_job = WorkerJob(spec, self._on_examined, self._on_examine_end)
+        self.shared.examine_queue.add(self.examine_job)
 
-    def _looked(self, message):
+    def _on_examined(self, message: Message) -> None:
         with self.lock:
-            if self.look_job is not None and self.look_job.cancelled:  # of a stack that is cleared
+            if self.examine_job is not None and self.examine_job.cancelled:  # of a cleared stack
                 return
             if "frame" in message:
-                frame = message["frame"]
-                self.next_id = max(self.next_id, frame["id"] + 1)
-                self.frames[frame["id"]] = frame
-                if Path(frame["name"]).stem.casefold() in NEVER_STACKS:  # an answer is no frame
-                    self.left_out.add(frame["id"])
-                self.order.append(frame["id"])
-                if not self.arranged:
-                    self.order.sort(key=lambda key: natural_key(self.frames[key]["name"]))
+                self._add_frame(message["frame"])
             elif "refused" in message:
-                self.refused.append(self.plain(message["sentence"]))
+                self.refused.append(self.without_paths(message["sentence"]))
                 path = Path(message["refused"])
-                self._leave(path)
+                self._forget_frames_of(path)
                 if path.parent == self.incoming:
                     self.drop(path)
-            elif "looked" in message:
-                self.looked.add(message["looked"])
+            elif "examined" in message:
+                self.examined.add(message["examined"])
 
-    def _leave(self, file):
-        """Forget the frames of a file that is refused: those before the broken one would be some
-        of its frames, and nobody would miss the others."""
+    def _add_frame(self, frame: dict[str, Any]) -> None:
+        self.next_id = max(self.next_id, frame["id"] + 1)
+        self.frames[frame["id"]] = frame
+        if Path(frame["name"]).stem.casefold() in NEVER_STACKS:  # an answer, not a frame
+            self.excluded.add(frame["id"])
+        self.order.append(frame["id"])
+        if not self.arranged:
+            self.order.sort(key=lambda key: natural_key(self.frames[key]["name"]))
+
+    def _forget_frames_of(self, file: Path) -> None:
+        """Forget the frames of a refused file that precede the broken one: nobody would notice
+        that the others are missing."""
         for key in [key for key, frame in self.frames.items() if frame["file"] == str(file)]:
             del self.frames[key]
             self.order.remove(key)
-            self.left_out.discard(key)
+            self.excluded.discard(key)
             for suffix in (".jpg", ".png"):
-                (self.looks / f"{key}{suffix}").unlink(missing_ok=True)
+                (self.thumbs / f"{key}{suffix}").unlink(missing_ok=True)
 
-    def _looks_ended(self, sentence):
+    def _on_examine_end(self, sentence: str | None) -> None:
         with self.lock:
-            files = self.look_job.spec["files"]
-            self.look_job = None
-            if sentence:  # one of them has ended the process: the others may be good
-                left = [Path(file) for file in files if file not in self.looked]
+            assert self.examine_job is not None
+            files = self.examine_job.spec.files
+            self.examine_job = None
+            if sentence:  # one file has ended the process; the others may be good
+                left = [Path(file) for file in files if file not in self.examined]
                 left = [file for file in left if file.exists()]
-                bad, *rest = left or [None]
-                if bad is not None:
-                    self._looked({"refused": str(bad), "sentence": f"{bad.name}: {sentence}"})
-                self.pending = rest + self.pending
-            self._look([])
+                if left:
+                    bad, *rest = left
+                    self._on_examined({"refused": str(bad), "sentence": f"{bad.name}: {sentence}"})
+                    self.pending = rest + self.pending
+            self._examine([])
 
-    def arrange(self, order, left_out):
-        """Set the order of the frames, and those that are left out; lists of ids."""
+    def arrange(self, order: Sequence[int], excluded: Sequence[int]) -> None:
+        """Set the order of the frames and those that are excluded, both by their ids.
+
+        Raises:
+            StackError: these are not the ids of the frames.
+        """
         with self.lock:
-            known = all(type(key) is int and key in self.frames for key in [*order, *left_out])
+            known = all(type(key) is int and key in self.frames for key in [*order, *excluded])
             if not known or sorted(order) != sorted(self.order):
-                raise StackError("the frames have changed meanwhile: load the page anew")
+                raise StackError("the frames have changed in the meantime: reload the page")
             self.arranged = self.arranged or list(order) != self.order
-            self.order, self.left_out = list(order), set(left_out)
+            self.order, self.excluded = list(order), set(excluded)
 
-    def clear(self):
-        """Begin anew: no frames, no result, no files."""
+    def clear(self) -> None:
+        """Begin a new stack, without frames, result and files."""
         with self.lock:
-            for job in (self.fuse_job, self.look_job):
+            for job in (self.fuse_job, self.examine_job):
                 if job is not None:
-                    job.cancelled = True  # what it still says is not heard
+                    job.cancelled = True  # its messages are ignored from now on
             left = self.place
             self._begin()
             self.version += 1
@@ -217,113 +254,124 @@ class Session:
 
     # Work
 
-    def fuse(self, wanted):
+    def fuse(self, values: Mapping[str, Any]) -> None:
         """Begin to fuse.
 
         Args:
-            wanted: {"align", "exposure", "prefer", "near", "slab"}, each may be missing.
+            values: {name: value} of the options in form.fuse_form; each may be missing.
         Raises:
-            StackError: a choice is none of ours, the frames do not fit each other or into memory.
+            StackError: as form.check_values; or the frames do not go together, or do not fit into
+                memory or on the disk.
         """
-        words = options_of(wanted)
+        values = check_values(values)
         with self.lock:
             if self.fuse_job is not None:
-                raise StackError("it is being fused: cancel that first")
-            use = [self.frames[key] for key in self.order if key not in self.left_out]
+                raise StackError("these frames are being fused already: cancel that first")
+            use = [self.frames[key] for key in self.order if key not in self.excluded]
             check_frames(use)
             check_room(use, self.folder)
             self.runs += 1
             run = self.place / f"run-{self.runs}"
             longest = max(use[0]["width"], use[0]["height"])
-            given = ["--order", "given"] if self.arranged else []  # by hand
-            spec = {
-                "kind": "fuse",
-                "frames": [[frame["file"], frame["number"]] for frame in use],
-                "names": [frame["name"] for frame in use],
-                "small": [str(self.looks / f"{frame['id']}.png") for frame in use],
-                "options": [*self.house.options, *words, *given],
-                "draft": str(run / "draft") if longest >= DRAFT_LEAST else None,
-                "full": str(run / "full"),
-            }
+            spec = FuseSpec(
+                frames=[(frame["file"], frame["number"]) for frame in use],
+                names=[frame["name"] for frame in use],
+                small=[str(self.thumbs / f"{frame['id']}.png") for frame in use],
+                options=self.shared.fuse_values
+                | values
+                | ({"order": "given"} if self.arranged else {}),
+                draft=str(run / "draft") if longest >= DRAFT_LEAST else None,
+                full=str(run / "full"),
+            )
             self.refused, self.failure = [], None
             self.progress = {"stage": "waiting", "done": 0, "total": 0}
-            self.fuse_job = Job(spec, self._fusing, self._fused)
-            self.house.line.add(self.fuse_job)
+            self.fuse_job = WorkerJob(spec, self._on_fusing, self._on_fuse_end)
+            self.shared.fuse_queue.add(self.fuse_job)
 
-    def _fusing(self, message):
-        if "made" in message:
-            with self.lock:
-                if self.fuse_job.cancelled:
-                    return
-                made = Result(self.fuse_job.spec[message["made"]])
-                before = [self.former, self.result]
-                if message["made"] == "draft":
-                    if not self.is_draft:
-                        self.former = before.pop()  # it comes back where this run is cancelled
-                    self.is_draft = True
-                else:
-                    self.is_draft = False
-                    carry_strokes(self.former or self.result, made)
-                    self.former = None
-                self.result = made
-                self._follow(made.names)
-                self.version += 1
-            self._forget(before)
-        elif "stage" in message:
+    def _on_fusing(self, message: Message) -> None:
+        if "stage" in message:
             self.progress = message
-
-    def _follow(self, names):
-        """Show the frames in the order in which they were fused; others stay where they are."""
-        place = {name: k for k, name in enumerate(names)}
-        named = {key: place.get(self.frames[key]["name"]) for key in self.order}
-        fused = iter(sorted((k for k in self.order if named[k] is not None), key=named.get))
-        if not self.arranged:
-            self.order = [k if named[k] is None else next(fused) for k in self.order]
-
-    def _fused(self, sentence):
+        if "made" not in message:
+            return
         with self.lock:
-            job, self.fuse_job, self.progress = self.fuse_job, None, None
+            assert self.fuse_job is not None
+            if self.fuse_job.cancelled:
+                return
+            made = Result(getattr(self.fuse_job.spec, message["made"]))
+            before = [self.former, self.result]
+            if message["made"] == "draft":
+                if not self.is_draft:
+                    self.former = before.pop()  # it is shown again if this run is cancelled
+                self.is_draft = True
+            else:
+                self.is_draft = False
+                carry_strokes(self.former or self.result, made)
+                self.former = None
+            self.result = made
+            self._follow(made.names)
+            self.version += 1
+        self._remove(before)
+
+    def _follow(self, names: Sequence[str]) -> None:
+        """Show the frames in the order in which they were fused; the others keep their places."""
+        if self.arranged:
+            return
+        place = {name: k for k, name in enumerate(names)}
+        places = {key: place.get(self.frames[key]["name"], -1) for key in self.order}
+        fused = iter(sorted((k for k in self.order if places[k] >= 0), key=places.__getitem__))
+        self.order = [k if places[k] < 0 else next(fused) for k in self.order]
+
+    def _on_fuse_end(self, sentence: str | None) -> None:
+        with self.lock:
+            assert self.fuse_job is not None
+            job, self.fuse_job, self.progress = self.fuse_job, None, {}
             former, self.former = self.former, None
             if sentence:
-                self.failure = self.plain(sentence)
+                self.failure = self.without_paths(sentence)
             if former is not None:
                 former, self.result = self.result, former
                 self.is_draft = False
                 self.version += 1
             shown = self.result and str(self.result.folder)
-        self._forget([former])
-        for folder in (job.spec["draft"], job.spec["full"]):  # what is half done goes
+        self._remove([former])
+        for folder in (job.spec.draft, job.spec.full):  # unfinished results
             if folder is not None and folder != shown:
                 shutil.rmtree(folder, ignore_errors=True)
 
-    def _forget(self, results):
-        """Remove the files of results that are shown no more."""
+    def _remove(self, results: Iterable[Result | None]) -> None:
+        """Remove the files of results that are no longer shown."""
         for result in results:
             if result is not None:
                 shutil.rmtree(result.folder, ignore_errors=True)
 
-    def cancel(self):
-        """End what is being done; when this returns it is."""
-        for job, line in ((self.fuse_job, self.house.line), (self.look_job, self.house.looks)):
-            if job is not None:
-                line.cancel(job)
+    def cancel(self) -> None:
+        """Cancel all work; it has ended on return."""
+        self.cancel_fusing()
+        if (job := self.examine_job) is not None:
+            self.shared.examine_queue.cancel(job)
 
-    def stop_fusing(self):
-        """End the fusing alone."""
+    def cancel_fusing(self) -> None:
+        """Cancel the fusion alone."""
         if (job := self.fuse_job) is not None:
-            self.house.line.cancel(job)
+            self.shared.fuse_queue.cancel(job)
 
     # Results
 
-    def ready(self, whole=False):
-        """The Result; StackError where there is none, or, for `whole`, a draft alone."""
+    def ready(self, whole: bool = False) -> Result:
+        """The result.
+
+        Args:
+            whole: a draft does not count.
+        Raises:
+            StackError: there is none.
+        """
         result = self.result
         if result is None or (whole and self.is_draft):
-            raise StackError("there is no picture yet: fuse the frames first")
+            raise StackError("there is no result yet: fuse the frames first")
         return result
 
-    def paint(self, record):
-        """Paint a stroke, as of retouch.stroke_of."""
+    def paint(self, record: Mapping[str, Any]) -> list[Box]:
+        """Paint a stroke, see retouch.stroke_of; return the boxes that have changed."""
         with self.lock:
             result = self.ready(whole=True)
             try:
@@ -332,32 +380,32 @@ class Session:
                 raise StackError(f"this stroke cannot be painted: {error}") from error
             return self._paint(result, [stroke])
 
-    def replay(self, record):
-        """Paint the strokes of a file, as of retouch.save_strokes, upon those that are there."""
+    def replay(self, record: Mapping[str, Any]) -> list[Box]:
+        """Paint the strokes of a file, see retouch.save_strokes, in addition to those there are."""
         with self.lock:
             result = self.ready(whole=True)
             name = str(record.get("name", "this file"))
             strokes = strokes_of(record, name, result.names, result.size)
             return self._paint(result, strokes)
 
-    def _paint(self, result, strokes):
+    def _paint(self, result: Result, strokes: Sequence[Stroke]) -> list[Box]:
         if sum(cost_of(stroke, result.size) for stroke in strokes) > MOST_PAINT:
             raise StackError(
-                "that would take minutes to paint: take shorter strokes, or thinner ones"
+                "these strokes would take minutes to paint: paint shorter or thinner ones"
             )
         boxes = [result.paint(stroke) for stroke in strokes]
         self.version += 1
         return boxes
 
-    def undo(self, count):
-        """Take back the last strokes."""
+    def undo(self, count: int) -> list[Box]:
+        """Undo the last strokes; return the boxes that have changed."""
         with self.lock:
             boxes = self.ready(whole=True).undo(count)
             self.version += 1
         return boxes
 
-    def name(self):
-        """What results are called: as the folder or film, else as the reference frame."""
+    def name(self) -> str:
+        """The name of exported files: that of the folder or video, else of the reference frame."""
         if self.title:
             return safe_stem(self.title)
         files = {frame["file"] for frame in self.frames.values()}
@@ -369,34 +417,37 @@ class Session:
             reference = result.alignment.reference
         return safe_stem(Path(result.names[reference]).stem)
 
-    def state(self):
-        """All that the page shows, as JSON."""
+    def state(self) -> dict[str, Any]:
+        """All that the page shows, for JSON."""
         with self.lock:
             most = max((frame["sharpness"] for frame in self.frames.values()), default=1) or 1
             job, result = self.fuse_job, self.result
+            work = None
+            if job is not None:
+                work = self.progress | {"before": self.shared.fuse_queue.jobs_ahead(job)}
             return {
-                "frames": [
-                    {
-                        "id": key,
-                        "name": self.frames[key]["name"],
-                        "width": self.frames[key]["width"],
-                        "height": self.frames[key]["height"],
-                        "sharpness": round(self.frames[key]["sharpness"] / most, 3),
-                        "used": key not in self.left_out,
-                    }
-                    for key in self.order
-                ],
+                "frames": [self._frame_state(key, most) for key in self.order],
                 "refused": self.refused,
-                "looking": self.look_job is not None,
-                "work": None
-                if job is None
-                else self.progress | {"before": self.house.line.before(job)},
+                "examining": self.examine_job is not None,
+                "work": work,
                 "failure": self.failure,
                 "version": self.version,
-                "result": None if result is None else self._told(result),
+                "result": None if result is None else self._result_state(result),
             }
 
-    def _told(self, result):
+    def _frame_state(self, key: int, most: float) -> dict[str, Any]:
+        frame = self.frames[key]
+        return {
+            "id": key,
+            "name": frame["name"],
+            "width": frame["width"],
+            "height": frame["height"],
+            "sharpness": round(frame["sharpness"] / most, 3),
+            "used": key not in self.excluded,
+        }
+
+    def _result_state(self, result: Result) -> dict[str, Any]:
+        notes = [*result.notes, *waiting_notes(result.waiting)]
         return {
             "run": result.name,
             "draft": self.is_draft,
@@ -404,91 +455,17 @@ class Session:
             "height": result.height,
             "names": result.names,
             "kept": result.kept,
-            "notes": [self.plain(note) for note in [*result.notes, *told_of(result.waiting)]],
+            "notes": [self.without_paths(note) for note in notes],
             "seconds": round(result.seconds, 1),
             "confidence": result.confidence is not None,
             "bits": 8 * result.frames.itemsize,
             "area": result.area,
-            "slabs": (result.folder / "slabs").is_dir(),
+            "slabs": result.files.slabs.is_dir(),
             "strokes": len(result.strokes),
         }
 
-    def end(self):
-        """Nothing stays."""
+    def end(self) -> None:
+        """Cancel all work and remove all files."""
         self.pending = []
         self.cancel()
         shutil.rmtree(self.folder, ignore_errors=True)
-
-
-class Sessions:
-    """All sessions of a page that is served.
-
-    Args:
-        limits: uploads.Limits.
-        root: folder that is shared, or None.
-        patience: seconds after which a page that is not heard of is gone.
-        options: words for the options of pipeline.add_fuse_options, of every run.
-        folder: for temporary files; None: the system's.
-    """
-
-    def __init__(self, limits=None, root=None, patience=3600, options=(), folder=None):
-        self.limits = limits or Limits(8 * 10**9, 200 * 10**6)
-        self.root = None if root is None else Path(root).resolve()
-        self.patience, self.options = patience, list(options)
-        parent = Path(folder or tempfile.gettempdir())
-        remove_dead(parent)
-        try:
-            self.folder = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{this_process()}-", dir=parent))
-        except OSError as error:
-            raise StackError(
-                f"{parent} takes no temporary files ({error.strerror}): choose another --temp_dir"
-            ) from error
-        self.line, self.looks = Line(), Line()
-        self.lock = threading.Lock()
-        self.known = {}
-
-    def new(self):
-        """The secret name of a new session."""
-        self.sweep()
-        with self.lock:
-            if len(self.known) >= MOST_SESSIONS:
-                raise StackError("too many people are here: come back in a while")
-            token = secrets.token_urlsafe(24)
-            # The folder's name is no secret's: it stands in the list of processes.
-            self.known[token] = Session(self.folder / secrets.token_hex(8), self)
-            return token
-
-    def get(self, token):
-        """The Session of a secret name, or None."""
-        session = self.known.get(token)
-        if session is not None:
-            session.touch()
-        return session
-
-    def sweep(self):
-        """End the sessions whose page is gone."""
-        now = time.monotonic()
-        with self.lock:
-            gone = [key for key, one in self.known.items() if now - one.seen > one.patience]
-            ended = [self.known.pop(key) for key in gone]
-        for session in ended:
-            session.end()
-
-    def close(self):
-        """End all; nothing stays."""
-        with self.lock:
-            ended, self.known = list(self.known.values()), {}
-        for session in ended:
-            session.end()
-        self.line.close()
-        self.looks.close()
-        shutil.rmtree(self.folder, ignore_errors=True)
-
-
-def remove_dead(parent):
-    """Remove the folders of temporary files of processes of this machine that are no more."""
-    host, _, _ = this_process().rpartition("-")
-    pattern = re.compile(rf"{re.escape(PREFIX + host)}-(\d+)-\w+")
-    for path in parent.glob(f"{PREFIX}*"):
-        if (match := pattern.fullmatch(path.name)) and not is_alive(int(match[1])):
-            shutil.rmtree(path, ignore_errors=True)
