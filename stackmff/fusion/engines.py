@@ -17,6 +17,7 @@ from stackmff.machine import (
     available_cores,
     finds_gpu,
     import_openvino,
+    need_torch,
     select_device,
     the_core,
 )
@@ -280,6 +281,7 @@ def torch_engine(model_path: Path, device: str = "auto") -> TorchEngine:
     """
     from stackmff.shipped import load_network
 
+    need_torch(f"the network of {model_path} without an export")
     chosen = select_device(str(device))
     return TorchEngine(load_network(model_path, chosen), chosen)
 
