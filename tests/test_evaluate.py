@@ -196,7 +196,7 @@ def break_gone(fused, answers):
         (break_file, r"scene2\.tif"),
         (break_small, "scene2.tif cannot be scored: .*40x9 is smaller than the 11x11 window"),
         (break_empty, "fused holds no picture"),
-        (break_gone, "fused is no folder"),
+        (break_gone, "fused is not a folder"),
     ],
 )
 def test_what_cannot_be_scored_is_named(folders, harm, sentence):
