@@ -15,7 +15,6 @@ from stackmff.fusion import methods, spatial
 from stackmff.fusion.ifcnn import IFCNN, fuse_ifcnn
 from stackmff.fusion.methods import METHODS, build_method, method_words, missing, parse_method
 from stackmff.fusion.spatial import majority
-from stackmff.images import guided_filter
 from stackmff.images.colour import luma
 from stackmff.images.folders import list_frames
 from stackmff.images.formats import read_picture
@@ -197,16 +196,6 @@ def test_dsift_takes_what_a_window_over_the_pixel_has_voted_for(window):
     best = np.where(votes.transpose(2, 0, 1), activities, -1).argmax(0)
     expected = np.take_along_axis(frames, best[None, ..., None], 0)[0]
     np.testing.assert_array_equal(spatial.fuse_dsift(frames, 1, window), expected)
-
-
-def test_guided_filter_in_closed_form():
-    source = np.random.default_rng(2).random((40, 40)).astype(np.float32)
-    flat = guided_filter.guided_filter(np.full_like(source, 0.3), source, 3, 1e-3)
-    twice = cv2.blur(cv2.blur(source, (7, 7), borderType=cv2.BORDER_REFLECT), (7, 7))
-    np.testing.assert_allclose(flat[7:-7, 7:-7], twice[7:-7, 7:-7], atol=1e-5)
-    np.testing.assert_allclose(
-        guided_filter.guided_filter(source, source, 3, 1e-7), source, atol=1e-3
-    )
 
 
 def test_ifcnn_in_strips_is_ifcnn_whole(tmp_path):
