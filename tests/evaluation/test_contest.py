@@ -235,7 +235,7 @@ def test_places_and_names(tmp_path):
             contest.check_place(tmp_path / place, tmp_path / "data")
     with pytest.raises(StackError, match="holds no stacks"):
         folders_module.find_stacks(tmp_path / "data" / "dof_stack" / "a")
-    with pytest.raises(StackError, match="is no method"):
+    with pytest.raises(StackError, match="is not a method"):
         contest.make_entries(["other"], False, tmp_path)
     with pytest.raises(StackError, match=r"would share .*first-x=a-b: leave one out"):
         contest.make_entries(["first:x=a/b", "first:x=a-b"], False, tmp_path)
