@@ -47,9 +47,10 @@ class Info:
         metavar: what stands for the value in --help.
         flag: the name on the command line where it is not the field's: "no_align" for `align=True`.
         aliases: former names, which are still accepted and not shown.
-        nargs: as in argparse, for a tuple; default "+".
+        nargs: as in argparse, for a tuple; default "+", or none where `convert` makes it of a word.
         convert: from a word to a value, in place of the type; raises ArgumentTypeError.
         exclusive: options of one such name exclude each other.
+        positional: the value may also stand without the name of the option.
     """
 
     help: str
@@ -64,6 +65,7 @@ class Info:
     nargs: str | int | None = None
     convert: Callable[[str], Any] | None = None
     exclusive: str | None = None
+    positional: bool = False
 
 
 def option(default: Any = dataclasses.MISSING, *, help: str, **info: Any) -> Any:
@@ -161,10 +163,23 @@ def _add_option(place: Any, field: "dataclasses.Field[Any]", kind: Any) -> None:
         words |= {"type": _converter(info, base), "metavar": info.metavar}
         words |= {"choices": choices, "required": required}
         words["default"] = None if required else field.default
-        if many:
+        if many and (info.convert is None or info.nargs is not None):
             words["nargs"] = info.nargs or "+"
         if choices is not None and info.metavar is None:
             del words["metavar"]
+    if info.positional:
+        place = place.add_mutually_exclusive_group(required=required)
+        words |= {"required": False, "default": argparse.SUPPRESS if required else field.default}
+        convert = words["type"]
+        place.add_argument(
+            field.name,
+            nargs="?",
+            default=argparse.SUPPRESS,
+            # argparse converts defaults that are words, this one too.
+            type=lambda word: word if word is argparse.SUPPRESS else convert(word),
+            metavar=info.metavar,
+            help=f"the same as {flag_of(field)}",
+        )
     place.add_argument(flag_of(field), **words)
     for alias in info.aliases:
         hidden = {**words, "help": argparse.SUPPRESS, "default": argparse.SUPPRESS}
@@ -313,6 +328,26 @@ def parse(
         return tuple(build(cls, values) for cls in classes)
     except StackError as error:
         parser.error(str(error))
+
+
+def as_record(options: Options) -> dict[str, Any]:
+    """The values of options by their names on the command line, as plain values for JSON.
+
+    A switch that turns something off is named like its flag: {"no_report": False}.
+    """
+    out: dict[str, Any] = {}
+    for field, kind in fields_of(type(options)):
+        value = getattr(options, field.name)
+        if is_group(kind):
+            out |= as_record(value)
+            continue
+        name = flag_of(field)[2:]
+        if kind is bool and field.default:
+            value = not value
+        if isinstance(value, tuple):
+            value = [str(one) if isinstance(one, Path) else one for one in value]
+        out[name] = str(value) if isinstance(value, Path) else value
+    return out
 
 
 def form(cls: type) -> list[dict[str, Any]]:

@@ -96,3 +96,18 @@ def test_names_and_form_hold_the_groups_options():
     kinds = ["path", "choice", "switch", "float", "int", "int", "switch"]
     assert [part["kind"] for part in described] == kinds
     assert described[1]["choices"] == ["sun", "lamp"] and described[3]["low"] == 0
+
+
+@dataclass(frozen=True)
+class Place(Options):
+    stack_path: Path = option(help="of the frames", positional=True)
+
+
+def test_a_positional_option_is_given_with_or_without_its_name(capsys):
+    parser = argparse.ArgumentParser()
+    add_options(parser, Place, "stack")
+    assert parse(parser, ["x"], Place) == parse(parser, ["--stack_path", "x"], Place)
+    for words in ([], ["x", "--stack_path", "y"]):
+        with pytest.raises(SystemExit):
+            parse(parser, words, Place)
+        assert "stack_path" in capsys.readouterr().err

@@ -18,6 +18,7 @@ from stackmff.display.previews import certainty
 from stackmff.display.relief import surface
 from stackmff.errors import StackError
 from stackmff.files import natural_key
+from stackmff.fusion.blending import Mixture
 from stackmff.fusion.engines import choose_engine
 from stackmff.fusion.fuse import mixture_at
 from stackmff.fusion.retouch import apply_strokes, cover, record_of, save_strokes, stroke_of
@@ -177,7 +178,9 @@ class Result:
 
     def mixture_of(self, x, y, engine):
         """[[name, share], ...] of the frames that a pixel is mixed of, the largest first."""
-        shares = mixture_at(self.frames, engine, x, y, self.kept, self.alignment, self.tilt)
+        shares = mixture_at(
+            self.frames, engine, x, y, Mixture(self.kept, self.alignment, self.tilt)
+        )
         release(self.frames)
         found = [(self.names[k], round(float(shares[k]), 3)) for k in np.argsort(-shares)]
         return [[name, share] for name, share in found if share >= 0.005]

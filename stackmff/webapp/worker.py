@@ -13,6 +13,7 @@ import os
 import signal
 import sys
 import time
+from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 
@@ -25,12 +26,13 @@ from stackmff.display.drawing import reduced
 from stackmff.display.previews import sharpness
 from stackmff.errors import KNOWN_FAILURES, StackError, sentence_of
 from stackmff.files import write_json
-from stackmff.fusion.options import add_fuse_options
-from stackmff.fusion.pipeline import Files, fuse_read, make_engine, tilt_of, write_slabs
+from stackmff.fusion.options import FuseOptions
+from stackmff.fusion.pipeline import fuse_read, make_engine, write_slabs
 from stackmff.images.formats import decode, write_picture
 from stackmff.images.metadata import Metadata
 from stackmff.images.stack import read_stack
 from stackmff.images.stack_files import frames_in_file
+from stackmff.options import add_options, parse
 from stackmff.webapp.uploads import Limits, check_declared, frames_of
 
 DRAFT = 4  # how much smaller a draft is, each way
@@ -156,18 +158,17 @@ def fuse(job, teller):
             of pipeline.add_fuse_options; folders for the results, draft None for none.
     """
     parser = argparse.ArgumentParser()
-    add_fuse_options(parser)
-    args = parser.parse_args(job["options"])
-    args.confidence = None  # that of the options of predict.py, which a network may lack
-    engine = make_engine(args)
+    add_options(parser, FuseOptions)
+    (options,) = parse(parser, job["options"], FuseOptions)
+    engine = make_engine(options.engine, ["--prefer"] if options.choices.prefer else [])
     engine.load()
     if job["draft"]:
         small = [Path(file) for file in job["small"]]
         try:
-            fuse_into(Path(job["draft"]), small, job["names"], engine, args, teller, "draft")
+            fuse_into(Path(job["draft"]), small, job["names"], engine, options, teller, "draft")
         except KNOWN_FAILURES as error:
             teller.tell(draft_failed=sentence_of(error))
-    fuse_into(Path(job["full"]), frames_at(job["frames"]), job["names"], engine, args, teller)
+    fuse_into(Path(job["full"]), frames_at(job["frames"]), job["names"], engine, options, teller)
 
 
 def frames_at(places):
@@ -179,36 +180,33 @@ def frames_at(places):
     return [Path(file) if number is None else inside(file)[number - 1] for file, number in places]
 
 
-def fuse_into(folder, paths, names, engine, args, teller, part=None):
+def fuse_into(folder, paths, names, engine, options, teller, part=None):
     """Fuse frames, and leave in a folder all that the page looks at; see viewing.Result."""
     start = time.perf_counter()
     told = partial(teller.stage, part=part)
     folder.mkdir(parents=True)
     stack = read_stack(paths, store=folder / "frames.raw", progress=partial(told, "reading frames"))
-    if args.order == "auto":
+    if options.alignment.order == "auto":
         names = put_in_order(stack, names)
     has_weights = engine.output == "weights"
-    files = Files(
-        folder / "fused.npy",
-        folder / "focus.npy",
-        folder / "confidence.npy" if has_weights else None,
-        alignment=None if args.align == "off" else folder / "alignment.json",
-    )
-    args.bits = 16  # what is taken home may have 8, and is retouched before
-    made = fuse_read(stack, engine, files, args, told)
+    # What is exported may have 8 bits, and is retouched before.
+    options = replace(options, format=replace(options.format, bits=16))
+    aligned = options.alignment.align != "off"
+    save = folder / "alignment.json" if aligned else None
+    made = fuse_read(stack, engine, options, save=save, shown=told)
     names = [names[k] for k in made.order]
-    np.save(files.picture, made.fused.picture)
-    np.save(files.focus_map, made.fused.focus_map)
+    np.save(folder / "fused.npy", made.fused.picture)
+    np.save(folder / "focus.npy", made.fused.focus_map)
     if has_weights:
-        np.save(files.confidence, made.fused.confidence)
-    use = list(range(len(paths))) if made.alignment is None else made.alignment.kept
-    if args.slab and part is None:
-        metadata = stack.metadata
-        write_slabs(folder / "slabs", use, args.slab, made.fuse, None, metadata, told)
+        np.save(folder / "confidence.npy", made.fused.confidence)
+    slab = options.choices.slab
+    if slab and part is None:
+        write_slabs(folder / "slabs", stack, engine, made, slab, told)
     area = None
     if made.alignment is not None:
         with contextlib.suppress(StackError):  # nothing in common: there is nothing to cut to
             area = common_area(made.alignment)
+    near = options.choices.near
     block = {
         name: value and base64.b64encode(value).decode()
         for name, value in vars(stack.metadata).items()
@@ -218,12 +216,12 @@ def fuse_into(folder, paths, names, engine, args, teller, part=None):
         "dtype": stack.frames.dtype.name,
         "files": [path.name for path in stack.paths],
         "names": names,
-        "kept": use,
+        "kept": made.kept(),
         "area": area,
         "notes": made.notes,
         "metadata": block,
-        "tilt": tilt_of(args),
-        "first_is_near": None if args.near is None else args.near == "first",
+        "tilt": made.mixture.tilt,
+        "first_is_near": None if near is None else near == "first",
         "seconds": time.perf_counter() - start,
     }
     write_json(folder / "result.json", record)

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from stackmff.errors import StackError
+from stackmff.fusion.blending import Mixture
 from stackmff.fusion.fuse import fuse_stack, mixture_at
 from stackmff.fusion.retouch import Stroke
 from stackmff.images.formats import to_8_bits
@@ -133,8 +134,8 @@ def test_the_mixture_of_a_pixel_is_the_networks(result):
 
 def test_a_mixture_is_that_of_the_whole_picture():
     frames = np.stack(draw_stack(texture(40, 60, 0), 4))
-    fused = fuse_stack(frames, Engine(brightest), maps=False, deep=True, tilt=1.5)
-    shares = mixture_at(frames, Engine(brightest), 33, 21, tilt=1.5)
+    fused = fuse_stack(frames, Engine(brightest), mixture=Mixture(maps=False, deep=True, tilt=1.5))
+    shares = mixture_at(frames, Engine(brightest), 33, 21, mixture=Mixture(tilt=1.5))
     assert shares.sum() == pytest.approx(1, abs=1e-5)
     mixed = np.float64(shares) @ frames[:, 21, 33]
     assert fused.picture[21, 33] / 257 == pytest.approx(mixed, abs=0.02)
@@ -142,7 +143,7 @@ def test_a_mixture_is_that_of_the_whole_picture():
 
 def test_frames_that_take_no_part_have_no_share():
     frames = np.stack(draw_stack(texture(40, 60, 0), 4))
-    shares = mixture_at(frames, Engine(brightest), 3, 2, use=[1, 3])
+    shares = mixture_at(frames, Engine(brightest), 3, 2, mixture=Mixture(use=[1, 3]))
     assert shares[[0, 2]].tolist() == [0, 0]
     assert shares.sum() == pytest.approx(1, abs=1e-5)
 
@@ -173,9 +174,9 @@ def test_a_cut_leaves_the_area_alone(result, tmp_path):
 def test_8_bits_of_16_are_those_fused_at_once():
     """So the page keeps 16 bits and gives 8 that are predict.py's."""
     frames = np.stack(draw_stack(texture(60, 80, 3), 5))
-    deep = fuse_stack(frames, Engine(brightest), maps=False, deep=True).picture
+    deep = fuse_stack(frames, Engine(brightest), mixture=Mixture(maps=False, deep=True)).picture
     assert np.array_equal(
-        to_8_bits(deep), fuse_stack(frames, Engine(brightest), maps=False).picture
+        to_8_bits(deep), fuse_stack(frames, Engine(brightest), mixture=Mixture(maps=False)).picture
     )
 
 
