@@ -32,7 +32,9 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         text = action.help or ""
-        plain = "(default" in text or action.default in (None, False, True) or action.required
+        default = action.default
+        tells_nothing = default is None or isinstance(default, bool) or default in ("", [], ())
+        plain = "(default" in text or tells_nothing or action.required
         return text if plain else super()._get_help_string(action)
 
 
@@ -137,7 +139,9 @@ def add_options(
         if field.name in left_out:
             continue
         if is_group(kind):
-            add_options(parser, kind, getattr(kind, "title", None), left_out)
+            own_title = getattr(kind, "title", None)
+            # argparse has no groups in groups; a class without a title stands in its parent's.
+            add_options(parser if own_title else place, kind, own_title, left_out)
             continue
         info: Info = field.metadata["option"]
         target = place

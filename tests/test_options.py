@@ -50,6 +50,23 @@ def test_words_of_every_kind():
     assert read(*words.split()) == Picture(Path("x"), light, 0.0, (3, 5), 7, True)
 
 
+def test_a_group_without_a_title_stands_in_that_of_its_parent():
+    @dataclass(frozen=True)
+    class Blades(Options):
+        count: int = option(5, help="how many")
+
+    @dataclass(frozen=True)
+    class Shutter(Options):
+        title = "shutter"
+        blades: Blades = Blades()
+        speed: float = option(0.1, help="in seconds")
+
+    parser = argparse.ArgumentParser()
+    add_options(parser, Shutter, Shutter.title)
+    shown = parser.format_help().partition("shutter:")[2]
+    assert "--count" in shown and "--speed" in shown
+
+
 def test_former_names_are_accepted_and_hidden(capsys):
     with pytest.raises(SystemExit):
         read("--help")
