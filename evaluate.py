@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from stackmff.display import pages
+from stackmff.display import gallery
 from stackmff.errors import StackError
 from stackmff.evaluation.contest import check_place, make_entries, run_contest
 from stackmff.evaluation.indices import INDICES
@@ -379,19 +379,19 @@ def show_task(item, page, registered):
         page: file of the page.
         registered: see Scoring.
     Returns:
-        pages.View; with an error map where the task's scene has an answer.
+        gallery.Entry; with an error map where the task's scene has an answer.
     """
     task, caption, start = item
     picture, place = read_result(task)
-    linked = task.result is not None and pages.is_shown_as_it_is(task.result, page)
-    shown = pages.save_image(start, picture, task.result if linked else None)
+    linked = task.result is not None and gallery.can_link(task.result, page)
+    shown = gallery.save_image(start, picture, task.result if linked else None)
     error = None
     if task.scene.answer is not None:
         pair = compared_pair(picture, place, task.scene.answer, registered)
         # Registered pictures are floats on the scale of their dtype.
         lumas = (luma(np.rint(part).astype(picture.dtype)) for part in pair)
-        error = pages.save_error(start, *lumas)
-    return pages.View(task.method, caption, shown, error)
+        error = gallery.save_error(start, *lumas)
+    return gallery.Entry(task.method, caption, shown, error)
 
 
 def views_to_make(folder, scenes, tasks, tables):
@@ -419,15 +419,15 @@ def write_html(args, scenes, tasks, tables, parts):
     Args:
         args: the options.
         scenes, tasks, tables: of the scores.
-        parts: the page's tables, as of pages.page_of.
+        parts: the page's tables, as of gallery.gallery_html.
     """
-    items = views_to_make(pages.files_folder(args.html), scenes, tasks, tables)
+    items = views_to_make(gallery.files_folder(args.html), scenes, tasks, tables)
     show = functools.partial(show_task, page=args.html, registered=args.register)
     views = {name: [] for name in scenes}
     for (task, *_), view in zip(items, in_parallel(show, items, args.workers, "page")):
         views[task.name].append(view)
     title = f"Focal stack fusion: {len(tables)} results of {len(scenes)} scenes"
-    pages.write_page(args.html, title, run_record(), parts, views)
+    gallery.write_gallery(args.html, title, run_record(), parts, views)
 
 
 def reference_method(args, tables):

@@ -14,8 +14,8 @@ from stackmff.training.options import TrainOptions
 
 
 def read(words):
-    """The options of a run of these words, as train.py reads them."""
-    return parse_options(train.get_parser(), train.tables(), [*map(str, words)])[0]
+    """The options of a run of these words, as train.py reads them, and its checkpoint or None."""
+    return parse_options(train.get_parser(), train.tables(), [*map(str, words)])
 
 
 def made(**values):

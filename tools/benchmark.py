@@ -25,14 +25,15 @@ from stackmff.alignment.focus_order import put_in_order
 from stackmff.errors import KNOWN_FAILURES, StackError, sentence_of
 from stackmff.evaluation.timed_stacks import SHIFT, Size, stack_size, write_stack
 from stackmff.files import make_folder, write_csv, write_text
+from stackmff.fusion.blending import Mixture
 from stackmff.fusion.fuse import fuse_stack
-from stackmff.fusion.options import add_fuse_options
+from stackmff.fusion.options import FuseOptions
 from stackmff.fusion.pipeline import make_engine
 from stackmff.images.folders import list_frames
 from stackmff.images.formats import write_picture
 from stackmff.images.stack import read_stack
 from stackmff.machine import available_cores
-from stackmff.options import number
+from stackmff.options import add_options, number, parse
 from stackmff.processes import how_it_ended, run_main
 
 HOUSE = Path(__file__).resolve().parents[1]
@@ -193,8 +194,8 @@ def engine_words(args):
 def engine_args(words):
     """The words of `engine_words` as make_engine takes them; exit status 2 where they are wrong."""
     parser = argparse.ArgumentParser(prog="tools/benchmark.py", add_help=False)
-    add_fuse_options(parser)
-    return parser.parse_args(words, argparse.Namespace(confidence=None))
+    add_options(parser, FuseOptions)
+    return parse(parser, words, FuseOptions)[0]
 
 
 def check(parser, args):
@@ -318,12 +319,12 @@ def run_stages(frames, folder, words):
 def report_stages():
     """Fuse the stack that the command line names and write the seconds beside the result."""
     stack, output, *words = sys.argv[1:]
-    args = engine_args(words)
+    options = engine_args(words)
     paths = list_frames(stack)
-    engine = make_engine(args)
+    engine = make_engine(options.engine)
     engine.load()
     startup = time.perf_counter() - float(os.environ["STARTED_AT"])  # all processes share the clock
-    report = {"start-up": startup, **time_stages(paths, engine, output, args.low_memory)}
+    report = {"start-up": startup, **time_stages(paths, engine, output, options.memory.low_memory)}
     where = getattr(engine, "precision", None) or engine.device
     report["engine"] = f"{type(engine).__name__} ({where})"
     write_text(Path(output).with_suffix(".json"), json.dumps(report))
@@ -358,7 +359,7 @@ def time_stages(paths, engine, output, low_memory=False):
         put_in_order(stack)
     engine.prepare = timed_prepare
     with clocked(seconds, "blend"):
-        fused = fuse_stack(stack.frames, engine, maps=False)
+        fused = fuse_stack(stack.frames, engine, Mixture(maps=False))
     with clocked(seconds, "write"):
         write_picture(output, fused.picture, stack.metadata)
     seconds["network"] = (engine.seconds - before) / threads[0]

@@ -14,6 +14,7 @@ from network import FactorisedBlock, FusionNetwork, load_network
 from stackmff.errors import StackError
 from stackmff.files import atomic_path, sha256, write_json
 from stackmff.fusion.engines import EXPORT_SUFFIX, GRID, OpenVinoEngine, TorchEngine, weigh
+from stackmff.machine import import_openvino
 from stackmff.options import Options, add_options, option, parse
 from stackmff.processes import run_main
 
@@ -88,8 +89,9 @@ def convert(network: FusionNetwork) -> Any:
     Returns:
         openvino.Model for any N, and H and W that are multiples of GRID.
     """
-    import openvino
     import torch
+
+    openvino = import_openvino()
 
     class OneStack(torch.nn.Module):
         def __init__(self) -> None:
@@ -131,8 +133,7 @@ def export(model_path: Path) -> float:
         StackError: there is no such checkpoint, its network outputs luma, or the export does not
             agree with it.
     """
-    import openvino
-
+    openvino = import_openvino()
     network = load_network(model_path)
     if network.output != "weights":
         raise StackError(
