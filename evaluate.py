@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from stackmff.display import pages
+from stackmff.display import gallery
 from stackmff.errors import StackError
 from stackmff.evaluation.contest import Entry, check_place, make_entries, run_contest
 from stackmff.evaluation.matching import Scene, find_scenes, match, named_folders
@@ -171,7 +171,7 @@ def caption_of(scores: Mapping[str, float]) -> str:
     return ", ".join(words)
 
 
-def show_task(item: tuple[Task, str, Path], page: Path, registered: bool) -> pages.View:
+def show_task(item: tuple[Task, str, Path], page: Path, registered: bool) -> gallery.Entry:
     """Write what the page shows of one picture.
 
     Args:
@@ -179,22 +179,22 @@ def show_task(item: tuple[Task, str, Path], page: Path, registered: bool) -> pag
         page: file of the page.
         registered: see Scoring.
     Returns:
-        pages.View, with an error map where the task's scene has an answer.
+        gallery.Entry, with an error map where the task's scene has an answer.
     """
     task, caption, start = item
     picture, place = read_result(task)
-    linked = task.result is not None and pages.is_shown_as_it_is(task.result, page)
-    shown = pages.save_image(start, picture, task.result if linked else None)
+    linked = task.result is not None and gallery.can_link(task.result, page)
+    shown = gallery.save_image(start, picture, task.result if linked else None)
     error = None
     if task.scene.answer is not None:
         pair = compared_pair(picture, place, task.scene.answer, registered)
         # Registered pictures are floats on the scale of their dtype.
         lumas = (luma(np.rint(part).astype(picture.dtype)) for part in pair)
-        error = pages.save_error(start, *lumas)
-    return pages.View(task.method, caption, shown, error)
+        error = gallery.save_error(start, *lumas)
+    return gallery.Entry(task.method, caption, shown, error)
 
 
-def views_to_make(
+def entries_to_show(
     folder: Path, scenes: Mapping[str, Scene], tasks: Sequence[Task], tables: Tables
 ) -> list[tuple[Task, str, Path]]:
     """The items of `show_task`: for each scene the answer, the mean of the frames and the results.
@@ -229,17 +229,17 @@ def write_html(
     Args:
         path: of the page.
         scenes, tasks, tables: of the scores.
-        parts: the page's tables, as of pages.page_of.
+        parts: the page's tables, as of gallery.gallery_html.
         registered: see Scoring.
         workers: processes at most.
     """
-    items = views_to_make(pages.files_folder(path), scenes, tasks, tables)
+    items = entries_to_show(gallery.files_folder(path), scenes, tasks, tables)
     show = functools.partial(show_task, page=path, registered=registered)
-    views: dict[str, list[pages.View]] = {name: [] for name in scenes}
-    for (task, *_), view in zip(items, in_parallel(show, items, workers, "page")):
-        views[task.name].append(view)
+    shown: dict[str, list[gallery.Entry]] = {name: [] for name in scenes}
+    for (task, *_), entry in zip(items, in_parallel(show, items, workers, "page")):
+        shown[task.name].append(entry)
     title = f"Focal stack fusion: {len(tables)} results of {len(scenes)} scenes"
-    pages.write_page(path, title, run_record(), parts, views)
+    gallery.write_gallery(path, title, run_record(), parts, shown)
 
 
 def reference_method(against: str | None, tables: Tables) -> str:

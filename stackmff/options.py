@@ -15,6 +15,8 @@ import argparse
 import dataclasses
 import difflib
 import math
+import numbers
+import re
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -25,6 +27,8 @@ from typing import Any, Literal, TypeVar
 from stackmff.errors import StackError
 
 _Number = TypeVar("_Number", int, float)
+_KIND_NAMES = {int: "a whole number", float: "a number", bool: "true or false"}
+_KIND_NAMES |= {str: "a text", Path: "a path"}
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
@@ -32,7 +36,7 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         text = action.help or ""
-        plain = "(default" in text or action.default in (None, False, True) or action.required
+        plain = "(default" in text or action.default in (None, False, True, ()) or action.required
         return text if plain else super()._get_help_string(action)
 
 
@@ -50,6 +54,8 @@ class Info:
         nargs: as in argparse, for a tuple; default "+", or none where `convert` makes it of a word.
         convert: from a word to a value, in place of the type; raises ArgumentTypeError.
         exclusive: options of one such name exclude each other.
+        label: a few words for a form; None: forms do not show the option.
+        choice_labels: words for the choices in a form, also for None where that is one.
         positional: the value may also stand without the name of the option.
     """
 
@@ -65,6 +71,8 @@ class Info:
     nargs: str | int | None = None
     convert: Callable[[str], Any] | None = None
     exclusive: str | None = None
+    label: str | None = None
+    choice_labels: Mapping[Any, str] | None = None
     positional: bool = False
 
 
@@ -187,6 +195,25 @@ def _add_option(place: Any, field: "dataclasses.Field[Any]", kind: Any) -> None:
         place.add_argument(f"--{alias}", **hidden)
 
 
+def _wrong_type(base: Any, many: bool, value: Any) -> str | None:
+    """What is wrong with the type of a value, as "VALUE is not ..."; None: nothing."""
+    if many and not isinstance(value, tuple):
+        return f"{value!r} is not a sequence"
+    accepted = {int: numbers.Integral, float: numbers.Real, bool: bool, str: str, Path: Path}
+    if typing.get_origin(base) is Literal or base not in accepted:
+        return None  # choices are checked by themselves
+    for one in value if many else [value]:
+        # To Python, bool is a kind of int.
+        if not isinstance(one, accepted[base]) or (isinstance(one, bool) and base is not bool):
+            return f"{one!r} is not {_KIND_NAMES[base]}"
+    return None
+
+
+def is_optional(kind: Any) -> bool:
+    """Whether None is a value of an annotation."""
+    return type(None) in typing.get_args(kind)
+
+
 def base_type(kind: Any) -> tuple[Any, bool]:
     """(type of one value, whether there are several) of the annotation of a field."""
     if typing.get_origin(kind) in (typing.Union, types.UnionType):
@@ -215,10 +242,12 @@ def _converter(info: Info, base: Any) -> Callable[[str], Any]:
 
 def _what_is_wrong(field: "dataclasses.Field[Any]", kind: Any, value: Any) -> str | None:
     """What is wrong with the value of an option, as one sentence; None: nothing."""
-    if value is None or kind is bool:
-        return None
+    if value is None:
+        return None if is_optional(kind) else f"{flag_of(field)} must have a value"
     info: Info = field.metadata["option"]
     base, many = base_type(kind)
+    if info.convert is None and (wrong := _wrong_type(base, many, value)):
+        return f"{flag_of(field)} {wrong}"
     choices = choices_of(info, base)
     for one in value if many else [value]:
         if choices is not None and one not in choices:
@@ -350,12 +379,20 @@ def as_record(options: Options) -> dict[str, Any]:
     return out
 
 
+def _without_default(text: str) -> str:
+    """A help text without what it says of the default."""
+    return re.sub(r"\s*\(default:.*?\)$", "", text.replace("%(default)s", "default"))
+
+
 def form(cls: type) -> list[dict[str, Any]]:
     """What a form must know of each option of a class, ready for JSON.
 
     Returns:
-        A list of {"name", "kind", "default", "help", "choices", "low", "high"}, where kind is
-        "switch", "choice", "int", "float", "path" or "text".
+        A list of {"name", "label", "kind", "default", "help", "choices", "choice_labels", "low",
+        "high"}, where kind is "switch", "choice", "int", "float", "path" or "text". The choices
+        include None where that is a value; choice_labels are the words for them, in their order.
+        The help does not mention the default; it is empty for a switch that is on by default, whose
+        help says what its flag turns off.
     """
     kinds = {int: "int", float: "float", Path: "path"}
     out = []
@@ -367,14 +404,19 @@ def form(cls: type) -> list[dict[str, Any]]:
         base, _ = base_type(kind)
         choices = choices_of(info, base)
         name = "switch" if kind is bool else "choice" if choices else kinds.get(base, "text")
+        if choices and is_optional(kind):
+            choices = (None, *choices)
+        words = info.choice_labels or {}
         default = None if field.default is dataclasses.MISSING else field.default
         out.append(
             {
                 "name": field.name,
+                "label": info.label,
                 "kind": name,
                 "default": str(default) if isinstance(default, Path) else default,
-                "help": info.help,
+                "help": "" if kind is bool and default else _without_default(info.help),
                 "choices": choices,
+                "choice_labels": choices and [words.get(one, str(one)) for one in choices],
                 "low": info.low,
                 "high": info.high,
             }

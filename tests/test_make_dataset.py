@@ -13,7 +13,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from calling import make_quietly
+from calling import killed_while_writing, make_quietly
 from drawn import texture
 
 import make_dataset
@@ -227,11 +227,11 @@ def test_photographs_and_depth_in_one_folder(tmp_path):
 
 def test_two_maps_or_photographs_of_one_name_are_refused(photos, depths):
     np.save(depths / "p0.npy", np.ones((48, 64)))
-    with pytest.raises(StackError, match=r"p0\.png and p0\.npy have one name"):
+    with pytest.raises(StackError, match=r"p0\.png and p0\.npy have the same name"):
         pair_depth(photos, depths, "")
     (depths / "p0.npy").unlink()
     write_picture(photos / "p1.tif", drawn_photo(1))
-    with pytest.raises(StackError, match=r"p1\.tif and p1\.png have one name"):
+    with pytest.raises(StackError, match=r"p1\.tif and p1\.png have the same name"):
         pair_depth(photos, depths, "")
 
 
@@ -279,7 +279,7 @@ def bad_inputs(folder, depths):
         "tiny": "tiny.png is 13x10, too small",
         "grey": "grey.png is grey",
         "blurred": "blurred.png is blurred",
-        "broken": "broken.png is no picture, is cut short",
+        "broken": "broken.png is not a picture, is cut short",
         "constant": "constant.png is the same everywhere",
         "wrongsize": "wrongsize.png is 48x64, its picture 64x48",
         "empty": "empty.png is empty",
@@ -363,32 +363,13 @@ def make_settings(words, tmp_path):
 
 
 def test_a_killed_run_goes_on(run, photos, tmp_path):
-    """Killed as soon as a scene is in the record, while others are being made."""
+    """Killed while some scenes are in the record and another one is being made."""
     out = tmp_path / "out"
     words = ["--image_path", photos, "--size", 32, "--max_coc", 4, "--num_scenes", 12]
     words += [*ANY_PHOTO, "--workers", 1, "--output_path", out]
-    script = "import make_dataset; make_dataset.SAVE_EVERY = 0; make_dataset.main()"
-    process = subprocess.Popen(
-        [
-            sys.executable,
-            "-c",
-            script,
-            *map(str, [*words, *ANY_PHOTO, "--workers", 1]),
-            f"--output_path={out}",
-        ],
-        cwd=Path(make_dataset.__file__).parent,
-        stderr=subprocess.DEVNULL,
-    )
-    record = out / "dataset.json"
-    try:
-        while process.poll() is None and not (
-            record.exists() and "focus_disparity" in record.read_text()
-        ):
-            time.sleep(0.002)
-    finally:
-        process.kill()
-        process.wait()
-    kept = len(json.loads(record.read_text())["scenes"])
+    # Not in the first scene.
+    killed_while_writing("make_dataset", words, scenes.MOST_FRAMES + 2, "stackmff.synthesis.stacks")
+    kept = len(json.loads((out / "dataset.json").read_text())["scenes"])
     assert 0 < kept < 12
     status, said = run(*words)
     assert status == 0 and f"12 scenes, {12 - kept} of them new" in said

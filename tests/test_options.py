@@ -9,13 +9,18 @@ from typing import Literal
 import pytest
 
 from stackmff.errors import StackError
-from stackmff.options import Options, add_options, build, form, names_of, option, parse
+from stackmff.options import Options, add_options, build, form, names_of, number, option, parse
 
 
 @dataclass(frozen=True)
 class Light(Options):
     title = "light"
-    kind: Literal["sun", "lamp"] = option("sun", help="where it comes from")
+    kind: Literal["sun", "lamp"] = option(
+        "sun",
+        help="where it comes from (default: %(default)s)",
+        label="Source",
+        choice_labels={"sun": "the sun"},
+    )
     steady: bool = option(True, help="the light flickers", flag="flickers")
 
 
@@ -27,6 +32,9 @@ class Picture(Options):
     size: tuple[int, ...] = option((4, 4), help="height and width", low=1, nargs=2)
     count: int | None = option(None, help="of something", above=1)
     sharp: bool = option(False, help="sharpen it")
+    tint: Literal["warm", "cold"] | None = option(
+        None, help="of the light", choice_labels={None: "as it is"}
+    )
 
     def contradiction(self):
         if self.sharp and self.radius:
@@ -54,6 +62,7 @@ def test_former_names_are_accepted_and_hidden(capsys):
     with pytest.raises(SystemExit):
         read("--help")
     shown = capsys.readouterr().out
+    assert "(default: sun)" in shown
     assert "--output_dir" in shown and "output_path" not in shown and "light:" in shown
 
 
@@ -83,19 +92,31 @@ def test_values_are_checked_whoever_gives_them():
         ({"kind": "fire"}, "--kind 'fire' is unknown: use one of sun, lamp"),
         ({"size": [2, 0]}, "--size 0 must be at least 1"),
         ({"radus": 1.0}, "radus is no option: did you mean radius"),
+        ({"radius": "2"}, "--radius '2' is not a number"),
+        ({"radius": True}, "--radius True is not a number"),
+        ({"radius": None}, "--radius must have a value"),
+        ({"count": 2.0}, "--count 2.0 is not a whole number"),
+        ({"sharp": "yes"}, "--sharp 'yes' is not true or false"),
+        ({"size": 2}, "--size 2 is not a sequence"),
+        ({"kind": ["sun"]}, r"--kind \('sun',\) is unknown"),
     ):
         with pytest.raises(StackError, match=sentence):
             build(Picture, {"output_dir": "x", **values}, strict=True)
 
 
 def test_names_and_form_hold_the_groups_options():
-    names = ["output_dir", "kind", "steady", "radius", "size", "count", "sharp"]
+    names = ["output_dir", "kind", "steady", "radius", "size", "count", "sharp", "tint"]
     assert names_of(Picture) == names
     described = json.loads(json.dumps(form(Picture)))
     assert [part["name"] for part in described] == names
-    kinds = ["path", "choice", "switch", "float", "int", "int", "switch"]
+    kinds = ["path", "choice", "switch", "float", "int", "int", "switch", "choice"]
     assert [part["kind"] for part in described] == kinds
     assert described[1]["choices"] == ["sun", "lamp"] and described[3]["low"] == 0
+    assert described[1]["label"] == "Source" and described[0]["label"] is None
+    assert described[1]["choice_labels"] == ["the sun", "lamp"]
+    assert described[1]["help"] == "where it comes from" and described[2]["help"] == ""
+    assert described[7]["choices"] == [None, "warm", "cold"]
+    assert described[7]["choice_labels"] == ["as it is", "warm", "cold"]
 
 
 @dataclass(frozen=True)
@@ -111,3 +132,10 @@ def test_a_positional_option_is_given_with_or_without_its_name(capsys):
         with pytest.raises(SystemExit):
             parse(parser, words, Place)
         assert "stack_path" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("word", ["nan", "inf", "-inf", "1e999"])
+def test_a_number_of_an_option_is_finite(word):
+    with pytest.raises(argparse.ArgumentTypeError, match=f"{word} must be finite"):
+        number(float)(word)
+    assert number(float, above=0)("1e9") == 1e9

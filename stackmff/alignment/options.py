@@ -38,6 +38,7 @@ class AlignOptions(Options):
         True,
         help="keep the exposure and white balance of each frame (default: match them)",
         flag="no_match_exposure",
+        label="Match exposure",
     )
     strict: bool = option(
         False,

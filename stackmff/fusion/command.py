@@ -86,6 +86,24 @@ class OutputOptions(Options):
         return None
 
 
+@dataclass(frozen=True)
+class FuseCommand(Options):
+    """All options of the command."""
+
+    stack: StackOptions
+    output: OutputOptions = OutputOptions()
+    fuse: FuseOptions = FuseOptions()
+    messages: MessageOptions = MessageOptions()
+
+    def contradiction(self) -> str | None:
+        """What is asked of alignments and focus maps that are not there."""
+        output = self.output
+        shows_maps = output.focus_map is not None or output.preview
+        return check_alignment_files(
+            self.fuse, output.save_alignment, output.use_alignment
+        ) or check_maps(self.fuse, shows_maps, output.preview)
+
+
 def get_parser(prog: str | None = None) -> argparse.ArgumentParser:
     """The parser of the command."""
     parser = argparse.ArgumentParser(
@@ -93,10 +111,7 @@ def get_parser(prog: str | None = None) -> argparse.ArgumentParser:
         description="Fuse one focal stack, pictures of one scene focused at different distances, "
         "into one all-in-focus picture.",
     )
-    add_options(parser, StackOptions, StackOptions.title)
-    add_options(parser, OutputOptions, OutputOptions.title)
-    add_options(parser, FuseOptions)
-    add_options(parser, MessageOptions)
+    add_options(parser, FuseCommand)
     return parser
 
 
@@ -163,21 +178,13 @@ def needing_weights(options: FuseOptions, confidence: object) -> Iterator[str]:
 def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
     """Fuse one stack."""
     parser = get_parser(prog)
-    stack, wanted, options, messages = parse(
-        parser, argv, StackOptions, OutputOptions, FuseOptions, MessageOptions
-    )
-    shows_maps = bool(wanted.focus_map or wanted.preview)
-    sentence = check_alignment_files(
-        options, wanted.save_alignment, wanted.use_alignment
-    ) or check_maps(options, shows_maps, wanted.preview)
-    if sentence:
-        parser.error(sentence)
-    paths = list_frames(stack.stack_path)
-    output = choose_output(
-        parser, stack.stack_path, wanted.output, options.format.out_format, paths
-    )
+    (command,) = parse(parser, argv, FuseCommand)
+    stack_path, wanted, options = command.stack.stack_path, command.output, command.fuse
+    messages = command.messages
+    paths = list_frames(stack_path)
+    output = choose_output(parser, stack_path, wanted.output, options.format.out_format, paths)
     files = choose_files(output, wanted, options.choices.slab is not None)
-    check_places(parser, files, stack.stack_path)
+    check_places(parser, files, stack_path)
     if messages.verbose:
         print(*(path.name for path in paths), sep="\n")
     engine = make_engine(options.engine, needing_weights(options, wanted.confidence))

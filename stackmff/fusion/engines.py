@@ -13,7 +13,14 @@ import numpy as np
 from stackmff.errors import StackError
 from stackmff.files import sha256
 from stackmff.images.colour import chroma, luma
-from stackmff.machine import available_cores, finds_gpu, select_device, the_core
+from stackmff.machine import (
+    available_cores,
+    finds_gpu,
+    import_openvino,
+    need_torch,
+    select_device,
+    the_core,
+)
 
 TILES = {"weights": 1024, "luma": 640}  # the published network runs whole up to 640x640
 GRID = 32  # the networks pool by 16 or 32 px: sides of tiles, and where they start
@@ -163,9 +170,7 @@ class OpenVinoEngine:
         """Import OpenVINO and read the export."""
         if self.core is not None:
             return
-        import openvino
-
-        self.core, self.tensor = the_core(), openvino.Tensor
+        self.core, self.tensor = the_core(), import_openvino().Tensor
         try:
             self.model = self.core.read_model(self.path)
         except RuntimeError as error:
@@ -276,6 +281,7 @@ def torch_engine(model_path: Path, device: str = "auto") -> TorchEngine:
     """
     from stackmff.shipped import load_network
 
+    need_torch(f"the network of {model_path} without an export")
     chosen = select_device(str(device))
     return TorchEngine(load_network(model_path, chosen), chosen)
 

@@ -389,7 +389,7 @@ def show(
     """
     if files.previews is None and files.card is None:
         return
-    from stackmff.display.previews import write_previews
+    from stackmff.display.previews import FrameInfo, write_previews
     from stackmff.display.report import make_card, write_card
 
     names = [path.name for path in stack.paths]
@@ -398,16 +398,12 @@ def show(
     if made.area is not None:
         top, bottom, left, right = made.area
         frames = frames[:, top:bottom, left:right]
-    looks: dict[str, Any] = {"names": names, "kept": kept, "profile": stack.metadata.profile}
+    info = FrameInfo(names, kept, stack.metadata.profile)
+    stem = files.picture.stem
     if files.previews is not None:
-        stem = files.picture.stem
-        write_previews(files.previews, stem, frames, fused, **looks, first_is_near=first_is_near)
+        write_previews(files.previews, stem, frames, fused, info, first_is_near)
     if files.card is not None:
-        picture = files.picture.name
-        card = make_card(
-            files.picture.stem, frames, fused, result, picture, result["notes"], **looks
-        )
-        write_card(files.card, card)
+        write_card(files.card, make_card(stem, frames, fused, result, files.picture.name, info))
     release(stack.frames)
 
 

@@ -331,7 +331,8 @@ def get_parser():
         type=whole,
         metavar="SCENES",
         help="scenes in a step of all processes together, in place of --batch_size: the run is "
-        "then the same for, and goes on with, any number of processes that divides it",
+        "then the same, up to rounding, for any number of processes that divides it, and goes on "
+        "with any",
     )
     group.add_argument("--optimizer", choices=["adamw", "sgd"], default="adamw", help="method")
     group.add_argument("--lr", type=number(float, above=0), default=2e-3, help="learning rate")

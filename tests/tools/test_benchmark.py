@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -80,7 +81,7 @@ def test_programs_take_turns_and_nothing_is_left(place, monkeypatch, capsys):
         *(("predict.py", k) for k in "12"),
         *(("copier", k) for k in "12"),
     ]
-    assert all(float(row["seconds"]) > 0 and 1 < float(row["mib"]) < 300 for row in whole)
+    assert all(float(row["seconds"]) > 0 and float(row["mib"]) > 1 for row in whole)
     stages = [(row["run"], row["stage"]) for row in rows if row["stage"] != "all"]
     assert stages == [(k, stage) for k in "12" for stage in benchmark.STAGES]
     first, second, *paragraphs = (place / "out" / "t.md").read_text().split("\n\n")
@@ -148,10 +149,10 @@ def test_what_is_measured_is_the_program(tmp_path):
     work = "import time; held = bytearray(b'1') * (%d << 20); time.sleep(0.2)"
     runs = [
         run_measured([sys.executable, "-S", "-c", work % held], tmp_path / "log")
-        for held in (20, 80)
+        for held in (0, 80)
     ]
-    assert 58 < runs[1].mib - runs[0].mib < 62
-    assert 20 < runs[0].mib < 40
+    assert runs[1].mib - runs[0].mib == pytest.approx(80, abs=8)
+    assert runs[0].mib < 40
     assert runs[1].seconds > 0.2 and runs[1].cpu_seconds < runs[1].seconds
     assert here.sum() == 40 << 17
 
@@ -175,33 +176,62 @@ def test_medians_ratios_and_rates():
     assert benchmark.stage_rows(alone) == []
 
 
+class Clock:
+    """A clock that goes on where something is done, from whichever thread, and not by itself."""
+
+    def __init__(self):
+        self.now, self.lock = 0.0, threading.Lock()
+
+    def perf_counter(self):
+        return self.now
+
+    def pass_by(self, seconds):
+        with self.lock:
+            self.now += seconds
+
+    def slowed(self, function, seconds):
+        """The function, as if it took this long."""
+
+        def slow(*args, **more):
+            self.pass_by(seconds)
+            return function(*args, **more)
+
+        return slow
+
+
 class Engine:
-    """Takes the mean of the frames in known times, two tiles at a time."""
+    """Takes the mean of the frames in 4 seconds, two tiles at a time, after a start of 8."""
 
     output, tile, samples, most_samples = "weights", 64, 2**23, 2**23
     colour = False
     seconds = 0.0
 
+    def __init__(self, clock):
+        self.clock = clock
+
     def prepare(self, *_):
-        time.sleep(0.1)
+        self.clock.pass_by(8)
         return 2
 
     def __call__(self, tiles, chroma=None):
-        time.sleep(0.05)
-        self.seconds += 0.05
+        with self.clock.lock:
+            self.seconds += 4
+        self.clock.pass_by(4 / 2)  # while another tile has the same seconds
         return np.full(tiles.shape, 1 / tiles.shape[1], np.float32)
 
 
-def test_stages_are_those_of_the_work(tmp_path):
+def test_stages_are_those_of_the_work(tmp_path, monkeypatch):
     frames = timed_stacks.write_stack(tmp_path / "frames", Size(2, 160, 64))
-    start = time.perf_counter()
-    seconds = time_stages(frames, Engine(), tmp_path / "fused.png")
-    whole = time.perf_counter() - start
+    clock = Clock()
+    monkeypatch.setattr(benchmark, "time", clock)
+    for name, seconds in (("read_stack", 16), ("fuse_stack", 32), ("write_picture", 64)):
+        monkeypatch.setattr(benchmark, name, clock.slowed(getattr(benchmark, name), seconds))
+    seconds = time_stages(frames, Engine(clock), tmp_path / "fused.png")
     assert list(seconds) == list(benchmark.STAGES[1:-1])
-    assert seconds["network"] == pytest.approx(4 * 0.05 / 2)  # four tiles
-    assert seconds["compile"] >= 0.1
-    assert all(value > 0 for value in seconds.values())
-    assert 0.9 * whole < sum(seconds.values()) < whole
+    tiles = 4
+    expected = {"read": 16, "compile": 8, "network": tiles * 4 / 2, "blend": 32, "write": 64}
+    assert seconds == expected
+    assert sum(seconds.values()) == clock.now
     stack = read_stack(frames).frames
     fused = read_picture(tmp_path / "fused.png")
     assert np.abs(fused - stack.mean(0)).max() <= 0.51

@@ -1,3 +1,5 @@
+"""webapp/results.py: tiles, the origin of pixels, strokes, exported files."""
+
 import json
 
 import cv2
@@ -93,11 +95,11 @@ def test_a_pixel_names_its_frame_or_the_mixture(result):
     assert result.pixel(WIDTH - 1, HEIGHT - 1)["frame"] == "c.png"
     assert result.pixel(650, 3)["mixed"]
     for place in ((-1, 0), (0, -1), (WIDTH, 0), (0, HEIGHT)):
-        with pytest.raises(StackError, match="has no pixel"):
+        with pytest.raises(StackError, match="is outside the picture of 1304x96"):
             result.pixel(*place)
 
 
-def test_strokes_are_painted_named_and_taken_back(result):
+def test_strokes_are_painted_named_and_undone(result):
     before = np.array(result.picture)
     far = opened(result.tile("fused", 2, 0, 0))
     stroke = Stroke(1, 20.0, 0.5, np.array([[600.0, 40.0], [640.0, 60.0]]))
@@ -108,7 +110,7 @@ def test_strokes_are_painted_named_and_taken_back(result):
     outside = (before != after).any(2)
     outside[top:bottom, left:right] = False
     assert not outside.any()
-    assert np.array_equal(result.mixture, before)
+    assert np.array_equal(result.fused, before)
     small = opened(result.tile("fused", 2, 0, 0))
     wanted = cv2.resize(
         to_8_bits(after), None, fx=1 / SMALL, fy=1 / SMALL, interpolation=cv2.INTER_AREA
@@ -125,11 +127,11 @@ def test_strokes_are_painted_named_and_taken_back(result):
 def test_the_mixture_of_a_pixel_is_the_networks(result):
     engine = Engine(brightest)
     for x, y in ((0, 0), (650, 44), (WIDTH - 1, HEIGHT - 1)):
-        shares = dict(result.mixture_of(x, y, engine))
+        shares = dict(result.shares_at(x, y, engine))
         values = np.float64(result.frames[:, y, x]) @ [0.299, 0.587, 0.114] / 255
         wanted = np.exp(4 * values) / np.exp(4 * values).sum()
         assert [shares[name] for name in result.names] == pytest.approx(wanted, abs=2e-3)
-    assert result.mixture_of(5, 5, Engine(only(1))) == [["b.png", 1.0]]
+    assert result.shares_at(5, 5, Engine(only(1))) == [("b.png", 1.0)]
 
 
 def test_a_mixture_is_that_of_the_whole_picture():
@@ -148,8 +150,8 @@ def test_frames_that_take_no_part_have_no_share():
     assert shares.sum() == pytest.approx(1, abs=1e-5)
 
 
-def test_a_relief_comes_with_its_texture(result):
-    data = result.relief()
+def test_a_surface_comes_with_its_texture(result):
+    data = result.surface()
     length = int.from_bytes(data[:4], "little")
     levels = np.frombuffer(data[4 : 4 + length], "<u2")
     assert levels[0] * levels[1] == len(levels) - 2
@@ -157,16 +159,16 @@ def test_a_relief_comes_with_its_texture(result):
     assert opened(data[4 + length :]).shape == (HEIGHT, WIDTH, 3)
 
 
-def test_what_is_not_there_is_told(result, tmp_path):
+def test_files_that_a_result_lacks_are_refused(result, tmp_path):
     for what in ("alignment", "slabs", "../x"):
-        with pytest.raises(StackError, match="fuse with that option"):
-            result.write_other(what, tmp_path, "x")
-    assert result.write_other("focus", tmp_path, "x").name == "x_focus.png"
+        with pytest.raises(StackError, match="fuse again with that option"):
+            result.export_other(what, tmp_path, "x")
+    assert result.export_other("focus", tmp_path, "x").name == "x_focus.png"
 
 
-def test_a_cut_leaves_the_area_alone(result, tmp_path):
+def test_a_crop_keeps_the_common_area_alone(result, tmp_path):
     result.area = [10, 50, 20, 80]
-    result.write(tmp_path / "a.png", 8, True)
+    result.export_picture(tmp_path / "a.png", 8, True)
     cut = cv2.imread(str(tmp_path / "a.png"))[..., ::-1]
     assert np.array_equal(cut, to_8_bits(np.array(result.picture[10:50, 20:80])))
 
