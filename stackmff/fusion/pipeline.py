@@ -24,6 +24,7 @@ from stackmff.images.formats import loses, to_8_bits, write_picture
 from stackmff.images.frame_store import release
 from stackmff.images.metadata import Metadata
 from stackmff.images.stack import Stack, read_stack
+from stackmff.images.stack_files import FramePath
 from stackmff.machine import share_one_heap
 from stackmff.progress import ShowStage, stage
 
@@ -95,7 +96,7 @@ class Made:
         return self.mixture.frames_used(len(self.order))
 
 
-def read_for(output: Path, paths: Sequence[Path], options: FuseOptions) -> Stack:
+def read_for(output: Path, paths: Sequence[FramePath], options: FuseOptions) -> Stack:
     """Read the frames that are to be fused into the file `output`, in the order that --order asks
     for; see stack.read_stack."""
     reference = find_reference(options.alignment.reference, [path.name for path in paths])
