@@ -41,9 +41,14 @@ def imported(tree):
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
+# They put the wings together: the library's functions and the command of an installed package.
+FRONT = {"__init__", "api", "cli"}
+
+
 def files_of(wing):
-    folder = PACKAGE if wing == "base" else PACKAGE / wing
-    return sorted(folder.glob("*.py"))
+    if wing == "base":
+        return sorted(path for path in PACKAGE.glob("*.py") if path.stem not in FRONT)
+    return sorted((PACKAGE / wing).glob("*.py"))
 
 
 def wings_imported(path):

@@ -122,7 +122,7 @@ def in_tiles(fuse: Fuse, tile: int = TILE, overlap: int = OVERLAP) -> Fuse:
 
 def with_network(model_path: str, device: str) -> Fuse:
     """A checkpoint of ours as a method; like predict.py it takes the frames in focus order."""
-    engine = choose_engine(model_path, device)
+    engine = choose_engine(Path(model_path), device)
 
     def fuse(frames: np.ndarray) -> np.ndarray:
         order = focus_order(frames)
