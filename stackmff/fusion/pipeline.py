@@ -288,9 +288,13 @@ def _align(
 def decisions(alignment: Alignment, names: Sequence[str]) -> list[str]:
     """Sentences on what was aligned, exposed and left out; none if nothing was."""
     notes = [f"left out: {sentence}" for sentence in told(alignment, names)]
-    moved = [k for k, moves in enumerate(alignment.moved) if moves]
+    moved = [
+        matrix
+        for matrix, moves in zip(alignment.transforms, alignment.moved, strict=True)
+        if moves and matrix is not None
+    ]
     if moved:
-        most = max(farthest(alignment.transform(k), alignment.size) for k in moved)
+        most = max(farthest(matrix, alignment.size) for matrix in moved)
         notes.append(
             f"{len(moved)} of {len(names)} frames were moved onto {names[alignment.reference]}, "
             f"by {most:.1f} px at most"
