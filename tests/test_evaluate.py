@@ -17,7 +17,7 @@ from drawn import texture, write_set
 
 import evaluate
 from stackmff.errors import StackError
-from stackmff.evaluation import contest, scoring
+from stackmff.evaluation import contest, matching, scoring
 from stackmff.evaluation.indices import INDICES, index_scores
 from stackmff.evaluation.metrics import METRICS, OPTIONAL_METRICS, score
 from stackmff.evaluation.scoring import Task
@@ -44,8 +44,8 @@ def run(*words):
 
 def scores_of(folder, answers, **how):
     """{scene: {metric: score}} of a folder of results."""
-    scenes = evaluate.find_scenes(None, answers, False)
-    files = evaluate.match(folder, scenes, answers)
+    scenes = matching.find_scenes(None, answers)
+    files = matching.match(folder, scenes, answers)
     tasks = [Task("a", name, path, scenes[name]) for name, path in files.items()]
     return scoring.score_tasks(tasks, scoring.Scoring(**how))["a"]
 
@@ -110,13 +110,13 @@ def test_one_result_is_not_compared_and_one_scene_has_no_interval(tmp_path, caps
 def test_a_folder_with_an_equals_sign_is_a_folder(folders, tmp_path):
     odd = tmp_path / "lr=0.1 é"
     folders[0].rename(odd)
-    assert evaluate.named_folders([str(odd)]) == {"lr=0.1 é": odd}
+    assert matching.named_folders([str(odd)]) == {"lr=0.1 é": odd}
 
 
 @pytest.mark.parametrize("word", ["name=", "=folder", ""])
 def test_results_without_a_name_or_a_folder(word):
     with pytest.raises(StackError, match="give DIR or NAME=DIR"):
-        evaluate.named_folders([word])
+        matching.named_folders([word])
 
 
 def test_gray(folders):
@@ -188,7 +188,7 @@ def break_gone(fused, answers):
     ("harm", "sentence"),
     [
         (break_missing, "fused has no result for scene2 of .*AiF"),
-        (break_extra, "fused holds scene3.png, which .*AiF does not answer"),
+        (break_extra, "fused holds scene3.png, which .*AiF has no scene for"),
         (break_double, "scene2.* have the same name"),
         (break_size, "scene2.tif is 44x32, its answer .*scene2.png is 40x32"),
         (break_depth, "scene2.tif is 16 bit, its answer .* is 8 bit"),
@@ -196,7 +196,7 @@ def break_gone(fused, answers):
         (break_file, r"scene2\.tif"),
         (break_small, "scene2.tif cannot be scored: .*40x9 is smaller than the 11x11 window"),
         (break_empty, "fused holds no picture"),
-        (break_gone, "fused is no folder"),
+        (break_gone, "fused is not a folder"),
     ],
 )
 def test_what_cannot_be_scored_is_named(folders, harm, sentence):
@@ -283,7 +283,7 @@ def test_registration_of_grey_pictures_and_by_the_command(tmp_path):
 def test_what_cannot_be_registered_is_named(tmp_path):
     write_picture(tmp_path / "AiF" / "a.png", texture(48, 64, 0))
     write_picture(tmp_path / "fused" / "a.png", texture(48, 64, 0))
-    with pytest.raises(StackError, match=r"a\.png cannot be scored: 64x48 has nothing inside"):
+    with pytest.raises(StackError, match=r"a\.png cannot be scored: 64x48 leaves nothing inside"):
         scores_of(tmp_path / "fused", tmp_path / "AiF", registered=True)
     with pytest.raises(ValueError, match="no affine map"):
         scoring.register(np.zeros((64, 64, 3), np.uint8), blobs(64))
@@ -350,7 +350,7 @@ def test_a_failing_method_is_named_and_the_rest_is_in_the_table(fakes, tmp_path,
     with pytest.raises(StackError, match="--against x is none of first, mean of the frames"):
         run(*words, "--methods", "first", "--output_dir", tmp_path / "new", "--against", "x")
     assert not (tmp_path / "new").exists()  # told before the work
-    with pytest.raises(StackError, match="named first, as a method is"):
+    with pytest.raises(StackError, match="named first, like a method"):
         run(*words, "--methods", "first", "--results", f"first={data / 'AiF'}")
     with pytest.raises(StackError, match="choose another --output_dir"):
         run(*words, "--methods", "first", "--output_dir", data / "dof_stack" / "out")
@@ -434,7 +434,7 @@ def test_the_packages_of_a_metric_are_asked_for_before_the_work(monkeypatch, fol
         ("--results a --reference r --workers 0", "must be at least 1"),
         ("--results a --stacks s --indices XY", "invalid choice"),
         ("--results a --stacks s --html .", "--html needs a name that ends in .html"),
-        ("--stacks s --methods other", "'other' is no method: choose from LP"),
+        ("--stacks s --methods other", "'other' is not a method: choose from LP"),
         ("--stacks s --methods LP:levels=x", "'x' is no int"),
         ("--stacks s --methods all LP LP", "LP is named twice"),
     ],
@@ -455,8 +455,8 @@ def test_against_names_a_result(folders, capsys):
 
 
 def test_processes_score_as_one_does(folders, monkeypatch):
-    scenes = evaluate.find_scenes(None, folders[1], False)
-    files = evaluate.match(folders[0], scenes, folders[1])
+    scenes = matching.find_scenes(None, folders[1])
+    files = matching.match(folders[0], scenes, folders[1])
     tasks = [Task(m, n, path, scenes[n]) for m in "ba" for n, path in files.items()]
     alone = scoring.score_tasks(tasks, scoring.Scoring())
     assert list(alone) == ["b", "a"] and list(alone["a"]) == ["scene2", "scene10"]
