@@ -194,7 +194,7 @@ def show_task(item: tuple[Task, str, Path], page: Path, registered: bool) -> gal
     return gallery.Entry(task.method, caption, shown, error)
 
 
-def views_to_make(
+def entries_to_show(
     folder: Path, scenes: Mapping[str, Scene], tasks: Sequence[Task], tables: Tables
 ) -> list[tuple[Task, str, Path]]:
     """The items of `show_task`: for each scene the answer, the mean of the frames and the results.
@@ -233,13 +233,13 @@ def write_html(
         registered: see Scoring.
         workers: processes at most.
     """
-    items = views_to_make(gallery.files_folder(path), scenes, tasks, tables)
+    items = entries_to_show(gallery.files_folder(path), scenes, tasks, tables)
     show = functools.partial(show_task, page=path, registered=registered)
-    views: dict[str, list[gallery.Entry]] = {name: [] for name in scenes}
-    for (task, *_), view in zip(items, in_parallel(show, items, workers, "page")):
-        views[task.name].append(view)
+    shown: dict[str, list[gallery.Entry]] = {name: [] for name in scenes}
+    for (task, *_), entry in zip(items, in_parallel(show, items, workers, "page")):
+        shown[task.name].append(entry)
     title = f"Focal stack fusion: {len(tables)} results of {len(scenes)} scenes"
-    gallery.write_gallery(path, title, run_record(), parts, views)
+    gallery.write_gallery(path, title, run_record(), parts, shown)
 
 
 def reference_method(against: str | None, tables: Tables) -> str:

@@ -1,19 +1,15 @@
 """evaluate.py: matching, the table, registration, and the sentence of each error."""
 
 import csv
-import os
 import re
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
-import cv2
 import fake_toolbox
 import numpy as np
 import pytest
-from drawn import texture, write_set
+from drawn import blobs, texture, write_set
 
 import evaluate
 from stackmff.errors import StackError
@@ -105,18 +101,6 @@ def test_one_result_is_not_compared_and_one_scene_has_no_interval(tmp_path, caps
     assert said.splitlines()[-2].split()[-5:] == ["PSNR", "-inf", "-", "-", "0/1"]
     assert said.splitlines()[-1].split()[-3:] == ["-", "-", "0/1"]
     assert len((tmp_path / "table.csv").read_text().splitlines()) == 1 + 2 + 2
-
-
-def test_a_folder_with_an_equals_sign_is_a_folder(folders, tmp_path):
-    odd = tmp_path / "lr=0.1 é"
-    folders[0].rename(odd)
-    assert matching.named_folders([str(odd)]) == {"lr=0.1 é": odd}
-
-
-@pytest.mark.parametrize("word", ["name=", "=folder", ""])
-def test_results_without_a_name_or_a_folder(word):
-    with pytest.raises(StackError, match="give DIR or NAME=DIR"):
-        matching.named_folders([word])
 
 
 def test_gray(folders):
@@ -216,36 +200,6 @@ def test_the_command_ends_with_one_sentence(folders, tmp_path):
     assert done.returncode == 1
     assert re.fullmatch(r"error: .*file cannot be created \(File exists\): .*\n", done.stderr)
     assert not done.stdout  # told before the work
-
-
-def blobs(size):
-    """A smooth picture (size, size, 3) uint8 that interpolates well."""
-    noise = cv2.GaussianBlur(np.random.default_rng(5).random((size, size, 3)), (0, 0), 4)
-    noise = (noise - noise.min()) / (noise.max() - noise.min())
-    return np.uint8(np.round(40 + 150 * noise))
-
-
-@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-def test_registration_recovers_a_known_map_and_gain(dtype):
-    scale = dtype(np.iinfo(dtype).max // 255)
-    answer = blobs(192) * scale
-    matrix = np.array([[1.01, 0.006, 2.3], [-0.006, 0.99, -1.6]])
-    moved = cv2.warpAffine(answer, matrix, (192, 192), flags=cv2.INTER_LANCZOS4, borderMode=1)
-    dimmed = np.round(moved * np.array([0.9, 0.8, 0.95])).astype(dtype)
-    white = int(np.iinfo(dtype).max)
-    assert score(dimmed, answer, white)["PSNR"] < 25
-    fused, inside = scoring.register(dimmed, answer)
-    assert fused.shape == inside.shape == (144, 144, 3) and fused.dtype == np.float32
-    np.testing.assert_array_equal(inside, answer[24:-24, 24:-24])
-    assert score(fused, inside, white)["PSNR"] > 45
-
-
-def test_registration_does_not_resample_what_is_in_place():
-    answer = blobs(128)
-    fused, inside = scoring.register(answer.copy(), answer)
-    np.testing.assert_array_equal(fused, inside)
-    dimmed, inside = scoring.register(np.uint8(answer // 2), answer)
-    assert np.abs(dimmed - inside).max() <= 2
 
 
 def test_the_mean_of_the_frames_is_scored_beside_the_results(tmp_path, capsys):
@@ -452,52 +406,6 @@ def test_against_names_a_result(folders, capsys):
     assert "Other minus b" in capsys.readouterr().out
     with pytest.raises(StackError, match="--against c is none of a, b"):
         run(*words, "--against", "c")
-
-
-def test_processes_score_as_one_does(folders, monkeypatch):
-    scenes = matching.find_scenes(None, folders[1])
-    files = matching.match(folders[0], scenes, folders[1])
-    tasks = [Task(m, n, path, scenes[n]) for m in "ba" for n, path in files.items()]
-    alone = scoring.score_tasks(tasks, scoring.Scoring())
-    assert list(alone) == ["b", "a"] and list(alone["a"]) == ["scene2", "scene10"]
-    monkeypatch.setattr(scoring, "POOL_WORTH", 0)
-    assert scoring.score_tasks(tasks, scoring.Scoring(), 2) == alone
-    (folders[0] / "scene10.tif").write_bytes(b"II*\0 no picture")
-    with pytest.raises(StackError, match=r"scene10\.tif"):
-        scoring.score_tasks(tasks, scoring.Scoring(), 2)
-
-
-@pytest.mark.skipif(os.name != "posix", reason="signals")
-@pytest.mark.parametrize("times", [1, 2])
-def test_ctrl_c_ends_scoring_and_leaves_no_process(tmp_path, times):
-    program = (
-        "import sys; sys.path.insert(0, sys.argv[1])\n"
-        "import fake_toolbox\n"
-        "from stackmff.evaluation import scoring\n"
-        "from stackmff.processes import run_main\n"
-        "scoring.POOL_WORTH = 0\n"
-        "work = fake_toolbox.tell_and_wait, ['', *sys.argv[2:]], 2, 'waiting'\n"
-        "run_main(lambda: scoring.in_parallel(*work))\n"
-    )
-    files = [tmp_path / name for name in "ab"]
-    process = subprocess.Popen(
-        [sys.executable, "-c", program, Path(__file__).parent, *files],
-        cwd=Path(evaluate.__file__).parent,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    while not all(path.exists() and path.read_text() for path in files) and process.poll() is None:
-        time.sleep(0.05)
-    for _ in range(times):
-        os.killpg(process.pid, signal.SIGINT)  # as a terminal does, to all
-        time.sleep(0.02)
-    _, error = process.communicate(timeout=30)
-    assert error in ("interrupted\n", "" if times > 1 else None)
-    assert process.returncode in (130, -signal.SIGINT)
-    for path in files:
-        with pytest.raises(ProcessLookupError):
-            os.kill(int(path.read_text()), 0)
 
 
 def test_an_error_map_on_the_page_is_of_the_registered_pair(tmp_path):

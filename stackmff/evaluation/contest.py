@@ -25,6 +25,7 @@ from stackmff.fusion import methods
 from stackmff.images.folders import list_frames, stack_root
 from stackmff.images.formats import write_picture
 from stackmff.images.stack import read_stack
+from stackmff.images.stack_files import FramePath
 from stackmff.processes import answer_channel, answers, child, how_it_ended
 from stackmff.records import Record, wanted_record
 
@@ -136,7 +137,7 @@ def run_contest(
 def run_entry(
     entry: Entry,
     stacks: Mapping[str, Path],
-    frames: Mapping[str, Sequence[Path]],
+    frames: Mapping[str, Sequence[FramePath]],
     overwrite: bool,
     bar: Any,
 ) -> tuple[dict[str, Cell], list[str]]:

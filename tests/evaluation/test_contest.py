@@ -1,4 +1,4 @@
-"""evaluation/contest.py: what is fused, measured and recorded, what is not done again, how failures end."""
+"""evaluation/contest.py: what is fused, measured, recorded and not done again; how failures end."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""evaluation/tables.py: means, differences and their intervals, ranks with ties, Markdown, correlations."""
+"""evaluation/tables.py: means, differences, intervals, ranks with ties, Markdown, correlations."""
 
 import numpy as np
 import pytest
