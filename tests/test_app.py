@@ -90,7 +90,7 @@ def files_of(sessions):
     return [path for path in sessions.folder.rglob("*") if path.is_file()]
 
 
-def test_the_page_and_its_parts_come(client):
+def test_the_page_and_its_files_are_served(client):
     for path, start in (
         ("/", b"<!DOCTYPE html>"),
         ("/page/style.css", b":root"),
@@ -114,11 +114,11 @@ def test_the_page_and_its_parts_come(client):
         f"/page/{'a' * 280}.js",
     ],
 )
-def test_no_other_file_of_the_program_comes(client, path):
+def test_no_other_file_is_served(client, path):
     assert client.ask("GET", path)[0] == 404
 
 
-def test_a_stack_goes_its_way(client):
+def test_a_whole_session(client):
     at = client.begin()
     for k, frame in enumerate(draw_stack(texture(48, 64, 0), 3)):
         status, _ = client.ask("PUT", f"{at}/files?name=f{k}.png", saved(frame, "PNG"))
@@ -174,7 +174,7 @@ def test_a_stack_goes_its_way(client):
     assert client.ask("DELETE", f"{at}/frames")[1]["frames"] == []
 
 
-def test_an_upload_of_10_gb_is_refused_before_it_comes(client):
+def test_an_upload_of_10_gb_is_refused_before_it_starts(client):
     at = client.begin()
     before = files_of(client.sessions)
     link = http.client.HTTPConnection("127.0.0.1", client.port, timeout=20)
@@ -196,7 +196,7 @@ def test_a_body_without_a_size_is_refused(client):
     assert "does not declare the size" in told["error"]
 
 
-def test_a_sender_who_goes_leaves_nothing(client):
+def test_an_interrupted_upload_leaves_nothing(client):
     at = client.begin()
     before = files_of(client.sessions)
     link = socket.create_connection(("127.0.0.1", client.port))
@@ -212,7 +212,7 @@ def test_a_sender_who_goes_leaves_nothing(client):
     assert client.sessions.get(at.rpartition("/")[2]).held == 0
 
 
-def test_text_named_jpg_is_refused_with_a_sentence(client):
+def test_text_named_jpg_is_refused(client):
     at = client.begin()
     before = files_of(client.sessions)
     assert client.ask("PUT", f"{at}/files?name=notes.jpg", b"a text")[0] == 200
@@ -277,7 +277,7 @@ def test_other_sites_are_refused(client):
 
 
 @pytest.mark.parametrize("body", [b"", b"[1]", b"{", b"\xff", b"[" * 200_000])
-def test_what_is_no_json_is_refused(client, body):
+def test_invalid_json_is_refused(client, body):
     at = client.begin()
     for path in ("work", "frames", "open", "strokes"):
         status, told = client.ask("POST", f"{at}/{path}", body)
@@ -296,7 +296,7 @@ def test_what_is_no_json_is_refused(client, body):
         ("strokes", {"strokes": 5}),
     ],
 )
-def test_what_makes_no_sense_is_refused(client, path, body):
+def test_invalid_values_are_refused(client, path, body):
     status, told = client.ask("POST", f"{client.begin()}/{path}", body)
     assert status == 400
     assert told["error"]
@@ -307,13 +307,13 @@ def test_numbers_of_any_length_are_answered(client, path):
     assert client.ask("GET", f"{client.begin()}/{path.format('9' * 5000)}")[0] == 404
 
 
-def test_a_name_stays_as_it_is(client):
+def test_a_name_is_not_changed(client):
     at = client.begin()
     status, told = client.ask("PUT", f"{at}/files?name=a%2541%2B.png", b"x")
     assert (status, told["name"]) == (200, "a%41+.png")
 
 
-def test_names_that_are_no_text_are_listed(client):
+def test_names_that_are_not_valid_text_are_listed(client):
     folders = [
         name for name in os.listdir(os.fsencode(client.sessions.shared.root)) if b"\xe4" in name
     ]
@@ -323,7 +323,7 @@ def test_names_that_are_no_text_are_listed(client):
     assert found == ["k\udce4fer", "stack"]
 
 
-def test_one_who_waits_keeps_nobody_else_waiting(client):
+def test_a_blocked_session_does_not_block_the_others(client):
     """What takes a session's lock leaves the loop that answers all to the others."""
     at, other = client.begin(), client.begin()
     session = client.sessions.get(at.rpartition("/")[2])

@@ -340,10 +340,9 @@ def _jpeg(picture: np.ndarray) -> bytes:
     """(h, w, 3) uint8 RGB as JPEG without chroma subsampling."""
     settings = [cv2.IMWRITE_JPEG_QUALITY, QUALITY]
     settings += [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
-    data: bytes = cv2.imencode(".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), settings)[
-        1
-    ].tobytes()
-    return data
+    bgr = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
+    _, data = cv2.imencode(".jpg", bgr, settings)
+    return bytes(data)
 
 
 class Prober:

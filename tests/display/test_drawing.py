@@ -46,7 +46,7 @@ def test_a_small_copy_is_srgb_whatever_the_profile():
         np.testing.assert_array_equal(grey, np.full((4, 4, 3), 200))
 
 
-def test_words_are_as_wide_as_said():
+def test_text_is_as_wide_as_text_width_says():
     picture = np.full((40, 400, 3), 255, np.uint8)
     drawing.draw_text(picture, "frame 12", 10, 30, 20, (0, 0, 0))
     columns = np.flatnonzero((picture < 128).any((0, 2)))

@@ -57,7 +57,7 @@ def stack_of(folder, count=3, seed=0):
     return folder
 
 
-def test_a_stack_is_looked_at_fused_retouched_and_taken_home(sessions, tmp_path):
+def test_a_stack_is_examined_fused_retouched_and_exported(sessions, tmp_path):
     stack = stack_of(tmp_path / "stack")
     session = sessions.get(sessions.new())
     for name in ("2.png", "0.png", "1.png"):
@@ -196,7 +196,7 @@ def test_strokes_of_another_size_wait(sessions, tmp_path):
     assert (len(last.strokes), len(last.waiting)) == (1, 0)
 
 
-def test_half_a_draft_goes_when_it_is_cancelled(sessions):
+def test_a_cancelled_draft_is_removed(sessions):
     session = sessions.get(sessions.new())
     run_of(session, 1)
     session._on_fuse_end("")
@@ -334,7 +334,7 @@ def test_frames_out_of_focus_order_are_put_right(sessions, tmp_path):
     assert now[3] == "d" and [name for name in now if name != "d"] in (rest, rest[::-1])
 
 
-def test_frames_that_a_hand_moved_are_put_in_order_in_register(sessions):
+def test_frames_of_a_moving_camera_are_put_in_order_once_aligned(sessions):
     session = sessions.get(sessions.new())
     for name, frame in zip("abcd", draw_moved_stack(), strict=True):
         bring(session, f"{name}.png", cv2.imencode(".png", frame)[1].tobytes())
@@ -365,7 +365,7 @@ def test_sentences_hide_the_server(sessions, tmp_path):
     )
 
 
-def test_a_file_comes_once_and_is_counted(sessions):
+def test_a_file_is_uploaded_once_and_counted(sessions):
     session = sessions.get(sessions.new())
     path = session.room_for("a.png", 10**8)
     with pytest.raises(StackError, match=r"a\.png is already there"):
@@ -377,7 +377,7 @@ def test_a_file_comes_once_and_is_counted(sessions):
     session.room_for("b.png", 10**8)
 
 
-def test_a_bomb_in_tiffs_clothing_leaves_nothing(sessions):
+def test_a_decompression_bomb_leaves_nothing(sessions):
     session = sessions.get(sessions.new())
     big = tiff(np.zeros((2000, 2000), np.uint8), compression="zlib")
     bring(session, "bomb.tif", big)
@@ -429,7 +429,7 @@ def test_a_file_that_ends_the_process_is_refused_and_the_others_are_looked_at(se
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="nothing to wait for")
-def test_a_file_that_takes_for_ever_is_given_up(tmp_path):
+def test_a_file_that_takes_for_ever_is_abandoned(tmp_path):
     os.mkfifo(tmp_path / "a.png")  # nobody writes: to open it is to wait
     spec = ExamineSpec([str(tmp_path / "a.png")], "", 0, 1, longest=0.2)
     queue, ended = JobQueue(), []
@@ -439,7 +439,7 @@ def test_a_file_that_takes_for_ever_is_given_up(tmp_path):
     queue.close()
 
 
-def test_sessions_are_apart_and_end(sessions):
+def test_sessions_are_separate_and_end(sessions):
     one, other = sessions.new(), sessions.new()
     first, second = sessions.get(one), sessions.get(other)
     assert first.folder != second.folder
@@ -466,7 +466,7 @@ def test_clearing_removes_all(sessions):
     assert session.held == 0
 
 
-def test_a_file_that_still_comes_for_a_stack_that_is_cleared_is_none_of_the_next(sessions):
+def test_a_late_file_of_a_cleared_stack_does_not_join_the_next(sessions):
     session = sessions.get(sessions.new())
     old = session.room_for("a.png", 5)
     session.clear()
@@ -478,7 +478,7 @@ def test_a_file_that_still_comes_for_a_stack_that_is_cleared_is_none_of_the_next
     assert session.held == 7
 
 
-def test_what_is_looked_at_for_a_stack_that_is_cleared_is_not_heard(sessions):
+def test_messages_about_a_cleared_stack_are_ignored(sessions):
     session = sessions.get(sessions.new())
     session.examine_job = FakeJob(
         ExamineSpec([], "", 0, 1), session._on_examined, session._on_examine_end

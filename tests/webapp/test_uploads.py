@@ -56,7 +56,7 @@ def claiming_tiff(width, height):
         ("Käfer 1.jpg", "Käfer 1.jpg"),
     ],
 )
-def test_names_are_names_alone(word, name):
+def test_names_have_no_folders(word, name):
     assert safe_name(word) == name
 
 
@@ -74,7 +74,7 @@ def test_a_long_name_keeps_its_suffix(letter):
     assert 110 < len(safe_stem(letter * 500).encode()) <= 120
 
 
-def test_stems_lead_nowhere():
+def test_stems_have_no_folders():
     assert safe_stem("../a:b") == "_a_b"
     assert safe_stem("..") == "fused"
 
@@ -158,7 +158,7 @@ def test_no_root_shares_nothing():
         inside(None, "")
 
 
-def test_a_bomb_is_refused_by_what_it_claims(tmp_path):
+def test_a_decompression_bomb_is_refused_by_its_header(tmp_path):
     path = tmp_path / "bomb.tif"
     path.write_bytes(claiming_tiff(90_000, 90_000))
     assert path.stat().st_size < 200
@@ -169,7 +169,7 @@ def test_a_bomb_is_refused_by_what_it_claims(tmp_path):
     check_declared(path, MOST_PIXELS)
 
 
-def test_pages_that_lead_round_come_to_an_end(tmp_path):
+def test_circular_directories_come_to_an_end(tmp_path):
     page = SimpleNamespace(offset=8, aspage=lambda: None)
     with pytest.raises(tifffile.TiffFileError, match="form a loop"):
         tiff_directories(SimpleNamespace(pages=[page] * 3))
@@ -201,14 +201,14 @@ def test_a_huge_png_is_refused_by_its_header(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["notes.jpg", "notes.tif", "notes.png", "notes.mp4"])
-def test_text_is_no_picture(tmp_path, name):
+def test_text_is_not_a_picture(tmp_path, name):
     path = tmp_path / name
     path.write_text("a text, and no picture\n" * 20)
     with pytest.raises(StackError, match=rf"{name} is not a (picture|supported video)"):
         check_declared(path, MOST_PIXELS)
 
 
-def test_a_list_of_addresses_is_no_video(tmp_path):
+def test_a_list_of_addresses_is_not_a_video(tmp_path):
     """FFmpeg would open what it names."""
     path = tmp_path / "film.mp4"
     path.write_text("#EXTM3U\n#EXTINF:1,\nfile:///etc/passwd\n")
@@ -254,7 +254,7 @@ def test_frames_of_one_name_are_refused():
         check_frames([told(9, 9, name) for name in ("b.png", "a-1.tif", "a-2.tif", "a-1.tif")])
 
 
-def test_stacks_that_do_not_fit_each_other_are_refused():
+def test_frames_that_do_not_go_together_are_refused():
     check_frames([told(30, 20), told(30, 20), told(20, 30)])
     with pytest.raises(StackError, match="at least two frames"):
         check_frames([told(30, 20)])
@@ -262,7 +262,7 @@ def test_stacks_that_do_not_fit_each_other_are_refused():
         check_frames([told(30, 20), told(31, 20, "b.png"), told(30, 20)])
 
 
-def test_a_stack_too_large_says_so_before_it_starts(tmp_path, monkeypatch):
+def test_a_stack_that_is_too_large_is_refused_before_it_starts(tmp_path, monkeypatch):
     check_room([told(300, 200)] * 2, tmp_path)
     monkeypatch.setattr(uploads, "free_memory", lambda: 10**9)
     with pytest.raises(StackError, match=r"of 24 megapixels need 1\.5 GB of memory, and 1\.0 GB"):
