@@ -1,6 +1,5 @@
 """Threads and processes: how they are started, fed, interrupted and ended."""
 
-import collections
 import contextlib
 import json
 import multiprocessing
@@ -12,7 +11,8 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import (
     BrokenExecutor,
     Executor,
@@ -56,42 +56,63 @@ def join_processes(backend: str, timeout: timedelta | None = None) -> None:
     dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=timeout)
 
 
-def ahead(
-    pool: Executor, function: Callable[[Item], Result], items: Iterable[Item], count: int
-) -> Iterator[tuple[Item, Result]]:
-    """Yield (item, function(item)) in order while a pool works on `count` more items."""
-    waiting: collections.deque[tuple[Item, Future[Result]]] = collections.deque()
+def futures_ahead(
+    function: Callable[[Item], Result],
+    items: Iterable[Item],
+    count: int,
+    pool: Executor | None = None,
+) -> Generator[tuple[Item, "Future[Result]"], None, None]:
+    """Call a function for each item in threads, a few items ahead of the one that is asked for.
+
+    Args:
+        function: called with an item.
+        items: any number; memory does not grow with it.
+        count: calls that are running, or whose results wait, besides the one that is asked for.
+        pool: whose threads are used; None: `count` threads of its own. Those drop the calls that
+            have not begun when the caller stops early.
+    Yields:
+        (item, the future of its result) in the order of the items.
+    """
+    if pool is None:
+        with ThreadPoolExecutor(count) as own:
+            try:
+                yield from futures_ahead(function, items, count, own)
+            finally:
+                own.shutdown(cancel_futures=True)
+        return
+    waiting: deque[tuple[Item, Future[Result]]] = deque()
     for item in items:
         waiting.append((item, pool.submit(function, item)))
         if len(waiting) > count:
-            item, future = waiting.popleft()
-            yield item, future.result()
-    for item, future in waiting:
-        yield item, future.result()
+            yield waiting.popleft()
+    while waiting:
+        yield waiting.popleft()
 
 
 def in_order(
-    function: Callable[[Item], Result], items: Sequence[Item], jobs: int
+    function: Callable[[Item], Result],
+    items: Sequence[Item],
+    jobs: int,
+    pool: Executor | None = None,
 ) -> Iterator[tuple[Item, Result]]:
-    """Call a function for each item, several at a time in threads.
+    """Call a function for each item, several at a time; see `futures_ahead`.
 
     Args:
-        function: called in threads if jobs is more than 1.
-        items: what to call it with.
-        jobs: threads; at most one more result waits, so that memory stays bounded.
+        function: called in threads, or in this one where one job is enough and there is no pool.
+        items: a sequence.
+        jobs: items in work at a time; one result more waits at most, so that memory stays bounded.
+        pool: whose threads are used; None: as many as jobs, of its own.
     Yields:
         (item, what the function returned) in the order of the items.
     """
     jobs = min(jobs, len(items))
-    if jobs < 2:
+    if pool is None and jobs < 2:
         for item in items:
             yield item, function(item)
         return
-    with ThreadPoolExecutor(jobs) as pool:
-        try:
-            yield from ahead(pool, function, items, jobs)
-        finally:
-            pool.shutdown(cancel_futures=True)
+    with contextlib.closing(futures_ahead(function, items, jobs, pool)) as futures:
+        for item, future in futures:
+            yield item, future.result()
 
 
 def in_processes(

@@ -1,6 +1,5 @@
 """Training in several processes: as in one but for rounding, also where a process was killed."""
 
-import argparse
 import os
 import subprocess
 import sys
@@ -11,8 +10,10 @@ import torch
 from drawn import texture, write_set
 from ranks import gradients_of, numbers
 from torch import nn
+from training import made, read
 
 import train
+from dataloader import Loaders
 from network import build_network, default_config
 from stackmff.images.formats import write_picture
 from stackmff.training import data_sets, optimisation
@@ -191,9 +192,10 @@ def test_the_order_is_one_for_any_number_of_processes():
 
 
 def test_processes_must_find_one_checkpoint(data, tmp_path, monkeypatch):
-    args, _ = train.parse_args(train.get_parser(), options(data, tmp_path))
-    network = train.begin_network(args, None)
-    run = train.build_run(args, torch.device("cpu"), network, 6, ("data", "val"), None)
+    asked, _ = read(options(data, tmp_path))
+    network = train.begin_network(asked.model, None)
+    loaders = Loaders([None] * 6, None, None, "data", "val")
+    run = train.build_run(asked, torch.device("cpu"), network, loaders, None)
     monkeypatch.setattr(runs.dist, "is_initialized", lambda: True)
     monkeypatch.setattr(runs.dist, "get_world_size", lambda: 2)
 
@@ -201,7 +203,7 @@ def test_processes_must_find_one_checkpoint(data, tmp_path, monkeypatch):
         found[:] = [own, 8]
 
     monkeypatch.setattr(runs.dist, "all_gather_object", gather)
-    with pytest.raises(train.StackError, match=r"at step 0 to one process and at 8 to another"):
+    with pytest.raises(train.StackError, match=r"at step 0 for one process and at 8 for another"):
         run.start(None)
 
 
@@ -222,8 +224,8 @@ def test_processes_share_out_the_reading_of_photographs(tmp_path, monkeypatch):
     monkeypatch.setattr(data_sets.dist, "all_gather_object", gather)
     for rank in range(2):
         monkeypatch.setenv("RANK", str(rank))
-        args = argparse.Namespace(min_side=16, min_colour=0, min_sharpness=0)
-        good, left_over = data_sets.usable_photos(args, paths)
+        asked = made(min_side=16, min_colour=0.0, min_sharpness=0.0)
+        good, left_over = data_sets.usable_photos(asked, paths, {})
     assert shares[0] == ([paths[0], paths[2], paths[4]], [])
     assert shares[1][0] == []  # nothing of its own can be read: the others' is enough
     assert good == [paths[0], paths[2], paths[4]] and len(left_over) == 2
@@ -239,12 +241,12 @@ def test_an_uneven_share_is_refused(data, tmp_path, monkeypatch, capsys):
 def test_a_start_again_goes_on_by_itself(data, tmp_path, monkeypatch):
     words = options(data, tmp_path)
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
-    assert train.parse_args(train.get_parser(), words)[1] is None  # killed before a checkpoint
+    assert read(words)[1] is None  # killed before a checkpoint
     assert train.main([*words, "--epochs", "1"]) == 0
-    args, checkpoint = train.parse_args(train.get_parser(), words)
-    assert checkpoint["step"] == 6 and args.epochs == 4
+    asked, checkpoint = read(words)
+    assert checkpoint["step"] == 6 and asked.run.epochs == 4
     monkeypatch.delenv("TORCHELASTIC_RESTART_COUNT")
     with pytest.raises(train.StackError, match="already holds a run"):
-        train.parse_args(train.get_parser(), words)
-    args, checkpoint = train.parse_args(train.get_parser(), [*words, "--resume", "auto"])
-    assert checkpoint["step"] == 6 and args.resume == "last"
+        read(words)
+    asked, checkpoint = read([*words, "--resume", "auto"])
+    assert checkpoint["step"] == 6 and asked.run.resume == "last"

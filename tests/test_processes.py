@@ -1,4 +1,4 @@
-"""processes.py: threads and processes are fed in order, interrupted and ended, and none is left."""
+"""processes.py: work in order within bounds; processes fed and ended; how a main ends."""
 
 import functools
 import multiprocessing
@@ -9,12 +9,14 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from stackmff import processes
 from stackmff.errors import StackError
+from stackmff.processes import futures_ahead, in_order
 
 HOUSE = Path(__file__).parents[1]
 
@@ -44,21 +46,6 @@ def is_running(process):
         return "\nState:\tZ" not in Path(f"/proc/{process}/status").read_text()
     except OSError:
         return processes.is_alive(process) and not Path("/proc/self/status").exists()
-
-
-@pytest.mark.parametrize("jobs", [1, 3])
-def test_threads_yield_in_order_and_are_bounded(jobs):
-    started = []
-
-    def slow_first(number):
-        started.append(number)
-        time.sleep(0.1 if number == 0 else 0)
-        return -number
-
-    results = processes.in_order(slow_first, range(20), jobs)
-    assert next(results) == (0, 0)
-    assert len(started) <= 2 * jobs + 1
-    assert list(results) == [(k, -k) for k in range(1, 20)]
 
 
 def test_processes_yield_in_order_or_as_they_come():
@@ -188,6 +175,44 @@ def test_ctrl_c_is_ignored_in_the_main_thread_alone():
 )
 def test_how_a_process_ended(status, clause):
     assert processes.how_it_ended(status) == clause
+
+
+@pytest.mark.parametrize("jobs", [1, 2, 7, 100])
+def test_results_come_in_order(jobs):
+    assert list(in_order(lambda x: -x, range(20), jobs)) == [(k, -k) for k in range(20)]
+    assert list(in_order(abs, [], jobs)) == []
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_memory_does_not_grow_with_the_number_of_items(own):
+    started = []
+    with ThreadPoolExecutor(1) as pool:
+        run = in_order(lambda x: started.append(x) or -x, range(50), 4, None if own else pool)
+        for item, result in run:
+            assert result == -item and len(started) <= item + 6
+
+
+def test_a_failure_comes_in_its_place_and_the_rest_is_not_begun():
+    started = []
+
+    def halve(item):
+        started.append(item)
+        return 12 // (item - 3)
+
+    got = []
+    with pytest.raises(ZeroDivisionError):
+        for item, _ in in_order(halve, range(100), 2):
+            got.append(item)
+    assert got == [0, 1, 2] and len(started) <= 7
+    assert not [thread for thread in threading.enumerate() if "ThreadPool" in thread.name]
+
+
+def test_a_future_may_fail_and_the_rest_goes_on():
+    said = [
+        item if future.exception() else future.result()
+        for item, future in futures_ahead(lambda x: 1 // x, range(3), 1)
+    ]
+    assert said == [0, 1, 0]
 
 
 def test_whether_a_process_is_alive():

@@ -11,7 +11,7 @@ import numpy as np
 
 from stackmff.errors import KNOWN_FAILURES, StackError
 from stackmff.images.formats import write_picture
-from stackmff.processes import ahead
+from stackmff.processes import in_order
 from stackmff.synthesis.depth_maps import SIDE_FILE, encode_map, side_file
 from stackmff.synthesis.depth_models import cut_padding, feed
 from stackmff.synthesis.depth_upsampling import sharpen
@@ -117,7 +117,7 @@ def write_map(path, picture, values, model, output, sharpened):
 
 
 def same_size(photos, most):
-    """Put what `ahead` yields together: lists of up to `most` whose inputs are of one size.
+    """Put what `in_order` yields together: lists of up to `most` whose inputs are of one size.
 
     Yields:
         [(path, (picture, input))], or [(path, sentence)] of one that cannot be used.
@@ -148,7 +148,7 @@ def estimate(todo, model, args, output):
     writing = collections.deque()
     try:
         count = args.batch_size + args.workers
-        photos = ahead(pool, lambda path: read_input(path, limits, model), todo, count)
+        photos = in_order(lambda path: read_input(path, limits, model), todo, count, pool)
         for group in same_size(photos, args.batch_size):
             if isinstance(group[0][1], str):
                 yield group[0]

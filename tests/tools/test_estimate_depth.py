@@ -1,10 +1,9 @@
-"""tools/estimate_depth.py: known depth of drawn photographs, going on, bad input, what is not there."""
+"""tools/estimate_depth.py: known depth of drawn photographs, bad input, what is missing."""
 
 import json
 import os
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import cv2
@@ -14,7 +13,6 @@ from calling import killed_while_writing, make_quietly
 from drawn import texture
 from tiny_onnx import CONSTANT, NAN, write_network
 
-from stackmff import processes
 from stackmff.errors import StackError
 from stackmff.images.formats import read_picture, write_picture
 from tools import estimate_depth
@@ -227,14 +225,6 @@ def test_a_killed_run_goes_on(run, photos, model, tmp_path):
         path.unlink()
     run("--model", model)
     assert killed == {path.name: path.read_bytes() for path in out.glob("*.png")}
-
-
-def test_memory_does_not_grow_with_the_number_of_photographs():
-    started = []
-    with ThreadPoolExecutor(1) as pool:
-        for item, result in processes.ahead(pool, lambda x: started.append(x) or -x, range(50), 4):
-            assert result == -item
-            assert len(started) <= item + 6
 
 
 @pytest.mark.parametrize(
