@@ -38,14 +38,14 @@ Result = TypeVar("Result")
 def join_processes(backend: str, timeout: timedelta | None = None) -> None:
     """Join the other processes that torchrun started: torch.distributed's default group.
 
-    The store of torchrun's agent outlives the processes, and those that are started again would
-    find the addresses of the killed ones in it; so each start has its own part of it. Machines
-    count their starts apart, though: with several the store must not be the agent's, which
-    TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 sees to (https://github.com/pytorch/pytorch/issues/135712).
+    The store of torchrun's agent outlives the processes. Restarted processes would find the
+    addresses of the killed ones in it, so each start uses a prefix of its own. Machines count their
+    starts separately, though: with several machines the store must not be the agent's, which
+    TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 ensures (https://github.com/pytorch/pytorch/issues/135712).
 
     Args:
         backend: "gloo" or "nccl".
-        timeout: timedelta after which a process that waits gives up; None: the backend's own.
+        timeout: after which a waiting process gives up; None: the backend's default.
     """
     import torch.distributed as dist
 
@@ -125,15 +125,15 @@ def in_processes(
 ) -> Iterator[tuple[Item, Result]]:
     """Call a function for each item in processes of one core each.
 
-    This process alone answers Ctrl-C. When it is killed, the others end too.
+    Only this process reacts to Ctrl-C. When it is killed, the others end too.
 
     Args:
         function: at the top level of a module, or a partial of one.
         items: what to call it with; they are sent to the processes.
         workers: processes at most.
-        as_they_come: yield each result when it is there, not in the order of the items.
-        finish: when something goes wrong, let the processes finish the calls they are at, which
-            may be writing files; else they are ended at once.
+        as_they_come: yield results as soon as they are available, in any order.
+        finish: on an error, let the processes finish their current calls, which may be writing
+            files; else they are ended at once.
     Yields:
         (item, what the function returned).
     Raises:

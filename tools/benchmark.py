@@ -79,8 +79,8 @@ class ProgramOptions(Options):
     )
     align: Literal["auto", "on", "off"] = option(
         "off",
-        help="of predict.py; the stages are timed without alignment (default: %(default)s, as most "
-        "other programs do not align)",
+        help="whether predict.py aligns, see there; the stages are timed without alignment "
+        "(default: %(default)s, since most other programs do not align)",
     )
 
 
@@ -142,7 +142,8 @@ class BenchmarkOptions(Options):
 def get_parser() -> argparse.ArgumentParser:
     """The parser of the command."""
     parser = argparse.ArgumentParser(
-        description="Time predict.py, next to other programs and stage by stage."
+        prog="python -m tools.benchmark",
+        description="Time predict.py, next to other programs and stage by stage.",
     )
     add_options(parser, BenchmarkOptions)
     return parser

@@ -128,7 +128,8 @@ class RobustnessOptions(Options):
 def get_parser() -> argparse.ArgumentParser:
     """The parser of the command."""
     parser = argparse.ArgumentParser(
-        description="Score methods against the number of frames, noise, misalignment and flicker."
+        prog="python -m tools.robustness",
+        description="Score methods against the number of frames, noise, misalignment and flicker.",
     )
     add_options(parser, RobustnessOptions)
     return parser

@@ -69,6 +69,7 @@ class ToolboxOptions(Options):
 def get_parser() -> argparse.ArgumentParser:
     """The parser of the command."""
     parser = argparse.ArgumentParser(
+        prog="python -m tools.toolbox",
         description="Fuse a focal stack with any method of the toolbox.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="methods:\n" + "\n".join(described()),

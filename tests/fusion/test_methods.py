@@ -5,9 +5,8 @@ from functools import partial
 import cv2
 import numpy as np
 import pytest
-import tifffile
 import torch
-from drawn import draw_stack, texture, write_set
+from drawn import draw_stack, texture
 
 from stackmff.errors import StackError
 from stackmff.evaluation.metrics import psnr
@@ -16,9 +15,6 @@ from stackmff.fusion.ifcnn import IFCNN, fuse_ifcnn
 from stackmff.fusion.methods import METHODS, build_method, method_words, missing, parse_method
 from stackmff.fusion.spatial import majority
 from stackmff.images.colour import luma
-from stackmff.images.folders import list_frames
-from stackmff.images.formats import read_picture
-from tools import toolbox as toolbox_module
 
 LIGHT = [name for name in METHODS if name not in ("IFCNN", "StackMFF")]
 TRANSFORM_METHODS = [name for name, method in METHODS.items() if method.transform]
@@ -271,38 +267,6 @@ def test_a_missing_package_is_said(monkeypatch):
     with pytest.raises(StackError, match=r"DWT needs PyWavelets: pip install .stackmff\[toolbox\]"):
         build_method("DWT")
     assert "DWT" not in method_words(["available"])
-
-
-def test_the_command(tmp_path, capsys, monkeypatch):
-    write_set(tmp_path, [3])
-    out = tmp_path / "out.png"
-    folder = str(tmp_path / "dof_stack" / "scene0")
-    toolbox_module.main(["--method", "GFF", "--stack_path", folder, "--output", str(out)])
-    assert "3 frames by GFF" in capsys.readouterr().out
-    answer = read_picture(tmp_path / "AiF" / "scene0.png")
-    assert psnr(read_picture(out), answer, 255) > 30
-    for words, sentence in (
-        (["--method", "SIFT"], "'SIFT' is not a method"),
-        (["--output", "out.xyz"], "out.xyz needs a suffix"),
-        (["--output", f"{folder}/out.png"], "would be a frame next time"),
-    ):
-        with pytest.raises(SystemExit, match="2"):
-            toolbox_module.main(["--stack_path", folder, *words])
-        assert sentence in capsys.readouterr().err
-    monkeypatch.chdir(tmp_path)
-    toolbox_module.main(["--method", "LP", "--stack_path", folder, "--iterative"])
-    assert (tmp_path / "results" / "scene0_LP-iterative.png").is_file()
-    pages = np.stack([read_picture(path) for path in list_frames(folder)])
-    tifffile.imwrite("own.tif", pages, photometric="rgb")
-    toolbox_module.main(["--method", "LP", "--stack_path", "own.tif"])
-    assert (tmp_path / "results" / "own_LP.png").is_file()
-    with pytest.raises(SystemExit, match="2"):
-        toolbox_module.main(["--method", "LP", "--stack_path", "own.tif", "--output", "own.tif"])
-    assert "own.tif is the stack itself" in capsys.readouterr().err
-    with pytest.raises(SystemExit):
-        toolbox_module.main(["--help"])
-    listed = capsys.readouterr().out
-    assert all(f"\n  {name} " in listed for name in METHODS)
 
 
 def test_our_networks_take_frames_in_focus_order():
