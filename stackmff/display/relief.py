@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 
 from stackmff.display.drawing import reduced
-from stackmff.images.guided_filter import guided
+from stackmff.images.guided_filter import guided_filter
 
 # The picture lies on the ground, its centre at the origin; its longer side is 1. The camera looks
 # horizontally through a shifted lens, as in architectural photography: verticals stay vertical, so
@@ -127,7 +127,7 @@ def heights_of(near: np.ndarray, sure: np.ndarray, texture: np.ndarray) -> np.nd
     filled *= _rise(cv2.GaussianBlur(sure, (0, 0), side / ALONE), 0, 0.2)
     guide = cv2.cvtColor(texture, cv2.COLOR_RGB2GRAY) / np.float32(255)
     radius = max(2, side // 60)
-    smooth = guided(guide, filled, radius, 1e-3)
+    smooth = guided_filter(guide, filled, radius, 1e-3)
     return np.clip(cv2.GaussianBlur(smooth, (0, 0), side / 400), 0, 1)
 
 

@@ -36,6 +36,7 @@ from stackmff.images.folders import (
 )
 from stackmff.images.formats import result_suffix
 from stackmff.images.stack import Stack
+from stackmff.images.stack_files import FramePath
 from stackmff.options import Options, add_options, as_record, option, parse
 from stackmff.processes import join_processes, rank_and_world
 from stackmff.records import Record, wanted_record
@@ -245,7 +246,7 @@ class BatchJob:
         self.record = Record(target, self.name)
         self.card = target / "records" / "cards" / f"{self.name}.json"
 
-    def files(self, paths: Sequence[Path]) -> Files:
+    def files(self, paths: Sequence[FramePath]) -> Files:
         """The Files of what is wanted."""
         output, target, name = self.options.output, self.target, self.name
         known = output.use_alignment and output.use_alignment / f"{name}.json"
@@ -261,7 +262,7 @@ class BatchJob:
             self.card if output.report else None,
         )
 
-    def wanted(self, paths: Sequence[Path], files: Files) -> dict[str, Any]:
+    def wanted(self, paths: Sequence[FramePath], files: Files) -> dict[str, Any]:
         """What the record must name, see records.wanted_record."""
         options = {k: v for k, v in as_record(self.options).items() if k not in NOT_OF_RESULTS}
         weights = {"network": self.weights}

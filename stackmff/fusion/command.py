@@ -18,6 +18,7 @@ from stackmff.fusion.options import (
 from stackmff.fusion.pipeline import Files, fuse_files, make_engine, read_for
 from stackmff.images.folders import clash, list_frames, stack_name
 from stackmff.images.formats import PICTURE_SUFFIXES, result_suffix, same_format
+from stackmff.images.stack_files import FramePath
 from stackmff.options import Options, add_options, option, parse
 
 
@@ -120,7 +121,7 @@ def choose_output(
     stack_path: Path,
     output: Path | None,
     out_format: str | None,
-    paths: Sequence[Path],
+    paths: Sequence[FramePath],
 ) -> Path:
     """The file of the fused picture; exit status 2 if --output and --out_format contradict."""
     suffix = result_suffix(out_format, paths)

@@ -24,6 +24,7 @@ from stackmff.images.formats import loses, to_8_bits, write_picture
 from stackmff.images.frame_store import release
 from stackmff.images.metadata import Metadata
 from stackmff.images.stack import Stack, read_stack
+from stackmff.images.stack_files import FramePath
 from stackmff.machine import share_one_heap
 from stackmff.progress import ShowStage, stage
 
@@ -95,7 +96,7 @@ class Made:
         return self.mixture.frames_used(len(self.order))
 
 
-def read_for(output: Path, paths: Sequence[Path], options: FuseOptions) -> Stack:
+def read_for(output: Path, paths: Sequence[FramePath], options: FuseOptions) -> Stack:
     """Read the frames that are to be fused into the file `output`, in the order that --order asks
     for; see stack.read_stack."""
     reference = find_reference(options.alignment.reference, [path.name for path in paths])
@@ -287,9 +288,13 @@ def _align(
 def decisions(alignment: Alignment, names: Sequence[str]) -> list[str]:
     """Sentences on what was aligned, exposed and left out; none if nothing was."""
     notes = [f"left out: {sentence}" for sentence in told(alignment, names)]
-    moved = [k for k, moves in enumerate(alignment.moved) if moves]
+    moved = [
+        matrix
+        for matrix, moves in zip(alignment.transforms, alignment.moved, strict=True)
+        if moves and matrix is not None
+    ]
     if moved:
-        most = max(farthest(alignment.transforms[k], alignment.size) for k in moved)
+        most = max(farthest(matrix, alignment.size) for matrix in moved)
         notes.append(
             f"{len(moved)} of {len(names)} frames were moved onto {names[alignment.reference]}, "
             f"by {most:.1f} px at most"

@@ -1,7 +1,5 @@
 """Queues of jobs, each of which runs in a process of its own and can be cancelled."""
 
-import contextlib
-import json
 import subprocess
 import threading
 from collections import deque
@@ -9,10 +7,9 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, Generic, TypeVar
 
-from stackmff.processes import child_command, child_environment, how_it_ended
+from stackmff.processes import GRACE, answers, child, end_process, how_it_ended
 
 WORKER = "stackmff.webapp.worker"
-PATIENCE = 3  # seconds that a process has to end after it was asked to
 
 # What a worker process says, one JSON object per line.
 Message = dict[str, Any]
@@ -83,47 +80,29 @@ class WorkerJob(Generic[Spec]):
         self.spec: Spec = spec
         self.on_message, self.on_end = on_message, on_end
         self.cancelled = False
-        self.process: subprocess.Popen[bytes] | None = None
+        self.process: subprocess.Popen[str] | None = None
 
     def run(self) -> str | None:
         """Start the process and listen until it ends; return the sentence for `on_end`."""
-        # In a process group of its own: Ctrl-C in the terminal ends the server, which ends the job.
-        self.process = process = subprocess.Popen(
-            child_command(WORKER),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env=child_environment(),
-            start_new_session=True,
-        )
-        assert process.stdin is not None and process.stdout is not None
         error = None
-        with process:
+        with child(WORKER, asdict(self.spec)) as process:
+            self.process = process
             if self.cancelled:
                 self.stop()
-            with contextlib.suppress(OSError):
-                process.stdin.write(json.dumps(asdict(self.spec)).encode() + b"\n")
-                process.stdin.close()
-            for line in process.stdout:
-                message = json.loads(line)
+            for message in answers(process):
                 error = message.get("error", error)
                 if not self.cancelled:
                     self.on_message(message)
+            status = process.wait()
         if self.cancelled:
             return ""
-        if process.returncode:
-            return f"the work stopped: {how_it_ended(process.returncode)}"
-        return error
+        return f"the work stopped: {how_it_ended(status)}" if status else error
 
     def stop(self) -> None:
         """End the process at once, if there is one."""
         self.cancelled = True
-        if self.process is None or self.process.poll() is not None:
-            return
-        self.process.terminate()
-        try:
-            self.process.wait(PATIENCE)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
+        if self.process is not None:
+            end_process(self.process)
 
 
 class JobQueue:
@@ -165,7 +144,7 @@ class JobQueue:
             return
         job.stop()
         with self.changed:
-            self.changed.wait_for(lambda: job not in self.running, PATIENCE + 2)
+            self.changed.wait_for(lambda: job not in self.running, GRACE + 2)
 
     def close(self) -> None:
         """Cancel all jobs and end the threads."""

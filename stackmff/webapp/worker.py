@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 import cv2
 import numpy as np
@@ -33,6 +33,7 @@ from stackmff.images.metadata import Metadata
 from stackmff.images.stack import Stack, read_stack
 from stackmff.images.stack_files import frames_in_file
 from stackmff.options import build
+from stackmff.processes import answer_channel
 from stackmff.webapp.jobs import ExamineSpec, FuseSpec
 from stackmff.webapp.result_files import ResultFiles, ResultRecord, encode_metadata
 from stackmff.webapp.uploads import check_declared, frames_of
@@ -49,16 +50,16 @@ class Reporter:
     """Reports to the server.
 
     Args:
-        stream: binary, to write to.
+        stream: to write to.
     """
 
-    def __init__(self, stream: BinaryIO) -> None:
+    def __init__(self, stream: IO[str]) -> None:
         self.stream = stream
         self.last: tuple[tuple[str, str | None] | None, float] = (None, 0.0)
 
     def report(self, **message: Any) -> None:
         """Send one message."""
-        self.stream.write(json.dumps(message).encode() + b"\n")
+        self.stream.write(json.dumps(message) + "\n")
         self.stream.flush()
 
     def stage(self, name: str, done: int, total: int, part: str | None = None) -> None:
@@ -272,9 +273,7 @@ WORK: dict[str, tuple[Callable[..., Any], Callable[..., None]]] = {
 
 def main() -> int:
     """Do the work that stdin asks for; return an exit status."""
-    # Whatever a library prints goes to stderr; only our lines of JSON go to stdout.
-    reporter = Reporter(os.fdopen(os.dup(1), "wb"))
-    os.dup2(2, 1)
+    reporter = Reporter(answer_channel())
     if hasattr(os, "nice"):
         os.nice(NICENESS)
     with contextlib.suppress(OSError):  # out of memory, the system ends this, not the server

@@ -91,7 +91,7 @@ def test_what_is_no_sensible_call(data, tmp_path, capsys):
     for words, sentence in (
         (["--output_dir", data / "out"], "is inside --data: choose another folder"),
         (["--plot", tmp_path / "plot.foo"], "ends in .png or .svg"),
-        (["--methods", "SIFT"], "'SIFT' is no method"),
+        (["--methods", "SIFT"], "'SIFT' is not a method"),
     ):
         with pytest.raises(SystemExit, match="2"):
             run(data, tmp_path / "out", *words)
@@ -136,6 +136,8 @@ def test_the_plot(tmp_path, monkeypatch):
 
 def test_a_plot_without_matplotlib_is_refused_before_the_work(data, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(StackError, match=r"--plot needs matplotlib: pip install -r"):
+    with pytest.raises(
+        StackError, match=r"--plot needs matplotlib: pip install .stackmff\[toolbox\]"
+    ):
         run(data, tmp_path / "out", "--plot", tmp_path / "plot.png")
     assert not (tmp_path / "out").exists()

@@ -89,7 +89,9 @@ def test_stages_are_timed_apart_and_only_when_asked(monkeypatch):
         nonlocal now
         now += seconds
 
-    monkeypatch.setattr("stages.time", SimpleNamespace(perf_counter=lambda: now))
+    monkeypatch.setattr(
+        "stackmff.training.profiling.time", SimpleNamespace(perf_counter=lambda: now)
+    )
     stages = Stages(torch.device("cpu"))
 
     def slow():

@@ -420,8 +420,8 @@ def test_a_file_that_ends_the_process_is_refused_and_the_others_are_looked_at(se
     session._on_examined({"frame": told | {"id": 1, "name": "a-1.tif", "file": str(files[0])}})
     seen = []
     session._examine = lambda files: seen.extend(session.pending)
-    session._on_examine_end("the work stopped: it took longer than it may")
-    assert session.refused == ["a.tif: the work stopped: it took longer than it may"]
+    session._on_examine_end("the work stopped: it exceeded its time limit")
+    assert session.refused == ["a.tif: the work stopped: it exceeded its time limit"]
     assert [frame["name"] for frame in session.frames.values()] == ["b.png"]
     assert session.order == [0]
     assert seen == [files[2]]
@@ -435,7 +435,7 @@ def test_a_file_that_takes_for_ever_is_given_up(tmp_path):
     queue, ended = JobQueue(), []
     queue.add(WorkerJob(spec, lambda message: None, ended.append))
     until(lambda: ended)
-    assert ended == ["the work stopped: it took longer than it may"]
+    assert ended == ["the work stopped: it exceeded its time limit"]
     queue.close()
 
 
