@@ -30,7 +30,7 @@ def usage() -> str:
             "",
             *lines,
             "",
-            "stackmff COMMAND --help lists the options of a command; stackmff --version, the version.",
+            "stackmff COMMAND --help lists the options of a command.",
         ]
     )
 

@@ -70,8 +70,8 @@ def part_of(word: str) -> tuple[int, int]:
         word = f"{(task - first) // step + 1}/{count}"
         if task - first >= step * count:
             raise argparse.ArgumentTypeError(
-                "slurm: the numbers of this array have gaps: start all of it with sbatch --array=1-N; "
-                "what is done is not done again"
+                "slurm: the numbers of this array have gaps: start all of it with "
+                "sbatch --array=1-N; what is done is not done again"
             )
     k, slash, n = word.partition("/")
     if not (slash and k.isdecimal() and n.isdecimal() and 1 <= int(k) <= int(n)):

@@ -1,4 +1,4 @@
-"""fusion/engines.py and tools/export.py: OpenVINO gives what torch gives, and only for its own checkpoint."""
+"""fusion/engines.py, tools/export.py: OpenVINO gives what torch gives, for its own checkpoint."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""fusion/pipeline.py: the results of a stack, whole: aligned, cropped, in slabs, with what to look at."""
+"""fusion/pipeline.py: the results of a stack: aligned, cropped, in slabs, with previews."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""synthesis/depth_models.py and synthesis/depth_engines.py: sizes, normalisation, padding, files that do not fit."""
+"""synthesis/depth_models.py, depth_engines.py: sizes, normalisation, padding, misfits."""
 
 import subprocess
 import sys

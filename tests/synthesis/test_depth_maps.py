@@ -1,4 +1,4 @@
-"""synthesis/depth_maps.py: what a network's maps become in 16 bits, and what the side file says of them."""
+"""synthesis/depth_maps.py: maps in 16 bits, and what the side file says of them."""
 
 import json
 
