@@ -1,4 +1,7 @@
-"""The planes of frames that networks and measures look at: luma, and chroma beside it."""
+"""Luma and chroma of frames, which networks and measures look at; the coding of sRGB."""
+
+from collections.abc import Callable
+from typing import Any
 
 import cv2
 import numpy as np
@@ -66,13 +69,20 @@ def chroma(frames):
     return out
 
 
-def _to_linear(coded):
-    """Linear light of sRGB's coded values, [0, 1], float32. Source: IEC 61966-2-1."""
-    light = np.where(coded <= 0.04045, coded / 12.92, ((coded + 0.055) / 1.055) ** 2.4)
-    return light.astype(np.float32)
+def srgb_to_linear(coded: Any, where: Callable[..., Any] = np.where) -> Any:
+    """Linear light of sRGB-coded values.
+
+    Args:
+        coded: floats in [0, 1], any shape; an array, or a tensor of torch.
+        where: `numpy.where` or `torch.where`, by what `coded` is.
+    Returns:
+        Linear light in [0, 1], of the same kind, shape and dtype.
+    Source: IEC 61966-2-1.
+    """
+    return where(coded <= 0.04045, coded / 12.92, ((coded + 0.055) / 1.055) ** 2.4)
 
 
-def _to_coded(linear):
-    """The inverse of `_to_linear`."""
-    high = 1.055 * np.maximum(linear, 0.0031308) ** (1 / 2.4) - 0.055
-    return np.where(linear <= 0.0031308, 12.92 * linear, high)
+def linear_to_srgb(linear: Any, where: Callable[..., Any] = np.where) -> Any:
+    """The inverse of `srgb_to_linear`, which see."""
+    high = 1.055 * linear.clip(0.0031308) ** (1 / 2.4) - 0.055
+    return where(linear <= 0.0031308, 12.92 * linear, high)
