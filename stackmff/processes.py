@@ -1,28 +1,42 @@
-"""Threads and processes: work in order, helpers that end with their parent, torchrun, exit."""
+"""Threads and processes: how they are started, fed, interrupted and ended."""
 
 import contextlib
+import json
+import multiprocessing
+import multiprocessing.connection
 import os
 import platform
 import re
 import signal
+import subprocess
 import sys
+import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures import (
+    BrokenExecutor,
+    Executor,
+    Future,
+    ProcessPoolExecutor,
+    ThreadPoolExecutor,
+    as_completed,
+)
+from datetime import timedelta
 from pathlib import Path
-from typing import TypeVar
+from typing import IO, Any, NoReturn, TypeVar
 
-from stackmff.errors import KNOWN_FAILURES, sentence_of
+from stackmff.errors import KNOWN_FAILURES, StackError, sentence_of
+
+GRACE = 5  # seconds that a process has to end by itself once it is asked to
 
 # Long work tells how far it is: called as progress(steps done, steps in all).
 Progress = Callable[[int, int], None]
-
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def join_processes(backend, timeout=None):
-    """Join the other processes: torch.distributed's default group.
+def join_processes(backend: str, timeout: timedelta | None = None) -> None:
+    """Join the other processes that torchrun started: torch.distributed's default group.
 
     The store of torchrun's agent outlives the processes, and those that are started again would
     find the addresses of the killed ones in it; so each start has its own part of it. Machines
@@ -101,25 +115,89 @@ def in_order(
             yield item, future.result()
 
 
-def end_with_parent():
-    """Have this process of a pool end when the one that started it is killed: nobody else would."""
-    import multiprocessing.connection
-    import threading
+def in_processes(
+    function: Callable[[Item], Result],
+    items: Iterable[Item],
+    workers: int,
+    *,
+    as_they_come: bool = False,
+    finish: bool = False,
+) -> Iterator[tuple[Item, Result]]:
+    """Call a function for each item in processes of one core each.
 
-    def wait():
-        multiprocessing.connection.wait([multiprocessing.parent_process().sentinel])
+    This process alone answers Ctrl-C. When it is killed, the others end too.
+
+    Args:
+        function: at the top level of a module, or a partial of one.
+        items: what to call it with; they are sent to the processes.
+        workers: processes at most.
+        as_they_come: yield each result when it is there, not in the order of the items.
+        finish: when something goes wrong, let the processes finish the calls they are at, which
+            may be writing files; else they are ended at once.
+    Yields:
+        (item, what the function returned).
+    Raises:
+        StackError: a process was killed. Whatever the function raises passes through.
+    """
+    others = multiprocessing.active_children()
+    # Spawned, not forked: a fork copies the locks of threads and can hang.
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), prepare_worker)
+    try:
+        with uninterrupted():  # the processes start here
+            futures = {pool.submit(function, item): item for item in items}
+        for future in as_completed(futures) if as_they_come else futures:
+            yield futures[future], future.result()
+    except BaseException as error:
+        with uninterrupted():
+            if not finish:
+                for process in multiprocessing.active_children():
+                    if process not in others:
+                        process.terminate()
+            pool.shutdown(cancel_futures=True)
+        if isinstance(error, BrokenExecutor):
+            raise StackError(
+                "a worker process was killed, most likely because memory ran out: lower --workers"
+            ) from error
+        raise
+    pool.shutdown()
+
+
+def prepare_worker() -> None:
+    """Set up a process of a pool: it uses one core and ends when its parent is killed."""
+    import cv2
+
+    end_with_parent()
+    cv2.setNumThreads(1)
+    os.environ["OMP_NUM_THREADS"] = "1"  # torch reads it when it is loaded
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)
+
+
+def end_with_parent() -> None:
+    """End this process when its parent is killed, after which nobody would end it."""
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        raise ValueError("this process was not started by multiprocessing")
+    sentinel = parent.sentinel
+
+    def wait() -> None:
+        multiprocessing.connection.wait([sentinel])
         os._exit(1)
 
     threading.Thread(target=wait, daemon=True).start()
 
 
 @contextlib.contextmanager
-def uninterrupted():
-    """Ctrl-C does nothing inside the block, nor ever in a process that is started there.
+def uninterrupted() -> Iterator[None]:
+    """Ignore Ctrl-C inside the block, and for good in processes that are started there.
 
-    So a process that is started to help leaves Ctrl-C to the one that started it, from its first
-    moment on, and that one can end it without being stopped half-way by a second Ctrl-C.
+    A helper process so leaves Ctrl-C to its parent from its first moment on, and a second Ctrl-C
+    cannot stop the parent half-way while it ends its helpers. Other threads than the main one are
+    never interrupted; there the block does nothing.
     """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         yield
@@ -127,13 +205,93 @@ def uninterrupted():
         signal.signal(signal.SIGINT, before)
 
 
-def this_process():
-    """Machine and number of this process, as files that it leaves when it is killed name them."""
+def start_process(command: Sequence[str | Path], **pipes: Any) -> "subprocess.Popen[Any]":
+    """Start a program that leaves Ctrl-C at the terminal to this process.
+
+    Args:
+        command: its words.
+        pipes: as of subprocess.Popen.
+    Returns:
+        The process, which leads a group of its own; end it with `end_process`.
+    """
+    with uninterrupted():  # else a Ctrl-C could leave a process that nobody knows of
+        return subprocess.Popen(command, start_new_session=True, **pipes)
+
+
+def end_process(process: "subprocess.Popen[Any]") -> None:
+    """End a process of `start_process` with those that it has started, and wait for it.
+
+    It is asked to end. After GRACE seconds, or when Ctrl-C interrupts the waiting, it is killed.
+    """
+    if process.poll() is not None:
+        return
+    try:
+        _stop(process)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(GRACE)
+    finally:
+        if process.poll() is None:
+            _stop(process, kill=True)
+            process.wait()
+
+
+def _stop(process: "subprocess.Popen[Any]", kill: bool = False) -> None:
+    """Ask a process and those that it has started to end, or kill them."""
+    if os.name != "posix":
+        process.kill()
+        return
+    with contextlib.suppress(ProcessLookupError):  # it has just ended
+        os.killpg(process.pid, signal.SIGKILL if kill else signal.SIGTERM)
+
+
+@contextlib.contextmanager
+def child(module: str, orders: Any) -> "Iterator[subprocess.Popen[str]]":
+    """A process that runs a module of the package; it is gone after the block.
+
+    The orders reach it as one line of JSON on its input. Read its answers, a line of JSON each,
+    with `answers`, then ask how it ended with `wait`. In the child, `answer_channel` is the other
+    end.
+
+    Args:
+        module: dotted name.
+        orders: plain JSON values.
+    """
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "encoding": "ascii"}
+    process = start_process(child_command(module), env=child_environment(), **pipes)
+    assert process.stdin is not None and process.stdout is not None
+    try:
+        # A child that is gone already is found when it is asked how it ended.
+        with contextlib.suppress(BrokenPipeError), process.stdin:
+            process.stdin.write(json.dumps(orders) + "\n")
+        yield process
+    finally:
+        end_process(process)
+        process.stdout.close()
+
+
+def answers(process: "subprocess.Popen[str]") -> Iterator[Any]:
+    """The answers of a `child`, as they come, until it closes its output."""
+    assert process.stdout is not None
+    return map(json.loads, process.stdout)
+
+
+def answer_channel() -> IO[str]:
+    """The output of a `child` for its answers: what its libraries print goes to stderr from now on.
+
+    Write a line of JSON for each answer and flush it.
+    """
+    channel = os.fdopen(os.dup(1), "w", encoding="ascii")
+    os.dup2(2, 1)
+    return channel
+
+
+def this_process() -> str:
+    """Machine and number of this process, for the names of its temporary files."""
     return f"{re.sub(r'[^A-Za-z0-9-]', '-', platform.node())[:40]}-{os.getpid()}"
 
 
-def is_alive(process):
-    """Whether there is a process of this number; True where that cannot be told."""
+def is_alive(process: int) -> bool:
+    """Whether there is a process of this number; True where the system does not say."""
     if os.name != "posix":
         return True  # there a signal of 0 ends a process
     try:
@@ -145,18 +303,22 @@ def is_alive(process):
     return True
 
 
-def how_it_ended(status):
-    """A sentence on a process that has ended before its work."""
+def how_it_ended(status: int) -> str:
+    """A clause on a process that ended before its work was done.
+
+    Args:
+        status: as subprocess tells it: minus the number of a signal, or the exit status.
+    """
     if status == -signal.SIGKILL:
-        return "its process was killed, as the system does where the memory is not enough"
+        return "its process was killed, most likely because memory ran out"
     if status < 0 and signal.Signals(-status).name == "SIGALRM":
-        return "it took longer than it may"
+        return "it exceeded its time limit"
     what = f"by {signal.Signals(-status).name}" if status < 0 else f"with exit status {status}"
     return f"its process ended {what}"
 
 
-def rank_and_world():
-    """(rank, world size, local rank) as torchrun tells them; (0, 1, 0) without it."""
+def rank_and_world() -> tuple[int, int, int]:
+    """(rank, world size, local rank) as set by torchrun; (0, 1, 0) without it."""
     environment = os.environ
     return (
         int(environment.get("RANK", 0)),
@@ -165,20 +327,20 @@ def rank_and_world():
     )
 
 
-def run_main(main, at_once=False):
-    """Run a script's main() and turn its known failures into one line and an exit status.
+def run_main(main: Callable[[], int | None], at_once: bool = False) -> NoReturn:
+    """Run a command's main() and turn its known failures into one line and an exit status.
 
     Args:
         main: function without arguments; it may return an exit status (None counts as 0).
-        at_once: end without taking apart what is in memory, which for networks takes a tenth of a
-            short run; for a main that leaves no thread and no file to be seen to.
+        at_once: exit without freeing memory object by object, which for networks takes a tenth of
+            a short run; for a main that leaves no threads and no open files.
     Returns:
         Never: it ends the process with main's status, 1 when the work failed, or 130 on Ctrl-C.
     """
-    # Names of files that the terminal's coding has no letters for are printed all the same.
+    # File names that the terminal's encoding cannot show are printed with escapes.
     for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="backslashreplace")
-    # As Ctrl-C does, so that what is half written is taken away.
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # TextIO lacks it
+    # SIGTERM ends it as Ctrl-C does: half-written files are removed.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         status = main()

@@ -79,7 +79,7 @@ METHODS["absent"] = None
 def parse_method(word):
     name, _, rest = word.partition(":")
     if name not in METHODS:
-        raise StackError(f"{name!r} is no method")
+        raise StackError(f"{name!r} is not a method")
     defaults = {"first": {"strength": "1"}, "hungry": {"weights": "none"}}.get(name, {})
     return name, defaults | dict(pair.split("=") for pair in rest.split(",") if pair)
 

@@ -434,7 +434,7 @@ def test_the_packages_of_a_metric_are_asked_for_before_the_work(monkeypatch, fol
         ("--results a --reference r --workers 0", "must be at least 1"),
         ("--results a --stacks s --indices XY", "invalid choice"),
         ("--results a --stacks s --html .", "--html needs a name that ends in .html"),
-        ("--stacks s --methods other", "'other' is no method: choose from LP"),
+        ("--stacks s --methods other", "'other' is not a method: choose from LP"),
         ("--stacks s --methods LP:levels=x", "'x' is no int"),
         ("--stacks s --methods all LP LP", "LP is named twice"),
     ],

@@ -405,11 +405,10 @@ def test_a_killed_run_goes_on(run, photos, tmp_path):
     assert all(one[name] == other[name] for name in names)
 
 
-@pytest.mark.parametrize("prepare", ["make_dataset.start_worker", "scoring.prepare_worker"])
+@pytest.mark.parametrize("prepare", ["make_dataset.start_worker"])
 def test_a_process_of_the_pool_ends_with_the_main_one(tmp_path, prepare):
     script = f"""
 import make_dataset, multiprocessing, time
-from stackmff.evaluation import scoring
 from concurrent.futures import ProcessPoolExecutor
 def main():
     with ProcessPoolExecutor(2, multiprocessing.get_context("spawn"), {prepare}) as pool:

@@ -1,24 +1,80 @@
-"""processes.py: work ahead of what is asked for, in order, within bounds."""
+"""processes.py: threads and processes are fed in order, interrupted and ended, and none is left."""
 
+import functools
+import multiprocessing
+import os
+import re
+import signal
+import subprocess
+import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
-from stackmff.processes import futures_ahead, in_order
+from stackmff import processes
+from stackmff.errors import StackError
+
+HOUSE = Path(__file__).parents[1]
+
+
+def square(number):
+    return number**2
+
+
+def die(number):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def fail_or_finish(folder, fails):
+    """Finishes in a while; where it fails, it does once the other has begun."""
+    if fails:
+        while not (folder / "begun").exists():
+            time.sleep(0.01)
+        raise ValueError("no luck")
+    (folder / "begun").touch()
+    time.sleep(2)
+    (folder / "finished").touch()
+
+
+def is_running(process):
+    """Whether a process has not ended, be it that nobody has asked yet how it did."""
+    try:
+        return "\nState:\tZ" not in Path(f"/proc/{process}/status").read_text()
+    except OSError:
+        return processes.is_alive(process) and not Path("/proc/self/status").exists()
+
+
+@pytest.mark.parametrize("jobs", [1, 3])
+def test_threads_yield_in_order_and_are_bounded(jobs):
+    started = []
+
+    def slow_first(number):
+        started.append(number)
+        time.sleep(0.1 if number == 0 else 0)
+        return -number
+
+    results = processes.in_order(slow_first, range(20), jobs)
+    assert next(results) == (0, 0)
+    assert len(started) <= 2 * jobs + 1
+    assert list(results) == [(k, -k) for k in range(1, 20)]
 
 
 @pytest.mark.parametrize("jobs", [1, 2, 7, 100])
 def test_results_come_in_order(jobs):
-    assert list(in_order(lambda x: -x, range(20), jobs)) == [(k, -k) for k in range(20)]
-    assert list(in_order(abs, [], jobs)) == []
+    assert list(processes.in_order(lambda x: -x, range(20), jobs)) == [(k, -k) for k in range(20)]
+    assert list(processes.in_order(abs, [], jobs)) == []
 
 
 @pytest.mark.parametrize("own", [True, False])
 def test_memory_does_not_grow_with_the_number_of_items(own):
     started = []
     with ThreadPoolExecutor(1) as pool:
-        run = in_order(lambda x: started.append(x) or -x, range(50), 4, None if own else pool)
+        run = processes.in_order(
+            lambda x: started.append(x) or -x, range(50), 4, None if own else pool
+        )
         for item, result in run:
             assert result == -item and len(started) <= item + 6
 
@@ -32,7 +88,7 @@ def test_a_failure_comes_in_its_place_and_the_rest_is_not_begun():
 
     got = []
     with pytest.raises(ZeroDivisionError):
-        for item, _ in in_order(halve, range(100), 2):
+        for item, _ in processes.in_order(halve, range(100), 2):
             got.append(item)
     assert got == [0, 1, 2] and len(started) <= 7
     assert not [thread for thread in threading.enumerate() if "ThreadPool" in thread.name]
@@ -41,6 +97,135 @@ def test_a_failure_comes_in_its_place_and_the_rest_is_not_begun():
 def test_a_future_may_fail_and_the_rest_goes_on():
     said = [
         item if future.exception() else future.result()
-        for item, future in futures_ahead(lambda x: 1 // x, range(3), 1)
+        for item, future in processes.futures_ahead(lambda x: 1 // x, range(3), 1)
     ]
     assert said == [0, 1, 0]
+
+
+def test_processes_yield_in_order_or_as_they_come():
+    wanted = [(k, k**2) for k in range(5)]
+    assert list(processes.in_processes(square, range(5), 2)) == wanted
+    assert sorted(processes.in_processes(square, range(5), 2, as_they_come=True)) == wanted
+    assert multiprocessing.active_children() == []
+
+
+def test_a_killed_worker_is_told():
+    with pytest.raises(StackError, match=r"a worker process was killed, .* lower --workers"):
+        list(processes.in_processes(die, [1, 2], 2))
+    assert multiprocessing.active_children() == []
+
+
+@pytest.mark.parametrize("finish", [False, True])
+def test_an_error_passes_and_others_finish_where_asked(tmp_path, finish):
+    work = functools.partial(fail_or_finish, tmp_path)
+    results = processes.in_processes(work, [False, True], 2, as_they_come=True, finish=finish)
+    with pytest.raises(ValueError, match="no luck"):
+        list(results)
+    assert multiprocessing.active_children() == []
+    assert (tmp_path / "finished").exists() == finish
+
+
+def test_workers_end_when_the_main_process_is_killed(tmp_path):
+    (tmp_path / "started.py").write_text(
+        "import multiprocessing, time\n"
+        "from stackmff.processes import in_processes\n"
+        "if __name__ == '__main__':\n"
+        "    for _ in in_processes(abs, range(9), 2):\n"
+        "        print(*multiprocessing.active_children(), flush=True)\n"
+        "        time.sleep(60)\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, tmp_path / "started.py"],
+        env={**os.environ, "PYTHONPATH": str(HOUSE)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    children = [int(number) for number in re.findall(r"pid=(\d+)", process.stdout.readline())]
+    assert children and all(is_running(child) for child in children)
+    process.kill()
+    process.wait()
+    process.stdout.close()
+    until = time.monotonic() + 60
+    while any(is_running(child) for child in children) and time.monotonic() < until:
+        time.sleep(0.02)
+    left = [child for child in children if is_running(child)]
+    for child in left:
+        os.kill(child, signal.SIGKILL)
+    assert not left
+
+
+def test_a_process_is_ended_with_those_that_it_started(monkeypatch):
+    """Also where they do not end when they are asked to."""
+    monkeypatch.setattr(processes, "GRACE", 0.2)
+    grandchild = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+    grandchild += "print('ready', flush=True); time.sleep(60)"
+    code = (
+        "import signal, subprocess, sys\n"
+        "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        "process = subprocess.Popen([sys.executable, '-c', sys.argv[1]], stdout=subprocess.PIPE)\n"
+        "process.stdout.readline()\n"
+        "print(process.pid, flush=True)\n"
+        "process.wait()\n"
+    )
+    command = [sys.executable, "-c", code, grandchild]
+    process = processes.start_process(command, stdout=subprocess.PIPE)
+    grandchild = int(process.stdout.readline())
+    processes.end_process(process)
+    process.stdout.close()
+    assert process.returncode == -signal.SIGKILL
+    until = time.monotonic() + 60
+    while is_running(grandchild) and time.monotonic() < until:
+        time.sleep(0.02)
+    assert not is_running(grandchild)
+    processes.end_process(process)  # one that has ended already is left alone
+
+
+def test_a_child_gets_orders_and_answers(tmp_path, monkeypatch):
+    (tmp_path / "echo_twice.py").write_text(
+        "import json, sys\n"
+        "from stackmff.processes import answer_channel\n"
+        "channel = answer_channel()\n"
+        "print('a line of a library')\n"
+        "orders = json.loads(sys.stdin.readline())\n"
+        "for _ in range(2):\n"
+        "    print(json.dumps(orders), file=channel, flush=True)\n"
+        "sys.exit(3)\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with processes.child("echo_twice", {"name": "Zürich", "n": 1}) as process:
+        assert list(processes.answers(process)) == [{"name": "Zürich", "n": 1}] * 2
+        assert processes.how_it_ended(process.wait()) == "its process ended with exit status 3"
+    with processes.child("echo_twice", "x" * 2**20) as process:  # more than a pipe holds
+        assert len(next(processes.answers(process))) == 2**20
+    assert process.returncode is not None
+
+
+def test_ctrl_c_is_ignored_in_the_main_thread_alone():
+    handler = signal.getsignal(signal.SIGINT)
+    with processes.uninterrupted():
+        os.kill(os.getpid(), signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is handler
+    seen = []
+
+    def enter():
+        with processes.uninterrupted():
+            seen.append(signal.getsignal(signal.SIGINT))
+
+    thread = threading.Thread(target=enter)
+    thread.start()
+    thread.join()
+    assert seen == [handler]
+
+
+@pytest.mark.parametrize(
+    ("status", "clause"),
+    [
+        (-signal.SIGKILL, "its process was killed, most likely because memory ran out"),
+        (-signal.SIGSEGV, "its process ended by SIGSEGV"),
+        (2, "its process ended with exit status 2"),
+        (-signal.SIGALRM, "it exceeded its time limit"),
+    ],
+)
+def test_how_a_process_ended(status, clause):
+    assert processes.how_it_ended(status) == clause

@@ -33,13 +33,12 @@ from stackmff.images.formats import write_picture
 from stackmff.images.stack import read_stack
 from stackmff.machine import available_cores
 from stackmff.options import number
-from stackmff.processes import how_it_ended, run_main
+from stackmff.processes import end_process, how_it_ended, run_main, start_process
 
 HOUSE = Path(__file__).resolve().parents[1]
 OURS = "predict.py"
 STAGES = ("start-up", "read", "compile", "network", "blend", "write", "exit")
 ENGINE_OPTIONS = ("model_path", "device", "engine", "precision")  # handed to predict.py
-GRACE = 5  # seconds that a process has to end by itself
 
 # The process that starts a program is a small one. A program's mark of the most memory begins with
 # that of the process that started it, and this one may have held a large picture.
@@ -237,34 +236,18 @@ def run_measured(command, log):
     """
     starter = [sys.executable, "-I", "-S", "-c", STARTER]
     with open(log, "wb") as stream:
-        process = subprocess.Popen(
-            [*starter, *map(str, command)],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=stream,
-            start_new_session=True,  # a group that can be ended as a whole
-        )
+        pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": stream}
+        process = start_process([*starter, *map(str, command)], **pipes)
     try:
         said, _ = process.communicate()
     finally:
-        end(process)
+        end_process(process)
     status, seconds, cpu_seconds, memory = json.loads(said or f"[{process.returncode}, 0, 0, 0]")
     if status:
         lines = Path(log).read_text(errors="backslashreplace").split("\n")
         last = next((line.strip() for line in reversed(lines) if line.strip()), "it said nothing")
         raise StackError(f"{how_it_ended(status)}: {last}")
     return Run(seconds, cpu_seconds, memory / (2**20 if sys.platform == "darwin" else 2**10))
-
-
-def end(process):
-    """End the group of a process that leads one, if it is still at work, and wait for it."""
-    if process.poll() is None:
-        os.killpg(process.pid, signal.SIGTERM)
-        try:
-            process.wait(GRACE)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
 
 
 def run_program(name, frames, folder, words):

@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 
 from stackmff.display.drawing import reduced
-from stackmff.images.guided_filter import guided
+from stackmff.images.guided_filter import guided_filter
 
 # The picture lies on the ground, its middle at the origin; its longer side is 1. The camera looks
 # level through a shifted lens, as architects' do: what stands upright stays upright, so that each
@@ -107,7 +107,7 @@ def heights_of(near, sure, texture):
     filled *= _rise(cv2.GaussianBlur(sure, (0, 0), side / ALONE), 0, 0.2)
     guide = cv2.cvtColor(texture, cv2.COLOR_RGB2GRAY) / np.float32(255)
     radius = max(2, side // 60)
-    smooth = guided(guide, filled, radius, 1e-3)
+    smooth = guided_filter(guide, filled, radius, 1e-3)
     return np.clip(cv2.GaussianBlur(smooth, (0, 0), side / 400), 0, 1)
 
 

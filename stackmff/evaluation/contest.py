@@ -8,10 +8,8 @@ records are kept here. What is done is not done again.
 import contextlib
 import importlib
 import json
-import os
 import re
 import signal
-import subprocess
 import sys
 import time
 from dataclasses import dataclass
@@ -25,11 +23,10 @@ from stackmff.fusion import methods
 from stackmff.images.folders import list_frames, stack_root
 from stackmff.images.formats import write_picture
 from stackmff.images.stack import read_stack
-from stackmff.processes import child_command, child_environment, how_it_ended, uninterrupted
+from stackmff.processes import answer_channel, answers, child, how_it_ended
 from stackmff.records import Record, wanted_record
 
 WARM_UP = 128  # px, side of the corner that each process fuses first
-GRACE = 5  # seconds that a process has to end by itself
 
 
 @dataclass(frozen=True)
@@ -186,8 +183,14 @@ def fuse_all(entry, todo):
     if todo:
         make_folder(entry.folder)
     while todo:
-        with started(entry, todo) as process:
-            reports = map(json.loads, process.stdout)
+        orders = {
+            "methods": methods.__name__,
+            "word": entry.word,
+            "iterative": entry.iterative,
+            "stacks": [[str(path), str(output)] for _, path, output in todo],
+        }
+        with child(__spec__.name, orders) as process:
+            reports = answers(process)
             first = next(reports, None)
             if first is None:
                 raise StackError(how_it_ended(process.wait()))
@@ -202,49 +205,15 @@ def fuse_all(entry, todo):
             yield stack, output, {"failure": how_it_ended(status)}
 
 
-@contextlib.contextmanager
-def started(entry, todo):
-    """A process that fuses stacks with one method; it is gone after the block."""
-    orders = {
-        "methods": methods.__name__,
-        "word": entry.word,
-        "iterative": entry.iterative,
-        "stacks": [[str(path), str(output)] for _, path, output in todo],
-    }
-    with uninterrupted():
-        process = subprocess.Popen(
-            child_command(__spec__.name),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env=child_environment(),
-            text=True,
-        )
-    try:
-        with contextlib.suppress(BrokenPipeError), process.stdin:  # how it ended is told later
-            json.dump(orders, process.stdin)
-        yield process
-    finally:
-        process.terminate()
-        try:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(GRACE)
-        finally:  # a second Ctrl-C waits for nothing
-            process.kill()
-            process.wait()
-            process.stdout.close()
-
-
 def work():
     """Fuse the stacks that the orders on the input name, and report on the output."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that no half file is left
-    # What a library prints must not stand between the reports.
-    channel = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="ascii")
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    channel = answer_channel()
 
     def report(**what):
         print(json.dumps(what), file=channel, flush=True)
 
-    orders = json.load(sys.stdin)
+    orders = json.loads(sys.stdin.readline())
     try:
         build = importlib.import_module(orders["methods"]).build_method
         fuse = build(orders["word"], orders["iterative"])

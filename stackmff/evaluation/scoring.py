@@ -1,10 +1,7 @@
 """Scoring of fused pictures, many at a time: reading, checking, registering, in parallel."""
 
 import functools
-import multiprocessing
-import os
 import time
-from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +16,7 @@ from stackmff.images.colour import luma
 from stackmff.images.folders import list_frames
 from stackmff.images.formats import read_picture
 from stackmff.images.stack import read_stack
-from stackmff.processes import end_with_parent, uninterrupted
+from stackmff.processes import in_processes
 
 REGISTRATION_STEPS = 200
 REGISTRATION_GAIN = 1e-7  # of the correlation, from step to step
@@ -240,34 +237,10 @@ def in_parallel(function, items, workers, what):
                 results.append(function(item))
                 bar.update()
             return results
-        context = multiprocessing.get_context("spawn")  # a fork would copy threads' locks
-        pool = ProcessPoolExecutor(workers, context, prepare_worker)
-        try:
-            with uninterrupted():
-                found = pool.map(function, rest)
-            for result in found:
-                results.append(result)
-                bar.update()
-        except BaseException as error:
-            with uninterrupted():
-                for process in multiprocessing.active_children():  # nobody waits for them
-                    process.terminate()
-                pool.shutdown(cancel_futures=True)
-            if isinstance(error, BrokenExecutor):
-                raise StackError(
-                    "a process that scores was killed, as the system does where the memory is not "
-                    "enough: choose fewer --workers"
-                ) from error
-            raise
-        pool.shutdown()
+        for _, result in in_processes(function, rest, workers):
+            results.append(result)
+            bar.update()
     return results
-
-
-def prepare_worker():
-    """Make a process that scores use one core."""
-    end_with_parent()
-    os.environ["OMP_NUM_THREADS"] = "1"  # torch reads it when it is loaded
-    cv2.setNumThreads(1)
 
 
 def score_tasks(tasks, how, workers=1):

@@ -33,6 +33,6 @@ def smooth_map(focus_map, sure, picture, radius):
     guide = luma(picture)
     weights = small(np.broadcast_to(np.float32(sure), focus_map.shape)) ** 2 + np.float32(DOUBT)
     values = small(focus_map / np.float32(65535))
-    lines = guide_lines(small(guide), values, weights, max(1, round(radius / step)), EDGE**2)
+    lines = guide_lines(small(guide), values, max(1, round(radius / step)), EDGE**2, weights)
     slope, offset = (cv2.resize(plane, (width, height)) for plane in lines)
     return np.uint16(np.rint(np.clip(slope * guide + offset, 0, 1) * 65535))

@@ -1,4 +1,7 @@
-"""Fusion networks of others, rebuilt so that the weights their authors publish load as they are."""
+"""IFCNN-MAX, rebuilt so that the weights that its authors publish load unchanged."""
+
+from collections.abc import Iterable
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -9,41 +12,41 @@ from stackmff.errors import StackError
 from stackmff.machine import select_device
 
 IMAGENET_MEAN, IMAGENET_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-REACH = 5  # px that a fused pixel of IFCNN sees to each side: 3 + 1 + 1
-STRIP = 2**19  # pixels of a picture that IFCNN does at a time: 64 channels of them are 128 MiB
+REACH = 5  # px, radius of the receptive field: 3 + 1 + 1
+STRIP = 2**19  # pixels per strip: their 64 channels take 128 MiB
 
 
 class PaddedConvNormReLU(nn.Module):
-    """Convolution over 3x3 with edges repeated, batch norm, ReLU: (B, C, H, W) to the same."""
+    """3x3 convolution with replicated edges, batch norm, ReLU: (B, C, H, W) to (B, C, H, W)."""
 
-    def __init__(self, channels):
+    def __init__(self, channels: int) -> None:
         super().__init__()
         self.conv = nn.Conv2d(channels, channels, 3, bias=False)
         self.bn = nn.BatchNorm2d(channels)
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.bn(self.conv(F.pad(x, (1, 1, 1, 1), mode="replicate"))).relu()
 
 
 class IFCNN(nn.Module):
-    """IFCNN-MAX: features of each picture, their largest over the pictures, back to a picture.
+    """IFCNN-MAX: features of each frame, their maximum over the frames, back to a picture.
 
-    The frames come one after the other, so that memory does not grow with their number.
+    Frames are processed one by one, so that memory does not grow with their number.
 
     Source: Zhang et al., "IFCNN: a general image fusion framework based on convolutional neural
     network", Information Fusion 2020.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(3, 64, 7, bias=False)  # the first one of a ResNet-101
+        self.conv1 = nn.Conv2d(3, 64, 7, bias=False)  # the first layer of a ResNet-101
         self.conv2 = PaddedConvNormReLU(64)
         self.conv3 = PaddedConvNormReLU(64)
         self.conv4 = nn.Conv2d(64, 3, 1)
 
-    def forward(self, frames):
-        """An iterable of N (B, 3, H, W), normalised as ImageNet's pictures, to (B, 3, H, W)."""
-        strongest = None
+    def forward(self, frames: Iterable[torch.Tensor]) -> torch.Tensor:
+        """N frames (B, 3, H, W), normalised by ImageNet's statistics, to (B, 3, H, W)."""
+        strongest: torch.Tensor | None = None
         for frame in frames:
             features = self.conv1(F.pad(frame, (3, 3, 3, 3), mode="replicate"))
             features = self.conv2(features)  # (B, 64, H, W)
@@ -51,34 +54,34 @@ class IFCNN(nn.Module):
         return self.conv4(self.conv3(strongest))
 
 
-def load_ifcnn(path, device="cpu"):
+def load_ifcnn(path: str | Path, device: str = "cpu") -> IFCNN:
     """IFCNN-MAX with its authors' weights, in eval mode.
 
     Args:
         path: their file IFCNN-MAX.pth, a state dict.
-        device: see utils.select_device.
+        device: see machine.select_device.
     Raises:
-        StackError: no such file, or it holds something else.
+        StackError: the file does not exist or holds something else.
     """
     network = IFCNN()
     try:
         network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
     except FileNotFoundError as error:
-        raise StackError(f"{path} is no file: give the authors' IFCNN-MAX.pth") from error
-    except Exception as error:  # torch.load has a class of error for every kind of damage
+        raise StackError(f"{path} is not a file: give the authors' IFCNN-MAX.pth") from error
+    except Exception as error:  # torch.load raises a different class for each kind of damage
         raise StackError(
-            f"{path} holds no weights of IFCNN-MAX: fetch the authors' file again"
+            f"{path} does not hold the weights of IFCNN-MAX: download the authors' file again"
         ) from error
     return network.to(select_device(str(device))).eval()
 
 
-def fuse_ifcnn(frames, network, strip=STRIP):
-    """Fuse colour frames with IFCNN, in strips that overlap by as much as a pixel sees: exact.
+def fuse_ifcnn(frames: np.ndarray, network: IFCNN, strip: int = STRIP) -> np.ndarray:
+    """Fuse colour frames with IFCNN in strips that overlap by the receptive field: exact.
 
     Args:
         frames: (N, H, W, 3) uint8 or uint16.
         network: from load_ifcnn.
-        strip: pixels of a strip, about.
+        strip: approximate number of pixels per strip.
     Returns:
         (H, W, 3) in the dtype of the frames.
     """
@@ -90,7 +93,7 @@ def fuse_ifcnn(frames, network, strip=STRIP):
         for values in (IMAGENET_MEAN, IMAGENET_DEVIATION)
     )
 
-    def prepared(frame):
+    def prepared(frame: np.ndarray) -> torch.Tensor:
         picture = torch.from_numpy(frame.astype(np.float32)).to(device) / white  # (h, W, 3)
         return (picture.permute(2, 0, 1)[None] - mean) / deviation
 

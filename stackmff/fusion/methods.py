@@ -1,16 +1,18 @@
-"""The toolbox: every fusion method behind one signature.
+"""The toolbox: every fusion method with one signature.
 
-A method is a function from frames (N, H, W, C), uint8 or uint16 and C as in images/formats.py,
-to the fused picture (H, W, C) of the same dtype. Each fuses all N frames at once: the strongest
-coefficient or the sharpest frame over all of them. Alpha is the mean of the frames'. A new method
-is one function that makes it and one line in METHODS; an option that is a number has one in RANGES.
+A method is a function from frames (N, H, W, C), uint8 or uint16 and C as in images/formats.py, to
+the fused picture (H, W, C) of the same dtype. Each fuses all N frames at once, taking the strongest
+coefficient or the sharpest frame among them. Alpha is the mean of the frames' alpha. To add a
+method, write a function that makes it and one line in METHODS, and give each of its numeric options
+a line in RANGES.
 """
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -26,12 +28,16 @@ from stackmff.images.colour import LUMA, luma
 from stackmff.options import number
 from stackmff.shipped import WEIGHTS
 
-# The strongest coefficients of a picture take up to 2 kB a pixel (NSCT).
+Fuse = Callable[[np.ndarray], np.ndarray]  # frames (N, H, W, C) to a picture (H, W, C)
+
+# The strongest coefficients of a picture take up to 2 kB per pixel (NSCT).
 TILE, OVERLAP = 1024, 128  # px
 IFCNN_WEIGHTS = WEIGHTS.with_name("ifcnn_max.pth")
-WEIGHT_OPTIONS = ("weights", "model_path")  # of methods: files
+STACKMFF_WEIGHTS = WEIGHTS.with_name("checkpoint_published.pth")
+INSTALL_TOOLBOX = 'pip install "stackmff[toolbox]"'
+WEIGHT_OPTIONS = ("weights", "model_path")  # options of methods that name files
 
-# {option that is a number: (its least, its largest value)}
+# {numeric option: (its smallest, its largest value)}
 RANGES = {
     "levels": (0, 16),  # 0: the transform's own default
     "block": (1, 256),
@@ -43,28 +49,27 @@ RANGES = {
     "detail_radius": (1, 512),
     "detail_epsilon": (1e-9, 1e9),
 }
-STACKMFF_WEIGHTS = WEIGHTS.with_name("checkpoint_published.pth")
 
 
-def fuse_transform(frames, name, levels):
-    """Fuse in a multi-scale transform: details by the largest magnitude, the rest by the mean.
+def fuse_transform(frames: np.ndarray, name: str, levels: int) -> np.ndarray:
+    """Fuse in a multi-scale transform: details by largest magnitude, the remainder by the mean.
 
-    All channels take a coefficient from the same frame, so that no colour is mixed of several
-    frames' channels: the one where the channels' sum, weighted as in the luma, is strongest.
+    All channels take a coefficient from the same frame, so that no colour mixes several frames'
+    channels: the frame whose sum over the channels, weighted as in luma, is strongest.
 
     Args:
         frames: (N, H, W, C), C = 1 or 3.
         name: of transforms.TRANSFORMS.
-        levels: of the transform; 0: its own default.
+        levels: of the transform; 0: its default.
     Returns:
         (H, W, C).
     """
     transform = TRANSFORMS[name]
     levels = levels or transform.levels
     shape, channels = frames.shape[1:3], frames.shape[3]
-    weights = np.float32(LUMA) if channels == 3 else np.ones(1, np.float32)
-    lows, best, strongest = None, None, None
-    for frame in frames:
+    weights = np.array(LUMA if channels == 3 else (1,), np.float32)
+
+    def coefficients(frame: np.ndarray) -> tuple[np.ndarray, list[np.ndarray], list[np.ndarray]]:
         picture = in_floats(frame)
         parts = [
             transform.decompose(np.ascontiguousarray(picture[..., c]), levels)
@@ -72,10 +77,11 @@ def fuse_transform(frames, name, levels):
         ]
         details = [np.stack(bands) for bands in zip(*(bands for _, bands in parts))]
         magnitudes = [np.abs(np.tensordot(weights, bands, 1)) for bands in details]
-        low = np.stack([low for low, _ in parts])
-        if best is None:
-            lows, best, strongest = low, details, magnitudes
-            continue
+        return np.stack([low for low, _ in parts]), details, magnitudes
+
+    lows, best, strongest = coefficients(frames[0])
+    for frame in frames[1:]:
+        low, details, magnitudes = coefficients(frame)
         lows += low
         for band, magnitude, new, new_magnitude in zip(best, strongest, details, magnitudes):
             stronger = new_magnitude > magnitude
@@ -89,16 +95,16 @@ def fuse_transform(frames, name, levels):
     return in_integers(np.stack(fused, axis=2), frames.dtype)
 
 
-def in_tiles(fuse, tile=TILE, overlap=OVERLAP):
-    """The method that fuses large pictures tile by tile and blends these as fuse_stack does.
+def in_tiles(fuse: Fuse, tile: int = TILE, overlap: int = OVERLAP) -> Fuse:
+    """Turn a method into one that fuses large pictures tile by tile, blended as by fuse_stack.
 
     Args:
         fuse: a method.
-        tile: side, px; a picture up to this size is done whole.
+        tile: side, px; a picture up to this size is fused whole.
         overlap: of neighbouring tiles, px.
     """
 
-    def fuse_tiles(frames):
+    def fuse_tiles(frames: np.ndarray) -> np.ndarray:
         height, width = frames.shape[1:3]
         if max(height, width) <= tile:
             return fuse(frames)
@@ -114,24 +120,24 @@ def in_tiles(fuse, tile=TILE, overlap=OVERLAP):
     return fuse_tiles
 
 
-def with_network(model_path, device):
-    """The method that a checkpoint of ours is, in focus order as predict.py takes the frames."""
+def with_network(model_path: str, device: str) -> Fuse:
+    """A checkpoint of ours as a method; like predict.py it takes the frames in focus order."""
     engine = choose_engine(model_path, device)
 
-    def fuse(frames):
+    def fuse(frames: np.ndarray) -> np.ndarray:
         order = focus_order(frames)
         return fuse_stack(frames if order is None else frames[order], engine, maps=False).picture
 
     return fuse
 
 
-def with_ifcnn(weights, device):
-    """IFCNN-MAX; grey frames go through it as grey colours."""
+def with_ifcnn(weights: str, device: str) -> Fuse:
+    """IFCNN-MAX as a method; grey frames are converted to RGB for it."""
     from stackmff.fusion.ifcnn import fuse_ifcnn, load_ifcnn
 
     network = load_ifcnn(weights, device)
 
-    def fuse(frames):
+    def fuse(frames: np.ndarray) -> np.ndarray:
         if frames.shape[3] == 3:
             return fuse_ifcnn(frames, network)
         grey = fuse_ifcnn(frames.repeat(3, axis=3), network)
@@ -142,7 +148,7 @@ def with_ifcnn(weights, device):
 
 @dataclass(frozen=True)
 class Method:
-    """A line of the table.
+    """A line of METHODS.
 
     Attributes:
         title: in words.
@@ -150,19 +156,19 @@ class Method:
         reference: the paper.
         make: function (**options) -> method.
         options: {name: default}.
-        transform: whose packages it needs, a name of TRANSFORMS, or None.
+        transform: the name in TRANSFORMS whose packages it needs, or None.
     """
 
     title: str
     year: int
     reference: str
-    make: Callable
-    options: dict = field(default_factory=dict)
+    make: Callable[..., Fuse]
+    options: Mapping[str, Any] = field(default_factory=dict)
     transform: str | None = None
 
 
-def by_transform(title, year, reference, name):
-    """The line of a method that chooses coefficients of a transform."""
+def by_transform(title: str, year: int, reference: str, name: str) -> Method:
+    """The line of a method that selects coefficients of a transform."""
     return Method(
         title,
         year,
@@ -247,25 +253,25 @@ METHODS = {
 }
 
 
-def parse_method(word):
-    """A method's name and its options.
+def parse_method(word: str) -> tuple[str, dict[str, Any]]:
+    """Parse a method's name and its options.
 
     Args:
         word: "GFF" or "GFF:base_radius=20,base_epsilon=0.1".
     Returns:
         (name, {option: value}), all options, each of its default's type.
     Raises:
-        StackError: no such method or option, or a value of another type or out of its range.
+        StackError: an unknown method or option, or a value of the wrong type or out of range.
     """
     name, _, rest = word.partition(":")
     if name not in METHODS:
-        raise StackError(f"{name!r} is no method: choose from {', '.join(METHODS)}")
+        raise StackError(f"{name!r} is not a method: choose from {', '.join(METHODS)}")
     options = dict(METHODS[name].options)
     for pair in filter(None, rest.split(",")):
         option, equals, value = pair.partition("=")
         if not equals or option not in options:
             raise StackError(
-                f"{word!r}: {pair!r} is no option of {name}: its options are "
+                f"{word!r}: {pair!r} is not an option of {name}: its options are "
                 f"{', '.join(f'{key}={default}' for key, default in options.items())}"
             )
         kind = type(options[option])
@@ -276,8 +282,8 @@ def parse_method(word):
     return name, options
 
 
-def missing(word):
-    """What a method needs and is not there, as one sentence with its mend, or None.
+def missing(word: str) -> str | None:
+    """What a method lacks on this machine, as a sentence with its mend; None: nothing.
 
     Raises:
         StackError: as parse_method.
@@ -285,28 +291,29 @@ def missing(word):
     name, options = parse_method(word)
     transform = METHODS[name].transform
     if transform and (packages := missing_packages(transform)):
-        return f"{name} needs {' and '.join(packages)}: pip install -r requirements-toolbox.txt"
+        return f"{name} needs {' and '.join(packages)}: {INSTALL_TOOLBOX}"
     for option in WEIGHT_OPTIONS:
         if option in options and not Path(options[option]).is_file():
             return (
-                f"{name} needs its weights, and {options[option]} is no file: put them there, as "
-                f"weights/README.md says, or name them as {name}:{option}=FILE"
+                f"{name} needs its weights, but {options[option]} is not a file: put them there "
+                f"(weights/README.md says how), or name another file with {name}:{option}=FILE"
             )
     return None
 
 
-def method_words(words):
-    """The methods that are meant.
+def method_words(words: Iterable[str]) -> list[str]:
+    """Expand "all" and "available" in a list of methods.
 
     Args:
         words: as of parse_method; "all" stands for every method, "available" for those that lack
-            nothing here, and a word with options takes the place of the same method among these.
+            nothing on this machine. A word with options replaces the same method among these.
     Returns:
         A list of words, each method with its options once.
     Raises:
-        StackError: as parse_method, or one is named twice.
+        StackError: as parse_method, or a method is named twice.
     """
-    out = []
+    words = list(words)
+    out: list[str] = []
     if "all" in words:
         out += METHODS
     elif "available" in words:
@@ -317,7 +324,7 @@ def method_words(words):
             continue
         name, _ = parse_method(word)
         if word in out:
-            raise StackError(f"the method {word} is named twice: name it once")
+            raise StackError(f"the method {word} is named twice: remove one")
         if name in bulk:
             out[out.index(name)] = word
             bulk.remove(name)
@@ -326,13 +333,14 @@ def method_words(words):
     return out
 
 
-def iteratively(fuse):
-    """The method that fuses the first two frames, then the result with the third, and so on.
+def iteratively(fuse: Fuse) -> Fuse:
+    """Turn a method into one that fuses two frames, then the result with the third, and so on.
 
-    So the pair methods of the literature take stacks: each step's rounding and faults stay in.
+    This is how the literature applies methods for pairs to stacks; each step's rounding and errors
+    accumulate.
     """
 
-    def fuse_pairs(frames):
+    def fuse_pairs(frames: np.ndarray) -> np.ndarray:
         fused = frames[0]
         for frame in frames[1:]:
             fused = fuse(np.stack([fused, frame]))
@@ -341,10 +349,10 @@ def iteratively(fuse):
     return fuse_pairs
 
 
-def beside_alpha(fuse):
-    """The method for frames with an alpha channel too: it gets the others, alpha is the mean."""
+def beside_alpha(fuse: Fuse) -> Fuse:
+    """Extend a method to frames with alpha: it fuses the colours, alpha is the frames' mean."""
 
-    def fuse_colours(frames):
+    def fuse_colours(frames: np.ndarray) -> np.ndarray:
         if frames.shape[3] in (1, 3):
             return fuse(frames)
         alpha = np.rint(frames[..., -1:].mean(0, dtype=np.float64)).astype(frames.dtype)
@@ -353,21 +361,21 @@ def beside_alpha(fuse):
     return fuse_colours
 
 
-def past_copies(fuse):
-    """The method that gives back the frame, bit for bit, where all frames are copies of one."""
+def past_copies(fuse: Fuse) -> Fuse:
+    """Extend a method to return the frame itself where all frames are copies of one."""
 
-    def fuse_distinct(frames):
+    def fuse_distinct(frames: np.ndarray) -> np.ndarray:
         return frames[0].copy() if len(distinct_frames(frames)) == 1 else fuse(frames)
 
     return fuse_distinct
 
 
-def build_method(word, iterative=False):
-    """A method, ready to fuse.
+def build_method(word: str, iterative: bool = False) -> Fuse:
+    """Make a method, ready to fuse.
 
     Args:
         word: see parse_method.
-        iterative: pair after pair, see `iteratively`.
+        iterative: fuse pair after pair, see `iteratively`.
     Returns:
         Function frames (N, H, W, C) -> (H, W, C), see the top of this file.
     Raises:

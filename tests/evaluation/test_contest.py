@@ -125,7 +125,7 @@ def test_failures_are_named_and_the_rest_goes_on(tmp_path, capsys):
     assert failures == [
         r"bad: b: ValueError: no such\nluck",
         f"bad lacks 1 of 3 results {left_out}",
-        "dying: b: its process was killed, as the system does where the memory is not enough",
+        "dying: b: its process was killed, most likely because memory ran out",
         f"dying lacks 1 of 3 results {left_out}",
         *(
             f"small: {stack}: it gives (19, 24, 3) uint8 for frames of (20, 24, 3) uint8: mend "
@@ -178,12 +178,12 @@ def test_ctrl_c_ends_without_loss_and_leaves_no_process(tmp_path, method, times)
         "import sys, fake_toolbox\n"
         "from stackmff.evaluation import contest\n"
         "from stackmff.images import folders\n"
-        "from stackmff.processes import run_main\n"
+        "from stackmff import processes\n"
         "contest.methods = fake_toolbox\n"
-        "contest.GRACE = 60\n"
+        "processes.GRACE = 60\n"
         "entries = contest.make_entries([sys.argv[3]], False, sys.argv[2])\n"
         "stacks = folders.find_stacks(sys.argv[1])\n"
-        "run_main(lambda: contest.run_contest(entries, stacks))\n"
+        "processes.run_main(lambda: contest.run_contest(entries, stacks))\n"
     )
     told = tmp_path / "pid"
     folders = [str(tmp_path / "set"), str(tmp_path / "out"), method]
@@ -235,7 +235,7 @@ def test_places_and_names(tmp_path):
             contest.check_place(tmp_path / place, tmp_path / "data")
     with pytest.raises(StackError, match="holds no stacks"):
         folders_module.find_stacks(tmp_path / "data" / "dof_stack" / "a")
-    with pytest.raises(StackError, match="is no method"):
+    with pytest.raises(StackError, match="is not a method"):
         contest.make_entries(["other"], False, tmp_path)
     with pytest.raises(StackError, match=r"would share .*first-x=a-b: leave one out"):
         contest.make_entries(["first:x=a/b", "first:x=a-b"], False, tmp_path)

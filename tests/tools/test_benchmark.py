@@ -110,8 +110,8 @@ def test_a_program_that_fails_is_told_and_the_rest_goes_on(place, monkeypatch, c
     assert [line for line in said.err.split("\n") if line.startswith("failed")] == [
         "failed: bad with 2x64x48: its process ended with exit status 1: luck",
         "failed: idle with 2x64x48: it wrote no idle.tif, and ended as if all were well",
-        "failed: dead with 2x64x48: its process was killed, as the system does where the memory "
-        "is not enough: it said nothing",
+        "failed: dead with 2x64x48: its process was killed, most likely because memory "
+        "ran out: it said nothing",
     ]
     assert "copier" in said.out
     assert not any(name in said.out for name in ("bad", "idle", "dead"))

@@ -91,7 +91,7 @@ def test_what_is_no_sensible_call(data, tmp_path, capsys):
     for words, sentence in (
         (["--output_dir", data / "out"], "is inside --data: choose another folder"),
         (["--plot", tmp_path / "plot.foo"], "ends in .png or .svg"),
-        (["--methods", "SIFT"], "'SIFT' is no method"),
+        (["--methods", "SIFT"], "'SIFT' is not a method"),
     ):
         with pytest.raises(SystemExit, match="2"):
             run(data, tmp_path / "out", *words)

@@ -413,8 +413,8 @@ def test_a_file_that_ends_the_process_is_refused_and_the_others_are_looked_at(ho
     session._looked({"frame": told | {"id": 1, "name": "a-1.tif", "file": str(files[0])}})
     seen = []
     session._look = lambda files: seen.extend(session.pending)
-    session._looks_ended("the work stopped: it took longer than it may")
-    assert session.refused == ["a.tif: the work stopped: it took longer than it may"]
+    session._looks_ended("the work stopped: it exceeded its time limit")
+    assert session.refused == ["a.tif: the work stopped: it exceeded its time limit"]
     assert [frame["name"] for frame in session.frames.values()] == ["b.png"]
     assert session.order == [0]
     assert seen == [files[2]]
@@ -429,7 +429,7 @@ def test_a_file_that_takes_for_ever_is_given_up(tmp_path):
     line, ended = Line(), []
     line.add(Job(spec, lambda message: None, ended.append))
     until(lambda: ended)
-    assert ended == ["the work stopped: it took longer than it may"]
+    assert ended == ["the work stopped: it exceeded its time limit"]
     line.close()
 
 
