@@ -1,27 +1,29 @@
-"""Errors that are told in one sentence."""
+"""Errors that are reported to the user in one sentence."""
 
 
 class StackError(Exception):
-    """Bad input or failed work, told in one sentence that names the file and the mend."""
+    """Bad input or failed work; the message says in one sentence what is wrong and what to do."""
 
 
+# What can go wrong with the user's data or machine. Anything else is a bug and ends in a traceback.
 KNOWN_FAILURES = (StackError, OSError, MemoryError)
 
 
-def sentence_of(error):
-    """One of KNOWN_FAILURES in one line, whatever the names of the files."""
+def sentence_of(error: BaseException) -> str:
+    """One of KNOWN_FAILURES as one line, even if a file name contains line breaks."""
     if isinstance(error, OSError):
         where = f"{error.filename}: " if error.filename else ""
         sentence = f"{where}{error.strerror or error}"
     elif isinstance(error, MemoryError):
-        sentence = f"the memory is not enough ({error or 'full'}): give fewer or smaller pictures"
+        details = f" ({error})" if str(error) else ""
+        sentence = f"out of memory{details}: give fewer or smaller pictures"
     else:
         sentence = str(error)
     return sentence.replace("\n", "\\n")
 
 
-def what_happened(error):
-    """Any error in one line."""
+def what_happened(error: BaseException) -> str:
+    """Any error as one line."""
     if isinstance(error, KNOWN_FAILURES):
         return sentence_of(error)
     return f"{type(error).__name__}: {error}".replace("\n", "\\n")

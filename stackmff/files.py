@@ -9,28 +9,31 @@ import json
 import os
 import re
 import tempfile
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from stackmff.errors import StackError
 from stackmff.processes import is_alive, this_process
 
 
-def natural_key(name):
-    """Sort key that counts runs of digits as numbers: frame2 before frame10.
+def natural_key(name: str | Path) -> tuple[list[tuple[int, str]], str]:
+    """Sort key that compares runs of digits as numbers: frame2 comes before frame10.
 
     Args:
         name: a file name or path.
     Returns:
-        A tuple that sorts naturally; names that differ only in case or zeros stay in fixed order.
+        A key in which case does not matter; names that differ only in case or in leading zeros
+        are ordered by the characters themselves, so that the order is always the same.
     """
     text = str(name)
     parts = re.split(r"(\d+)", text)
     return [(int(p), "") if p.isdecimal() else (-1, p.casefold()) for p in parts], text
 
 
-@functools.cache  # a folder of thousands of results is looked through once
-def remove_leftovers(folder):
-    """Remove the temporary files in a folder of processes of this machine that are no more."""
+@functools.cache  # a folder of thousands of results is listed only once
+def remove_leftovers(folder: Path) -> None:
+    """Remove temporary files that processes of this machine left in a folder when they died."""
     host, _, _ = this_process().rpartition("-")
     pattern = re.compile(rf"\..*\.{re.escape(host)}-(\d+)\.[^.]+(\.[^.]*)?", re.DOTALL)
     for path in Path(folder).iterdir():
@@ -40,17 +43,17 @@ def remove_leftovers(folder):
 
 
 @contextlib.contextmanager
-def atomic_path(path):
-    """Give a temporary name beside `path` and rename it into place when the block succeeds.
+def atomic_path(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`, and rename it to `path` when the block succeeds.
 
-    The name keeps the suffix of `path`, so that writers that go by it work. A reader sees the old
-    file or the whole new one; when the block fails the temporary file is removed, and when the
-    process is killed, by the next one that writes into the folder.
+    The temporary name keeps the suffix of `path`, since writers choose the format by it. Readers
+    see either the old file or the complete new one. If the block fails, the temporary file is
+    removed; if the process is killed, the next one that writes into the folder removes it.
 
     Args:
-        path: the file to write; its folder is made when missing.
+        path: the file to write; its folder is created if it is missing.
     Raises:
-        StackError: the folder cannot be made or the file cannot be put there.
+        StackError: the folder cannot be created or the file cannot be written.
     """
     path = Path(path)
     temporary = None
@@ -77,16 +80,26 @@ def atomic_path(path):
                 os.unlink(temporary)
 
 
-def make_folder(path):
-    """Make the folder `path`, so that a hopeless place is told before the work; StackError."""
+def make_folder(path: Path) -> None:
+    """Create a folder and its parents, so that a bad path is reported before the work starts.
+
+    Raises:
+        StackError: it cannot be created.
+    """
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise StackError(f"{path} cannot be made ({error.strerror}): choose another") from error
+        raise StackError(
+            f"{path} cannot be created ({error.strerror}): choose another folder"
+        ) from error
 
 
-def read_bytes(path):
-    """The content of a file; StackError where it cannot be read or is empty."""
+def read_bytes(path: str | Path) -> bytes:
+    """The content of a file.
+
+    Raises:
+        StackError: it cannot be read or is empty.
+    """
     try:
         data = Path(path).read_bytes()
     except OSError as error:
@@ -96,33 +109,33 @@ def read_bytes(path):
     return data
 
 
-def write_bytes(path, data):
-    """Write `data` to `path` atomically; raises StackError when that fails."""
+def write_bytes(path: str | Path, data: bytes) -> None:
+    """Write `data` to `path` atomically; raises StackError as `atomic_path` does."""
     with atomic_path(path) as temporary:
         temporary.write_bytes(data)
 
 
-def write_text(path, text):
-    """Write `text` to `path` atomically, in UTF-8; raises StackError when that fails.
+def write_text(path: str | Path, text: str) -> None:
+    """Write `text` to `path` atomically in UTF-8; raises StackError as `atomic_path` does.
 
-    Bytes of a file's name that are no UTF-8 become backslash sequences, which JSON reads back.
+    Bytes in file names that are not valid UTF-8 become backslash sequences, which JSON can read.
     """
     write_bytes(path, text.encode(errors="backslashreplace"))
 
 
-def write_json(path, value):
-    """Write `value` as indented JSON to `path` atomically; raises StackError when that fails."""
+def write_json(path: str | Path, value: Any) -> None:
+    """Write `value` to `path` as indented JSON, atomically; raises StackError as `atomic_path`."""
     write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
 
 
-def write_csv(path, rows):
-    """Write rows, the header first, to `path` atomically; raises StackError when that fails."""
+def write_csv(path: str | Path, rows: Iterable[Sequence[Any]]) -> None:
+    """Write rows, the header first, to `path` as CSV, atomically; raises as `atomic_path` does."""
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(rows)
     write_text(path, text.getvalue())
 
 
-def sha256(path):
-    """SHA-256 of a file as 64 hexadecimal digits."""
+def sha256(path: str | Path) -> str:
+    """SHA-256 of a file's content as 64 hexadecimal digits."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,61 +1,77 @@
-"""What this machine has: memory, cores, devices."""
+"""What this machine has: memory, cores, devices, and the libraries that use them."""
 
 import contextlib
 import ctypes
+import importlib
 import os
 import sys
 from functools import lru_cache
 from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 from stackmff.errors import StackError
 from stackmff.processes import rank_and_world
 
+if TYPE_CHECKING:
+    import torch
+
 CONTROL_GROUPS = Path("/sys/fs/cgroup")
-M_ARENA_MAX = -8  # of mallopt, /usr/include/malloc.h
+M_ARENA_MAX = -8  # parameter of mallopt, /usr/include/malloc.h
+
+
+def import_openvino() -> ModuleType:
+    """Import OpenVINO without its telemetry, which reports each import to an analytics host.
+
+    The telemetry is a package of its own, openvino_telemetry. Where it cannot be imported, OpenVINO
+    uses a stub of its own that does nothing. So nothing leaves the machine, unless the program that
+    uses this library has imported OpenVINO before.
+    """
+    # With None in sys.modules an import raises ImportError.
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # documented
+    return importlib.import_module("openvino")
 
 
 @lru_cache(maxsize=1)
-def the_core():
+def the_core() -> Any:
     """The one openvino.Core of the process.
 
-    Each brings a stack for signals of its own, and where several go in the order in which they
-    came, one that is freed stays in use: the next signal with a handler ends the process.
+    Each Core installs an alternate signal stack. When several are freed in the order in which they
+    were made, a freed stack stays in use, and the next handled signal crashes the process.
     """
-    import openvino
-
-    return openvino.Core()
+    return import_openvino().Core()
 
 
-def available_cores():
-    """Cores that this process may run on."""
+def available_cores() -> int:
+    """Number of cores that this process may run on."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
-def may_have_gpu():
-    """Whether torch might find a GPU: asked without torch, which takes seconds to import."""
-    # Of NVIDIA's driver, of Windows' subsystem for Linux, of AMD's.
+def may_have_gpu() -> bool:
+    """Whether torch might find a GPU, told without importing torch, which takes seconds."""
+    # NVIDIA's driver, Windows Subsystem for Linux, AMD's driver.
     devices = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")
     return sys.platform == "darwin" or os.name == "nt" or any(map(os.path.exists, devices))
 
 
-def finds_gpu():
-    """Whether torch finds a GPU; many have one for which their torch is not built."""
+def finds_gpu() -> bool:
+    """Whether torch finds a GPU; on many machines that have one, torch is built without it."""
     return may_have_gpu() and select_device("auto").type != "cpu"
 
 
-def free_memory():
-    """Bytes of memory that this process may still take; infinite where no one tells.
+def free_memory() -> float:
+    """Bytes of memory that this process may still allocate; infinite where it cannot be told.
 
-    The least of what the machine has free and what the limits of the control groups leave, as
-    containers have them (versions 1 and 2).
+    This is the minimum of what the machine has available and what the limits of the control groups
+    (versions 1 and 2), which containers have, leave.
     """
     free = [float("inf")]
     with contextlib.suppress(OSError, ValueError, StopIteration):
         lines = Path("/proc/meminfo").read_text().splitlines()
-        line = next(line for line in lines if line.startswith("MemAvailable:"))
-        free.append(int(line.split()[1]) * 1024)
+        available = next(line for line in lines if line.startswith("MemAvailable:"))
+        free.append(int(available.split()[1]) * 1024)
     for limit, used, freed in (
         ("memory.max", "memory.current", "inactive_file"),
         ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "total_inactive_file"),
@@ -63,7 +79,7 @@ def free_memory():
         with contextlib.suppress(OSError, ValueError):
             group = CONTROL_GROUPS / limit
             left = int(group.read_text()) - int((CONTROL_GROUPS / used).read_text())
-            # Pages of files that nobody has used lately are given back when memory is short.
+            # The kernel reclaims inactive pages of files when memory is short.
             for line in group.with_name("memory.stat").read_text().splitlines():
                 name, value = line.split()
                 left += int(value) if name == freed else 0
@@ -71,17 +87,17 @@ def free_memory():
     return max(min(free), 0)
 
 
-def share_one_heap():
-    """Let all threads that are started from here on take their memory from one heap, by glibc.
+def share_one_heap() -> None:
+    """Make all threads started from here on allocate from one heap, where the C library is glibc.
 
-    It gives each thread a heap of its own, and what one has freed is lost to the others: a tenth of
-    the memory of fusing. Elsewhere nothing is changed.
+    By default glibc gives each thread its own heap, and memory freed in one is not available to the
+    others: a tenth of the memory of fusing. With other C libraries nothing changes.
     """
     with contextlib.suppress(OSError, AttributeError, TypeError):
         ctypes.CDLL(None).mallopt(M_ARENA_MAX, 1)
 
 
-def select_device(name):
+def select_device(name: str) -> "torch.device":
     """The torch device that `name` asks for.
 
     Args:
@@ -89,26 +105,27 @@ def select_device(name):
     Returns:
         A torch.device; under torchrun "auto" and "cuda" mean the GPU of the local rank.
     Raises:
-        StackError: that device is not there.
+        StackError: the machine does not have that device.
     """
     import torch
 
     if name == "auto":
         mps = torch.backends.mps.is_available()
         name = "cuda" if torch.cuda.is_available() else "mps" if mps else "cpu"
+    unsupported = StackError(f"--device {name} is not supported: use auto, cpu, mps or cuda:K")
     try:
         device = torch.device(name)
-    except RuntimeError:
-        device = None
-    if device is None or device.type not in ("cpu", "mps", "cuda"):
-        raise StackError(f"--device {name} is no device of ours: use auto, cpu, mps or cuda:K")
+    except RuntimeError as error:
+        raise unsupported from error
+    if device.type not in ("cpu", "mps", "cuda"):
+        raise unsupported
     if device.type == "cuda":
         count = torch.cuda.device_count()
         index = device.index if device.index is not None else rank_and_world()[2] % max(count, 1)
         if index >= count:
-            raise StackError(f"--device {name} is not there: {count} CUDA device(s) found")
+            raise StackError(f"--device {name} is not available: {count} CUDA device(s) found")
         device = torch.device("cuda", index)
         torch.cuda.set_device(device)
     elif device.type == "mps" and not torch.backends.mps.is_available():
-        raise StackError("--device mps is not there: use --device cpu")
+        raise StackError("--device mps is not available: use --device cpu")
     return device

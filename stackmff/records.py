@@ -1,20 +1,32 @@
-"""Records beside results: how each came to be, so that what is done is not done again."""
+"""Records beside results: what each was made from and how, so that finished work is not redone."""
 
 import contextlib
 import json
+import os
 import platform
 import sys
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any, Protocol
 
 from stackmff.errors import StackError
 from stackmff.files import write_json
 
 
-def frames_record(paths):
-    """Name, size in bytes and time of change of each file, as plain JSON values.
+class FrameFile(Protocol):
+    """A frame's file: a path, or a frame inside a file, see images/stack_files.py."""
+
+    @property
+    def name(self) -> str: ...
+
+    def stat(self) -> os.stat_result: ...
+
+
+def frames_record(paths: Iterable[FrameFile]) -> list[dict[str, Any]]:
+    """Name, size in bytes and modification time of each file, as plain JSON values.
 
     Raises:
-        StackError: a file is not there.
+        StackError: a file does not exist.
     """
     try:
         status = [(path.name, path.stat()) for path in paths]
@@ -23,60 +35,62 @@ def frames_record(paths):
     return [{"name": n, "size": s.st_size, "mtime_ns": s.st_mtime_ns} for n, s in status]
 
 
-def wanted_record(paths, weights, options):
-    """What a record must name for the results to be those of this run.
+def wanted_record(
+    paths: Iterable[FrameFile], weights: str | dict[str, str] | None, options: dict[str, Any]
+) -> dict[str, Any]:
+    """What a record must contain if the results are those of this run.
 
     Args:
         paths: files of the frames.
-        weights: SHA-256 of the weights, or {option: SHA-256}; None where there are none.
-        options: those that the results depend on, plain JSON values.
+        weights: SHA-256 of the weights, or {option: SHA-256}; None if the method has no weights.
+        options: the options that affect the results, as plain JSON values.
     Raises:
-        StackError: a frame is not there.
+        StackError: a frame does not exist.
     """
     return {"frames": frames_record(paths), "weights": weights, "options": options}
 
 
 class Record:
-    """The record of the results of one stack, a JSON file.
+    """The record of one stack's results, a JSON file.
 
     Args:
-        target: folder of the results; the record lies in records/ below it.
+        target: folder of the results; the record is in `records/` below it.
         name: of the stack.
     """
 
-    def __init__(self, target, name):
+    def __init__(self, target: str | Path, name: str) -> None:
         self.path = Path(target) / "records" / f"{name}.json"
 
-    def read(self):
-        """The record as a dict, empty when there is none that can be read."""
+    def read(self) -> dict[str, Any]:
+        """The record; empty if there is none or it cannot be read."""
         try:
             record = json.loads(self.path.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return {}
         return record if isinstance(record, dict) else {}
 
-    def says_done(self, wanted, files):
-        """Whether all results are there and are those that are wanted.
+    def says_done(self, wanted: Mapping[str, Any], files: Iterable[Path | None]) -> bool:
+        """Whether all results exist and were made as wanted.
 
         Args:
-            wanted: as from `wanted_record`.
-            files: of the results; None for one that is not wanted.
+            wanted: from `wanted_record`.
+            files: of the results; None for a result that is not wanted.
         """
         record = self.read()
         same = all(record.get(key) == value for key, value in wanted.items())
         return same and all(path is None or path.is_file() for path in files)
 
-    def remove(self):
-        """Take the record away: from here on the results are in question."""
+    def remove(self) -> None:
+        """Delete the record; call it before the results are changed."""
         self.path.unlink(missing_ok=True)
 
-    def write(self, wanted, result):
-        """Say what the results were made of, what came of it (a dict) and in which run."""
+    def write(self, wanted: Mapping[str, Any], result: dict[str, Any]) -> None:
+        """Record what the results were made from, what came of it, and the run."""
         write_json(self.path, {**wanted, "result": result, "run": run_record()})
 
 
-def run_record():
-    """What must be known to repeat a run: the command line and the versions, as a dict."""
+def run_record() -> dict[str, Any]:
+    """What is needed to repeat a run: the command line and the versions."""
     from importlib.metadata import PackageNotFoundError, version
 
     versions = {"python": platform.python_version()}

@@ -1,7 +1,7 @@
-"""What travels with the program: its weights and its networks.
+"""What is shipped with the library: the default weights and the networks.
 
-In a checkout they lie at the top level, where people read and train them; a wheel carries copies of
-them in a folder of its own, `stackmff/_shipped`.
+In a clone they are at the top level, where people read and train them. A wheel contains copies of
+them in `stackmff/_shipped`.
 """
 
 import importlib.util
@@ -16,7 +16,7 @@ WEIGHTS = PLACE / "weights" / "checkpoint.pth"
 
 
 def networks() -> ModuleType:
-    """The module network.py, which defines every network; it needs torch."""
+    """The module network.py, which defines all networks; it needs torch."""
     path = PLACE / "network.py"
     loaded = sys.modules.get("network")
     if loaded is not None and Path(loaded.__file__ or "").resolve() == path.resolve():
@@ -30,5 +30,5 @@ def networks() -> ModuleType:
 
 
 def load_network(model_path: Path, device: Any) -> Any:
-    """The network of a checkpoint in eval mode on a torch device; see network.load_network."""
+    """The network of a checkpoint, in eval mode, on a torch device; see network.load_network."""
     return networks().load_network(model_path, device)

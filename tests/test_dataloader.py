@@ -79,7 +79,7 @@ def test_find_pairs_refuses(tmp_path):
         find_pairs(tmp_path)
     levels(tmp_path, "a", [10, 20])
     write_picture(tmp_path / "AiF" / "a.jpg", texture(8, 8, 0))
-    with pytest.raises(StackError, match=r"a\.png and a\.jpg have one name"):
+    with pytest.raises(StackError, match=r"a\.png and a\.jpg have the same name"):
         find_pairs(tmp_path)
 
 

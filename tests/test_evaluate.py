@@ -189,7 +189,7 @@ def break_gone(fused, answers):
     [
         (break_missing, "fused has no result for scene2 of .*AiF"),
         (break_extra, "fused holds scene3.png, which .*AiF does not answer"),
-        (break_double, "scene2.* have one name"),
+        (break_double, "scene2.* have the same name"),
         (break_size, "scene2.tif is 44x32, its answer .*scene2.png is 40x32"),
         (break_depth, "scene2.tif is 16 bit, its answer .* is 8 bit"),
         (break_colour, "scene2.tif is grey, its answer .* is colour"),
@@ -214,7 +214,7 @@ def test_the_command_ends_with_one_sentence(folders, tmp_path):
         [*command, "--csv", tmp_path / "file" / "t.csv"], capture_output=True, text=True
     )
     assert done.returncode == 1
-    assert re.fullmatch(r"error: .*file cannot be made \(File exists\): .*\n", done.stderr)
+    assert re.fullmatch(r"error: .*file cannot be created \(File exists\): .*\n", done.stderr)
     assert not done.stdout  # told before the work
 
 
@@ -265,7 +265,7 @@ def test_the_mean_of_the_frames_is_scored_beside_the_results(tmp_path, capsys):
     (row,) = [r for r in rows if r["results"] != "exact" and r["picture"] == "scene0"]
     assert float(row["PSNR"]) == pytest.approx(expected["PSNR"])
     assert float(means["exact"]["MAE"]) == 0
-    with pytest.raises(StackError, match="is no folder"):
+    with pytest.raises(StackError, match="is not a folder"):
         run(*words, "--stacks", tmp_path / "elsewhere")
 
 

@@ -227,11 +227,11 @@ def test_photographs_and_depth_in_one_folder(tmp_path):
 
 def test_two_maps_or_photographs_of_one_name_are_refused(photos, depths):
     np.save(depths / "p0.npy", np.ones((48, 64)))
-    with pytest.raises(StackError, match=r"p0\.png and p0\.npy have one name"):
+    with pytest.raises(StackError, match=r"p0\.png and p0\.npy have the same name"):
         pair_depth(photos, depths, "")
     (depths / "p0.npy").unlink()
     write_picture(photos / "p1.tif", drawn_photo(1))
-    with pytest.raises(StackError, match=r"p1\.tif and p1\.png have one name"):
+    with pytest.raises(StackError, match=r"p1\.tif and p1\.png have the same name"):
         pair_depth(photos, depths, "")
 
 
@@ -279,7 +279,7 @@ def bad_inputs(folder, depths):
         "tiny": "tiny.png is 13x10, too small",
         "grey": "grey.png is grey",
         "blurred": "blurred.png is blurred",
-        "broken": "broken.png is no picture, is cut short",
+        "broken": "broken.png is not a picture, is cut short",
         "constant": "constant.png is the same everywhere",
         "wrongsize": "wrongsize.png is 48x64, its picture 64x48",
         "empty": "empty.png is empty",

@@ -9,7 +9,7 @@ from typing import Literal
 import pytest
 
 from stackmff.errors import StackError
-from stackmff.options import Options, add_options, build, form, names_of, option, parse
+from stackmff.options import Options, add_options, build, form, names_of, number, option, parse
 
 
 @dataclass(frozen=True)
@@ -113,3 +113,10 @@ def test_names_and_form_hold_the_groups_options():
     kinds = ["path", "choice", "switch", "float", "int", "int", "switch"]
     assert [part["kind"] for part in described] == kinds
     assert described[1]["choices"] == ["sun", "lamp"] and described[3]["low"] == 0
+
+
+@pytest.mark.parametrize("word", ["nan", "inf", "-inf", "1e999"])
+def test_a_number_of_an_option_is_finite(word):
+    with pytest.raises(argparse.ArgumentTypeError, match=f"{word} must be finite"):
+        number(float)(word)
+    assert number(float, above=0)("1e9") == 1e9

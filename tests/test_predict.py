@@ -133,9 +133,9 @@ BAD_STACKS = {
     nothing: "holds no pictures",
     one: "holds one picture",
     two_sizes: "frame 1.png is 33x24, the stack is 32x24",
-    cut_jpeg: "1.jpg is no picture, is cut short or damaged",
+    cut_jpeg: "1.jpg is not a picture, is cut short or damaged",
     cut_tiff: "1.tif is cut short",
-    text: "1.png is no picture",
+    text: "1.png is not a picture",
 }
 
 
@@ -157,7 +157,7 @@ def test_bad_stacks_end_in_one_sentence(tmp_path, weights, capsys, spoil):
 def test_a_missing_folder_and_missing_weights(tmp_path, capsys):
     out = tmp_path / "a.png"
     assert call(predict.main, "--stack_path", tmp_path / "no", "--output", out) == 1
-    assert "no is no folder" in capsys.readouterr().err
+    assert "no is not a folder" in capsys.readouterr().err
     make_stack(tmp_path / "stack")
     args = "--stack_path", tmp_path / "stack", "--output", out, "--model_path"
     assert call(predict.main, *args, tmp_path / "no.pth") == 1
@@ -196,7 +196,7 @@ def test_names_that_are_no_text(tmp_path, weights, capsys):
     capsys.readouterr()
     assert call(predict.main, *stack) == 1
     error = capsys.readouterr().err
-    assert error.count("\n") == 1 and r"st\nack\udcff/1.png is no picture" in error
+    assert error.count("\n") == 1 and r"st\nack\udcff/1.png is not a picture" in error
 
 
 def test_a_lack_of_memory_is_told(capsys):
@@ -206,7 +206,7 @@ def test_a_lack_of_memory_is_told(capsys):
     with pytest.raises(SystemExit) as caught:
         run_main(fail)
     assert caught.value.code == 1
-    assert "memory is not enough (Unable to allocate 9 GiB)" in capsys.readouterr().err
+    assert "out of memory (Unable to allocate 9 GiB)" in capsys.readouterr().err
 
 
 def test_weights_of_another_network(tmp_path, capsys):
@@ -242,7 +242,7 @@ def test_a_parent_that_is_a_file(tmp_path, weights):
     done = command("predict.py", *args, "--output", tmp_path / "file" / "a.png")
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1
-    assert "file cannot be made" in done.stderr
+    assert "file cannot be created" in done.stderr
     (tmp_path / "taken.png").mkdir()
     assert call(predict.main, *args, "--output", tmp_path / "taken.png") == 1
     assert sorted(os.listdir(tmp_path)) == ["file", "stack", "taken.png"]

@@ -45,7 +45,7 @@ def test_stacks_are_found(tmp_path):
         find(many)
     with pytest.raises(StackError, match="holds no stacks"):
         find(plain / "empty")
-    with pytest.raises(StackError, match="is no folder"):
+    with pytest.raises(StackError, match="is not a folder"):
         find(plain / "loose.png")
 
 
@@ -88,7 +88,7 @@ def test_a_data_set_goes_on_after_a_bad_stack(tmp_path, weights, capsys, monkeyp
     out = tmp_path / "results" / "bench"
     assert call(predict_dataset.main, *args) == 1
     error = capsys.readouterr().err
-    assert "1.png is no picture, is cut short or damaged" in error
+    assert "1.png is not a picture, is cut short or damaged" in error
     good = ["a.png", "c d.png", "größe.v2.png"]
     assert sorted(path.name for path in out.glob("*.png")) == good
     assert sorted(os.listdir(out / "focus_map")) == good
@@ -214,7 +214,7 @@ def test_a_data_set_that_cannot_be_written(tmp_path, weights):
     done = command("predict_dataset.py", *args, "--output_dir", tmp_path / "file" / "out")
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1
-    assert "cannot be made" in done.stderr
+    assert "cannot be created" in done.stderr
     done = command("predict_dataset.py", *args, "--output_dir", tmp_path / "out", limit=4000)
     assert done.returncode == 1
     assert "a.png cannot be written" in done.stderr
@@ -326,7 +326,7 @@ def test_the_report_of_a_run_and_of_its_resumption(tmp_path, weights):
     args = ["--stack_basedir_path", base, "--output_dir", out, "--model_path", weights["StackMix"]]
     assert call(predict_dataset.main, *args) == 1
     page = (out / "report.html").read_text()
-    assert "1 stack fused" in page and "1 failed" in page and "1.png is no picture" in page
+    assert "1 stack fused" in page and "1 failed" in page and "1.png is not a picture" in page
     make_stack(base / "b", 2)
     assert call(predict_dataset.main, *args) == 0
     page = (out / "report.html").read_text()

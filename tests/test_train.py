@@ -470,11 +470,11 @@ def test_a_dry_run_names_what_is_broken(options, tmp_path, data, capsys):
     good = ["--val_datapath", str(data), "--datapath", str(broken)]
     place = options.index("--val_fraction")
     words = options[:place] + options[place + 2 :]
-    with pytest.raises(StackError, match="is no picture"):  # of its step
+    with pytest.raises(StackError, match="is not a picture"):  # of its step
         start(words, "run", *good, "--dry_run")
     for k in range(1, 7):
         shutil.copy(data / "dof_stack" / f"scene{k}" / "1.png", broken / "dof_stack" / f"scene{k}")
     assert start(words, "run", *good, "--dry_run") == 1  # scene 0 is not in its step
     said = capsys.readouterr().out
     assert "7 training stacks read, 1 unfit" in said
-    assert "cannot be used:" in said and "scene0/1.png is no picture" in said
+    assert "cannot be used:" in said and "scene0/1.png is not a picture" in said

@@ -11,6 +11,7 @@ from network import FactorisedBlock, load_network
 from stackmff.errors import StackError
 from stackmff.files import atomic_path, sha256, write_json
 from stackmff.fusion.engines import EXPORT_SUFFIX, GRID, OpenVinoEngine, TorchEngine, weigh
+from stackmff.machine import import_openvino
 from stackmff.processes import run_main
 
 EXAMPLE = (3, 3 * GRID, 2 * GRID)  # N, H, W of the stack that the network is traced on
@@ -77,8 +78,9 @@ def convert(network):
     Returns:
         openvino.Model for any N, and H and W multiples of GRID.
     """
-    import openvino
     import torch
+
+    openvino = import_openvino()
 
     class OneStack(torch.nn.Module):
         def __init__(self):
@@ -120,8 +122,7 @@ def export(model_path):
         StackError: no such checkpoint, it is of a network that gives luma, or the export does not
             agree with it.
     """
-    import openvino
-
+    openvino = import_openvino()
     network = load_network(model_path)
     if network.output != "weights":
         raise StackError(

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 
 from stackmff.alignment.registration import at_scale
-from stackmff.images.colour import linear_to_srgb, srgb_to_linear
+from stackmff.images.colour import to_linear, to_srgb
 
 SAME_EXPOSURE = 0.005
 ONE_GAIN = 0.004  # channels this near to one another have the gain of their mean
@@ -56,7 +56,7 @@ def tiles_of(colours, factor):
 
     coded = np.arange(white + 1, dtype=np.float32) / np.float32(white)
     means, contrasts = [], []
-    for table in (srgb_to_linear(coded), coded):
+    for table in (to_linear(coded), coded):
         light = table[colours]
         means.append(averaged(light))
         square = cv2.blur(averaged(light * light).mean(-1), (3, 3))
@@ -128,8 +128,8 @@ def _adjust(ratios, pairs, fixed):
 
 def _coded_gain(light, ratio):
     """The factors (C,) on coded values that take light x ratio (n, C) back best."""
-    there = linear_to_srgb(np.minimum(light * ratio, 1))
-    return (there * linear_to_srgb(light)).sum(0) / (there**2).sum(0)
+    there = to_srgb(np.minimum(light * ratio, 1))
+    return (there * to_srgb(light)).sum(0) / (there**2).sum(0)
 
 
 def _ratio(first, second, matrix, kind):

@@ -24,7 +24,13 @@ import numpy as np
 from stackmff.errors import StackError
 from stackmff.files import sha256
 from stackmff.images.colour import chroma, luma
-from stackmff.machine import available_cores, finds_gpu, select_device, the_core
+from stackmff.machine import (
+    available_cores,
+    finds_gpu,
+    import_openvino,
+    select_device,
+    the_core,
+)
 
 TILES = {"weights": 1024, "luma": 640}  # the published network runs whole up to 640x640
 GRID = 32  # the networks pool by 16 or 32 px: sides of tiles, and where they start
@@ -125,9 +131,7 @@ class OpenVinoEngine:
         """Import OpenVINO and read the export."""
         if self.core is not None:
             return
-        import openvino
-
-        self.core, self.tensor = the_core(), openvino.Tensor
+        self.core, self.tensor = the_core(), import_openvino().Tensor
         try:
             self.model = self.core.read_model(self.path)
         except RuntimeError as error:

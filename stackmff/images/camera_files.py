@@ -1,7 +1,8 @@
-"""What cameras write besides JPEG: RAW by rawpy and HEIC by pillow-heif, where installed."""
+"""What cameras write besides JPEG: RAW by rawpy, HEIC by pillow-heif, if they are installed."""
 
 import importlib
 import io
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -11,70 +12,70 @@ from stackmff.images.metadata import Metadata, exif_for
 
 HEIF_SUFFIXES = (".heic", ".heif")
 RAW_SUFFIXES = (".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf", ".pef")
-LIBRAW_TURNS = {3: 3, 5: 8, 6: 6}  # LibRaw's code of how to turn: EXIF's orientation
+LIBRAW_TURNS = {3: 3, 5: 8, 6: 6}  # LibRaw's code of a rotation: EXIF's orientation
 HEIF_STARTS = tuple(b"ftyp" + brand for brand in (b"heic", b"heix", b"hevc", b"heim", b"mif1"))
 
 
-def _optional(module, path):
-    """A module of requirements-formats.txt; StackError where it is not installed."""
+def _optional(module: str, path: object) -> Any:
+    """A module of the extra `formats`; StackError if it is not installed."""
     try:
         return importlib.import_module(module)
     except ImportError as error:
         package = module.replace("_", "-")
-        raise StackError(
-            f"{path} needs {package}: pip install -r requirements-formats.txt"
-        ) from error
+        raise StackError(f'{path} needs {package}: pip install "stackmff[formats]"') from error
 
 
-def read_raw(data, path):
-    """A camera's RAW file.
+def read_raw(data: bytes, path: object) -> tuple[np.ndarray, Metadata, int]:
+    """Develop a camera's RAW file.
 
     Args:
-        data: the file's bytes; path: its name in sentences.
+        data: the file's content.
+        path: its name in error messages.
     Returns:
-        (picture, Metadata, orientation): (H, W, 3) uint16 in sRGB, as the sensor has it, with the
-        camera's white balance and an exposure that does not depend on what is in it.
+        (picture, metadata, orientation): (H, W, 3) uint16 in sRGB, not yet turned upright, with the
+        camera's white balance and an exposure that does not depend on the content.
     Raises:
         StackError: rawpy is not installed, or the file cannot be developed.
     """
     rawpy = _optional("rawpy", path)
     try:
         with rawpy.imread(io.BytesIO(data)) as raw:
-            orientation = LIBRAW_TURNS.get(raw.sizes.flip, 1)  # 0 once it is developed so
+            orientation = LIBRAW_TURNS.get(raw.sizes.flip, 1)  # postprocess sets it to 0
             picture = raw.postprocess(
                 user_flip=0,
                 output_bps=16,
                 output_color=rawpy.ColorSpace.sRGB,
                 gamma=(2.4, 12.92),  # sRGB's
                 use_camera_wb=True,
-                # Both would choose the exposure of each frame by what is in it.
+                # Otherwise LibRaw would choose the exposure of each frame by its content.
                 no_auto_bright=True,
                 adjust_maximum_thr=0.0,
             )
             exif = exif_for(data, *picture.shape[1::-1]) or _exif_of_preview(raw)
-    except Exception as error:  # LibRaw's and its wrapper's have no class in common
+    except Exception as error:  # LibRaw's and rawpy's errors have no common class
         raise StackError(
             f"{path} cannot be developed ({error}): copy it again, or export it as 16-bit TIFF"
         ) from error
     return picture, Metadata(exif), orientation
 
 
-def _exif_of_preview(raw):
-    """EXIF of the JPEG inside a RAW file that is not of the TIFF kind; None where it has none."""
+def _exif_of_preview(raw: Any) -> bytes | None:
+    """EXIF of the JPEG preview in a RAW file that is not based on TIFF; None if there is none."""
     try:
-        exif = Image.open(io.BytesIO(raw.extract_thumb().data)).info["exif"]
+        exif: bytes = Image.open(io.BytesIO(raw.extract_thumb().data)).info["exif"]
         return exif.removeprefix(b"Exif\0\0")
-    except Exception:  # no preview, one of raw pixels, or one without EXIF
+    except Exception:  # no preview, a preview of plain pixels, or one without EXIF
         return None
 
 
-def read_heif(data, path):
-    """The main picture of a HEIC file.
+def read_heif(data: bytes, path: object) -> tuple[np.ndarray, Metadata]:
+    """Read the main picture of a HEIC file.
 
     Args:
-        data: the file's bytes; path: its name in sentences.
+        data: the file's content.
+        path: its name in error messages.
     Returns:
-        (picture, Metadata): (H, W, C) upright, uint8, or uint16 where it has 10 or 12 bits.
+        (picture, metadata): (H, W, C) upright, uint8, or uint16 if the file has 10 or 12 bits.
     Raises:
         StackError: pillow-heif is not installed, or the file cannot be read.
     """
@@ -84,9 +85,9 @@ def read_heif(data, path):
             io.BytesIO(data), convert_hdr_to_8bit=False, hdr_to_16bit=False
         )
         picture = np.asarray(file)
-    except Exception as error:  # of libheif, in several classes
+    except Exception as error:  # libheif's errors come in several classes
         raise StackError(
-            f"{path} is cut short, damaged or of an unknown kind of HEIC "
+            f"{path} is cut short, damaged or an unknown kind of HEIC "
             f"({str(error).splitlines()[0]}): export or copy it again"
         ) from error
     picture = picture.reshape(*picture.shape[:2], -1)  # (H, W, C)
@@ -94,5 +95,5 @@ def read_heif(data, path):
         peak = 2 ** file.info["bit_depth"] - 1
         picture = ((picture * np.uint32(65535) + peak // 2) // peak).astype(np.uint16)
     exif = (file.info.get("exif") or b"").removeprefix(b"Exif\0\0")
-    info = (file.info.get(name) or None for name in ("xmp", "icc_profile"))
-    return picture, Metadata(exif or None, *info)
+    xmp, profile = (file.info.get(name) or None for name in ("xmp", "icc_profile"))
+    return picture, Metadata(exif or None, xmp, profile)

@@ -1,46 +1,48 @@
-"""Luma and chroma of frames, which networks and measures look at; the coding of sRGB."""
+"""Colour: luma and chroma of frames, the sRGB curve, CMYK to RGB."""
 
+import io
 from collections.abc import Callable
 from typing import Any
 
 import cv2
 import numpy as np
+from PIL import Image, ImageCms
 
-# Of red, green and blue: the luma, and Cb and Cr. ITU-R Recommendation BT.601.
+# Luma, and Cb and Cr, of red, green and blue. ITU-R Recommendation BT.601.
 LUMA = (0.299, 0.587, 0.114)
 CHROMA = ((-0.168736, -0.331264, 0.5), (0.5, -0.418688, -0.081312))
 BAND = 32  # rows, an even number
 
 
-def luma(pictures):
-    """Gamma-coded BT.601 luma; grey passes through and alpha is left out.
+def luma(pictures: np.ndarray) -> np.ndarray:
+    """Gamma-coded BT.601 luma; grey is passed through, alpha is ignored.
 
     Args:
-        pictures: (..., C) uint8 or uint16, C as in images/formats.py.
+        pictures: (..., H, W, C) uint8 or uint16, C as in images/formats.py.
     Returns:
-        (...) float32 in [0, 1].
+        (..., H, W) float32 in [0, 1].
     Source: ITU-R Recommendation BT.601.
     """
     scale = 1 / np.iinfo(pictures.dtype).max
     if pictures.shape[-1] <= 2:
         return pictures[..., 0] * np.float32(scale)
-    matrix = np.float32([LUMA]) * np.float32(scale)
+    matrix = np.array([LUMA], np.float32) * np.float32(scale)
     out = np.empty(pictures.shape[:-1], np.float32)
     for index in np.ndindex(pictures.shape[:-3]):
         for rows in _bands(pictures.shape[-3]):
             part = out[*index, rows]
             cv2.transform(pictures[*index, rows, :, :3].astype(np.float32), matrix, part)
-            np.minimum(part, 1, out=part)  # the three factors may round to a sum just over 1
+            np.minimum(part, 1, out=part)  # the rounded factors may sum to just over 1
     return out
 
 
-def _bands(height):
-    """Slices of some rows each: what is made of them on the way stays in the processor's cache."""
+def _bands(height: int) -> list[slice]:
+    """Slices of a few rows each, so that intermediate values stay in the processor's cache."""
     return [slice(start, min(start + BAND, height)) for start in range(0, height, BAND)]
 
 
-def chroma(frames):
-    """Gamma-coded Cb and Cr at half the resolution, as means over 2x2 px; alpha is left out.
+def chroma(frames: np.ndarray) -> np.ndarray:
+    """Gamma-coded Cb and Cr at half the resolution, averaged over 2x2 px; alpha is ignored.
 
     Args:
         frames: (N, H, W, C) uint8 or uint16, C as in images/formats.py.
@@ -56,7 +58,7 @@ def chroma(frames):
     for k, frame in enumerate(frames):
         for rows in _bands(height):
             band = frame[rows, :, :3]
-            if len(band) % 2 or width % 2:  # the mean of a lone row is that row
+            if len(band) % 2 or width % 2:  # the mean of a single row is that row
                 odd = 0, len(band) % 2, 0, width % 2
                 band = cv2.copyMakeBorder(band, *odd, cv2.BORDER_REPLICATE)
             half = slice(rows.start // 2, -(-rows.stop // 2))
@@ -69,12 +71,12 @@ def chroma(frames):
     return out
 
 
-def srgb_to_linear(coded: Any, where: Callable[..., Any] = np.where) -> Any:
+def to_linear(coded: Any, where: Callable[..., Any] = np.where) -> Any:
     """Linear light of sRGB-coded values.
 
     Args:
         coded: floats in [0, 1], any shape; an array, or a tensor of torch.
-        where: `numpy.where` or `torch.where`, by what `coded` is.
+        where: `numpy.where` or `torch.where`, whichever is for `coded`.
     Returns:
         Linear light in [0, 1], of the same kind, shape and dtype.
     Source: IEC 61966-2-1.
@@ -82,7 +84,18 @@ def srgb_to_linear(coded: Any, where: Callable[..., Any] = np.where) -> Any:
     return where(coded <= 0.04045, coded / 12.92, ((coded + 0.055) / 1.055) ** 2.4)
 
 
-def linear_to_srgb(linear: Any, where: Callable[..., Any] = np.where) -> Any:
-    """The inverse of `srgb_to_linear`, which see."""
+def to_srgb(linear: Any, where: Callable[..., Any] = np.where) -> Any:
+    """Linear light in [0, 1] to sRGB-coded values; the inverse of `to_linear`."""
     high = 1.055 * linear.clip(0.0031308) ** (1 / 2.4) - 0.055
     return where(linear <= 0.0031308, 12.92 * linear, high)
+
+
+def cmyk_to_rgb(image: Image.Image, profile: bytes) -> np.ndarray:
+    """A CMYK image to (H, W, 3) uint8 in sRGB, by its ICC profile.
+
+    Raises:
+        OSError, ValueError, ImageCms.PyCMSError: the profile is damaged or of another colour space.
+    """
+    source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+    target = ImageCms.createProfile("sRGB")
+    return np.asarray(ImageCms.profileToProfile(image, source, target, outputMode="RGB"))

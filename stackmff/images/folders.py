@@ -1,55 +1,88 @@
 """Which files of a folder are the frames of which stack."""
 
 import os
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from stackmff.errors import StackError
 from stackmff.files import natural_key
 from stackmff.images.formats import READ_SUFFIXES, decode
-from stackmff.images.stack_files import TIFF_SUFFIXES, VIDEO_SUFFIXES, Page, frames_in_file
+from stackmff.images.stack_files import (
+    TIFF_SUFFIXES,
+    VIDEO_SUFFIXES,
+    FramePath,
+    Page,
+    frames_in_file,
+)
 
 ANSWER_FOLDER = "AiF"  # of a data set
-STACK_FOLDERS = ("dof_stack", "image stack", "stacks")  # of a data set, each with stacks in it
-NEVER_STACKS = ("aif", "depth", "disparity")  # folders; nor is a picture of these names a frame
+STACK_FOLDERS = ("dof_stack", "image stack", "stacks")  # of a data set; each contains the stacks
+NEVER_STACKS = ("aif", "depth", "disparity")  # names of folders; a picture so named is not a frame
 SYSTEM_FOLDERS = ("lost+found", "system volume information", "$recycle.bin")  # of a whole disk
 
 
-def find_stacks(folder):
+def find_stacks(folder: str | Path) -> dict[str, Path]:
     """The stacks of a data set.
 
     Args:
-        folder: its sub-folders that hold pictures, its TIFF of several pages and its videos are
-            the stacks, or those below its `dof_stack`.
+        folder: its stacks are its sub-folders that contain pictures, multi-page TIFFs and videos;
+            or those in one of STACK_FOLDERS below it.
     Returns:
         {name: path}, folders first, each in natural order.
     Raises:
-        StackError: there is none, or two have one name.
+        StackError: there is none, or two have the same name.
     """
     root = stack_root(folder) or Path(folder)
     stacks = {stack_name(path): path for path in stacks_in(root)}
     if not stacks:
-        raise StackError(f"{root} holds no stacks: give the folder whose sub-folders hold pictures")
+        raise StackError(f"{root} holds no stacks: give a folder whose sub-folders hold pictures")
     return stacks
 
 
-def _inside(folder):
-    """What lies in a folder, in any order; StackError where that cannot be told."""
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise StackError(f"{folder} is no folder: give the folder that holds the pictures")
+def stack_root(folder: str | Path) -> Path | None:
+    """The folder among STACK_FOLDERS below `folder`, if any; StackError if there are several."""
+    found = [Path(folder) / name for name in STACK_FOLDERS]
+    found = [path for path in found if os.path.isdir(path)]  # False too if it cannot be read
+    if len(found) > 1:
+        names = " and ".join(path.name for path in found)
+        raise StackError(f"{folder} holds {names}: move one of them elsewhere")
+    return found[0] if found else None
+
+
+def stacks_in(folder: str | Path, folders: Iterable[Path] | None = None) -> list[Path]:
+    """The stacks in a folder: sub-folders that contain pictures, and stacks that are one file.
+
+    Args:
+        folder: to search.
+        folders: the sub-folders to consider; None: all.
+    Returns:
+        List of paths, folders first, each in natural order; may be empty. What cannot be read is
+        included, so that reading it reports why.
+    Raises:
+        StackError: two have the same name, and would have the same result.
+    """
+    folders = list_folders(folder) if folders is None else folders
+    stacks = [path for path in folders if _may_hold_pictures(path)] + list_stack_files(folder)
+    names: dict[str, Path] = {}
+    for path in stacks:
+        if (other := names.setdefault(stack_name(path), path)) != path:
+            raise StackError(f"{path} and {other.name} have the same name: rename one of them")
+    return stacks
+
+
+def _may_hold_pictures(folder: Path) -> bool:
+    """Whether a folder contains pictures; True if it cannot be read."""
     try:
-        return list(folder.iterdir())
-    except OSError as error:
-        raise StackError(
-            f"{folder} cannot be read ({error.strerror}): change its permissions, or move it"
-        ) from error
+        return bool(list_pictures(folder))
+    except StackError:
+        return True
 
 
-def list_folders(folder):
-    """The folders below a folder in natural order, but for hidden ones, answers and the system's.
+def list_folders(folder: str | Path) -> list[Path]:
+    """The sub-folders of a folder in natural order, without hidden ones, answers and the system's.
 
     Raises:
-        StackError: `folder` is no folder, or cannot be read.
+        StackError: `folder` is not a folder, or cannot be read.
     """
     folders = [
         path
@@ -61,105 +94,11 @@ def list_folders(folder):
     return sorted(folders, key=lambda path: natural_key(path.name))
 
 
-def stack_root(folder):
-    """The folder among STACK_FOLDERS below `folder`, or None; StackError where there are two."""
-    found = [Path(folder) / name for name in STACK_FOLDERS]
-    found = [path for path in found if os.path.isdir(path)]  # False too where it cannot be told
-    if len(found) > 1:
-        names = " and ".join(path.name for path in found)
-        raise StackError(f"{folder} holds {names}: move one of them elsewhere")
-    return found[0] if found else None
-
-
-def list_pictures(folder):
-    """The picture files at the top of a folder, in natural order.
-
-    Suffixes count in any case; names with a leading dot and other files are passed over.
-
-    Args:
-        folder: path of a folder.
-    Returns:
-        List of paths, may be empty.
-    Raises:
-        StackError: `folder` is no folder, or cannot be read.
-    """
-    pictures = [
-        path
-        for path in _inside(folder)
-        if path.suffix.lower() in READ_SUFFIXES
-        and not path.name.startswith(".")
-        and (path.is_file() or not path.exists())  # a broken link is told when it is read
-    ]
-    return sorted(pictures, key=lambda path: natural_key(path.name))
-
-
-def frames_in(folder):
-    """The pictures of a stack's folder but for AiF.*, depth.* and disparity.*, as list_pictures.
-
-    Some published sets keep the answer of a stack among its frames. To fuse it would be to copy
-    the answer.
-    """
-    return [path for path in list_pictures(folder) if path.stem.casefold() not in NEVER_STACKS]
-
-
-def list_answers(folder):
-    """The answers in a folder: its pictures, or where it has none, AiF.* of the folders below it.
-
-    Args:
-        folder: AiF/ of a data set, or a folder of stacks that each hold their answer.
-    Returns:
-        {scene: path} in natural order, may be empty.
-    Raises:
-        StackError: `folder` cannot be read, or two answers have one name.
-    """
-    pictures = list_pictures(folder)
-    if pictures:
-        return by_stem(pictures)
-    answers = {}
-    for stack in list_folders(folder):
-        found = [path for path in list_pictures(stack) if path.stem.casefold() == "aif"]
-        if len(found) > 1:
-            raise StackError(f"{stack} holds {len(found)} answers: remove all but one")
-        if found:
-            answers[stack.name] = found[0]
-    return answers
-
-
-def list_frames(path):
-    """The frames of a stack, at least two of them.
-
-    Args:
-        path: a folder: `frames_in`; where the one picture there is a TIFF of several pages, these.
-            Or such a TIFF, or a video.
-    Returns:
-        List of paths, or of stack_files.Page.
-    Raises:
-        StackError: `path` is neither, cannot be read, holds fewer than two frames, or one of them
-            in two formats.
-    """
-    if Path(path).is_file():
-        frames = frames_in_file(path)
-    else:
-        frames = frames_in(path)
-        by_stem(frames)  # a camera's RAW and JPEG are one frame
-        if len(frames) == 1 and frames[0].suffix.lower() in TIFF_SUFFIXES:
-            frames = frames_in_file(frames[0])
-    if not frames:
-        raise StackError(
-            f"{path} holds no pictures ({' '.join(READ_SUFFIXES)}): a stack needs two or more"
-        )
-    if len(frames) == 1:
-        if isinstance(frames[0], Page) and frames[0].file.suffix.lower() in TIFF_SUFFIXES:
-            decode(frames[0].file)  # where its pages cannot be told, this says what is wrong
-        raise StackError(f"{path} holds one picture, a stack needs two or more")
-    return frames
-
-
-def list_stack_files(folder):
-    """The stacks at the top of a folder that are one file each: videos, and TIFF of several pages.
+def list_stack_files(folder: str | Path) -> list[Path]:
+    """The stacks in a folder that are one file each: videos and multi-page TIFFs.
 
     Returns:
-        List of paths in natural order, may be empty.
+        List of paths in natural order; may be empty.
     Raises:
         StackError: as `list_folders`.
     """
@@ -176,56 +115,138 @@ def list_stack_files(folder):
     return sorted(files, key=lambda path: natural_key(path.name))
 
 
-def _may_hold_frames(path):
-    """Whether a TIFF has several pages; True where that cannot be told."""
+def _may_hold_frames(path: Path) -> bool:
+    """Whether a TIFF has several pages; True if it cannot be read."""
     try:
         return len(frames_in_file(path)) > 1
     except StackError:
         return True
 
 
-def stacks_in(folder, folders=None):
-    """The stacks in a folder: sub-folders that hold pictures, and stacks that are one file.
+def _inside(folder: str | Path) -> list[Path]:
+    """The content of a folder, in any order; StackError if it cannot be read."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise StackError(f"{folder} is not a folder: give the folder that holds the pictures")
+    try:
+        return list(folder.iterdir())
+    except OSError as error:
+        raise StackError(
+            f"{folder} cannot be read ({error.strerror}): change its permissions, or move it"
+        ) from error
+
+
+def list_pictures(folder: str | Path) -> list[Path]:
+    """The picture files in a folder, in natural order.
+
+    Suffixes count in any case; hidden files and other files are skipped.
+
+    Returns:
+        List of paths; may be empty.
+    Raises:
+        StackError: `folder` is not a folder, or cannot be read.
+    """
+    pictures = [
+        path
+        for path in _inside(folder)
+        if path.suffix.lower() in READ_SUFFIXES
+        and not path.name.startswith(".")
+        and (path.is_file() or not path.exists())  # reading a broken link reports it
+    ]
+    return sorted(pictures, key=lambda path: natural_key(path.name))
+
+
+def frames_in(folder: str | Path) -> list[Path]:
+    """The pictures of a stack's folder except AiF.*, depth.* and disparity.*, as list_pictures.
+
+    Some published data sets keep the answer of a stack among its frames; fusing it would copy it.
+    """
+    return [path for path in list_pictures(folder) if path.stem.casefold() not in NEVER_STACKS]
+
+
+def list_frames(path: str | Path) -> list[FramePath]:
+    """The frames of a stack, at least two of them.
 
     Args:
-        folder: that is searched.
-        folders: the sub-folders that count; None: all.
-    Returns:
-        List of paths, folders first, each in natural order; may be empty. What cannot be read is
-        among them, and tells why when it is read.
+        path: a folder: the frames are `frames_in` it, or the pages of the only file there if that
+            is a multi-page TIFF. Or such a TIFF, or a video.
     Raises:
-        StackError: two have one name, and would have one result.
+        StackError: `path` is neither, cannot be read, contains fewer than two frames, or a frame
+            in two formats.
     """
-    folders = list_folders(folder) if folders is None else folders
-    stacks = [path for path in folders if _may_hold_pictures(path)] + list_stack_files(folder)
-    names = {}
-    for path in stacks:
-        if (other := names.setdefault(stack_name(path), path)) != path:
-            raise StackError(f"{path} and {other.name} have one name: rename one of them")
-    return stacks
+    frames: list[FramePath]
+    if Path(path).is_file():
+        frames = [*frames_in_file(path)]
+    else:
+        files = frames_in(path)
+        by_stem(files)  # a camera's RAW and JPEG are one frame
+        frames = [*files]
+        if len(files) == 1 and files[0].suffix.lower() in TIFF_SUFFIXES:
+            frames = [*frames_in_file(files[0])]
+    if not frames:
+        raise StackError(
+            f"{path} holds no pictures ({' '.join(READ_SUFFIXES)}): a stack needs two or more"
+        )
+    if len(frames) == 1:
+        only = frames[0]
+        if isinstance(only, Page) and only.file.suffix.lower() in TIFF_SUFFIXES:
+            decode(only.file)  # reports the damage, if the pages could not be counted
+        raise StackError(f"{path} holds one picture: a stack needs two or more")
+    return frames
 
 
-def _may_hold_pictures(folder):
-    """Whether there are pictures in a folder; True where that cannot be told."""
-    try:
-        return bool(list_pictures(folder))
-    except StackError:
-        return True
+def list_answers(folder: str | Path) -> dict[str, Path]:
+    """The all-in-focus answers in a folder.
+
+    Args:
+        folder: AiF/ of a data set, whose pictures are the answers; or a folder of stacks that each
+            contain their answer, AiF.*.
+    Returns:
+        {scene: path} in natural order; may be empty.
+    Raises:
+        StackError: `folder` cannot be read, or two answers have the same name.
+    """
+    pictures = list_pictures(folder)
+    if pictures:
+        return by_stem(pictures)
+    answers: dict[str, Path] = {}
+    for stack in list_folders(folder):
+        found = [path for path in list_pictures(stack) if path.stem.casefold() == "aif"]
+        if len(found) > 1:
+            raise StackError(f"{stack} holds {len(found)} answers: remove all but one")
+        if found:
+            answers[stack.name] = found[0]
+    return answers
 
 
-def stack_name(path):
+def by_stem(paths: Sequence[Path]) -> dict[str, Path]:
+    """{name without suffix: path} of `paths`, in their order.
+
+    Raises:
+        StackError: two differ only in their folder or suffix.
+    """
+    found: dict[str, Path] = {}
+    for path in paths:
+        if path.stem in found:
+            raise StackError(
+                f"{path} and {found[path.stem].name} have the same name: move one of them elsewhere"
+            )
+        found[path.stem] = path
+    return found
+
+
+def stack_name(path: str | Path) -> str:
     """The name of a stack: of its folder, or of its file without the suffix."""
     path = Path(path).resolve()
     return path.stem if path.is_file() else path.name
 
 
-def clash(path, stack_path):
-    """Why a file must not be written there, as a sentence: it is the stack, or would be a frame.
+def clash(path: str | Path, stack_path: str | Path) -> str | None:
+    """Why a result must not be written to a path, as a sentence; None if it may be.
 
     Args:
-        path: of the file; stack_path: the stack's folder or file.
-    Returns:
-        The sentence; None where nothing is wrong.
+        path: of the result.
+        stack_path: folder or file of the stack that is fused.
     """
     place, stack = Path(path).resolve(), Path(stack_path).resolve()
     if place == stack:
@@ -238,25 +259,14 @@ def clash(path, stack_path):
     return None
 
 
-def by_stem(paths):
-    """{name without suffix: path} of `paths`, in their order.
+def is_inside(output: str | Path, source: str | Path) -> bool:
+    """Whether a data set would be written into another: its folder, its stacks or its answers.
 
-    Raises:
-        StackError: two differ only in their folder or suffix.
+    Args:
+        output: folder of the data set to write.
+        source: folder of the data set that is read.
     """
-    found = {}
-    for path in paths:
-        if path.stem in found:
-            raise StackError(
-                f"{path} and {found[path.stem].name} have one name: move one of them elsewhere"
-            )
-        found[path.stem] = path
-    return found
-
-
-def is_inside(output, source):
-    """Whether the folder `output`, or where its stacks or answers would lie, is in `source`."""
-    parts = [Path(source), stack_root(Path(source)) or Path(source), Path(source) / ANSWER_FOLDER]
+    parts = [Path(source), stack_root(source) or Path(source), Path(source) / ANSWER_FOLDER]
     sources = {part.resolve() for part in parts}
-    places = [(Path(output) / name).resolve() for name in ("", "dof_stack", "AiF")]
+    places = [(Path(output) / name).resolve() for name in ("", STACK_FOLDERS[0], ANSWER_FOLDER)]
     return any(sources & {place, *place.parents} for place in places)

@@ -1,26 +1,64 @@
-"""Frames in memory or on disk."""
+"""The array of a stack's frames, in memory or in a file."""
 
 import mmap
 import os
 import tempfile
 import weakref
+from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
 from stackmff.errors import StackError
+from stackmff.machine import free_memory
 
 
-def _frames_on_disk(shape, dtype, folder, store=None):
-    """An array in the file `store`; None: in one without a name, so that nothing stays behind."""
+def allocate(
+    shape: tuple[int, int, int, int],
+    dtype: np.dtype,
+    *,
+    spill: str | Path | None = None,
+    low_memory: bool = False,
+    store: str | Path | None = None,
+) -> np.ndarray:
+    """An array for frames, in memory or in a file.
+
+    Args:
+        shape: (N, H, W, C).
+        dtype: uint8 or uint16.
+        spill: folder for an unlinked temporary file, which is used if the frames take more than
+            half of the free memory; None: they are in memory in any case.
+        low_memory: use that file in any case.
+        store: file to create for the frames, which remains; it takes precedence over the others.
+    Returns:
+        (N, H, W, C); a numpy.memmap if it is in a file, see `release`, `put` and `window`.
+    Raises:
+        StackError: the disk has no room for the frames.
+        MemoryError: the memory has none.
+    """
+    size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+    if store is not None:
+        return _in_file(shape, dtype, Path(store).parent, Path(store))
+    if spill is not None and (low_memory or size > free_memory() / 2):
+        return _in_file(shape, dtype, Path(spill))
+    return np.empty(shape, dtype)
+
+
+def _in_file(
+    shape: tuple[int, ...], dtype: np.dtype, folder: Path, store: Path | None = None
+) -> np.memmap:
+    """An array in the file `store`; None: in an unlinked temporary file in the folder."""
     size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder) if store is None else open(store, "w+b") as file:
             if hasattr(os, "posix_fallocate"):
-                os.posix_fallocate(file.fileno(), 0, size)  # a full disk is told now
+                os.posix_fallocate(file.fileno(), 0, size)  # fails now if the disk is full
             frames = np.memmap(file, dtype, "w+", 0, shape)
-            frames.descriptor = os.dup(file.fileno())  # for `window`
-            weakref.finalize(frames, os.close, frames.descriptor)
+            descriptor = os.dup(file.fileno())
+            weakref.finalize(frames, os.close, descriptor)
+            # For `put` and `window`; slices of the array do not have it.
+            frames.descriptor = descriptor  # type: ignore[attr-defined]  # of this array alone
             return frames
     except OSError as error:
         raise StackError(
@@ -30,47 +68,54 @@ def _frames_on_disk(shape, dtype, folder, store=None):
         ) from error
 
 
-def release(frames):
-    """Let go of the pages of frames that lie on disk, which count as memory in use; they are read
-    again when they are needed. Nothing for frames in memory.
+def release(frames: np.ndarray) -> None:
+    """Unmap the pages of frames in a file, which count as used memory, until they are read again.
 
     Args:
-        frames: as of `read_stack`.
+        frames: as from `allocate`; nothing happens if they are in memory.
     """
     if isinstance(frames, np.memmap) and hasattr(mmap, "MADV_DONTNEED"):
-        frames._mmap.madvise(mmap.MADV_DONTNEED)
+        frames._mmap.madvise(mmap.MADV_DONTNEED)  # type: ignore[attr-defined]  # not in the stubs
 
 
-def put(frames, index, picture):
-    """Put a picture (H, W, C) in the place of a frame; on disk by writing, which spares a fault for
-    each of its pages.
+def put(frames: np.ndarray, index: int, picture: np.ndarray) -> None:
+    """Replace one frame. In a file it is written, which avoids a page fault for each of its pages.
 
     Args:
-        frames: as of `read_stack`.
+        frames: (N, H, W, C) as from `allocate`.
+        index: of the frame.
+        picture: (H, W, C) of the same dtype.
     """
     descriptor = getattr(frames, "descriptor", None)
     if descriptor is None or not hasattr(os, "pwrite"):
         frames[index] = picture
         return
-    left = memoryview(np.ascontiguousarray(picture).reshape(-1).view(np.uint8))
+    left = np.ascontiguousarray(picture).reshape(-1).view(np.uint8).data
     start = index * picture.nbytes
-    while left:  # a system call writes 2 GiB at most
+    while left:  # a system call writes at most 2 GiB
         written = os.pwrite(descriptor, left, start)
         left, start = left[written:], start + written
 
 
-def window(frames, top, bottom, left, right, indices=None):
-    """A part of every frame, or of some.
+def window(
+    frames: np.ndarray,
+    top: int,
+    bottom: int,
+    left: int,
+    right: int,
+    indices: Sequence[int] | None = None,
+) -> np.ndarray:
+    """The same part of every frame, or of some frames.
 
-    Frames on disk are read row by row: to touch their pages would map whole rows of each frame,
-    which count as memory in use, and cost a fault for each page.
+    Frames in a file are read row by row: to access them as memory would map whole rows of each
+    frame, which count as used memory, and cost a page fault for each page.
 
     Args:
-        frames: (N, H, W, C) as of `read_stack`.
-        top, bottom, left, right: px.
+        frames: (N, H, W, C) as from `allocate`.
+        top, bottom, left, right: of the part, px, bottom and right exclusive.
         indices: of the frames; None: all.
     Returns:
-        (N, bottom - top, right - left, C), a view where all frames are asked for, in memory.
+        (N, bottom - top, right - left, C), a view if all frames in memory are asked for.
     """
     part = frames[:, top:bottom, left:right]
     indices = range(len(frames)) if indices is None else indices

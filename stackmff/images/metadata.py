@@ -1,8 +1,8 @@
-"""EXIF, XMP and ICC profile of a picture, and what must change in them on the way to a result.
+"""EXIF, XMP and ICC profile of a picture, and how they are corrected for a result.
 
-The blocks are read and written by Pillow. Three things of a photograph are not true of a picture
-made from it and are never carried: its orientation and size, its thumbnail, and the maker's notes,
-which hold places inside the old block that no one but the maker can move.
+Pillow reads and writes the blocks. Three things that a photograph says are not true of a picture
+made from it and are never carried over: its orientation and size, its thumbnail, and the maker
+notes, which contain offsets into the old block that only the maker can adjust.
 """
 
 import contextlib
@@ -12,30 +12,35 @@ import re
 import struct
 import warnings
 from dataclasses import dataclass
+from typing import Any, BinaryIO
 
+import numpy as np
 from PIL import Image, TiffImagePlugin, TiffTags
 
 ORIENTATION, EXIF_IFD, GPS_IFD = 0x0112, 0x8769, 0x8825
 WIDTH, HEIGHT = 0xA002, 0xA003  # PixelXDimension and PixelYDimension, in the EXIF IFD
 
-# What is carried of the first directory: description, maker and model, resolution, software, date,
-# artist, computer, rating, copyright, Windows' title to subject. The others tell how pixels lie.
+Directory = TiffImagePlugin.ImageFileDirectory_v2
+
+# Tags of the first directory that are carried over: description, maker and model, resolution,
+# software, date, artist, computer, rating, copyright, Windows' title to subject. The others
+# describe how the pixels are stored.
 CARRIED = {270, 271, 272, 282, 283, 296, 305, 306, 315, 316, 18246, 18249, 33432}
 CARRIED |= {EXIF_IFD, GPS_IFD, *range(40091, 40096)}
 
-# Maker's notes; the order and share of bits of a JPEG; a directory of file kinds; places of the
-# subject in the picture before it was turned upright.
+# Tags of the EXIF directory that are not: maker notes; the components and compression of a JPEG;
+# the interoperability directory; the subject's place in the picture before it was turned upright.
 DROPPED = {0x927C, 0x9101, 0x9102, 0xA005, 0x9214, 0xA214}
 
-# What Pillow raises on blocks that are damaged.
+# What Pillow raises for damaged blocks.
 DAMAGED = (
     SyntaxError, ValueError, TypeError, KeyError, EOFError, OSError, struct.error, OverflowError,
     ZeroDivisionError, IndexError, AttributeError, AssertionError,
 )  # fmt: skip
-HEADS = {"little": b"II*\0\x08\0\0\0", "big": b"MM\0*\0\0\0\x08"}  # of a block
+HEADS = {"little": b"II*\0\x08\0\0\0", "big": b"MM\0*\0\0\0\x08"}  # of a block, by byte order
 
-# XMP values that follow the result's size, and parts that are about other data of the old file:
-# its thumbnail, a second packet, a film or a gain map behind the picture.
+# XMP values that are set to the result's size (0 its width, 1 its height), and parts that describe
+# other data in the old file: its thumbnail, a second packet, a video or a gain map.
 XMP_SIZES = {
     b"tiff:ImageWidth": 0,
     b"tiff:ImageLength": 1,
@@ -45,18 +50,18 @@ XMP_SIZES = {
 XMP_DROPPED = rb"(?:(?:xmp|xap):Thumbnails|Container:Directory|xmpNote:HasExtendedXMP"
 XMP_DROPPED += rb"|GCamera:\w+|hdrgm:\w+)"
 
-# What Pillow says about damaged blocks: they are passed over.
+# Pillow's warnings about damaged blocks, which are skipped.
 warnings.filterwarnings("ignore", module=r"PIL\.TiffImagePlugin")
 
 
 @dataclass(frozen=True)
 class Metadata:
-    """What a picture file says about its picture.
+    """What a picture file says about its picture; None stands for none.
 
     Attributes:
-        exif: a block as in a TIFF file, without "Exif" before it; None for none.
-        xmp: a packet; None for none.
-        profile: ICC profile; None for none.
+        exif: an EXIF block, which is a small TIFF file, without the prefix "Exif".
+        xmp: an XMP packet.
+        profile: an ICC profile.
     """
 
     exif: bytes | None = None
@@ -64,22 +69,23 @@ class Metadata:
     profile: bytes | None = None
 
 
-def orientation_of(block):
-    """EXIF orientation of a block, 1 (upright) to 8; 1 where there is none that can be read."""
+def orientation_of(block: bytes | None) -> int:
+    """EXIF orientation of a block, 1 (upright) to 8; 1 if there is none that can be read."""
     exif = Image.Exif()
     try:
         exif.load(block or b"")
-        return exif.get(ORIENTATION, 1)
+        orientation: int = exif.get(ORIENTATION, 1)
+        return orientation
     except DAMAGED:
-        return 1  # damaged metadata do not make a whole picture unreadable
+        return 1  # damaged metadata do not make an intact picture unreadable
 
 
-def metadata_for(metadata, picture):
-    """The Metadata that a picture made from the one they belong to may carry.
+def metadata_for(metadata: Metadata | None, picture: np.ndarray) -> Metadata:
+    """The Metadata of a photograph, corrected for a picture that was made from it.
 
     Args:
-        metadata: of an upright photograph of the same scene; None counts as none at all.
-        picture: (H, W, C), C = 1 grey, 2 grey + alpha, 3 RGB, 4 RGBA.
+        metadata: of an upright photograph of the same scene; None counts as empty.
+        picture: (H, W, C), C as in images/formats.py.
     """
     metadata = metadata or Metadata()
     height, width, channels = picture.shape
@@ -92,19 +98,21 @@ def metadata_for(metadata, picture):
     return Metadata(exif, xmp, profile)
 
 
-def exif_for(block, width, height, at=None):
-    """An EXIF block for an upright picture without a thumbnail; None where it cannot be read.
+def exif_for(
+    block: bytes | BinaryIO, width: int, height: int, at: int | None = None
+) -> bytes | None:
+    """An EXIF block, corrected for an upright picture without a thumbnail; None if it is damaged.
 
     Args:
-        block: as Metadata.exif, or a binary file of the TIFF kind.
+        block: as Metadata.exif, or an open file that is based on TIFF.
         width, height: of the picture, px.
-        at: where in the file the directory to read begins, bytes; None: the first.
+        at: offset in bytes of the directory to read; None: the first directory.
     """
     try:
         source = io.BytesIO(block) if isinstance(block, bytes) else block
         source.seek(0)
         head = source.read(8)
-        if head[2:4] in (b"+\0", b"\0+"):  # a file of 64 bits
+        if head[2:4] in (b"+\0", b"\0+"):  # BigTIFF, whose header is longer
             head += source.read(8)
         order = "big" if head.startswith(b"MM") else "little"
         first = _loaded(source, head, at)
@@ -128,33 +136,40 @@ def exif_for(block, width, height, at=None):
         return None
 
 
-def _loaded(source, head, at, group=None):
-    """The directory at `at` bytes (None: the first) of a binary file of the TIFF kind."""
-    directory = TiffImagePlugin.ImageFileDirectory_v2(head, group=group)
+def _loaded(source: BinaryIO, head: bytes, at: int | None, group: int | None = None) -> Directory:
+    """The directory at offset `at` (None: the first) of a file that is based on TIFF.
+
+    Args:
+        source: the open file.
+        head: its first 8 bytes, 16 of a BigTIFF.
+        at: bytes.
+        group: the tag that points to the directory; None for the first.
+    """
+    directory = Directory(head, group=group)
     source.seek(directory.next if at is None else at)
     directory.load(source)
     return directory
 
 
-def _copy(directory, order, group=None):
-    """A directory of its own with the values that can be read, each of the type that it has."""
-    copy = TiffImagePlugin.ImageFileDirectory_v2(HEADS[order], group=group)
+def _copy(directory: Directory, order: str, group: int | None = None) -> Directory:
+    """A copy of a directory in another byte order, of the values that can be read."""
+    copy = Directory(HEADS[order], group=group)
     for tag in directory:
         with contextlib.suppress(*DAMAGED):
             value = directory[tag]
-            # Pillow reads text as Latin-1 and writes ASCII: as bytes, UTF-8 comes through too.
+            # Pillow reads text as Latin-1 and writes ASCII; bytes keep UTF-8 as it is.
             copy.tagtype[tag] = directory.tagtype[tag]
             copy[tag] = value.encode("latin-1") if isinstance(value, str) else value
     return copy
 
 
-def _together(first, inner):
-    """The bytes of a directory and of those that it points to, for places from 8 on."""
+def _together(first: Directory, inner: dict[int, Directory]) -> bytes:
+    """A directory and those that it points to, as the bytes that follow an 8-byte header."""
     for tag in (EXIF_IFD, GPS_IFD):
         first.pop(tag, None)
     for tag in inner:
         first.tagtype[tag] = TiffTags.LONG
-        first[tag] = 0  # as long as the place that comes to stand there
+        first[tag] = 0  # of the same length as the offset that replaces it
     end, parts = 8 + len(first.tobytes(8)), []
     for tag, directory in inner.items():
         parts.append(bytes(end % 2))
@@ -164,29 +179,37 @@ def _together(first, inner):
     return first.tobytes(8) + b"".join(parts)
 
 
-def xmp_for(packet, width, height):
-    """An XMP packet for an upright picture of this size (px), all else as it was, in UTF-8; None
-    where it cannot be read."""
+def xmp_for(packet: bytes, width: int, height: int) -> bytes | None:
+    """An XMP packet, corrected for an upright picture of this size.
+
+    Args:
+        packet: in any of the encodings of JSON.
+        width, height: of the picture, px.
+    Returns:
+        The packet in UTF-8, otherwise unchanged; None if it cannot be decoded.
+    """
     try:
         packet = packet.decode(json.detect_encoding(packet)).rstrip("\0").encode()
     except UnicodeError:
         return None
     values = {name: (width, height)[side] for name, side in XMP_SIZES.items()}
     values[b"tiff:Orientation"] = 1
-    for name, value in values.items():
-        value = b"%d" % value
+    for name, number in values.items():
+        value = b"%d" % number
         packet = re.sub(rb"(%s\s*=\s*)([\"'])[^\"']*\2" % name, rb"\g<1>\g<2>%s\2" % value, packet)
         packet = re.sub(rb"(<%s>)[^<]*(</)" % name, rb"\g<1>%s\2" % value, packet)
     packet = re.sub(rb"\s%s\s*=\s*([\"'])[^\"']*\1" % XMP_DROPPED, b"", packet)
     return re.sub(rb"<(%s)\b.*?</\1>" % XMP_DROPPED, b"", packet, flags=re.DOTALL)
 
 
-def tiff_tags(exif):
-    """What a TIFF file has of an EXIF block that `exif_for` gave.
+def tiff_tags(exif: bytes) -> tuple[dict[int, tuple[int, Any]], dict[int, Directory]]:
+    """The parts of an EXIF block that a TIFF file stores.
 
+    Args:
+        exif: a block from `exif_for`.
     Returns:
-        (tags, directories): {tag: (type, value)} of the first directory, text as bytes that end in
-        0; and {tag: directory} of the EXIF and GPS ones, for `tiff_directory`.
+        (tags, directories): {tag: (type, value)} of the first directory, text as bytes that end
+        with 0; and {tag: directory} of the EXIF and GPS directories, for `tiff_directory`.
     """
     source, head = io.BytesIO(exif), exif[:8]
     first = _loaded(source, head, None)
@@ -201,6 +224,12 @@ def tiff_tags(exif):
     return tags, directories
 
 
-def tiff_directory(directory, group, at):
-    """A directory for a little-endian TIFF file where it stands at `at` bytes, with its values."""
+def tiff_directory(directory: Directory, group: int, at: int) -> bytes:
+    """A directory with its values as it is stored in a little-endian TIFF file.
+
+    Args:
+        directory: from `tiff_tags`.
+        group: the tag that points to it.
+        at: its offset in the file, bytes.
+    """
     return _copy(directory, "little", group).tobytes(at)

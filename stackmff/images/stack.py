@@ -1,6 +1,7 @@
-"""Folders of pictures, and the frames of a stack: their order, their kind, where they are kept."""
+"""The frames of a stack, read into one array: what they have in common, and what differs."""
 
 from collections import Counter
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,34 +12,35 @@ import numpy as np
 
 from stackmff.errors import StackError
 from stackmff.images.colour import luma
+from stackmff.images.decoded import Decoded
 from stackmff.images.formats import decode
-from stackmff.images.frame_store import _frames_on_disk, put
+from stackmff.images.frame_store import allocate, put
 from stackmff.images.metadata import Metadata
-from stackmff.images.stack_files import Page, VideoFrame
-from stackmff.machine import free_memory
+from stackmff.images.stack_files import FramePath, Page, VideoFrame
+from stackmff.processes import Progress
 
 CHANNEL_NAMES = {1: "grey", 2: "grey with alpha", 3: "colour", 4: "colour with alpha"}
 
 
 class Kind(NamedTuple):
-    """What the frames of a stack have in common."""
+    """Bit depth and channels of a picture, or those that all frames of a stack have."""
 
     dtype: np.dtype  # uint8 or uint16
     colour: bool
     alpha: bool
 
     @property
-    def channels(self):
+    def channels(self) -> int:
         return (3 if self.colour else 1) + self.alpha
 
 
-def kind_of(picture):
+def kind_of(picture: np.ndarray) -> Kind:
     """The Kind of a picture (H, W, C)."""
     return Kind(picture.dtype, picture.shape[2] >= 3, picture.shape[2] in (2, 4))
 
 
-def common_kind(kinds):
-    """The Kind that loses nothing of any but the alpha that not all have."""
+def common_kind(kinds: Sequence[Kind]) -> Kind:
+    """The Kind that keeps everything of each, except alpha that not all have."""
     return Kind(
         max((kind.dtype for kind in kinds), key=lambda dtype: dtype.itemsize),
         any(kind.colour for kind in kinds),
@@ -46,8 +48,8 @@ def common_kind(kinds):
     )
 
 
-def as_kind(picture, kind):
-    """A picture (H, W, C) with the channels and bits of a Kind; it has no fewer bits than that."""
+def as_kind(picture: np.ndarray, kind: Kind) -> np.ndarray:
+    """A picture (H, W, C) converted to a Kind that has at least as many bits."""
     if kind_of(picture) == kind:
         return picture
     has_alpha = picture.shape[2] in (2, 4)
@@ -66,144 +68,155 @@ class Stack:
 
     Attributes:
         frames: (N, H, W, C) uint8 or uint16, C as in images/formats.py.
-        paths: the N files, or stack_files.Page.
+        paths: the N files, or frames inside a file.
         metadata: Metadata of the reference frame.
-        notes: a sentence on each thing that was made alike.
+        notes: a sentence on each difference between frames that was removed.
         frame_metadata: Metadata of every frame, in the order of `paths`.
     """
 
     frames: np.ndarray
-    paths: list
+    paths: list[FramePath]
     metadata: Metadata
-    notes: list = field(default_factory=list)
-    frame_metadata: list = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    frame_metadata: list[Metadata] = field(default_factory=list)
 
 
 def read_stack(
-    paths, threads=2, spill=None, low_memory=False, reference=None, store=None, progress=None
-):
+    paths: Iterable[str | FramePath],
+    threads: int = 2,
+    spill: str | Path | None = None,
+    low_memory: bool = False,
+    reference: int | None = None,
+    store: str | Path | None = None,
+    progress: Progress | None = None,
+) -> Stack:
     """Read the frames of a stack into one array.
 
-    Frames of different kinds are made alike: 8 bits become 16, grey becomes RGB, alpha is dropped
-    where not all have it.
+    Frames of different kinds are unified: 8 bits become 16, grey becomes RGB, alpha is dropped
+    unless all frames have it.
 
     Args:
         paths: picture files in their order, N >= 1, or frames in a file as from `list_frames`.
-        threads: how many frames are decoded at a time; a video is decoded by one.
-        spill: folder for a file without a name that holds the frames, where they would take more
-            than half of the free memory; None: they are in memory whatever comes.
-        low_memory: they are in that file in any case.
+        threads: number of frames that are decoded at the same time; of a video it is one.
+        spill, low_memory, store: where the frames are kept, see frame_store.allocate.
         reference: index of the frame whose metadata the stack has; None: N // 2.
-        store: file that is made to hold the frames, in the order of their axes, and that stays;
-            in place of the one without a name.
-        progress: called as progress(frames done, frames in all).
+        progress: called with the number of frames read.
     Returns:
-        Stack; its frames are a numpy.memmap where they are in a file, see `release`.
+        Stack; its frames are a numpy.memmap if they are in a file, see frame_store.release.
     Raises:
-        StackError: a file cannot be read, the frames are of several sizes, or there is no room for
-            them.
+        StackError: a file cannot be read, the frames differ in size, or there is no room for them.
     """
-    paths = [path if isinstance(path, Page) else Path(path) for path in paths]
-    reference = len(paths) // 2 if reference is None else reference
-    if isinstance(paths[0], VideoFrame):
+    files: list[FramePath] = [path if isinstance(path, Page) else Path(path) for path in paths]
+    reference = len(files) // 2 if reference is None else reference
+    if isinstance(files[0], VideoFrame):
         threads = 1
-    ready = _decode_some(paths, reference, threads)
-    first = ready[reference]
-    kind = kind_of(first.picture)
-    frames = _room_for(paths, first.picture.shape, kind, spill, low_memory, store)
-    read = _read_frames(frames, kind, paths, reference, ready, threads, progress)
-    _check_sizes(paths, read)
+    reader = _Reader(files, reference, threads, progress)
+
+    def read_as(kind: Kind) -> tuple[np.ndarray, list[_Read]]:
+        height, width, _ = reader.first.picture.shape
+        shape = len(files), height, width, kind.channels
+        try:
+            frames = allocate(shape, kind.dtype, spill=spill, low_memory=low_memory, store=store)
+        except MemoryError as error:
+            size = np.prod(shape, dtype=np.int64) * kind.dtype.itemsize / 2**30
+            raise StackError(
+                f"{files[0].parent} needs {size:.1f} GiB of memory for its frames"
+            ) from error
+        return frames, reader.read_into(frames, kind)
+
+    # The kinds of the others are known once they are read, so that most stacks are read only once.
+    kind = kind_of(reader.first.picture)
+    frames, read = read_as(kind)
+    _check_sizes(files, read)
     common = common_kind([frame.kind for frame in read])
-    if common != kind:  # told by the frames alone, so that stacks of one kind are read but once
-        del frames
-        frames = _room_for(paths, first.picture.shape, common, spill, low_memory, store)
-        read = _read_frames(frames, common, paths, reference, ready, threads, progress)
-    notes = _notes(paths, read, reference, common)
-    return Stack(frames, paths, first.metadata, notes, [frame.metadata for frame in read])
+    if common != kind:
+        del frames  # frees its memory before the next array is allocated
+        frames, read = read_as(common)
+    notes = _notes(files, read, reference, common)
+    metadata = [frame.metadata for frame in read]
+    return Stack(frames, files, reader.first.metadata, notes, metadata)
 
 
 class _Read(NamedTuple):
     """What is known of a frame that has been read."""
 
-    size: tuple  # (height, width), px
+    size: tuple[int, int]  # (height, width), px
     kind: Kind
     metadata: Metadata
-    notes: list
+    notes: list[str]
 
 
-def _decode_some(paths, reference, threads):
-    """{index: Decoded} of the reference, and of as many others as are decoded at the same time."""
-    others = [index for index in range(len(paths)) if index != reference]
-    indices = [reference, *others[: threads - 1]]
-    with ThreadPoolExecutor(threads) as pool:
-        return dict(zip(indices, pool.map(decode, [paths[index] for index in indices])))
-
-
-def _room_for(paths, shape, kind, spill, low_memory, store=None):
-    """An array for the frames, in memory or on disk; shape is that of one of them."""
-    shape = (len(paths), *shape[:2], kind.channels)
-    size = int(np.prod(shape, dtype=np.int64)) * kind.dtype.itemsize
-    if store is not None:
-        return _frames_on_disk(shape, kind.dtype, Path(store).parent, Path(store))
-    if spill is not None and (low_memory or size > free_memory() / 2):
-        return _frames_on_disk(shape, kind.dtype, Path(spill))
-    try:
-        return np.empty(shape, kind.dtype)
-    except MemoryError as error:
-        raise StackError(
-            f"{paths[0].parent} needs {size / 2**30:.1f} GiB of memory for its frames"
-        ) from error
-
-
-def _read_frames(frames, kind, paths, reference, ready, threads, progress=None):
-    """Read the files into `frames`, but for those of another size or that do not go into its Kind.
+class _Reader:
+    """Reads the frames of a stack, several at a time.
 
     Args:
-        frames: (N, H, W, C) to fill; kind: its Kind.
-        paths: N of them; reference: index of the one that the others are compared with.
-        ready: {index: Decoded} of some, the reference among them; the others are taken out.
-        threads: how many are read at a time.
+        paths: of the N frames.
+        reference: index of the frame that the others are compared with.
+        threads: number of frames that are decoded at the same time.
         progress: as of `read_stack`.
-    Returns:
-        List of N _Read.
+
+    Attributes:
+        first: the reference, Decoded.
     """
 
-    first = ready[reference]
+    def __init__(
+        self, paths: list[FramePath], reference: int, threads: int, progress: Progress | None
+    ) -> None:
+        self.paths, self.reference = paths, reference
+        self.threads, self.progress = threads, progress
+        others = [index for index in range(len(paths)) if index != reference]
+        indices = [reference, *others[: threads - 1]]
+        with ThreadPoolExecutor(threads) as pool:
+            decoded = pool.map(decode, [paths[index] for index in indices])
+            # Frames that were decoded along with the reference, until they are used.
+            self.ready = dict(zip(indices, decoded))
+        self.first = self.ready[reference]
 
-    def read(index):
-        path, decoded, notes = paths[index], first, []
-        if index != reference:
-            decoded = ready.pop(index, None) or decode(path)
-            if decoded.orientation != first.orientation:
-                decoded, notes = _turned_alike(path, decoded, first)
-        if decoded.note:
-            notes.append(decoded.note)
-        own, size = kind_of(decoded.picture), decoded.picture.shape[:2]
-        if size == frames.shape[1:3] and common_kind([own, kind]) == kind:
-            put(frames, index, as_kind(decoded.picture, kind))
-        return _Read(size, own, decoded.metadata, notes)
+    def read_into(self, frames: np.ndarray, kind: Kind) -> list[_Read]:
+        """Fill an array with the frames, except those of another size or beyond its Kind.
 
-    with ThreadPoolExecutor(threads) as pool:
-        try:
-            out = []
-            for one in pool.map(read, range(len(paths))):
-                out.append(one)
-                if progress is not None:
-                    progress(len(out), len(paths))
-            return out
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+        Args:
+            frames: (N, H, W, C).
+            kind: of the array.
+        """
+
+        def read(index: int) -> _Read:
+            decoded, notes = self._frame(index)
+            own, (height, width, _) = kind_of(decoded.picture), decoded.picture.shape
+            if (height, width) == frames.shape[1:3] and common_kind([own, kind]) == kind:
+                put(frames, index, as_kind(decoded.picture, kind))
+            return _Read((height, width), own, decoded.metadata, notes)
+
+        out: list[_Read] = []
+        with ThreadPoolExecutor(self.threads) as pool:
+            try:
+                for one in pool.map(read, range(len(self.paths))):
+                    out.append(one)
+                    if self.progress is not None:
+                        self.progress(len(out), len(self.paths))
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
+        return out
+
+    def _frame(self, index: int) -> tuple[Decoded, list[str]]:
+        """(a frame, turned as the reference is; notes on it)."""
+        decoded, path, notes = self.first, self.paths[index], list[str]()
+        if index != self.reference:
+            decoded = self.ready.pop(index) if index in self.ready else decode(path)
+            if decoded.orientation != self.first.orientation:
+                decoded, notes = _turned_alike(path, decoded, self.first)
+        return decoded, [*notes, decoded.note] if decoded.note else notes
 
 
-def _turned_alike(path, decoded, first):
-    """A frame whose EXIF orientation is not the reference's, the way its content lies.
+def _turned_alike(path: FramePath, decoded: Decoded, first: Decoded) -> tuple[Decoded, list[str]]:
+    """A frame whose EXIF orientation differs from the reference's, turned as its content is.
 
-    Cameras that look straight down tell one frame's orientation from another's by chance, and
-    programs turn pictures without telling EXIF; so the likeness to the reference decides.
+    A camera that points straight down detects the orientation of each frame by chance, and some
+    programs rotate pictures without changing EXIF. So the likeness to the reference decides.
 
     Returns:
-        (Decoded, list of notes).
+        (the frame, notes on it).
     """
     other = decode(path, first.orientation)
     shape = first.picture.shape[:2]
@@ -213,11 +226,11 @@ def _turned_alike(path, decoded, first):
         alike = [_likeness(one.picture, first.picture) for one in (decoded, other)]
         if alike[0] >= alike[1]:
             return decoded, []
-    return other, ["its EXIF orientation is not that of its content and was passed over"]
+    return other, ["the EXIF orientation does not match the content and was ignored"]
 
 
-def _likeness(picture, other):
-    """Correlation of two pictures of one size, reduced; 0 where one is plain."""
+def _likeness(picture: np.ndarray, other: np.ndarray) -> float:
+    """Correlation of two pictures of one size, reduced to thumbnails; 0 if one is uniform."""
     small = [
         luma(cv2.resize(one, (48, 48), interpolation=cv2.INTER_AREA).reshape(48, 48, -1))
         for one in (picture, other)
@@ -226,8 +239,8 @@ def _likeness(picture, other):
     return float((a * b).sum() / max(np.sqrt((a * a).sum() * (b * b).sum()), 1e-9))
 
 
-def _check_sizes(paths, read):
-    """Raise StackError where frames are of several sizes; it names one that most are not of."""
+def _check_sizes(paths: list[FramePath], read: list[_Read]) -> None:
+    """Raise StackError if the frames differ in size; it names one that differs from most."""
     (size, _), *others = Counter(frame.size for frame in read).most_common()
     if others:
         odd = next(k for k, frame in enumerate(read) if frame.size != size)
@@ -238,25 +251,26 @@ def _check_sizes(paths, read):
         )
 
 
-def _notes(paths, read, reference, common):
-    """Sentences on what was made alike, each with the frames that it is about."""
-    about = {}
+def _notes(paths: list[FramePath], read: list[_Read], reference: int, common: Kind) -> list[str]:
+    """Sentences on what was unified, each with the frames concerned."""
+    about: dict[str, list[str]] = {}
     for path, frame in zip(paths, read):
         kind, notes = frame.kind, list(frame.notes)
         if kind.dtype != common.dtype:
-            notes.append("8 bits were multiplied to 16, which other frames have")
+            notes.append("8 bits were scaled to 16, which other frames have")
         if kind.colour != common.colour:
-            notes.append("grey was taken as RGB, which other frames have")
+            notes.append("grey was converted to RGB, which other frames have")
         if kind.alpha != common.alpha:
             notes.append("alpha was dropped, because not all frames have it")
         if frame.metadata.profile != read[reference].metadata.profile:
-            notes.append(f"the colour profile is not that of {paths[reference].name}, values stay")
+            other = paths[reference].name
+            notes.append(f"the colour profile differs from that of {other} and was not applied")
         for note in notes:
             about.setdefault(note, []).append(path.name)
     return [f"{_some(names)}: {note}" for note, names in about.items()]
 
 
-def _some(names):
-    """The first of many names, and how many more there are."""
+def _some(names: list[str]) -> str:
+    """The first of the names, and how many more there are."""
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return ", ".join(names[:3]) + more

@@ -1,28 +1,32 @@
-"""Stacks in one file: the pages of a TIFF, the frames of a video."""
+"""Stacks that are one file: the pages of a TIFF, the frames of a video."""
 
 import os
 import threading
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import cv2
+import numpy as np
 
 from stackmff.errors import StackError
-from stackmff.images.formats import Decoded, decode_tiff, tiff_pages, upright
+from stackmff.images.decoded import Decoded, upright
 from stackmff.images.metadata import Metadata
+from stackmff.images.tiff import decode_tiff, tiff_pages
 
 VIDEO_SUFFIXES = (".mp4", ".mov", ".avi", ".mkv", ".webm")
 TIFF_SUFFIXES = (".tif", ".tiff")
 
-# OpenCV reads this once, before the first video: our own sentence is enough.
+# OpenCV reads this once, before the first video: the StackError says enough.
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
-NO_VIDEO = "is no video that can be read, is cut short or damaged: export or copy it again"
+NO_VIDEO = "is not a readable video, is cut short or damaged: export or copy it again"
 
 
 @dataclass(frozen=True)
-class Page:
-    """A frame that is a part of a file. It answers like the path of a picture of its own.
+class Page(ABC):
+    """A frame inside a file. It has the attributes of the path of a picture of its own.
 
     Attributes:
         file: path of the file.
@@ -35,26 +39,34 @@ class Page:
     count: int
 
     @property
-    def stem(self):
+    def stem(self) -> str:
         return f"{self.file.stem}-{self.number:0{len(str(self.count))}}"
 
     @property
-    def suffix(self):
+    def suffix(self) -> str:
         return self.file.suffix
 
     @property
-    def name(self):
+    def name(self) -> str:
         return self.stem + self.suffix
 
     @property
-    def parent(self):
+    def parent(self) -> Path:
         return self.file.parent
 
-    def stat(self):
+    def stat(self) -> os.stat_result:
         return self.file.stat()
 
-    def __str__(self):
+    def __str__(self) -> str:
         return f"{self.file} (frame {self.number})"
+
+    @abstractmethod
+    def decode(self, orientation: int | None = None) -> Decoded:
+        """Read the frame; arguments, result and errors as of formats.decode."""
+
+
+# What identifies a frame of a stack: a picture file, or a frame inside a file.
+FramePath = Path | Page
 
 
 @dataclass(frozen=True)
@@ -63,8 +75,7 @@ class TiffPage(Page):
 
     index: int
 
-    def decode(self, orientation=None):
-        """As formats.decode."""
+    def decode(self, orientation: int | None = None) -> Decoded:
         try:
             with open(self.file, "rb") as source:
                 decoded = decode_tiff(source, self, self.index)
@@ -75,30 +86,30 @@ class TiffPage(Page):
 
 @dataclass(frozen=True)
 class VideoFrame(Page):
-    """A frame of a video, 8-bit RGB; `video` is shared by all frames of the file."""
+    """A frame of a video, 8-bit RGB; all frames of the file share `video`."""
 
     video: "Video" = field(compare=False, repr=False)
 
-    def decode(self, orientation=None):
-        """As formats.decode; a video turns itself upright."""
+    def decode(self, orientation: int | None = None) -> Decoded:
+        # OpenCV turns videos upright.
         return Decoded(self.video.read(self.number - 1), Metadata())
 
 
 class Video:
-    """A video that is read forward; to go back is to begin anew.
+    """A video that is decoded forwards; going back starts again at the first frame.
 
     Args:
         file: path.
     """
 
-    def __init__(self, file):
+    def __init__(self, file: Path) -> None:
         self.file = file
-        self.capture = None
-        self.next = 0
+        self.capture: Any = None  # cv2.VideoCapture
+        self.next = 0  # index of the frame that `capture` gives next
         self.lock = threading.Lock()
 
-    def read(self, index):
-        """The frame of this index, (H, W, 3) uint8 RGB; StackError where there is none."""
+    def read(self, index: int) -> np.ndarray:
+        """The frame of this index, (H, W, 3) uint8 RGB; StackError if it cannot be decoded."""
         with self.lock:
             if self.capture is None or index < self.next:
                 self.capture, self.next = _opened(self.file), 0
@@ -112,8 +123,8 @@ class Video:
             return cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
 
 
-def _opened(file):
-    """The cv2.VideoCapture of a file; StackError where it is no video."""
+def _opened(file: Path) -> Any:
+    """The cv2.VideoCapture of a file; StackError if it is not a video."""
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     capture = cv2.VideoCapture(str(file), cv2.CAP_FFMPEG)
     if not capture.isOpened():
@@ -122,19 +133,23 @@ def _opened(file):
 
 
 @lru_cache(maxsize=64)
-def _frames_in_video(file, _changed):
-    """How many frames a video has, by going through it: what its header says is an estimate."""
+def _frames_in_video(file: Path, _changed: int) -> int:
+    """Number of frames of a video, counted by decoding it: the header has only an estimate.
+
+    Args:
+        file: path; _changed: its modification time, so that a changed file is counted again.
+    """
     capture, count = _opened(file), 0
     while capture.grab():
         count += 1
     return count
 
 
-def frames_in_file(file):
-    """The frames in a TIFF or video file in their order; may be one or none.
+def frames_in_file(file: str | Path) -> list[Page]:
+    """The frames in a TIFF or video file in their order; there may be one or none.
 
     Args:
-        file: path; its suffix decides. A video is decoded once to count them.
+        file: path; the suffix decides. A video is decoded once to count its frames.
     Raises:
         StackError: the file cannot be read, or is of another kind.
     """
@@ -151,6 +166,6 @@ def frames_in_file(file):
         indices = tiff_pages(file)
         return [TiffPage(file, k + 1, len(indices), index) for k, index in enumerate(indices)]
     raise StackError(
-        f"{file} is one file and no stack: give the folder of the frames, a TIFF of several pages, "
+        f"{file} is a single file, not a stack: give the folder of the frames, a multi-page TIFF, "
         f"or a video ({' '.join(VIDEO_SUFFIXES)})"
     )

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from scipy.fft import next_fast_len
 
-from stackmff.images.colour import linear_to_srgb, srgb_to_linear
+from stackmff.images import colour
 
 # Circles of confusion, px, between whose blurs the others are interpolated.
 LEVELS = (0, 0.4, 0.7, 1, 1.3, 1.6, 2, 2.5, 3, 3.5, 4, 5, 6, 7, 8, 10, 12, 14, 17, 20, 24, 28, 33)
@@ -28,12 +28,12 @@ RIM = 1  # px beside a nearer surface whose colour is not copied: some of that s
 
 def to_linear(coded: torch.Tensor) -> torch.Tensor:
     """sRGB-coded values in [0, 1] to linear light, any shape (IEC 61966-2-1)."""
-    return srgb_to_linear(coded, torch.where)
+    return colour.to_linear(coded, torch.where)
 
 
 def to_srgb(linear: torch.Tensor) -> torch.Tensor:
     """Linear light to sRGB-coded values in [0, 1], any shape; clips (IEC 61966-2-1)."""
-    return linear_to_srgb(linear.clamp(0, 1), torch.where)
+    return colour.to_srgb(linear.clamp(0, 1), torch.where)
 
 
 def coc_px(disparity, focus_disparity, aperture):

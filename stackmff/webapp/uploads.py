@@ -18,8 +18,9 @@ from PIL import Image, UnidentifiedImageError
 from stackmff.errors import StackError
 from stackmff.images.camera_files import HEIF_STARTS, HEIF_SUFFIXES, RAW_SUFFIXES
 from stackmff.images.folders import frames_in, list_folders, list_stack_files
-from stackmff.images.formats import READ_SUFFIXES, TIFF_STARTS, tiff_directories
+from stackmff.images.formats import READ_SUFFIXES
 from stackmff.images.stack_files import TIFF_SUFFIXES, VIDEO_SUFFIXES, frames_in_file
+from stackmff.images.tiff import TIFF_STARTS, tiff_directories
 from stackmff.machine import free_memory
 
 SUFFIXES = (*READ_SUFFIXES, *VIDEO_SUFFIXES)

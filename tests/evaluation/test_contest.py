@@ -147,7 +147,7 @@ def test_a_bad_frame_is_told_and_the_rest_goes_on(tmp_path):
     (stacks["b"] / "1.png").write_text("this is no picture")
     results, failures = run(stacks, tmp_path / "out", "first")
     assert results == {}
-    assert failures[0].startswith("first: b: ") and "1.png is no picture" in failures[0]
+    assert failures[0].startswith("first: b: ") and "1.png is not a picture" in failures[0]
     assert failures[1].startswith("first lacks 1 of 3 results")
     assert sorted(stamps(tmp_path / "out" / "first")) == ["a", "c"]
 
@@ -155,7 +155,7 @@ def test_a_bad_frame_is_told_and_the_rest_goes_on(tmp_path):
 def test_a_stack_of_one_frame_is_told_before_the_work(tmp_path):
     stacks = write_stacks(tmp_path / "set")
     (stacks["c"] / "1.png").unlink()
-    with pytest.raises(StackError, match="c holds one picture, a stack needs two or more"):
+    with pytest.raises(StackError, match="c holds one picture: a stack needs two or more"):
         run(stacks, tmp_path / "out", "first")
     assert not (tmp_path / "out").exists()
 
@@ -222,7 +222,7 @@ def test_a_stack_in_one_file(tmp_path):
     assert not failures
     np.testing.assert_array_equal(read_picture(results["first"]["pages"]["file"]), pages[0])
     write_picture(tmp_path / "set" / "pages" / "0.png", pages[0])
-    with pytest.raises(StackError, match=r"pages\.tif and pages have one name"):
+    with pytest.raises(StackError, match=r"pages\.tif and pages have the same name"):
         folders_module.find_stacks(tmp_path / "set")
 
 

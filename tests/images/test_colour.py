@@ -7,7 +7,8 @@ import torch
 from drawn import texture
 
 from network import luma_and_chroma
-from stackmff.images.colour import chroma, luma
+from stackmff.images.colour import chroma, luma, to_linear, to_srgb
+from stackmff.synthesis import refocus
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
@@ -66,3 +67,14 @@ def test_torch_sees_the_same(size):
     one, two = luma_and_chroma(stack)
     np.testing.assert_allclose(one[0, 0], luma(frames), atol=1e-6)
     np.testing.assert_allclose(two[0], chroma(frames), atol=0.6 / 255)  # of whole levels there
+
+
+def test_the_srgb_curve():
+    """Known values of IEC 61966-2-1, its inverse, and the same curve for torch."""
+    coded = np.arange(65536, dtype=np.float32) / np.float32(65535)
+    light = to_linear(coded)
+    assert light.dtype == np.float32 and light[0] == 0 and light[-1] == 1
+    np.testing.assert_allclose(to_linear(np.float32([0.04045, 0.5])), [0.0031308, 0.21404], 1e-4)
+    np.testing.assert_allclose(to_srgb(light), coded, atol=1e-6)
+    by_torch = refocus.to_linear(torch.from_numpy(coded)).numpy()
+    np.testing.assert_allclose(light, by_torch, atol=2 * np.finfo(np.float32).eps)

@@ -200,7 +200,7 @@ def test_thumbnails_in_a_tiff_are_passed_over(tmp_path, kinds):
         (saved(layers()[0], "PNG", save_all=True, append_images=layers()[1:]), "an animation"),
         (saved(Image.fromarray(drawn()).convert("LAB"), "TIFF"), "CIELAB"),
         (b"", "is empty"),
-        (b"just some text, no picture", "no picture"),
+        (b"just some text, no picture", "not a picture"),
         (b"II*\0", "TIFF"),
     ],
 )
@@ -281,7 +281,7 @@ def test_grey_profile_goes_with_grey(tmp_path):
 
 
 def test_writing_ends_in_one_sentence(tmp_path):
-    with pytest.raises(StackError, match="no suffix of a picture"):
+    with pytest.raises(StackError, match="no picture suffix"):
         write_picture(tmp_path / "a.gif", drawn())
     (tmp_path / "file").touch()
     with pytest.raises(StackError, match="cannot be written"):
@@ -466,7 +466,7 @@ def test_a_format_that_is_only_read_gives_png():
 def test_a_missing_package_is_named(tmp_path, monkeypatch, name, package):
     monkeypatch.setitem(sys.modules, package.replace("-", "_"), None)
     (tmp_path / name).write_bytes(b"\0\0\0\x18ftypheic" + bytes(99))
-    sentence = rf"{name} needs {package}: pip install -r requirements-formats\.txt"
+    sentence = rf'{name} needs {package}: pip install "stackmff\[formats\]"'
     with pytest.raises(StackError, match=sentence):
         read_picture(tmp_path / name)
 

@@ -10,7 +10,7 @@ from drawn import waves as drawn
 from PIL import Image, ImageCms
 
 from stackmff.errors import StackError
-from stackmff.images import stack as pictures
+from stackmff.images import frame_store
 from stackmff.images.folders import list_folders, list_frames, list_pictures
 from stackmff.images.formats import write_picture
 from stackmff.images.frame_store import put, release, window
@@ -54,18 +54,18 @@ def test_too_few_frames(tmp_path):
     with pytest.raises(StackError, match="holds no pictures"):
         list_frames(tmp_path)
     (tmp_path / "one.png").touch()
-    with pytest.raises(StackError, match="holds one picture, a stack needs two or more"):
+    with pytest.raises(StackError, match="holds one picture: a stack needs two or more"):
         list_frames(tmp_path)
-    with pytest.raises(StackError, match=r"one\.png is one file and no stack: give the folder"):
+    with pytest.raises(StackError, match=r"one\.png is a single file, not a stack: give the folder"):
         list_frames(tmp_path / "one.png")
-    with pytest.raises(StackError, match="is no folder"):
+    with pytest.raises(StackError, match="is not a folder"):
         list_frames(tmp_path / "nothing")
 
 
 def test_a_frame_in_two_formats(tmp_path):
     for name in ("1.nef", "1.jpg", "2.nef", "2.jpg"):
         (tmp_path / name).touch()
-    with pytest.raises(StackError, match=r"1\.nef and 1\.jpg have one name: move one of them"):
+    with pytest.raises(StackError, match=r"1\.nef and 1\.jpg have the same name: move one of them"):
         list_frames(tmp_path)
 
 
@@ -91,13 +91,13 @@ def write_frames(folder, frames, metadata=None):
 def test_frames_of_several_kinds_are_made_alike(tmp_path, odd, low_memory):
     colour, deep, grey, alpha = drawn(), drawn(3, np.uint16), drawn(1), drawn(4)
     cases = [
-        (colour, deep, np.uint16(257) * colour, deep, "8 bits were multiplied to 16"),
-        (deep, colour, deep, np.uint16(257) * colour, "8 bits were multiplied to 16"),
-        (colour, grey, colour, grey.repeat(3, 2), "grey was taken as RGB"),
-        (grey, colour, grey.repeat(3, 2), colour, "grey was taken as RGB"),
+        (colour, deep, np.uint16(257) * colour, deep, "8 bits were scaled to 16"),
+        (deep, colour, deep, np.uint16(257) * colour, "8 bits were scaled to 16"),
+        (colour, grey, colour, grey.repeat(3, 2), "grey was converted to RGB"),
+        (grey, colour, grey.repeat(3, 2), colour, "grey was converted to RGB"),
         (colour, alpha, colour, alpha[..., :3], "alpha was dropped, because not all"),
         (alpha, colour, alpha[..., :3], colour, "alpha was dropped, because not all"),
-        (drawn(2), alpha, drawn(2)[..., [0, 0, 0, 1]], alpha, "grey was taken as RGB"),
+        (drawn(2), alpha, drawn(2)[..., [0, 0, 0, 1]], alpha, "grey was converted to RGB"),
     ]
     for common, other, common_wanted, other_wanted, note in cases:
         kinds = [common] * 3
@@ -147,7 +147,7 @@ def test_another_colour_profile_is_said(tmp_path):
         write_picture(paths[k], drawn())
     (note,) = read_stack(paths).notes
     assert note.startswith(
-        "0.png, 1.png, 2.png and 2 more: the colour profile is not that of 3.png"
+        "0.png, 1.png, 2.png and 2 more: the colour profile differs from that of 3.png"
     )
 
 
@@ -174,7 +174,7 @@ def test_a_frame_upside_down_by_exif_lies_as_its_content_does(tmp_path, turned):
     for k in range(3):
         np.testing.assert_array_equal(stack.frames[k], frames[k])
     assert bool(stack.notes) != turned
-    assert turned or stack.notes[0].startswith("2.png: its EXIF orientation is not that of")
+    assert turned or stack.notes[0].startswith("2.png: the EXIF orientation does not match")
 
 
 def test_a_frame_on_its_side_by_exif_alone_is_taken_as_the_others(tmp_path):
@@ -222,7 +222,7 @@ def test_frames_go_to_disk_where_memory_is_short(tmp_path, monkeypatch):
         write_picture(path, texture(40, 50, k))
     size = 2 * 40 * 50 * 3
     for free, on_disk in ((2 * size, False), (2 * size - 2, True)):
-        monkeypatch.setattr(pictures, "free_memory", lambda free=free: free)
+        monkeypatch.setattr(frame_store, "free_memory", lambda free=free: free)
         frames = read_stack(paths, spill=tmp_path / "out").frames
         assert isinstance(frames, np.memmap) == on_disk
     assert not isinstance(read_stack(paths).frames, np.memmap)

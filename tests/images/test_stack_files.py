@@ -102,13 +102,13 @@ def test_a_video_is_a_stack(tmp_path, suffix, code):
 
 def test_what_is_no_stack_in_a_file(tmp_path, capfd):
     (tmp_path / "a.mp4").write_bytes(b"no video")
-    with pytest.raises(StackError, match=r"a\.mp4 is no video that can be read"):
+    with pytest.raises(StackError, match=r"a\.mp4 is not a readable video"):
         list_frames(tmp_path / "a.mp4")
     (tmp_path / "a.tif").write_bytes(tiff(drawn(), photometric="rgb"))
     with pytest.raises(StackError, match=r"a\.tif holds one picture"):
         list_frames(tmp_path / "a.tif")
     (tmp_path / "a.jpg").write_bytes(saved(drawn(), "JPEG"))
-    with pytest.raises(StackError, match=r"a\.jpg is one file and no stack"):
+    with pytest.raises(StackError, match=r"a\.jpg is a single file, not a stack"):
         list_frames(tmp_path / "a.jpg")
     assert capfd.readouterr().err == ""
 
@@ -117,7 +117,7 @@ def test_a_video_that_is_cut_after_it_was_listed(tmp_path):
     film(tmp_path / "a.avi", 9, "MJPG")
     frames = list_frames(tmp_path / "a.avi")
     film(tmp_path / "a.avi", 5, "MJPG")
-    with pytest.raises(StackError, match=r"a\.avi is no video that can be read, is cut short"):
+    with pytest.raises(StackError, match=r"a\.avi is not a readable video, is cut short"):
         read_stack(frames)
 
 

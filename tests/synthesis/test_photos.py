@@ -48,7 +48,7 @@ def test_several_folders_and_empty_ones(folder, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(StackError, match="empty holds no pictures: give a folder of photographs"):
         list_photos([folder, tmp_path / "empty"])
-    with pytest.raises(StackError, match="nowhere is no folder"):
+    with pytest.raises(StackError, match="nowhere is not a folder"):
         list_photos([tmp_path / "nowhere"])
 
 
@@ -61,7 +61,7 @@ def test_what_cannot_be_read_is_told_and_left_out(folder):
     with pytest.raises(StackError, match=r"none of the 1 photographs can be read: .*p1\.png"):
         part_readable(paths[1:2])
     paths[1] = paths[1].rename(folder / "two\nlines.png")
-    assert r"two\nlines.png is no picture" in part_readable(paths, 2)[1][0]
+    assert r"two\nlines.png is not a picture" in part_readable(paths, 2)[1][0]
 
 
 @pytest.mark.parametrize("cache_mib", [0, 1])
@@ -154,4 +154,4 @@ def test_a_photograph_too_large_for_the_memory_is_left_out(folder, monkeypatch):
     monkeypatch.setattr(photos, "read_rgb", read_rgb)
     good, sentences = part_readable(paths, 1)
     assert good == [paths[0], paths[2]]
-    assert sentences[0].startswith(f"{paths[1]}: the memory is not enough (Unable to allocate")
+    assert sentences[0].startswith(f"{paths[1]}: out of memory (Unable to allocate")

@@ -213,7 +213,7 @@ def test_bad_stacks_are_reported_and_the_rest_goes_on(run, data, tmp_path):
     assert "scene1.png is 48x40, its stack" in said and "scene1 is 48x48" in said
     assert "lonely has no answer" in said and "ragged: frame 1.png is 40x48" in said
     status, said = run("all")
-    assert status == 1 and "scene0/1.png is no picture" in said and "1 scenes" in said
+    assert status == 1 and "scene0/1.png is not a picture" in said and "1 scenes" in said
 
 
 @pytest.mark.parametrize(

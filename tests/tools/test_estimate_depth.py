@@ -162,7 +162,7 @@ def test_bad_photographs_are_told_and_left_out(run, model, photos, tmp_path):
 def test_a_name_of_two_lines_is_told_in_one(run, model, photos, tmp_path):
     (photos / "two\nlines.png").write_bytes(b"no picture")
     said = run("--model", model)[1]
-    assert said.count("lines.png") == 1 and r"two\nlines.png is no picture" in said
+    assert said.count("lines.png") == 1 and r"two\nlines.png is not a picture" in said
     (photos / "two\nlines.png").write_bytes((photos / "p0.png").read_bytes())
     network = write_network(tmp_path / "dpt.onnx", CONSTANT)
     said = run("--model", network, "--output_path", tmp_path / "flat")[1]

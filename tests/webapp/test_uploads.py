@@ -10,7 +10,8 @@ import tifffile
 
 from stackmff.errors import StackError
 from stackmff.images.folders import list_frames
-from stackmff.images.formats import decode, tiff_directories
+from stackmff.images.formats import decode
+from stackmff.images.tiff import tiff_directories
 from stackmff.webapp import uploads
 from stackmff.webapp.uploads import (
     Limits,
@@ -166,7 +167,7 @@ def test_a_bomb_is_refused_by_what_it_claims(tmp_path):
 
 def test_pages_that_lead_round_come_to_an_end(tmp_path):
     page = SimpleNamespace(offset=8, aspage=lambda: None)
-    with pytest.raises(tifffile.TiffFileError, match="in a circle"):
+    with pytest.raises(tifffile.TiffFileError, match="form a loop"):
         tiff_directories(SimpleNamespace(pages=[page] * 3))
     path = tmp_path / "round.tif"
     tifffile.imwrite(path, np.zeros((3, 16, 16), np.uint8), photometric="minisblack")
@@ -178,9 +179,9 @@ def test_pages_that_lead_round_come_to_an_end(tmp_path):
     path.write_bytes(data)
     with pytest.raises(StackError, match=r"round\.tif is no picture, or is damaged"):
         check_declared(path, LIMITS)
-    with pytest.raises(StackError, match=r"round\.tif is cut short, .* in a circle"):
+    with pytest.raises(StackError, match=r"round\.tif is cut short, .* form a loop"):
         decode(path)
-    with pytest.raises(StackError, match=r"round\.tif is cut short, .* in a circle"):
+    with pytest.raises(StackError, match=r"round\.tif is cut short, .* form a loop"):
         list_frames(path)
 
 
