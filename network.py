@@ -540,16 +540,27 @@ def run_network(network, stack):
     return {"fused": fused, "weights": weights, "logits": logits}
 
 
-def args_config(args):
-    """The network's configuration; raises ValueError for words that are not NAME=JSON."""
-    config = default_config(args.network)
-    for word in args.network_options:
-        name, equals, value = word.partition("=")
-        if not equals or name not in config:
+def config_of(name, words):
+    """The configuration of a network from the words of --network_options.
+
+    Args:
+        name: one of NETWORKS.
+        words: "OPTION=VALUE" each, the value in JSON; what is not named has its default.
+    Returns:
+        As from `default_config`.
+    Raises:
+        ValueError: a word has another form, or names no option of the network.
+    """
+    config = default_config(name)
+    for word in words:
+        option, equals, value = word.partition("=")
+        if not equals or option not in config:
             raise ValueError(f"{word!r} is no NAME=VALUE with a name of {', '.join(config)}")
         try:
             value = json.loads(value)
         except json.JSONDecodeError:
-            raise ValueError(f"{name}={value!r} is no JSON value") from None
-        config[name] = tuple(value) if isinstance(value, list) else value  # as checkpoints hold it
+            raise ValueError(f"{option}={value!r} is no JSON value") from None
+        config[option] = (
+            tuple(value) if isinstance(value, list) else value
+        )  # as checkpoints hold it
     return config

@@ -19,7 +19,14 @@ from tqdm import tqdm
 
 import loss
 from dataloader import batches, build_loaders, check_stacks
-from network import args_config, build_network, load_checkpoint, load_network, run_network
+from network import (
+    NETWORKS,
+    build_network,
+    config_of,
+    load_checkpoint,
+    load_network,
+    run_network,
+)
 from stackmff.display.drawing import training_panel
 from stackmff.errors import StackError
 from stackmff.evaluation.metrics import score
@@ -28,6 +35,7 @@ from stackmff.images.formats import write_picture
 from stackmff.machine import select_device
 from stackmff.processes import join_processes, rank_and_world
 from stackmff.records import run_record
+from stackmff.training import options as train_options
 from stackmff.training.curves import draw_run
 from stackmff.training.log import Log, Means
 from stackmff.training.optimisation import (
@@ -39,7 +47,7 @@ from stackmff.training.optimisation import (
     learning_rate,
     to_training_mode,
 )
-from stackmff.training.options import get_parser, parse_args
+from stackmff.training.options import Tables, parse_args
 from stackmff.training.profiling import Stages, table_of_stages
 from stackmff.training.run import Run, Stop
 from utils import run_main, seed_everything
@@ -47,6 +55,24 @@ from utils import run_main, seed_everything
 PANELS = 2  # validation scenes that TensorBoard shows
 WARM_UP = 3  # steps before those that --profile times
 DATA_SECONDS = 15  # that a dry run reads stacks for
+
+
+def tables():
+    """The networks and loss terms that there are, for the options."""
+    return Tables(
+        networks={name: network.output for name, network in NETWORKS.items()},
+        network_config=config_of,
+        load_checkpoint=load_checkpoint,
+        loss_terms=tuple(loss.TERMS),
+        default_weights=loss.DEFAULT_WEIGHTS,
+        published_weights=loss.PUBLISHED_WEIGHTS,
+        parse_loss_weights=loss.parse_loss_weights,
+    )
+
+
+def get_parser():
+    """The options of train.py."""
+    return train_options.get_parser(tables())
 
 
 def train_step(run, batch, stages):
@@ -264,7 +290,7 @@ def train(run, training, validation, log, stop):
 
 def begin_network(args, checkpoint):
     """A fresh network, that of --init, or of a checkpoint to resume the one it fits."""
-    config = checkpoint["config"] if checkpoint else args_config(args)
+    config = checkpoint["config"] if checkpoint else config_of(args.network, args.network_options)
     if checkpoint or not args.init:
         return build_network(config)
     network = load_network(args.init)
@@ -375,7 +401,7 @@ def rehearse(run, training, validation, log, stop):
 
 def main(argv=None):
     """Train; returns the exit status."""
-    args, checkpoint = parse_args(get_parser(), argv)
+    args, checkpoint = parse_args(get_parser(), tables(), argv)
     if not (args.dry_run or args.profile):
         return train_or_try(args, checkpoint)
     with tempfile.TemporaryDirectory() as folder:  # nothing is left behind

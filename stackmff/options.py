@@ -50,6 +50,8 @@ class Info:
         flag: the name on the command line where it is not the field's: "no_align" for `align=True`.
         aliases: former names, which are still accepted and not shown.
         nargs: as in argparse, for a tuple; default "+".
+        const: the value where the option is given without one.
+        negatable: whether a switch has a --no-NAME, too, as where its default is not always one.
         convert: from a word to a value, in place of the type; raises ArgumentTypeError.
         exclusive: options of one such name exclude each other.
     """
@@ -64,6 +66,8 @@ class Info:
     flag: str | None = None
     aliases: tuple[str, ...] = ()
     nargs: str | int | None = None
+    const: Any = None
+    negatable: bool = False
     convert: Callable[[str], Any] | None = None
     exclusive: str | None = None
 
@@ -122,7 +126,11 @@ def flag_of(field: "dataclasses.Field[Any]") -> str:
 
 
 def add_options(
-    parser: Any, cls: type, title: str | None = None, leave_out: Iterable[str] = ()
+    parser: Any,
+    cls: type,
+    title: str | None = None,
+    leave_out: Iterable[str] = (),
+    details: Mapping[str, Mapping[str, Any]] = types.MappingProxyType({}),
 ) -> None:
     """Give a parser the options of a class, in a group of their own where there is a title.
 
@@ -131,6 +139,8 @@ def add_options(
         cls: an options class; groups in it take their class's `title` where it has one.
         title: of the group.
         leave_out: names of fields that this command does not have; `build` takes their defaults.
+        details: {name of a field: {attribute of `Info`: value}}, for what this command alone knows,
+            such as the choices of a table that is handed in.
     """
     left_out = set(leave_out)
     place = parser.add_argument_group(title) if title else parser
@@ -141,23 +151,24 @@ def add_options(
         if is_group(kind):
             own_title = getattr(kind, "title", None)
             # argparse has no groups in groups; a class without a title stands in its parent's.
-            add_options(parser if own_title else place, kind, own_title, left_out)
+            add_options(parser if own_title else place, kind, own_title, left_out, details)
             continue
-        info: Info = field.metadata["option"]
+        info: Info = dataclasses.replace(field.metadata["option"], **details.get(field.name, {}))
         target = place
         if info.exclusive:
             if info.exclusive not in exclusive:
                 exclusive[info.exclusive] = place.add_mutually_exclusive_group()
             target = exclusive[info.exclusive]
-        _add_option(target, field, kind)
+        _add_option(target, field, kind, info)
 
 
-def _add_option(place: Any, field: "dataclasses.Field[Any]", kind: Any) -> None:
+def _add_option(place: Any, field: "dataclasses.Field[Any]", kind: Any, info: Info) -> None:
     """Give a parser, or a group of one, the argument of a field, and its hidden former names."""
-    info: Info = field.metadata["option"]
     required = field.default is dataclasses.MISSING
     words: dict[str, Any] = {"dest": field.name, "help": info.help}
-    if kind is bool:
+    if kind is bool and info.negatable:
+        words |= {"action": argparse.BooleanOptionalAction, "default": field.default}
+    elif kind is bool:
         words |= {"action": "store_false" if field.default else "store_true"}
     else:
         base, many = base_type(kind)
@@ -167,6 +178,8 @@ def _add_option(place: Any, field: "dataclasses.Field[Any]", kind: Any) -> None:
         words["default"] = None if required else field.default
         if many:
             words["nargs"] = info.nargs or "+"
+        if info.const is not None:
+            words |= {"nargs": "?", "const": info.const}
         if choices is not None and info.metavar is None:
             del words["metavar"]
     place.add_argument(flag_of(field), **words)
@@ -291,15 +304,50 @@ def build(cls: type[_Options], values: Mapping[str, Any], strict: bool = False) 
         if is_group(kind):
             given[field.name] = build(kind, values)
         elif field.name in values:
-            value = values[field.name]
-            given[field.name] = tuple(value) if isinstance(value, list) else _as_typed(kind, value)
+            given[field.name] = _as_typed(kind, values[field.name])
     return cls(**given)
 
 
 def _as_typed(kind: Any, value: Any) -> Any:
-    """Words of JSON or of a caller as paths, where a path is expected."""
-    base, many = base_type(kind)
-    return Path(value) if base is Path and not many and isinstance(value, str) else value
+    """Lists of JSON or of a caller as tuples, and words as paths where a path is expected."""
+    if isinstance(value, list | tuple):
+        return tuple(_as_typed(base_type(kind)[0], one) for one in value)
+    return Path(value) if base_type(kind)[0] is Path and isinstance(value, str) else value
+
+
+def values_of(options: Options) -> dict[str, Any]:
+    """{name of an option: its value}, those of groups included, as plain values for a record.
+
+    Paths are words and tuples are lists, of which `build` makes the same options again.
+    """
+    out: dict[str, Any] = {}
+    for field, _ in fields_of(type(options)):
+        value = getattr(options, field.name)
+        out |= values_of(value) if isinstance(value, Options) else {field.name: plain(value)}
+    return out
+
+
+def plain(value: Any) -> Any:
+    """The value of an option as JSON and checkpoints hold it."""
+    if isinstance(value, list | tuple):
+        return [plain(one) for one in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def defaults_of(cls: type) -> dict[str, Any]:
+    """{name of an option: its default}, as of `values_of`; without those that must be given."""
+    out: dict[str, Any] = {}
+    for field, kind in fields_of(cls):
+        if is_group(kind):
+            out |= defaults_of(kind)
+        elif field.default is not dataclasses.MISSING:
+            out[field.name] = plain(field.default)
+    return out
+
+
+def changed(options: _Options, **values: Any) -> _Options:
+    """The same options with other values of some, in whichever group they are; see `build`."""
+    return build(type(options), values_of(options) | values, strict=True)
 
 
 def parse(
@@ -317,6 +365,29 @@ def parse(
         return tuple(build(cls, values) for cls in classes)
     except StackError as error:
         parser.error(str(error))
+
+
+def given_values(
+    parser: argparse.ArgumentParser, argv: Sequence[str] | None, cls: type
+) -> dict[str, Any]:
+    """The options of a class that a command line names; exit status 2 where it is wrong.
+
+    Args:
+        parser: has the options of the class, see `add_options`.
+        argv: words; None: those of this process.
+        cls: the options class.
+    Returns:
+        {name: value}; what has its default because nobody named it is left out.
+    """
+    known = vars(parser.parse_args(argv))  # with the defaults, which --help shows
+    defaults = {name: parser.get_default(name) for name in names_of(cls) if name in known}
+    absent = object()
+    parser.set_defaults(**dict.fromkeys(defaults, absent))
+    try:
+        values = vars(parser.parse_args(argv))
+    finally:
+        parser.set_defaults(**defaults)
+    return {name: values[name] for name in defaults if values[name] is not absent}
 
 
 def form(cls: type) -> list[dict[str, Any]]:

@@ -9,7 +9,20 @@ from typing import Literal
 import pytest
 
 from stackmff.errors import StackError
-from stackmff.options import Options, add_options, build, form, names_of, number, option, parse
+from stackmff.options import (
+    Options,
+    add_options,
+    build,
+    changed,
+    defaults_of,
+    form,
+    given_values,
+    names_of,
+    number,
+    option,
+    parse,
+    values_of,
+)
 
 
 @dataclass(frozen=True)
@@ -120,3 +133,45 @@ def test_a_number_of_an_option_is_finite(word):
     with pytest.raises(argparse.ArgumentTypeError, match=f"{word} must be finite"):
         number(float)(word)
     assert number(float, above=0)("1e9") == 1e9
+
+
+@dataclass(frozen=True)
+class Trip(Options):
+    places: tuple[Path, ...] = option((), help="where to")
+    light: Light = Light()
+    back: bool = option(True, help="return", negatable=True)
+    again: Literal["now", "later"] | None = option(None, help="repeat", const="now")
+
+
+def trip_parser():
+    parser = argparse.ArgumentParser()
+    add_options(parser, Trip, details={"places": {"choices": (Path("a"), Path("b"))}})
+    return parser
+
+
+def test_what_a_command_line_names_is_told_from_defaults(capsys):
+    parser = trip_parser()
+    assert given_values(parser, [], Trip) == {}
+    words = ["--no-back", "--kind", "sun", "--again"]
+    assert given_values(parser, words, Trip) == {"back": False, "kind": "sun", "again": "now"}
+    assert given_values(parser, ["--back", "--again", "later"], Trip) == {
+        "back": True,
+        "again": "later",
+    }
+    assert parse(parser, [], Trip) == (Trip(),)  # the defaults are there as before
+    with pytest.raises(SystemExit):
+        given_values(parser, ["--places", "c"], Trip)
+    assert "invalid choice" in capsys.readouterr().err
+
+
+def test_plain_values_go_there_and_back():
+    trip = Trip((Path("a"), Path("b")), Light("lamp"), False)
+    values = values_of(trip)
+    assert json.loads(json.dumps(values)) == values
+    assert values["places"] == ["a", "b"] and values["kind"] == "lamp"
+    assert build(Trip, values, strict=True) == trip
+    assert changed(trip, kind="sun", back=True) == Trip(trip.places)
+    assert defaults_of(Trip) == values_of(Trip())
+    assert "output_dir" not in defaults_of(Picture)
+    with pytest.raises(StackError, match="kinds is no option"):
+        changed(trip, kinds="sun")

@@ -206,7 +206,7 @@ def test_training_helps(options, tmp_path):
 
 def test_the_published_preset(data, tmp_path):
     name = ["--exp_name", "p", "--experiments", str(tmp_path), "--datapath", str(data)]
-    args, _ = train.parse_args(train.get_parser(), [*name, "--preset", "published"])
+    args, _ = train.parse_args(train.get_parser(), train.tables(), [*name, "--preset", "published"])
     expected = {"network": "StackMFF", "optimizer": "sgd", "lr": 5e-3, "weight_decay": 1e-4}
     expected |= {"gamma": 0.9, "epochs": 20, "batch_size": 16, "image_size": [384, 384]}
     expected |= {"fit": "resize", "frames": "shuffled", "val_fraction": 0.2, "split": "name"}

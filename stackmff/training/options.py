@@ -3,10 +3,11 @@
 import argparse
 import json
 import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import loss
-from network import NETWORKS, args_config, load_checkpoint
 from stackmff.errors import StackError
 from stackmff.evaluation.metrics import SSIM_WINDOW
 from stackmff.options import HelpFormatter, number
@@ -22,6 +23,39 @@ from stackmff.synthesis.options import (
 )
 from stackmff.synthesis.photos import Limits
 from stackmff.training.augmentation import FRAME_CHOICES
+
+Weights = dict[str, float]  # of the terms of the loss, by their names
+
+
+@dataclass(frozen=True)
+class Tables:
+    """What a run can be made of: the networks and the loss terms that there are.
+
+    The files that define them lie outside the package; train.py hands them in.
+
+    Attributes:
+        networks: {name: "weights" or "luma", what the network outputs}.
+        network_config: from the name of a network and NAME=JSON words to its configuration; raises
+            ValueError for other words.
+        load_checkpoint: reads a checkpoint file; raises StackError.
+        loss_terms: names of the terms of the loss.
+        default_weights, published_weights: {term: weight}.
+        parse_loss_weights: from the words of --loss_weights to {term: weight}; raises ValueError.
+    """
+
+    networks: Mapping[str, str]
+    network_config: Callable[[str, Sequence[str]], dict[str, Any]]
+    load_checkpoint: Callable[[Path], dict[str, Any]]
+    loss_terms: Sequence[str]
+    default_weights: Weights
+    published_weights: Weights
+    parse_loss_weights: Callable[[Sequence[str]], Weights]
+
+
+def words_of(weights: Weights) -> list[str]:
+    """Weights of loss terms as --loss_weights takes them."""
+    return [f"{name}={weight}" for name, weight in weights.items()]
+
 
 PRESETS = {
     "published": {
@@ -48,7 +82,6 @@ PRESETS = {
         "decay_fraction": 0.0,
         "clip": 0.0,
         "ema": 0.0,
-        "loss_weights": [f"{name}={weight}" for name, weight in loss.PUBLISHED_WEIGHTS.items()],
         "precision": "fp32",
     }
 }
@@ -89,8 +122,13 @@ OF_THE_START = ("resume", "max_minutes", "device", "num_workers", "cache_mib", "
 OF_THE_START += ("dry_run", "profile", "strict")
 
 
-def get_parser():
-    """The options of train.py."""
+def preset(name, tables):
+    """{option: default} of a preset."""
+    return PRESETS[name] | {"loss_weights": words_of(tables.published_weights)}
+
+
+def get_parser(tables):
+    """The options of train.py, where there are the networks and loss terms of the tables."""
     parser = argparse.ArgumentParser(
         description="Train a fusion network on stacks with all-in-focus answers.",
         formatter_class=HelpFormatter,
@@ -154,7 +192,9 @@ def get_parser():
     )
 
     group = parser.add_argument_group("network")
-    group.add_argument("--network", choices=list(NETWORKS), default="StackMix", help="network")
+    group.add_argument(
+        "--network", choices=list(tables.networks), default="StackMix", help="network"
+    )
     group.add_argument(
         "--network_options",
         nargs="*",
@@ -377,19 +417,21 @@ def get_parser():
     group.add_argument(
         "--loss_weights",
         nargs="+",
-        default=[f"{name}={weight}" for name, weight in loss.DEFAULT_WEIGHTS.items()],
+        default=words_of(tables.default_weights),
         metavar="W",
-        help=f"four numbers ({' '.join(loss.PUBLISHED_WEIGHTS)}), or name=weight pairs of "
-        + ", ".join(loss.TERMS),
+        help=f"four numbers ({' '.join(tables.published_weights)}), or name=weight pairs of "
+        + ", ".join(tables.loss_terms),
     )
     return parser
 
 
-def parse_args(parser, argv=None):
+def parse_args(parser, tables, argv=None):
     """The options of a run: the command line over the resumed run's or the preset's defaults.
 
     Args:
-        parser: as from `get_parser`; argv: words of the command line, or None for sys.argv's.
+        parser: as from `get_parser`.
+        tables: the Tables that it was made with.
+        argv: words of the command line, or None for sys.argv's.
     Returns:
         (args, checkpoint): checkpoint is what last.pth holds, or None.
     Raises:
@@ -406,7 +448,7 @@ def parse_args(parser, argv=None):
                 parser.error(f"--{name} begins a run, --resume goes on with one: give one of them")
         if not last.is_file():
             raise StackError(f"{last} is not there: start the run without --resume")
-        checkpoint = load_checkpoint(last)
+        checkpoint = tables.load_checkpoint(last)
         if "state" not in checkpoint:
             raise StackError(f"{last} holds no state of a run: use --init for its weights")
         kept = {k: v for k, v in checkpoint["args"].items() if k not in OF_THE_START}
@@ -429,16 +471,16 @@ def parse_args(parser, argv=None):
         )
     else:
         if args.preset:
-            parser.set_defaults(**PRESETS[args.preset])
+            parser.set_defaults(**preset(args.preset, tables))
             args = parser.parse_args(argv)
         args.resume = None  # there is nothing to go on from
-    check_args(parser, args)
+    check_args(parser, tables, args)
     if args.global_batch:
         args.batch_size = args.global_batch // rank_and_world()[1]
     return args, checkpoint
 
 
-def check_args(parser, args):
+def check_args(parser, tables, args):
     """End by parser.error where options contradict each other."""
     if Path(args.exp_name).name in ("", ".."):
         parser.error(f"--exp_name {args.exp_name!r} is no name of a folder: give the run a name")
@@ -453,17 +495,17 @@ def check_args(parser, args):
     if args.dry_run and args.profile:
         parser.error("--dry_run checks a run, --profile times its steps: give one of them")
     try:
-        weights = loss.parse_loss_weights(args.loss_weights)
+        weights = tables.parse_loss_weights(args.loss_weights)
     except ValueError as error:
         parser.error(f"--loss_weights: {error}")
-    if weights.get("cross_entropy") and NETWORKS[args.network].output != "weights":
+    if weights.get("cross_entropy") and tables.networks[args.network] != "weights":
         parser.error(
             f"--loss_weights: cross_entropy needs weights of the frames, {args.network} gives luma"
         )
     if args.fit == "resize" and args.flips and args.image_size[0] != args.image_size[1]:
         parser.error("--fit resize with --flips turns pictures: give a square --image_size")
     try:
-        config = args_config(args)
+        config = tables.network_config(args.network, args.network_options)
     except ValueError as error:
         parser.error(f"--network_options: {error}")
     for name in () if config.get("chroma") else ("recolour", "fringes"):
