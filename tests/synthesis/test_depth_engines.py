@@ -18,7 +18,7 @@ from tools.estimate_depth import get_parser
 
 
 def options(*words):
-    needed = ["--image_path", "a", "--output_path", "b", "--model", *map(str, words)]
+    needed = ["--image_path", "a", "--output_dir", "b", "--model", *map(str, words)]
     return get_parser().parse_args(needed)
 
 
@@ -103,7 +103,7 @@ def test_files_that_do_not_fit(tmp_path):
         open_model(options(cut, "--output_name", "x"), 1)
     with pytest.raises(StackError, match="has no fp16"):
         open_model(options(cut, "--precision", "fp16"), 1)
-    with pytest.raises(StackError, match="the file's own precision: leave --precision away"):
+    with pytest.raises(StackError, match="the file's own precision: remove --precision"):
         open_model(options(cut, "--precision", "bf16", "--engine", "onnxruntime"), 1)
     for device in ("mps", "gpu", "cuda:x"):
         with pytest.raises(StackError, match=f"--device {device} runs no file such as"):
