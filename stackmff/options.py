@@ -182,6 +182,9 @@ def _add_option(place: Any, field: "dataclasses.Field[Any]", kind: Any, info: In
             words |= {"nargs": "?", "const": info.const}
         if choices is not None and info.metavar is None:
             del words["metavar"]
+    if required and info.aliases:  # any of its names will do
+        place = place.add_mutually_exclusive_group(required=True)
+        words["required"] = False
     place.add_argument(flag_of(field), **words)
     for alias in info.aliases:
         hidden = {**words, "help": argparse.SUPPRESS, "default": argparse.SUPPRESS}

@@ -85,6 +85,11 @@ def test_former_names_are_accepted_and_hidden(capsys):
         read("--help")
     shown = capsys.readouterr().out
     assert "--output_dir" in shown and "output_path" not in shown and "light:" in shown
+    assert read("--output_path", "x") == read("--output_dir", "x")
+    with pytest.raises(SystemExit):
+        read()
+    error = capsys.readouterr().err
+    assert "--output_dir is required" in error and "output_path" not in error
 
 
 @pytest.mark.parametrize(
