@@ -11,14 +11,12 @@ from typing import Any, Literal
 
 from stackmff.errors import StackError
 from stackmff.options import Options, number, option
-from stackmff.synthesis.depth_maps import SIDE_FILE, side_file
+from stackmff.synthesis.depth_maps import SIDE_FILE, DepthKind, side_file
 
 NUM_FRAMES, MAX_COC = 16, 16.0  # of a photograph with depth
 RANDOM_SCENES, RANDOM_SIZE, RANDOM_COC = 1000, 224, 30.0  # of random scenes
 READ_NOISE = 3.0  # electrons, where --noise gives none
 LEAST_FULL_WELL = 10  # electrons
-
-DepthKind = Literal["distance", "disparity"]
 
 
 def folder(word: str) -> Path:

@@ -1,4 +1,4 @@
-"""tools/estimate_depth.py: known depth of drawn photographs, going on, bad input, what is not there."""
+"""tools.estimate_depth: known depth of drawn photographs, continuing, bad input, errors."""
 
 import json
 import os
@@ -166,7 +166,9 @@ def test_a_name_of_two_lines_is_told_in_one(run, model, photos, tmp_path):
     (photos / "two\nlines.png").write_bytes((photos / "p0.png").read_bytes())
     network = write_network(tmp_path / "dpt.onnx", CONSTANT)
     said = run("--model", network, "--output_dir", tmp_path / "flat")[1]
-    assert said.count("lines.png") == 1 and r"two\nlines.png: the network sees one depth" in said
+    assert (
+        said.count("lines.png") == 1 and r"two\nlines.png: the network returned one depth" in said
+    )
 
 
 def test_a_photograph_from_the_future_is_done_once(run, model, photos, tmp_path):
@@ -243,13 +245,13 @@ def test_a_killed_run_goes_on(run, photos, model, tmp_path):
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["--model", "zoedepth", "--kind", "dpt"], "--kind is for a file"),
+        (["--model", "zoedepth", "--kind", "dpt"], "--kind is for files"),
         (["--model", "x.onnx", "--std", 0, 1, 1], "--std: 0 must be above 0"),
         (["--model", "x.onnx", "--std", 58.4, 57.1, 57.4], "--std: 58.4 must be at most 1"),
         (["--model", "x.onnx", "--mean", "nan", 0, 0], "--mean: nan must be finite"),
         (["--model", "x.onnx", "--step", "inf"], "--step: inf must be finite"),
         (["--model", "x.onnx", "--engine", "openvino", "--device", "cuda"], "runs on the CPU"),
-        (["--model", "x.onnx", "--image_path", "nowhere"], "is no folder"),
+        (["--model", "x.onnx", "--image_path", "nowhere"], "is not a folder"),
     ],
 )
 def test_wrong_calls(run, words, sentence):
@@ -289,11 +291,11 @@ def test_a_hub_network_by_a_package_that_is_there(run, monkeypatch, tmp_path):
 
     given.from_pretrained = fail
     with pytest.raises(
-        StackError, match=r"cannot be had \(We couldn't .*hub\): is there a network"
+        StackError, match=r"cannot be downloaded \(We couldn't .*hub\): check the connection"
     ):
         run(*words)
     monkeypatch.setitem(sys.modules, "transformers", None)
-    with pytest.raises(StackError, match=r"needs transformers: pip install -r requirements-depth"):
+    with pytest.raises(StackError, match=r'needs transformers: pip install "stackmff\[depth\]"'):
         run(*words)
 
 
@@ -301,7 +303,7 @@ def test_torch_hub_without_a_package_or_a_network(run, monkeypatch):
     torch = pytest.importorskip("torch")
     for error, sentence in (
         (ModuleNotFoundError("No module named 'mmengine'", name="mmengine"), "needs mmengine: pip"),
-        (OSError("no route"), r"cannot be had from yvanyin/metric3d \(no route\)"),
+        (OSError("no route"), r"cannot be downloaded from yvanyin/metric3d \(no route\)"),
     ):
 
         def fail(*words, error=error, **options):
