@@ -1,9 +1,13 @@
-# make demo: fuse a real photograph's stack; make test: run the tests; make weights PHOTOS=DIR: train
-# the default network anew from a folder of photographs; make benchmark: every method on stacks with
-# exact answers, without a download of data. All set up .venv first.
+# make demo: fuse a real photograph's stack; make test: linter, types and tests; make check: what needs
+# a browser or optional packages; make weights PHOTOS=DIR: train the default network from a folder of
+# photographs; make benchmark: every method on stacks with exact answers, without downloads. All set
+# up .venv first, with the versions of constraints.txt.
 VENV ?= .venv
 PYTHON ?= python3
 RUN = $(VENV)/bin/python
+PIP = $(RUN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+# A process of one thread on each core: torch's threads would wait for one another in small tests.
+PYTEST = OMP_NUM_THREADS=1 $(RUN) -m pytest --numprocesses auto --maxprocesses 4
 DEMO = data/demo
 
 BENCH ?= data/bench
@@ -14,27 +18,39 @@ EPOCHS ?= 20
 FINAL_EPOCHS ?= 4
 RUN_NAME ?= weights
 
-.PHONY: demo test weights benchmark photos-there clean
+.PHONY: demo test check lint weights benchmark photos-there clean
 
 demo: $(VENV)/.ready
-	$(RUN) make_dataset.py --demo --output_path $(DEMO)
+	$(RUN) make_dataset.py --demo --output_dir $(DEMO)
 	$(RUN) predict.py --stack_path $(DEMO)/dof_stack/motorcycle --output results/demo/motorcycle.png
 	$(RUN) evaluate.py --results results/demo --reference $(DEMO)/AiF --stacks $(DEMO)/dof_stack
 	@echo "The fused picture: results/demo/motorcycle.png"
 	@echo "Its frames: $(DEMO)/dof_stack/motorcycle, its all-in-focus answer: $(DEMO)/AiF"
 
-# A process of one thread on each core: torch's threads would wait for one another in small tests.
-test: $(VENV)/.ready
-	OMP_NUM_THREADS=1 $(RUN) -m pytest --numprocesses auto --maxprocesses 4
+test: lint
+	$(PYTEST)
 
-# All commands go on where they were stopped; so does this target. RUN_NAME= starts another one. In
-# training a norm sees stacks of one number of frames at a time, in use the mean over all of them; so
-# the second run keeps the statistics, and trains the network as it is used.
+lint: $(VENV)/.ready
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy
+
+# The tests that `make test` skips, and the page and the report in a browser (chromium and
+# chromium-driver of Debian).
+check: lint $(VENV)/.optional
+	$(PYTEST)
+	$(RUN) -m tests.check_metadata
+	$(RUN) -m tests.check_report
+	$(RUN) -m tests.check_app
+
+# All commands resume where they were stopped, and so does this target; another RUN_NAME starts anew.
+# In training a batch norm sees stacks of one number of frames at a time, in use the mean over all of
+# them; so the second run freezes the statistics and trains the network as it is used.
 FINAL = $(RUN_NAME)_final_$(EPOCHS)
 TRAIN = $(RUN) train.py --datapath data/$(RUN_NAME) --image_size 192 192 --resume auto
 
 weights: photos-there $(VENV)/.ready
-	$(RUN) make_dataset.py --image_path "$(PHOTOS)" --output_path data/$(RUN_NAME) --size 256 \
+	$(RUN) make_dataset.py --image_path "$(PHOTOS)" --output_dir data/$(RUN_NAME) --size 256 \
 		--num_scenes $(SCENES)
 	$(TRAIN) --exp_name $(RUN_NAME) --epochs $(EPOCHS) --decay_fraction 0.4
 	$(TRAIN) --exp_name $(FINAL) --init experiments/$(RUN_NAME)/best.pth --freeze_norm \
@@ -42,7 +58,7 @@ weights: photos-there $(VENV)/.ready
 	@echo "The weights: experiments/$(FINAL)/best.pth, for predict.py --model_path"
 
 # METHODS="all IFCNN:weights=FILE" takes IFCNN too, whose weights its authors give away.
-benchmark: $(VENV)/.toolbox
+benchmark: $(VENV)/.optional
 	$(RUN) make_dataset.py --benchmark $(BENCH)
 	$(RUN) evaluate.py --stacks $(BENCH)/aligned --reference $(BENCH)/aligned/AiF --methods $(METHODS) \
 		--against StackMix --indices --output_dir results/benchmark/aligned \
@@ -57,13 +73,13 @@ photos-there:
 clean:
 	rm -rf $(VENV)
 
-# The mark is set last, so that a broken set-up is made anew.
-$(VENV)/.ready: requirements.txt requirements-app.txt requirements-test.txt
+# The mark is set last, so that a set-up that failed is done again.
+$(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'Python 3.11 or later is needed: make PYTHON=python3.11')"
 	$(PYTHON) -m venv $(VENV)
-	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements-test.txt
+	$(PIP) --editable '.[dev]'
 	touch $@
 
-$(VENV)/.toolbox: $(VENV)/.ready requirements-toolbox.txt
-	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements-toolbox.txt
+$(VENV)/.optional: $(VENV)/.ready
+	$(PIP) --editable '.[dev,formats,toolbox]' onnxruntime
 	touch $@

@@ -1,26 +1,24 @@
-"""Score fused pictures, of any program or of the toolbox's methods, fused here and now.
+"""Score fused pictures, of any program or of the toolbox's methods, which can fuse them first.
 
-With all-in-focus answers the scores are PSNR, SSIM and others; without, indices that compare a
-fused picture with its frames.
+With all-in-focus answers the scores are PSNR, SSIM and others; without answers, they are indices
+that compare a fused picture with its frames.
 """
 
 import argparse
 import functools
 import os
 import sys
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from stackmff.display import pages
+from stackmff.display import gallery
 from stackmff.errors import StackError
-from stackmff.evaluation.contest import check_place, make_entries, run_contest
-from stackmff.evaluation.indices import INDICES
-from stackmff.evaluation.metrics import OPTIONAL_METRICS
+from stackmff.evaluation.contest import Entry, check_place, make_entries, run_contest
+from stackmff.evaluation.matching import Scene, find_scenes, match, named_folders
+from stackmff.evaluation.options import RESULTS, EvaluateOptions, MethodOptions, TableOptions
 from stackmff.evaluation.scoring import (
-    BORDER,
-    Scene,
-    Scoring,
     Task,
     check_metrics,
     compared_pair,
@@ -29,6 +27,8 @@ from stackmff.evaluation.scoring import (
     score_tasks,
 )
 from stackmff.evaluation.tables import (
+    Costs,
+    Tables,
     as_word,
     best_method,
     correlation_rows,
@@ -43,283 +43,63 @@ from stackmff.evaluation.tables import (
 )
 from stackmff.files import make_folder, write_csv
 from stackmff.images.colour import luma
-from stackmff.images.folders import find_stacks, list_answers, stack_root
-from stackmff.options import number
+from stackmff.options import add_options, parse
 from stackmff.records import run_record
 from utils import run_main
 
 MEAN_OF_FRAMES = "mean of the frames"
-RESULTS = Path("results") / "benchmark"
+
+# {method: {scene: file of the fused picture, None for the mean of the frames}}
+Files = dict[str, dict[str, Path | None]]
 
 
-def get_parser():
-    """The options of evaluate.py."""
+def get_parser() -> argparse.ArgumentParser:
+    """The parser of the command."""
     parser = argparse.ArgumentParser(
         description="Score fused pictures: of any program (--results), or of methods that fuse "
         "the stacks first (--methods)."
     )
-    group = parser.add_argument_group("pictures")
-    group.add_argument(
-        "--results",
-        nargs="+",
-        default=[],
-        metavar="[NAME=]DIR",
-        help="folder of fused pictures; several, as NAME=DIR, make one table",
-    )
-    group.add_argument(
-        "--reference",
-        metavar="DIR",
-        help="folder of the answers, of the same names without suffix (default: none, only "
-        "indices that need no answers)",
-    )
-    group.add_argument(
-        "--stacks",
-        metavar="DIR",
-        help="folder of the stacks: to be fused by --methods, for --indices, and to score the mean "
-        "of each one's frames too, which any method must beat",
-    )
-    add_method_options(parser)
-    add_score_options(parser)
-    add_table_options(parser)
+    add_options(parser, EvaluateOptions)
     return parser
 
 
-def add_method_options(parser):
-    """The options of the methods that fuse here."""
-    group = parser.add_argument_group("methods")
-    group.add_argument(
-        "--methods",
-        nargs="+",
-        default=[],
-        metavar="NAME[:OPTION=VALUE,...]",
-        help="fuse the stacks with these methods of fusion/methods.py, one after the other, and score "
-        "what they give; all, or available for those that lack nothing here",
-    )
-    group.add_argument(
-        "--iterative",
-        action="store_true",
-        help="let the methods fuse pair after pair; their names then end in -iterative (default: "
-        "all frames at once)",
-    )
-    group.add_argument(
-        "--output_dir",
-        metavar="DIR",
-        help=f"folder of what the methods give, a folder for each (default: {RESULTS})",
-    )
-    group.add_argument(
-        "--overwrite",
-        action="store_true",
-        help="fuse all stacks, also those whose record says that nothing has changed",
-    )
-
-
-def add_score_options(parser):
-    """The options that say how pictures are scored."""
-    group = parser.add_argument_group("scores")
-    group.add_argument(
-        "--gray", action="store_true", help="score the luma instead of the colours (default: off)"
-    )
-    group.add_argument(
-        "--register",
-        action="store_true",
-        help="for stacks that were not aligned: bring each result onto its answer first by an "
-        f"affine map and a gain for each channel, and leave {BORDER} px of border out (default: "
-        "off)",
-    )
-    group.add_argument(
-        "--metrics",
-        nargs="+",
-        default=[],
-        choices=OPTIONAL_METRICS,
-        metavar="NAME",
-        help=f"also score by {', '.join(OPTIONAL_METRICS)} (default: none of them)",
-    )
-    group.add_argument(
-        "--indices",
-        nargs="*",
-        choices=INDICES,
-        metavar="NAME",
-        help=f"also score against the frames, without the answers: {', '.join(INDICES)}, all if "
-        "none is named; slow (default: all where there is no --reference, else none)",
-    )
-    group.add_argument(
-        "--workers",
-        type=number(int, 1),
-        default=os.cpu_count(),
-        metavar="N",
-        help="processes that score at a time (default: one for each core)",
-    )
-
-
-def add_table_options(parser):
-    """The options of tables and of the page."""
-    group = parser.add_argument_group("tables")
-    group.add_argument(
-        "--against",
-        metavar="NAME",
-        help="compare the others with this result, or with the best by PSNR (default: with the "
-        "first)",
-    )
-    group.add_argument("--csv", metavar="FILE", help="also write the table there (default: no)")
-    group.add_argument(
-        "--markdown",
-        metavar="FILE",
-        help="also write a table there with a row for each result (default: no)",
-    )
-    group.add_argument(
-        "--html",
-        type=Path,
-        metavar="FILE",
-        help="also write a page there that shows all pictures and their errors, with a folder "
-        "FILE_files beside it (default: no)",
-    )
-
-
-def parse_options(argv):
-    """The options and, as `entries`, the methods; exit status 2 where that is no sensible call."""
+def parse_options(argv: Sequence[str] | None) -> tuple[EvaluateOptions, list[Entry]]:
+    """The options and the methods that fuse; exit status 2 where the call makes no sense."""
     parser = get_parser()
-    args = parser.parse_args(argv)
-    contradictions = [
-        (not args.results and not args.methods, "give --results, --methods or both"),
-        (args.methods and not args.stacks, "--methods need --stacks to fuse"),
-        (not args.reference and not args.stacks, "give --reference, --stacks or both"),
-        (args.indices is not None and not args.stacks, "--indices need --stacks"),
-        (args.html and args.html.suffix != ".html", "--html needs a name that ends in .html"),
-    ]
-    for option in ("gray", "register", "metrics", "against"):
-        given = getattr(args, option) and not args.reference
-        contradictions.append((given, f"--{option} needs --reference"))
-    for option in ("iterative", "output_dir", "overwrite"):
-        given = getattr(args, option) and not args.methods
-        contradictions.append((given, f"--{option} needs --methods"))
-    for wrong, sentence in contradictions:
-        if wrong:
-            parser.error(sentence)
+    (options,) = parse(parser, argv, EvaluateOptions)
+    fusing = options.fusing
     try:
-        args.entries = make_entries(args.methods, args.iterative, args.output_dir or RESULTS)
+        return options, make_entries(fusing.methods, fusing.iterative, output_dir_of(fusing))
     except StackError as error:
         parser.error(str(error))
-    return args
 
 
-def named_folders(words):
-    """The folders of --results.
-
-    Args:
-        words: DIR or NAME=DIR each.
-    Returns:
-        {name: folder}; without NAME= the folder's own name.
-    Raises:
-        StackError: two have one name, or a name or a folder is missing.
-    """
-    folders = {}
-    for word in words:
-        name, equals, folder = word.partition("=")
-        if word and (not equals or Path(word).is_dir()):
-            name, folder = Path(word).resolve().name, word
-        if not name or not folder:
-            raise StackError(f"--results {word!r} is no folder: give DIR or NAME=DIR")
-        if name in folders:
-            raise StackError(f"--results has two folders named {name}: give them as NAME=DIR")
-        folders[name] = Path(folder)
-    return folders
+def output_dir_of(fusing: MethodOptions) -> Path:
+    """The folder of what the methods fuse."""
+    return fusing.output_dir or RESULTS
 
 
-def pictures_in(folder):
-    """{name without suffix: path} of the pictures at the top of a folder.
-
-    Raises:
-        StackError: two pictures differ only in their suffix, or there is none.
-    """
-    pictures = list_answers(folder)
-    if not pictures:
-        raise StackError(f"{folder} holds no picture: give the folder that the pictures lie in")
-    return pictures
-
-
-def find_scenes(stacks, reference, all_stacks):
-    """The scenes to score.
+def fuse_first(
+    entries: Sequence[Entry], fusing: MethodOptions, scenes: Mapping[str, Scene]
+) -> tuple[Files, Costs, list[str]]:
+    """Fuse the scenes with the methods.
 
     Args:
-        stacks, reference: folders of the stacks and of the answers; one of them may be None.
-        all_stacks: stacks without an answer are an error; False: they are passed over.
+        entries: the methods.
+        fusing: whether what is done already is fused again.
+        scenes: {name: Scene}, all of them with a stack.
     Returns:
-        {name: Scene} in natural order.
+        (files, costs, failures): Files, the `Costs` of evaluation/tables.py, and sentences.
     Raises:
-        StackError: a folder has none, or an answer and its stack are not both there.
+        StackError: as run_contest.
     """
-    answers = pictures_in(reference) if reference else {}
-    if not stacks:
-        return {name: Scene(None, path) for name, path in answers.items()}
-    if not answers:
-        return {name: Scene(path, None) for name, path in find_stacks(stacks).items()}
-    root = stack_root(stacks) or Path(stacks)
-    found = find_stacks(stacks)
-    pairs = [(answers, found, reference, root)]
-    pairs += [(found, answers, root, reference)] if all_stacks else []
-    for names, others, place, other in pairs:
-        if lost := [name for name in names if name not in others]:
-            raise StackError(
-                f"{', '.join(lost)} of {place} is not in {other}: every stack needs its answer"
-            )
-    return {name: Scene(found[name], path) for name, path in answers.items()}
-
-
-def match(results, names, source):
-    """Find the result of each scene.
-
-    Args:
-        results: folder.
-        names: of the scenes.
-        source: folder that the names come from, for the errors.
-    Returns:
-        {name: file} in the order of the names.
-    Raises:
-        StackError: a scene has no result, or a result no scene.
-    """
-    fused = pictures_in(results)
-    missing = [name for name in names if name not in fused]
-    extra = [fused[name].name for name in fused if name not in names]
-    if missing:
-        raise StackError(
-            f"{results} has no result for {', '.join(missing)} of {source}: fuse what is missing"
-        )
-    if extra:
-        raise StackError(
-            f"{results} holds {', '.join(extra)}, which {source} does not answer: move it elsewhere"
-        )
-    return {name: fused[name] for name in names}
-
-
-def chosen_indices(args):
-    """The names of the indices that are asked for."""
-    if args.indices is None:
-        return () if args.reference else tuple(INDICES)
-    return tuple(args.indices or INDICES)
-
-
-def fuse_here(args, scenes, taken):
-    """Fuse the scenes with --methods.
-
-    Args:
-        args: the options.
-        scenes: as from find_scenes.
-        taken: names of other results.
-    Returns:
-        (files, costs, failures): {name: {scene: file}}, the `costs` of evaluation/tables.py, and sentences.
-    Raises:
-        StackError: a name or the place is taken, or as run_contest.
-    """
-    check_place(args.output_dir or RESULTS, args.stacks)
-    if twins := {entry.name for entry in args.entries} & set(taken):
-        raise StackError(f"--results has a folder named {min(twins)}, as a method is: rename it")
-    stacks = {name: scene.stack for name, scene in scenes.items()}
-    results, failures = run_contest(args.entries, stacks, args.overwrite)
-    files = {
+    stacks = {name: scene.stack for name, scene in scenes.items() if scene.stack is not None}
+    results, failures = run_contest(entries, stacks, fusing.overwrite)
+    files: Files = {
         method: {name: cell["file"] for name, cell in cells.items()}
         for method, cells in results.items()
     }
-    costs = {
+    costs: Costs = {
         method: {
             name: {"seconds": cell["seconds"], "MiB": cell["mib"]} for name, cell in cells.items()
         }
@@ -328,42 +108,62 @@ def fuse_here(args, scenes, taken):
     return files, costs, failures
 
 
-def gather_results(args, scenes):
+def check_names(options: EvaluateOptions, entries: Sequence[Entry], given: Iterable[str]) -> None:
+    """Raise StackError where two results have the same name, or --against names none.
+
+    Args:
+        options: the options.
+        entries: the methods.
+        given: names of the folders of --results.
+    """
+    given, methods = list(given), [entry.name for entry in entries]
+    with_mean = options.pictures.stacks is not None
+    if with_mean and MEAN_OF_FRAMES in given:
+        raise StackError(f"--results has a folder named {MEAN_OF_FRAMES}, like --stacks: rename it")
+    if twins := set(methods) & set(given):
+        raise StackError(f"--results has a folder named {min(twins)}, like a method: rename it")
+    names = [*given, *methods, *[MEAN_OF_FRAMES] * with_mean]
+    if options.tables.against not in (None, "best", *names):
+        raise StackError(f"--against {options.tables.against} is none of {', '.join(names)}")
+
+
+def gather_results(
+    options: EvaluateOptions, entries: Sequence[Entry], scenes: Mapping[str, Scene]
+) -> tuple[Files, Costs, list[str]]:
     """All pictures to score.
 
     Returns:
-        (files, costs, failures) as from `fuse_here`; a file is None for the mean of the frames.
+        (files, costs, failures) as from `fuse_first`.
     Raises:
-        StackError: a result is missing or extra, two have one name, there is none at all, or none
-            is named as --against says.
+        StackError: a result is missing or extra, two have the same name, there is none at all, or
+            --against names none of them.
     """
-    source = args.reference or args.stacks
-    files = {
-        name: match(folder, scenes, source) for name, folder in named_folders(args.results).items()
+    stacks = options.pictures.stacks
+    source = options.pictures.reference or stacks
+    assert source is not None  # see EvaluateOptions.contradiction
+    files: Files = {
+        name: dict(match(folder, scenes, source))
+        for name, folder in named_folders(options.pictures.results).items()
     }
-    if args.stacks and MEAN_OF_FRAMES in files:
-        raise StackError(
-            f"--results has a folder named {MEAN_OF_FRAMES}, as --stacks has: rename it"
-        )
-    names = [*files, *(entry.name for entry in args.entries)]
-    names += [MEAN_OF_FRAMES] * bool(args.stacks)
-    if args.against not in (None, "best", *names):
-        raise StackError(f"--against {args.against} is none of {', '.join(names)}")
-    costs, failures = {}, []
-    if args.methods:
-        fused, costs, failures = fuse_here(args, scenes, files)
+    check_names(options, entries, files)
+    costs: Costs = {}
+    failures: list[str] = []
+    if entries:
+        assert stacks is not None
+        check_place(output_dir_of(options.fusing), stacks)
+        fused, costs, failures = fuse_first(entries, options.fusing, scenes)
         files |= fused
     for failure in failures:
         print(f"failed: {failure}", file=sys.stderr)
     if not files:
         raise StackError("no method has all its results, so there is no table: see above")
-    if args.stacks:
+    if stacks:
         files[MEAN_OF_FRAMES] = dict.fromkeys(scenes)
     return files, costs, failures
 
 
-def caption_of(scores):
-    """The scores beneath a picture: those that methods are ranked by."""
+def caption_of(scores: Mapping[str, float]) -> str:
+    """The caption of a picture: the scores by which methods are ranked."""
     words = []
     for column in ranked_columns(scores):
         value = as_word(scores[column], "#.4g")
@@ -371,7 +171,7 @@ def caption_of(scores):
     return ", ".join(words)
 
 
-def show_task(item, page, registered):
+def show_task(item: tuple[Task, str, Path], page: Path, registered: bool) -> gallery.Entry:
     """Write what the page shows of one picture.
 
     Args:
@@ -379,23 +179,25 @@ def show_task(item, page, registered):
         page: file of the page.
         registered: see Scoring.
     Returns:
-        pages.View; with an error map where the task's scene has an answer.
+        gallery.Entry, with an error map where the task's scene has an answer.
     """
     task, caption, start = item
     picture, place = read_result(task)
-    linked = task.result is not None and pages.is_shown_as_it_is(task.result, page)
-    shown = pages.save_image(start, picture, task.result if linked else None)
+    linked = task.result is not None and gallery.can_link(task.result, page)
+    shown = gallery.save_image(start, picture, task.result if linked else None)
     error = None
     if task.scene.answer is not None:
         pair = compared_pair(picture, place, task.scene.answer, registered)
         # Registered pictures are floats on the scale of their dtype.
         lumas = (luma(np.rint(part).astype(picture.dtype)) for part in pair)
-        error = pages.save_error(start, *lumas)
-    return pages.View(task.method, caption, shown, error)
+        error = gallery.save_error(start, *lumas)
+    return gallery.Entry(task.method, caption, shown, error)
 
 
-def views_to_make(folder, scenes, tasks, tables):
-    """The items of `show_task`: of each scene the answer, the mean of the frames and the results.
+def entries_to_show(
+    folder: Path, scenes: Mapping[str, Scene], tasks: Sequence[Task], tables: Tables
+) -> list[tuple[Task, str, Path]]:
+    """The items of `show_task`: for each scene the answer, the mean of the frames and the results.
 
     Args:
         folder: for the files.
@@ -413,68 +215,92 @@ def views_to_make(folder, scenes, tasks, tables):
     return items
 
 
-def write_html(args, scenes, tasks, tables, parts):
+def write_html(
+    path: Path,
+    scenes: Mapping[str, Scene],
+    tasks: Sequence[Task],
+    tables: Tables,
+    parts: Sequence[tuple[str, list[list[str]], str]],
+    registered: bool,
+    workers: int,
+) -> None:
     """Write the page and what it shows.
 
     Args:
-        args: the options.
+        path: of the page.
         scenes, tasks, tables: of the scores.
-        parts: the page's tables, as of pages.page_of.
+        parts: the page's tables, as of gallery.gallery_html.
+        registered: see Scoring.
+        workers: processes at most.
     """
-    items = views_to_make(pages.files_folder(args.html), scenes, tasks, tables)
-    show = functools.partial(show_task, page=args.html, registered=args.register)
-    views = {name: [] for name in scenes}
-    for (task, *_), view in zip(items, in_parallel(show, items, args.workers, "page")):
-        views[task.name].append(view)
+    items = entries_to_show(gallery.files_folder(path), scenes, tasks, tables)
+    show = functools.partial(show_task, page=path, registered=registered)
+    shown: dict[str, list[gallery.Entry]] = {name: [] for name in scenes}
+    for (task, *_), entry in zip(items, in_parallel(show, items, workers, "page")):
+        shown[task.name].append(entry)
     title = f"Focal stack fusion: {len(tables)} results of {len(scenes)} scenes"
-    pages.write_page(args.html, title, run_record(), parts, views)
+    gallery.write_gallery(path, title, run_record(), parts, shown)
 
 
-def reference_method(args, tables):
+def reference_method(against: str | None, tables: Tables) -> str:
     """The method that --against names; the first one where that has failed or none is named."""
-    if args.against == "best":
+    if against == "best":
         return best_method(tables, "PSNR")
-    return args.against if args.against in tables else next(iter(tables))
+    return against if against in tables else next(iter(tables))
 
 
-def tell(args, tables, costs, against, correlations):
-    """Print the tables and write those that are asked for as files."""
+def report(
+    options: EvaluateOptions,
+    tables: Tables,
+    costs: Costs,
+    against: str,
+    correlations: list[list[str]],
+) -> None:
+    """Print the tables and write those that were asked for as files."""
     rows = table_rows(tables, costs)
     print_table(rows)
-    if len(tables) > 1 and args.reference:
+    if len(tables) > 1 and options.pictures.reference:
         print_comparisons(tables, against)
-    if args.methods or not args.reference:
+    if options.fusing.methods or not options.pictures.reference:
         print_summary(tables, costs, against)
     if correlations:
         print_correlations(correlations)
-    if args.csv:
-        write_csv(args.csv, [["" if cell is None else cell for cell in row] for row in rows])
-    if args.markdown:
-        write_markdown(args.markdown, tables, costs, against, correlations)
+    files = options.tables
+    if files.csv:
+        write_csv(files.csv, [["" if cell is None else cell for cell in row] for row in rows])
+    if files.markdown:
+        write_markdown(files.markdown, tables, costs, against, correlations)
 
 
-def main(argv=None):
-    """Fuse, score and print."""
-    args = parse_options(argv)
-    check_metrics(args.metrics)
-    for path in filter(None, (args.csv, args.markdown, args.html)):
-        make_folder(Path(path).parent)
-    scenes = find_scenes(args.stacks, args.reference, bool(args.methods))
-    files, costs, failures = gather_results(args, scenes)
+def make_folders_of(files: TableOptions) -> None:
+    """Make the folders of the files that are to be written, so that a failure comes early."""
+    for path in filter(None, (files.csv, files.markdown, files.html)):
+        make_folder(path.parent)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Fuse, score and print. Returns the exit status."""
+    options, entries = parse_options(argv)
+    pictures, scores = options.pictures, options.scores
+    check_metrics(scores.metrics)
+    make_folders_of(options.tables)
+    scenes = find_scenes(pictures.stacks, pictures.reference, all_stacks=bool(entries))
+    files, costs, failures = gather_results(options, entries, scenes)
     tasks = [
         Task(method, name, path, scenes[name])
         for method, paths in files.items()
         for name, path in paths.items()
     ]
-    how = Scoring(args.gray, args.register, tuple(args.metrics), chosen_indices(args))
-    tables = score_tasks(tasks, how, args.workers)
-    against = reference_method(args, tables)
+    workers = scores.workers or os.cpu_count() or 1
+    tables = score_tasks(tasks, scores.scoring(pictures.reference is not None), workers)
+    against = reference_method(options.tables.against, tables)
     others = {name: table for name, table in tables.items() if name != MEAN_OF_FRAMES}
     correlations = correlation_rows(others)
-    tell(args, tables, costs, against, correlations)
-    if args.html:
+    report(options, tables, costs, against, correlations)
+    if options.tables.html:
         parts = page_tables(tables, costs, against, correlations)
-        write_html(args, scenes, tasks, tables, parts)
+        page = options.tables.html
+        write_html(page, scenes, tasks, tables, parts, scores.register, workers)
     return 1 if failures else 0
 
 

@@ -9,6 +9,9 @@ Every term is a function (output, batch) -> scalar float32 tensor, where
 C is 1 for luma, 3 for RGB. A new term is one function and one line in TERMS.
 """
 
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
 import torch
 from torch.nn import functional
 
@@ -20,11 +23,15 @@ FREQUENCY_WINDOW = 11  # pixels
 LOG_MSE_FLOOR = 1e-5
 LABEL_TOLERANCE = 3 / 255  # an error of three grey levels makes a frame e times less likely
 
+Output = Mapping[str, Any]  # of a network
+Batch = Mapping[str, Any]
 
-def _windowed_sum(pictures, profile):
-    """Sum under a separable window around every pixel, zeros outside the picture.
 
-    As products with two banded matrices: for a few channels that costs a tenth of convolutions.
+def _windowed_sum(pictures: torch.Tensor, profile: torch.Tensor) -> torch.Tensor:
+    """Sum under a separable window around every pixel, with zeros outside the picture.
+
+    Computed as products with two banded matrices, which for a few channels costs a tenth of
+    convolutions.
 
     Args:
         pictures: (B, C, H, W).
@@ -36,7 +43,7 @@ def _windowed_sum(pictures, profile):
     return _band(height, profile) @ pictures @ _band(width, profile).T
 
 
-def _band(side, profile):
+def _band(side: int, profile: torch.Tensor) -> torch.Tensor:
     """(side, side) matrix whose product with a column of pixels is their sum under `profile`."""
     place = torch.arange(side, device=profile.device)
     offset = place - place[:, None] + len(profile) // 2
@@ -44,8 +51,8 @@ def _band(side, profile):
     return torch.where(inside, profile[offset.clamp(0, len(profile) - 1)], 0)
 
 
-def ssim(picture, answer):
-    """Mean structural similarity of pictures, plane by plane, differentiable.
+def ssim(picture: torch.Tensor, answer: torch.Tensor) -> torch.Tensor:
+    """Mean structural similarity of pictures, per plane, differentiable.
 
     Args:
         picture, answer: (B, C, H, W) float32 in [0, 1].
@@ -68,55 +75,54 @@ def ssim(picture, answer):
     return (luminance * structure).mean()
 
 
-def _laplacian(picture):
+def _laplacian(picture: torch.Tensor) -> torch.Tensor:
     """4-neighbour Laplacian of (B, C, H, W), zeros outside the picture."""
     padded = functional.pad(picture, (1, 1, 1, 1))
     across = padded[..., 1:-1, :-2] + padded[..., 1:-1, 2:]
     return across + padded[..., :-2, 1:-1] + padded[..., 2:, 1:-1] - 4 * picture
 
 
-def _spatial_frequency(picture):
-    """Squared differences to the left and upper neighbour of (B, C, H, W), summed over 11x11."""
+def _spatial_frequency(picture: torch.Tensor) -> torch.Tensor:
+    """Squared differences to the left and upper neighbours of (B, C, H, W), summed over 11x11."""
     padded = functional.pad(picture, (1, 0, 1, 0))
     left, up = padded[..., 1:, :-1], padded[..., :-1, 1:]
     squares = (left - picture) ** 2 + (up - picture) ** 2
     return _windowed_sum(squares, picture.new_ones(FREQUENCY_WINDOW))
 
 
-def l1_term(output, batch):
+def l1_term(output: Output, batch: Batch) -> torch.Tensor:
     """Mean absolute error of the fused picture."""
     return functional.l1_loss(output["fused"], batch["answer"])
 
 
-def mse_term(output, batch):
-    """Mean squared error of the fused picture: what PSNR measures."""
+def mse_term(output: Output, batch: Batch) -> torch.Tensor:
+    """Mean squared error of the fused picture, which PSNR measures."""
     return functional.mse_loss(output["fused"], batch["answer"])
 
 
-def log_mse_term(output, batch):
-    """Mean over the samples of log(1 + mean squared error / 1e-5): a mean PSNR, turned round.
+def log_mse_term(output: Output, batch: Batch) -> torch.Tensor:
+    """Mean over the samples of log(1 + mean squared error / 1e-5): a negative mean PSNR.
 
-    Squared errors below 1e-5 (50 dB) hardly count any more.
+    Squared errors below 1e-5 (50 dB) hardly count.
     """
     errors = (output["fused"] - batch["answer"]).square().mean((1, 2, 3))
     return (errors / LOG_MSE_FLOOR).log1p().mean()
 
 
-def ssim_term(output, batch):
+def ssim_term(output: Output, batch: Batch) -> torch.Tensor:
     """1 - SSIM of the fused picture."""
     return 1 - ssim(output["fused"], batch["answer"])
 
 
-def laplacian_term(output, batch):
+def laplacian_term(output: Output, batch: Batch) -> torch.Tensor:
     """Mean absolute difference of the 4-neighbour Laplacians."""
     return functional.l1_loss(_laplacian(output["fused"]), _laplacian(batch["answer"]))
 
 
-def spatial_frequency_term(output, batch):
+def spatial_frequency_term(output: Output, batch: Batch) -> torch.Tensor:
     """Mean absolute difference of the local spatial frequencies.
 
-    A sum over 121 pixels, not a mean: beside the other terms its weight counts for much more than
-    it looks.
+    It is a sum over 121 pixels, not a mean, so its weight counts for much more than it seems.
     Source:
         Li, Kwok and Wang, "Combination of images with diverse focuses using the spatial
         frequency", Information Fusion 2001, without its root, in the form of the published loss.
@@ -126,25 +132,25 @@ def spatial_frequency_term(output, batch):
     )
 
 
-def cross_entropy_term(output, batch):
-    """Cross entropy of the frame weights against the frames that come near the answer.
+def cross_entropy_term(output: Output, batch: Batch) -> torch.Tensor:
+    """Cross entropy of the weights of the frames against the frames that are close to the answer.
 
-    The label of frame n at a pixel is softmax over the frames of -(frame - answer)^2 / (3/255)^2,
-    in colour the mean over its three planes.
+    The label of frame n at a pixel is the softmax over the frames of
+    -(frame - answer)^2 / (3/255)^2, in colour with the mean over the three planes.
 
     Raises:
-        ValueError: the network gives no weights of the frames.
+        ValueError: the network outputs no weights of the frames.
     """
     if output["logits"] is None:
         raise ValueError(
-            "the term cross_entropy needs a network that weighs the frames: this one gives luma"
+            "the term cross_entropy needs a network that outputs weights: this one outputs luma"
         )
     error = (batch["stack"] - batch["answer"][:, :, None]) / LABEL_TOLERANCE  # (B, C, N, H, W)
     label = torch.softmax(-(error**2).mean(1), dim=1)
     return -(label * torch.log_softmax(output["logits"], dim=1)).sum(dim=1).mean()
 
 
-TERMS = {
+TERMS: dict[str, Callable[[Output, Batch], torch.Tensor]] = {
     "l1": l1_term,
     "ssim": ssim_term,
     "laplacian": laplacian_term,
@@ -157,28 +163,31 @@ PUBLISHED_WEIGHTS = {"l1": 0.1, "ssim": 0.7, "laplacian": 0.1, "spatial_frequenc
 DEFAULT_WEIGHTS = {"l1": 1.0, "ssim": 0.3, "laplacian": 0.5, "log_mse": 0.02}
 
 
-def weighted_loss(output, batch, weights):
+def weighted_loss(
+    output: Output, batch: Batch, weights: Mapping[str, float]
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     """The weighted sum of the terms, always in float32.
 
     Args:
-        output: what run_network gives, on any float type.
-        batch: the batch it was made from.
+        output: as from run_network, of any float type.
+        batch: the batch that it was made from.
         weights: {name in TERMS: weight}; a term of weight 0 is not computed.
     Returns:
         (total, terms): total a scalar tensor to differentiate, terms {name: its unweighted value
         as a detached scalar tensor}.
     Raises:
-        ValueError: a term needs what this network does not give.
+        ValueError: a term needs what this network does not output.
     """
     # bfloat16 has 8 bits of mantissa: the variances inside SSIM would be noise in it
     with torch.autocast(output["fused"].device.type, enabled=False):
         output = {key: value if value is None else value.float() for key, value in output.items()}
         values = {name: TERMS[name](output, batch) for name, weight in weights.items() if weight}
-        total = sum(weights[name] * value for name, value in values.items())
+        nothing = output["fused"].new_zeros(())
+        total = sum((weights[name] * value for name, value in values.items()), nothing)
     return total, {name: value.detach() for name, value in values.items()}
 
 
-def parse_loss_weights(words):
+def parse_loss_weights(words: Sequence[str | float]) -> dict[str, float]:
     """Weights of the terms from the words of a command line.
 
     Args:
@@ -195,14 +204,14 @@ def parse_loss_weights(words):
         + ", or name=weight pairs of "
         + ", ".join(TERMS)
     )
-    words = [str(word) for word in words]
-    if any("=" in word for word in words):
-        pairs = [word.partition("=")[::2] for word in words]
-    elif len(words) == len(PUBLISHED_WEIGHTS):
-        pairs = list(zip(PUBLISHED_WEIGHTS, words))
+    texts = [str(word) for word in words]
+    if any("=" in text for text in texts):
+        pairs = [(name, number) for name, _, number in (text.partition("=") for text in texts)]
+    elif len(texts) == len(PUBLISHED_WEIGHTS):
+        pairs = list(zip(PUBLISHED_WEIGHTS, texts))
     else:
         raise ValueError(f"{len(words)} loss weights without names: {form}")
-    weights = {}
+    weights: dict[str, float] = {}
     for name, number in pairs:
         if name not in TERMS or name in weights:
             what = "is given twice" if name in weights else "is no loss term"

@@ -1,15 +1,16 @@
 """The networks, from the bottom up: blocks, the published StackMFF, the default StackMix, loading.
 
-A network takes a luma stack (B, 1, N, H, W), and where its `colour` is true the chroma beside it.
-It says in `output` what it gives: "weights" of the frames (B, N, H, W), or a fused "luma"
-(B, 1, H, W).
+A network takes a luma stack (B, 1, N, H, W) and, if its `colour` is true, the chroma as well. Its
+`output` says what it returns: "weights" of the frames (B, N, H, W), or a fused "luma" (B, 1, H, W).
 """
 
 import itertools
 import json
 import pickle
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -18,9 +19,11 @@ from torch import nn
 from stackmff.errors import StackError
 from stackmff.images.colour import CHROMA, LUMA
 
+Config = dict[str, Any]  # {"network": name, option: value, ...}
 
-def luma_and_chroma(stack):
-    """What a network looks at of stacks in colour; planes.luma and planes.chroma in torch.
+
+def luma_and_chroma(stack: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """What a network sees of stacks in colour: `luma` and `chroma` of images/colour.py in torch.
 
     Args:
         stack: (B, 3, N, H, W) float RGB in [0, 1].
@@ -28,25 +31,32 @@ def luma_and_chroma(stack):
         (luma, chroma): (B, 1, N, H, W) in [0, 1] and (B, 2, N, ceil(H/2), ceil(W/2)), Cb and Cr in
         [-0.5, 0.5] as means over 2x2 px.
     """
-    # As sums, since autocast would have products of matrices in 16 bits.
-    luma = sum(part * plane for part, plane in zip(LUMA, stack.unbind(1)))  # (B, N, H, W)
+    # As sums, since autocast would compute products of matrices in 16 bits.
+    luma = weighted_sum(LUMA, stack)  # (B, N, H, W)
     small = F.avg_pool2d(stack.flatten(1, 2), 2, ceil_mode=True).unflatten(1, stack.shape[1:3])
-    chroma = (sum(k * plane for k, plane in zip(row, small.unbind(1))) for row in CHROMA)
-    return luma[:, None], torch.stack(list(chroma), 1)
+    return luma[:, None], torch.stack([weighted_sum(row, small) for row in CHROMA], 1)
 
 
-def pad_to_multiple(stack, multiple):
-    """Extend height and width at the bottom and the right to a multiple; frames are left alone.
+def weighted_sum(weights: Sequence[float], stack: torch.Tensor) -> torch.Tensor:
+    """The weighted sum (B, N, H, W) of the planes of a stack (B, C, N, H, W)."""
+    total = torch.zeros_like(stack[:, 0])
+    for weight, plane in zip(weights, stack.unbind(1)):
+        total = total + weight * plane
+    return total
 
-    Mirrored without repeating the edge, or by repeating it where a side is too short to mirror.
+
+def pad_to_multiple(stack: torch.Tensor, multiple: int) -> torch.Tensor:
+    """Pad height and width at the bottom and on the right to a multiple; N stays.
+
+    Pads by reflection without the edge, or by replication if a side is too short to reflect.
 
     Args:
         stack: (B, C, N, H, W), any range.
-        multiple: what both sides shall be divisible by, px.
+        multiple: of which both sides are to be, px.
     Returns:
         (B, C, N, H', W').
     """
-    frames = stack.flatten(1, 2)  # (B, C N, H, W): the padding of 2D pictures knows the mirror
+    frames = stack.flatten(1, 2)  # (B, C N, H, W), since 3D padding has no reflection
     height, width = frames.shape[-2:]
     down, right = -height % multiple, -width % multiple
     if down:
@@ -57,36 +67,36 @@ def pad_to_multiple(stack, multiple):
 
 
 class ConvNormReLU3d(nn.Sequential):
-    """Convolution over 3x3x3 with bias, batch norm, ReLU: (B, C, N, H, W) to (B, C', N, H, W)."""
+    """3x3x3 convolution with bias, batch norm, ReLU: (B, C, N, H, W) to (B, C', N, H, W)."""
 
-    def __init__(self, c_in, c_out):
+    def __init__(self, c_in: int, c_out: int) -> None:
         super().__init__(nn.Conv3d(c_in, c_out, 3, padding=1), nn.BatchNorm3d(c_out), nn.ReLU())
 
 
 class ResidualBlock3d(nn.Module):
-    """Two convolutions, and the block's input through a 1x1x1 one added after the second ReLU."""
+    """Two convolutions; the input, through a 1x1x1 one, is added after the second ReLU."""
 
-    def __init__(self, c_in, c_out):
+    def __init__(self, c_in: int, c_out: int) -> None:
         super().__init__()
         self.conv1 = ConvNormReLU3d(c_in, c_out)
         self.conv2 = ConvNormReLU3d(c_out, c_out)
         self.residual_upsampler = nn.Conv3d(c_in, c_out, 1, bias=False)
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.conv2(self.conv1(x)) + self.residual_upsampler(x)
 
 
 class Upsample3d(nn.Module):
-    """Doubles height and width by a transposed convolution with ReLU; frames stay."""
+    """Doubles height and width by a transposed convolution with ReLU; N stays."""
 
-    def __init__(self, c_in, c_out):
+    def __init__(self, c_in: int, c_out: int) -> None:
         super().__init__()
         self.deconv = nn.Sequential(
             nn.ConvTranspose3d(c_in, c_out, (1, 4, 4), stride=(1, 2, 2), padding=(0, 1, 1)),
             nn.ReLU(),
         )
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.deconv(x)
 
 
@@ -96,7 +106,7 @@ class CoordinateAttention3d(nn.Module):
     Source: Xie et al. 2025 (StackMFF), after coordinate attention (Hou et al., CVPR 2021).
     """
 
-    def __init__(self, channels):
+    def __init__(self, channels: int) -> None:
         super().__init__()
         hidden = max(8, channels // 32)
         self.conv1 = nn.Conv3d(channels, hidden, 1)
@@ -105,7 +115,7 @@ class CoordinateAttention3d(nn.Module):
         self.conv_h = nn.Conv3d(hidden, channels, 1)
         self.conv_w = nn.Conv3d(hidden, channels, 1)
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         n_frames, height, width = x.shape[2:]
         profiles = torch.cat(
             [
@@ -116,9 +126,9 @@ class CoordinateAttention3d(nn.Module):
             dim=2,
         )
         hidden = F.hardswish(self.bn1(self.conv1(profiles)))  # (B, 8, H+W+N, 1, 1)
-        # The published code joins (height, width, frames) and splits by the lengths of (frames,
-        # height, width), so each gate sees a shifted stretch: "frames" the first N rows, and so on.
-        # The released weights were trained with it; it is kept because they need it.
+        # The published code joins (height, width, frames) but splits by the lengths of (frames,
+        # height, width), so each gate sees a shifted part: that of the frames the first N rows, and
+        # so on. The released weights were trained with this error and need it.
         d, h, w = hidden.split([n_frames, height, width], dim=2)
         gate_d = self.conv_d(d).sigmoid()  # (B, C, N, 1, 1)
         gate_h = self.conv_h(h.transpose(2, 3)).sigmoid()  # (B, C, 1, H, 1)
@@ -129,27 +139,43 @@ class CoordinateAttention3d(nn.Module):
 class SmoothLayer(nn.Module):
     """3x3 convolution of one channel, batch norm and sigmoid: (B, 1, H, W) to [0, 1]."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.conv = nn.Conv2d(1, 1, 3, padding=1)
         self.bn = nn.BatchNorm2d(1)
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.bn(self.conv(x)).sigmoid()
 
 
-class StackMFF(nn.Module):
-    """The published network: a 3D U-Net that draws the fused luma itself.
+class FusionNetwork(nn.Module):
+    """What every network here says about itself.
 
-    142.5 thousand multiply-adds a pixel and frame, 6,083,669 parameters.
+    Attributes:
+        output: what it returns, "weights" of the frames or a fused "luma".
+        colour: whether it sees chroma besides luma.
+        options: {option of its configuration: default}, the arguments of its constructor.
+        config: its whole configuration, as `build_network` sets it.
+    """
+
+    output: str
+    colour: bool
+    options: Mapping[str, Any]
+    config: Config
+
+
+class StackMFF(FusionNetwork):
+    """The published network: a 3D U-Net that predicts the fused luma itself.
+
+    142.5 thousand multiply-adds per pixel and frame, 6,083,669 parameters.
     Source: Xie et al. 2025, "StackMFF: end-to-end multi-focus image stack fusion network".
     """
 
     output = "luma"
     colour = False
-    options = MappingProxyType({})
+    options: Mapping[str, Any] = MappingProxyType({})
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.pool = nn.MaxPool3d((1, 2, 2))  # frames are never pooled
         self.conv_blk1 = ResidualBlock3d(1, 16)
@@ -169,7 +195,7 @@ class StackMFF(nn.Module):
         self.one_conv = nn.Conv3d(16, 1, 1)
         self.smooth_layer = SmoothLayer()
 
-    def forward(self, stack):
+    def forward(self, stack: torch.Tensor) -> torch.Tensor:
         """Fuse.
 
         Args:
@@ -195,23 +221,23 @@ class StackMFF(nn.Module):
 class ConvNorm3d(nn.Sequential):
     """Bias-free convolution and batch norm; kernel (frames, rows, columns), size kept."""
 
-    def __init__(self, c_in, c_out, kernel):
-        padding = tuple(k // 2 for k in kernel)
+    def __init__(self, c_in: int, c_out: int, kernel: tuple[int, int, int]) -> None:
+        padding = kernel[0] // 2, kernel[1] // 2, kernel[2] // 2
         super().__init__(
             nn.Conv3d(c_in, c_out, kernel, padding=padding, bias=False), nn.BatchNorm3d(c_out)
         )
 
-    def beside(self, x, best):
-        """What it makes of x and x - best joined, (B, 2C, N, H, W), without joining them.
+    def beside(self, x: torch.Tensor, best: torch.Tensor) -> torch.Tensor:
+        """The result for x and x - best concatenated, (B, 2C, N, H, W), without concatenating them.
 
-        With d = x - best, w_x x + w_d d = (w_x + w_d) d + w_x best, and `best` is one frame where
-        x has N: half of the work. In 16 bits what differs between frames keeps its precision, which
-        it would not in (w_x + w_d) x - w_d best.
+        With d = x - best, w_x x + w_d d = (w_x + w_d) d + w_x best, where `best` has one frame and
+        x has N: half of the work. In 16 bits this form keeps the precision of the differences
+        between frames, and (w_x + w_d) x - w_d best would not.
 
         Args:
             x: (B, C, N, H, W); best: (B, C, 1, H, W).
         """
-        conv, norm = self
+        conv, norm = cast(nn.Conv3d, self[0]), self[1]
         own, difference = conv.weight.chunk(2, dim=1)
         y = F.conv3d(x - best, own + difference, padding=conv.padding)
         return norm(y + F.conv3d(best, own, conv.bias, padding=conv.padding))
@@ -220,68 +246,68 @@ class ConvNorm3d(nn.Sequential):
 class AcrossFrames(nn.Sequential):
     """Bias-free convolution over three frames and batch norm, (B, C, N, H, W) to the same.
 
-    As a 3x1 convolution over (N, H W), which is the 3x1x1 one: in its 3D form the CPU's bf16
-    gradient for two frames is not finite (PyTorch 2.13).
+    Computed as a 3x1 convolution over (N, H W): in the equivalent 3x1x1 form the bf16 gradient for
+    two frames is not finite on a CPU (PyTorch 2.13).
     """
 
-    def __init__(self, channels):
+    def __init__(self, channels: int) -> None:
         super().__init__(
             nn.Conv2d(channels, channels, (3, 1), padding=(1, 0), bias=False),
             nn.BatchNorm2d(channels),
         )
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         return super().forward(x.flatten(3)).unflatten(3, x.shape[3:])
 
 
 class FactorisedBlock(nn.Module):
-    """relu(c(b(a(x))) + skip): within frames, across frames, within frames.
+    """relu(c(b(a(x))) + skip): convolutions within, across and again within frames.
 
     (B, C, N, H, W) to (B, C', N, H, W) at 2/5 of the cost of two 3x3x3 convolutions.
     """
 
-    def __init__(self, c_in, c_out):
+    def __init__(self, c_in: int, c_out: int) -> None:
         super().__init__()
         self.a = ConvNorm3d(c_in, c_out, (1, 3, 3))
         self.b = AcrossFrames(c_out)
         self.c = ConvNorm3d(c_out, c_out, (1, 3, 3))
         self.skip = nn.Identity() if c_in == c_out else ConvNorm3d(c_in, c_out, (1, 1, 1))
 
-    def change(self, y):
-        """What the convolutions b and c make of what a made."""
+    def change(self, y: torch.Tensor) -> torch.Tensor:
+        """The result of the convolutions b and c for that of a."""
         return self.c(F.relu(self.b(F.relu(y))))
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         return F.relu(self.change(self.a(x)) + self.skip(x))
 
 
 class BesideBest(FactorisedBlock):
-    """A block of x and of how far each frame is from the best one.
+    """A block over x and the difference of each frame from the best one.
 
     (B, C, N, H, W) to (B, C', N, H, W). The best is the maximum over the frames, at each place and
     in each channel.
 
     Args:
         c_in, c_out: C and C'.
-        identity: whether x itself is added in the end, in place of a convolution of both; C' is C.
+        identity: add x itself in the end instead of a convolution of both; C' is then C.
     """
 
-    def __init__(self, c_in, c_out, identity):
+    def __init__(self, c_in: int, c_out: int, identity: bool) -> None:
         super().__init__(2 * c_in, c_out)
         self.identity = identity
         if identity:
             self.skip = nn.Identity()
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         best = x.amax(2, keepdim=True)
-        skip = x if self.identity else self.skip.beside(x, best)
+        skip = x if self.identity else cast(ConvNorm3d, self.skip).beside(x, best)
         return F.relu(self.change(self.a.beside(x, best)) + skip)
 
 
 class UpNorm3d(nn.Sequential):
     """Doubles height and width: (B, C, N, H, W) to (B, C', N, 2H, 2W)."""
 
-    def __init__(self, c_in, c_out):
+    def __init__(self, c_in: int, c_out: int) -> None:
         super().__init__(
             nn.ConvTranspose3d(c_in, c_out, (1, 2, 2), stride=(1, 2, 2), bias=False),
             nn.BatchNorm3d(c_out),
@@ -290,11 +316,11 @@ class UpNorm3d(nn.Sequential):
 
 
 class LocalCoordinateAttention3d(nn.Module):
-    """3D coordinate attention whose means are taken over a window around each place.
+    """3D coordinate attention with means over a window around each place.
 
-    A mean over the whole picture would make a tile see other gates than the picture that it was
-    cut from. Here every mean runs over blocks of 4 and then over `window` blocks, so that the
-    gates depend on their neighbourhood alone, and a tile with a margin agrees with the whole.
+    With means over the whole picture, a tile would have other gates than the picture that it is cut
+    from. Here every mean is over blocks of 4 and then over `window` blocks, so the gates depend
+    only on their neighbourhood, and a tile with a margin agrees with the whole.
 
     Args:
         channels, hidden: numbers of channels of x and of the shared layer.
@@ -303,23 +329,23 @@ class LocalCoordinateAttention3d(nn.Module):
 
     block = 4
 
-    def __init__(self, channels, hidden, window):
+    def __init__(self, channels: int, hidden: int, window: int) -> None:
         super().__init__()
         self.window = window
         self.shared = nn.Conv1d(channels, hidden, 1)
         self.norm = nn.BatchNorm1d(hidden)
         self.gates = nn.ModuleList(nn.Conv3d(hidden, channels, 1) for _ in range(3))
 
-    def window_mean(self, x, rows, columns):
-        """Mean over the window along rows, columns or both; that side shrinks to its blocks."""
-        planes = x.flatten(1, 2)  # (B, C N, H, W): 3D pooling refuses sides under the window
+    def window_mean(self, x: torch.Tensor, rows: bool, columns: bool) -> torch.Tensor:
+        """Mean over the window along rows, columns or both; these sides shrink to their blocks."""
+        planes = x.flatten(1, 2)  # (B, C N, H, W): 3D pooling rejects sides below the window
         planes = F.avg_pool2d(planes, (self.block if rows else 1, self.block if columns else 1))
         kernel = (self.window if rows else 1, self.window if columns else 1)
         padding = (kernel[0] // 2, kernel[1] // 2)
         planes = F.avg_pool2d(planes, kernel, 1, padding, count_include_pad=False)
         return planes.unflatten(1, x.shape[1:3])
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, C, N, H, W), H and W multiples of 4, to the same shape."""
         mean_frame = x.mean(2, keepdim=True)
         profiles = [
@@ -338,40 +364,42 @@ class LocalCoordinateAttention3d(nn.Module):
         return x
 
 
-class StackMix(nn.Module):
-    """The default network: the weights with which the frames are mixed at each pixel.
+class StackMix(FusionNetwork):
+    """The default network: predicts the weights with which the frames are mixed at each pixel.
 
-    182 thousand parameters and, with eight frames, 2.88 thousand multiply-adds a pixel and frame:
-    everything runs on 4x4 blocks of pixels laid into channels, a sixteenth of the positions, with
-    no sample lost; of the chroma, at half the resolution, on 2x2.
-    Frames are compared all with all twice, before the levels and after: by their distance from the
-    maximum over the frames.
+    182 thousand parameters and, with eight frames, 2.88 thousand multiply-adds per pixel and frame.
+    It works on 4x4 blocks of pixels rearranged into channels, a sixteenth of the positions, without
+    losing a sample; the chroma, at half the resolution, in blocks of 2x2.
+    All frames are compared with each other twice, before the levels and after them, by their
+    difference from the maximum over the frames.
 
     Args:
         widths: channels of the levels, each at half the resolution of the one before; two to four,
-            so that tiles, which start on multiples of 32 px, see the grids of the whole.
+            so that tiles, which start on multiples of 32 px, have the same grids as the whole.
         hidden: channels of the attention's shared layer.
         window: side of the attention's window in blocks of 16 px, odd.
-        chroma: channels of the chroma's stem; with 0 the network looks at the luma alone, and what
-            differs from its background in colour only is lost on it.
+        chroma: channels of the chroma's stem; with 0 the network sees only luma, and misses what
+            differs from its background only in colour.
     Raises:
-        ValueError: a number that is no such thing.
+        ValueError: an argument is not such a number.
     """
 
     output = "weights"
-    options = MappingProxyType({"widths": (16, 32, 40, 48), "hidden": 8, "window": 5, "chroma": 8})
+    options: Mapping[str, Any] = MappingProxyType(
+        {"widths": (16, 32, 40, 48), "hidden": 8, "window": 5, "chroma": 8}
+    )
     unshuffle = 4
 
-    def __init__(self, widths, hidden, window, chroma):
+    def __init__(self, widths: Sequence[int], hidden: int, window: int, chroma: int) -> None:
         super().__init__()
         fit = all(type(n) is int and n > 0 for n in (*widths, hidden, window))
         if not 2 <= len(widths) <= 4 or not fit or type(chroma) is not int or chroma < 0:
             raise ValueError(
-                "widths are two to four whole numbers, hidden and window one each, above 0, and "
+                "widths are two to four whole numbers above 0, hidden and window one each, and "
                 "chroma one from 0"
             )
         if window % 2 == 0:
-            raise ValueError(f"a window of {window} blocks has no middle: take an odd number")
+            raise ValueError(f"a window of {window} blocks has no centre: give an odd number")
         narrow, samples = widths[0], self.unshuffle**2
         self.colour = chroma > 0
         self.stem = ConvNorm3d(samples, narrow, (1, 3, 3))
@@ -388,27 +416,32 @@ class StackMix(nn.Module):
         self.head = nn.Conv3d(2 * narrow + chroma, samples, (1, 3, 3), padding=(0, 1, 1))
         self.multiple = self.unshuffle * max(2 ** (len(widths) - 1), self.attention.block)
 
-    def blocks(self, planes, side):
-        """Blocks of side x side samples laid into channels, their width and height made to fit.
+    def blocks(self, planes: torch.Tensor, side: int) -> torch.Tensor:
+        """Blocks of side x side samples rearranged into channels, after padding.
 
         Args:
-            planes: (B, C, N, H, W), H and W in samples of which `side` are as long as 4 px.
+            planes: (B, C, N, H, W), H and W in samples, `side` of which are 4 px long.
         Returns:
             (B, C side², N, H'/side, W'/side).
         """
         planes = pad_to_multiple(planes, self.multiple * side // self.unshuffle)
         return F.pixel_unshuffle(planes.transpose(1, 2), side).transpose(1, 2)
 
-    def forward(self, stack, chroma=None, return_logits=False):
+    def forward(
+        self,
+        stack: torch.Tensor,
+        chroma: torch.Tensor | None = None,
+        return_logits: bool = False,
+    ) -> torch.Tensor:
         """Weigh the frames.
 
         Args:
             stack: (B, 1, N, H, W) float luma in [0, 1], in focus order; any N from 1, H and W.
             chroma: (B, 2, N, ceil(H/2), ceil(W/2)) float in [-0.5, 0.5], see `luma_and_chroma`;
                 None for grey stacks.
-            return_logits: give the logits in place of their softmax, for training.
+            return_logits: return the logits instead of their softmax, for training.
         Returns:
-            (B, N, H, W) float32, the weights' sum over N is 1 (or any number, as logits).
+            (B, N, H, W) float32 weights with sum 1 over N, or logits.
         """
         height, width = stack.shape[-2:]
         stem = self.stem(self.blocks(stack - 0.5, self.unshuffle))  # (B, C1, N, H/4, W/4)
@@ -433,28 +466,28 @@ class StackMix(nn.Module):
         return logits if return_logits else logits.softmax(1)
 
 
-NETWORKS = {"StackMix": StackMix, "StackMFF": StackMFF}
+NETWORKS: dict[str, type[FusionNetwork]] = {"StackMix": StackMix, "StackMFF": StackMFF}
 
 
-def default_config(name):
+def default_config(name: str) -> Config:
     """The configuration of a network of NETWORKS: {"network": name, option: value, ...}."""
     return {"network": name, **NETWORKS[name].options}
 
 
-def build_network(config):
+def build_network(config: Mapping[str, Any]) -> FusionNetwork:
     """Make the network that a configuration describes, with fresh weights.
 
     Args:
-        config: as from `default_config`; options left out take their defaults.
+        config: as from `default_config`; options that are missing have their defaults.
     Returns:
-        An nn.Module with the whole configuration in `.config`.
+        The network, with the whole configuration in `.config`.
     Raises:
-        StackError: a name or an option that is not known.
+        StackError: an unknown name or option, or a value that does not fit.
     """
     config = dict(config)
     name = config.pop("network", None)
     if name not in NETWORKS:
-        raise StackError(f"network {name!r} is not known: choose from {', '.join(NETWORKS)}")
+        raise StackError(f"network {name!r} is unknown: choose from {', '.join(NETWORKS)}")
     options = {**NETWORKS[name].options, **config}
     try:
         network = NETWORKS[name](**options)
@@ -464,47 +497,47 @@ def build_network(config):
     return network
 
 
-def load_checkpoint(path):
+def load_checkpoint(path: str | Path) -> dict[str, Any]:
     """Read a checkpoint file.
 
     Args:
         path: a checkpoint of this program, or a bare state dict of the published network, with or
-            without "module." in front of its names.
+            without the prefix "module." in its names.
     Returns:
         A dict with at least "config" and "network" (the state dict).
     Raises:
-        StackError: there is no such file, or it holds no weights of a network of ours.
+        StackError: there is no such file, or it holds no weights of a network defined here.
     """
     if not Path(path).is_file():
         raise StackError(f"{path} is no file of weights: give the path of a checkpoint")
     try:
-        Path(path).open("rb").close()  # what cannot be opened is no cut checkpoint
+        Path(path).open("rb").close()  # a file that cannot be opened is not cut short
     except OSError as error:
         raise StackError(f"{path} cannot be read: {error.strerror}") from error
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError) as error:
-        raise StackError(f"{path} is no checkpoint, or is cut short: fetch it again") from error
+        raise StackError(f"{path} is no checkpoint, or is cut short: download it again") from error
     if not isinstance(checkpoint, dict) or not checkpoint:
         raise StackError(f"{path} holds no weights: give a checkpoint of {' or '.join(NETWORKS)}")
     if "config" in checkpoint and "network" in checkpoint:
-        if checkpoint["config"].get("network") == "StackMix":  # older ones looked at luma alone
+        if checkpoint["config"].get("network") == "StackMix":  # older ones saw only luma
             checkpoint["config"] = {"chroma": 0, **checkpoint["config"]}
         return checkpoint
     state = {str(name).removeprefix("module."): tensor for name, tensor in checkpoint.items()}
     return {"config": default_config("StackMFF"), "network": state}
 
 
-def load_network(path, device="cpu"):
+def load_network(path: str | Path, device: str | torch.device = "cpu") -> FusionNetwork:
     """Rebuild a network from its checkpoint, ready to use.
 
     Args:
         path: see `load_checkpoint`.
-        device: where its weights shall lie.
+        device: where its weights are to be.
     Returns:
         The network in eval mode with `.config`.
     Raises:
-        StackError: as `load_checkpoint`, or the weights are of another network.
+        StackError: as `load_checkpoint`, or the weights belong to another network.
     """
     checkpoint = load_checkpoint(path)
     network = build_network(checkpoint["config"])
@@ -514,20 +547,20 @@ def load_network(path, device="cpu"):
         name = network.config["network"]
         raise StackError(
             f"{path} holds weights of another network, or of an older {name}: use the version of "
-            "the program that wrote them, or train anew"
+            "the program that wrote them, or train again"
         ) from error
     return network.to(device).eval()
 
 
-def run_network(network, stack):
-    """Run a network for training: what the loss terms look at.
+def run_network(network: nn.Module, stack: torch.Tensor) -> dict[str, Any]:
+    """Run a network for training: the output that the loss terms take.
 
     Args:
         network: one of NETWORKS, possibly inside DistributedDataParallel.
         stack: (B, C, N, H, W) float in [0, 1], C 1 for luma or 3 for RGB.
     Returns:
-        {"fused": (B, C, H, W), "weights" and "logits": (B, N, H, W), or None for a network that
-        gives luma, whose fused is (B, 1, H, W)}, all float32.
+        {"fused": (B, C, H, W), "weights" and "logits": (B, N, H, W)}, all float32; for a network
+        that outputs luma, fused is (B, 1, H, W) and the others are None.
     """
     bare = getattr(network, "module", network)
     luma, chroma = luma_and_chroma(stack) if stack.shape[1] == 3 else (stack, None)
@@ -540,12 +573,12 @@ def run_network(network, stack):
     return {"fused": fused, "weights": weights, "logits": logits}
 
 
-def config_of(name, words):
+def config_of(name: str, words: Sequence[str]) -> Config:
     """The configuration of a network from the words of --network_options.
 
     Args:
         name: one of NETWORKS.
-        words: "OPTION=VALUE" each, the value in JSON; what is not named has its default.
+        words: "OPTION=VALUE" each, the value in JSON; options that are not named have defaults.
     Returns:
         As from `default_config`.
     Raises:
@@ -560,7 +593,5 @@ def config_of(name, words):
             value = json.loads(value)
         except json.JSONDecodeError:
             raise ValueError(f"{option}={value!r} is no JSON value") from None
-        config[option] = (
-            tuple(value) if isinstance(value, list) else value
-        )  # as checkpoints hold it
+        config[option] = tuple(value) if isinstance(value, list) else value  # as in checkpoints
     return config

@@ -4,23 +4,26 @@ The run lives in experiments/<exp_name>/: args.json, log.jsonl, TensorBoard even
 best.pth (to use) and last.pth (to resume).
 """
 
-import contextlib
+import argparse
 import copy
 import itertools
 import math
 import tempfile
 import time
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 import torch.distributed as dist
+from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 import loss
-from dataloader import batches, build_loaders, check_stacks
+from dataloader import Batch, Loaders, TrainingStacks, batches, build_loaders
 from network import (
     NETWORKS,
+    FusionNetwork,
     build_network,
     config_of,
     load_checkpoint,
@@ -33,10 +36,12 @@ from stackmff.evaluation.metrics import score
 from stackmff.files import write_json
 from stackmff.images.formats import write_picture
 from stackmff.machine import select_device
-from stackmff.processes import join_processes, rank_and_world
+from stackmff.options import changed, values_of
+from stackmff.processes import rank_and_world
 from stackmff.records import run_record
-from stackmff.training import options as train_options
+from stackmff.training.command_line import Checkpoint, Tables, make_parser, parse_options
 from stackmff.training.curves import draw_run
+from stackmff.training.data_sets import check_stacks
 from stackmff.training.log import Log, Means
 from stackmff.training.optimisation import (
     Average,
@@ -47,18 +52,20 @@ from stackmff.training.optimisation import (
     learning_rate,
     to_training_mode,
 )
-from stackmff.training.options import Tables, parse_args
+from stackmff.training.options import NetworkOptions, TrainOptions
 from stackmff.training.profiling import Stages, table_of_stages
-from stackmff.training.run import Run, Stop
+from stackmff.training.run import Run, Stop, process_group
 from utils import run_main, seed_everything
+
+Scores = dict[str, float]
 
 PANELS = 2  # validation scenes that TensorBoard shows
 WARM_UP = 3  # steps before those that --profile times
-DATA_SECONDS = 15  # that a dry run reads stacks for
+DATA_SECONDS = 15  # for which a dry run reads stacks
 
 
-def tables():
-    """The networks and loss terms that there are, for the options."""
+def tables() -> Tables:
+    """The networks and loss terms that the options choose from."""
     return Tables(
         networks={name: network.output for name, network in NETWORKS.items()},
         network_config=config_of,
@@ -70,18 +77,18 @@ def tables():
     )
 
 
-def get_parser():
+def get_parser() -> argparse.ArgumentParser:
     """The options of train.py."""
-    return train_options.get_parser(tables())
+    return make_parser(tables())
 
 
-def train_step(run, batch, stages):
+def train_step(run: Run, batch: Batch, stages: Stages) -> dict[str, float | torch.Tensor]:
     """Take one step.
 
     Args:
-        run: the Run; it is advanced.
+        run: it is advanced.
         batch: as from `batches`.
-        stages: a Stages.
+        stages: the times are added to it.
     Returns:
         {"loss", "gradient_norm", "lr" and the terms of the loss: number or scalar tensor}.
     Raises:
@@ -91,11 +98,12 @@ def train_step(run, batch, stages):
         stack = batch["stack"].to(run.device, non_blocking=True)
         answer = batch["answer"].to(run.device, non_blocking=True)
     place = run.epoch * run.steps_per_epoch + run.step_in_epoch
-    rate = learning_rate(place, run.steps_per_epoch, run.args)
+    options = run.options.optimisation
+    rate = learning_rate(place, run.steps_per_epoch, run.options.run.epochs, options)
     for group in run.optimizer.param_groups:
         group["lr"] = rate
     run.optimizer.zero_grad()
-    with stages.stage("forward"), autocast(run.device, run.args.precision):
+    with stages.stage("forward"), autocast(run.device, run.options.run.precision):
         output = run_network(run.trained, stack)
     with stages.stage("loss"):
         total, terms = loss.weighted_loss(
@@ -106,13 +114,13 @@ def train_step(run, batch, stages):
     total = total.detach()
     with stages.stage("optimizer"):
         norm = torch.nn.utils.clip_grad_norm_(
-            run.network.parameters(), run.args.clip or float("inf")
+            run.network.parameters(), options.clip or float("inf")
         )
         if not torch.isfinite(total + norm):
             names = ", ".join(batch["scene"])
             raise StackError(
                 f"the loss is {float(total):.4g} and its gradient {float(norm):.4g} at step "
-                f"{run.step + 1}, scenes {names}: look at these pictures, or lower --lr"
+                f"{run.step + 1}, scenes {names}: check these pictures, or lower --lr"
             )
         run.optimizer.step()
     run.step += 1
@@ -122,25 +130,26 @@ def train_step(run, batch, stages):
     return {"loss": total, "gradient_norm": norm, **terms, "lr": rate}
 
 
-def train_one_epoch(run, loader, log, stop):
+def train_one_epoch(run: Run, loader: DataLoader[Any], log: Log, stop: Stop) -> tuple[int, Means]:
     """Train to the end of the epoch, or until something stops it.
 
     Args:
-        run: the Run; it is advanced step by step.
-        loader: of Samples, set to where the run stands.
-        log: the Log.
-        stop: the Stop.
+        run: it is advanced step by step.
+        loader: of Samples, set to the place of the run.
+        log: the steps are written to it.
+        stop: says when to stop.
     Returns:
         (reason, means): 0 at the end of the epoch, else the reason of the stop; and the Means over
         the steps that were taken here.
     Raises:
         StackError: a file cannot be read, or the loss is not finite; its step is not taken.
     """
-    to_training_mode(run.trained, run.args.freeze_norm)
+    options = run.options.run
+    to_training_mode(run.trained, run.options.optimisation.freeze_norm)
     bar = tqdm(
         total=run.steps_per_epoch,
         initial=run.step_in_epoch,
-        desc=f"epoch {run.epoch + 1}/{run.args.epochs}",
+        desc=f"epoch {run.epoch + 1}/{options.epochs}",
         disable=True if rank_and_world()[0] else None,
         leave=False,
     )
@@ -152,31 +161,32 @@ def train_one_epoch(run, loader, log, stop):
             for means in (whole, line):
                 means.add(values, batch["stack"])
             bar.update()
-            if run.step % run.args.log_every == 0:
+            if run.step % options.log_every == 0:
                 logged = line.values()
                 bar.set_postfix(loss=f"{logged['loss']:.4f}", lr=f"{logged['lr']:.2e}")
                 log.write("train", run.epoch, run.step, logged)
                 line = Means()
-            if run.args.save_steps and run.step % run.args.save_steps == 0:
+            if options.save_steps and run.step % options.save_steps == 0:
                 run.save("last.pth", resumable=True)
             if reason := stop.reason(run.device):
                 return reason, whole
     return 0, whole
 
 
-def as_picture(planes):
-    """(C, H, W) tensor as an array (H, W) of luma or (H, W, 3) of RGB."""
-    return planes.movedim(0, -1).squeeze(-1).numpy()
+def as_picture(planes: torch.Tensor) -> np.ndarray:
+    """A (C, H, W) tensor as an array (H, W) of luma or (H, W, 3) of RGB."""
+    array: np.ndarray = planes.movedim(0, -1).squeeze(-1).numpy()
+    return array
 
 
 @torch.no_grad()
-def validate(run, loader):
-    """Score the averaged network on this process's share of the validation stacks.
+def validate(run: Run, loader: DataLoader[Any]) -> tuple[Scores, Scores, dict[str, np.ndarray]]:
+    """Score the averaged network on the validation stacks, of which each process has a share.
 
-    In colour where the network sees it, else their luma.
+    In colour if the network sees it, else in luma.
 
     Args:
-        run: the Run.
+        run: its average is scored.
         loader: of ValidationStacks.
     Returns:
         (scores, by_n, panels): the mean of every metric and of the loss over all stacks of all
@@ -187,13 +197,14 @@ def validate(run, loader):
     """
     network = run.average.network
     if dist.is_initialized():
-        # The statistics of the norms come from what each process saw; those of process 0 are saved.
+        # Each process has the norms' statistics of its own samples; those of process 0 are saved.
         for tensor in network.state_dict().values():
             dist.broadcast(tensor, 0)
-    rows, panels = [], {}
+    rows: list[tuple[int, Scores]] = []
+    panels: dict[str, np.ndarray] = {}
     for batch in batches(loader):
         stack, answer = batch["stack"].to(run.device), batch["answer"].to(run.device)
-        with autocast(run.device, run.args.precision):
+        with autocast(run.device, run.options.run.precision):
             output = run_network(network, stack)
         total, _ = loss.weighted_loss(output, {"stack": stack, "answer": answer}, run.loss_weights)
         fused, answer = (
@@ -207,11 +218,12 @@ def validate(run, loader):
         rows.append((stack.shape[2], row))
         if len(panels) < PANELS:
             weights = output["weights"]
-            weights = weights if weights is None else weights[0].float().cpu().numpy()
+            if weights is not None:
+                weights = weights[0].float().cpu().numpy()
             frames = np.stack([as_picture(frame) for frame in batch["stack"][0].unbind(1)])
             panels[scene] = training_panel(frames, fused, answer, weights)
     if dist.is_initialized():
-        shares = [None] * dist.get_world_size()
+        shares = [rows] * dist.get_world_size()
         dist.all_gather_object(shares, rows)
         rows = [row for share in shares for row in share]
     by_n = {
@@ -223,11 +235,11 @@ def validate(run, loader):
     return scores, by_n, panels
 
 
-def validate_and_save(run, loader, log):
-    """Validate, log it, and keep the network as best.pth if it has the best PSNR so far.
+def validate_and_save(run: Run, loader: DataLoader[Any], log: Log) -> str:
+    """Validate, log it, and keep the network as best.pth if its PSNR is the best so far.
 
     Returns:
-        What to tell of it.
+        A phrase with the scores.
     """
     run.validation, by_n, panels = validate(run, loader)
     log.write("validation_by_n", run.epoch, run.step, by_n)
@@ -244,81 +256,92 @@ def validate_and_save(run, loader, log):
     )
 
 
-def tell(run, sentences):
-    """A line on the terminal about where the run stands; process 0 alone writes it."""
+def report(run: Run, sentences: Sequence[str]) -> None:
+    """Print a line about the state of the run; only process 0 does."""
     if rank_and_world()[0] == 0:
         print(f"epoch {run.epoch} step {run.step}: {'; '.join(sentences)}", flush=True)
 
 
-def train(run, training, validation, log, stop):
-    """Train from where the run stands to its last epoch.
+def train(run: Run, loaders: Loaders, log: Log, stop: Stop) -> int:
+    """Train from the present state of the run to its last epoch.
 
     Args:
-        run: the Run.
-        training: loader of Samples with an EpochBatches.
-        validation: loader of ValidationStacks.
-        log: the Log.
-        stop: the Stop.
+        run: it is advanced.
+        loaders: of training samples, with an EpochBatches, and of validation stacks.
+        log: steps and scores are written to it.
+        stop: says when to stop.
     Returns:
         0 at the end or when the time is up, else the exit status that goes with the signal.
     """
-    if run.epoch >= run.args.epochs and rank_and_world()[0] == 0:
-        print(f"all {run.epoch} epochs are done: give more --epochs to go on")
-    while run.epoch < run.args.epochs:
-        training.batch_sampler.start_at(run.epoch, run.step_in_epoch)
-        reason, means = train_one_epoch(run, training, log, stop)
+    options = run.options.run
+    if run.epoch >= options.epochs and rank_and_world()[0] == 0:
+        print(f"all {run.epoch} epochs are done: raise --epochs to continue")
+    while run.epoch < options.epochs:
+        loaders.order.start_at(run.epoch, run.step_in_epoch)
+        reason, means = train_one_epoch(run, loaders.training, log, stop)
         if reason:
             if reason == Stop.TIME:
-                tell(run, [validate_and_save(run, validation, log), *means.sentences()])
+                report(run, [validate_and_save(run, loaders.validation, log), *means.sentences()])
             run.save("last.pth", resumable=True)
             if rank_and_world()[0] == 0:
                 print(
                     f"stopped in epoch {run.epoch + 1} after {run.step} steps; "
-                    f"--exp_name {run.args.exp_name} --resume goes on"
+                    f"continue with --exp_name {options.exp_name} --resume"
                 )
             return 0 if reason == Stop.TIME else reason
         run.epoch, run.step_in_epoch = run.epoch + 1, 0
         scores = []
-        if run.epoch % run.args.validate_every == 0 or run.epoch == run.args.epochs:
-            scores = [validate_and_save(run, validation, log)]
-        tell(run, scores + means.sentences())
+        if run.epoch % options.validate_every == 0 or run.epoch == options.epochs:
+            scores = [validate_and_save(run, loaders.validation, log)]
+        report(run, scores + means.sentences())
         run.save("last.pth", resumable=True)
-        if run.args.save_every and run.epoch % run.args.save_every == 0:
+        if options.save_every and run.epoch % options.save_every == 0:
             run.save(f"epoch_{run.epoch:04d}.pth")
     return 0
 
 
-def begin_network(args, checkpoint):
-    """A fresh network, that of --init, or of a checkpoint to resume the one it fits."""
-    config = checkpoint["config"] if checkpoint else config_of(args.network, args.network_options)
-    if checkpoint or not args.init:
+def begin_network(options: NetworkOptions, checkpoint: Checkpoint | None) -> FusionNetwork:
+    """A network with new weights or those of --init; for a checkpoint, one that fits it.
+
+    Raises:
+        StackError: --init is another network than the options ask for.
+    """
+    config = (
+        checkpoint["config"] if checkpoint else config_of(options.network, options.network_options)
+    )
+    if checkpoint or not options.init:
         return build_network(config)
-    network = load_network(args.init)
+    network = load_network(options.init)
     if network.config != config:
         raise StackError(
-            f"{args.init} holds {network.config}, the options ask for {config}: "
-            "give the --network and the --network_options of the file"
+            f"{options.init} holds {network.config}, the options ask for {config}: "
+            "give the --network and --network_options of the file"
         )
     return network
 
 
-def build_run(args, device, network, steps_per_epoch, data, checkpoint):
+def build_run(
+    options: TrainOptions,
+    device: torch.device,
+    network: FusionNetwork,
+    loaders: Loaders,
+    checkpoint: Checkpoint | None,
+) -> Run:
     """The network and all that trains it, from the start or where a checkpoint left off."""
     channels_last(network.to(device), device)
-    args.precision = choose_precision(network, args, device)
-    average = Average(network, args.ema)
+    options = changed(options, precision=choose_precision(network, options, device))
+    average = Average(network, options.optimisation.ema)
     run = Run(
-        args=args,
-        folder=Path(args.experiments) / args.exp_name,
+        options=options,
         device=device,
         network=network,
         trained=across_processes(network, device),
         average=average,
-        optimizer=build_optimizer(network, args),
-        loss_weights=loss.parse_loss_weights(args.loss_weights),
-        steps_per_epoch=steps_per_epoch,
-        data=data[0],
-        val_data=data[1],
+        optimizer=build_optimizer(network, options.optimisation),
+        loss_weights=loss.parse_loss_weights(options.optimisation.loss_weights or ()),
+        steps_per_epoch=len(loaders.order),
+        data=loaders.data,
+        val_data=loaders.val_data,
     )
     note = run.start(checkpoint)
     if note and rank_and_world()[0] == 0:
@@ -326,64 +349,51 @@ def build_run(args, device, network, steps_per_epoch, data, checkpoint):
     return run
 
 
-@contextlib.contextmanager
-def process_group(device):
-    """Join the processes that torchrun started; nothing where there is one."""
-    _, world, _ = rank_and_world()
-    if world == 1:
-        yield
-        return
-    join_processes("nccl" if device.type == "cuda" else "gloo")
-    try:
-        yield
-        dist.barrier()  # gloo's threads abort a process that leaves while another is at work
-    finally:
-        dist.destroy_process_group()
+def profile(run: Run, loaders: Loaders, steps: int) -> int:
+    """Take steps, after a few to warm up, and print where their time goes; returns 0."""
+    to_training_mode(run.trained, run.options.optimisation.freeze_norm)
 
-
-def profile(run, training):
-    """Take --profile steps, after a few that warm up, and print where their time goes."""
-    to_training_mode(run.trained, run.args.freeze_norm)
-
-    def endless():
+    def endless() -> Iterator[Batch]:
         for epoch in itertools.count():
-            training.batch_sampler.start_at(epoch, 0)
-            yield from batches(training)
+            loaders.order.start_at(epoch, 0)
+            yield from batches(loaders.training)
 
     source, idle = endless(), Stages()
     for batch in itertools.islice(source, WARM_UP):
         train_step(run, batch, idle)
     stages, samples, start = Stages(run.device), 0, time.perf_counter()
-    made_here = run.args.photos and not training.num_workers
-    loading = "synthesis" if made_here else "load"  # of loader processes: the wait for them
-    for batch in stages.each(loading, itertools.islice(source, run.args.profile)):
+    made_here = run.options.data.photos and not loaders.training.num_workers
+    loading = "synthesis" if made_here else "load"  # with loader processes: the wait
+    for batch in stages.each(loading, itertools.islice(source, steps)):
         train_step(run, batch, stages)
         samples += len(batch["scene"]) * rank_and_world()[1]
     seconds = time.perf_counter() - start
     if rank_and_world()[0] == 0:
-        lines = table_of_stages(stages.seconds, run.args.profile, samples, seconds)
+        lines = table_of_stages(stages.seconds, steps, samples, seconds)
         print("\n".join(lines))
     return 0
 
 
-def rehearse(run, training, validation, log, stop):
-    """Read data, take a step, validate, write and read the checkpoints; tell what was found.
+def rehearse(run: Run, loaders: Loaders, log: Log, stop: Stop) -> int:
+    """Read data, take a step, validate, write and read the checkpoints; report what was found.
 
     Returns:
-        0, or 1 where a stack cannot be used.
+        0, or 1 if a stack cannot be used.
     Raises:
-        StackError: anything of it fails.
+        StackError: any of it fails.
     """
-    count, wrong = check_stacks(training.dataset, DATA_SECONDS)
-    found = [(count, wrong)]
+    samples, own = loaders.training.dataset, (0, list[str]())
+    if isinstance(samples, TrainingStacks):
+        own = check_stacks(samples.store, samples.scenes, DATA_SECONDS)
+    found = [own]
     if dist.is_initialized():
-        found = [None] * dist.get_world_size()
-        dist.all_gather_object(found, (count, wrong))
+        found = [own] * dist.get_world_size()
+        dist.all_gather_object(found, own)
     count, wrong = sum(n for n, _ in found), [sentence for _, part in found for sentence in part]
     stop.deadline = 0.0  # the first step is the last
-    run.best = -float("inf")  # of a run that is resumed: best.pth is to be written here
-    train_one_epoch(run, training, log, stop)
-    scores = validate_and_save(run, validation, log)
+    run.best = -float("inf")  # so that a resumed run writes best.pth here, too
+    train_one_epoch(run, loaders.training, log, stop)
+    scores = validate_and_save(run, loaders.validation, log)
     run.save("last.pth", resumable=True)
     if rank_and_world()[0] == 0:
         load_network(run.folder / "best.pth", run.device)
@@ -391,7 +401,8 @@ def rehearse(run, training, validation, log, stop):
         for sentence in wrong:
             print(f"cannot be used: {sentence}")
         size = (run.folder / "last.pth").stat().st_size / 2**20
-        read = "" if run.args.photos else f"{count} training stacks read, {len(wrong)} unfit; "
+        stacks = f"{count} training stacks read, {len(wrong)} unfit; "
+        read = "" if run.options.data.photos else stacks
         print(
             f"dry run: {read}a step; {scores}; last.pth of {size:.1f} MiB written and read; "
             "nothing is left behind"
@@ -399,62 +410,65 @@ def rehearse(run, training, validation, log, stop):
     return 1 if wrong else 0
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> int:
     """Train; returns the exit status."""
-    args, checkpoint = parse_args(get_parser(), tables(), argv)
-    if not (args.dry_run or args.profile):
-        return train_or_try(args, checkpoint)
+    options, checkpoint = parse_options(get_parser(), tables(), argv)
+    if not (options.run.dry_run or options.run.profile):
+        return train_or_try(options, checkpoint)
     with tempfile.TemporaryDirectory() as folder:  # nothing is left behind
-        args.experiments = folder
-        return train_or_try(args, checkpoint)
+        return train_or_try(changed(options, experiments=folder), checkpoint)
 
 
-def train_or_try(args, checkpoint):
-    """Build the run that the options ask for, and do with it what they ask for.
+def train_or_try(options: TrainOptions, checkpoint: Checkpoint | None) -> int:
+    """Train, rehearse or profile the run that the options describe.
 
     Args:
-        args: the options; checkpoint: what last.pth holds, or None.
+        options: of the run.
+        checkpoint: what last.pth holds, or None for a new run.
     Returns:
         The exit status.
     """
     rank, world, _ = rank_and_world()
-    if world > 1 and args.device.startswith(("cuda:", "mps")):
-        raise StackError(
-            f"--device {args.device} is one GPU for {world} processes: use --device cuda"
-        )
-    device = select_device(args.device)
-    torch.backends.cudnn.benchmark = True  # a handful of shapes, each met thousands of times
-    with process_group(device), Stop(args.max_minutes) as stop:
-        seed_everything(args.seed)
-        network = begin_network(args, checkpoint)
-        training, validation, *data = build_loaders(args, device, network.colour)
-        run = build_run(args, device, network, len(training.batch_sampler), data, checkpoint)
+    name = options.run.device
+    if world > 1 and name.startswith(("cuda:", "mps")):
+        raise StackError(f"--device {name} is one GPU for {world} processes: use --device cuda")
+    device = select_device(name)
+    torch.backends.cudnn.benchmark = (
+        True  # a handful of shapes, each of which comes thousands of times
+    )
+    with process_group(device), Stop(options.run.max_minutes) as stop:
+        seed_everything(options.run.seed)
+        network = begin_network(options.model, checkpoint)
+        loaders = build_loaders(options, device, network.colour)
+        run = build_run(options, device, network, loaders, checkpoint)
         if rank == 0:
-            write_json(run.folder / "args.json", {"args": vars(args), **run_record()})
+            write_json(run.folder / "args.json", {"args": values_of(run.options), **run_record()})
             print(
-                f"{args.network} in {args.precision} on {device}, {run.steps_per_epoch} steps an "
-                f"epoch, {run.folder}"
+                f"{options.model.network} in {run.options.run.precision} on {device}, "
+                f"{run.steps_per_epoch} steps an epoch, {run.folder}"
             )
-        if args.profile:
-            return profile(run, training)
+        if options.run.profile:
+            return profile(run, loaders, options.run.profile)
         log = Log(None if rank else run.folder, run.step)
         try:
-            if args.dry_run:
-                return rehearse(run, training, validation, log, stop)
-            status = train(run, training, validation, log, stop)
-            if rank == 0 and log.path.is_file():
+            if options.run.dry_run:
+                return rehearse(run, loaders, log, stop)
+            status = train(run, loaders, log, stop)
+            if log.path and log.path.is_file():
                 write_picture(run.folder / "curves.png", draw_run(log.path))
             return status
         finally:
             log.close()
 
 
-def measure_precision(network, batch_size, image_size, device):
-    """Which of fp32 and bf16 makes a training step shorter here."""
+def measure_precision(
+    network: FusionNetwork, batch_size: int, image_size: tuple[int, int], device: torch.device
+) -> str:
+    """Which of "fp32" and "bf16" makes a training step faster on this machine."""
     side = [min(size, 256) for size in image_size]
     shape = (batch_size, 3 if network.colour else 1, 4, *side)
     stack = torch.linspace(0, 1, math.prod(shape), device=device).reshape(shape)
-    seconds = {}
+    seconds: dict[str, float] = {}
     for precision in ("fp32", "bf16", "fp32", "bf16"):
         trial = copy.deepcopy(network).train()
         start = time.perf_counter()
@@ -466,20 +480,22 @@ def measure_precision(network, batch_size, image_size, device):
     return "bf16" if seconds["bf16"] < 0.9 * seconds["fp32"] else "fp32"
 
 
-def choose_precision(network, args, device):
-    """ "fp32" or "bf16" for --precision; one answer for all processes.
+def choose_precision(network: FusionNetwork, options: TrainOptions, device: torch.device) -> str:
+    """ "fp32" or "bf16" for --precision; the same in all processes.
 
     Raises:
-        StackError: bf16 is asked for where there is none.
+        StackError: the device has no bf16 and the options ask for it.
     """
     cuda_has_it = device.type == "cuda" and torch.cuda.is_bf16_supported(False)  # not emulated
-    if args.precision == "bf16" and device.type != "cpu" and not cuda_has_it:
+    asked = options.run.precision
+    if asked == "bf16" and device.type != "cpu" and not cuda_has_it:
         raise StackError(f"{device} has no bf16 arithmetic: use --precision fp32")
-    if args.precision != "auto":
-        return args.precision
+    if asked != "auto":
+        return asked
     if device.type != "cpu":
         return "bf16" if cuda_has_it else "fp32"
-    choice = [measure_precision(network, args.batch_size, args.image_size, device)]
+    size = options.optimisation.batch_size, options.samples.image_size
+    choice = [measure_precision(network, *size, device)]
     if dist.is_initialized():
         dist.broadcast_object_list(choice)
     return choice[0]

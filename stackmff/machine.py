@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import importlib
+import importlib.util
 import os
 import sys
 from functools import lru_cache
@@ -58,7 +59,7 @@ def may_have_gpu() -> bool:
 
 def finds_gpu() -> bool:
     """Whether torch finds a GPU; on many machines that have one, torch is built without it."""
-    return may_have_gpu() and select_device("auto").type != "cpu"
+    return may_have_gpu() and has_torch() and select_device("auto").type != "cpu"
 
 
 def free_memory() -> float:
@@ -97,6 +98,23 @@ def share_one_heap() -> None:
         ctypes.CDLL(None).mallopt(M_ARENA_MAX, 1)
 
 
+def has_torch() -> bool:
+    """Whether PyTorch is installed, told without importing it."""
+    return importlib.util.find_spec("torch") is not None
+
+
+def need_torch(purpose: str) -> None:
+    """Make sure that PyTorch is there.
+
+    Args:
+        purpose: what needs it, the subject of a sentence.
+    Raises:
+        StackError: it is not installed.
+    """
+    if not has_torch():
+        raise StackError(f"{purpose} needs PyTorch: pip install 'stackmff[torch]'")
+
+
 def select_device(name: str) -> "torch.device":
     """The torch device that `name` asks for.
 
@@ -107,6 +125,7 @@ def select_device(name: str) -> "torch.device":
     Raises:
         StackError: the machine does not have that device.
     """
+    need_torch(f"--device {name}")
     import torch
 
     if name == "auto":

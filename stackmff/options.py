@@ -15,6 +15,8 @@ import argparse
 import dataclasses
 import difflib
 import math
+import numbers
+import re
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -25,6 +27,8 @@ from typing import Any, Literal, TypeVar
 from stackmff.errors import StackError
 
 _Number = TypeVar("_Number", int, float)
+_KIND_NAMES = {int: "a whole number", float: "a number", bool: "true or false"}
+_KIND_NAMES |= {str: "a text", Path: "a path"}
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
@@ -49,11 +53,14 @@ class Info:
         metavar: what stands for the value in --help.
         flag: the name on the command line where it is not the field's: "no_align" for `align=True`.
         aliases: former names, which are still accepted and not shown.
-        nargs: as in argparse, for a tuple; default "+".
+        nargs: as in argparse, for a tuple; default "+", or none where `convert` makes it of a word.
         const: the value where the option is given without one.
         negatable: whether a switch has a --no-NAME, too, as where its default is not always one.
         convert: from a word to a value, in place of the type; raises ArgumentTypeError.
         exclusive: options of one such name exclude each other.
+        label: a few words for a form; None: forms do not show the option.
+        choice_labels: words for the choices in a form, also for None where that is one.
+        positional: the value may also stand without the name of the option.
     """
 
     help: str
@@ -70,6 +77,9 @@ class Info:
     negatable: bool = False
     convert: Callable[[str], Any] | None = None
     exclusive: str | None = None
+    label: str | None = None
+    choice_labels: Mapping[Any, str] | None = None
+    positional: bool = False
 
 
 def option(default: Any = dataclasses.MISSING, *, help: str, **info: Any) -> Any:
@@ -176,13 +186,26 @@ def _add_option(place: Any, field: "dataclasses.Field[Any]", kind: Any, info: In
         words |= {"type": _converter(info, base), "metavar": info.metavar}
         words |= {"choices": choices, "required": required}
         words["default"] = None if required else field.default
-        if many:
+        if many and (info.convert is None or info.nargs is not None):
             words["nargs"] = info.nargs or "+"
         if info.const is not None:
             words |= {"nargs": "?", "const": info.const}
         if choices is not None and info.metavar is None:
             del words["metavar"]
-    if required and info.aliases:  # any of its names will do
+    if info.positional:
+        place = place.add_mutually_exclusive_group(required=required)
+        words |= {"required": False, "default": argparse.SUPPRESS if required else field.default}
+        convert = words["type"]
+        place.add_argument(
+            field.name,
+            nargs="?",
+            default=argparse.SUPPRESS,
+            # argparse converts defaults that are words, this one too.
+            type=lambda word: word if word is argparse.SUPPRESS else convert(word),
+            metavar=info.metavar,
+            help=f"the same as {flag_of(field)}",
+        )
+    elif required and info.aliases:  # any of its names will do
         place = place.add_mutually_exclusive_group(required=True)
         words["required"] = False
     place.add_argument(flag_of(field), **words)
@@ -190,6 +213,25 @@ def _add_option(place: Any, field: "dataclasses.Field[Any]", kind: Any, info: In
         hidden = {**words, "help": argparse.SUPPRESS, "default": argparse.SUPPRESS}
         hidden.pop("required", None)
         place.add_argument(f"--{alias}", **hidden)
+
+
+def _wrong_type(base: Any, many: bool, value: Any) -> str | None:
+    """What is wrong with the type of a value, as "VALUE is not ..."; None: nothing."""
+    if many and not isinstance(value, tuple):
+        return f"{value!r} is not a sequence"
+    accepted = {int: numbers.Integral, float: numbers.Real, bool: bool, str: str, Path: Path}
+    if typing.get_origin(base) is Literal or base not in accepted:
+        return None  # choices are checked by themselves
+    for one in value if many else [value]:
+        # To Python, bool is a kind of int.
+        if not isinstance(one, accepted[base]) or (isinstance(one, bool) and base is not bool):
+            return f"{one!r} is not {_KIND_NAMES[base]}"
+    return None
+
+
+def is_optional(kind: Any) -> bool:
+    """Whether None is a value of an annotation."""
+    return type(None) in typing.get_args(kind)
 
 
 def base_type(kind: Any) -> tuple[Any, bool]:
@@ -220,10 +262,12 @@ def _converter(info: Info, base: Any) -> Callable[[str], Any]:
 
 def _what_is_wrong(field: "dataclasses.Field[Any]", kind: Any, value: Any) -> str | None:
     """What is wrong with the value of an option, as one sentence; None: nothing."""
-    if value is None or kind is bool:
-        return None
+    if value is None:
+        return None if is_optional(kind) else f"{flag_of(field)} must have a value"
     info: Info = field.metadata["option"]
     base, many = base_type(kind)
+    if info.convert is None and (wrong := _wrong_type(base, many, value)):
+        return f"{flag_of(field)} {wrong}"
     choices = choices_of(info, base)
     for one in value if many else [value]:
         if choices is not None and one not in choices:
@@ -393,12 +437,36 @@ def given_values(
     return {name: values[name] for name in defaults if values[name] is not absent}
 
 
+def as_record(options: Options) -> dict[str, Any]:
+    """The values of options by their names on the command line, as plain values for JSON.
+
+    A switch that turns something off is named like its flag: {"no_report": False}.
+    """
+    out: dict[str, Any] = {}
+    for field, kind in fields_of(type(options)):
+        value = getattr(options, field.name)
+        if is_group(kind):
+            out |= as_record(value)
+            continue
+        turns_off = kind is bool and field.default and not field.metadata["option"].negatable
+        out[flag_of(field)[2:]] = not value if turns_off else plain(value)
+    return out
+
+
+def _without_default(text: str) -> str:
+    """A help text without what it says of the default."""
+    return re.sub(r"\s*\(default:.*?\)$", "", text.replace("%(default)s", "default"))
+
+
 def form(cls: type) -> list[dict[str, Any]]:
     """What a form must know of each option of a class, ready for JSON.
 
     Returns:
-        A list of {"name", "kind", "default", "help", "choices", "low", "high"}, where kind is
-        "switch", "choice", "int", "float", "path" or "text".
+        A list of {"name", "label", "kind", "default", "help", "choices", "choice_labels", "low",
+        "high"}, where kind is "switch", "choice", "int", "float", "path" or "text". The choices
+        include None where that is a value; choice_labels are the words for them, in their order.
+        The help does not mention the default; it is empty for a switch that is on by default and
+        whose help says what its flag turns off.
     """
     kinds = {int: "int", float: "float", Path: "path"}
     out = []
@@ -410,14 +478,21 @@ def form(cls: type) -> list[dict[str, Any]]:
         base, _ = base_type(kind)
         choices = choices_of(info, base)
         name = "switch" if kind is bool else "choice" if choices else kinds.get(base, "text")
+        if choices and is_optional(kind):
+            choices = (None, *choices)
+        words = info.choice_labels or {}
         default = None if field.default is dataclasses.MISSING else field.default
         out.append(
             {
                 "name": field.name,
+                "label": info.label,
                 "kind": name,
                 "default": str(default) if isinstance(default, Path) else default,
-                "help": info.help,
+                "help": ""
+                if kind is bool and default and not info.negatable
+                else _without_default(info.help),
                 "choices": choices,
+                "choice_labels": choices and [words.get(one, str(one)) for one in choices],
                 "low": info.low,
                 "high": info.high,
             }

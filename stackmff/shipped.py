@@ -4,6 +4,7 @@ In a clone they are at the top level, where people read and train them. A wheel 
 them in `stackmff/_shipped`.
 """
 
+import importlib
 import importlib.util
 import sys
 from pathlib import Path
@@ -16,17 +17,23 @@ WEIGHTS = PLACE / "weights" / "checkpoint.pth"
 
 
 def networks() -> ModuleType:
-    """The module network.py, which defines all networks; it needs torch."""
+    """The module network.py, which defines every network; it needs torch.
+
+    Where `import network` finds that very file it is that module, so that there is one of it. Else
+    it gets a name of its own: the caller may have another module called network.
+    """
     path = PLACE / "network.py"
-    loaded = sys.modules.get("network")
-    if loaded is not None and Path(loaded.__file__ or "").resolve() == path.resolve():
-        return loaded
-    spec = importlib.util.spec_from_file_location("network", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["network"] = module
-    spec.loader.exec_module(module)
-    return module
+    found = importlib.util.find_spec("network")
+    if found is not None and found.origin and Path(found.origin).resolve() == path.resolve():
+        return importlib.import_module("network")
+    name = "stackmff.shipped_network"
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, path)
+        assert spec is not None and spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[name] = module
+        spec.loader.exec_module(module)
+    return sys.modules[name]
 
 
 def load_network(model_path: Path, device: Any) -> Any:

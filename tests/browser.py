@@ -1,4 +1,4 @@
-"""A browser to try pages with: headless Chromium, by the WebDriver protocol.
+"""A browser for checks: headless Chromium, driven by the WebDriver protocol.
 
 It needs Debian's chromium and chromium-driver (apt install chromium chromium-driver).
 Source: https://www.w3.org/TR/webdriver2/.
@@ -30,21 +30,21 @@ FLAGS = [
     "--disable-sync",
     "--hide-scrollbars",
 ]
-ELEMENT = "element-6066-11e4-a52e-4f735466cecf"  # what the protocol calls an element's number
+ELEMENT = "element-6066-11e4-a52e-4f735466cecf"  # the key of an element's id in the protocol
 
 
 class Browser:
-    """A session of Chromium by chromedriver.
+    """A session of Chromium, driven by chromedriver.
 
     Args:
-        address: of the session, or of the driver before there is one.
+        address: URL of the session, or of chromedriver before there is one.
     """
 
     def __init__(self, address):
         self.address = address
 
     def ask(self, method, path, body=None):
-        """One command; returns its value, raises StackError where the browser refuses."""
+        """Send a command and return its value; StackError where the browser refuses it."""
         data = None if method != "POST" else json.dumps(body or {}).encode()
         request = urllib.request.Request(self.address + path, data, method=method)
         try:
@@ -55,28 +55,28 @@ class Browser:
             raise StackError(f"the browser refuses {path}: {told}") from error
 
     def run(self, script, *arguments):
-        """What a function body of JavaScript returns."""
+        """Run the body of a JavaScript function and return its result."""
         return self.ask("POST", "/execute/sync", {"script": script, "args": arguments})
 
     def tool(self, command, **parameters):
-        """A command of Chromium's developer tools."""
+        """Send a command of the Chrome DevTools protocol."""
         body = {"cmd": command, "params": parameters}
         return self.ask("POST", "/goog/cdp/execute", body)
 
     def find(self, selector):
-        """The first element of a CSS selector, as its path."""
+        """The path of the first element that matches a CSS selector."""
         found = self.ask("POST", "/element", {"using": "css selector", "value": selector})
         return f"/element/{found[ELEMENT]}"
 
     def picture_of(self, path=""):
-        """What is seen of an element, or of the window: (H, W, 3) uint8 BGR."""
+        """A screenshot of an element, or of the window: (H, W, 3) uint8 BGR."""
         data = base64.b64decode(self.ask("GET", f"{path}/screenshot"))
         return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
 
 
 @contextlib.contextmanager
 def browser(chromium, chromedriver, folder):
-    """A Browser with a new profile in `folder`; it is ended with the block."""
+    """Run a Browser with a new profile in `folder` while the block runs."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -105,15 +105,15 @@ def browser(chromium, chromedriver, folder):
 
 
 def add_browser_options(parser):
-    """The options that say which programs to take."""
+    """Add the options that choose the programs."""
     parser.add_argument("--chromium", help="program (default: chromium)", default="chromium")
     parser.add_argument("--chromedriver", help="program (default: chromedriver)")
 
 
 def programs(args):
-    """The paths of both programs; StackError where one is not there."""
+    """The paths of both programs; StackError where one is missing."""
     wanted = {"chromium": args.chromium, "chromium-driver": args.chromedriver or "chromedriver"}
     for package, program in wanted.items():
         if shutil.which(program) is None:
-            raise StackError(f"{program} is not there: on Debian apt install {package}")
+            raise StackError(f"{program} is missing: on Debian apt install {package}")
     return [shutil.which(program) for program in wanted.values()]

@@ -1,6 +1,7 @@
 """Calling scripts, in the test's process or in one of their own; what they are given and leave."""
 
 import csv
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -66,3 +67,29 @@ def summary(folder):
     """{stack: row} of a data set's summary.csv."""
     with open(folder / "summary.csv", newline="", encoding="utf-8") as file:
         return {row["stack"]: row for row in csv.DictReader(file)}
+
+
+def killed_while_writing(script, words, picture, writer):
+    """Run a script in a process that is killed as it begins to write its picture number `picture`.
+
+    The `write_picture` of the module `writer` kills it, so that the moment depends on no clock.
+    """
+    program = (
+        "import itertools, os, signal, sys\n"
+        f"import {script} as script, {writer} as writer\n"
+        "script.SAVE_EVERY = 0\n"
+        "write_picture, numbers = writer.write_picture, itertools.count()\n"
+        "def write_or_die(*args):\n"
+        f"    if next(numbers) == {picture}:\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    return write_picture(*args)\n"
+        "writer.write_picture = write_or_die\n"
+        "script.main(sys.argv[1:])\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, *map(str, words)],
+        cwd=ROOT,
+        capture_output=True,
+        timeout=120,
+    )
+    assert done.returncode == -signal.SIGKILL, done.stderr

@@ -1,9 +1,8 @@
-"""Open the page of app.py in headless Chromium and go its way; not part of `make test`.
+"""Drive the page of app.py in headless Chromium; part of `make check`, not of `make test`.
 
-    .venv/bin/pip install -r requirements-app.txt
-    .venv/bin/python -m tests.check_app
+    python -m tests.check_app
 
-Frames are dropped, fused, compared, asked about, retouched and taken home, and what comes home is
+Frames are dropped, fused, compared, probed, retouched and exported, and the exported file is
 compared with what predict.py writes. It needs what tests/browser.py needs.
 """
 
@@ -25,6 +24,7 @@ import make_dataset
 import predict
 from stackmff.errors import StackError
 from stackmff.processes import run_main
+from stackmff.webapp.form import fuse_form
 from tests.browser import ELEMENT, add_browser_options, browser, programs
 from tests.drawn import draw_stack, texture
 
@@ -35,12 +35,12 @@ LATEST = 120  # seconds that anything may take
 
 def get_parser():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--stack", type=Path, help="folder of frames (default: the demo's)")
-    parser.add_argument("--screenshots", type=Path, help="folder for what the browser shows")
+    parser.add_argument("--stack", type=Path, help="folder of frames (default: those of make demo)")
+    parser.add_argument("--screenshots", type=Path, help="folder for screenshots")
     parser.add_argument(
         "--large",
         action="store_true",
-        help="also fuse 30 drawn frames of 24 megapixels, and click meanwhile",
+        help="also fuse 30 synthetic frames of 24 megapixels, and click meanwhile",
     )
     add_browser_options(parser)
     return parser
@@ -49,62 +49,63 @@ def get_parser():
 def must(holds, sentence):
     """Raise StackError with the sentence where something does not hold."""
     if not holds:
-        raise StackError(f"the page is not right: {sentence}")
+        raise StackError(f"the page is wrong: {sentence}")
 
 
 @contextlib.contextmanager
 def served(folder, *options):
-    """(address, process) of a page that is served, its temporary files in `folder`."""
+    """(URL, process) of a page that is served, with its temporary files in `folder`."""
     command = [sys.executable, "app.py", "--port", "0", "--temp_dir", str(folder), *options]
     server = subprocess.Popen(command, cwd=HOUSE, stdout=subprocess.PIPE, text=True)
     try:
         line = server.stdout.readline()
-        must("http://" in line, f"it does not start: {line}")
+        must("http://" in line, f"the server does not start: {line}")
         yield line.split()[2], server.pid
     finally:
         server.terminate()
         server.wait(30)
 
 
-class Page:
-    """The page in a Browser.
+class Visit:
+    """The page in a browser.
 
     Args:
-        page: Browser; address: of the server.
+        browser: a tests.browser.Browser.
+        address: URL of the server.
     """
 
-    def __init__(self, page, address):
-        self.page = page
-        page.ask("POST", "/url", {"url": address})
+    def __init__(self, browser, address):
+        self.browser = browser
+        browser.ask("POST", "/url", {"url": address})
         self.until("return document.body.dataset.ready", "yes")
 
     def until(self, script, wanted=True):
-        """Wait until a script returns what is wanted."""
+        """Wait until a script returns the wanted value."""
         end = time.monotonic() + LATEST
         while time.monotonic() < end:
-            found = self.page.run(script)
+            found = self.browser.run(script)
             if found == wanted:
                 return
             time.sleep(0.05)
-        must(False, f"{script} is {found} and not {wanted}")
+        must(False, f"{script} is {found}, not {wanted}")
 
     def drop(self, files):
-        """Drop files as a hand would."""
+        """Drop files as a user does."""
         data = {"items": [], "files": [str(file) for file in files], "dragOperationsMask": 1}
         for kind in ("dragEnter", "dragOver", "drop"):
-            self.page.tool("Input.dispatchDragEvent", type=kind, x=500, y=400, data=data)
+            self.browser.tool("Input.dispatchDragEvent", type=kind, x=500, y=400, data=data)
 
     def click(self, selector):
         try:
-            self.page.ask("POST", f"{self.page.find(selector)}/click")
+            self.browser.ask("POST", f"{self.browser.find(selector)}/click")
         except StackError as error:
             if "stale" not in str(error):
                 raise
-            # The sheet was drawn anew between the two.
-            self.page.ask("POST", f"{self.page.find(selector)}/click")
+            # The contact sheet was redrawn between the two requests.
+            self.browser.ask("POST", f"{self.browser.find(selector)}/click")
 
     def choose(self, selector, value):
-        self.page.run(
+        self.browser.run(
             "const input = document.querySelector(arguments[0]); input.value = arguments[1];"
             "for (const kind of ['input', 'change'])"
             " input.dispatchEvent(new Event(kind, {bubbles: true}))",
@@ -112,10 +113,10 @@ class Page:
             value,
         )
 
-    def hand(self, selector, places, up=True):
-        """Move the mouse to the first of the places (shares of an element), press, drag, let go."""
-        path = self.page.find(selector)
-        box = self.page.ask("GET", f"{path}/rect")
+    def drag(self, selector, places, up=True):
+        """Press the mouse at the first of the places (shares of an element), drag, release."""
+        path = self.browser.find(selector)
+        box = self.browser.ask("GET", f"{path}/rect")
         origin = {ELEMENT: path.rpartition("/")[2]}
         moves = [
             {
@@ -130,18 +131,18 @@ class Page:
         steps = [moves[0], {"type": "pointerDown", "button": 0}, *moves[1:]]
         steps += [{"type": "pointerUp", "button": 0}] if up else []
         mouse = {"type": "pointer", "id": "mouse", "parameters": {"pointerType": "mouse"}}
-        self.page.ask("POST", "/actions", {"actions": [{**mouse, "actions": steps}]})
-        self.page.ask("DELETE", "/actions")
+        self.browser.ask("POST", "/actions", {"actions": [{**mouse, "actions": steps}]})
+        self.browser.ask("DELETE", "/actions")
 
     def keys(self, *letters):
         """Press keys, one after the other."""
         steps = [{"type": f"key{way}", "value": key} for key in letters for way in ("Down", "Up")]
-        self.page.ask(
+        self.browser.ask(
             "POST", "/actions", {"actions": [{"type": "key", "id": "k", "actions": steps}]}
         )
 
     def fuse(self, files):
-        """Drop frames, wait for their sheet, fuse, wait for the picture."""
+        """Drop frames, wait for the contact sheet, fuse, wait for the result."""
         self.drop(files)
         count = len(files)
         self.until("return document.querySelectorAll('#sheet li').length", count)
@@ -152,20 +153,20 @@ class Page:
         self.settled()
 
     def settled(self):
-        """Wait until the canvas shows what it is to show."""
+        """Wait until the canvas is up to date."""
         time.sleep(0.5)
 
     def shot(self, folder, name):
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
-            cv2.imwrite(str(folder / f"{name}.png"), self.page.picture_of())
+            cv2.imwrite(str(folder / f"{name}.png"), self.browser.picture_of())
 
     def errors(self):
-        return self.page.run("return document.querySelector('#said').textContent")
+        return self.browser.run("return document.querySelector('#messages').textContent")
 
 
 def check_sheet(page, names):
-    """Frames are dragged to any place, the last one too, and left out."""
+    """Frames can be dragged to any place, including the last, and excluded."""
     shown = "return [...document.querySelectorAll('#sheet img')].map(image => image.alt)"
     drag = """
         const items = document.querySelectorAll('#sheet li');
@@ -181,7 +182,7 @@ def check_sheet(page, names):
         ((1, 2), [names[0], names[2], names[1], *names[3:]]),
         ((2, 1), names),
     ):
-        page.page.run(drag, *places)
+        page.browser.run(drag, *places)
         page.until(shown, wanted)
     out = "return document.querySelectorAll('#sheet li.out').length"
     for count in (1, 0):
@@ -189,46 +190,64 @@ def check_sheet(page, names):
         page.until(out, count)
 
 
+def check_form(page):
+    """The form offers every option with a label, and refuses what is out of range."""
+    shown = page.browser.run(
+        "return [...document.querySelectorAll('#fuse label')].map(label => label.firstChild.data)"
+    )
+    wanted = [f"{field['label']} " for field in fuse_form()]
+    must(sorted(shown) == sorted(wanted), f"the form offers {shown}, not {wanted}")
+    page.choose("#option-slab", 1)
+    page.click("#go")
+    page.until("return document.querySelector('#more-options').open")
+    must(
+        page.browser.run("return document.querySelector('#work').hidden"),
+        "a slab of one frame is fused",
+    )
+    page.choose("#option-slab", "")
+    page.click("#more-options summary")
+
+
 def check_cancel(page):
-    """To cancel ends the fusing, and what was there before is there again."""
-    stage = page.page.run("return document.body.dataset.stage")
+    """Cancelling ends the fusion and restores what was there before."""
+    stage = page.browser.run("return document.body.dataset.stage")
     page.click("#go")
     page.until("return document.querySelector('#work').hidden", False)
     page.click("#cancel")
     page.until("return document.querySelector('#work').hidden")
     page.until("return document.body.dataset.stage", stage)
-    must(not page.errors(), f"the page says {page.errors()} when it is cancelled")
+    must(not page.errors(), f"the page shows {page.errors()} after cancelling")
 
 
 def check_wipe(page):
-    """At one end the frame is seen, at the other the fused picture; dragging goes between."""
+    """The comparison slider shows the frame at one end, the fused picture at the other."""
     seen = {}
     for value in (0, 100):
         page.choose("#wipe", value)
         page.settled()
-        seen[value] = page.page.picture_of(page.page.find("#look")).astype(int)
+        seen[value] = page.browser.picture_of(page.browser.find("#viewer")).astype(int)
     differ = np.abs(seen[0] - seen[100])[100:-100, 200:-200].mean()
-    must(differ > 1, f"frame and fused picture differ by {differ:.2f} grey levels only")
+    must(differ > 1, f"frame and fused picture differ by only {differ:.2f} grey levels")
     page.choose("#wipe", 50)
-    page.hand("#picture", [(0.5, 0.5), (0.45, 0.5), (0.4, 0.5)])
-    value = float(page.page.run("return document.querySelector('#wipe').value"))
-    must(30 < value < 48, f"the line is dragged to two fifths and stands at {value}")
+    page.drag("#picture", [(0.5, 0.5), (0.45, 0.5), (0.4, 0.5)])
+    value = float(page.browser.run("return document.querySelector('#wipe').value"))
+    must(30 < value < 48, f"the slider was dragged to 40 and is at {value}")
 
 
 def check_probe(page, names):
-    """A click on the picture names a frame, and says what is mixed."""
+    """A click on the picture names a frame and the shares of the frames."""
     start = time.monotonic()
-    page.hand("#picture", [(0.62, 0.6)])
+    page.drag("#picture", [(0.62, 0.6)])
     page.until("return !document.querySelector('#probe').hidden")
     took = time.monotonic() - start
     page.until("return document.querySelectorAll('#probe meter').length > 0")
-    told = page.page.run("return document.querySelector('#probe').innerText")
-    must(any(name in told for name in names), f"a click says {told!r}, and no frame")
+    told = page.browser.run("return document.querySelector('#probe').innerText")
+    must(any(name in told for name in names), f"a click shows {told!r}, which names no frame")
     return told.splitlines()[0], took
 
 
 def check_clicks(page):
-    """Many clicks ask for one mixture at a time."""
+    """Several clicks request one mixture at a time."""
     slow = """
         const known = window.fetch;
         let now = 0;
@@ -242,23 +261,23 @@ def check_clicks(page):
         };
         return () => (window.fetch = known);
     """
-    page.page.run(f"window.quick = (() => {{{slow}}})()")
+    page.browser.run(f"window.quick = (() => {{{slow}}})()")
     for share in (0.6, 0.65, 0.7, 0.75):
-        page.hand("#picture", [(share, 0.6)])
+        page.drag("#picture", [(share, 0.6)])
     page.until("return document.querySelectorAll('#probe meter').length > 0")
-    most = page.page.run("window.quick(); return window.most")
-    must(most == 1, f"{most} mixtures are asked for at once")
+    most = page.browser.run("window.quick(); return window.most")
+    must(most == 1, f"{most} mixtures are requested at once")
 
 
 def check_stroke(page, frame):
     """Paint a stroke of the last frame."""
     page.click('[data-tool="retouch"]')
     page.click(f"#sheet li:nth-child({frame + 1})")
-    page.hand("#picture", [(0.4, 0.35), (0.5, 0.5), (0.6, 0.4)])
+    page.drag("#picture", [(0.4, 0.35), (0.5, 0.5), (0.6, 0.4)])
     page.until("return document.querySelector('#undo').disabled", False)
     page.click("#undo")
     page.until("return document.querySelector('#undo').disabled", True)
-    page.hand("#picture", [(0.4, 0.35), (0.5, 0.5), (0.6, 0.4)])
+    page.drag("#picture", [(0.4, 0.35), (0.5, 0.5), (0.6, 0.4)])
     page.until("return document.querySelector('#undo').disabled", False)
     page.settled()
 
@@ -270,42 +289,50 @@ def check_opacity(page):
     for value in (100, 10):
         page.choose("#opacity", value)
         page.settled()
-        seen[value] = page.page.picture_of(page.page.find("#look")).astype(int)
+        seen[value] = page.browser.picture_of(page.browser.find("#viewer")).astype(int)
     page.choose("#overlay", "")
     differ = np.abs(seen[100] - seen[10]).mean()
-    must(differ > 5, f"a fainter overlay differs by {differ:.2f} grey levels only")
+    must(differ > 5, f"a fainter overlay differs by only {differ:.2f} grey levels")
 
 
 def check_keys(page):
-    """1, F, [ and ] do what the buttons say; Z takes the stroke back."""
+    """1, F, [ and ] do what their buttons say; Z undoes the stroke."""
     value = "return document.querySelector('#{}').value".format
-    page.page.run("document.activeElement.blur()")
-    before = float(page.page.run(value("radius")))
+    page.browser.run("document.activeElement.blur()")
+    before = float(page.browser.run(value("radius")))
     page.keys("1", "]", "]", "[")
-    must(page.page.run(value("zoom")) == "100 %", "1 is not 100 %")
-    must(float(page.page.run(value("radius"))) == before + 4, "[ and ] are not the brush's size")
+    must(page.browser.run(value("zoom")) == "100 %", "1 does not zoom to 100 %")
+    must(
+        float(page.browser.run(value("radius"))) == before + 4,
+        "[ and ] do not change the size of the brush",
+    )
     page.keys("f")
-    must(page.page.run(value("zoom")) != "100 %", "F does not fit the picture")
+    must(page.browser.run(value("zoom")) != "100 %", "F does not fit the picture")
     page.keys("z")
     page.until("return document.querySelector('#undo').disabled", True)
 
 
 def check_strokes_come_back(page, home):
-    """A file of strokes is painted; one of another picture is refused with a sentence."""
+    """A file of strokes is painted; one of another picture is refused."""
     (file,) = home.glob("*_strokes.json")
     other = home / "other.json"
     other.write_text(json.dumps(json.loads(file.read_text()) | {"width": 5}))
-    path = page.page.find("#strokes")
-    page.page.ask("POST", f"{path}/value", {"text": str(other)})
-    page.until("return document.querySelector('#said').textContent.includes('other.json is for')")
-    must(page.page.run("return document.querySelector('#undo').disabled"), "it is painted")
-    page.page.ask("POST", f"{path}/value", {"text": str(file)})
+    path = page.browser.find("#strokes")
+    page.browser.ask("POST", f"{path}/value", {"text": str(other)})
+    page.until(
+        "return document.querySelector('#messages').textContent.includes('other.json is for')"
+    )
+    must(
+        page.browser.run("return document.querySelector('#undo').disabled"),
+        "the strokes of another picture are painted",
+    )
+    page.browser.ask("POST", f"{path}/value", {"text": str(file)})
     page.until("return document.querySelector('#undo').disabled", False)
-    must(not page.errors(), f"a good file of strokes is told {page.errors()}")
+    must(not page.errors(), f"a good file of strokes is refused: {page.errors()}")
 
 
 def download(page, folder, selector):
-    """The file that a click brings."""
+    """The file that a click downloads."""
     known = set(folder.iterdir())
     page.click(selector)
     end = time.monotonic() + LATEST
@@ -314,12 +341,12 @@ def download(page, folder, selector):
         if new and new[0].stat().st_size and not new[0].name.startswith("."):
             return new[0]
         time.sleep(0.1)
-    must(False, f"{selector} brings no file")
+    must(False, f"{selector} downloads no file")
 
 
 def check_files(page, folder, stack, home):
-    """What comes home is what predict.py writes: but for the stroke, and with it."""
-    page.page.tool("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(home))
+    """The exported picture is what predict.py writes: with the stroke, and apart from it."""
+    page.browser.tool("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(home))
     page.choose("#format", "tiff")
     page.choose("#bits", "16")
     taken = download(page, home, "#save")
@@ -329,23 +356,27 @@ def check_files(page, folder, stack, home):
     retouched = folder / "retouched.tif"
     predict.main([*words, "--retouch", str(strokes), "--output", str(retouched)])
     must(
-        taken.read_bytes() == retouched.read_bytes(), f"{taken.name} is not what predict.py writes"
+        taken.read_bytes() == retouched.read_bytes(),
+        f"{taken.name} differs from what predict.py writes",
     )
     plain, painted = tifffile.imread(folder / "plain.tif"), tifffile.imread(taken)
-    must(painted.dtype == np.uint16, f"{taken.name} has {painted.dtype}")
+    must(painted.dtype == np.uint16, f"{taken.name} is {painted.dtype}")
     changed = (plain != painted).any(2)
     record = json.loads(strokes.read_text())["strokes"]
-    must(len(record) == 1, f"{len(record)} strokes are kept, one was painted")
+    must(len(record) == 1, f"{len(record)} strokes are exported, one was painted")
     near = np.zeros(changed.shape, np.uint8)
     points = np.round(np.array(record[0]["points"])).astype(np.int32)
     cv2.polylines(near, [points], False, 1, round(2 * record[0]["radius"]) + 4)
     must(changed.any(), "the stroke changes nothing")
-    must(not (changed & (near == 0)).any(), "pixels beside the stroke differ from predict.py's")
+    must(
+        not (changed & (near == 0)).any(),
+        "pixels outside the stroke differ from those of predict.py",
+    )
     return taken.name, int(changed.sum())
 
 
 def check_two(chromium, driver, folder, address, stack):
-    """Two at once, one with a broken file: each ends as it should."""
+    """Two sessions at once, one of them with a damaged file."""
     broken = folder / "broken"
     broken.mkdir()
     (broken / "notes.jpg").write_text("this is no picture")
@@ -354,10 +385,10 @@ def check_two(chromium, driver, folder, address, stack):
         browser(chromium, driver, folder / "one") as one,
         browser(chromium, driver, folder / "two") as two,
     ):
-        first, second = Page(one, address), Page(two, address)
+        first, second = Visit(one, address), Visit(two, address)
         first.drop(files)
         second.drop([*files[:3], broken / "notes.jpg"])
-        second.until("return document.querySelector('#said').textContent.includes('notes.jpg')")
+        second.until("return document.querySelector('#messages').textContent.includes('notes.jpg')")
         second.until("return document.querySelectorAll('#sheet li').length", 3)
         told = second.errors()
         first.until("return document.querySelectorAll('#sheet li').length", len(files))
@@ -366,10 +397,10 @@ def check_two(chromium, driver, folder, address, stack):
             page.click("#go")
         for page, count in ((first, len(files)), (second, 3)):
             page.until("return document.body.dataset.stage", "result")
-            found = page.page.run("return document.querySelectorAll('#sheet li').length")
-            must(found == count, f"{found} frames are shown, {count} were dropped")
-        for page in (first, second):  # what was refused has been said before
-            must(not page.errors(), f"the page says {page.errors()}")
+            found = page.browser.run("return document.querySelectorAll('#sheet li').length")
+            must(found == count, f"{found} frames are shown, and {count} were dropped")
+        for page in (first, second):  # the refusal is no longer shown
+            must(not page.errors(), f"the page shows {page.errors()}")
         return told
 
 
@@ -386,21 +417,21 @@ def draw_large(folder):
 
 
 def memory_of(server):
-    """Memory in use by a process and its children, bytes by their number; pages of files count."""
+    """{number: bytes} of memory that a process and its children use, mapped files included."""
     found = {}
     for entry in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
             if server in (int(entry.name), parent):
                 status = (entry / "status").read_text()
-                for line in status.splitlines():  # one that has ended has no memory
+                for line in status.splitlines():  # a process that has ended has no such line
                     if line.startswith("VmHWM"):
                         found[int(entry.name)] = 1024 * int(line.split()[1])
     return found
 
 
 def check_large(page, files, server):
-    """Clicks while 30 frames of 24 megapixels are fused; prints how long they take."""
+    """Click while 30 frames of 24 megapixels are fused; print how long the answers take."""
     page.drop(files)
     page.until("return document.querySelectorAll('#sheet li').length", len(files))
     page.until("return !document.querySelector('#go').disabled")
@@ -408,7 +439,7 @@ def check_large(page, files, server):
     page.click("#go")
     page.until("return document.body.dataset.stage", "result")
     drafted = time.monotonic() - start
-    # The page times itself: the driver adds some 100 ms of its own.
+    # The page measures the time itself: the driver adds about 100 ms.
     watch = """
         const canvas = document.querySelector('#picture');
         const card = document.querySelector('#probe'), box = canvas.getBoundingClientRect();
@@ -426,26 +457,26 @@ def check_large(page, files, server):
     """
     page.choose("#wipe", 0)
     took, most = [], {}
-    while page.page.run("return !document.querySelector('#work').hidden"):
+    while page.browser.run("return !document.querySelector('#work').hidden"):
         place = 0.3 + 0.4 * (len(took) * 0.618 % 1)
-        page.page.run(watch, place, place)
+        page.browser.run(watch, place, place)
         page.until("return window.took !== null")
-        took.append(page.page.run("return window.took"))
+        took.append(page.browser.run("return window.took"))
         for process, size in memory_of(server).items():
             most[process] = max(most.get(process, 0), size)
         time.sleep(0.3)
     whole = time.monotonic() - start
     took = np.array(took)
-    late = f"{(took > 200).mean():.1%} after more than 200"
-    slow = f"{np.median(took):.0f} ms in the middle, {took.max():.0f} at most, {late}"
+    late = f"{(took > 200).mean():.1%} above 200 ms"
+    slow = f"median {np.median(took):.0f} ms, maximum {took.max():.0f} ms, {late}"
     sizes = ", ".join(f"{size / 2**20:.0f}" for size in most.values())
     print(
         f"{len(files)} frames: draft {drafted:.1f} s, all {whole:.1f} s; {len(took)} clicks: {slow}"
     )
-    print(f"memory of the page and its work: {sizes} MiB")
-    must(not page.errors(), f"the page says {page.errors()}")
-    must(took.max() < 200, f"a click is answered after {took.max():.0f} ms")
-    must(sum(most.values()) < MOST_MEMORY, f"{sizes} MiB of memory are taken")
+    print(f"memory of the server and its worker: {sizes} MiB")
+    must(not page.errors(), f"the page shows {page.errors()}")
+    must(took.max() < 200, f"a click was answered after {took.max():.0f} ms")
+    must(sum(most.values()) < MOST_MEMORY, f"{sizes} MiB of memory are used")
 
 
 def draw_demo(folder):
@@ -455,11 +486,11 @@ def draw_demo(folder):
     return folder / "dof_stack" / "motorcycle"
 
 
-def go(page, folder, stack, shots):
-    """The whole way of one session; prints what holds."""
+def visit(page, folder, stack, shots):
+    """One whole session; print what was found."""
     home = folder / "home"
     home.mkdir()
-    page.page.tool("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(home))
+    page.browser.tool("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(home))
     page.shot(shots, "empty")
     files = sorted(stack.iterdir())
     names = [file.name for file in files]
@@ -468,6 +499,7 @@ def go(page, folder, stack, shots):
     page.until("return !document.querySelector('#go').disabled")
     page.settled()
     page.shot(shots, "frames")
+    check_form(page)
     check_sheet(page, names)
     check_cancel(page)
     page.click("#go")
@@ -480,7 +512,7 @@ def go(page, folder, stack, shots):
     page.shot(shots, "compare")
     told, took = check_probe(page, names)
     page.shot(shots, "probe")
-    print(f"a click says {told!r} after {1000 * took:.0f} ms")
+    print(f"a click shows {told!r} after {1000 * took:.0f} ms")
     for overlay in ("focus", "confidence"):
         page.choose("#overlay", overlay)
         page.settled()
@@ -492,31 +524,33 @@ def go(page, folder, stack, shots):
     name, changed = check_files(page, folder, stack, home)
     check_keys(page)
     check_strokes_come_back(page, home)
-    print(f"{name} is predict.py's, bit for bit; the stroke has changed {changed} pixels")
-    page.click('[data-tool="relief"]')
+    print(f"{name} is that of predict.py bit for bit; the stroke changes {changed} pixels")
+    page.click('[data-tool="3d"]')
     page.settled()
-    before = page.page.picture_of(page.page.find("#look")).astype(int)
-    page.shot(shots, "relief")
-    page.hand("#relief", [(0.5, 0.5), (0.6, 0.55), (0.7, 0.5)])
+    before = page.browser.picture_of(page.browser.find("#viewer")).astype(int)
+    page.shot(shots, "3d")
+    page.drag("#scene", [(0.5, 0.5), (0.6, 0.55), (0.7, 0.5)])
     page.settled()
-    turned = np.abs(page.page.picture_of(page.page.find("#look")).astype(int) - before).mean()
-    must(turned > 1 and before.std() > 10, f"the relief turns by {turned:.2f} grey levels")
+    turned = np.abs(
+        page.browser.picture_of(page.browser.find("#viewer")).astype(int) - before
+    ).mean()
+    must(turned > 1 and before.std() > 10, f"turning the 3D view changes {turned:.2f} grey levels")
     dark = [{"name": "prefers-color-scheme", "value": "dark"}]
-    page.page.tool("Emulation.setEmulatedMedia", features=dark)
+    page.browser.tool("Emulation.setEmulatedMedia", features=dark)
     page.click('[data-tool="compare"]')
     page.settled()
     page.shot(shots, "dark")
-    page.page.tool("Emulation.setEmulatedMedia", features=[])
+    page.browser.tool("Emulation.setEmulatedMedia", features=[])
     page.click("#clear")
-    page.page.ask("POST", "/alert/accept")  # there are strokes: it asks first
+    page.browser.ask("POST", "/alert/accept")  # there are strokes, so the page asks first
     page.until("return document.body.dataset.stage", "empty")
-    must(not page.errors(), f"the page says {page.errors()}")
-    # Without a graphics card Chromium warns about each of its stand-ins.
-    logged = page.page.ask("POST", "/se/log", {"type": "browser"})
-    # The strokes that do not fit are refused.
+    must(not page.errors(), f"the page shows {page.errors()}")
+    # Without a GPU Chromium warns about its software renderer.
+    logged = page.browser.ask("POST", "/se/log", {"type": "browser"})
+    # The strokes of another picture were refused.
     refusal = "/strokes - Failed to load resource"
     logged = [one for one in logged if one["level"] == "SEVERE" and refusal not in one["message"]]
-    must(not logged, f"the browser says {logged}")
+    must(not logged, f"the browser logs {logged}")
 
 
 def main(argv=None):
@@ -529,14 +563,14 @@ def main(argv=None):
         temporary.mkdir()
         with served(temporary) as (address, server):
             with browser(chromium, driver, folder / "profile") as page:
-                go(Page(page, address), folder, stack, args.screenshots)
+                visit(Visit(page, address), folder, stack, args.screenshots)
             said = check_two(chromium, driver, folder, address, stack)
-            print(f"two at once: one fuses, the other one is told {said!r} and fuses the rest")
+            print(f"two sessions: one fuses, the other shows {said!r} and fuses the rest")
             if args.large:
                 with browser(chromium, driver, folder / "large") as page:
-                    check_large(Page(page, address), draw_large(folder), server)
-        must(not list(temporary.iterdir()), "temporary files stay behind")
-    print("all right")
+                    check_large(Visit(page, address), draw_large(folder), server)
+        must(not list(temporary.iterdir()), "temporary files are left behind")
+    print("everything is right")
 
 
 if __name__ == "__main__":

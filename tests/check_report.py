@@ -1,6 +1,6 @@
-"""Open a report in headless Chromium and try its sliders; not part of `make test`.
+"""Try the sliders of a report in headless Chromium; part of `make check`, not of `make test`.
 
-    .venv/bin/python -m tests.check_report
+    python -m tests.check_report
 
 It needs what tests/browser.py needs.
 """
@@ -25,8 +25,8 @@ ARROW_RIGHT, HOME, END = "\ue014", "\ue011", "\ue010"
 
 def get_parser():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--report", type=Path, help="default: one is drawn")
-    parser.add_argument("--screenshot", type=Path, help="write what the browser shows, PNG")
+    parser.add_argument("--report", type=Path, help="report to check (default: a synthetic one)")
+    parser.add_argument("--screenshot", type=Path, help="PNG file for a screenshot")
     add_browser_options(parser)
     return parser
 
@@ -39,8 +39,8 @@ def draw_report(folder):
         frames = np.stack(draw_stack(picture, 5))
         ramp = np.linspace(0, 65535, 360).astype(np.uint16)
         fused = Fused(picture, np.tile(ramp, (240, 1)), np.full((240, 360), 200, np.uint8))
-        result = {"seconds": 1.2, "network_seconds": 0.8}
-        cards.append(make_card(name, frames, fused, result, f"{k}.png", ["frame 3 is left out"]))
+        result = {"seconds": 1.2, "network_seconds": 0.8, "notes": ["frame 3 is excluded"]}
+        cards.append(make_card(name, frames, fused, result, f"{k}.png"))
     cards.append(Card("broken", failure="03.jpg is cut short: copy it again"))
     files = [folder / "cards" / f"{k}.json" for k in range(len(cards))]
     for file, card in zip(files, cards, strict=True):
@@ -52,11 +52,11 @@ def draw_report(folder):
 def must(holds, sentence):
     """Raise StackError with the sentence where something does not hold."""
     if not holds:
-        raise StackError(f"the report is not right: {sentence}")
+        raise StackError(f"the report is wrong: {sentence}")
 
 
 def check_pictures(page):
-    """Every picture is decoded once it is scrolled to."""
+    """Every picture can be decoded."""
     count = page.run("return document.images.length")
     must(count > 0, "it shows no pictures")
     page.run("for (const image of document.images) image.loading = 'eager'")
@@ -65,7 +65,7 @@ def check_pictures(page):
         if decoded == count:
             return
         time.sleep(0.1)
-    must(False, f"of {count} pictures {decoded} are decoded")
+    must(False, f"{decoded} of {count} pictures can be decoded")
 
 
 def state(page):
@@ -81,7 +81,7 @@ def check_keys(page, slider):
     before = state(page)
     page.ask("POST", f"{slider}/value", {"text": ARROW_RIGHT * 5})
     after = state(page)
-    must(after[0] > before[0], f"the arrow keys leave the slider at {before[0]}")
+    must(after[0] > before[0], f"the arrow keys do not move the slider from {before[0]}")
     must(after[1] != before[1], f"the slider moves, the picture stays at {before[1]}")
     for key, value in ((HOME, 0), (END, 100)):
         page.ask("POST", f"{slider}/value", {"text": key})
@@ -98,7 +98,7 @@ def set_slider(page, value):
 
 
 def check_pixels(page):
-    """At 0 the fused picture is seen, at 100 the frame, at 50 one half of each."""
+    """At 0 the fused picture is visible, at 100 the frame, at 50 half of each."""
     pair = page.find(".pair")
     page.run("document.activeElement.blur()")
     seen = {}
@@ -113,15 +113,15 @@ def check_pixels(page):
         np.s_[rows, width * 5 // 8 : -width // 8],
     )
     differ = max(np.abs(seen[0][part] - seen[100][part]).mean() for part in (left, right))
-    must(differ > 1, f"frame and fused picture differ by {differ:.2f} grey levels only")
+    must(differ > 1, f"frame and fused picture differ by only {differ:.2f} grey levels")
     for value, part, what in ((100, left, "frame"), (0, right, "fused picture")):
         off = np.abs(seen[50][part] - seen[value][part]).mean()
-        must(off < 0.5, f"half-way the {what} is off by {off:.2f} grey levels")
+        must(off < 0.5, f"at 50 the {what} is off by {off:.2f} grey levels")
     return differ
 
 
 def check_pointer(page, slider):
-    """A press on the picture brings the slider there, and dragging takes it along."""
+    """The slider follows a press on the picture and a drag."""
     width = page.ask("GET", f"{slider}/rect")["width"]
     number = {ELEMENT: slider.rpartition("/")[2]}
 
@@ -137,16 +137,16 @@ def check_pointer(page, slider):
         page.ask("POST", "/actions", {"actions": [{**hand, "actions": steps}]})
         page.ask("DELETE", "/actions")
         value = state(page)[0]
-        must(abs(value - 25) < 3, f"a {kind} that drags to a quarter leaves it at {value:.0f}")
+        must(abs(value - 25) < 3, f"a {kind} dragged the slider to 25 and it is at {value:.0f}")
 
 
 def check_screens(page):
-    """A telephone needs no scrolling sideways; dark screens get a dark page."""
+    """A phone needs no horizontal scrolling; the dark colour scheme is followed."""
     metrics = {"height": 800, "deviceScaleFactor": 1, "mobile": True}
     page.tool("Emulation.setDeviceMetricsOverride", width=360, **metrics)
     wide = page.run("return document.documentElement.scrollWidth")
-    must(wide <= 360, f"on a screen of 360 px it is {wide} px wide")
-    # What is left out of sight does not count as width of the page.
+    must(wide <= 360, f"on a screen of 360 px the report is {wide} px wide")
+    # Content that is not rendered yet does not count in the width of the document.
     cut = page.run(
         "return [...document.querySelectorAll('.stack')]"
         ".filter(part => part.scrollWidth > part.clientWidth).length"
@@ -156,12 +156,15 @@ def check_screens(page):
     light = page.run("return getComputedStyle(document.body).backgroundColor")
     dark = [{"name": "prefers-color-scheme", "value": "dark"}]
     page.tool("Emulation.setEmulatedMedia", features=dark)
-    must(page.run("return getComputedStyle(document.body).backgroundColor") != light, "never dark")
+    must(
+        page.run("return getComputedStyle(document.body).backgroundColor") != light,
+        "it ignores the dark colour scheme",
+    )
     page.tool("Emulation.setEmulatedMedia", features=[])
 
 
 def check(page, report, screenshot):
-    """Everything about one report; returns the sentence of a success."""
+    """Check one report; return what was found."""
     page.ask("POST", "/url", {"url": report.resolve().as_uri()})
     check_pictures(page)
     slider = page.find(".pair input")
@@ -170,9 +173,9 @@ def check(page, report, screenshot):
     check_pointer(page, slider)
     check_screens(page)
     asked = page.run("return performance.getEntriesByType('resource').map(entry => entry.name)")
-    must(not [name for name in asked if not name.startswith("data:")], f"it asks for {asked}")
+    must(not [name for name in asked if not name.startswith("data:")], f"it requests {asked}")
     logged = page.ask("POST", "/se/log", {"type": "browser"})
-    must(not logged, f"the browser says {logged}")
+    must(not logged, f"the browser logs {logged}")
     if screenshot is not None:
         set_slider(page, 50)
         page.run("scrollTo(0, 0)")

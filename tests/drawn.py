@@ -66,3 +66,10 @@ def tiff(samples, **options):
     buffer = io.BytesIO()
     tifffile.imwrite(buffer, samples, **options)
     return buffer.getvalue()
+
+
+def blobs(size):
+    """A smooth picture (size, size, 3) uint8 that interpolates well."""
+    noise = cv2.GaussianBlur(np.random.default_rng(5).random((size, size, 3)), (0, 0), 4)
+    noise = (noise - noise.min()) / (noise.max() - noise.min())
+    return np.uint8(np.round(40 + 150 * noise))

@@ -1,10 +1,11 @@
 """What torchrun starts in test_distributed.py: a training that notes its samples.
 
 Arguments: a folder for notes, the rank that is killed in the first round (-1: none), the step after
-which it is, and those of train.py. Beside it, rank 0 notes the gradients of processes that each
-have the same half of a batch.
+which it is, the type of the numbers (float32, float64), and those of train.py. Beside it, rank 0
+notes the gradients of processes that each have the same half of a batch.
 """
 
+import contextlib
 import copy
 import os
 import signal
@@ -20,6 +21,26 @@ import loss
 import train
 from network import run_network
 from stackmff.training import optimisation
+
+
+@contextlib.contextmanager
+def numbers(dtype):
+    """Train in numbers of this type, torch.float32 or torch.float64, whatever was read."""
+
+    def converted(loader):
+        for batch in batches(loader):
+            yield batch | {name: batch[name].to(dtype) for name in ("stack", "answer")}
+
+    default, batches, single = torch.get_default_dtype(), train.batches, torch.Tensor.float
+    torch.set_default_dtype(dtype)
+    train.batches = converted
+    torch.Tensor.float = lambda tensor: tensor.to(dtype)  # by which networks and losses leave bf16
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(default)
+        train.batches = batches
+        torch.Tensor.float = single
 
 
 def gradients_of(network, copies):
@@ -57,4 +78,5 @@ def noting(folder, killed, last):
 
 if __name__ == "__main__":
     train.train_step = noting(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))
-    train.run_main(lambda: train.main(sys.argv[4:]))
+    with numbers(getattr(torch, sys.argv[4])):
+        train.run_main(lambda: train.main(sys.argv[5:]))

@@ -1,33 +1,40 @@
+"""app.py and webapp/server.py: the server over HTTP, whole sessions and hostile requests."""
+
 import contextlib
 import http.client
 import json
 import os
+import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 
 import pytest
 
+from app import get_parser, main
 from stackmff.errors import StackError
+from stackmff.options import parse
+from stackmff.processes import child_environment
+from stackmff.webapp.command import AppOptions
+from stackmff.webapp.guard import is_local
 from stackmff.webapp.results import Prober
+from stackmff.webapp.server import make_app
 from stackmff.webapp.sessions import Sessions
-from stackmff.webapp.uploads import Limits
+from stackmff.webapp.uploads import UploadLimits
 from tests.drawn import draw_stack, saved, texture
 from tests.stand_ins import Engine, brightest
 
 uvicorn = pytest.importorskip("uvicorn")
 pytest.importorskip("starlette")
 
-from app import check_needs, get_parser
-from stackmff.webapp.guard import is_local
-from stackmff.webapp.server import make_app
-
 
 class Client:
     """Speaks HTTP to a page that is served in a thread of this process."""
 
-    def __init__(self, port, house):
-        self.port, self.house = port, house
+    def __init__(self, port, sessions):
+        self.port, self.sessions = port, sessions
 
     def ask(self, method, path, body=None, headers=None):
         """(status, JSON or bytes) of an answer."""
@@ -62,25 +69,25 @@ def client(tmp_path_factory):
     (folder / "secret.txt").write_text("secret")
     with contextlib.suppress(OSError):  # not on every file system
         os.mkdir(os.fsencode(folder / "root") + b"/k\xe4fer")
-    house = Sessions(Limits(10**7, 10**6), folder / "root", folder=folder / "temporary")
-    prober = Prober(None, None)
+    sessions = Sessions(UploadLimits(10**7, 10**6), folder / "root", folder=folder / "temporary")
+    prober = Prober(None, "cpu")
     prober.engine = Engine(brightest)
     config = uvicorn.Config(
-        make_app(house, prober, ["stacks.example"]), log_level="error", lifespan="off"
+        make_app(sessions, prober, ["stacks.example"]), log_level="error", lifespan="off"
     )
     server = uvicorn.Server(config)
     listening = socket.create_server(("127.0.0.1", 0))
     thread = threading.Thread(target=server.run, args=([listening],))
     thread.start()
-    yield Client(listening.getsockname()[1], house)
+    yield Client(listening.getsockname()[1], sessions)
     server.should_exit = True
     thread.join()
-    house.close()
+    sessions.close()
     assert not list((folder / "temporary").iterdir())
 
 
-def files_of(house):
-    return [path for path in house.folder.rglob("*") if path.is_file()]
+def files_of(sessions):
+    return [path for path in sessions.folder.rglob("*") if path.is_file()]
 
 
 def test_the_page_and_its_parts_come(client):
@@ -116,10 +123,10 @@ def test_a_stack_goes_its_way(client):
     for k, frame in enumerate(draw_stack(texture(48, 64, 0), 3)):
         status, _ = client.ask("PUT", f"{at}/files?name=f{k}.png", saved(frame, "PNG"))
         assert status == 200
-    state = client.until(at, lambda state: len(state["frames"]) == 3 and not state["looking"])
+    state = client.until(at, lambda state: len(state["frames"]) == 3 and not state["examining"])
     first, *others = [frame["id"] for frame in state["frames"]]
     assert client.ask("GET", f"{at}/thumb/{first}")[1].startswith(b"\xff\xd8")
-    assert client.ask("POST", f"{at}/frames", {"order": [*others, first], "left_out": []})[0] == 200
+    assert client.ask("POST", f"{at}/frames", {"order": [*others, first], "excluded": []})[0] == 200
     assert client.ask("POST", f"{at}/work", {"slab": 2})[0] == 200
     state = client.until(at, lambda state: state["work"] is None)
     assert state["failure"] is None
@@ -135,6 +142,8 @@ def test_a_stack_goes_its_way(client):
     assert sum(share for _, share in shares) == pytest.approx(1, abs=0.01)
     stroke = {"frame": "f0.png", "radius": 5, "softness": 0.5, "points": [[9, 9]]}
     assert client.ask("POST", f"{at}/strokes", stroke)[1]["boxes"] == [[4, 15, 4, 15]]
+    status, form = client.ask("POST", "/sessions")
+    assert [field["label"] for field in form["form"]][:2] == ["Match exposure", "Align"]
     for wrong in ({"frame": "no.png"}, {"frame": "\ud800"}, {"radius": 10**400}):
         status, told = client.ask("POST", f"{at}/strokes", stroke | wrong)
         assert (status, told["error"][:29]) == (400, "this stroke cannot be painted")
@@ -152,22 +161,22 @@ def test_a_stack_goes_its_way(client):
         ("what=alignment", "f2_alignment.json"),
         ("what=slabs", "f2_slabs.zip"),
     ):
-        status, data = client.ask("GET", f"{at}/take?{query}")
+        status, data = client.ask("GET", f"{at}/export?{query}")
         assert status == 200, data
         assert f'filename="{name}"' in client.headers["content-disposition"]
-    session = client.house.get(at.rpartition("/")[2])
+    session = client.sessions.get(at.rpartition("/")[2])
     end = time.monotonic() + 10
     while list(session.out.iterdir()):  # they go once they are sent
         assert time.monotonic() < end
-    assert client.ask("GET", f"{at}/take?format=exe")[0] == 400
-    assert client.ask("GET", f"{at}/relief")[0] == 200
+    assert client.ask("GET", f"{at}/export?format=exe")[0] == 400
+    assert client.ask("GET", f"{at}/surface")[0] == 200
     assert client.ask("DELETE", f"{at}/strokes")[0] == 200
     assert client.ask("DELETE", f"{at}/frames")[1]["frames"] == []
 
 
 def test_an_upload_of_10_gb_is_refused_before_it_comes(client):
     at = client.begin()
-    before = files_of(client.house)
+    before = files_of(client.sessions)
     link = http.client.HTTPConnection("127.0.0.1", client.port, timeout=20)
     link.putrequest("PUT", f"{at}/files?name=a.tif")
     link.putheader("Content-Length", str(10 * 10**9))
@@ -177,42 +186,44 @@ def test_an_upload_of_10_gb_is_refused_before_it_comes(client):
     assert answer.status == 413
     assert "10.0 GB are more than the 10.0 MB" in json.loads(answer.read())["error"]
     link.close()
-    assert files_of(client.house) == before
+    assert files_of(client.sessions) == before
 
 
 def test_a_body_without_a_size_is_refused(client):
     at = client.begin()
     status, told = client.ask("PUT", f"{at}/files?name=a.png", iter([b"abc"]))
     assert status == 413
-    assert "does not say its size" in told["error"]
+    assert "does not declare the size" in told["error"]
 
 
 def test_a_sender_who_goes_leaves_nothing(client):
     at = client.begin()
-    before = files_of(client.house)
+    before = files_of(client.sessions)
     link = socket.create_connection(("127.0.0.1", client.port))
     head = f"PUT {at}/files?name=a.png HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 1000\r\n\r\n"
     link.sendall(head.encode() + b"half of it")
     end = time.monotonic() + 10
-    while files_of(client.house) == before:
+    while files_of(client.sessions) == before:
         assert time.monotonic() < end
     link.close()
-    while files_of(client.house) != before:
+    while files_of(client.sessions) != before:
         assert time.monotonic() < end
         time.sleep(0.01)
-    assert client.house.get(at.rpartition("/")[2]).held == 0
+    assert client.sessions.get(at.rpartition("/")[2]).held == 0
 
 
 def test_text_named_jpg_is_refused_with_a_sentence(client):
     at = client.begin()
-    before = files_of(client.house)
+    before = files_of(client.sessions)
     assert client.ask("PUT", f"{at}/files?name=notes.jpg", b"a text")[0] == 200
     state = client.until(at, lambda state: state["refused"])
-    assert state["refused"] == ["notes.jpg is no picture, or is damaged: export or copy it again"]
+    assert state["refused"] == [
+        "notes.jpg is not a picture, or is damaged: export or copy it again"
+    ]
     assert state["frames"] == []
-    assert files_of(client.house) == before
+    assert files_of(client.sessions) == before
     status, told = client.ask("PUT", f"{at}/files?name=notes.txt", b"a text")
-    assert (status, told["error"][:20]) == (413, "notes.txt is no pict")
+    assert (status, told["error"][:20]) == (413, "notes.txt is not a s")
 
 
 @pytest.mark.parametrize(
@@ -244,7 +255,7 @@ def test_sessions_do_not_see_each_other(client):
     assert client.ask("GET", f"{other}/state")[1]["frames"] == []
     assert client.ask("GET", f"{other}/thumb/0")[0] == 404
     status, told = client.ask("GET", "/s/guessed/state")
-    assert (status, told["error"]) == (404, "this session has ended: load the page anew")
+    assert (status, told["error"]) == (404, "this session has ended: reload the page")
 
 
 def test_other_sites_are_refused(client):
@@ -258,7 +269,7 @@ def test_other_sites_are_refused(client):
     ):
         status, told = client.ask("POST", "/sessions", headers=headers)
         assert status == 403
-        assert told["error"].startswith("this page answers itself alone")
+        assert told["error"].startswith("this server answers only its own page")
     for host in ("[::1]:80", "192.168.1.9:7860", "STACKS.example", f"{socket.gethostname()}:80"):
         assert client.ask("POST", "/sessions", headers={"Host": host})[0] == 200
     own = {"Origin": f"http://localhost:{client.port}", "Host": f"localhost:{client.port}"}
@@ -271,15 +282,15 @@ def test_what_is_no_json_is_refused(client, body):
     for path in ("work", "frames", "open", "strokes"):
         status, told = client.ask("POST", f"{at}/{path}", body)
         assert status == 400
-        assert "load it anew" in told["error"]
+        assert "reload the page" in told["error"]
 
 
 @pytest.mark.parametrize(
     "path, body",
     [
-        ("frames", {"order": 5, "left_out": []}),
-        ("frames", {"order": ["a", 1], "left_out": []}),
-        ("frames", {"order": [], "left_out": [[1]]}),
+        ("frames", {"order": 5, "excluded": []}),
+        ("frames", {"order": ["a", 1], "excluded": []}),
+        ("frames", {"order": [], "excluded": [[1]]}),
         ("frames", {"order": []}),
         ("open", {"path": "\ud800"}),
         ("strokes", {"strokes": 5}),
@@ -303,7 +314,9 @@ def test_a_name_stays_as_it_is(client):
 
 
 def test_names_that_are_no_text_are_listed(client):
-    folders = [name for name in os.listdir(os.fsencode(client.house.root)) if b"\xe4" in name]
+    folders = [
+        name for name in os.listdir(os.fsencode(client.sessions.shared.root)) if b"\xe4" in name
+    ]
     if not folders:
         pytest.skip("this file system has no such names")
     found = client.ask("GET", f"{client.begin()}/browse")[1]["folders"]
@@ -313,10 +326,10 @@ def test_names_that_are_no_text_are_listed(client):
 def test_one_who_waits_keeps_nobody_else_waiting(client):
     """What takes a session's lock leaves the loop that answers all to the others."""
     at, other = client.begin(), client.begin()
-    session = client.house.get(at.rpartition("/")[2])
+    session = client.sessions.get(at.rpartition("/")[2])
     asking = [
         threading.Thread(target=client.ask, args=("POST", f"{at}/{path}", body))
-        for path, body in (("frames", {"order": [], "left_out": []}), ("work", {}))
+        for path, body in (("frames", {"order": [], "excluded": []}), ("work", {}))
     ]
     with session.lock:
         for thread in asking:
@@ -329,7 +342,7 @@ def test_one_who_waits_keeps_nobody_else_waiting(client):
 
 def test_a_huge_body_is_refused(client):
     status, told = client.ask("POST", f"{client.begin()}/strokes", b"[" * (5 * 2**20))
-    assert (status, told["error"][:21]) == (400, "that is too much at o")
+    assert (status, told["error"][:25]) == (400, "this request is too large")
 
 
 def test_only_loopback_is_local():
@@ -337,10 +350,42 @@ def test_only_loopback_is_local():
     assert not any(is_local(host) for host in ("0.0.0.0", "192.168.1.2", "::", "example.org"))
 
 
-def test_options_that_cannot_be_are_refused(tmp_path):
-    parser = get_parser()
-    with pytest.raises(StackError, match=r"--root .* is no folder"):
-        check_needs(parser.parse_args(["--root", str(tmp_path / "none")]))
-    for words in (["--port", "70000"], ["--max_upload_gb", "0"], ["--keep_minutes", "-1"]):
+def test_wrong_options_are_refused(tmp_path, capsys):
+    for words, sentence in (
+        (["--root", str(tmp_path / "none")], "is not a folder: choose an existing one"),
+        (["--port", "70000"], "70000 must be at most 65535"),
+        (["--max_upload_gb", "0"], "0 must be above 0"),
+        (["--keep_minutes", "-1"], "-1 must be above 0"),
+    ):
         with pytest.raises(SystemExit):
-            parser.parse_args(words)
+            parse(get_parser(), words, AppOptions)
+        assert sentence in capsys.readouterr().err
+
+
+def test_missing_packages_are_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    with pytest.raises(StackError, match=r'pip install "stackmff\[app\]"'):
+        main([])
+
+
+def test_the_page_is_served_from_any_folder(tmp_path):
+    """By a process of the package alone, which finds its files and its worker."""
+    code = "from stackmff.webapp.command import main; main(['--port', '0', '--temp_dir', '.'])"
+    command = [sys.executable, "-P", "-c", code]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, cwd=tmp_path, env=child_environment(), **pipes) as process:
+        try:
+            address = process.stdout.readline().split()[2]
+            client = Client(int(address.rpartition(":")[2]), None)
+            at = client.begin()
+            for k, frame in enumerate(draw_stack(texture(48, 64, 0), 3)):
+                client.ask("PUT", f"{at}/files?name=f{k}.png", saved(frame, "PNG"))
+            client.until(at, lambda state: len(state["frames"]) == 3 and not state["examining"])
+            assert client.ask("GET", "/page/options.js")[0] == 200
+            assert client.ask("POST", f"{at}/work", {"align": "off"})[0] == 200
+            state = client.until(at, lambda state: state["work"] is None)
+            assert state["failure"] is None and state["result"]["names"][0] == "f0.png"
+        finally:
+            process.send_signal(signal.SIGINT)
+            process.communicate()
+    assert not list(tmp_path.iterdir())

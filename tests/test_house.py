@@ -2,9 +2,12 @@
 
 import ast
 import importlib
+import re
 from pathlib import Path
 
 import pytest
+
+from stackmff.options import Options, fields_of, is_group
 
 HOUSE = Path(__file__).parents[1]
 PACKAGE = HOUSE / "stackmff"
@@ -41,9 +44,14 @@ def imported(tree):
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
+# They put the wings together: the library's functions and the command of an installed package.
+FRONT = {"__init__", "api", "cli"}
+
+
 def files_of(wing):
-    folder = PACKAGE if wing == "base" else PACKAGE / wing
-    return sorted(folder.glob("*.py"))
+    if wing == "base":
+        return sorted(path for path in PACKAGE.glob("*.py") if path.stem not in FRONT)
+    return sorted((PACKAGE / wing).glob("*.py"))
 
 
 def wings_imported(path):
@@ -109,3 +117,126 @@ def test_torch_is_not_imported_at_the_top(path):
 def test_every_option_has_a_help(name):
     for action in importlib.import_module(name).get_parser()._actions:
         assert action.help, action.dest
+
+
+# ---- what the options say is used
+
+
+def options_classes():
+    """Every class of options of ours, those of the commands included."""
+    for path in [*PACKAGE.rglob("*.py"), *HOUSE.glob("*.py"), *(HOUSE / "tools").glob("*.py")]:
+        if path.stem != "__init__":
+            importlib.import_module(".".join(path.relative_to(HOUSE).with_suffix("").parts))
+    found, queue = [], [Options]
+    while queue:
+        queue += queue.pop().__subclasses__()
+        found = [*found, *(cls for cls in queue if cls not in found)]
+    ours = ("stackmff", "tools", *TOP_LEVEL)
+    return [cls for cls in found if cls.__module__.partition(".")[0] in ours]
+
+
+class Reads(ast.NodeVisitor):
+    """The (class of options, field) that a file reads, by what its names are annotated to be.
+
+    Args:
+        classes: {name of a class: the class}.
+        groups: {name of a field that is a group: its classes}.
+    """
+
+    def __init__(self, classes, groups):
+        self.classes, self.groups = classes, groups
+        self.names = {}  # {name of a variable: classes}
+        self.found = set()
+
+    def note(self, name, classes):
+        self.names.setdefault(name, set()).update(classes)
+
+    def named_in(self, annotation):
+        words = set(re.findall(r"\w+", ast.unparse(annotation)))
+        return {self.classes[word] for word in words & set(self.classes)}
+
+    def what(self, node):
+        """The classes that an expression may be an object of."""
+        if isinstance(node, ast.Name):
+            return self.names.get(node.id, set())
+        if isinstance(node, ast.Attribute):
+            return self.groups.get(node.attr, set()) | self.names.get(node.attr, set())
+        return set()
+
+    def visit_arg(self, node):
+        if node.annotation is not None:
+            self.note(node.arg, self.named_in(node.annotation))
+
+    def visit_AnnAssign(self, node):
+        target = node.target
+        self.note(
+            getattr(target, "id", getattr(target, "attr", "")), self.named_in(node.annotation)
+        )
+        self.generic_visit(node)
+
+    def visit_Assign(self, node):
+        self.generic_visit(node)
+        (target, *_) = node.targets
+        pairs = [(target, node.value)]
+        if isinstance(target, ast.Tuple) and isinstance(node.value, ast.Tuple):
+            pairs = list(zip(target.elts, node.value.elts))
+        elif isinstance(node.value, ast.Call):
+            called = ast.unparse(node.value.func)
+            args = node.value.args
+            if called == "parse":
+                pairs = []
+                for one, cls in zip(getattr(target, "elts", [target]), args[2:]):
+                    self.note(ast.unparse(one), self.named_in(cls))
+            elif called in ("build", "replace") and args:
+                self.note(ast.unparse(target), self.named_in(args[0]) | self.what(args[0]))
+        for one, value in pairs:
+            if isinstance(one, ast.Name):
+                self.note(one.id, self.what(value))
+            elif isinstance(one, ast.Attribute):
+                self.note(one.attr, self.what(value))
+
+    def visit_ClassDef(self, node):
+        cls = self.classes.get(node.name)
+        for part in node.body:
+            if cls is not None and isinstance(part, ast.FunctionDef):
+                if part.name == "contradiction":  # says only what goes together
+                    continue
+                self.names["self"] = {cls}
+            self.visit(part)
+            self.names.pop("self", None)
+
+    def visit_Attribute(self, node):
+        self.generic_visit(node)
+        if isinstance(node.ctx, ast.Load):
+            self.found |= {(cls, node.attr) for cls in self.what(node.value)}
+
+
+def fields_read():
+    """The (class of options, field) that any file of ours reads."""
+    classes = {cls.__name__: cls for cls in options_classes()}
+    groups = {}
+    for cls in classes.values():
+        for field, kind in fields_of(cls):
+            if is_group(kind):
+                groups.setdefault(field.name, set()).add(kind)
+    found = set()
+    for path in [*PACKAGE.rglob("*.py"), *HOUSE.glob("*.py"), *(HOUSE / "tools").glob("*.py")]:
+        reads = Reads(classes, groups)
+        tree = ast.parse(path.read_text())
+        reads.visit(tree)  # names first, then what is read of them
+        reads.visit(tree)
+        found |= reads.found
+    return found
+
+
+@pytest.fixture(scope="module")
+def read():
+    return fields_read()
+
+
+@pytest.mark.parametrize("cls", options_classes(), ids=lambda cls: cls.__name__)
+def test_every_option_is_read(cls, read):
+    for field, kind in fields_of(cls):
+        if not is_group(kind):
+            known = {(other, field.name) for other in (*cls.__mro__, *cls.__subclasses__())}
+            assert known & read, f"nobody reads {cls.__name__}.{field.name}"

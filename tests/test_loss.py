@@ -103,7 +103,7 @@ def test_cross_entropy_in_colour_sees_colour():
 
 def test_cross_entropy_refuses_a_network_without_weights():
     stack = torch.rand(1, 1, 2, 8, 8)
-    with pytest.raises(ValueError, match="needs a network that weighs the frames"):
+    with pytest.raises(ValueError, match="needs a network that outputs weights"):
         loss.weighted_loss(
             luma_output(stack[:, :, 0]),
             {"stack": stack, "answer": stack[:, :, 0]},

@@ -1,16 +1,12 @@
 """Making data sets: the tree, going on where it stopped, depth of every kind, bad input."""
 
 import json
-import subprocess
-import sys
-import time
 from functools import partial
-from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
-from calling import make_quietly
+from calling import killed_while_writing, make_quietly
 from drawn import texture
 
 import make_dataset
@@ -366,32 +362,13 @@ def make_settings(words, tmp_path):
 
 
 def test_a_killed_run_goes_on(run, photos, tmp_path):
-    """Killed as soon as a scene is in the record, while others are being made."""
+    """Killed while some scenes are in the record and another one is being made."""
     out = tmp_path / "out"
     words = ["--image_path", photos, "--size", 32, "--max_coc", 4, "--num_scenes", 12]
     words += [*ANY_PHOTO, "--workers", 1, "--output_dir", out]
-    script = "import make_dataset; make_dataset.SAVE_EVERY = 0; make_dataset.main()"
-    process = subprocess.Popen(
-        [
-            sys.executable,
-            "-c",
-            script,
-            *map(str, [*words, *ANY_PHOTO, "--workers", 1]),
-            f"--output_dir={out}",
-        ],
-        cwd=Path(make_dataset.__file__).parent,
-        stderr=subprocess.DEVNULL,
-    )
-    record = out / "dataset.json"
-    try:
-        while process.poll() is None and not (
-            record.exists() and "focus_disparity" in record.read_text()
-        ):
-            time.sleep(0.002)
-    finally:
-        process.kill()
-        process.wait()
-    kept = len(json.loads(record.read_text())["scenes"])
+    # Not in the first scene.
+    killed_while_writing("make_dataset", words, scenes.MOST_FRAMES + 2, "stackmff.synthesis.stacks")
+    kept = len(json.loads((out / "dataset.json").read_text())["scenes"])
     assert 0 < kept < 12
     status, said = run(*words)
     assert status == 0 and f"12 scenes, {12 - kept} of them new" in said

@@ -235,7 +235,7 @@ def test_errors_of_loading(mix, tmp_path):
 
 
 def test_errors_of_building():
-    with pytest.raises(StackError, match="not known"):
+    with pytest.raises(StackError, match="is unknown"):
         build_network({"network": "Unknown"})
     with pytest.raises(StackError, match="does not fit"):
         build_network({"network": "StackMix", "depth": 3})

@@ -28,7 +28,12 @@ from stackmff.options import (
 @dataclass(frozen=True)
 class Light(Options):
     title = "light"
-    kind: Literal["sun", "lamp"] = option("sun", help="where it comes from")
+    kind: Literal["sun", "lamp"] = option(
+        "sun",
+        help="where it comes from (default: %(default)s)",
+        label="Source",
+        choice_labels={"sun": "the sun"},
+    )
     steady: bool = option(True, help="the light flickers", flag="flickers")
 
 
@@ -40,6 +45,9 @@ class Picture(Options):
     size: tuple[int, ...] = option((4, 4), help="height and width", low=1, nargs=2)
     count: int | None = option(None, help="of something", above=1)
     sharp: bool = option(False, help="sharpen it")
+    tint: Literal["warm", "cold"] | None = option(
+        None, help="of the light", choice_labels={None: "as it is"}
+    )
 
     def contradiction(self):
         if self.sharp and self.radius:
@@ -84,6 +92,7 @@ def test_former_names_are_accepted_and_hidden(capsys):
     with pytest.raises(SystemExit):
         read("--help")
     shown = capsys.readouterr().out
+    assert "(default: sun)" in shown
     assert "--output_dir" in shown and "output_path" not in shown and "light:" in shown
     assert read("--output_path", "x") == read("--output_dir", "x")
     with pytest.raises(SystemExit):
@@ -118,19 +127,46 @@ def test_values_are_checked_whoever_gives_them():
         ({"kind": "fire"}, "--kind 'fire' is unknown: use one of sun, lamp"),
         ({"size": [2, 0]}, "--size 0 must be at least 1"),
         ({"radus": 1.0}, "radus is no option: did you mean radius"),
+        ({"radius": "2"}, "--radius '2' is not a number"),
+        ({"radius": True}, "--radius True is not a number"),
+        ({"radius": None}, "--radius must have a value"),
+        ({"count": 2.0}, "--count 2.0 is not a whole number"),
+        ({"sharp": "yes"}, "--sharp 'yes' is not true or false"),
+        ({"size": 2}, "--size 2 is not a sequence"),
+        ({"kind": ["sun"]}, r"--kind \('sun',\) is unknown"),
     ):
         with pytest.raises(StackError, match=sentence):
             build(Picture, {"output_dir": "x", **values}, strict=True)
 
 
 def test_names_and_form_hold_the_groups_options():
-    names = ["output_dir", "kind", "steady", "radius", "size", "count", "sharp"]
+    names = ["output_dir", "kind", "steady", "radius", "size", "count", "sharp", "tint"]
     assert names_of(Picture) == names
     described = json.loads(json.dumps(form(Picture)))
     assert [part["name"] for part in described] == names
-    kinds = ["path", "choice", "switch", "float", "int", "int", "switch"]
+    kinds = ["path", "choice", "switch", "float", "int", "int", "switch", "choice"]
     assert [part["kind"] for part in described] == kinds
     assert described[1]["choices"] == ["sun", "lamp"] and described[3]["low"] == 0
+    assert described[1]["label"] == "Source" and described[0]["label"] is None
+    assert described[1]["choice_labels"] == ["the sun", "lamp"]
+    assert described[1]["help"] == "where it comes from" and described[2]["help"] == ""
+    assert described[7]["choices"] == [None, "warm", "cold"]
+    assert described[7]["choice_labels"] == ["as it is", "warm", "cold"]
+
+
+@dataclass(frozen=True)
+class Place(Options):
+    stack_path: Path = option(help="of the frames", positional=True)
+
+
+def test_a_positional_option_is_given_with_or_without_its_name(capsys):
+    parser = argparse.ArgumentParser()
+    add_options(parser, Place, "stack")
+    assert parse(parser, ["x"], Place) == parse(parser, ["--stack_path", "x"], Place)
+    for words in ([], ["x", "--stack_path", "y"]):
+        with pytest.raises(SystemExit):
+            parse(parser, words, Place)
+        assert "stack_path" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("word", ["nan", "inf", "-inf", "1e999"])

@@ -77,8 +77,8 @@ def test_sixteen_bits_stay_and_are_noted_where_they_do_not(tmp_path, weights, ca
         (["--output", "stack/../stack/fused.png"], "inside the stack's folder"),
         (["--focus_map", "stack/map.png"], "inside the stack's folder"),
         (["--focus_map", "map.jpg"], "ends in .png"),
-        (["--confidence", "a.png", "--output", "./a.png"], "names of their own"),
-        (["--confidence", "results/stack.png"], "names of their own"),
+        (["--confidence", "a.png", "--output", "./a.png"], "a name of its own"),
+        (["--confidence", "results/stack.png"], "a name of its own"),
         (["--out_format", "gif"], "invalid choice"),
     ],
 )
@@ -224,7 +224,7 @@ def test_weights_of_another_network(tmp_path, capsys):
 def test_a_luma_network_has_no_confidence(tmp_path, weights, capsys):
     make_stack(tmp_path / "stacks" / "a")
     args = "--model_path", weights["StackMFF"], "--confidence"
-    sentence = "gives a luma and no weights of the frames"
+    sentence = "predicts a luma and no weights of the frames"
     stack = "--stack_path", tmp_path / "stacks" / "a", "--output", tmp_path / "a.png"
     assert call(predict.main, *stack, *args, tmp_path / "sure.png") == 1
     assert sentence in capsys.readouterr().err

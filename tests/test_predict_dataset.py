@@ -15,14 +15,15 @@ from calling import ROOT, call, command, cut, make_stack, summary
 
 import predict_dataset
 from stackmff.errors import StackError
+from stackmff.fusion import batch
+from stackmff.fusion.pipeline import Files
 from stackmff.images import folders
 from stackmff.images.formats import write_picture
+from stackmff.options import build
 
 
 def find(base):
-    return {
-        name: [s.name for s in group] for name, group in predict_dataset.find_datasets(base).items()
-    }
+    return {name: [s.name for s in group] for name, group in batch.find_datasets(base).items()}
 
 
 def test_stacks_are_found(tmp_path):
@@ -56,8 +57,8 @@ def test_results_are_kept_apart_from_stacks(tmp_path, monkeypatch):
 
     def targets(base, output_dir=None):
         base = tmp_path / base
-        datasets = predict_dataset.find_datasets(base)
-        return predict_dataset.result_folders(base, datasets, output_dir)
+        datasets = batch.find_datasets(base)
+        return batch.result_folders(base, datasets, output_dir)
 
     assert targets("set") == {"set": Path("results/set")}
     assert targets("set/dof_stack") == {"set": Path("results/set")}
@@ -116,7 +117,7 @@ def test_a_link_to_nowhere_is_one_bad_stack(tmp_path, weights, capsys):
 
 
 def test_any_error_of_a_stack_is_its_own(tmp_path, weights, capsys, monkeypatch):
-    base, fuse = tmp_path / "set", predict_dataset.Job.fuse
+    base, fuse = tmp_path / "set", batch.BatchJob.fuse
     make_stack(base / "a", 2)
     make_stack(base / "b", 2)
 
@@ -125,7 +126,7 @@ def test_any_error_of_a_stack_is_its_own(tmp_path, weights, capsys, monkeypatch)
             raise RuntimeError("a library\nhas failed")
         fuse(job, *work)
 
-    monkeypatch.setattr(predict_dataset.Job, "fuse", fuse_all_but_a)
+    monkeypatch.setattr(batch.BatchJob, "fuse", fuse_all_but_a)
     args = ["--stack_basedir_path", base, "--output_dir", tmp_path / "out"]
     assert call(predict_dataset.main, *args, "--model_path", weights["StackMix"]) == 1
     assert list(summary(tmp_path / "out")) == ["b"]
@@ -158,13 +159,13 @@ def test_what_is_done_again(tmp_path, weights, monkeypatch):
     make_stack(base / "b", 2)
     args = ["--stack_basedir_path", base, "--output_dir", out, "--model_path"]
     fused = []
-    fuse_files = predict_dataset.fuse_files
+    fuse_files = batch.fuse_files
 
     def spy(stack, *rest):
         fused.append(stack().paths[0].parent.name)
         return fuse_files(stack, *rest)
 
-    monkeypatch.setattr(predict_dataset, "fuse_files", spy)
+    monkeypatch.setattr(batch, "fuse_files", spy)
 
     def run(*options, model=weights["StackMix"]):
         fused.clear()
@@ -195,6 +196,53 @@ def test_what_is_done_again(tmp_path, weights, monkeypatch):
     record = json.loads((out / "records" / "a.json").read_text())
     assert record["frames"][0]["name"] == "0.png"
     assert len(record["weights"]["network"]) == 64
+
+
+# Options that change no result, or what of their files is recorded by its SHA-256.
+WITHOUT_EFFECT = {
+    *("stack_basedir_path", "output_dir", "part"),  # which stacks, and where to
+    *("overwrite", "verbose", "quiet", "low_memory"),
+    *("model_path", "use_alignment"),
+}
+ACTIONS = {action.dest: action for action in predict_dataset.get_parser()._actions[1:]}
+
+
+def another(action):
+    """A value of an option that is not its default."""
+    if action.choices:
+        return next(value for value in action.choices if value != action.default)
+    if action.nargs == 0:
+        return not action.default
+    return {str: str, batch.part_of: lambda _: (1, 2)}.get(action.type, action.type)("3")
+
+
+@pytest.mark.parametrize("option", ACTIONS)
+def test_the_record_names_every_option_that_results_depend_on(tmp_path, option):
+    make_stack(tmp_path / "set" / "a", 2)
+    paths = folders.list_frames(tmp_path / "set" / "a")
+    parser = predict_dataset.get_parser()
+    wanted = []
+    values = vars(parser.parse_args(["--stack_basedir_path", str(tmp_path / "set")]))
+    if option == "near":  # means nothing without
+        values["prefer"] = "far"
+    for change in ({}, {option: another(ACTIONS[option])}):
+        options = build(batch.BatchJobOptions, values | change)
+        job = batch.BatchJob(paths[0].parent, tmp_path / "out", options, "hash of the weights")
+        wanted.append(job.wanted(paths, Files(tmp_path / "a.png")))
+    assert (wanted[0] == wanted[1]) == (option in WITHOUT_EFFECT)
+
+
+def test_the_record_names_weights_and_alignment_by_their_content(tmp_path):
+    make_stack(tmp_path / "set" / "a", 2)
+    paths = folders.list_frames(tmp_path / "set" / "a")
+    options = batch.BatchJobOptions()
+    known, wanted = tmp_path / "a.json", []
+    for weights, alignment in (("one", "{}"), ("other", "{}"), ("one", "[]")):
+        known.write_text(alignment)
+        job = batch.BatchJob(paths[0].parent, tmp_path / "out", options, weights)
+        files = Files(tmp_path / "a.png", known_alignment=known)
+        wanted.append(job.wanted(paths, files))
+    assert wanted[0] not in wanted[1:] and wanted[1] != wanted[2]
 
 
 def test_several_data_sets_get_folders_of_their_own(tmp_path, weights):
@@ -257,14 +305,14 @@ def test_parts_make_the_whole_and_a_dead_one_is_made_up_for(tmp_path, weights, m
     for name, value in (("ID", "3"), ("MIN", "3"), ("COUNT", "2")):  # the first of --array=3-4
         monkeypatch.setenv(f"SLURM_ARRAY_TASK_{name}", value)
     with monkeypatch.context() as patch:  # as if killed after its first stack
-        fuse = predict_dataset.Job.fuse
+        fuse = batch.BatchJob.fuse
 
         def fuse_or_end(job, *words):
             if job.name == "s2":
                 raise KeyboardInterrupt
             fuse(job, *words)
 
-        patch.setattr(predict_dataset.Job, "fuse", fuse_or_end)
+        patch.setattr(batch.BatchJob, "fuse", fuse_or_end)
         assert call(predict_dataset.main, *args, "--part", "slurm") == 130
     assert made() == ["s0", "s1", "s3"]
     times = {name: (tmp_path / "out" / f"{name}.png").stat().st_mtime_ns for name in made()}
@@ -278,7 +326,7 @@ def test_parts_make_the_whole_and_a_dead_one_is_made_up_for(tmp_path, weights, m
     monkeypatch.setenv("SLURM_ARRAY_TASK_STEP", "4")  # of --array=3-7:4
     assert call(predict_dataset.main, *args, "--part", "slurm") == 0
     monkeypatch.delenv("SLURM_ARRAY_TASK_ID")
-    for word, sentence in [("slurm", "are not set"), ("0/2", "is no K/N"), ("3/2", "is no K/N")]:
+    for word, sentence in [("slurm", "are not set"), ("0/2", "is not K/N"), ("3/2", "is not K/N")]:
         assert call(predict_dataset.main, *args, "--part", word) == 2
         assert sentence in capsys.readouterr().err
 
@@ -287,13 +335,15 @@ RANK = """
 import os, signal, sys
 sys.path.insert(0, {root!r})
 import predict_dataset
-fuse = predict_dataset.Job.fuse
+from stackmff.fusion import batch
+from stackmff.processes import run_main
+fuse = batch.BatchJob.fuse
 def fuse_or_die(job, *words):
     if job.name == "s3" and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
         os.kill(os.getpid(), signal.SIGKILL)
     fuse(job, *words)
-predict_dataset.Job.fuse = fuse_or_die
-predict_dataset.run_main(predict_dataset.main)
+batch.BatchJob.fuse = fuse_or_die
+run_main(predict_dataset.main)
 """
 
 

@@ -2,15 +2,29 @@
 
 import os
 import signal
+from pathlib import Path
 
 import torch
 
 import train
+from stackmff.options import build
 from stackmff.training import optimisation
+from stackmff.training.command_line import parse_options
+from stackmff.training.options import TrainOptions
+
+
+def read(words):
+    """The options of a run of these words, as train.py reads them, and its checkpoint or None."""
+    return parse_options(train.get_parser(), train.tables(), [*map(str, words)])
+
+
+def made(**values):
+    """The options of a run of these values, unread and unchecked against any folder."""
+    return build(TrainOptions, {"exp_name": "x", "datapath": [Path("x")], **values}, strict=True)
 
 
 def without(options, name):
-    """The options but for one and its value."""
+    """The options except for one and its value."""
     place = options.index(name)
     return options[:place] + options[place + 2 :]
 

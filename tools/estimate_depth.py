@@ -19,7 +19,7 @@ from stackmff.machine import available_cores
 from stackmff.options import HelpFormatter, Options, add_options, option, parse
 from stackmff.processes import run_main
 from stackmff.records import run_record
-from stackmff.synthesis.depth_engines import EngineOptions, open_model
+from stackmff.synthesis.depth_engines import DepthEngineOptions, open_model
 from stackmff.synthesis.depth_estimation import DepthEstimator, check_output, maker_of, part_done
 from stackmff.synthesis.depth_maps import SIDE_FILE, describe_maps
 from stackmff.synthesis.depth_models import DepthModelOptions
@@ -47,7 +47,7 @@ class EstimationRun(Options):
 
     title = "run"
 
-    engine: EngineOptions
+    engine: DepthEngineOptions
     batch_size: int = option(
         1, help="photographs that the network takes at a time", low=1, high=1024
     )

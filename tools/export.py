@@ -3,39 +3,49 @@
 import argparse
 import tempfile
 import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from network import FactorisedBlock, load_network
+from network import FactorisedBlock, FusionNetwork, load_network
 from stackmff.errors import StackError
 from stackmff.files import atomic_path, sha256, write_json
 from stackmff.fusion.engines import EXPORT_SUFFIX, GRID, OpenVinoEngine, TorchEngine, weigh
 from stackmff.machine import import_openvino
+from stackmff.options import Options, add_options, option, parse
 from stackmff.processes import run_main
+
+if TYPE_CHECKING:
+    from torch import nn
 
 EXAMPLE = (3, 3 * GRID, 2 * GRID)  # N, H, W of the stack that the network is traced on
 LARGEST_ERROR = 1e-4  # of the weights of the frames, in fp32
 
 
-def get_parser():
-    """The options of tools/export.py."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        "--model_path",
-        type=Path,
-        required=True,
+@dataclass(frozen=True)
+class ExportOptions(Options):
+    """What tools.export is told."""
+
+    model_path: Path = option(
+        help="checkpoint; FILE with .xml, .bin and .json instead of its suffix is written",
         metavar="FILE",
-        help="checkpoint; FILE with .xml, .bin and .json in place of its suffix are written",
     )
+
+
+def get_parser() -> argparse.ArgumentParser:
+    """The options of tools.export."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    add_options(parser, ExportOptions)
     return parser
 
 
-def fold_norms(network):
-    """Put each batch norm into the convolution before it; returns the network, changed.
+def fold_norms(network: "nn.Module") -> "nn.Module":
+    """Fold each batch norm into the convolution before it; returns the network, changed.
 
-    The published mean and variance of a trained network are constants, so that the two are one
-    linear map.
+    The mean and variance of a trained network are constants, so the two are one linear map.
     """
     from torch import nn
     from torch.nn.utils.fusion import fuse_conv_bn_eval
@@ -43,7 +53,7 @@ def fold_norms(network):
     for module in network.modules():
         if not isinstance(module, nn.Sequential) or len(module) < 2:
             continue
-        conv, norm = module[0], module[1]
+        conv, norm = cast(Any, module[0]), module[1]
         if isinstance(norm, nn.BatchNorm2d | nn.BatchNorm3d):
             transpose = isinstance(conv, nn.ConvTranspose2d | nn.ConvTranspose3d)
             module[0] = fuse_conv_bn_eval(conv, norm, transpose)
@@ -51,53 +61,54 @@ def fold_norms(network):
     return network
 
 
-def frames_in_3d(network):
-    """Write the convolutions across frames as 3x1x1 ones, in place, once norms are folded.
+def frames_in_3d(network: "nn.Module") -> "nn.Module":
+    """Replace the convolutions across frames by 3x1x1 ones, in place, after norms are folded.
 
-    No tensor then changes its layout from one convolution to the next, which takes a sixth of the
-    time in OpenVINO.
+    No tensor then changes its layout between convolutions, which costs OpenVINO a sixth of the
+    time.
     """
     from torch import nn
 
     for block in network.modules():
         if isinstance(block, FactorisedBlock):
-            flat = block.b[0]
+            flat = cast(Any, block.b[0])
             conv = nn.Conv3d(flat.in_channels, flat.out_channels, (3, 1, 1), padding=(1, 0, 0))
-            conv.weight.data, conv.bias.data = flat.weight.data[..., None], flat.bias.data
-            block.b = conv
+            conv.weight = nn.Parameter(flat.weight.data[..., None])
+            conv.bias = nn.Parameter(flat.bias.data)
+            block.register_module("b", conv)
     return network
 
 
-def convert(network):
-    """An OpenVINO model of luma (N, H, W) to the frames' weights (N, H, W), float32.
+def convert(network: FusionNetwork) -> Any:
+    """An OpenVINO model from luma (N, H, W) to the weights of the frames (N, H, W), float32.
 
-    Of a network that sees colour it takes chroma (2, N, H/2, W/2) too.
+    For a network that sees colour it also takes chroma (2, N, H/2, W/2).
 
     Args:
-        network: StackMix in eval mode; changed in place for the purpose.
+        network: StackMix in eval mode; it is changed in place.
     Returns:
-        openvino.Model for any N, and H and W multiples of GRID.
+        openvino.Model for any N, and H and W that are multiples of GRID.
     """
     import torch
 
     openvino = import_openvino()
 
     class OneStack(torch.nn.Module):
-        def __init__(self):
+        def __init__(self) -> None:
             super().__init__()
             self.network = frames_in_3d(fold_norms(network))
 
-        def forward(self, luma, chroma=None):
-            if chroma is None:
-                return self.network(luma[None, None])[0]
-            return self.network(luma[None, None], chroma[None])[0]
+        def forward(self, luma: torch.Tensor, chroma: torch.Tensor | None = None) -> torch.Tensor:
+            seen = (luma[None, None],) if chroma is None else (luma[None, None], chroma[None])
+            weights: torch.Tensor = self.network(*seen)[0]
+            return weights
 
     inputs = {"luma": torch.rand(EXAMPLE)}
     if network.colour:
         n_frames, height, width = EXAMPLE
         inputs["chroma"] = torch.rand(2, n_frames, height // 2, width // 2) - 0.5
     with warnings.catch_warnings():
-        # Tracing tells that it takes one branch of the padding: none, as sides are multiples.
+        # Tracing warns that it follows one branch of the padding: none, as sides are multiples.
         warnings.simplefilter("ignore")
         model = openvino.convert_model(
             OneStack(),
@@ -113,21 +124,21 @@ def convert(network):
     return model
 
 
-def export(model_path):
+def export(model_path: Path) -> float:
     """Write the export of a checkpoint; see engines.export_of for its files.
 
     Returns:
         Largest difference of a weight from torch's, on noise, in fp32.
     Raises:
-        StackError: no such checkpoint, it is of a network that gives luma, or the export does not
+        StackError: there is no such checkpoint, its network outputs luma, or the export does not
             agree with it.
     """
     openvino = import_openvino()
     network = load_network(model_path)
     if network.output != "weights":
         raise StackError(
-            f"{model_path} is of {network.config['network']}, and only StackMix is exported: "
-            "predict.py runs it as it is"
+            f"{model_path} holds {network.config['network']}, and only StackMix is exported: "
+            "predict.py runs it without an export"
         )
     model = convert(load_network(model_path))
     target = model_path.with_suffix(EXPORT_SUFFIX)
@@ -137,8 +148,10 @@ def export(model_path):
         openvino.save_model(model, made, compress_to_fp16=False)
         error = largest_error(network, made)
         if error > LARGEST_ERROR:
-            raise StackError(f"{target}: the export is off by {error:.2g}: try another OpenVINO")
-        model_path.with_suffix(".json").unlink(missing_ok=True)  # until both are in their places
+            raise StackError(
+                f"{target}: the export differs by {error:.2g}: try another version of OpenVINO"
+            )
+        model_path.with_suffix(".json").unlink(missing_ok=True)  # until both files are there
         for suffix in (EXPORT_SUFFIX, ".bin"):
             place = target.with_suffix(suffix)
             with atomic_path(place) as temporary:
@@ -148,8 +161,8 @@ def export(model_path):
     return error
 
 
-def largest_error(network, path):
-    """How far the export is from the network at most, over tiles of several shapes."""
+def largest_error(network: FusionNetwork, path: Path) -> float:
+    """The largest difference of the export at `path` from the network, on several shapes."""
     import torch
 
     rng, errors = np.random.default_rng(0), []
@@ -160,11 +173,12 @@ def largest_error(network, path):
     return float(max(errors))
 
 
-def main(argv=None):
-    """Export and check."""
-    args = get_parser().parse_args(argv)
-    error = export(args.model_path)
-    print(f"{args.model_path.with_suffix(EXPORT_SUFFIX)}: weights within {error:.1g} of torch's")
+def main(argv: Sequence[str] | None = None) -> None:
+    """Export a checkpoint and check the export."""
+    (options,) = parse(get_parser(), argv, ExportOptions)
+    error = export(options.model_path)
+    exported = options.model_path.with_suffix(EXPORT_SUFFIX)
+    print(f"{exported}: weights within {error:.1g} of torch's")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""How methods bear what real stacks are like: few frames, noise, frames out of place, flicker.
+"""How methods cope with real stacks: few frames, noise, misaligned frames, flicker.
 
 OUT/stacks/<axis>_<level>/<scene>/00.png ...      the stacks of a data set, changed
 OUT/fused/<axis>_<level>/<method>/<scene>.png     what the methods make of them
@@ -6,16 +6,20 @@ OUT/fused/<axis>_<level>/<method>/<scene>.png     what the methods make of them
 
 import argparse
 import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 from tqdm import tqdm
 
 from stackmff.errors import StackError
 from stackmff.evaluation.contest import make_entries, run_contest
-from stackmff.evaluation.scoring import Scene, Scoring, Task, score_tasks
+from stackmff.evaluation.matching import Scene
+from stackmff.evaluation.scoring import Scoring, Task, score_tasks
+from stackmff.evaluation.tables import Table, means
 from stackmff.files import atomic_path, make_folder, write_csv
+from stackmff.fusion.methods import INSTALL_TOOLBOX
 from stackmff.images.folders import (
     ANSWER_FOLDER,
     by_stem,
@@ -25,72 +29,108 @@ from stackmff.images.folders import (
     list_pictures,
 )
 from stackmff.images.formats import write_picture
-from stackmff.options import names_of, number, plain
+from stackmff.images.stack_files import FramePath
+from stackmff.options import Options, add_options, names_of, option, parse, plain
 from stackmff.processes import run_main
 from stackmff.records import Record, wanted_record
 from stackmff.synthesis.options import CameraOptions, FrameOptions
 from stackmff.synthesis.restack import changed_stack, scene_rng
 
-# What is changed: the title of its plot, and its levels. 0 leaves the frames as they are.
+# What is changed: the label of its plot, and its levels. 0 leaves the frames as they are.
 AXES = {
     "frames": ("frames N", (3, 6, 9, 12, 15, 30)),
-    "noise": ("photon noise, 1000 / electrons of a full well", (0, 0.05, 0.4, 1, 2.5)),
-    "shake": ("frames out of place, standard deviation in px", (0, 0.25, 0.5, 1, 2)),
+    "noise": ("photon noise, 1000 / full-well capacity in electrons", (0, 0.05, 0.4, 1, 2.5)),
+    "shake": ("misalignment of the frames, standard deviation in px", (0, 0.25, 0.5, 1, 2)),
     "flicker": ("exposure flicker, standard deviation in %", (0, 1, 2, 5, 10)),
 }
 COLUMNS = ("PSNR", "SSIM")
-PLOT_SIZE, PLOT_DPI = (11, 8), 90  # inches, dots an inch
+PLOT_SIZE, PLOT_DPI = (11, 8), 90  # inches, dots per inch
+
+Files = tuple[list[FramePath], Path]  # of a scene: its frames, and its answer
+Row = list[Any]  # [axis, level, method, number of scenes, mean of each of COLUMNS]
 
 
-def get_parser():
-    """The options of tools/robustness.py."""
+@dataclass(frozen=True)
+class FaultOptions(Options):
+    """The stacks, and what is changed of them."""
+
+    title = "stacks"
+
+    data: Path = option(
+        help="data set with answers in AiF; numbers of frames that its shortest stack does not "
+        "have are skipped",
+        metavar="DIR",
+    )
+    axes: tuple[str, ...] = option(
+        tuple(AXES), help="what to change (default: all)", choices=tuple(AXES)
+    )
+    n_frames: int = option(
+        9,
+        help="frames of the stacks with faults, evenly spread (default: %(default)s)",
+        low=2,
+        metavar="N",
+    )
+    seed: int = option(0, help="of the faults (default: %(default)s)", low=0, high=2**32 - 1)
+
+
+@dataclass(frozen=True)
+class MethodOptions(Options):
+    """What fuses them."""
+
+    title = "methods"
+
+    methods: tuple[str, ...] = option(
+        ("available",),
+        help="of the toolbox (default: those that lack nothing on this machine)",
+        metavar="NAME[:OPTION=VALUE,...]",
+    )
+
+
+@dataclass(frozen=True)
+class ReportOptions(Options):
+    """Where the results go."""
+
+    title = "results"
+
+    output_dir: Path = option(
+        Path("results/robustness"),
+        help="changed stacks and fused pictures; what is there already is not made again "
+        "(default: %(default)s)",
+        metavar="DIR",
+    )
+    csv: Path | None = option(
+        None, help="also write the numbers there (default: no)", metavar="FILE"
+    )
+    plot: Path | None = option(
+        None, help="also plot them there, as PNG or SVG (default: no)", metavar="FILE"
+    )
+    workers: int = option(2, help="processes that score (default: %(default)s)", low=1, metavar="N")
+
+
+@dataclass(frozen=True)
+class RobustnessOptions(Options):
+    """All options of the command."""
+
+    faults: FaultOptions
+    fusing: MethodOptions = MethodOptions()
+    results: ReportOptions = ReportOptions()
+
+    def contradiction(self) -> str | None:
+        """Results among the data, or a plot of another kind."""
+        results = self.results
+        if is_inside(results.output_dir, self.faults.data):
+            return f"--output_dir {results.output_dir} is inside --data: choose another folder"
+        if results.plot is not None and results.plot.suffix not in (".png", ".svg"):
+            return f"--plot {results.plot} needs a name that ends in .png or .svg"
+        return None
+
+
+def get_parser() -> argparse.ArgumentParser:
+    """The parser of the command."""
     parser = argparse.ArgumentParser(
         description="Score methods against the number of frames, noise, misalignment and flicker."
     )
-    group = parser.add_argument_group("stacks")
-    group.add_argument(
-        "--data",
-        type=Path,
-        required=True,
-        metavar="DIR",
-        help="data set with answers in AiF; of its stacks of 30 frames all numbers of frames are "
-        "taken, of shorter ones those that they have",
-    )
-    group.add_argument(
-        "--axes", nargs="+", choices=AXES, default=list(AXES), help="what to change (default: all)"
-    )
-    group.add_argument(
-        "--n_frames",
-        type=number(int, 2),
-        default=9,
-        metavar="N",
-        help="frames of the stacks with faults, evenly spread (default: %(default)s)",
-    )
-    group.add_argument("--seed", type=number(int, 0, 2**32 - 1), default=0, help="(default: 0)")
-    group = parser.add_argument_group("methods")
-    group.add_argument(
-        "--methods",
-        nargs="+",
-        default=["available"],
-        metavar="NAME[:OPTION=VALUE,...]",
-        help="of fusion/methods.py (default: those that lack nothing here)",
-    )
-    group = parser.add_argument_group("results")
-    group.add_argument(
-        "--output_dir",
-        type=Path,
-        default=Path("results/robustness"),
-        metavar="DIR",
-        help="changed stacks and fused pictures; what is there is not made again "
-        "(default: %(default)s)",
-    )
-    group.add_argument("--csv", metavar="FILE", help="also write the numbers there (default: no)")
-    group.add_argument(
-        "--plot", metavar="FILE", help="also draw them there, PNG or SVG (default: no)"
-    )
-    group.add_argument(
-        "--workers", type=number(int, 1), default=2, metavar="N", help="processes that score"
-    )
+    add_options(parser, RobustnessOptions)
     return parser
 
 
@@ -118,8 +158,8 @@ def change_of(axis: str, level: float, n_frames: int) -> Change:
     return Change(FrameOptions(keep=n_frames), CameraOptions(**faults[axis]))
 
 
-def read_scenes(data):
-    """The stacks of a data set that have an answer: {name: (frames' files, answer's file)}.
+def read_scenes(data: Path) -> dict[str, Files]:
+    """The stacks of a data set that have an answer, {name: Files}.
 
     Raises:
         StackError: there are none.
@@ -133,33 +173,33 @@ def read_scenes(data):
     }
     if not scenes:
         raise StackError(
-            f"{data} has no stack with an answer of its name in {ANSWER_FOLDER}: robustness is "
-            "measured against answers"
+            f"{data} has no stack with an answer of the same name in {ANSWER_FOLDER}: robustness "
+            "is measured against answers"
         )
     return scenes
 
 
-def levels_of(axis, scenes):
-    """The levels of an axis that every scene has frames enough for; StackError if none is."""
+def levels_of(axis: str, scenes: Mapping[str, Files]) -> list[float]:
+    """The levels of an axis for which every scene has enough frames; StackError if none is left."""
     name = min(scenes, key=lambda name: len(scenes[name][0]))
     shortest = len(scenes[name][0])
     levels = [level for level in AXES[axis][1] if axis != "frames" or level <= shortest]
     if not levels:
         raise StackError(
-            f"{name} has {shortest} frames, too few to leave any out: leave frames out of --axes"
+            f"{name} has {shortest} frames, too few to leave any out: remove frames from --axes"
         )
     return levels
 
 
-def write_changed(folder, name, files, change, seed):
-    """Write a changed stack, if it is not there already; returns its folder.
+def write_changed(folder: Path, name: str, files: Files, change: Change, seed: int) -> Path:
+    """Write a changed stack if it is not there already; returns its folder.
 
     Args:
-        folder: the set's.
+        folder: of the changed stacks.
         name: of the scene.
-        files: (frames' files, answer's file).
+        files: its frames and its answer.
         change: as from change_of.
-        seed: the faults' seed; they are the same at all levels, but for their strength.
+        seed: of the faults, which only differ in strength from level to level.
     """
     paths, answer = files
     (take, camera), record, target = change, Record(folder, name), folder / name
@@ -179,48 +219,53 @@ def write_changed(folder, name, files, change, seed):
     return target
 
 
-def measure(args, axis, level, scenes):
+def measure(
+    options: RobustnessOptions, axis: str, level: float, scenes: Mapping[str, Files]
+) -> tuple[list[Row], list[str]]:
     """Fuse and score the stacks of one level.
 
     Returns:
-        (rows, failures): rows [axis, level, method, n, mean of each of COLUMNS], and sentences.
+        (rows, failures): a Row for each method, and sentences.
     """
-    change = change_of(axis, level, min(args.n_frames, *(len(p) for p, _ in scenes.values())))
-    place = f"{axis}_{level:g}"
+    n_frames = min(options.faults.n_frames, *(len(frames) for frames, _ in scenes.values()))
+    change = change_of(axis, level, n_frames)
+    place, output_dir = f"{axis}_{level:g}", options.results.output_dir
+    seed = options.faults.seed
     stacks = {
-        name: write_changed(args.output_dir / "stacks" / place, name, files, change, args.seed)
+        name: write_changed(output_dir / "stacks" / place, name, files, change, seed)
         for name, files in scenes.items()
     }
-    entries = make_entries(args.methods, False, args.output_dir / "fused" / place)
+    entries = make_entries(options.fusing.methods, False, output_dir / "fused" / place)
     results, failures = run_contest(entries, stacks)
     tasks = [
         Task(method, name, cell["file"], Scene(stacks[name], scenes[name][1]))
         for method, cells in results.items()
         for name, cell in cells.items()
     ]
-    tables = score_tasks(tasks, Scoring(), args.workers) if tasks else {}
-    rows = [[axis, level, method, len(table), *means_of(table)] for method, table in tables.items()]
+    tables = score_tasks(tasks, Scoring(), options.results.workers) if tasks else {}
+    rows = [
+        [axis, level, method, len(table), *column_means(table)] for method, table in tables.items()
+    ]
     return rows, [f"{place}: {failure}" for failure in failures]
 
 
-def means_of(table):
-    """Mean of each of COLUMNS over {scene: {column: score}}."""
-    return [float(np.mean([row[column] for row in table.values()])) for column in COLUMNS]
+def column_means(table: Table) -> list[float]:
+    """The mean of each of COLUMNS over the scenes."""
+    mean = means(table)
+    return [mean[column] for column in COLUMNS]
 
 
-def figure_kind():
-    """Matplotlib's Figure; StackError where matplotlib is not installed."""
+def figure_kind() -> Any:
+    """Matplotlib's Figure; StackError if matplotlib is not installed."""
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise StackError(
-            "--plot needs matplotlib: pip install -r requirements-toolbox.txt"
-        ) from error
+        raise StackError(f"--plot needs matplotlib: {INSTALL_TOOLBOX}") from error
     return Figure
 
 
-def draw(path, rows):
-    """Draw PSNR against the level, a plot for each axis and a line for each method.
+def draw(path: Path, rows: Sequence[Row]) -> None:
+    """Plot PSNR against the level, one plot per axis and one line per method.
 
     Args:
         path: of the picture.
@@ -229,20 +274,20 @@ def draw(path, rows):
     axes = list(dict.fromkeys(row[0] for row in rows))
     figure = figure_kind()(figsize=PLOT_SIZE, dpi=PLOT_DPI, layout="constrained")
     plots = figure.subplots(-(-len(axes) // 2), min(len(axes), 2), squeeze=False).flat
-    for axis, plot in zip(axes, plots):  # in this order no plot is taken in vain
+    for axis, plot in zip(axes, plots):  # in this order, zip takes no plot too many
         levels = sorted({row[1] for row in rows if row[0] == axis})
         for k, method in enumerate(dict.fromkeys(row[2] for row in rows)):
             points = [(row[1], row[4]) for row in rows if row[0] == axis and row[2] == method]
             style = {"marker": "o^sDvPX*"[k % 8], "markersize": 4, "color": f"C{k % 10}"}
             style |= {"linewidth": 2.5 if method.startswith("StackMix") else 1.2}
-            # Levels stand at even distances: they differ by factors.
+            # Levels are evenly spaced, since they differ by factors.
             places = [levels.index(level) for level, _ in points]
             plot.plot(places, [y for _, y in points], label=method, **style)
         plot.set_xticks(range(len(levels)), [f"{level:g}" for level in levels])
         plot.set_xlabel(AXES[axis][0])
         plot.set_ylabel("PSNR, dB")
         plot.grid(alpha=0.3)
-    for plot in plots:  # the place that an odd number of axes leaves
+    for plot in plots:  # the gap that an odd number of axes leaves
         plot.axis("off")
     lines = {line.get_label(): line for plot in figure.axes for line in plot.lines}
     figure.legend(lines.values(), lines, loc="outside lower center", ncols=6, frameon=False)
@@ -250,37 +295,35 @@ def draw(path, rows):
         figure.savefig(temporary)
 
 
-def parse_options(argv):
-    """The options, checked before the work; exit status 2 where that is no sensible call.
+def parse_options(argv: Sequence[str] | None) -> RobustnessOptions:
+    """The options, checked before the work; exit status 2 where the call makes no sense.
 
     Raises:
         StackError: a folder cannot be made, or matplotlib is missing.
     """
     parser = get_parser()
-    args = parser.parse_args(argv)
-    if is_inside(args.output_dir, args.data):
-        parser.error(f"--output_dir {args.output_dir} is inside --data: choose another folder")
-    if args.plot and Path(args.plot).suffix not in (".png", ".svg"):
-        parser.error(f"--plot {args.plot} needs a name that ends in .png or .svg")
+    (options,) = parse(parser, argv, RobustnessOptions)
+    results: ReportOptions = options.results
     try:
-        make_entries(args.methods, False, args.output_dir)
+        make_entries(options.fusing.methods, False, results.output_dir)
     except StackError as error:
         parser.error(str(error))
-    if args.plot:
+    if results.plot:
         figure_kind()
-    for path in filter(None, (args.csv, args.plot)):
-        make_folder(Path(path).parent)
-    return args
+    for path in filter(None, (results.csv, results.plot)):
+        make_folder(path.parent)
+    return options
 
 
-def main(argv=None):
-    """Change, fuse, score, print and draw. Returns the exit status."""
-    args = parse_options(argv)
-    scenes = read_scenes(args.data)
-    rows, failures = [], []
-    jobs = [(axis, level) for axis in args.axes for level in levels_of(axis, scenes)]
+def main(argv: Sequence[str] | None = None) -> int:
+    """Change, fuse, score, print and plot. Returns the exit status."""
+    options = parse_options(argv)
+    scenes = read_scenes(options.faults.data)
+    rows: list[Row] = []
+    failures: list[str] = []
+    jobs = [(axis, level) for axis in options.faults.axes for level in levels_of(axis, scenes)]
     for axis, level in tqdm(jobs, desc="levels", disable=None):
-        measured, failed = measure(args, axis, level, scenes)
+        measured, failed = measure(options, axis, level, scenes)
         rows += measured
         failures += failed
     header = ["axis", "level", "method", "n", *COLUMNS]
@@ -288,10 +331,10 @@ def main(argv=None):
         print("  ".join(f"{cell:.5g}" if isinstance(cell, float) else str(cell) for cell in row))
     for failure in failures:
         print(f"failed: {failure}", file=sys.stderr)
-    if args.csv:
-        write_csv(args.csv, [header, *rows])
-    if args.plot and rows:
-        draw(args.plot, rows)
+    if options.results.csv:
+        write_csv(options.results.csv, [header, *rows])
+    if options.results.plot and rows:
+        draw(options.results.plot, rows)
     return 1 if failures else 0
 
 

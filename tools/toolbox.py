@@ -2,6 +2,8 @@
 
 import argparse
 import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from stackmff.errors import StackError
@@ -10,12 +12,13 @@ from stackmff.fusion.methods import METHODS, build_method, parse_method
 from stackmff.images.folders import clash, list_frames, stack_name
 from stackmff.images.formats import PICTURE_SUFFIXES, loses, write_picture
 from stackmff.images.stack import read_stack
+from stackmff.options import Options, add_options, option, parse
 from stackmff.processes import run_main
 from stackmff.shipped import PLACE
 
 
-def known_method(word):
-    """An argparse type: the word itself, if it is one that `parse_method` takes."""
+def known_method(word: str) -> str:
+    """An argparse type: a word that `parse_method` accepts, unchanged."""
     try:
         parse_method(word)
     except StackError as error:
@@ -23,39 +26,58 @@ def known_method(word):
     return word
 
 
-def get_parser():
-    """The options of fusion/methods.py."""
+@dataclass(frozen=True)
+class ToolboxOptions(Options):
+    """Which stack is fused, with what, and where the picture goes."""
+
+    stack_path: Path = option(
+        help="folder of the frames, or the file that they are in", metavar="PATH"
+    )
+    method: str = option(
+        "StackMix",
+        help="one of those below (default: %(default)s)",
+        convert=known_method,
+        metavar="NAME[:OPTION=VALUE,...]",
+    )
+    iterative: bool = option(False, help="fuse pair after pair (default: all frames at once)")
+    output: Path | None = option(
+        None,
+        help="the fused picture (default: results/<folder>_<method>.png, with -iterative after the "
+        "method's name where that is given)",
+        metavar="FILE",
+    )
+
+    def contradiction(self) -> str | None:
+        """A result that cannot be written, or that would become a frame."""
+        output = self.result
+        if output.suffix.lower() not in PICTURE_SUFFIXES:
+            return f"--output {output} needs a suffix of {' '.join(PICTURE_SUFFIXES)}"
+        return clash(output, self.stack_path)
+
+    @property
+    def name(self) -> str:
+        """What the method is called, in words for the user."""
+        return parse_method(self.method)[0] + "-iterative" * self.iterative
+
+    @property
+    def result(self) -> Path:
+        """The fused picture's file."""
+        default = Path("results") / f"{stack_name(self.stack_path)}_{self.name}.png"
+        return self.output or default
+
+
+def get_parser() -> argparse.ArgumentParser:
+    """The parser of the command."""
     parser = argparse.ArgumentParser(
         description="Fuse a focal stack with any method of the toolbox.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="methods:\n" + "\n".join(described()),
     )
-    parser.add_argument(
-        "--method",
-        type=known_method,
-        default="StackMix",
-        metavar="NAME[:OPTION=VALUE,...]",
-        help="one of those below (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--iterative", action="store_true", help="fuse pair after pair (default: all at once)"
-    )
-    parser.add_argument(
-        "--stack_path",
-        required=True,
-        metavar="PATH",
-        help="folder of the frames, or the file that they are in",
-    )
-    parser.add_argument(
-        "--output",
-        metavar="FILE",
-        help="the fused picture (default: results/<folder>_<method>.png, -iterative after the "
-        "method where that is asked for)",
-    )
+    add_options(parser, ToolboxOptions)
     return parser
 
 
-def described():
+def described() -> Iterator[str]:
     """A line for each method."""
     for name, method in METHODS.items():
         options = ",".join(f"{key}={value}" for key, value in method.options.items())
@@ -63,36 +85,18 @@ def described():
         yield f"  {name:<9} {method.title} ({method.reference}, {method.year}) [{options}]"
 
 
-def choose_output(parser, args, name):
-    """The fused picture's file; exit status 2 where none can be, or where it would be a frame.
-
-    Args:
-        name: of the method.
-    """
-    output = Path(args.output or f"results/{stack_name(args.stack_path)}_{name}.png")
-    if output.suffix.lower() not in PICTURE_SUFFIXES:
-        parser.error(f"--output {output} needs a suffix of {' '.join(PICTURE_SUFFIXES)}")
-    if sentence := clash(output, args.stack_path):
-        parser.error(sentence)
-    return output
-
-
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> None:
     """Fuse one stack."""
-    parser = get_parser()
-    args = parser.parse_args(argv)
-    name, _ = parse_method(args.method)
-    name += "-iterative" * args.iterative
-    output = choose_output(parser, args, name)
-    paths = list_frames(args.stack_path)
-    fuse = build_method(args.method, args.iterative)
-    make_folder(output.parent)
+    (options,) = parse(get_parser(), argv, ToolboxOptions)
+    paths = list_frames(options.stack_path)
+    fuse = build_method(options.method, options.iterative)
+    make_folder(options.result.parent)
     stack = read_stack(paths)
     fused = fuse(stack.frames)
-    write_picture(output, fused, stack.metadata)
-    for note in filter(None, [*stack.notes, loses(output.suffix, fused)]):
+    write_picture(options.result, fused, stack.metadata)
+    for note in filter(None, [*stack.notes, loses(options.result.suffix, fused)]):
         print(f"note: {note}", file=sys.stderr)
-    print(f"{output}: {len(paths)} frames by {name}")
+    print(f"{options.result}: {len(paths)} frames by {options.name}")
 
 
 if __name__ == "__main__":

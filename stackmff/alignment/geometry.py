@@ -1,5 +1,6 @@
-"""How the frames of a stack lie on its reference: the record of it, its file, what frames cover."""
+"""The alignment of a stack: where the pixels of its reference are in each frame."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import cv2
@@ -7,36 +8,36 @@ import numpy as np
 
 from stackmff.errors import StackError
 
-NEAR = 0.02  # px; so near to its border a frame still covers
-OVERSHOOT = 1.25  # a cubic goes beyond the values that it is led through by so much at most, about
+NEAR = 0.02  # px; a pixel is covered if its place is outside the frame by no more
+OVERSHOOT = 1.25  # about the most by which a cubic exceeds the values that it interpolates
 
 
 @dataclass
 class Alignment:
-    """How the frames of a stack lie on its reference.
+    """How each frame of a stack is brought onto its reference.
 
     Attributes:
-        reference: index of the frame.
+        reference: index of the reference frame.
         size: (height, width) of the frames, px.
-        transforms: for each frame (2, 3) float64, from pixel (x, y) of the reference to pixel of
-            the frame, centres of pixels at integers; None for a frame that is left out.
-        gains: (N, 3) float64, (N, 1) for grey: factors on the frames' coded values, alpha not.
-        left_out: {index: why, in words that go on after the frame's name}.
+        transforms: for each frame (2, 3) float64, from pixel (x, y) of the reference to pixel
+            (x, y) of the frame, pixel centres at integers; None for a frame that is left out.
+        gains: (N, 3) float64, (N, 1) for grey: factors on the frames' coded values, except alpha.
+        left_out: {index: why, in words that follow the frame's name}.
         fields: {index: (rows, columns, 2) float32}, displacements in px of the reference that are
-            added to its pixel (x, y) before the transform, see `spread`; not of every frame.
-        spacing: of the fields' cells, px, a multiple of 4.
+            added to its pixel (x, y) before the transform, see `spread`; only of some frames.
+        spacing: side of the fields' cells, px, a multiple of 4.
     """
 
     reference: int
-    size: tuple
-    transforms: list
+    size: tuple[int, int]
+    transforms: list[np.ndarray | None]
     gains: np.ndarray
-    left_out: dict = field(default_factory=dict)
-    fields: dict = field(default_factory=dict)
+    left_out: dict[int, str] = field(default_factory=dict)
+    fields: dict[int, np.ndarray] = field(default_factory=dict)
     spacing: int = 4
 
     @property
-    def moved(self):
+    def moved(self) -> list[bool]:
         """For each frame whether it is resampled."""
         return [
             matrix is not None and (k in self.fields or not np.array_equal(matrix, np.eye(2, 3)))
@@ -44,12 +45,18 @@ class Alignment:
         ]
 
     @property
-    def kept(self):
+    def kept(self) -> list[int]:
         """Indices of the frames that are not left out."""
         return [k for k, matrix in enumerate(self.transforms) if matrix is not None]
 
-    def reordered(self, order):
-        """The Alignment of the same frames, order[k] of them in place k."""
+    def transform(self, index: int) -> np.ndarray:
+        """The (2, 3) transform of a frame that is kept."""
+        matrix = self.transforms[index]
+        assert matrix is not None, f"frame {index} is left out"
+        return matrix
+
+    def reordered(self, order: Sequence[int] | np.ndarray) -> "Alignment":
+        """The Alignment of the same frames in another order: frame order[k] in place k."""
         place = {int(k): new for new, k in enumerate(order)}
         return replace(
             self,
@@ -61,36 +68,41 @@ class Alignment:
         )
 
 
-def covered(alignment, index, top, bottom, left, right):
+def covered(
+    alignment: Alignment, index: int, top: int, bottom: int, left: int, right: int
+) -> np.ndarray | None:
     """Which pixels of a window of the reference a frame covers.
 
     Args:
-        alignment: Alignment; index: of a frame that is kept.
+        alignment: of the stack.
+        index: of a frame that is kept.
         top, bottom, left, right: of the window, px, bottom and right exclusive.
     Returns:
-        None where it covers the whole window, else (h, w) bool.
+        None if it covers the whole window, else (h, w) bool.
     """
     if not alignment.moved[index]:
         return None
-    matrix = alignment.transforms[index]
+    matrix = alignment.transform(index)
     room = np.array([alignment.size[1] - 1, alignment.size[0] - 1])
     x, y = np.array([left, right - 1]), np.array([top, bottom - 1])
-    corners = _places(matrix, x, y)  # a frame is convex: the corners tell
+    corners = _places(matrix, x, y)  # a frame is convex: the corners decide
     slack = NEAR - _reach(alignment, index)
     if ((corners >= -slack) & (corners <= room + slack)).all():
         return None
     places = places_of(alignment, index, top, bottom, left, right)
-    mask = ((places >= -NEAR) & (places <= room + NEAR)).all(-1)
+    mask = np.all((places >= -NEAR) & (places <= room + NEAR), axis=-1)
     return None if mask.all() else mask
 
 
-def places_of(alignment, index, top, bottom, left, right):
-    """Where the pixels of a window of the reference come from in a frame.
+def places_of(
+    alignment: Alignment, index: int, top: int, bottom: int, left: int, right: int
+) -> np.ndarray:
+    """Where the pixels of a window of the reference are in a frame; arguments as of `covered`.
 
     Returns:
         (bottom - top, right - left, 2), x and y in px of the frame.
     """
-    matrix = alignment.transforms[index]
+    matrix = alignment.transform(index)
     places = _places(matrix, np.arange(left, right), np.arange(top, bottom))
     if index in alignment.fields:
         field = alignment.fields[index]
@@ -99,24 +111,27 @@ def places_of(alignment, index, top, bottom, left, right):
     return places
 
 
-def _places(matrix, x, y):
-    """(len(y), len(x), 2): where the pixels at columns x and rows y come from, as x and y."""
+def _places(matrix: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """(len(y), len(x), 2): where a transform takes the pixels at columns x and rows y."""
     return x[None, :, None] * matrix[:, 0] + y[:, None, None] * matrix[:, 1] + matrix[:, 2]
 
 
-def spread(field, spacing, top, bottom, left, right):
-    """The displacements of the pixels of a window: cubic between the middles of the cells.
+def spread(
+    field: np.ndarray, spacing: int, top: int, bottom: int, left: int, right: int
+) -> np.ndarray:
+    """The displacements of the pixels of a window, cubic between the centres of the cells.
 
     Args:
-        field: (rows, columns, 2) float32; the first cell begins spacing / 4 px from either border,
-            and beyond the cells go on as their last.
+        field: (rows, columns, 2) float32; the first cell begins spacing / 4 px from the border, and
+            the last ones are repeated beyond.
         spacing: side of a cell, px, a multiple of 4.
+        top, bottom, left, right: of the window, px, bottom and right exclusive.
     Returns:
         (bottom - top, right - left, 2) float32.
     """
     spans, cells = [], []
     for low, high, count in ((top, bottom, field.shape[0]), (left, right, field.shape[1])):
-        first = (low - spacing // 4) // spacing - 2  # a cubic takes two cells on each side
+        first = (low - spacing // 4) // spacing - 2  # a cubic needs two cells on each side
         last = (high - 1 - spacing // 4) // spacing + 3
         start = low - spacing // 4 - first * spacing
         spans.append(slice(start, start + high - low))
@@ -126,45 +141,30 @@ def spread(field, spacing, top, bottom, left, right):
     return cv2.resize(part, size, interpolation=cv2.INTER_CUBIC)[spans[0], spans[1]]
 
 
-def _reach(alignment, index):
-    """(2,) px: how far the field of a frame moves what it shows at most, along x and y."""
+def _reach(alignment: Alignment, index: int) -> np.ndarray:
+    """(2,) px: the largest displacement along x and y by the field of a frame."""
     if index not in alignment.fields:
         return np.zeros(2)
-    moved = alignment.fields[index] @ alignment.transforms[index][:, :2].T
+    moved = alignment.fields[index] @ alignment.transform(index)[:, :2].T
     return OVERSHOOT * np.abs(moved).max((0, 1))
 
 
-def common_area(alignment):
+def common_area(alignment: Alignment) -> tuple[int, int, int, int]:
     """The largest upright rectangle that every kept frame covers.
 
-    Args:
-        alignment: Alignment.
     Returns:
         (top, bottom, left, right) px of the reference, bottom and right exclusive.
     Raises:
-        StackError: the frames have nothing in common.
+        StackError: the frames have no area in common.
     """
     from scipy.optimize import minimize
 
     height, width = alignment.size
-    room = np.array([width - 1, height - 1])
-    # Half planes normal @ (x, y) <= bound, four of each frame and four of the reference.
-    normals, bounds = [], []
-    matrices = [(np.eye(2, 3), np.zeros(2))]
-    matrices += [(alignment.transforms[k], _reach(alignment, k)) for k in alignment.kept]
-    for matrix, reach in matrices:
-        normals += [*matrix[:, :2], *-matrix[:, :2]]
-        bounds += [*(room - matrix[:, 2] - reach), *(matrix[:, 2] - reach)]
-    normals, bounds = np.array(normals), np.array(bounds) + NEAR / 2
-    # Of a rectangle (top, bottom, left, right) the corner that lies farthest out must be inside.
-    across, down = normals.T
-    rows = np.stack([np.minimum(down, 0), np.maximum(down, 0)], 1)
-    columns = np.stack([np.minimum(across, 0), np.maximum(across, 0)], 1)
-    sides = np.hstack([rows, columns])  # (half planes, 4)
-    unit = max(height, width)  # px; in pixels the search stops short on large frames
+    sides, bounds = _inside_all(alignment)
+    unit = max(height, width)  # px; with pixels as the unit the search ends too early
 
-    def less(rectangle):
-        """Minus the logarithm of the area, which is convex, and its slope."""
+    def less(rectangle: np.ndarray) -> tuple[float, np.ndarray]:
+        """Minus the logarithm of the area, which is convex, and its gradient."""
         high, wide = np.maximum(np.diff(rectangle)[[0, 2]] + 1 / unit, 1e-6)
         return -np.log(high * wide), np.array([1 / high, -1 / high, 1 / wide, -1 / wide])
 
@@ -180,10 +180,34 @@ def common_area(alignment):
     top, left = (int(side) for side in np.ceil(found.x[::2] * unit - NEAR / 4))
     bottom, right = (int(side) for side in np.floor(found.x[1::2] * unit + NEAR / 4))
     if right < left or bottom < top or (sides @ [top, bottom, left, right] > bounds + NEAR).any():
-        raise StackError("the frames have no area in common: leave out --crop, or some of them")
+        raise StackError("the frames have no area in common: remove --crop, or some of the frames")
     return top, bottom + 1, left, right + 1
 
 
-def colours_of(frames):
-    """How many gains a frame of (N, H, W, C) has: 3, or 1 where it is grey."""
+def _inside_all(alignment: Alignment) -> tuple[np.ndarray, np.ndarray]:
+    """Which rectangles of the reference are inside every kept frame.
+
+    Returns:
+        (sides, bounds), (M, 4) and (M,): those for which sides @ (top, bottom, left, right) is at
+        most bounds.
+    """
+    height, width = alignment.size
+    room = np.array([width - 1, height - 1])
+    # Half planes normal @ (x, y) <= bound, four for the reference and four for each frame.
+    normals: list[np.ndarray] = []
+    limits: list[float] = []
+    matrices = [(np.eye(2, 3), np.zeros(2))]
+    matrices += [(alignment.transform(k), _reach(alignment, k)) for k in alignment.kept]
+    for matrix, reach in matrices:
+        normals += [*matrix[:, :2], *-matrix[:, :2]]
+        limits += [*(room - matrix[:, 2] - reach), *(matrix[:, 2] - reach)]
+    # A rectangle is in a half plane if its corner farthest along the normal is.
+    across, down = np.array(normals).T
+    rows = np.stack([np.minimum(down, 0), np.maximum(down, 0)], 1)
+    columns = np.stack([np.minimum(across, 0), np.maximum(across, 0)], 1)
+    return np.hstack([rows, columns]), np.array(limits) + NEAR / 2
+
+
+def colours_of(frames: np.ndarray) -> int:
+    """Number of gains of a frame of (N, H, W, C): 3, or 1 if it is grey."""
     return 3 if frames.shape[3] >= 3 else 1

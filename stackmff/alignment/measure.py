@@ -1,9 +1,11 @@
 """Measures how the frames of a stack lie, and applies it."""
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -11,6 +13,7 @@ import numpy as np
 from stackmff.alignment.exposure import Tiles, expose, match, tiles_of
 from stackmff.alignment.geometry import Alignment, colours_of
 from stackmff.alignment.linking import chain_of, connect, loops, settle
+from stackmff.alignment.options import AlignOptions
 from stackmff.alignment.parallax import refine
 from stackmff.alignment.record import load_alignment, save_alignment
 from stackmff.alignment.registration import BLOCK, farthest, is_comparable, pyramid, register
@@ -19,6 +22,7 @@ from stackmff.errors import StackError
 from stackmff.files import natural_key
 from stackmff.images.colour import luma
 from stackmff.images.frame_store import release
+from stackmff.processes import Progress
 
 THREADS = 2
 LONGEST = 800  # px; frames are compared at most at this size
@@ -280,36 +284,46 @@ def find_reference(word, names):
     )
 
 
-def align_by_options(args, frames, names, save=None, use=None, progress=None, thorough=False):
-    """The Alignment that the options of `add_align_options` ask for.
+def align_by_options(
+    options: AlignOptions,
+    frames: np.ndarray,
+    names: Sequence[str],
+    save: Path | None = None,
+    use: Path | None = None,
+    progress: Progress | None = None,
+    thorough: bool = False,
+) -> Alignment:
+    """The Alignment of a stack that its options ask for.
 
     Args:
-        args: parsed options; frames: (N, H, W, C); names: of their files.
+        options: of alignment.
+        frames: (N, H, W, C) uint8 or uint16; names: of their files.
         save: file to write it to; None: none.
-        use: file to take it from; None: it is measured.
-        progress, thorough: as of `measure`.
+        use: file to read it from; None: it is measured.
+        progress, thorough: see `measure`.
     Raises:
-        StackError: as `measure` and `load_alignment`; or --strict, and a frame is left out.
+        StackError: as `measure` and `load_alignment`; or with --strict a frame is left out.
     """
     names = list(names)
     if use is not None:
         alignment = load_alignment(use, names, frames.shape[1:3], colours_of(frames))
-        if args.no_match_exposure:
+        if not options.match_exposure:
             alignment = replace(alignment, gains=np.ones_like(alignment.gains))
     else:
-        reference = find_reference(args.reference, names)
         alignment = measure(
             frames,
-            reference,
-            args.motion,
-            not args.no_match_exposure,
+            find_reference(options.reference, names),
+            options.motion,
+            options.match_exposure,
             progress,
             names,
             thorough,
-            local=args.parallax == "auto",
+            local=options.parallax == "auto",
         )
-    if args.strict and alignment.left_out:
-        raise StackError(f"{'; '.join(told(alignment, names))}: take it away or leave out --strict")
+    if options.strict and alignment.left_out:
+        raise StackError(
+            f"{'; '.join(told(alignment, names))}: remove it from the stack or remove --strict"
+        )
     if save is not None:
         save_alignment(save, alignment, names)
     return alignment

@@ -1,79 +1,67 @@
 """Options of alignment."""
 
-from pathlib import Path
+from dataclasses import dataclass
+from typing import Literal
 
-from stackmff.alignment.registration import PARAMETERS
+from stackmff.options import Options, option
 
 
-def add_align_options(parser):
-    """The options that say how frames are ordered and aligned; returns their group."""
-    group = parser.add_argument_group("alignment")
-    group.add_argument(
-        "--order",
-        choices=("auto", "given"),
-        default="auto",
-        help="auto: frames that clearly are not in focus order are brought into it, which is told; "
-        "given: take them in the order of their names, or in a file (default: %(default)s)",
+@dataclass(frozen=True)
+class AlignOptions(Options):
+    """How the frames of a stack are put in order and aligned."""
+
+    title = "alignment"
+
+    order: Literal["auto", "given"] = option(
+        "auto",
+        help="auto: put frames that are clearly not in focus order into it, with a note; given: "
+        "keep the order of the file names, or of the pages of a file (default: %(default)s)",
     )
-    group.add_argument(
-        "--reference",
+    reference: str | None = option(
+        None,
+        help="frame that the others are aligned to: its file name, or its number by name, counted "
+        "from 0 (default: the middle frame)",
         metavar="FRAME",
-        help="frame that the others are brought onto: its file's name, or its number by name, from "
-        "0 (default: the middle one)",
     )
-    group.add_argument(
-        "--motion",
-        choices=tuple(PARAMETERS),
-        default="similarity",
-        help="similarity: shift, scale and rotation; affine: also shear (default: %(default)s)",
-    )
-    group.add_argument(
-        "--parallax",
-        choices=("auto", "off"),
-        default="auto",
-        help="auto: where frames move and it explains their differences much better, also find "
-        "how things near and far move against one another; off: frames move as wholes (default: "
+    motion: Literal["similarity", "affine"] = option(
+        "similarity",
+        help="similarity: translation, scale and rotation; affine: shear as well (default: "
         "%(default)s)",
     )
-    group.add_argument(
-        "--no_match_exposure",
-        action="store_true",
-        help="leave the frames' exposure and white balance as they are (default: match them)",
+    parallax: Literal["auto", "off"] = option(
+        "auto",
+        help="auto: where frames move, and where it explains their differences much better, also "
+        "measure how near and far parts move against each other; off: move each frame as a whole "
+        "(default: %(default)s)",
     )
-    group.add_argument(
-        "--strict",
-        action="store_true",
-        help="a frame that cannot be aligned is an error (default: it is named and left out)",
+    match_exposure: bool = option(
+        True,
+        help="keep the exposure and white balance of each frame (default: match them)",
+        flag="no_match_exposure",
+        label="Match exposure",
     )
-    return group
-
-
-def add_alignment_files(group):
-    """The options for the file of one stack's alignment."""
-    group.add_argument(
-        "--save_alignment", type=Path, metavar="FILE", help="also write how frames lie, as JSON"
-    )
-    group.add_argument(
-        "--use_alignment",
-        type=Path,
-        metavar="FILE",
-        help="take how frames lie from this file, of --save_alignment, and measure nothing",
+    strict: bool = option(
+        False,
+        help="treat a frame that cannot be aligned as an error (default: name it and leave it out)",
     )
 
+    def of_measuring(self) -> list[str]:
+        """The options, as on the command line, that say how to measure and are not the default."""
+        changed = {
+            "--motion": self.motion != "similarity",
+            "--parallax": self.parallax == "off",
+            "--reference": self.reference is not None,
+        }
+        return [name for name, is_changed in changed.items() if is_changed]
 
-def check_align_choices(parser, args, option="--use_alignment"):
-    """End with exit status 2 where options say how to measure, and nothing is measured.
+
+def unmeasured(options: AlignOptions, reason: str) -> str | None:
+    """A sentence where options say how to measure although nothing is measured; else None.
 
     Args:
-        option: where it is there, nothing is measured: --use_alignment or --align off.
+        options: of alignment.
+        reason: the option for which nothing is measured: "--use_alignment" or "--align off".
     """
-    if option == "--use_alignment" and not args.use_alignment:
-        return
-    how = {"motion": args.motion != "similarity", "parallax": args.parallax == "off"}
-    for name, given in how.items():
-        if given:
-            parser.error(
-                f"--{name} says how to measure, and with {option} nothing is measured: leave it out"
-            )
-    if args.reference:
-        parser.error(f"--reference contradicts {option}: leave one of them out")
+    for name in options.of_measuring():
+        return f"{name} says how to measure, and {reason} measures nothing: remove one of them"
+    return None

@@ -1,45 +1,49 @@
-"""How two frames of one scene lie on one another: shift, scale and rotation to hundredths of a px.
+"""Registration of two frames of one scene: shift, scale and rotation to hundredths of a px.
 
-Frames of a focal stack differ in sharpness from place to place, and plain least squares takes that
-for motion. Here each block of 8 px has unknowns of its own besides the motion that all share: its
-contrast, its offset, and a multiple of its Laplacian, which to first order is what a symmetric blur
-adds; and its own variance, so that blocks sharp in both frames decide. On stacks with known motion
-the error is a quarter of that of the same least squares without the two, and a sixth of that of
-OpenCV's affine ECC.
+Frames of a focal stack differ in sharpness from place to place, and plain least squares mistakes
+that for motion. Here each block of 8 px has unknowns of its own, besides the motion that all blocks
+share: its contrast, its offset, and a multiple of its Laplacian, which to first order is what a
+symmetric blur adds. Each block also has its own variance, so that blocks that are sharp in both
+frames decide. On stacks with known motion the error is a quarter of that of the same least squares
+without Laplacian and variance, and a sixth of that of OpenCV's affine ECC.
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 import cv2
 import numpy as np
 
-BLOCK = 8  # px; 16 px is a quarter worse
-MARGIN = BLOCK // 4  # px at the border that no block has, so that still frames overlap in all
-SMOOTHING = 1.2  # sigma in px before derivatives are taken, on each level
-SMALLEST = 64  # px; no level has a shorter side than half of this
+BLOCK = 8  # px; with 16 px the error is a quarter larger
+MARGIN = BLOCK // 4  # px at the border without blocks, so that frames that do not move use all
+SMOOTHING = 1.2  # sigma in px, before derivatives are taken, on each level
+SMALLEST = 64  # px; a level whose shorter side is below this is the last
 LEAST_BLOCKS = 6
 LEAST_VARIANCE = (0.2 / 255) ** 2  # of the difference of two blocks: rounding to 8 bits, smoothed
-RIDGE = 1e-3  # of a block's own unknowns, so that plain blocks have a solution
-CLUSTERS = 7  # parts of each side within which errors go together
-STEPS = 8  # per level at most
-ENOUGH = (0.06, 0.2)  # px of the level: smaller steps end the work on the finest, on the others
-LONGEST_JUMP = 0.25  # share of the longer side; a step beyond it has lost its way
-LEAST_LIKENESS = 0.35  # wrong pairs come to 0.2, the ends of a stack of 16 px blur to 0.74
-CHANCE = 2.0  # few blocks are alike by chance
+RIDGE = 1e-3  # on a block's own unknowns, so that uniform blocks have a solution
+CLUSTERS = 7  # per side; parts of a frame in which errors are correlated
+STEPS = 8  # most steps per level
+ENOUGH = (0.06, 0.2)  # px of the level; a smaller step is the last on the finest level, on others
+LONGEST_JUMP = 0.25  # of the longer side; a longer step means that the search has diverged
+LEAST_LIKENESS = 0.35  # wrong pairs reach 0.2, the ends of a stack with 16 px of blur 0.74
+CHANCE = 2.0  # the fewer blocks, the higher the likeness by chance
 DOUBTFUL_LIKENESS = 0.6
-PARAMETERS = {"similarity": 4, "affine": 6}
+
+Motion = Literal["similarity", "affine"]
+PARAMETERS: dict[Motion, int] = {"similarity": 4, "affine": 6}
+Level = tuple[int, np.ndarray]  # how much smaller than the frames it is, (h, w) float32
 
 
 @dataclass
 class Pair:
-    """How frame b lies on frame a.
+    """The registration of frame b to frame a.
 
     Attributes:
-        transform: (3, 3) float64, pixel (x, y, 1) of a to pixel of b.
+        transform: (3, 3) float64, from pixel (x, y, 1) of a to pixel of b.
         covariance: (P, P) of the parameters, px^2, see `offsets`.
-        likeness: correlation of what they show, at most 1, mean of the finest three levels.
-        blocks: how many the finest level has in both frames.
-        factor: how much smaller than the frames the pictures were that were compared.
+        likeness: correlation of their contents, at most 1, mean of the finest three levels.
+        blocks: number of blocks of the finest level that are in both frames.
+        factor: how much smaller than the frames the compared pictures were.
     """
 
     transform: np.ndarray
@@ -49,24 +53,25 @@ class Pair:
     factor: int
 
     @property
-    def holds(self):
-        """Whether the two frames show one scene."""
+    def holds(self) -> bool:
+        """Whether the two frames show the same scene."""
         return self.likeness >= LEAST_LIKENESS + CHANCE / np.sqrt(self.blocks)
 
     @property
-    def sure(self):
-        """Whether the place found needs no second opinion."""
+    def sure(self) -> bool:
+        """Whether the transform can be trusted without trying another starting point."""
         return self.likeness >= DOUBTFUL_LIKENESS
 
 
-def offsets(x, y, motion):
+def offsets(x: np.ndarray, y: np.ndarray, motion: Motion) -> np.ndarray:
     """The displacement of points as a linear map of the parameters of a small motion.
 
-    The parameters are two of shift, in px, and two or four that move the corners of the picture
-    by so many px.
+    There are two parameters of the shift, in px, and two or four of the linear part, scaled to the
+    displacement of the picture's corners in px.
 
     Args:
         x, y: (...) from the centre of the picture, in half diagonals.
+        motion: which parameters there are.
     Returns:
         (..., 2, P) float64.
     """
@@ -78,14 +83,19 @@ def offsets(x, y, motion):
     return np.stack([np.stack(row, -1) for row in rows], -2)
 
 
-def frame_of(size):
-    """Centre (x, y) in px and half diagonal in px of a picture of `size` (height, width)."""
+def frame_of(size: tuple[int, int]) -> tuple[np.ndarray, float]:
+    """Centre (x, y) and half diagonal of a picture of `size` (height, width), px."""
     height, width = size
     return np.array([(width - 1) / 2, (height - 1) / 2]), np.hypot(height, width) / 2
 
 
-def small_motion(parameters, size):
-    """(3, 3) matrix of the motion that moves each point by `offsets` x parameters."""
+def small_motion(parameters: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """(3, 3) matrix of the motion that moves each point by `offsets` x parameters.
+
+    Args:
+        parameters: (4,) of a similarity, (6,) of an affine motion.
+        size: (height, width) of the frames, px.
+    """
     centre, radius = frame_of(size)
     if len(parameters) == 4:
         _, _, grow, turn = parameters
@@ -98,8 +108,8 @@ def small_motion(parameters, size):
     return matrix
 
 
-def parameters_of(matrix, size, motion):
-    """The inverse of `small_motion`; of an affine matrix the nearest similarity's parameters."""
+def parameters_of(matrix: np.ndarray, size: tuple[int, int], motion: Motion) -> np.ndarray:
+    """The inverse of `small_motion`; for "similarity" of the similarity nearest to `matrix`."""
     centre, radius = frame_of(size)
     linear = matrix[:2, :2] - np.eye(2)
     shift = matrix[:2, 2] + linear @ centre
@@ -110,59 +120,64 @@ def parameters_of(matrix, size, motion):
     return np.array([*shift, *linear.ravel()])
 
 
-def farthest(matrix, size):
-    """How far, in px, a (2 or 3, 3) matrix moves the corner that it moves the most."""
+def farthest(matrix: np.ndarray, size: tuple[int, int]) -> float:
+    """The largest distance, px, by which a (2 or 3, 3) matrix moves a corner of a frame."""
     height, width = size
     x, y = np.array([[0, width - 1, 0, width - 1], [0, 0, height - 1, height - 1]])
     moved = matrix[:2] @ np.stack([x, y, np.ones(4)])
     return float(np.hypot(moved[0] - x, moved[1] - y).max())
 
 
-def at_scale(matrix, factor):
-    """The matrix (2, 3) between two pictures that area averaging has made `factor` smaller."""
-    centre = (factor - 1) / 2  # of the first of the small pixels, in large ones
+def at_scale(matrix: np.ndarray, factor: int) -> np.ndarray:
+    """The (2, 3) matrix between two pictures that area averaging has made `factor` smaller."""
+    centre = (factor - 1) / 2  # of the first small pixel, in large pixels
     linear = matrix[:2, :2]
     shift = (linear @ [centre, centre] + matrix[:2, 2] - centre) / factor
     return np.column_stack([linear, shift])
 
 
-def pyramid(luma, factor):
-    """Smoothed lumas, each half as large as the one before.
+def pyramid(luma: np.ndarray, factor: int) -> list[Level]:
+    """Smoothed lumas, each half as large as the one before, from fine to coarse.
 
     Args:
-        luma: (h, w) float32 in [0, 1]; factor: how much smaller than the frame it is, an integer.
-    Returns:
-        [(factor, (h, w) float32)] from fine to coarse.
+        luma: (h, w) float32 in [0, 1].
+        factor: how much smaller than the frame it is.
     """
-    levels = []
+    levels: list[Level] = []
     while True:
         levels.append((factor, cv2.GaussianBlur(luma, (0, 0), SMOOTHING)))
         height, width = luma.shape[0] // 2, luma.shape[1] // 2
         if min(luma.shape) < SMALLEST:
             return levels
-        # Whole pixels only, so that the factor is exactly two.
+        # Without an odd last row or column, so that the factor is exactly two.
         whole = luma[: 2 * height, : 2 * width]
         luma = cv2.resize(whole, (width, height), interpolation=cv2.INTER_AREA)
         factor *= 2
 
 
-def is_comparable(height, width):
-    """Whether frames made so small, px, have blocks enough to tell how they lie."""
+def is_comparable(height: int, width: int) -> bool:
+    """Whether frames of this reduced size, px, have enough blocks to be registered."""
     rows, columns = ((side - 2 * MARGIN) // BLOCK for side in (height, width))
     return min(rows, columns) > 0 and rows * columns >= 2 * LEAST_BLOCKS
 
 
-def register(first, second, size, motion="similarity", guess=None):
-    """Find how the second of two frames lies on the first.
+def register(
+    first: list[Level],
+    second: list[Level],
+    size: tuple[int, int],
+    motion: Motion = "similarity",
+    guess: np.ndarray | None = None,
+) -> Pair:
+    """Register the second of two frames to the first.
 
     Args:
         first, second: pyramids of the frames a and b.
         size: (height, width) of the frames, px.
-        motion: "similarity" or "affine".
-        guess: (3, 3), where to begin; default: the frames lie on one another, and where that
-            leads nowhere, what features tell.
+        motion: of the transform.
+        guess: (3, 3), the starting point; None: the identity, and if its result is doubtful, what
+            matching features give.
     Returns:
-        Pair; it does not hold where nothing is found.
+        Pair; it does not hold if nothing is found.
     """
     if guess is not None:
         return _descend(first, second, size, motion, guess)
@@ -173,8 +188,14 @@ def register(first, second, size, motion="similarity", guess=None):
     return best
 
 
-def _descend(first, second, size, motion, matrix):
-    """Refine a matrix on one level after another, from coarse to fine."""
+def _descend(
+    first: list[Level],
+    second: list[Level],
+    size: tuple[int, int],
+    motion: Motion,
+    matrix: np.ndarray,
+) -> Pair:
+    """Refine a (3, 3) matrix level by level, from coarse to fine."""
     likeness = []
     lost = Pair(matrix, np.eye(PARAMETERS[motion]), 0.0, 1, first[0][0])
     for level in reversed(range(len(first))):
@@ -195,14 +216,24 @@ def _descend(first, second, size, motion, matrix):
     return Pair(matrix, covariance, float(np.mean(likeness[-3:])), blocks, first[0][0])
 
 
-def _step(a, b, factor, matrix, size, motion):
+def _step(
+    a: np.ndarray,
+    b: np.ndarray,
+    factor: int,
+    matrix: np.ndarray,
+    size: tuple[int, int],
+    motion: Motion,
+) -> tuple[np.ndarray, np.ndarray, float, int] | None:
     """One step of least squares on one level.
 
     Args:
-        a, b: (h, w) float32; factor: of the level.
-        matrix: (3, 3) between the frames, what is known so far.
+        a, b: (h, w) float32.
+        factor: of the level.
+        matrix: (3, 3) between the frames, as found so far.
+        size: (height, width) of the frames, px.
+        motion: of the transform.
     Returns:
-        (parameters of what is missing, their covariance, likeness, number of blocks), None where
+        (parameters of the remaining motion, their covariance, likeness, number of blocks); None if
         too little overlaps.
     """
     height, width = a.shape
@@ -221,27 +252,31 @@ def _step(a, b, factor, matrix, size, motion):
     inside = ((there >= BLOCK / 2) & (there <= room)).all(0)
     if inside.sum() < LEAST_BLOCKS:
         return None
-    blocks = block_equations(a, warped, inside)
+    normal, right, energy, common, most = block_equations(a, warped, inside)
     x, y = x[inside], y[inside]
     centre, radius = frame_of(size)
-    full = np.stack([x, y]) * factor + (factor - 1) / 2 - centre[:, None]
-    jacobian = offsets(*(full / radius), motion) / factor  # px of the level
+    full = (np.stack([x, y]) * factor + (factor - 1) / 2 - centre[:, None]) / radius
+    jacobian = offsets(full[0], full[1], motion) / factor  # px of the level
     cluster = (y * CLUSTERS / height).astype(int) * CLUSTERS + (x * CLUSTERS / width).astype(int)
-    normal, right, energy, common, most = blocks
     alike = common.sum() / max(most.sum(), np.finfo(float).tiny)
     return *_solve(normal, right, energy, jacobian, cluster), alike, int(inside.sum())
 
 
-def block_equations(a, b, inside):
-    """The equations of each block's displacement, its own unknowns eliminated.
+def block_equations(
+    a: np.ndarray, b: np.ndarray, inside: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """The equations of each block's displacement, after its own unknowns are eliminated.
 
+    Args:
+        a, b: (h, w) float32.
+        inside: bool, which of the blocks, row by row, to take; n of them.
     Returns:
-        normal (n, 2, 2), right (n, 2), energy (n,) left without a displacement; and of the two
-        blocks' contents the covariance (n,) and the largest that it could be (n,).
+        normal (n, 2, 2), right (n, 2), energy (n,) without a displacement; and the covariance of
+        the blocks' contents (n,), and the largest value that it could have (n,).
     """
     mean, difference = (a + b) / 2, b - a
     planes = (
-        # Derivatives of the mean of both treat them alike, which doubles the order of a step.
+        # Derivatives of the mean are symmetric in a and b, which makes a step of second order.
         cv2.Sobel(mean, -1, 1, 0, scale=1 / 8, borderType=cv2.BORDER_REPLICATE),
         cv2.Sobel(mean, -1, 0, 1, scale=1 / 8, borderType=cv2.BORDER_REPLICATE),
         mean,
@@ -249,7 +284,7 @@ def block_equations(a, b, inside):
         difference,
     )
     samples = np.stack([_blocks(plane)[inside] for plane in planes], -1)  # (n, 64, 5)
-    # The offset. As a product the mean is ten times as fast as by `mean`.
+    # Eliminate the offset. A matrix product is ten times as fast as `mean`.
     samples -= np.full((1, BLOCK**2), 1 / BLOCK**2, np.float32) @ samples
     products = (samples.transpose(0, 2, 1) @ samples).astype(np.float64)  # (n, 5, 5)
     own = products[:, 2:4, 2:4].copy()
@@ -263,20 +298,27 @@ def block_equations(a, b, inside):
     return rest[:, :2, :2], -rest[:, :2, 2], np.maximum(rest[:, 2, 2], 0), power - change, most
 
 
-def _blocks(plane):
-    """(h, w) to (blocks, BLOCK^2), without the margin and what is left over at the end."""
+def _blocks(plane: np.ndarray) -> np.ndarray:
+    """(h, w) to (blocks, BLOCK^2), without the margin and incomplete blocks at the end."""
     rows, columns = ((side - 2 * MARGIN) // BLOCK for side in plane.shape)
     inner = plane[MARGIN : MARGIN + rows * BLOCK, MARGIN : MARGIN + columns * BLOCK]
     blocks = inner.reshape(rows, BLOCK, columns, BLOCK).transpose(0, 2, 1, 3)
     return blocks.reshape(rows * columns, BLOCK**2)
 
 
-def _solve(normal, right, energy, jacobian, cluster):
-    """The parameters that are the likeliest where each block has an unknown variance of its own.
+def _solve(
+    normal: np.ndarray,
+    right: np.ndarray,
+    energy: np.ndarray,
+    jacobian: np.ndarray,
+    cluster: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray]:
+    """The most likely parameters, where each block has an unknown variance of its own.
 
     Args:
-        normal, right, energy: as of `block_equations`.
-        jacobian: (n, 2, P) displacement by parameter; cluster: (n,) int.
+        normal, right, energy: from `block_equations`.
+        jacobian: (n, 2, P), displacement by parameter.
+        cluster: (n,) int, index of the block's cluster.
     Returns:
         parameters (P,), covariance (P, P) from the scatter of the clusters.
     """
@@ -300,8 +342,8 @@ def _solve(normal, right, energy, jacobian, cluster):
     return parameters, inverse @ (sums.T @ sums) @ inverse
 
 
-def _by_features(first, second):
-    """A matrix (3, 3) between frames that may be far from one another, None where none is found.
+def _by_features(first: list[Level], second: list[Level]) -> np.ndarray | None:
+    """A (3, 3) matrix between frames that may be far apart; None if none is found.
 
     Source: Lowe, "Distinctive image features from scale-invariant keypoints", IJCV 2004.
     """
@@ -327,7 +369,7 @@ def _by_features(first, second):
     return up @ np.vstack([matrix, [0, 0, 1]]) @ np.linalg.inv(up)
 
 
-def _stretched(luma):
-    """uint8 over the range of the luma, so that dim frames have features."""
+def _stretched(luma: np.ndarray) -> np.ndarray:
+    """The luma stretched to the full range of uint8, so that dark frames have features."""
     low, high = np.percentile(luma[::4, ::4], (1, 99))
     return np.clip((luma - low) * (255 / max(high - low, 1 / 255)), 0, 255).astype(np.uint8)

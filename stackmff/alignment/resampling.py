@@ -1,21 +1,24 @@
-"""Bring a frame onto the reference of its stack, by Lanczos' kernel, once."""
+"""Resample a frame onto the reference of its stack, once, by Lanczos' kernel."""
 
 import cv2
 import numpy as np
 
-from stackmff.alignment.geometry import places_of
+from stackmff.alignment.geometry import Alignment, places_of
 
 LANCZOS_REACH = 5  # px
-TILE = 4096  # px of the result resampled at a time; OpenCV ends at 32767
-STRIP = 128  # rows at a time where each pixel has a place of its own, 16 bytes each
+TILE = 4096  # px; side of the part that is resampled at a time; OpenCV is limited to 32767
+STRIP = 128  # rows at a time in a frame with a field, which has 16 bytes of places per pixel
+
+Window = tuple[int, int, int, int]  # top, bottom, left, right, px; bottom and right exclusive
 
 
-def resample(frame, alignment, index):
-    """Replace a frame (H, W, C) by what lies at each pixel's place in it, in place.
+def resample(frame: np.ndarray, alignment: Alignment, index: int) -> None:
+    """Resample a frame onto the reference, in place.
 
     Args:
-        frame: uint8 or uint16; beyond its border its border goes on.
-        alignment: Alignment of its stack; index: of the frame.
+        frame: (H, W, C) uint8 or uint16; its border is repeated beyond it.
+        alignment: of its stack.
+        index: of the frame.
     """
     height, width, _ = frame.shape
     parts = index in alignment.fields
@@ -27,18 +30,18 @@ def resample(frame, alignment, index):
             found = (
                 _by_parts(frame, alignment, index, window)
                 if parts
-                else _whole(frame, alignment.transforms[index], window)
+                else _whole(frame, alignment.transform(index), window)
             )
             part[:] = found.reshape(part.shape)  # OpenCV drops a channel axis of one
     frame[:] = out
 
 
-def _whole(frame, matrix, window):
-    """What lies at `matrix` (2, 3) of the pixels of a window (top, bottom, left, right)."""
+def _whole(frame: np.ndarray, matrix: np.ndarray, window: Window) -> np.ndarray:
+    """A window of the reference from a frame that moves as a whole, by a (2, 3) transform."""
     top, bottom, left, right = window
     x, y = np.meshgrid([left, right - 1], [top, bottom - 1])
     corners = matrix[:, :2] @ np.stack([x.ravel(), y.ravel()]) + matrix[:, 2:]  # (2, 4), x and y
-    y0, y1, x0, x1 = _source(*corners, frame.shape)
+    y0, y1, x0, x1 = _source(corners[0], corners[1], frame.shape)
     local = matrix.copy()
     local[:, 2] += matrix[:, :2] @ [left, top] - [x0, y0]
     return cv2.warpAffine(
@@ -50,8 +53,8 @@ def _whole(frame, matrix, window):
     )
 
 
-def _by_parts(frame, alignment, index, window):
-    """What lies at the places of the pixels of a window (top, bottom, left, right)."""
+def _by_parts(frame: np.ndarray, alignment: Alignment, index: int, window: Window) -> np.ndarray:
+    """A window of the reference from a frame with a field."""
     places = places_of(alignment, index, *window)
     y0, y1, x0, x1 = _source(places[..., 0], places[..., 1], frame.shape)
     local = (places - [x0, y0]).astype(np.float32)
@@ -59,11 +62,12 @@ def _by_parts(frame, alignment, index, window):
     return cv2.remap(part, local, None, cv2.INTER_LANCZOS4, borderMode=cv2.BORDER_REPLICATE)
 
 
-def _source(x, y, shape):
-    """The part (top, bottom, left, right) of a frame that places x and y in it are taken from."""
-    spans = []
-    for places, side in ((y, shape[0]), (x, shape[1])):
+def _source(x: np.ndarray, y: np.ndarray, shape: tuple[int, ...]) -> Window:
+    """The part of a frame of `shape` that is needed to resample it at places x and y."""
+
+    def span(places: np.ndarray, side: int) -> tuple[int, int]:
         low = int(np.clip(np.floor(places.min()) - LANCZOS_REACH, 0, side - 1))
         high = int(np.clip(np.ceil(places.max()) + LANCZOS_REACH + 1, low + 1, side))
-        spans += [low, high]
-    return spans
+        return low, high
+
+    return *span(y, shape[0]), *span(x, shape[1])

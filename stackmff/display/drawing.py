@@ -1,4 +1,4 @@
-"""What people look at: colour maps, maps of errors, panels of training, small copies, words."""
+"""Drawing for screens: colour maps, error maps, panels of a training run, small copies, text."""
 
 import io
 
@@ -6,11 +6,11 @@ import cv2
 import numpy as np
 from PIL import Image, ImageCms
 
-ERROR_GAIN = 10  # yellow from a tenth of white
+ERROR_GAIN = 10  # an error of a tenth of white is yellow
 
 
-def colour_map(values):
-    """Paint a map of numbers, dark blue for 0 to yellow for 1.
+def colour_map(values: np.ndarray) -> np.ndarray:
+    """Colour a map of numbers, from dark blue for 0 to yellow for 1.
 
     Args:
         values: (H, W) float in [0, 1].
@@ -21,11 +21,12 @@ def colour_map(values):
     return cv2.cvtColor(cv2.applyColorMap(levels, cv2.COLORMAP_VIRIDIS), cv2.COLOR_BGR2RGB)
 
 
-def error_map(fused, answer):
-    """Paint the absolute error, ERROR_GAIN times: yellow from 25.5 grey levels of 255.
+def error_map(fused: np.ndarray, answer: np.ndarray) -> np.ndarray:
+    """Colour the absolute error, multiplied by ERROR_GAIN: 25.5 of 255 grey levels are yellow.
 
     Args:
-        fused, answer: (H, W) luma or (H, W, 3) RGB, float in [0, 1]; of RGB the mean error.
+        fused, answer: (H, W) luma or (H, W, 3) RGB, float in [0, 1]. The error of RGB is the mean
+            over the channels.
     Returns:
         (H, W, 3) uint8 RGB.
     """
@@ -33,23 +34,29 @@ def error_map(fused, answer):
     return colour_map((error.mean(2) if error.ndim == 3 else error) * ERROR_GAIN)
 
 
-def in_bytes(values):
-    """(H, W) or (H, W, 3) float in [0, 1] as (H, W, 3) uint8."""
+def in_bytes(values: np.ndarray) -> np.ndarray:
+    """Convert (H, W) or (H, W, 3) float in [0, 1] to (H, W, 3) uint8."""
     levels = np.round(255 * np.clip(values, 0, 1)).astype(np.uint8)
     return levels if levels.ndim == 3 else np.repeat(levels[..., None], 3, axis=2)
 
 
-def training_panel(stack, fused, answer, weights=None, most_frames=8):
-    """One picture of what the network made of a stack: its frames, then fused, answer and error.
+def training_panel(
+    stack: np.ndarray,
+    fused: np.ndarray,
+    answer: np.ndarray,
+    weights: np.ndarray | None = None,
+    most_frames: int = 8,
+) -> np.ndarray:
+    """Show in one picture what the network makes of a stack.
 
     Args:
-        stack: (N, H, W) luma or (N, H, W, 3) RGB, float in [0, 1]; fused and answer: (H, W) or
-            (H, W, 3).
-        weights: (N, H, W) of the frames, for the focus map, or None.
-        most_frames: of longer stacks this many are shown, evenly spaced, the ends included.
+        stack: (N, H, W) luma or (N, H, W, 3) RGB, float in [0, 1].
+        fused, answer: (H, W) or (H, W, 3), float in [0, 1].
+        weights: (N, H, W), weights of the frames, for the focus map; or None.
+        most_frames: longer stacks are thinned out evenly to this many frames, both ends included.
     Returns:
-        (2 H, K W, 3) uint8 RGB: above the frames; below the fused picture, the answer, the error
-        (yellow from 25 grey levels) and, where there are weights, the expected frame.
+        (2 H, K W, 3) uint8 RGB. Upper row: the frames. Lower row: the fused picture, the answer,
+        the error (yellow from 25 grey levels) and, with weights, the expected frame.
     """
     n_frames, height, width = stack.shape[:3]
     shown = np.unique(np.linspace(0, n_frames - 1, min(n_frames, most_frames)).round().astype(int))
@@ -64,15 +71,15 @@ def training_panel(stack, fused, answer, weights=None, most_frames=8):
     return np.vstack([np.hstack(row) for row in rows])
 
 
-def reduced(picture, side, profile=None):
-    """A small copy of a picture for screens.
+def reduced(picture: np.ndarray, side: int, profile: bytes | None = None) -> np.ndarray:
+    """Make a small copy of a picture for screens.
 
     Args:
-        picture: (H, W, C) uint8 or uint16, C as in images/formats.py; alpha is left out.
-        side: longest one of the copy, px; smaller pictures keep their size.
-        profile: ICC profile of the picture as bytes, or None for sRGB.
+        picture: (H, W, C) uint8 or uint16, C as in images/formats.py; alpha is dropped.
+        side: longest side of the copy, px. Smaller pictures keep their size.
+        profile: ICC profile of the picture; None: sRGB.
     Returns:
-        (h, w, 3) uint8 sRGB.
+        (h, w, 3) uint8 sRGB, never a view of the picture.
     """
     height, width = picture.shape[:2]
     colours = 1 if picture.shape[2] <= 2 else 3
@@ -85,34 +92,44 @@ def reduced(picture, side, profile=None):
         picture = np.round(picture / np.float32(257)).astype(np.uint8)
     if profile is not None:
         picture = _to_srgb(picture, profile)
-    return np.array(np.broadcast_to(picture, (*picture.shape[:2], 3)))  # never the picture itself
+    return np.array(np.broadcast_to(picture, (*picture.shape[:2], 3)))
 
 
-def _to_srgb(picture, profile):
-    """(H, W, 1 or 3) uint8 in the colours of a profile as sRGB; as it is where that fails."""
+def _to_srgb(picture: np.ndarray, profile: bytes) -> np.ndarray:
+    """Convert (H, W, 1 or 3) uint8 from a profile to sRGB; return it unchanged where that fails."""
     image = Image.fromarray(picture[..., 0] if picture.shape[2] == 1 else picture)
     try:
         source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
         converted = ImageCms.profileToProfile(
             image, source, ImageCms.createProfile("sRGB"), outputMode="RGB"
         )
-    except (ImageCms.PyCMSError, OSError):  # broken, or of other colours: a preview may be off
+    # The profile is damaged or of another colour space: a preview may be slightly off.
+    except (ImageCms.PyCMSError, OSError):
         return picture
     return np.asarray(converted)
 
 
-def text_width(text, size):
-    """Width of a line in `draw_text`, px."""
-    return cv2.getTextSize((0, 0), text, (0, 0), cv2.FontFace("sans"), size, 400)[2]
+def text_width(text: str, size: int) -> int:
+    """Width of a line of text drawn by `draw_text`, px."""
+    width: int = cv2.getTextSize((0, 0), text, (0, 0), cv2.FontFace("sans"), size, 400)[2]
+    return width
 
 
-def draw_text(picture, text, left, baseline, size, colour):
-    """Write a line into a picture, (H, W, 3) uint8, in place.
+def draw_text(
+    picture: np.ndarray,
+    text: str,
+    left: float,
+    baseline: float,
+    size: int,
+    colour: tuple[int, int, int],
+) -> None:
+    """Draw a line of text into a picture, in place.
 
     Args:
-        left, baseline: where its first letter stands, px.
-        size: of the letters, px.
-        colour: (R, G, B) of 0 to 255.
+        picture: (H, W, 3) uint8.
+        left, baseline: position of the first letter, px.
+        size: height of the letters, px.
+        colour: (R, G, B), 0 to 255.
     """
     font = cv2.FontFace("sans")
     cv2.putText(picture, text, (round(left), round(baseline)), colour, font, size, 400)

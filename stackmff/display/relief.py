@@ -1,4 +1,6 @@
-"""The fused picture as a relief: draped over its focus map, shaded, seen from a slant."""
+"""The fused picture as a relief: draped over its focus map, shaded, seen at an angle."""
+
+from typing import Any
 
 import cv2
 import numpy as np
@@ -6,34 +8,43 @@ import numpy as np
 from stackmff.display.drawing import reduced
 from stackmff.images.guided_filter import guided_filter
 
-# The picture lies on the ground, its middle at the origin; its longer side is 1. The camera looks
-# level through a shifted lens, as architects' do: what stands upright stays upright, so that each
-# column of the view is drawn by itself.
+# The picture lies on the ground, its centre at the origin; its longer side is 1. The camera looks
+# horizontally through a shifted lens, as in architectural photography: verticals stay vertical, so
+# that each column of the view can be drawn on its own.
 YAW = np.radians(-14)
-DISTANCE = 3.0  # from the camera to the middle of the picture
+DISTANCE = 3.0  # from the camera to the centre of the picture
 EYE = 2.3  # height of the camera
-RELIEF = 0.15  # height of the highest place
+RELIEF = 0.15  # height of the highest point
 FLOOR = -0.04  # underside of the block
-LIGHT = np.array([-0.45, 0.55, 0.75])  # towards it: from the left, the back, above
+LIGHT = np.array([-0.45, 0.55, 0.75])  # direction to the light: left, back, above
 PAPER = (250, 250, 248)
-LEFT_WALL, FRONT_WALL = np.float32((150, 150, 152)), np.float32((182, 182, 184))
-LEAST_WIDTH = 640  # px of the view, also of smaller pictures
-FINER = 2  # the view is drawn so many times as large, against jagged edges
-ALONE = 24  # about 2/ALONE of the side away from all that is sure lies the ground
+LEFT_WALL = np.array((150, 150, 152), np.float32)
+FRONT_WALL = np.array((182, 182, 184), np.float32)
+LEAST_WIDTH = 640  # px of the view, even of smaller pictures
+FINER = 2  # supersampling of the view, against jagged edges
+ALONE = 24  # farther than 2/ALONE of the side from all certain pixels lies the ground
 
 
-def relief(focus_map, picture, sure, first_is_near=None, side=1000, profile=None):
+def relief(
+    focus_map: np.ndarray,
+    picture: np.ndarray,
+    sure: np.ndarray | np.float32 | float,
+    first_is_near: bool | None = None,
+    side: int = 1000,
+    profile: bytes | None = None,
+) -> np.ndarray:
     """Draw a picture as a relief.
 
     Args:
         focus_map: (H, W) uint16, 0 the first frame, 65535 the last.
-        picture: (h, w, C) uint8 or uint16, C as in images/formats.py; of the same shape, maybe larger.
-        sure: (H, W) float in [0, 1], how much the focus map can be trusted at each pixel; or 1.
-        first_is_near: whether the first frame is focused the nearest; None: guessed.
-        side: longest one of the copy that is drawn, px.
-        profile: ICC profile of the picture, or None.
+        picture: (h, w, C) uint8 or uint16, C as in images/formats.py; it has the proportions of the
+            focus map and may be larger.
+        sure: (H, W) float in [0, 1], how far the focus map can be trusted at each pixel; or 1.
+        first_is_near: whether the first frame is focused nearest; None: guess.
+        side: longest side of the copy that is drawn, px.
+        profile: ICC profile of the picture; None: sRGB.
     Returns:
-        (h, w, 3) uint8 sRGB on light paper, w about `side`, cut to what is drawn and a margin.
+        (h, w, 3) uint8 sRGB on light paper, w about `side`, cropped to the drawing and a margin.
     """
     texture, heights = surface(focus_map, picture, sure, first_is_near, side, profile)
     if min(heights.shape) < 2:  # a line has no slope
@@ -41,8 +52,15 @@ def relief(focus_map, picture, sure, first_is_near=None, side=1000, profile=None
     return _render(texture, heights * np.float32(RELIEF))
 
 
-def surface(focus_map, picture, sure, first_is_near=None, side=1000, profile=None):
-    """What a relief is drawn from; arguments as of `relief`.
+def surface(
+    focus_map: np.ndarray,
+    picture: np.ndarray,
+    sure: np.ndarray | np.float32 | float,
+    first_is_near: bool | None = None,
+    side: int = 1000,
+    profile: bytes | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Make the surface that a relief is drawn from; arguments as of `relief`.
 
     Returns:
         (texture (h, w, 3) uint8 sRGB, heights (h, w) float32 in [0, 1], 1 the nearest).
@@ -52,7 +70,7 @@ def surface(focus_map, picture, sure, first_is_near=None, side=1000, profile=Non
     if min(height, width) < 2:
         return texture, np.zeros((height, width), np.float32)
     focus = np.float32(focus_map) / 65535
-    # The mean place of those that are sure: an unsure pixel's place is near the middle frame.
+    # Averaged over certain pixels: the value of an uncertain one is near the middle frame.
     sure = np.broadcast_to(np.float32(sure), focus.shape) + np.float32(1e-3)
     size = (width, height)
     weights = cv2.resize(sure, size, interpolation=cv2.INTER_AREA)
@@ -63,11 +81,11 @@ def surface(focus_map, picture, sure, first_is_near=None, side=1000, profile=Non
     return texture, heights_of(near, weights, texture)
 
 
-def guess_first_is_near(focus, sure):
-    """Whether the first frame is focused nearer than the last.
+def guess_first_is_near(focus: np.ndarray, sure: np.ndarray) -> bool:
+    """Guess whether the first frame is focused nearer than the last.
 
-    Nothing in the frames tells. In most pictures the middle and what is below are nearer than the
-    rim and what is above.
+    The frames themselves do not tell. In most pictures the centre and the lower part are nearer
+    than the margins and the upper part.
 
     Args:
         focus, sure: (H, W) float in [0, 1].
@@ -81,23 +99,25 @@ def guess_first_is_near(focus, sure):
     return bool((expected * sure * focus).sum() <= 0)
 
 
-def heights_of(near, sure, texture):
-    """A smooth surface through the places that are sure.
+def heights_of(near: np.ndarray, sure: np.ndarray, texture: np.ndarray) -> np.ndarray:
+    """Fit a smooth surface through the certain pixels.
 
-    Where nothing is, the surface is that of the neighbours, and far from all that is sure it sinks
-    to the ground: what no frame shows sharp is mostly the background.
+    Where there are none, the surface is interpolated, and far from all of them it sinks to the
+    ground: what is sharp in no frame is mostly background.
 
     Args:
         near: (H, W) float in [0, 1], larger is nearer.
         sure: (H, W) float in [0, 1].
-        texture: (H, W, 3) uint8, at whose edges the surface may step.
+        texture: (H, W, 3) uint8; the surface may have steps at its edges.
     Returns:
         (H, W) float32 in [0, 1].
     """
     side = max(near.shape)
-    near = np.float32(near)
-    # Grain makes a network sure of single pixels.
-    sure = np.float32(sure) * _rise(cv2.GaussianBlur(sure, (0, 0), side / 120), 0.2, 0.5)
+    near = np.asarray(near, np.float32)
+    # Noise makes a network certain of single pixels.
+    sure = np.asarray(sure, np.float32) * _rise(
+        cv2.GaussianBlur(sure, (0, 0), side / 120), 0.2, 0.5
+    )
     sure += np.float32(1e-3)
     trusted = near[sure > 0.3] if (sure > 0.3).sum() > 0.01 * sure.size else near
     low, high = np.percentile(trusted, [2, 98])
@@ -111,19 +131,19 @@ def heights_of(near, sure, texture):
     return np.clip(cv2.GaussianBlur(smooth, (0, 0), side / 400), 0, 1)
 
 
-def _rise(values, low, high):
-    """From 0 at `low` to 1 at `high`, smoothly."""
+def _rise(values: np.ndarray, low: float, high: float) -> np.ndarray:
+    """Smooth step from 0 at `low` to 1 at `high`."""
     share = np.clip((values - np.float32(low)) / np.float32(high - low), 0, 1)
     return share * share * (3 - 2 * share)
 
 
-def _fill(values, weights, pull=1.5):
-    """Mean of values by weights over ever larger neighbourhoods, as large as it takes to be sure.
+def _fill(values: np.ndarray, weights: np.ndarray, pull: float = 1.5) -> np.ndarray:
+    """Average values (H, W) by weights over neighbourhoods as large as it takes to be certain.
 
-    `pull` is the weight of the next larger neighbourhood; less from step to step, so that long
-    slopes stay.
+    `pull` is the weight of the next larger neighbourhood. It is halved at each level, so that long
+    slopes are kept.
 
-    Source: pull-push of Gortler et al., The Lumigraph, 1996.
+    Source: pull-push, Gortler et al., The Lumigraph, SIGGRAPH 1996.
     """
     if min(values.shape) <= 2:
         return np.full(values.shape, (values * weights).sum() / weights.sum(), np.float32)
@@ -133,24 +153,25 @@ def _fill(values, weights, pull=1.5):
     return (values * weights + coarse * np.float32(pull)) / (weights + np.float32(pull))
 
 
-def _shade(heights):
-    """Brightness of a surface, (H, W) float32, 1 where it lies flat. Heights as in `_render`."""
+def _shade(heights: np.ndarray) -> np.ndarray:
+    """Brightness of a surface, (H, W) float32, 1 where it is level. Heights as in `_render`."""
     step = 1 / max(heights.shape)
     dy, dx = np.gradient(heights, step)
-    # Rows go down, to the viewer; the axis y goes up, away from it.
+    # Rows go down, towards the viewer; the axis y goes up, away from it.
     normal = np.stack([-dx, dy, np.ones_like(dx)], axis=2)
     normal /= np.linalg.norm(normal, axis=2, keepdims=True)
     light = LIGHT / np.linalg.norm(LIGHT)
     lit = np.clip(normal @ light.astype(np.float32), 0, None) / light[2]
-    return np.clip(0.45 + 0.55 * lit, 0.5, 1.25).astype(np.float32)
+    shade: np.ndarray = np.clip(0.45 + 0.55 * lit, 0.5, 1.25).astype(np.float32)
+    return shade
 
 
-def _render(texture, heights):
-    """View of a block whose top is the picture.
+def _render(texture: np.ndarray, heights: np.ndarray) -> np.ndarray:
+    """Draw a block whose top is the picture.
 
     Args:
         texture: (H, W, 3) uint8.
-        heights: (H, W) float32, the longer side of the picture is 1.
+        heights: (H, W) float32, in units of the longer side of the picture.
     Returns:
         (h, w, 3) uint8.
     """
@@ -159,7 +180,7 @@ def _render(texture, heights):
     lit = np.clip(np.float32(texture) * _shade(heights)[..., None], 0, 255)
     columns = FINER * max(side, LEAST_WIDTH)
     reach = np.hypot(half_width, half_height)
-    # Lines of sight: column u sees the points x = u y_away, with y_away from the camera's foot.
+    # Lines of sight: column u sees the points x = u y_away, y_away measured from below the camera.
     away = np.linspace(DISTANCE - reach, DISTANCE + reach, columns, dtype=np.float32)
     corners = np.array(
         [_turn(x, y) for x in (-half_width, half_width) for y in (-half_height, half_height)]
@@ -174,13 +195,13 @@ def _render(texture, heights):
     settings = {"interpolation": cv2.INTER_LINEAR, "borderMode": cv2.BORDER_REPLICATE}
     seen = cv2.remap(lit, map_x, map_y, **settings)  # rows from the front to the back
     z = cv2.remap(heights, map_x, map_y, **settings)
-    lines = scale * (EYE - z) / away[:, None]  # line of the view, down from the camera's height
+    lines = scale * (EYE - z) / away[:, None]  # rows below the camera's height
     lines[~inside] = np.inf
     first = inside.argmax(0)  # row of the front edge in each column
     base = scale * (EYE - FLOOR) / away[first]
     top = np.floor(lines[np.isfinite(lines)].min())
     count = int(np.ceil(base.max() - top)) + 1
-    # A row is seen where it is higher in the view than all in front of it.
+    # A row is visible where it is higher in the view than all rows in front of it.
     horizon = np.minimum.accumulate(lines, axis=0) - top
     rows = np.full((count, columns), -1, np.float32)
     for column in range(columns):
@@ -194,23 +215,25 @@ def _render(texture, heights):
     grid = np.broadcast_to(np.arange(columns, dtype=np.float32), rows.shape)
     view = cv2.remap(seen, grid, np.maximum(rows, 0), **settings)
     view[rows == -1] = PAPER
-    # The walls below the front edges: the one that faces the light is the brighter.
+    # The walls below the front edges; the one that faces the light is brighter.
     front = y[first, np.arange(columns)] < -half_height + 2 / side
     wall = np.where(front[:, None], FRONT_WALL, LEFT_WALL)  # (columns, 3)
     below = rows == -2
     view[below] = np.broadcast_to(wall, view.shape)[below]
-    return _framed(np.uint8(np.round(view)))
+    return _framed(np.round(view).astype(np.uint8))
 
 
-def _turn(x, y, way=1):
-    """Turn points about the middle of the picture by YAW; way -1: back."""
+def _turn(x: Any, y: Any, way: int = 1) -> tuple[Any, Any]:
+    """Rotate points about the centre of the picture by YAW; way -1: back."""
     cosine, sine = np.cos(YAW), way * np.sin(YAW)
     return cosine * x - sine * y, sine * x + cosine * y
 
 
-def _framed(view):
-    """Shrink the view to its final size and give it a margin of paper."""
+def _framed(view: np.ndarray) -> np.ndarray:
+    """Shrink the view to its final size and add a margin of paper."""
     height, width = (max(1, length // FINER) for length in view.shape[:2])
     view = cv2.resize(view, (width, height), interpolation=cv2.INTER_AREA)
     margin = max(width // 25, 4)
-    return cv2.copyMakeBorder(view, *[margin] * 4, cv2.BORDER_CONSTANT, value=PAPER)
+    return cv2.copyMakeBorder(
+        view, margin, margin, margin, margin, cv2.BORDER_CONSTANT, value=PAPER
+    )

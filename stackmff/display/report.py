@@ -1,21 +1,24 @@
-"""The report of a run: one page that holds all it shows, so that it can be moved, mailed and kept.
+"""The report of a run: one self-contained HTML file that can be moved, mailed and kept.
 
-Each stack leaves a card, a JSON file with its figures and its small pictures, when it is fused. The
-report is joined from the cards, also those of earlier runs.
+Each stack leaves a card when it is fused: a JSON file with its figures and small pictures. The
+report is assembled from the cards, including those of earlier runs.
 """
 
 import base64
 import html
 import json
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import cv2
+import numpy as np
 
 from stackmff.display.drawing import reduced
-from stackmff.display.pages import start_of
-from stackmff.display.previews import sharpest_frame, small_focus_map
+from stackmff.display.gallery import html_start
+from stackmff.display.previews import FrameInfo, FusedMaps, sharpest_frame, small_focus_map
 from stackmff.errors import StackError
 from stackmff.files import atomic_path, write_json
 from stackmff.images.frame_store import release
@@ -23,7 +26,7 @@ from stackmff.images.frame_store import release
 PAIR_SIDE = 960  # px, longest side of the pictures under the slider
 MAP_SIDE = 560  # px
 QUALITY = 82  # of WebP
-MOST_SHOWN = 500  # stacks with pictures: some 150 MB; the table has all
+MOST_SHOWN = 500  # stacks with pictures, about 150 MB; the table lists all stacks
 STYLE = """
 .wide .words { text-align: left; white-space: normal; min-width: 16rem; }
 .failed { border-left: 0.3rem solid rgb(200 60 40); padding: 0.1rem 1rem; margin: 1rem 0; }
@@ -56,21 +59,24 @@ addEventListener("input", event => {
 """
 
 
+# (data URL, width, height), px. A list in a card, which is JSON.
+EmbeddedPicture = Sequence[Any]
+
+
 @dataclass
 class Card:
     """What the report shows of one stack.
 
     Attributes:
         name: of the stack.
-        failure: a sentence, or None; with one there is nothing but the name.
-        file: of the fused picture as seen from the report, or None.
-        width, height: px, of the fused picture.
-        frames: number of them.
-        seconds, network_seconds: that it took.
-        notes: sentences: what was aligned, left out, rounded.
-        before: words for the frame beside the fused picture.
-        pictures: {"before", "after", "focus": (address with the picture in it, width, height)}, px;
-            "focus" may be missing.
+        failure: why the stack could not be fused, one sentence; the other fields are then empty.
+        file: the fused picture, relative to the folder of the report; or None.
+        width, height: of the fused picture, px.
+        frames: their number.
+        seconds, network_seconds: time taken in all, and by the network.
+        notes: sentences on what was aligned, excluded, rounded.
+        before: caption of the frame that the fused picture is compared with.
+        pictures: {"before", "after", "focus": the picture}; "focus" may be missing.
     """
 
     name: str
@@ -81,37 +87,33 @@ class Card:
     frames: int = 0
     seconds: float = 0.0
     network_seconds: float = 0.0
-    notes: list = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     before: str = ""
-    pictures: dict = field(default_factory=dict)
+    pictures: dict[str, EmbeddedPicture] = field(default_factory=dict)
 
 
 def make_card(
-    name, frames, fused, result, file=None, notes=(), names=None, kept=None, profile=None
-):
-    """The card of a stack that has been fused.
+    name: str,
+    frames: np.ndarray,
+    fused: FusedMaps,
+    result: Mapping[str, Any],
+    file: str | Path | None = None,
+    info: FrameInfo | None = None,
+) -> Card:
+    """Make the card of a stack that has been fused.
 
     Args:
         name: of the stack.
-        frames: (N, H, W, C) uint8 or uint16; a numpy.memmap is let go of after each frame.
-        fused: fuse.Fused; without a focus map there is none in the report.
-        result: {"seconds", "network_seconds"}, as of fuse.fuse_files.
-        file: of the fused picture, relative to the report's folder.
-        notes: sentences.
-        names: of the N frames.
-        kept: indices of the frames that were fused; None: all.
-        profile: ICC profile of the pictures, or None.
-    Returns:
-        Card.
+        frames: (N, H, W, C) uint8 or uint16. The memory of a numpy.memmap is released after each
+            frame.
+        fused: the result; without a focus map, the report shows none.
+        result: {"seconds", "network_seconds", "notes"}, as of fusion.pipeline.fuse_files; the notes
+            may be missing.
+        file: the fused picture, relative to the folder of the report.
+        info: what else is known of the frames; None: nothing.
     """
-    index = sharpest_frame(frames, kept)
-    pictures = {
-        "before": _embedded(reduced(frames[index], PAIR_SIDE, profile)),
-        "after": _embedded(reduced(fused.picture, PAIR_SIDE, profile)),
-    }
-    release(frames)
-    if fused.focus_map is not None:
-        pictures["focus"] = _embedded(small_focus_map(fused, len(frames), MAP_SIDE, names))
+    info = info or FrameInfo()
+    index = sharpest_frame(frames, info.kept)
     height, width = fused.picture.shape[:2]
     return Card(
         name,
@@ -121,27 +123,41 @@ def make_card(
         frames=len(frames),
         seconds=result["seconds"],
         network_seconds=result["network_seconds"],
-        notes=list(notes),
-        before=f"sharpest frame: {names[index] if names else index + 1}",
-        pictures=pictures,
+        notes=list(result.get("notes") or ()),
+        before=f"sharpest frame: {info.names[index] if info.names else index + 1}",
+        pictures=_card_pictures(frames, index, fused, info),
     )
 
 
-def _embedded(picture):
-    """(address that holds (h, w, 3) uint8 as WebP, w, h)."""
+def _card_pictures(
+    frames: np.ndarray, index: int, fused: FusedMaps, info: FrameInfo
+) -> dict[str, EmbeddedPicture]:
+    """The pictures of a card; `index` is that of the frame to compare with."""
+    pictures = {
+        "before": _embedded(reduced(frames[index], PAIR_SIDE, info.profile)),
+        "after": _embedded(reduced(fused.picture, PAIR_SIDE, info.profile)),
+    }
+    release(frames)
+    if fused.focus_map is not None:
+        pictures["focus"] = _embedded(small_focus_map(fused, len(frames), MAP_SIDE, info.names))
+    return pictures
+
+
+def _embedded(picture: np.ndarray) -> EmbeddedPicture:
+    """Put (h, w, 3) uint8 RGB into a data URL, as WebP."""
     bgr = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
     data = cv2.imencode(".webp", bgr, [cv2.IMWRITE_WEBP_QUALITY, QUALITY])[1].tobytes()
     address = "data:image/webp;base64," + base64.b64encode(data).decode()
     return [address, picture.shape[1], picture.shape[0]]
 
 
-def write_card(path, card):
+def write_card(path: str | Path, card: Card) -> None:
     """Write a card as JSON, atomically; StackError where that fails."""
     write_json(path, asdict(card))
 
 
-def read_card(path):
-    """Read a card; StackError where it is not there or is none."""
+def read_card(path: str | Path) -> Card:
+    """Read a card; StackError where the file is missing or is not a card."""
     path = Path(path)
     try:
         return Card(**json.loads(path.read_text(encoding="utf-8")))
@@ -151,73 +167,75 @@ def read_card(path):
         ) from error
 
 
-def write_report(path, title, files):
-    """Join cards to a page, atomically. One card is in memory at a time.
+def write_report(path: str | Path, title: str, files: Sequence[str | Path]) -> None:
+    """Assemble cards into a report, atomically, with one card in memory at a time.
 
     Args:
-        path: of the page.
-        title: in words.
-        files: of the cards, in their order; one that cannot be read counts as a failure.
+        path: of the report.
+        title: plain text.
+        files: the cards, in order. A card that cannot be read counts as a failure.
     Raises:
-        StackError: the page cannot be put there.
+        StackError: the report cannot be written.
     """
-    # Without their pictures, of which a large data set has gigabytes.
+    # Without their pictures: those of a large data set take gigabytes.
     cards = [replace(_card_or_failure(file), pictures={}) for file in files]
     fused = {k: card for k, card in enumerate(cards) if card.failure is None}
     failed = [card for card in cards if card.failure is not None]
     shown = list(fused)[:MOST_SHOWN]
-    coding = {"encoding": "utf-8", "errors": "backslashreplace"}
-    with atomic_path(path) as temporary, open(temporary, "w", **coding) as page:
-        page.write(start_of(title, STYLE) + "\n")
-        page.write(_summary_part(fused.values(), failed))
+    with (
+        atomic_path(path) as temporary,
+        open(temporary, "w", encoding="utf-8", errors="backslashreplace") as report,
+    ):
+        report.write(html_start(title, STYLE) + "\n")
+        report.write(_summary_part(list(fused.values()), failed))
         if fused:
-            page.write(_table_part(fused, shown))
+            report.write(_table_part(fused, shown))
         for k in shown:
-            page.write(_stack_part(k, read_card(files[k])))
-        page.write(f"<script>{SCRIPT}</script></body></html>\n")
+            report.write(_stack_part(k, read_card(files[k])))
+        report.write(f"<script>{SCRIPT}</script></body></html>\n")
 
 
-def _card_or_failure(file):
+def _card_or_failure(file: str | Path) -> Card:
     try:
         return read_card(file)
     except StackError as error:
         return Card(Path(file).stem, failure=str(error))
 
 
-def _summary_part(fused, failed):
-    """How many stacks were fused, and why others were not."""
+def _summary_part(fused: Sequence[Card], failed: Sequence[Card]) -> str:
+    """How many stacks were fused, and why others failed."""
     stacks = "1 stack" if len(fused) == 1 else f"{len(fused)} stacks"
     frames, seconds = sum(card.frames for card in fused), sum(card.seconds for card in fused)
     part = f"<p>{stacks} fused from {frames} frames in {seconds:.1f} s, {len(failed)} failed.</p>\n"
     if failed:
         part += '<section class="failed"><h2>Failed</h2>\n<ul>\n'
         for card in failed:
-            part += f"<li><b>{html.escape(card.name)}</b>: {html.escape(card.failure)}</li>\n"
+            part += f"<li><b>{html.escape(card.name)}</b>: {html.escape(card.failure or '')}</li>\n"
         part += "</ul></section>\n"
     return part
 
 
-def _table_part(fused, shown):
-    """The table of {k: Card}, those of the numbers `shown` with links to their pictures."""
+def _table_part(fused: Mapping[int, Card], shown: Iterable[int]) -> str:
+    """The table of {number: card}; the numbers in `shown` link to their pictures."""
     heads = ("stack", "size", "frames", "seconds", "network, s")
     head = "".join(f'<th scope="col">{word}</th>' for word in heads)
     head += '<th scope="col" class="words">notes</th>'
     linked = set(shown)
     rows = "\n".join(_row_part(k, card, k in linked) for k, card in fused.items())
-    told = (
-        "Each pair below: the sharpest frame, and all frames fused. Drag the line, or move it by "
-        "the arrow keys. Focus maps show which frame is in focus."
+    note = (
+        "Below, the sharpest frame of each stack is compared with the fused picture. Drag the "
+        "line, or move it with the arrow keys. Focus maps show which frame is in focus."
     )
-    if len(shown) < len(fused):
-        told += f" Pictures are of the first {len(shown)} stacks."
+    if len(linked) < len(fused):
+        note += f" Pictures are shown for the first {len(linked)} stacks."
     return (
         f'<div class="wide"><table><thead><tr>{head}</tr></thead>\n<tbody>\n{rows}\n'
-        f"</tbody></table></div>\n<p>{told}</p>\n"
+        f"</tbody></table></div>\n<p>{note}</p>\n"
     )
 
 
-def _row_part(k, card, linked):
-    """A line of the table; linked: whether the page has pictures of the stack."""
+def _row_part(k: int, card: Card, linked: bool) -> str:
+    """A row of the table; linked: whether the report shows pictures of the stack."""
     name = html.escape(card.name)
     if linked:
         name = f'<a href="#s{k}">{name}</a>'
@@ -232,12 +250,12 @@ def _row_part(k, card, linked):
     return f'<tr><th scope="row">{name}</th>{cells}<td class="words">{notes}</td></tr>'
 
 
-def _stack_part(k, card):
-    """A stack: its figures, the slider, the focus map."""
+def _stack_part(k: int, card: Card) -> str:
+    """A stack: its figures, the comparison slider, the focus map."""
     name = html.escape(card.name)
     if card.file is not None:
         address = html.escape(quote(card.file, errors="surrogateescape"))
-        whole = f', <a href="{address}">the whole picture</a>'
+        whole = f', <a href="{address}">full picture</a>'
     else:
         whole = ""
     notes = "".join(f"<li>{html.escape(note)}</li>" for note in card.notes)
@@ -254,23 +272,23 @@ def _stack_part(k, card):
     )
 
 
-def _pair_part(card, name):
-    """The fused picture with the frame over it as far as the slider says."""
+def _pair_part(card: Card, name: str) -> str:
+    """The fused picture, with the frame over its left part up to the slider."""
     before = html.escape(card.before)
     _, width, height = card.pictures["after"]
     return (
-        # So high that all of it is seen at once.
+        # No higher than the window, so that all of it is visible at once.
         f'<figure><div class="pair" style="max-width: calc(90vh * {width} / {height})">'
         + _image_part(card.pictures["after"], "after", f"{name}: all in focus")
         + _image_part(card.pictures["before"], "before", f"{name}: {before}")
         + f'<input type="range" min="0" max="100" step="any" value="50" autocomplete="off" '
-        f'aria-label="{name}: how much is covered by the {before}"><i></i>'
+        f'aria-label="{name}: share covered by the {before}"><i></i>'
         f'<span class="one">{before}</span><span class="all">all in focus</span></div></figure>'
     )
 
 
-def _image_part(picture, kind, text):
-    """An image element; `text` is escaped already."""
+def _image_part(picture: EmbeddedPicture, kind: str, text: str) -> str:
+    """An image element; `text` is already escaped."""
     address, width, height = picture
     return (
         f'<img class="{kind}" src="{address}" width="{width}" height="{height}" '

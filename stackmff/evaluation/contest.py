@@ -1,8 +1,8 @@
 """Fuse stacks with one method after another, and measure the time and the memory of each.
 
-Two methods are never at work at once, and each has a fresh process, so that seconds and MiB are its
-own. The process gets its orders as JSON on its input and answers with a line of JSON a stack; the
-records are kept here. What is done is not done again.
+Only one method runs at a time, each in a fresh process, so that the seconds and MiB are its own.
+The process gets its orders as JSON on its input and answers with one line of JSON per stack; the
+parent keeps the records. What is done already is not done again.
 """
 
 import contextlib
@@ -12,8 +12,10 @@ import re
 import signal
 import sys
 import time
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
@@ -23,10 +25,15 @@ from stackmff.fusion import methods
 from stackmff.images.folders import list_frames, stack_root
 from stackmff.images.formats import write_picture
 from stackmff.images.stack import read_stack
+from stackmff.images.stack_files import FramePath
 from stackmff.processes import answer_channel, answers, child, how_it_ended
 from stackmff.records import Record, wanted_record
 
+MODULE = "stackmff.evaluation.contest"  # this file, which also runs as a process of its own
 WARM_UP = 128  # px, side of the corner that each process fuses first
+
+Cell = dict[str, Any]  # {"file", "width", "height", "frames", "seconds", "mib"} of one result
+Todo = tuple[str, Path, Path]  # (name of the stack, its folder or file, file of the result)
 
 
 @dataclass(frozen=True)
@@ -35,8 +42,8 @@ class Entry:
 
     Attributes:
         name: in tables.
-        word: as of methods.build_method.
-        iterative: pair after pair.
+        word: as taken by methods.build_method.
+        iterative: it fuses pair after pair.
         folder: of its results.
         weights: {option: SHA-256 of the file}, None where there is none.
         options: what else its results depend on, plain JSON values.
@@ -46,21 +53,21 @@ class Entry:
     word: str
     iterative: bool
     folder: Path
-    weights: dict | None
-    options: dict
+    weights: dict[str, str] | None
+    options: dict[str, Any]
 
 
-def make_entries(words, iterative, output_dir):
+def make_entries(words: Sequence[str], iterative: bool, output_dir: Path) -> list[Entry]:
     """The methods that take part, in order.
 
     Args:
-        words: as of methods.method_words.
-        iterative: all of them pair after pair.
-        output_dir: the results of each go into a folder of its name below it.
+        words: as taken by methods.method_words.
+        iterative: all of them fuse pair after pair.
+        output_dir: the results of each method go into a folder of its name in it.
     Raises:
-        StackError: no such method, or two that would share a folder.
+        StackError: an unknown method, or two that would share a folder.
     """
-    entries = []
+    entries: list[Entry] = []
     for word in methods.method_words(words):
         method, options = methods.parse_method(word)
         files = {key: options[key] for key in methods.WEIGHT_OPTIONS if key in options}
@@ -79,13 +86,13 @@ def make_entries(words, iterative, output_dir):
             },
         )
         if twin := next((other for other in entries if other.folder == entry.folder), None):
-            raise StackError(f"{twin.name} and {name} would share {entry.folder}: leave one out")
+            raise StackError(f"{twin.name} and {name} would share {entry.folder}: remove one")
         entries.append(entry)
     return entries
 
 
-def check_place(output_dir, folder):
-    """Raise StackError where results below `output_dir` would become stacks or frames."""
+def check_place(output_dir: Path, folder: Path) -> None:
+    """Raise StackError if results in `output_dir` would be taken for stacks or frames."""
     root = (stack_root(folder) or Path(folder)).resolve()
     place = Path(output_dir).resolve()
     if root in (place, *place.parents):
@@ -94,22 +101,24 @@ def check_place(output_dir, folder):
         )
 
 
-def run_contest(entries, stacks, overwrite=False):
+def run_contest(
+    entries: Sequence[Entry], stacks: Mapping[str, Path], overwrite: bool = False
+) -> tuple[dict[str, dict[str, Cell]], list[str]]:
     """Fuse every stack with every method, one after the other.
 
     Args:
         entries: as from `make_entries`.
         stacks: {name: folder or file}.
-        overwrite: fuse also what is done.
+        overwrite: also fuse what is done already.
     Returns:
-        (results, failures): {name of the method: {stack: {"file", "seconds", "mib"}}} of the
-        methods that have all their results, and a sentence for each failure and for each method
-        that is left out.
+        (results, failures): {name of the method: {stack: Cell}} of the methods that have all their
+        results, and a sentence for each failure and for each method that is left out.
     Raises:
         StackError: a stack has too few frames, so that no method could have all its results.
     """
     frames = {name: list_frames(path) for name, path in stacks.items()}
-    results, failures = {}, []
+    results: dict[str, dict[str, Cell]] = {}
+    failures: list[str] = []
     with tqdm(total=len(entries) * len(stacks), unit="stack", disable=None) as bar:
         for entry in entries:
             bar.set_description(entry.name)
@@ -125,20 +134,30 @@ def run_contest(entries, stacks, overwrite=False):
     return results, failures
 
 
-def run_entry(entry, stacks, frames, overwrite, bar):
+def run_entry(
+    entry: Entry,
+    stacks: Mapping[str, Path],
+    frames: Mapping[str, Sequence[FramePath]],
+    overwrite: bool,
+    bar: Any,
+) -> tuple[dict[str, Cell], list[str]]:
     """Fuse every stack with one method.
 
     Args:
         entry: the method.
-        stacks: {name: folder or file}; frames: {name: as from list_frames}.
-        overwrite: fuse also what is done.
-        bar: a tqdm bar, moved on by one for each stack.
+        stacks: {name: folder or file}.
+        frames: {name: as from list_frames}.
+        overwrite: also fuse what is done already.
+        bar: a tqdm bar, advanced by one for each stack.
     Returns:
-        (done, failures): {stack: {"file", "seconds", "mib"}}, and sentences.
+        (done, failures): {stack: Cell}, and sentences.
     """
-    done, failures, wanted, todo = {}, [], {}, []
+    done: dict[str, Cell] = {}
+    failures: list[str] = []
+    wanted: dict[str, dict[str, Any]] = {}
+    todo: list[Todo] = []
 
-    def fail(sentence):
+    def fail(sentence: str) -> None:
         failures.append(sentence)
         tqdm.write(f"failed: {sentence}", file=sys.stderr)
 
@@ -168,18 +187,20 @@ def run_entry(entry, stacks, frames, overwrite, bar):
     return done, failures
 
 
-def fuse_all(entry, todo):
-    """Fuse stacks in a process of their own; where one ends it, the rest have another.
+def fuse_all(
+    entry: Entry, stacks: Sequence[Todo]
+) -> Generator[tuple[str, Path, dict[str, Any]], None, None]:
+    """Fuse stacks in a process of their own; if one kills it, the rest get another.
 
     Args:
         entry: the method.
-        todo: a list of (name of the stack, its folder or file, file of the result).
+        stacks: what to fuse.
     Yields:
         (stack, file of the result, {"result": dict} or {"failure": sentence}), in their order.
     Raises:
         StackError: the method cannot be built, or its folder cannot be made.
     """
-    todo = list(todo)
+    todo = list(stacks)
     if todo:
         make_folder(entry.folder)
     while todo:
@@ -189,7 +210,7 @@ def fuse_all(entry, todo):
             "iterative": entry.iterative,
             "stacks": [[str(path), str(output)] for _, path, output in todo],
         }
-        with child(__spec__.name, orders) as process:
+        with child(MODULE, orders) as process:
             reports = answers(process)
             first = next(reports, None)
             if first is None:
@@ -205,12 +226,12 @@ def fuse_all(entry, todo):
             yield stack, output, {"failure": how_it_ended(status)}
 
 
-def work():
+def work() -> None:
     """Fuse the stacks that the orders on the input name, and report on the output."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that no half file is left
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that no partial file is left
     channel = answer_channel()
 
-    def report(**what):
+    def report(**what: Any) -> None:
         print(json.dumps(what), file=channel, flush=True)
 
     orders = json.loads(sys.stdin.readline())
@@ -225,19 +246,19 @@ def work():
     for path, output in orders["stacks"]:
         try:
             report(result=fuse_measured(fuse, path, output))
-        except BrokenPipeError:  # nobody waits for the rest
+        except BrokenPipeError:  # the parent is gone
             return
-        except Exception as error:  # a method may fail in any way; the others go on
+        except Exception as error:  # a method may fail in any way; the other stacks go on
             report(failure=what_happened(error))
 
 
-def warm_up(fuse, path):
-    """Fuse a corner of two frames, so that what is loaded at first use is not counted later."""
-    with contextlib.suppress(Exception):  # it is told of the whole stack
+def warm_up(fuse: methods.Fuse, path: str) -> None:
+    """Fuse a corner of two frames, so that loading on first use is not measured."""
+    with contextlib.suppress(Exception):  # it is reported for the whole stack
         fuse(read_stack(list_frames(path)[:2]).frames[:, :WARM_UP, :WARM_UP].copy())
 
 
-def fuse_measured(fuse, path, output):
+def fuse_measured(fuse: methods.Fuse, path: str, output: str) -> dict[str, Any]:
     """Read a stack, fuse it and write the result.
 
     Args:
@@ -245,11 +266,11 @@ def fuse_measured(fuse, path, output):
         path: folder of the stack, or its file.
         output: file of the fused picture.
     Returns:
-        {"width", "height", "frames", "seconds", "mib"}: seconds of fusing alone; MiB that the
-        process held at most from before the frames were read until they were fused: Python, the
-        libraries, the network and the frames included, memory of a GPU not.
+        {"width", "height", "frames", "seconds", "mib"}: seconds of fusing alone; MiB, the peak of
+        the process from before the frames were read until they were fused, including Python, the
+        libraries, the network and the frames, but not the memory of a GPU.
     Raises:
-        StackError: from reading or writing, or the method gives another kind of picture.
+        StackError: from reading or writing, or the method returns a picture of another kind.
     """
     paths = list_frames(path)
     reset_peak()
@@ -260,8 +281,8 @@ def fuse_measured(fuse, path, output):
     mib = peak_mib()
     if fused.shape != stack.frames.shape[1:] or fused.dtype != stack.frames.dtype:
         raise StackError(
-            f"it gives {fused.shape} {fused.dtype} for frames of {stack.frames.shape[1:]} "
-            f"{stack.frames.dtype}: mend the method"
+            f"it returns {fused.shape} {fused.dtype} for frames of {stack.frames.shape[1:]} "
+            f"{stack.frames.dtype}: fix the method"
         )
     write_picture(output, fused, stack.metadata)
     height, width = fused.shape[:2]
@@ -269,17 +290,16 @@ def fuse_measured(fuse, path, output):
     return {**size, "seconds": round(seconds, 6), "mib": mib}
 
 
-def reset_peak():
-    """Let the kernel's mark of the most memory start anew; elsewhere than in Linux it stays."""
+def reset_peak() -> None:
+    """Reset the kernel's record of this process's peak memory; only Linux can."""
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
 
 
-def peak_mib():
-    """The most memory that this process has held, MiB; None where the system does not tell.
+def peak_mib() -> float | None:
+    """The peak memory of this process, MiB; None where the system does not report it.
 
-    Linux tells it in VmHWM: the other number, ru_maxrss, begins with that of the process that
-    started this one.
+    On Linux it is VmHWM: the alternative, ru_maxrss, starts from the peak of the parent process.
     """
     with contextlib.suppress(OSError, StopIteration):
         lines = Path("/proc/self/status").read_text().splitlines()

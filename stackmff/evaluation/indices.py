@@ -6,17 +6,17 @@ Every index is a function (fused, frames, peak) -> float, where
     frames: N >= 1 pictures of that shape and dtype, as (N, H, W[, C]) or a list
     peak: the value of white, 255 for 8 bit, 65535 for 16 bit, 1 for floats in [0, 1]
 
-All of them see the BT.601 luma, unrounded and in float64: differences of uint8 would wrap around.
-The order of the frames does not matter. Frames are taken one after the other, so that what an index
-needs does not grow with their number; `index_scores` holds their luma for all indices, 4 bytes a
+All of them use the BT.601 luma, unrounded and in float64: differences of uint8 would wrap around.
+The order of the frames does not matter. Frames are processed one by one, so that the memory of an
+index does not grow with their number; `index_scores` keeps their luma for all indices, 4 bytes per
 pixel and frame. An index is NaN where flat pictures leave it undefined.
 
-Indices were published for two sources; each function says how N of them are taken, such that N = 2
-gives the published value. They do not replace an answer: `rank_correlation` says how well one ranks
-methods. A new index is one function and one line in INDICES.
+The indices were published for two sources; each function says how it is extended to N, such that
+N = 2 gives the published value. They do not replace an answer: `rank_correlation` measures how well
+one ranks methods. A new index is one function and one line in INDICES.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import cv2
@@ -25,32 +25,34 @@ from scipy.stats import spearmanr
 
 from stackmff.evaluation.metrics import to_gray, window_means
 
-FLAT = 1e-12  # variance, white being 1; one 16 bit level in one pixel of 64 gives 4e-12
+Frames = Sequence[np.ndarray] | np.ndarray  # N pictures
+
+FLAT = 1e-12  # variance where white is 1; one 16-bit level in one pixel of 64 gives 4e-12
 Q_W_WINDOW = 8  # px
 SCD_BAND = 2**22  # luma values held at a time
 VIFF_WINDOWS = (17, 9, 5, 3)  # px, of the four scales, the finest first; sigma is a fifth
 VIFF_WEIGHTS = (1 / 2.15, 0.0, 0.15 / 2.15, 1 / 2.15)  # of the scales
-VIFF_NOISE = 0.005  # variance of the visual noise, white being 1
-VIFF_OFFSET = 1e-7  # of both informations in each window
+VIFF_NOISE = 0.005  # variance of the visual noise, where white is 1
+VIFF_OFFSET = 1e-7  # added to both amounts of information in each window
 VIFF_LEAST = 41  # px, one window at the last scale
 
-# Height, slope and middle of Qabf's sigmoids.
+# Height, slope and centre of Qabf's sigmoids.
 QABF_STRENGTH = (0.9994, -15.0, 0.5)
 QABF_ORIENTATION = (0.9879, -22.0, 0.8)
 LEVELS = 256  # of the histograms
 
 
-def _luma(picture, peak):
-    """BT.601 luma, (H, W) float64, white being 1."""
+def _luma(picture: np.ndarray, peak: float) -> np.ndarray:
+    """BT.601 luma, (H, W) float64, white 1."""
     return to_gray(np.asarray(picture, np.float32) / np.float32(peak)).astype(np.float64)
 
 
-def _ratio(above, below):
+def _ratio(above: float, below: float) -> float:
     """above / below, NaN where below is 0."""
-    return float(above / below) if below else np.nan
+    return float(above / below) if below else float("nan")
 
 
-def _check_side(picture, least, name):
+def _check_side(picture: np.ndarray, least: int, name: str) -> None:
     """Raise ValueError if a side of a picture is shorter than `least` px."""
     height, width = picture.shape
     if min(height, width) < least:
@@ -60,20 +62,20 @@ def _check_side(picture, least, name):
         )
 
 
-def _moments(picture, kernel):
-    """Means and variances in all windows, the variances 0 where nothing but rounding is left."""
+def _moments(picture: np.ndarray, kernel: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Means and variances in all windows; variances that are mere rounding errors are set to 0."""
     mean = window_means(picture, kernel)
     variance = window_means(picture**2, kernel) - mean**2
     variance[variance < FLAT] = 0
     return mean, variance
 
 
-def weighted_quality(fused, frames, peak):
+def weighted_quality(fused: np.ndarray, frames: Frames, peak: float) -> float:
     """Q_W: Wang and Bovik's universal quality index between the fused picture and each frame.
 
-    In each window of 8x8 px the frames' indices are weighted by their saliency, the variance, over
-    the sum of all frames' saliencies, and the window by its largest saliency. 1 for a fused picture
-    that equals all frames.
+    In each window of 8x8 px a frame's index is weighted by its saliency, the variance, divided by
+    the sum of all frames' saliencies; the window is weighted by its largest saliency. 1 for a fused
+    picture that equals all frames.
 
     Raises:
         ValueError: a side is shorter than the window.
@@ -91,7 +93,7 @@ def weighted_quality(fused, frames, peak):
         its_mean, saliency = _moments(frame, kernel)
         covariance = window_means(fused * frame, kernel) - mean * its_mean
         below = (variance + saliency) * (mean**2 + its_mean**2)
-        # A window where `below` is 0 has saliency 0 and counts for nothing.
+        # A window where `below` is 0 has saliency 0 and does not count.
         index = 4 * covariance * mean * its_mean / np.where(below > 0, below, 1)
         quality += saliency * index
         total += saliency
@@ -100,13 +102,13 @@ def weighted_quality(fused, frames, peak):
     return _ratio((largest * quality).sum(), largest.sum())
 
 
-def _covariances(fused, frames, peak):
-    """Covariances of the fused picture, first, and all frames: (N + 1, N + 1)."""
+def _covariances(fused: np.ndarray, frames: Frames, peak: float) -> np.ndarray:
+    """Covariances between the fused picture, which comes first, and all frames: (N + 1, N + 1)."""
     pictures = [fused, *frames]
     products, sums = np.zeros((len(pictures),) * 2), np.zeros(len(pictures))
     height, width = fused.shape[:2]
     step = max(1, SCD_BAND // (len(pictures) * width))
-    for top in range(0, height, step):  # all frames at once, but not all of their rows
+    for top in range(0, height, step):  # all frames at once, but some of their rows at a time
         rows = slice(top, top + step)
         band = np.stack([_luma(picture[rows], peak).ravel() for picture in pictures])
         products += band @ band.T
@@ -115,13 +117,13 @@ def _covariances(fused, frames, peak):
     return products / n_pixels - np.outer(sums, sums) / n_pixels**2
 
 
-def sum_of_correlations(fused, frames, peak):
-    """SCD: what the fused picture has beyond one frame, correlated with another frame.
+def sum_of_correlations(fused: np.ndarray, frames: Frames, peak: float) -> float:
+    """SCD: the fused picture minus one frame, correlated with another frame.
 
-    For two frames r(F - S2, S1) + r(F - S1, S2), from -2 to 2. For N it is twice the mean of
-    r(F - Sj, Sk) over all pairs j != k; for one frame twice r(F, S1). A difference or a frame that
-    is flat has correlation 0. Taking the mean of all other frames from F instead of one would put
-    the frames' mean above the answer where N is large.
+    For two frames it is r(F - S2, S1) + r(F - S1, S2), from -2 to 2; for N, twice the mean of
+    r(F - Sj, Sk) over all pairs j != k; for one frame, twice r(F, S1). A flat difference or a flat
+    frame has correlation 0. Subtracting the mean of all other frames from F instead of one frame
+    would rank the frames' mean above the answer for large N.
 
     Source:
         Aslantas and Bendes, "A new image quality metric for image fusion: the sum of the
@@ -129,7 +131,7 @@ def sum_of_correlations(fused, frames, peak):
     """
     covariances = _covariances(fused, frames, peak)
     own, to_fused, between = covariances[0, 0], covariances[0, 1:], covariances[1:, 1:]
-    if len(frames) == 1:  # nothing to take away
+    if len(frames) == 1:  # nothing to subtract
         differences, common, pairs = np.array([own]), to_fused[None, :], np.array([[True]])
     else:
         differences = own - 2 * to_fused + np.diag(between)  # variances of F - Sj
@@ -141,9 +143,15 @@ def sum_of_correlations(fused, frames, peak):
     return 2 * float(np.where(flat, 0, common / below)[pairs].mean())
 
 
-def _viff_scales(picture):
-    """[(picture at the scale, mean and variance in its windows)], None for a scale of weight 0."""
-    scales = []
+Scale = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]  # picture, kernel, mean, variance
+
+
+def _viff_scales(picture: np.ndarray) -> list[Scale | None]:
+    """The picture, the kernel, and mean and variance in the windows of each of VIFF's scales.
+
+    None for a scale of weight 0.
+    """
+    scales: list[Scale | None] = []
     for size, weight in zip(VIFF_WINDOWS, VIFF_WEIGHTS):
         kernel = cv2.getGaussianKernel(size, size / 5)
         if scales:
@@ -152,14 +160,14 @@ def _viff_scales(picture):
     return scales
 
 
-def _visual_information(frame, fused):
-    """What an eye sees of a frame at one scale, in the fused picture and in the frame itself.
+def _visual_information(frame: Scale, fused: Scale) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What the eye sees of a frame at one scale, in the fused picture and in the frame itself.
 
     Args:
         frame, fused: one entry of `_viff_scales` each.
     Returns:
         (gain, kept, full), a map each: the frame's contrast in the fused picture, 0 where there is
-        none or it is inverted, the information that is kept of it and all its information, in nats.
+        none or it is inverted; how much of its information is kept; all its information; in nats.
     """
     (picture, kernel, mean, variance), (other, _, its_mean, its_variance) = frame, fused
     covariance = window_means(picture * other, kernel) - mean * its_mean
@@ -170,16 +178,15 @@ def _visual_information(frame, fused):
     return gain, kept, np.log1p(variance / VIFF_NOISE)
 
 
-def visual_information_fidelity(fused, frames, peak):
+def visual_information_fidelity(fused: np.ndarray, frames: Frames, peak: float) -> float:
     """VIFF: the share of the frames' visual information that the fused picture keeps.
 
-    Each window at each of four scales counts with one frame, that of the smallest gain (of two of
-    equal gain, that of more information): with a fused picture given, the smaller the gain, the
-    more contrast the frame had. A frame that is flat or inverted there has gain 0, so the window
-    counts with it, as in the published one, and for a flat frame without any information. At each
-    scale the kept information of all windows is divided by the frames' own. 1 for a fused picture
-    that equals all frames; more contrast gives more than 1. The luma stands for the published L* of
-    CIELAB.
+    Each window at each of four scales is compared with one frame, the one with the smallest gain
+    (if two are equal, the one with more information): for a given fused picture, the smaller the
+    gain, the more contrast the frame had. A frame that is flat or inverted there has gain 0, so it
+    is the one chosen, as published; a flat one contributes no information. At each scale the kept
+    information of all windows is divided by the frames' own. 1 for a fused picture that equals all
+    frames; more contrast gives more than 1. The luma replaces the published L* of CIELAB.
 
     Raises:
         ValueError: a side is shorter than VIFF_LEAST.
@@ -190,14 +197,14 @@ def visual_information_fidelity(fused, frames, peak):
     """
     fused = _luma(fused, peak)
     _check_side(fused, VIFF_LEAST, "VIFF")
-    fused = _viff_scales(fused)
-    chosen = [None] * len(fused)
+    scales = _viff_scales(fused)
+    chosen: dict[int, tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
     for frame in frames:
-        for i, (mine, its) in enumerate(zip(_viff_scales(_luma(frame, peak)), fused)):
-            if mine is None:
+        for i, (mine, its) in enumerate(zip(_viff_scales(_luma(frame, peak)), scales)):
+            if mine is None or its is None:
                 continue
             maps = _visual_information(mine, its)
-            if chosen[i] is None:
+            if i not in chosen:
                 chosen[i] = maps
                 continue
             (gain, _, full), (least, _, its_full) = maps, chosen[i]
@@ -205,24 +212,22 @@ def visual_information_fidelity(fused, frames, peak):
             for old, new in zip(chosen[i], maps):
                 np.copyto(old, new, where=better)
     score = 0.0
-    for weight, maps in zip(VIFF_WEIGHTS, chosen):
-        if weight:
-            _, kept, full = maps
-            score += weight * (kept + VIFF_OFFSET).sum() / (full + VIFF_OFFSET).sum()
+    for i, (_, kept, full) in chosen.items():
+        score += VIFF_WEIGHTS[i] * (kept + VIFF_OFFSET).sum() / (full + VIFF_OFFSET).sum()
     return float(score)
 
 
-def _sigmoid(value, constants):
+def _sigmoid(value: np.ndarray, constants: tuple[float, float, float]) -> np.ndarray:
     height, slope, middle = constants
     return height / (1 + np.exp(slope * (value - middle)))
 
 
-def edge_preservation(fused, frames, peak):
-    """Qabf: how well strength and orientation of the frames' edges are kept.
+def edge_preservation(fused: np.ndarray, frames: Frames, peak: float) -> float:
+    """Qabf: how well the strength and orientation of the frames' edges are preserved.
 
-    Sobel's gradients; a pixel of a frame weighs with the strength of its edge, over all N frames.
-    Orientations are compared modulo 180 degrees. With the published constants a perfect copy has
-    0.9994 / (1 + exp(-7.5)) * 0.9879 / (1 + exp(-4.4)) = 0.9748, not 1.
+    Gradients are Sobel's; each pixel of each of the N frames is weighted by the strength of its
+    edge. Orientations are compared modulo 180 degrees. With the published constants a perfect copy
+    scores 0.9994 / (1 + exp(-7.5)) * 0.9879 / (1 + exp(-4.4)) = 0.9748, not 1.
 
     Source:
         Xydeas and Petrovic, "Objective image fusion performance measure", Electronics Letters 2000.
@@ -235,7 +240,7 @@ def edge_preservation(fused, frames, peak):
         its_strength = np.hypot(its_across, its_down)
         larger = np.maximum(strength, its_strength)
         likeness = np.minimum(strength, its_strength) / np.where(larger > 0, larger, 1)
-        # The angle between two lines, in [0, pi / 2], exact also where it is small.
+        # The angle between two lines, in [0, pi / 2], accurate even where it is small.
         cross = np.abs(across * its_down - down * its_across)
         angle = np.arctan2(cross, np.abs(across * its_across + down * its_down))
         quality = _sigmoid(likeness, QABF_STRENGTH)
@@ -245,50 +250,51 @@ def edge_preservation(fused, frames, peak):
     return _ratio(kept, weight)
 
 
-def _gradient(luma):
+def _gradient(luma: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Sobel's derivatives to the right and downwards."""
     return cv2.Sobel(luma, cv2.CV_64F, 1, 0), cv2.Sobel(luma, cv2.CV_64F, 0, 1)
 
 
-def _histogram_bins(picture, peak):
+def _histogram_bins(picture: np.ndarray, peak: float) -> np.ndarray:
     """The luma in 256 levels, (H W,) int."""
     return np.rint((LEVELS - 1) * _luma(picture, peak)).astype(np.int64).clip(0, LEVELS - 1).ravel()
 
 
-def _entropy(bins):
+def _entropy(bins: np.ndarray) -> float:
     """Entropy in bits of the frequencies of non-negative integers."""
     counts = np.bincount(bins)
     counts = counts[counts > 0]
     return float((counts * np.log2(bins.size / counts)).sum() / bins.size)
 
 
-def mutual_information(fused, frames, peak):
+def mutual_information(fused: np.ndarray, frames: Frames, peak: float) -> float:
     """Q_MI: mutual information of the fused picture and each frame over the sum of their entropies.
 
-    Of the histograms of the luma in 256 levels. For two frames
-    2 (I(F, S1) / (H(F) + H(S1)) + I(F, S2) / (H(F) + H(S2))), from 0 to 2; for N the sum is taken
-    times 2 / N. Two flat pictures share 0. Known to mislead: a copy of one frame scores above
-    the answer, and so can the mean of the frames.
+    Computed from histograms of the luma in 256 levels. For two frames it is
+    2 (I(F, S1) / (H(F) + H(S1)) + I(F, S2) / (H(F) + H(S2))), from 0 to 2; for N the sum is
+    multiplied by 2 / N. Two flat pictures share 0. Known to mislead: a copy of one frame scores
+    above the answer, and the mean of the frames can as well.
 
     Source:
         Hossny et al., "Comments on 'Information measure for performance of image fusion'",
         Electronics Letters 2008.
     """
-    fused = _histogram_bins(fused, peak)
-    entropy = _entropy(fused)
+    bins = _histogram_bins(fused, peak)
+    entropy_of_fused = _entropy(bins)
     shares = []
     for frame in frames:
-        frame = _histogram_bins(frame, peak)
-        both = entropy + _entropy(frame)
-        common = both - _entropy(LEVELS * fused + frame)
+        its_bins = _histogram_bins(frame, peak)
+        both = entropy_of_fused + _entropy(its_bins)
+        common = both - _entropy(LEVELS * bins + its_bins)
         shares.append(common / both if both > 0 else 0.0)
     return 4 * float(np.mean(shares))
 
 
-def spatial_frequency(fused, frames, peak):
-    """SF: root mean square of the differences between neighbours across and down, white being 255.
+def spatial_frequency(fused: np.ndarray, frames: Frames, peak: float) -> float:
+    """SF: root mean square difference between neighbouring pixels, across and down.
 
-    The fused picture alone; both sums of squares are divided by H W, as published.
+    Of the fused picture alone, on the scale where white is 255; both sums of squares are divided by
+    H W, as published.
 
     Source:
         Eskicioglu and Fisher, "Image quality measures and their performance", IEEE Transactions on
@@ -299,10 +305,10 @@ def spatial_frequency(fused, frames, peak):
     return float(np.sqrt(squares / luma.size))
 
 
-def average_gradient(fused, frames, peak):
-    """AG: mean of sqrt((across^2 + down^2) / 2) of the differences, white being 255.
+def average_gradient(fused: np.ndarray, frames: Frames, peak: float) -> float:
+    """AG: mean of sqrt((across^2 + down^2) / 2) of the differences between neighbouring pixels.
 
-    The fused picture alone.
+    Of the fused picture alone, on the scale where white is 255.
 
     Raises:
         ValueError: a side has one pixel.
@@ -316,8 +322,8 @@ def average_gradient(fused, frames, peak):
     return float(np.mean(np.sqrt((across**2 + down**2) / 2)))
 
 
-def entropy(fused, frames, peak):
-    """EN: entropy in bits of the histogram of the luma in 256 levels, of the fused picture alone.
+def entropy(fused: np.ndarray, frames: Frames, peak: float) -> float:
+    """EN: entropy in bits of the histogram of the fused picture's luma in 256 levels.
 
     Source:
         Roberts et al., "Assessment of image fusion procedures using entropy, image quality, and
@@ -329,7 +335,7 @@ def entropy(fused, frames, peak):
 class Index(NamedTuple):
     """One index: its function, +1 where larger is better or -1, and its paper."""
 
-    function: Callable
+    function: Callable[[np.ndarray, Frames, float], float]
     direction: int
     paper: str
 
@@ -346,7 +352,9 @@ INDICES = {
 }
 
 
-def index_scores(fused, frames, peak, names=None):
+def index_scores(
+    fused: np.ndarray, frames: Frames, peak: float, names: Iterable[str] | None = None
+) -> dict[str, float]:
     """Indices of one fused picture.
 
     Args:
@@ -357,12 +365,12 @@ def index_scores(fused, frames, peak, names=None):
     Returns:
         {name: float} in the order of the names; NaN where flat pictures leave an index undefined.
     Raises:
-        ValueError: no frame, a frame of another shape or dtype, a picture of other channels or too
-            small for an index, or an unknown name.
+        ValueError: there is no frame, a frame has another shape or dtype, the picture is neither
+            grey nor RGB or too small for an index, or a name is unknown.
     """
     names = list(INDICES if names is None else names)
     if unknown := set(names) - set(INDICES):
-        raise ValueError(f"no index {min(unknown)}: choose from {', '.join(INDICES)}")
+        raise ValueError(f"{min(unknown)} is not an index: choose from {', '.join(INDICES)}")
     if not len(frames):
         raise ValueError("there is no frame to score the fused picture against")
     if fused.ndim not in (2, 3) or fused.shape[2:] not in ((), (1,), (3,)):
@@ -373,21 +381,22 @@ def index_scores(fused, frames, peak, names=None):
                 f"the picture is {fused.shape} {fused.dtype}, its frame {k} is {frame.shape} "
                 f"{frame.dtype}"
             )
-    # Once for all indices; in float32 a third of the memory that colours in it would take.
-    fused, *lumas = (np.float32(_luma(picture, peak)) for picture in (fused, *frames))
+    # Once for all indices; in float32 it takes a third of the memory of float32 colours.
+    fused, *lumas = (_luma(picture, peak).astype(np.float32) for picture in (fused, *frames))
     return {name: INDICES[name].function(fused, lumas, 1.0) for name in names}
 
 
-def rank_correlation(scores, truth):
+def rank_correlation(scores: np.ndarray, truth: np.ndarray) -> float:
     """How well scores rank methods: Spearman's correlation in each scene, averaged over the scenes.
 
     Args:
-        scores, truth: (S, M) numbers of S scenes and M methods, larger is better in both (negate an
-            index or a metric where it is not), `truth` such as PSNR; infinite ones rank first.
+        scores: (S, M) numbers of S scenes and M methods, larger is better (negate an index for
+            which it is not).
+        truth: the same for a score to compare with, such as PSNR; infinite ones rank first.
     Returns:
-        The mean in [-1, 1] over the scenes that have an answer; NaN if none has. In a scene a
-        method with a NaN is left out; a scene has no answer where the scores or the truths of all
-        methods left are equal.
+        The mean in [-1, 1] over the scenes where the correlation is defined; NaN if there is none.
+        In a scene, methods with a NaN are ignored; the correlation is undefined where the scores or
+        the truths of all remaining methods are equal.
     Raises:
         ValueError: the shapes differ or are not (S, M).
     Source:
@@ -399,8 +408,8 @@ def rank_correlation(scores, truth):
         raise ValueError(f"scores are {scores.shape}, truths {truth.shape}: give (scenes, methods)")
     correlations = []
     for pair in zip(scores, truth):
-        pair = np.stack(pair)
-        pair = pair[:, ~np.isnan(pair).any(0)]
-        if min(len(np.unique(row)) for row in pair) > 1:
-            correlations.append(spearmanr(*pair).statistic)
-    return float(np.mean(correlations)) if correlations else np.nan
+        rows = np.stack(pair)
+        rows = rows[:, ~np.isnan(rows).any(0)]
+        if min(len(np.unique(row)) for row in rows) > 1:
+            correlations.append(spearmanr(*rows).statistic)
+    return float(np.mean(correlations)) if correlations else float("nan")

@@ -6,38 +6,43 @@ Every metric is a function (fused, answer, peak) -> float, where
     peak: the value of white, 255 for 8 bit, 65535 for 16 bit, 1 for floats in [0, 1]
 
 Means run over all pixels and channels. A new metric is one function and one line in METRICS, or in
-OPTIONAL_METRICS if it needs larger pictures or other packages than the program does: `score` gives
-those only where it is asked for them.
+OPTIONAL_METRICS if it needs larger pictures or packages that the program does not: `score` computes
+those only on request.
 """
 
 import functools
 import importlib
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import cv2
 import numpy as np
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-SSIM_WINDOW = 11  # pixels: scikit-image's Gaussian of sigma 1.5, cut at 3.5 sigma
+Metric = Callable[[np.ndarray, np.ndarray, float], float]  # (fused, answer, peak) to a score
+
+SSIM_WINDOW = 11  # px: scikit-image's Gaussian of sigma 1.5, truncated at 3.5 sigma
 SSIM_K1, SSIM_K2 = 0.01, 0.03  # of SSIM's constants (K white)^2
 MS_SSIM_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # of the scales, the finest first
 MS_SSIM_LEAST = SSIM_WINDOW * 2 ** (len(MS_SSIM_WEIGHTS) - 1)  # px, one window at the last scale
-LPIPS_LEAST = 31  # px, what AlexNet's two poolings leave a pixel of
+LPIPS_LEAST = 31  # px, the smallest side of which AlexNet's two poolings leave a pixel
 LPIPS_PACKAGES = "LPIPS needs torchmetrics and torchvision: pip install torchmetrics torchvision"
 
 
-def _difference(fused, answer, peak):
+def _difference(fused: np.ndarray, answer: np.ndarray, peak: float) -> np.ndarray:
     """fused - answer on the scale where white is 1, float64."""
-    return (np.asarray(fused, np.float64) - np.asarray(answer, np.float64)) / peak
+    difference: np.ndarray = np.asarray(fused, np.float64) - np.asarray(answer, np.float64)
+    return difference / peak
 
 
-def psnr(fused, answer, peak):
+def psnr(fused: np.ndarray, answer: np.ndarray, peak: float) -> float:
     """Peak signal to noise ratio in dB; infinite for equal pictures."""
     with np.errstate(divide="ignore"):
         return float(peak_signal_noise_ratio(answer, fused, data_range=peak))
 
 
-def ssim(fused, answer, peak):
-    """Mean structural similarity with a Gaussian window, over the channels too.
+def ssim(fused: np.ndarray, answer: np.ndarray, peak: float) -> float:
+    """Mean structural similarity with a Gaussian window, averaged over the channels too.
 
     Raises:
         ValueError: a side is shorter than the window.
@@ -64,41 +69,41 @@ def ssim(fused, answer, peak):
     )
 
 
-def mse(fused, answer, peak):
-    """Mean squared error, white being 1."""
+def mse(fused: np.ndarray, answer: np.ndarray, peak: float) -> float:
+    """Mean squared error, on the scale where white is 1."""
     return float(np.mean(_difference(fused, answer, peak) ** 2))
 
 
-def mae(fused, answer, peak):
-    """Mean absolute error, white being 1."""
+def mae(fused: np.ndarray, answer: np.ndarray, peak: float) -> float:
+    """Mean absolute error, on the scale where white is 1."""
     return float(np.mean(np.abs(_difference(fused, answer, peak))))
 
 
-def rmse(fused, answer, peak):
-    """Root of the mean squared error, white being 1."""
+def rmse(fused: np.ndarray, answer: np.ndarray, peak: float) -> float:
+    """Root mean square error, on the scale where white is 1."""
     return float(np.sqrt(mse(fused, answer, peak)))
 
 
-def log_rms(fused, answer, peak):
-    """Root mean square of log(1 + fused) - log(1 + answer), white being 1."""
+def log_rms(fused: np.ndarray, answer: np.ndarray, peak: float) -> float:
+    """Root mean square of log(1 + fused) - log(1 + answer), on the scale where white is 1."""
     fused = np.log1p(np.asarray(fused, np.float64) / peak)
     answer = np.log1p(np.asarray(answer, np.float64) / peak)
     return float(np.sqrt(np.mean((fused - answer) ** 2)))
 
 
-def mae_grey(fused, answer, peak):
-    """Mean absolute error in grey levels, white being 255."""
+def mae_grey(fused: np.ndarray, answer: np.ndarray, peak: float) -> float:
+    """Mean absolute error in grey levels, on the scale where white is 255."""
     return 255 * mae(fused, answer, peak)
 
 
-def window_means(picture, kernel):
-    """Weighted means over all windows that lie inside a picture.
+def window_means(picture: np.ndarray, kernel: np.ndarray) -> np.ndarray:
+    """Weighted means over all windows that lie wholly inside a picture.
 
     Args:
         picture: (H, W) or (H, W, C) float64.
         kernel: (n,) weights of rows and columns, sum 1; n odd or even, at most H and W.
     Returns:
-        (H - n + 1, W - n + 1) or with C, which OpenCV drops where it is 1; float64.
+        (H - n + 1, W - n + 1[, C]) float64; OpenCV drops C where it is 1.
     """
     n = len(kernel)
     before, after = n // 2, n - 1 - n // 2  # of OpenCV's anchor
@@ -107,8 +112,8 @@ def window_means(picture, kernel):
     return means[before : height - after, before : width - after]
 
 
-def _similarity(fused, answer):
-    """SSIM's two factors in every Gaussian window, white being 1.
+def _similarity(fused: np.ndarray, answer: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """SSIM's two factors in every Gaussian window, for pictures whose white is 1.
 
     Args:
         fused, answer: (H, W) or (H, W, C) float64.
@@ -117,29 +122,29 @@ def _similarity(fused, answer):
     """
     kernel = cv2.getGaussianKernel(SSIM_WINDOW, 1.5)
     mean_1, mean_2 = window_means(fused, kernel), window_means(answer, kernel)
-    # The sum of the variances and twice the covariance, all that the formula asks for.
+    # The sum of the variances and twice the covariance are all that the formula needs.
     power = window_means(fused**2 + answer**2, kernel) - mean_1**2 - mean_2**2
     common = 2 * (window_means(fused * answer, kernel) - mean_1 * mean_2)
     luminance = (2 * mean_1 * mean_2 + SSIM_K1**2) / (mean_1**2 + mean_2**2 + SSIM_K1**2)
     return luminance, (common + SSIM_K2**2) / (power + SSIM_K2**2)
 
 
-def _halve(picture):
-    """Means of 2x2 pixels; an odd last row or column is left out."""
+def _halve(picture: np.ndarray) -> np.ndarray:
+    """Means of 2x2 pixels; an odd last row or column is dropped."""
     height, width = (side // 2 * 2 for side in picture.shape[:2])
     picture = picture[:height, :width]
     rows = picture[::2] + picture[1::2]
     return (rows[:, ::2] + rows[:, 1::2]) / 4
 
 
-def ms_ssim(fused, answer, peak):
-    """Structural similarity over five scales, each half of the one before.
+def ms_ssim(fused: np.ndarray, answer: np.ndarray, peak: float) -> float:
+    """Structural similarity over five scales, each half the size of the one before.
 
-    The windows are SSIM's; a scale's mean runs over its windows and channels, and counts as 0 where
-    it is negative, since a power is taken of it.
+    The windows are SSIM's. A scale's mean runs over its windows and channels; a negative mean
+    counts as 0, since it is raised to a power.
 
     Raises:
-        ValueError: a side is shorter than what the last scale has a window of.
+        ValueError: a side is too short for one window at the last scale.
     Source:
         Wang et al., "Multiscale structural similarity for image quality assessment", Asilomar 2003.
     """
@@ -153,7 +158,7 @@ def ms_ssim(fused, answer, peak):
     product = 1.0
     for scale, weight in enumerate(MS_SSIM_WEIGHTS, 1):
         luminance, similarity = _similarity(fused, answer)
-        if scale == len(MS_SSIM_WEIGHTS):  # luminance counts at the coarsest scale only
+        if scale == len(MS_SSIM_WEIGHTS):  # luminance only counts at the coarsest scale
             similarity = luminance * similarity
         product *= max(float(similarity.mean()), 0.0) ** weight
         fused, answer = _halve(fused), _halve(answer)
@@ -161,8 +166,8 @@ def ms_ssim(fused, answer, peak):
 
 
 @functools.cache
-def _lpips_network():
-    """LPIPS with AlexNet, whose weights torchvision downloads when it first builds it.
+def _lpips_network() -> Any:
+    """LPIPS with AlexNet, whose weights torchvision downloads on first use.
 
     Raises:
         ValueError: a package is missing or does not work.
@@ -170,15 +175,15 @@ def _lpips_network():
     try:
         importlib.import_module("torchvision")
         module = importlib.import_module("torchmetrics.image.lpip")
-    except (ImportError, RuntimeError) as error:  # RuntimeError: a torchvision of another torch
+    except (ImportError, RuntimeError) as error:  # RuntimeError: torchvision and torch mismatch
         raise ValueError(f"{LPIPS_PACKAGES} ({error})") from error
     return module.LearnedPerceptualImagePatchSimilarity(net_type="alex")
 
 
-def lpips(fused, answer, peak):
-    """Learned perceptual distance by AlexNet's features: 0 for equal pictures, smaller is better.
+def lpips(fused: np.ndarray, answer: np.ndarray, peak: float) -> float:
+    """Learned perceptual distance of AlexNet's features: 0 for equal pictures, smaller is better.
 
-    Grey pictures count as colour ones of three equal channels.
+    Grey pictures are scored as RGB with three equal channels.
 
     Raises:
         ValueError: a side is shorter than LPIPS_LEAST, or a package is missing.
@@ -205,7 +210,7 @@ def lpips(fused, answer, peak):
         return float(network(*tensors))
 
 
-METRICS = {
+METRICS: dict[str, Metric] = {
     "PSNR": psnr,
     "SSIM": ssim,
     "MSE": mse,
@@ -216,14 +221,14 @@ METRICS = {
 }
 
 # {name: (function, the sentence that says which packages it needs, "" for none)}
-OPTIONAL_METRICS = {
+OPTIONAL_METRICS: dict[str, tuple[Metric, str]] = {
     "MS-SSIM": (ms_ssim, ""),
     "LPIPS": (lpips, LPIPS_PACKAGES),
 }
 
 
-def to_gray(picture):
-    """BT.601 luma of a colour picture, in its own dtype and rounded like OpenCV's grey.
+def to_gray(picture: np.ndarray) -> np.ndarray:
+    """BT.601 luma of a picture, in its own dtype and rounded like OpenCV's grey.
 
     Args:
         picture: (H, W), (H, W, 1) or (H, W, 3) RGB; uint8, uint16 or float32.
@@ -234,25 +239,34 @@ def to_gray(picture):
         return picture
     if picture.shape[2] == 1:
         return picture[..., 0]
-    return cv2.cvtColor(np.ascontiguousarray(picture), cv2.COLOR_RGB2GRAY)
+    grey: np.ndarray = cv2.cvtColor(np.ascontiguousarray(picture), cv2.COLOR_RGB2GRAY)
+    return grey
 
 
-def score(fused, answer, peak, gray=False, optional=()):
-    """Every metric of one picture, and those of OPTIONAL_METRICS that are asked for.
+def score(
+    fused: np.ndarray,
+    answer: np.ndarray,
+    peak: float,
+    gray: bool = False,
+    optional: Sequence[str] = (),
+) -> dict[str, float]:
+    """Every metric of one picture, and the requested ones of OPTIONAL_METRICS.
 
     Args:
-        fused, answer: (H, W) or (H, W, C), one shape and dtype, values in [0, peak].
+        fused, answer: (H, W) or (H, W, C) of one shape and dtype, values in [0, peak].
         peak: the value of white.
         gray: score the luma instead of the colours.
         optional: names in OPTIONAL_METRICS.
     Returns:
         {name: float}, those of METRICS first.
     Raises:
-        ValueError: the two differ in shape or dtype, are smaller than the windows of SSIM or of an
-            optional metric, there is no such metric, or a package that it needs is missing.
+        ValueError: the two differ in shape or dtype or are smaller than the windows of SSIM or of
+            an optional metric, a metric is unknown, or a package that it needs is missing.
     """
     if unknown := set(optional) - set(OPTIONAL_METRICS):
-        raise ValueError(f"no metric {min(unknown)}: choose from {', '.join(OPTIONAL_METRICS)}")
+        raise ValueError(
+            f"{min(unknown)} is not a metric: choose from {', '.join(OPTIONAL_METRICS)}"
+        )
     if fused.shape != answer.shape or fused.dtype != answer.dtype:
         raise ValueError(
             f"the picture is {fused.shape} {fused.dtype}, its answer {answer.shape} {answer.dtype}"

@@ -1,8 +1,11 @@
-"""Tables of scores: scene by scene, paired differences, ranks, and what indices are worth.
+"""Tables of scores: scene by scene, paired differences, ranks, and how well indices rank.
 
-`tables` is everywhere {method: {scene: {column: score}}}, all methods of the same scenes and
-columns; `costs` {method: {scene: {"seconds", "MiB"}}} of those methods whose costs are known.
+A method is whatever produced a set of fused pictures, be it a folder of another program's results.
 """
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from scipy.stats import rankdata
@@ -11,51 +14,57 @@ from scipy.stats import t as student
 from stackmff.evaluation.indices import INDICES, rank_correlation
 from stackmff.files import write_text
 
-COMPARED = ("PSNR", "SSIM")  # columns with an answer by which methods are ranked, larger is better
+Table = dict[str, dict[str, float]]  # {scene: {column: score}} of one method
+Tables = dict[str, Table]  # {method: Table}, all of the same scenes and columns
+Costs = dict[str, dict[str, dict[str, Any]]]  # {method: {scene: {"seconds", "MiB"}}}, where known
+Words = list[list[str]]  # a table as it is printed, the header first
 
-# Columns without one: the two of the indices whose ranks follow those of the answers most, by
-# `correlation_rows` 0.4 on rendered scenes. Q_MI comes near, and likes the mean of the frames best.
+COMPARED = ("PSNR", "SSIM")  # columns that rank methods where there are answers; larger is better
+
+# Columns that rank without answers: the two indices whose ranks agree best with those of the
+# answers; by `correlation_rows` 0.4 on rendered scenes. Q_MI is close, but ranks the mean of the
+# frames first.
 TRUSTED = ("Q_W", "Qabf")
-COSTS = {"seconds": ".3g", "MiB": ".0f"}  # how they are written
+COSTS = {"seconds": ".3g", "MiB": ".0f"}  # their formats
 CONFIDENCE = 0.95
 LEAST_METHODS = 4  # for a correlation of ranks
 
 
-def columns_of(tables):
+def columns_of(tables: Tables) -> list[str]:
     """The names of the scores."""
     return list(next(iter(next(iter(tables.values())).values())))
 
 
-def scenes_of(tables):
+def scenes_of(tables: Tables) -> list[str]:
     """The names of the scenes."""
     return list(next(iter(tables.values())))
 
 
-def means(scenes):
-    """{column: mean over the scenes} of {scene: {column: number}}."""
+def means(scenes: Table) -> dict[str, float]:
+    """{column: mean over the scenes}."""
     rows = list(scenes.values())
     return {column: float(np.mean([row[column] for row in rows])) for column in rows[0]}
 
 
-def cost_columns(costs):
-    """Those of COSTS that any method has a number for."""
+def cost_columns(costs: Costs) -> list[str]:
+    """The columns of COSTS for which any method has a number."""
     cells = [cell for scenes in costs.values() for cell in scenes.values()]
     return [name for name in COSTS if any(cell[name] is not None for cell in cells)]
 
 
-def table_rows(tables, costs=None):
-    """Rows (method, scene, one number a column) of all tables, the means at the end.
+def table_rows(tables: Tables, costs: Costs | None = None) -> list[list[Any]]:
+    """Rows (method, scene, a number per column) of all tables, the means at the end.
 
     Returns:
-        A list of lists, the first of them the header; numbers are floats, None where there is none.
+        A list of lists, the first of them the header; numbers are floats, None where unknown.
     """
     names = cost_columns(costs or {})
 
-    def spent(method, scene):
+    def spent(method: str, scene: str) -> list[float | None]:
         cell = (costs or {}).get(method, {}).get(scene, {})
         return [cell.get(name) for name in names]
 
-    rows = [["results", "picture", *columns_of(tables), *names]]
+    rows: list[list[Any]] = [["results", "picture", *columns_of(tables), *names]]
     for method, scenes in tables.items():
         rows += [
             [method, scene, *scores.values(), *spent(method, scene)]
@@ -63,54 +72,70 @@ def table_rows(tables, costs=None):
         ]
     for method, scenes in tables.items():
         spent_here = [spent(method, scene) for scene in scenes]
-        total = [None if None in cells else float(np.mean(cells)) for cells in zip(*spent_here)]
+        total = [mean_if_known(cells) for cells in zip(*spent_here)]
         rows.append([method, "MEAN", *means(scenes).values(), *total])
     return rows
 
 
-def paired_difference(first, other, confidence=CONFIDENCE):
-    """How much larger one list of scores is than another of the same scenes, on average.
+def mean_if_known(numbers: Sequence[float | None]) -> float | None:
+    """The mean of some numbers; None if one of them is unknown."""
+    known = [number for number in numbers if number is not None]
+    return float(np.mean(known)) if known and len(known) == len(numbers) else None
+
+
+def paired_difference(
+    first: Sequence[float], other: Sequence[float], confidence: float = CONFIDENCE
+) -> tuple[float, float, float]:
+    """The mean difference of two lists of scores of the same scenes, and its interval.
 
     Args:
-        first, other: (n,) scores in one order of the scenes, n >= 1; infinite ones count as equal
-            where both are.
+        first, other: (n,) scores with the scenes in the same order, n >= 1; two infinite ones are
+            equal.
         confidence: level of the interval, in (0, 1).
     Returns:
-        (mean, low, high) of other - first; low and high, mean -+ t s / sqrt(n) with Student's t of
-        n - 1 degrees of freedom and the differences' standard deviation s, are NaN where n is 1 or
-        a difference is infinite.
+        (mean, low, high) of other - first. low and high are mean -+ t s / sqrt(n), with Student's t
+        of n - 1 degrees of freedom and the standard deviation s of the differences; NaN where n is
+        1 or a difference is infinite.
     Source:
         Student, "The probable error of a mean", Biometrika 1908.
     """
-    first, other = np.asarray(first, np.float64), np.asarray(other, np.float64)
+    mine, its = np.asarray(first, np.float64), np.asarray(other, np.float64)
     with np.errstate(invalid="ignore"):  # inf - inf, of two exact pictures
-        difference = np.where(first == other, 0.0, other - first)
+        difference = np.where(mine == its, 0.0, its - mine)
         mean = float(difference.mean())
     n = difference.size
     if n < 2 or not np.isfinite(difference).all():
-        return mean, np.nan, np.nan
+        return mean, float("nan"), float("nan")
     reach = student.ppf((1 + confidence) / 2, n - 1) * difference.std(ddof=1) / np.sqrt(n)
     return mean, float(mean - reach), float(mean + reach)
 
 
-def paired_scores(tables, method, other, column):
-    """(scores of `method`, scores of `other`) in one column, each (n,) in one order of scenes."""
+def column_of(table: Table, scenes: Iterable[str], column: str) -> list[float]:
+    """One column of a table, with the scenes in the order given."""
+    return [table[scene][column] for scene in scenes]
+
+
+def paired_scores(
+    tables: Tables, method: str, other: str, column: str
+) -> tuple[list[float], list[float]]:
+    """(scores of `method`, scores of `other`) in one column, with the scenes in the same order."""
     scenes = scenes_of(tables)
-    return tuple([tables[name][scene][column] for scene in scenes] for name in (method, other))
+    return column_of(tables[method], scenes, column), column_of(tables[other], scenes, column)
 
 
-def best_method(tables, column):
-    """The method of the largest mean in a column."""
+def best_method(tables: Tables, column: str) -> str:
+    """The method with the largest mean in a column."""
     return max(tables, key=lambda method: means(tables[method])[column])
 
 
-def comparison_rows(tables, against=None):
+def comparison_rows(tables: Tables, against: str | None = None) -> Words:
     """Each method's scores minus those of one of them, for the columns of COMPARED.
 
     Args:
+        tables: of the scores.
         against: the method that the others are compared with; None: the first.
     Returns:
-        A list of lists of words, the first of them the header; a dash where there is no number.
+        Words; a dash where there is no number.
     """
     against = next(iter(tables)) if against is None else against
     rows = [["results", "metric", "mean", "low", "high", "won"]]
@@ -123,20 +148,22 @@ def comparison_rows(tables, against=None):
     return rows
 
 
-def ranked_columns(columns):
-    """Those of the columns by which methods are ranked."""
+def ranked_columns(columns: Iterable[str]) -> list[str]:
+    """The columns by which methods are ranked."""
+    columns = list(columns)
     trusted = [name for name in COMPARED if name in columns]
-    return trusted or [name for name in TRUSTED if name in columns] or list(columns)
+    return trusted or [name for name in TRUSTED if name in columns] or columns
 
 
-def average_ranks(tables, columns):
-    """The rank of each method, 1 the best, on average over scenes and columns.
+def average_ranks(tables: Tables, columns: Iterable[str]) -> dict[str, float]:
+    """The rank of each method, 1 the best, averaged over scenes and columns.
 
     Args:
-        columns: those that count; larger is better but for an index whose direction is -1.
+        tables: of the scores.
+        columns: those that count; larger is better except for an index whose direction is -1.
     Returns:
-        {method: rank}; methods of one score share the mean of their ranks, and all ranks are NaN
-        where a score is.
+        {method: rank}; equal scores share the mean of their ranks, and all ranks are NaN if a score
+        is.
     """
     ranks = []
     for scene in scenes_of(tables):
@@ -146,18 +173,18 @@ def average_ranks(tables, columns):
     return dict(zip(tables, np.mean(ranks, axis=0).tolist()))
 
 
-def direction(column):
-    """+1 where a larger score is better, -1 where a smaller one is; of COMPARED and INDICES."""
+def direction(column: str) -> int:
+    """+1 where larger is better, -1 where smaller is; for the columns of COMPARED and INDICES."""
     return INDICES[column].direction if column in INDICES else 1
 
 
-def correlation_rows(tables):
-    """How far each index ranks the methods as the answers do.
+def correlation_rows(tables: Tables) -> Words:
+    """How closely each index ranks the methods as the answers do.
 
     Returns:
-        A list of lists of words, the first of them the header: Spearman's correlation over the
-        methods, averaged over the scenes, of each index with each of COMPARED; [] where there are
-        no indices, no answers or fewer methods than LEAST_METHODS.
+        Words: Spearman's correlation over the methods, averaged over the scenes, of each index with
+        each of COMPARED; [] without indices, without answers or with fewer than LEAST_METHODS
+        methods.
     """
     columns = columns_of(tables)
     truths = [name for name in COMPARED if name in columns]
@@ -165,11 +192,11 @@ def correlation_rows(tables):
     if not truths or not names or len(tables) < LEAST_METHODS:
         return []
 
-    def numbers(column):  # (scenes, methods), larger is better
-        scores = [
-            [table[scene][column] for table in tables.values()] for scene in scenes_of(tables)
-        ]
-        return direction(column) * np.array(scores)
+    scenes = scenes_of(tables)
+
+    def numbers(column: str) -> np.ndarray:  # (scenes, methods), larger is better
+        scores = [column_of(table, scenes, column) for table in tables.values()]
+        return direction(column) * np.array(scores).T
 
     rows = [["index", *(f"with {truth}" for truth in truths)]]
     for name in names:
@@ -178,13 +205,13 @@ def correlation_rows(tables):
     return rows
 
 
-def summary_rows(tables, costs=None, against=None):
-    """One row of words for each method: n, means, difference of PSNR, rank, seconds, MiB.
+def summary_rows(tables: Tables, costs: Costs | None = None, against: str | None = None) -> Words:
+    """One row per method: n, means, difference in PSNR, rank, seconds, MiB; see `explanation`.
 
     Args:
+        tables: of the scores.
+        costs: of the methods.
         against: the method that the PSNR is compared with; None: the first.
-    Returns:
-        A list of lists of words, the first of them the header; see `explanation`.
     """
     costs = costs or {}
     against = next(iter(tables)) if against is None else against
@@ -208,16 +235,15 @@ def summary_rows(tables, costs=None, against=None):
     return rows
 
 
-def cost_of(cells, name):
-    """Of one method: the mean of the seconds, the largest of the MiB; None where unknown."""
+def cost_of(cells: Mapping[str, Mapping[str, Any]], name: str) -> float | None:
+    """The mean of a method's seconds, or the largest of its MiB; None where unknown."""
     numbers = [cell[name] for cell in cells.values()]
-    if not numbers or None in numbers:
-        return None
-    return max(numbers) if name == "MiB" else float(np.mean(numbers))
+    mean = mean_if_known(numbers)
+    return max(numbers) if name == "MiB" and mean is not None else mean
 
 
-def difference_word(tables, against, method):
-    """The difference of PSNR and its interval, such as "+0.77 (+0.43 to +1.10)"."""
+def difference_word(tables: Tables, against: str, method: str) -> str:
+    """The difference in PSNR and its interval, such as "+0.77 (+0.43 to +1.10)"."""
     if method == against:
         return "-"
     first, other = paired_scores(tables, against, method, COMPARED[0])
@@ -225,15 +251,15 @@ def difference_word(tables, against, method):
     return mean if low == "-" else f"{mean} ({low} to {high})"
 
 
-def as_word(value, form):
+def as_word(value: float | None, form: str) -> str:
     """A number in a format; a dash for None and NaN."""
     return "-" if value is None or np.isnan(value) else f"{value:{form}}"
 
 
-def explanation(tables, costs=None):
+def explanation(tables: Tables, costs: Costs | None = None) -> str:
     """What the columns of `summary_rows` are, in one line."""
     columns, spent = columns_of(tables), cost_columns(costs or {})
-    parts = ["n: scenes; scores are means over them"]
+    parts = ["n: number of scenes; scores are means over them"]
     if len(tables) > 1 and COMPARED[0] in columns:
         parts.append(
             f"difference in dB, paired by scene, with its {CONFIDENCE * 100:g} % confidence "
@@ -242,32 +268,26 @@ def explanation(tables, costs=None):
     if len(tables) > 1:
         parts.append(
             f"rank: 1 is the best, mean over scenes and {', '.join(ranked_columns(columns))}, "
-            "ties share"
+            "ties share their mean rank"
         )
     if "seconds" in spent:
-        parts.append("seconds: fusing one stack, mean, without reading and writing")
+        parts.append("seconds: mean time to fuse one stack, without reading and writing")
     if "MiB" in spent:
         parts.append(
-            "MiB: the most memory of the method's process, with Python, libraries and frames, "
-            "without a GPU's"
+            "MiB: peak memory of the method's process, including Python, libraries and frames, "
+            "excluding GPU memory"
         )
     return "; ".join(parts) + "."
 
 
 CORRELATION_TITLE = (
-    "How far each index ranks the methods as the answers do: Spearman's rank correlation over the "
-    "methods, mean over the scenes (1: the same order, 0: none)"
+    "How closely each index ranks the methods as the answers do: Spearman's rank correlation over "
+    "the methods, mean over the scenes (1: the same order, 0: unrelated)"
 )
 
 
-def markdown_table(rows):
-    """Rows of words, the header first, as a Markdown table, all but the first column to the right.
-
-    Args:
-        rows: a list of lists of words.
-    Returns:
-        The table's text, which ends with its last line.
-    """
+def markdown_table(rows: Words) -> str:
+    """A Markdown table, all but its first column right-aligned; it ends with a line feed."""
     lines = [
         "| " + " | ".join(" ".join(w.replace("|", "\\|").split()) for w in row) + " |"
         for row in rows
@@ -276,7 +296,13 @@ def markdown_table(rows):
     return "\n".join(lines) + "\n"
 
 
-def write_markdown(path, tables, costs=None, against=None, correlations=()):
+def write_markdown(
+    path: Path,
+    tables: Tables,
+    costs: Costs | None = None,
+    against: str | None = None,
+    correlations: Words | None = None,
+) -> None:
     """Write the summary, what its columns are, and the correlations if there are any."""
     text = markdown_table(summary_rows(tables, costs, against))
     text += f"\n{explanation(tables, costs)}\n"
@@ -285,23 +311,28 @@ def write_markdown(path, tables, costs=None, against=None, correlations=()):
     write_text(path, text)
 
 
-def page_tables(tables, costs=None, against=None, correlations=()):
-    """The same for a page: a list of (heading, rows of words, what the columns are)."""
+def page_tables(
+    tables: Tables,
+    costs: Costs | None = None,
+    against: str | None = None,
+    correlations: Words | None = None,
+) -> list[tuple[str, Words, str]]:
+    """The same for a page: a list of (heading, Words, what the columns are)."""
     rows = summary_rows(tables, costs, against)
     parts = [("Scores", rows, explanation(tables, costs))]
     if correlations:
-        parts.append(("Indices beside answers", correlations, f"{CORRELATION_TITLE}."))
+        parts.append(("Indices compared with answers", correlations, f"{CORRELATION_TITLE}."))
     return parts
 
 
-def print_table(rows):
-    """Print rows, the header first, numbers to five significant digits."""
+def print_table(rows: list[list[Any]]) -> None:
+    """Print the rows of `table_rows`, numbers to five significant digits."""
     print_lines(
         [rows[0]] + [[*row[:2], *(as_word(value, ".5g") for value in row[2:])] for row in rows[1:]]
     )
 
 
-def print_comparisons(tables, against=None):
+def print_comparisons(tables: Tables, against: str | None = None) -> None:
     """Print how the other methods compare with one, and what the numbers are."""
     against = next(iter(tables)) if against is None else against
     n, level = len(scenes_of(tables)), f"{CONFIDENCE * 100:g} %"
@@ -313,21 +344,21 @@ def print_comparisons(tables, against=None):
     print_lines(comparison_rows(tables, against))
 
 
-def print_summary(tables, costs=None, against=None):
+def print_summary(tables: Tables, costs: Costs | None = None, against: str | None = None) -> None:
     """Print the row of each method and what its columns are."""
     print()
     print_lines(summary_rows(tables, costs, against), left=1)
     print(f"\n{explanation(tables, costs)}")
 
 
-def print_correlations(rows):
+def print_correlations(rows: Words) -> None:
     """Print the rows of `correlation_rows` and what they are."""
     print(f"\n{CORRELATION_TITLE}\n")
     print_lines(rows, left=1)
 
 
-def print_lines(lines, left=2):
-    """Print lists of words as columns, all but the first `left` set to the right."""
+def print_lines(lines: Words, left: int = 2) -> None:
+    """Print words in columns, all but the first `left` of them right-aligned."""
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     for line in lines:
         words = [word.ljust(width) for word, width in zip(line[:left], widths)]

@@ -1,8 +1,10 @@
-"""Stacks of any size to time programs with: of a synthesised texture, or real frames resized."""
+"""Stacks of any size for timing programs: a synthesised texture, or real frames resized."""
 
 import argparse
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -15,8 +17,8 @@ from stackmff.images.formats import read_picture, write_picture
 SEED = 0
 OCTAVES = 7  # of the synthesised texture, the finest of 1 px
 CONTRAST = 5.0  # of the finest, grey levels; the coarsest has four times that
-BLURS = (0, 1, 2, 4)  # sigma in px of what lies 0, 1, 2, 3 or more frames out of focus
-SHIFT = 16  # px
+BLURS = (0, 1, 2, 4)  # sigma in px of what is 0, 1, 2, and 3 or more frames out of focus
+SHIFT = 16  # px, of frames that are used again
 
 
 @dataclass(frozen=True)
@@ -27,28 +29,30 @@ class Size:
     width: int
     height: int
 
-    def __str__(self):
+    def __str__(self) -> str:
         return f"{self.n_frames}x{self.width}x{self.height}"
 
     @property
-    def pixel_frames(self):
-        """Pixels of all frames."""
+    def pixel_frames(self) -> int:
+        """Pixels of all frames together."""
         return self.n_frames * self.width * self.height
 
 
-def stack_size(word):
-    """Size from a word such as 7x2048x1536."""
+def stack_size(word: str) -> Size:
+    """An argparse type: a Size from a word such as 7x2048x1536."""
     match = re.fullmatch(r"(\d+)x(\d+)x(\d+)", word)
     if match is None:
-        raise argparse.ArgumentTypeError(f"{word!r} is not of the form NxWxH, say 7x2048x1536")
+        raise argparse.ArgumentTypeError(f"{word!r} is not of the form NxWxH, such as 7x2048x1536")
     n_frames, width, height = map(int, match.groups())
     if n_frames < 2 or not 16 <= min(width, height) <= max(width, height) <= 65500:
-        raise argparse.ArgumentTypeError(f"{word} needs 2 frames or more, of 16 to 65500 px a side")
+        raise argparse.ArgumentTypeError(
+            f"{word} is out of range: give at least 2 frames with sides of 16 to 65500 px"
+        )
     return Size(n_frames, width, height)
 
 
-def texture(height, width, rng):
-    """A picture with detail of all sizes, (H, W, 3) uint8."""
+def texture(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
+    """A picture with detail at all scales, (H, W, 3) uint8."""
     out = np.full((height, width, 3), 128, np.float32)
     for octave in range(OCTAVES):
         rows, columns = (-(-side // 2**octave) for side in (height, width))
@@ -58,15 +62,15 @@ def texture(height, width, rng):
     return np.clip(np.rint(out, out=out), 0, 255, out=out).astype(np.uint8)
 
 
-def synthesise(size):
-    """Frames of a texture on a plane that recedes from the left to the right.
+def synthesise(size: Size) -> Iterator[np.ndarray]:
+    """Frames of a textured plane that recedes from left to right.
 
-    synthesis/refocus.py makes better ones; the time of fusing does not depend on it.
+    synthesis/refocus.py makes more realistic ones, which take as long to fuse.
 
     Args:
-        size: Size.
+        size: of the stack.
     Yields:
-        N frames (H, W, 3) uint8, no two alike.
+        N frames (H, W, 3) uint8, all different.
     """
     picture = texture(size.height, size.width, np.random.default_rng(SEED))
     levels = [cv2.GaussianBlur(picture, (0, 0), sigma) if sigma else picture for sigma in BLURS]
@@ -83,14 +87,14 @@ def synthesise(size):
         yield frame
 
 
-def resized(folder, size):
-    """The frames of a stack in another size, evenly spread, or over and over where they are few.
+def resized(folder: Path, size: Size) -> Iterator[np.ndarray]:
+    """The frames of a stack in another size: evenly spread, or repeated if there are too few.
 
-    A frame that comes again is shifted: predict.py leaves out copies.
+    A repeated frame is shifted, since predict.py ignores copies.
 
     Args:
         folder: of the stack.
-        size: Size.
+        size: of the new stack.
     Yields:
         N frames (H, W, C) uint8 or uint16.
     Raises:
@@ -108,17 +112,17 @@ def resized(folder, size):
         yield np.roll(frame.reshape(size.height, size.width, -1), again * SHIFT, axis=1)
 
 
-def write_stack(folder, size, source=None):
+def write_stack(folder: Path, size: Size, source: Path | None = None) -> list[Path]:
     """Write a stack as JPEG files of quality 95.
 
     Args:
-        folder: of its frames.
-        size: Size.
-        source: folder of the stack to take the frames from; None: they are synthesised.
+        folder: for its frames.
+        size: of the stack.
+        source: folder of the stack to take the frames from; None: synthesise them.
     Returns:
         The frames' files.
     Raises:
-        StackError: see `resized`; or other pictures are in the folder.
+        StackError: see `resized`; or the folder holds other pictures.
     """
     frames = synthesise(size) if source is None else resized(source, size)
     paths = [folder / f"{k:04}.jpg" for k in range(size.n_frames)]

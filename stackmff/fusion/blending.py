@@ -1,12 +1,14 @@
-"""From weights or luma of tiles to the fused picture."""
+"""From what a network says of tiles, weights or a luma, to the fused picture."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import cv2
 import numpy as np
 
 from stackmff.alignment.geometry import Alignment, covered
-from stackmff.fusion.engines import weigh
+from stackmff.fusion.engines import Engine, weigh
 from stackmff.images.frame_store import release, window
 
 LEAST_WEIGHT = 1e-3  # of all frames that cover a pixel; below it they share it evenly
@@ -14,14 +16,14 @@ LEAST_WEIGHT = 1e-3  # of all frames that cover a pixel; below it they share it 
 
 @dataclass
 class Fused:
-    """What comes of a stack.
+    """The result of fusing a stack.
 
     Attributes:
-        picture: (H, W, C) in the dtype of the frames.
+        picture: (H, W, C) in the dtype of the frames, or uint16.
         focus_map: (H, W) uint16, round(65535 i / (N - 1)), i the expected frame, where a copy
-            counts as the first of its kind; with a network
-            that gives luma, the frame of the nearest luma; None if not asked for.
-        confidence: (H, W) uint8, the largest weight of a frame x 255; None where there are none.
+            counts as the first of its kind; with a network that gives a luma, the frame of the
+            nearest luma; None if not asked for.
+        confidence: (H, W) uint8, the largest weight of a frame x 255; None if there are no weights.
     """
 
     picture: np.ndarray
@@ -29,13 +31,58 @@ class Fused:
     confidence: np.ndarray | None
 
 
-def _frame_scale(count):
-    """What a frame's index is multiplied with in a focus map."""
+@dataclass(frozen=True)
+class Mixture:
+    """Which frames take part in a fused picture, and how.
+
+    Attributes:
+        use: indices of the frames that take part, ascending; None: all, or those that `alignment`
+            keeps.
+        alignment: by which the frames were brought onto their reference; where a frame does not
+            cover a pixel it takes no part in it. None: every frame covers every pixel.
+        tilt: where frames far apart share a pixel, it goes to the later ones (above 0) or the
+            earlier ones: the weight of the last frame counts exp(tilt) times that of the first.
+        deep: give 16 bits even if the frames have 8.
+        maps: also give the focus map and the confidence, which takes time and memory.
+    """
+
+    use: Sequence[int] | None = None
+    alignment: Alignment | None = None
+    tilt: float = 0.0
+    deep: bool = False
+    maps: bool = True
+
+    def frames_used(self, n_frames: int) -> list[int]:
+        """The indices of the frames that take part, of `n_frames`."""
+        if self.use is not None:
+            return list(self.use)
+        return list(range(n_frames)) if self.alignment is None else self.alignment.kept
+
+
+Place = tuple[int, int, int, int]  # (top, bottom, left, right) of a tile, px
+Used = tuple[slice, slice]  # rows and columns of a tile that count
+
+
+class Blend(Protocol):
+    """What makes a result from tiles: `run` for each tile, then `finish` for finished rows."""
+
+    planes: int
+    distinct: list[int]
+
+    def run(self, engine: Engine, place: Place, used: Used) -> np.ndarray:
+        """What the engine says of a tile; (planes, h', w') float32 of its used part."""
+
+    def finish(self, band: np.ndarray, top: int) -> None:
+        """Take the finished rows (planes, h, W), the first of which is row `top`."""
+
+
+def _frame_scale(count: int) -> float:
+    """The factor from the index of a frame to its value in a focus map."""
     return 65535 / max(count - 1, 1)
 
 
-def distinct_frames(frames, use=None):
-    """Which frames are no copies of earlier ones.
+def distinct_frames(frames: np.ndarray, use: Sequence[int] | None = None) -> list[int]:
+    """Which frames are not copies of earlier ones.
 
     Args:
         frames: (N, H, W, C).
@@ -43,61 +90,63 @@ def distinct_frames(frames, use=None):
     Returns:
         Indices in ascending order.
     """
-    groups = {}
+    groups: dict[bytes, list[int]] = {}
     for k in range(len(frames)) if use is None else use:
         frame = frames[k]
-        alike = groups.setdefault(frame[::16, ::16].tobytes(), [])  # few pixels tell most apart
+        alike = groups.setdefault(frame[::16, ::16].tobytes(), [])  # a few pixels tell most apart
         if not any(np.array_equal(frame, frames[other]) for other in alike):
             alike.append(k)
         release(frames)
     return sorted(k for alike in groups.values() for k in alike)
 
 
-@dataclass
-class _Parts:
-    """The frames that are fused, and what each of them covers; see `fuse_stack`."""
-
-    frames: np.ndarray
-    use: list
-    alignment: Alignment | None
-
-    def covers(self, indices, top, bottom, left, right):
-        """For each of the frames (h, w) bool, what it covers of a window; None: all of it."""
-        if self.alignment is None:
-            return [None] * len(indices)
-        return [covered(self.alignment, k, top, bottom, left, right) for k in indices]
-
-    def empty(self, deep, maps, confident):
-        """A Fused to fill."""
-        _, height, width, channels = self.frames.shape
-        return Fused(
-            np.empty((height, width, channels), np.uint16 if deep else self.frames.dtype),
-            np.empty((height, width), np.uint16) if maps else None,
-            np.empty((height, width), np.uint8) if maps and confident else None,
-        )
+def _covers(mixture: Mixture, indices: Sequence[int], place: Place) -> list[np.ndarray | None]:
+    """For each of some frames (h, w) bool, what it covers of a window; None: all of it."""
+    if mixture.alignment is None:
+        return [None] * len(indices)
+    return [covered(mixture.alignment, k, *place) for k in indices]
 
 
-class _WeightsBlend:
-    """Mixes the frames by the weights of a network; every pixel is a convex mixture of N pixels.
+def _empty(frames: np.ndarray, mixture: Mixture, confident: bool) -> Fused:
+    """A Fused to fill, for frames (N, H, W, C)."""
+    _, height, width, channels = frames.shape
+    maps = mixture.maps
+    return Fused(
+        np.empty((height, width, channels), np.uint16 if mixture.deep else frames.dtype),
+        np.empty((height, width), np.uint16) if maps else None,
+        np.empty((height, width), np.uint8) if maps and confident else None,
+    )
 
-    Copies of a frame are left out: they show nothing new, and cost time. What they would have had
-    goes to the first of them.
+
+class WeightsBlend:
+    """Mixes the frames by the weights of a network: each pixel is a convex mixture of N pixels.
+
+    Copies of a frame are left out: they show nothing new and take time. Their share goes to the
+    first of them.
+
+    Args:
+        frames: (N, H, W, C).
+        mixture: which frames take part, and how.
+        distinct: indices of the frames that are not copies; None: they are looked for.
     """
 
-    def __init__(self, parts, maps, tilt, deep, distinct=None):
-        self.parts = parts
-        self.distinct = distinct_frames(parts.frames, parts.use) if distinct is None else distinct
-        self.maps = maps
-        count, channels = len(parts.frames), parts.frames.shape[3]
+    def __init__(
+        self, frames: np.ndarray, mixture: Mixture, distinct: list[int] | None = None
+    ) -> None:
+        self.frames, self.mixture = frames, mixture
+        use = mixture.frames_used(len(frames))
+        self.distinct = distinct_frames(frames, use) if distinct is None else distinct
+        count, channels = len(frames), frames.shape[3]
         # After the channels the expected frame and the largest weight.
-        self.planes = channels + 2 * maps
+        self.planes = channels + 2 * mixture.maps
         self.scale = _frame_scale(count)
-        self.factors = np.exp(np.float32(tilt) * np.linspace(0, 1, count, dtype=np.float32))
-        self.fused = parts.empty(deep, maps, confident=True)
+        tilt = np.float32(mixture.tilt)
+        self.factors = np.exp(tilt * np.linspace(0, 1, count, dtype=np.float32))
+        self.fused = _empty(frames, mixture, confident=True)
 
-    def run(self, engine, place, used):
-        """Fuse a tile (top, bottom, left, right); (planes, h', w') float32 of its used part."""
-        tile = window(self.parts.frames, *place, self.distinct)  # (N, h, w, C)
+    def run(self, engine: Engine, place: Place, used: Used) -> np.ndarray:
+        """Fuse a tile; (planes, h', w') float32 of its used part."""
+        tile = window(self.frames, *place, self.distinct)  # (N, h, w, C)
         weights = weigh(engine, tile)[:, *used]  # (N, h', w')
         self.settle(weights, place, used)
         tile = tile[:, *used]
@@ -107,17 +156,17 @@ class _WeightsBlend:
             for channel, plane in enumerate(cv2.split(frame)):
                 cv2.multiply(plane, weight, product, 1, cv2.CV_32F)
                 cv2.add(out[channel], product, out[channel])
-            if self.maps:
+            if self.mixture.maps:
                 out[-2] += np.multiply(weight, np.float32(k), out=product)
-        if self.maps:
+        if self.mixture.maps:
             weights.max(0, out=out[-1])
         return out
 
-    def settle(self, weights, place, used):
-        """Share out anew, in place, what frames have where they cover nothing, and tilt."""
+    def settle(self, weights: np.ndarray, place: Place, used: Used) -> None:
+        """Tilt weights (N, h', w'), and share out what frames have where they cover nothing."""
         top, left = (place[2 * side] + used[side].start for side in (0, 1))
         bottom, right = top + weights.shape[1], left + weights.shape[2]
-        masks = self.parts.covers(self.distinct, top, bottom, left, right)
+        masks = _covers(self.mixture, self.distinct, (top, bottom, left, right))
         partly = any(mask is not None for mask in masks)
         if not partly and (self.factors == 1).all():
             return
@@ -130,54 +179,80 @@ class _WeightsBlend:
             for weight, mask in zip(weights, masks, strict=True):
                 weight[bare] = LEAST_WEIGHT if mask is None else LEAST_WEIGHT * mask[bare]
             total = weights.sum(0)
-            weights[:, total == 0] = 1  # no frame of these is there: their borders continued
+            weights[:, total == 0] = 1  # no frame reaches there: their edges are continued
             total = weights.sum(0)
         weights /= total
 
-    def finish(self, band, top):
+    def finish(self, band: np.ndarray, top: int) -> None:
         """Round the finished rows (planes, h, W) into the result."""
         rows = slice(top, top + band.shape[1])
-        picture, frames = self.fused.picture, self.parts.frames
+        picture, frames = self.fused.picture, self.frames
         scale = np.iinfo(picture.dtype).max // np.iinfo(frames.dtype).max  # 1, or 257 for 8 bits
         for channel in range(picture.shape[2]):
             picture[rows, :, channel] = _rounded(band[channel], scale, picture.dtype)
-        if not self.maps:
-            return
-        self.fused.focus_map[rows] = _rounded(band[-2], self.scale, np.uint16)
-        self.fused.confidence[rows] = _rounded(band[-1], 255, np.uint8)
+        if self.fused.focus_map is not None:
+            self.fused.focus_map[rows] = _rounded(band[-2], self.scale, np.uint16)
+        if self.fused.confidence is not None:
+            self.fused.confidence[rows] = _rounded(band[-1], 255, np.uint8)
 
 
-class _LumaBlend:
-    """Takes the network's luma, and the colour of the frame whose luma is the nearest to it.
+class FrameWeights:
+    """Keeps the weights of the frames themselves, for those who mix other data of the same stack.
+
+    Args:
+        frames: (N, H, W, C).
+        mixture: which frames take part, and how.
+    """
+
+    def __init__(self, frames: np.ndarray, mixture: Mixture) -> None:
+        self.blend = WeightsBlend(frames, mixture)
+        self.distinct = self.blend.distinct
+        self.planes = len(self.distinct)
+        self.weights = np.zeros(frames.shape[:3], np.float32)  # (N, H, W)
+
+    def run(self, engine: Engine, place: Place, used: Used) -> np.ndarray:
+        """The weights of a tile; (frames that are not copies, h', w') float32 of its used part."""
+        tile = window(self.blend.frames, *place, self.distinct)
+        weights = weigh(engine, tile)[:, *used].copy()
+        self.blend.settle(weights, place, used)
+        return weights
+
+    def finish(self, band: np.ndarray, top: int) -> None:
+        """Keep the finished rows; ramps of tiles sum to 1 up to rounding."""
+        self.weights[self.distinct, top : top + band.shape[1]] = band / band.sum(0)
+
+
+class LumaBlend:
+    """Takes the luma of the network, and the colour of the frame whose luma is nearest to it.
 
     Source: the published prediction steps of StackMFF (Xie et al. 2025).
     """
 
     planes = 1
 
-    def __init__(self, parts, maps, tilt, deep):
-        self.parts = parts
-        self.distinct = parts.use  # the published network sees copies too
-        self.scale = _frame_scale(len(parts.frames))
-        self.fused = parts.empty(deep, maps, confident=False)
+    def __init__(self, frames: np.ndarray, mixture: Mixture) -> None:
+        self.frames, self.mixture = frames, mixture
+        self.distinct = mixture.frames_used(len(frames))  # the published network sees copies too
+        self.scale = _frame_scale(len(frames))
+        self.fused = _empty(frames, mixture, confident=False)
 
-    def run(self, engine, place, used):
-        """Fuse a tile (top, bottom, left, right); (1, h', w') float32 luma of its used part."""
-        tile = window(self.parts.frames, *place, self.distinct)  # (N, h, w, C)
+    def run(self, engine: Engine, place: Place, used: Used) -> np.ndarray:
+        """Fuse a tile; (1, h', w') float32 luma of its used part."""
+        tile = window(self.frames, *place, self.distinct)  # (N, h, w, C)
         codes = np.stack([_split_luma(frame)[0] for frame in tile])  # (N, h, w)
         return engine((codes / np.float32(np.iinfo(codes.dtype).max))[None])[0][:, *used].copy()
 
-    def finish(self, band, top):
+    def finish(self, band: np.ndarray, top: int) -> None:
         """Round the finished rows (1, h, W) and give them colour."""
         bottom, width = top + band.shape[1], band.shape[2]
-        dtype = self.parts.frames.dtype
+        dtype = self.frames.dtype
         fused = _rounded(band[0], np.iinfo(dtype).max, dtype)
         nearest = np.full(fused.shape, np.iinfo(np.int32).max, np.int32)
         index = np.zeros(fused.shape, np.float32)
-        others = None  # chroma and alpha of the nearest frame
-        masks = self.parts.covers(self.distinct, top, bottom, 0, width)
+        others: np.ndarray | None = None  # chroma and alpha of the nearest frame
+        masks = _covers(self.mixture, self.distinct, (top, bottom, 0, width))
         for k, mask in zip(self.distinct, masks, strict=True):
-            codes, rest = _split_luma(self.parts.frames[k, top:bottom])
+            codes, rest = _split_luma(self.frames[k, top:bottom])
             distance = np.abs(codes.astype(np.int32) - fused)
             closer = distance < nearest
             if mask is not None:
@@ -186,6 +261,7 @@ class _LumaBlend:
             index[closer] = k
             others = rest.copy() if others is None else others
             others[closer] = rest[closer]
+        assert others is not None  # a stack has frames
         picture = _join_luma(fused, others)
         scale = np.iinfo(self.fused.picture.dtype).max // np.iinfo(dtype).max
         self.fused.picture[top:bottom] = picture * self.fused.picture.dtype.type(scale)
@@ -193,12 +269,12 @@ class _LumaBlend:
             self.fused.focus_map[top:bottom] = _rounded(index, self.scale, np.uint16)
 
 
-def _rounded(values, scale, dtype):
-    """values x scale, rounded and held within the range of an integer dtype."""
+def _rounded(values: np.ndarray, scale: float, dtype: Any) -> np.ndarray:
+    """values x scale, rounded and clipped to the range of an integer dtype."""
     return np.clip(np.rint(values * np.float32(scale)), 0, np.iinfo(dtype).max).astype(dtype)
 
 
-def _split_luma(frame):
+def _split_luma(frame: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(H, W, C) into its luma code (H, W) and the rest (H, W, C - 1): Cr and Cb, and alpha."""
     if frame.shape[2] <= 2:
         return frame[..., 0], frame[..., 1:]
@@ -206,7 +282,7 @@ def _split_luma(frame):
     return codes[..., 0], np.dstack([codes[..., 1:], frame[..., 3:]])
 
 
-def _join_luma(codes, rest):
+def _join_luma(codes: np.ndarray, rest: np.ndarray) -> np.ndarray:
     """The inverse of _split_luma: (H, W, C)."""
     if rest.shape[2] <= 1:
         return np.dstack([codes, rest])

@@ -1,23 +1,12 @@
-"""What runs a network for fusion/fuse.py: torch on any device, OpenVINO on a CPU.
-
-An engine is callable(luma (1, N, h, w), chroma) -> the frames' weights (1, N, h, w) or a fused luma
-(1, 1, h, w), all float32, and has
-
-    output: "weights" or "luma"
-    colour: whether it looks at the chroma too, (1, 2, N, ceil(h/2), ceil(w/2)); else that is None
-    tile: side of a tile, px
-    samples, most_samples: N x height x width of a tile, see fuse.tile_area
-    seconds: that its calls have taken so far, summed up
-    load(): gets ready what is slow to get ready; the first call would do it too
-    prepare(n_frames, height, width, count): is told what tiles will come, and says how many it is
-        to be given at a time, each from a thread of its own
-"""
+"""What runs a network: torch on any device, OpenVINO on a CPU."""
 
 import json
 import queue
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
 
@@ -28,6 +17,7 @@ from stackmff.machine import (
     available_cores,
     finds_gpu,
     import_openvino,
+    need_torch,
     select_device,
     the_core,
 )
@@ -38,7 +28,46 @@ EXPORT_SUFFIX = ".xml"  # of the exported network, beside its checkpoint; its we
 KEPT = 4  # compiled networks, for as many shapes
 
 
-def out_of_memory(shape, where):
+class Engine(Protocol):
+    """What runs a network for fusion/fuse.py.
+
+    Called as engine(luma, chroma) it takes luma (1, N, h, w) float32 in [0, 1] and, if `colour`,
+    chroma (1, 2, N, ceil(h/2), ceil(w/2)) float32 in [-0.5, 0.5], else None. It returns the weights
+    of the frames (1, N, h, w) or a fused luma (1, 1, h, w), float32.
+
+    Attributes:
+        output: "weights" or "luma", what it returns.
+        colour: whether it takes the chroma.
+        tile: side of a tile, px.
+        samples, most_samples: N x height x width of a tile, see tiles.tile_area.
+        seconds: the time that its calls have taken so far, summed up.
+    """
+
+    output: str
+    tile: int
+    samples: int
+    most_samples: int
+    seconds: float
+
+    @property
+    def colour(self) -> bool:
+        """Whether it takes the chroma."""
+
+    def load(self) -> None:
+        """Get ready what is slow to get ready; the first call would do so too."""
+
+    def prepare(self, n_frames: int, height: int, width: int, count: int) -> int:
+        """Get ready for `count` tiles of up to height x width px.
+
+        Returns:
+            How many tiles to pass at a time, each from a thread of its own.
+        """
+
+    def __call__(self, tiles: np.ndarray, chroma: np.ndarray | None = None) -> np.ndarray:
+        """Run the network on a tile."""
+
+
+def out_of_memory(shape: Sequence[int], where: object) -> StackError:
     """The error of tiles (1, N, h, w) that do not fit into the memory of a device."""
     count, height, width = shape[-3:]
     return StackError(
@@ -47,46 +76,54 @@ def out_of_memory(shape, where):
     )
 
 
-def weigh(engine, frames):
+def weigh(engine: Engine, frames: np.ndarray) -> np.ndarray:
     """The weights (N, h, w) float32 that an engine gives the frames (N, h, w, C) of a tile."""
     return engine(luma(frames)[None], chroma(frames)[None] if engine.colour else None)[0]
 
 
 class TorchEngine:
-    """Runs a network of NETWORKS in torch.
+    """Runs a network in torch.
 
     Args:
-        network: in eval mode, on `device`.
+        network: torch module with the contract of network.py, in eval mode, on `device`.
         device: torch.device.
     """
 
     samples = most_samples = 2**23  # about 1 GB at work
 
-    def __init__(self, network, device):
+    def __init__(self, network: Any, device: Any) -> None:
         self.network = network
         self.device = device
-        self.output, self.colour = network.output, network.colour
+        self.output: str = network.output
+        self.has_colour = bool(network.colour)
         self.tile = TILES[network.output]
         self.seconds = 0.0
 
-    def load(self):
-        """Nothing is left to be done."""
+    @property
+    def colour(self) -> bool:
+        """Whether the network takes the chroma."""
+        return self.has_colour
 
-    def prepare(self, n_frames, height, width, count):
-        """One at a time: torch shares it out over the cores."""
+    def load(self) -> None:
+        """Nothing is left to do."""
+
+    def prepare(self, n_frames: int, height: int, width: int, count: int) -> int:
+        """One tile at a time: torch spreads it over the cores."""
         return 1
 
-    def __call__(self, tiles, chroma=None):
-        """See the top of this file."""
+    def __call__(self, tiles: np.ndarray, chroma: np.ndarray | None = None) -> np.ndarray:
+        """Run the network on a tile, see `Engine`."""
         import torch
 
         start = time.perf_counter()
-        seen = [tiles[:, None]] + ([chroma] if self.colour else [])  # (1, 1, N, h, w) and chroma
+        planes = [tiles[:, None]]  # (1, 1, N, h, w)
+        if chroma is not None and self.colour:
+            planes.append(chroma)
         try:
             with torch.inference_mode():
-                seen = [torch.from_numpy(planes).to(self.device) for planes in seen]
-                out = self.network(*seen).float().cpu().numpy()  # the copy waits for a GPU
-        except RuntimeError as error:  # torch.OutOfMemoryError is one; on the CPU it is this one
+                seen = [torch.from_numpy(one).to(self.device) for one in planes]
+                out: np.ndarray = self.network(*seen).float().cpu().numpy()  # waits for a GPU
+        except RuntimeError as error:  # torch.OutOfMemoryError is a kind of it
             if "memory" not in str(error):
                 raise
             raise out_of_memory(tiles.shape, self.device) from error
@@ -95,39 +132,41 @@ class TorchEngine:
 
 
 class OpenVinoEngine:
-    """Runs an exported network in OpenVINO on the CPU, a tile on each core where memory allows.
+    """Runs an exported network in OpenVINO on the CPU, a tile on each core if memory allows.
 
-    A network is compiled for one shape: twice as frugal as one for any shape, and a sixth faster.
-    Tiles that are smaller are extended by their mirror image, as the network itself would.
+    The network is compiled for one shape, which takes half the memory of one for any shape and a
+    sixth less time. Smaller tiles are extended by their mirror image, as the network itself would.
 
     Args:
         path: of the export, see tools/export.py.
-        precision: "auto" (bf16 where the processor has it), "bf16" or "fp32".
+        precision: "auto" (bf16 if the processor supports it), "bf16" or "fp32".
     """
 
     output = "weights"
     tile = TILES["weights"]
     samples, most_samples = 5 * 2**20, 24 * 2**20  # of a tile; 40 bytes each at work
-    at_work = 2 * samples  # of all tiles at work, but two of them always
+    at_work: ClassVar[int] = 2 * samples  # of all tiles at work, but two of them always
 
-    def __init__(self, path, precision="auto"):
+    def __init__(self, path: Path, precision: str = "auto") -> None:
         self.path = Path(path)
         self.precision = precision
         self.cores = available_cores()
         self.seconds = 0.0
-        self.core = self.model = None
-        self.compiled = {}  # {(n_frames, height, width, streams): queue of its requests}
-        self.requests = None
-        self.shape = None
+        self.core: Any = None
+        self.model: Any = None
+        # {(n_frames, height, width, streams): queue of its requests}
+        self.compiled: dict[tuple[int, int, int, int], queue.Queue[Any]] = {}
+        self.requests: queue.Queue[Any] = queue.Queue()
+        self.shape: tuple[int, int, int] | None = None
         self.lock = threading.Lock()
 
     @property
-    def colour(self):
+    def colour(self) -> bool:
         """Whether the export has a second input, the chroma."""
         self.load()
         return len(self.model.inputs) > 1
 
-    def load(self):
+    def load(self) -> None:
         """Import OpenVINO and read the export."""
         if self.core is not None:
             return
@@ -136,14 +175,15 @@ class OpenVinoEngine:
             self.model = self.core.read_model(self.path)
         except RuntimeError as error:
             raise StackError(
-                f"{self.path} is no exported network, or is cut short: make it again by tools/export.py"
+                f"{self.path} is not an exported network, or is truncated: export it again with "
+                "python -m tools.export"
             ) from error
         if self.precision == "auto":
             capable = self.core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
             self.precision = "bf16" if "BF16" in capable else "fp32"
 
-    def prepare(self, n_frames, height, width, count):
-        """Compile for tiles of up to height x width px, of which `count` will come."""
+    def prepare(self, n_frames: int, height: int, width: int, count: int) -> int:
+        """Compile for `count` tiles of up to height x width px, see `Engine`."""
         self.load()
         height, width = (-(-side // GRID) * GRID for side in (height, width))
         bounded = max(self.at_work // (n_frames * height * width), 2)
@@ -153,10 +193,10 @@ class OpenVinoEngine:
             while len(self.compiled) >= KEPT:
                 self.compiled.pop(next(iter(self.compiled)))
             self.compiled[key] = self.compile(*key)
-        self.shape, self.requests = key[:3], self.compiled[key]
+        self.shape, self.requests = (n_frames, height, width), self.compiled[key]
         return streams + (streams < self.cores)  # so that the network need not wait for the next
 
-    def compile(self, n_frames, height, width, streams):
+    def compile(self, n_frames: int, height: int, width: int, streams: int) -> "queue.Queue[Any]":
         """A queue of `streams` requests of the network for one shape."""
         model = self.model.clone()
         shapes = {"luma": [n_frames, height, width]}
@@ -172,21 +212,23 @@ class OpenVinoEngine:
                 "INFERENCE_NUM_THREADS": self.cores,
             },
         )
-        requests = queue.Queue(streams)
+        requests: queue.Queue[Any] = queue.Queue(streams)
         for _ in range(streams):
             requests.put(compiled.create_infer_request())
         return requests
 
-    def __call__(self, tiles, chroma=None):
-        """See the top of this file."""
+    def __call__(self, tiles: np.ndarray, chroma: np.ndarray | None = None) -> np.ndarray:
+        """Run the network on a tile, see `Engine`."""
         _, count, height, width = tiles.shape
-        fits = self.shape is not None and self.shape[0] == count
-        if not fits or height > self.shape[1] or width > self.shape[2]:
+        shape = self.shape
+        if shape is None or shape[0] != count or height > shape[1] or width > shape[2]:
             self.prepare(count, height, width, 1)
-        seen = [extended(tiles[0], self.shape[1:])]
-        if self.colour:
-            seen.append(extended(chroma[0], [side // 2 for side in self.shape[1:]]))
-        out = np.empty(self.shape, np.float32)
+            shape = self.shape
+        assert shape is not None  # prepare has set it
+        seen = [extended(tiles[0], shape[1:])]
+        if chroma is not None and self.colour:
+            seen.append(extended(chroma[0], [side // 2 for side in shape[1:]]))
+        out = np.empty(shape, np.float32)
         request = self.requests.get()
         start = time.perf_counter()
         try:
@@ -203,19 +245,19 @@ class OpenVinoEngine:
         return out[None, :, :height, :width]
 
 
-def extended(planes, shape):
-    """(..., h, w) planes, mirrored at the bottom and the right to sides of `shape`."""
+def extended(planes: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+    """(..., h, w) planes, mirrored at the bottom and the right to the sides of `shape`."""
     rest = [most - have for have, most in zip(planes.shape[-2:], shape)]
     if not any(rest):
         return planes
     return np.pad(planes, [(0, 0)] * (planes.ndim - 2) + [(0, more) for more in rest], "reflect")
 
 
-def export_of(model_path):
+def export_of(model_path: Path) -> Path | None:
     """The export that belongs to a checkpoint, or None.
 
-    Beside `checkpoint.pth` lie checkpoint.xml and checkpoint.bin, and checkpoint.json says from
-    which checkpoint (its SHA-256) and into which files (theirs) it was exported.
+    Beside checkpoint.pth lie checkpoint.xml and checkpoint.bin; checkpoint.json has the SHA-256 of
+    the checkpoint that was exported and of both files.
     """
     model_path = Path(model_path)
     path = model_path.with_suffix(EXPORT_SUFFIX)
@@ -228,43 +270,71 @@ def export_of(model_path):
     return path if whole else None
 
 
-def torch_engine(model_path, device="auto"):
+def torch_engine(model_path: Path, device: str = "auto") -> TorchEngine:
     """The engine that runs a checkpoint in torch.
 
     Args:
         model_path: see network.load_checkpoint.
-        device: see utils.select_device.
+        device: see machine.select_device.
     Raises:
-        StackError: no such weights, or no such device.
+        StackError: there are no such weights, or no such device.
     """
     from stackmff.shipped import load_network
 
-    device = select_device(str(device))
-    return TorchEngine(load_network(model_path, device), device)
+    need_torch(f"the network of {model_path} without an export")
+    chosen = select_device(str(device))
+    return TorchEngine(load_network(model_path, chosen), chosen)
 
 
-def choose_engine(model_path, device="auto", engine="auto", precision="auto"):
-    """The engine for a checkpoint: OpenVINO on a CPU where the checkpoint has its export.
+def choose_engine(
+    model_path: Path,
+    device: str = "auto",
+    engine: Literal["auto", "openvino", "torch"] = "auto",
+    precision: str = "auto",
+) -> Engine:
+    """The engine for a checkpoint: OpenVINO on a CPU if the checkpoint has its export, else torch.
 
     Args:
         model_path: see network.load_checkpoint.
-        device: see utils.select_device.
-        engine: "auto", "openvino" or "torch".
+        device: see machine.select_device.
+        engine: which it must be.
         precision: of OpenVINO, see OpenVinoEngine.
     Raises:
-        StackError: no such weights or device; or OpenVINO is asked for and has no export.
+        StackError: there are no such weights or device, or OpenVINO is asked for without an export.
     """
     if device == "auto" and (engine == "openvino" or not (engine == "torch" or finds_gpu())):
         device = "cpu"
     on_cpu = device == "cpu"
     if engine == "torch" or not on_cpu:
         if engine == "openvino":
-            raise StackError(f"--engine openvino runs on the CPU, not on {device}: --device cpu")
+            raise StackError(
+                f"--engine openvino runs on the CPU, not on {device}: use --device cpu"
+            )
         return torch_engine(model_path, device)
     if export := export_of(model_path):
         return OpenVinoEngine(export, precision)
     if engine == "openvino":
         raise StackError(
-            f"{model_path} has no export that belongs to it: tools/export.py --model_path {model_path}"
+            f"{model_path} has no export that belongs to it: make one with "
+            f"python -m tools.export --model_path {model_path}"
         )
     return torch_engine(model_path, device)
+
+
+def engine_of_module(network: Any) -> TorchEngine:
+    """The engine that runs a torch module of the caller's, on the device that it is on.
+
+    Args:
+        network: with the contract of network.py; see `Engine` for what it is called with.
+    Raises:
+        StackError: it lacks what the contract asks for.
+    """
+    if getattr(network, "output", None) not in TILES or not hasattr(network, "colour"):
+        raise StackError(
+            f"the network {type(network).__name__} needs the attributes output ('weights' or "
+            "'luma') and colour (True if it takes the chroma), as the networks of network.py have"
+        )
+    import torch
+
+    first = next(iter(network.parameters()), None)
+    return TorchEngine(network, torch.device("cpu") if first is None else first.device)

@@ -1,4 +1,6 @@
-"""Focus maps made smooth: along the edges of the picture, and from where they are sure."""
+"""Smoothing of focus maps: along the edges of the picture, and out of confident areas."""
+
+from typing import Any
 
 import cv2
 import numpy as np
@@ -6,16 +8,16 @@ import numpy as np
 from stackmff.images.colour import luma
 from stackmff.images.guided_filter import guide_lines
 
-EDGE = 0.02  # luma; smaller steps of the picture do not count as edges of things
-DOUBT = 1e-3  # weight of a pixel that says nothing at all
+EDGE = 0.02  # luma; smaller steps of the picture do not count as edges of objects
+DOUBT = 1e-3  # weight of a pixel without any confidence
 
 
-def smooth_map(focus_map, sure, picture, radius):
-    """Smooth a focus map: unsure places follow the sure ones around them that look alike.
+def smooth_map(focus_map: np.ndarray, sure: Any, picture: np.ndarray, radius: float) -> np.ndarray:
+    """Smooth a focus map: uncertain areas follow the confident ones around them that look alike.
 
     Args:
         focus_map: (H, W) uint16.
-        sure: (H, W) float in [0, 1], how much each pixel counts; or 1.
+        sure: (H, W) float in [0, 1], the confidence of each pixel; or 1.
         picture: (H, W, C) uint8 or uint16, the fused picture, whose edges are kept.
         radius: px, above 0.
     Returns:
@@ -27,7 +29,7 @@ def smooth_map(focus_map, sure, picture, radius):
     step = max(1, int(radius / 4))
     size = (max(1, width // step), max(1, height // step))
 
-    def small(plane):
+    def small(plane: np.ndarray) -> np.ndarray:
         return cv2.resize(np.float32(plane), size, interpolation=cv2.INTER_AREA)
 
     guide = luma(picture)
@@ -35,4 +37,5 @@ def smooth_map(focus_map, sure, picture, radius):
     values = small(focus_map / np.float32(65535))
     lines = guide_lines(small(guide), values, max(1, round(radius / step)), EDGE**2, weights)
     slope, offset = (cv2.resize(plane, (width, height)) for plane in lines)
-    return np.uint16(np.rint(np.clip(slope * guide + offset, 0, 1) * 65535))
+    smooth: np.ndarray = np.rint(np.clip(slope * guide + offset, 0, 1) * 65535)
+    return smooth.astype(np.uint16)

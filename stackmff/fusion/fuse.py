@@ -4,70 +4,124 @@ import math
 
 import numpy as np
 
-from stackmff.fusion.blending import _LumaBlend, _Parts, _WeightsBlend
-from stackmff.fusion.engines import GRID, weigh
-from stackmff.fusion.tiles import OVERLAPS, ramp, tile_area, tile_plan, tile_spans, used_part
+from stackmff.fusion.blending import (
+    Blend,
+    FrameWeights,
+    Fused,
+    LumaBlend,
+    Mixture,
+    Place,
+    WeightsBlend,
+)
+from stackmff.fusion.engines import GRID, Engine, weigh
+from stackmff.fusion.tiles import (
+    OVERLAPS,
+    Spans,
+    ramp,
+    tile_area,
+    tile_plan,
+    tile_spans,
+    used_part,
+)
 from stackmff.images.frame_store import release, window
-from stackmff.processes import in_order
+from stackmff.processes import Progress, in_order
 
-PROBE = 128  # px, side of what is looked at to tell the mixture of a pixel
+PROBE = 128  # px, side of the window that the mixture of one pixel is told from
+WHOLE = Mixture()
 
 
 def fuse_stack(
-    frames,
-    engine,
-    tile=None,
-    overlap=None,
-    progress=None,
-    maps=True,
-    use=None,
-    alignment=None,
-    tilt=0.0,
-    deep=False,
-):
+    frames: np.ndarray,
+    engine: Engine,
+    mixture: Mixture = WHOLE,
+    progress: Progress | None = None,
+    tile: int | None = None,
+    overlap: int | None = None,
+) -> Fused:
     """Fuse frames tile by tile; memory beyond frames and result does not grow with the height.
-
-    Neighbouring tiles share `overlap` px. Of these the three eighths next to either border are
-    discarded and the quarter between is a linear ramp from one tile to the other.
 
     Args:
         frames: (N, H, W, C) uint8 or uint16 in focus order, C as in images/formats.py.
-        engine: see the top of this file.
-        tile: side of a tile, px; a picture up to this size is done whole. Default: the engine's,
-            less where a network that weighs frames gets many.
-        overlap: of neighbouring tiles, px, up to half a tile; default OVERLAPS.
+        engine: runs the network.
+        mixture: which frames take part, and how; default: all, evenly.
         progress: called as progress(tiles done, tiles in all) after each tile.
-        maps: False: without the focus map and the confidence, which saves time and memory.
-        use: indices of the frames that take part, ascending; None: all, or those that `alignment`
-            keeps.
-        alignment: Alignment that the frames were brought onto their reference by; where a frame
-            covers no pixel it has no part in the mixture. None: all cover all.
-        tilt: where frames far apart share a pixel, it goes to the later ones (above 0) or the
-            earlier: the last frame's weight counts exp(tilt) times as much as the first one's.
-        deep: give 16 bits where the frames have 8.
-    Returns:
-        Fused.
+        tile, overlap: see `plan_tiles`.
     Raises:
         ValueError: the overlap is more than half a tile.
     """
-    if use is None:
-        use = range(len(frames)) if alignment is None else alignment.kept
-    parts = _Parts(frames, list(use), alignment)
-    kind = _WeightsBlend if engine.output == "weights" else _LumaBlend
-    blend = kind(parts, maps, tilt, deep)
-    _, height, width, _ = frames.shape
-    area = tile_area(engine, len(blend.distinct)) if tile is None else tile**2
+    kind = WeightsBlend if engine.output == "weights" else LumaBlend
+    blend = kind(frames, mixture)
+    run_tiles(blend, frames, engine, progress, tile, overlap)
+    return blend.fused
+
+
+def frame_weights(
+    frames: np.ndarray,
+    engine: Engine,
+    mixture: Mixture = WHOLE,
+    progress: Progress | None = None,
+) -> np.ndarray:
+    """The weights of the frames in the fused picture.
+
+    Args:
+        frames, engine, mixture, progress: see `fuse_stack`; the network must give weights.
+    Returns:
+        (N, H, W) float32 in [0, 1], sum 1 over N; a copy of an earlier frame has 0.
+    """
+    blend = FrameWeights(frames, mixture)
+    run_tiles(blend, frames, engine, progress)
+    return blend.weights
+
+
+def plan_tiles(
+    engine: Engine, shape: tuple[int, ...], tile: int | None, overlap: int | None
+) -> tuple[Spans, Spans]:
+    """The tiles in which a stack is fused.
+
+    Neighbouring tiles share `overlap` px. Of these the three eighths next to either border are
+    discarded, and the quarter between is a linear ramp from one tile to the other.
+
+    Args:
+        engine: runs the network.
+        shape: (N, height, width).
+        tile: side of a tile, px; a picture up to this size is done whole. None: the engine's, less
+            if a network that weighs frames gets many.
+        overlap: of neighbouring tiles, px, up to half a tile; None: OVERLAPS.
+    Returns:
+        (rows, columns): lists of (start, stop), px.
+    Raises:
+        ValueError: the overlap is more than half a tile.
+    """
+    n_frames, height, width = shape
+    area = tile_area(engine, n_frames) if tile is None else tile**2
     if overlap is None:
         overlap = min(OVERLAPS[engine.output], math.isqrt(area) // (2 * GRID) * GRID)
     if tile is None:
-        rows, columns = tile_plan(height, width, area, overlap)
-    else:
-        rows, columns = tile_spans(height, tile, overlap), tile_spans(width, tile, overlap)
+        return tile_plan(height, width, area, overlap)
+    return tile_spans(height, tile, overlap), tile_spans(width, tile, overlap)
+
+
+def run_tiles(
+    blend: Blend,
+    frames: np.ndarray,
+    engine: Engine,
+    progress: Progress | None = None,
+    tile: int | None = None,
+    overlap: int | None = None,
+) -> None:
+    """Have a Blend run over all tiles of the frames, and take their rows as they are finished.
+
+    Args:
+        blend: what the tiles come to.
+        frames, engine, progress, tile, overlap: see `fuse_stack`.
+    """
+    _, height, width, _ = frames.shape
+    rows, columns = plan_tiles(engine, (len(blend.distinct), height, width), tile, overlap)
     places = [(row, column) for row in rows for column in columns]
     sides = [max(stop - start for start, stop in spans) for spans in (rows, columns)]
-    jobs = engine.prepare(len(blend.distinct), *sides, len(places))
+    jobs = engine.prepare(len(blend.distinct), sides[0], sides[1], len(places))
 
-    def run(place):
+    def run(place: tuple[tuple[int, int], tuple[int, int]]) -> tuple[int, int, np.ndarray]:
         (top, bottom), (left, right) = place
         down, across = ramp((top, bottom), rows), ramp((left, right), columns)
         used = used_part(down), used_part(across)
@@ -76,7 +130,7 @@ def fuse_stack(
         values *= across[used[1]]
         return top + used[0].start, left + used[1].start, values
 
-    # One band of tiles, all across: (planes, tile, W).
+    # One row of tiles, all across: (planes, tile, W).
     band = np.zeros((blend.planes, sides[0], width), np.float32)
     for done, ((row, column), part) in enumerate(in_order(run, places, jobs), start=1):
         top, left, values = part  # (planes, h, w), the part of the tile that counts
@@ -93,36 +147,40 @@ def fuse_stack(
         rest = band[:, final - row[0] : row[1] - row[0]].copy()
         band[:] = 0
         band[:, : rest.shape[1]] = rest
-    return blend.fused
 
 
-def mixture_at(frames, engine, x, y, use=None, alignment=None, tilt=0.0):
-    """What the network takes of each frame at one pixel.
+def mixture_at(
+    frames: np.ndarray, engine: Engine, x: int, y: int, mixture: Mixture = WHOLE
+) -> np.ndarray:
+    """The share of each frame in one pixel of the fused picture.
 
-    It looks at a small window, so that the answer comes at once; in a whole tile the shares may
-    differ by some hundredths.
+    Only a small window is looked at, so that the answer is immediate; in a whole tile the shares
+    may differ by some hundredths.
 
     Args:
-        frames, use, alignment, tilt: as of `fuse_stack`.
-        engine: see fusion/engines.py, of a network that weighs frames.
+        frames, mixture: see `fuse_stack`.
+        engine: runs a network that weighs frames.
         x, y: of the pixel.
     Returns:
         (N,) float32, sum 1; 0 for frames that take no part.
     """
-    if use is None:
-        use = range(len(frames)) if alignment is None else alignment.kept
-    use = list(use)
-    _, height, width, _ = frames.shape
-    top, left = (
-        int(np.clip(at - PROBE // 2, 0, max(side - PROBE, 0)))
-        for at, side in ((y, height), (x, width))
-    )
-    bottom, right = min(top + PROBE, height), min(left + PROBE, width)
-    weights = weigh(engine, window(frames, top, bottom, left, right, use))
+    use = mixture.frames_used(len(frames))
+    place = _window_around(frames.shape[1:3], x, y)
+    top, _, left, _ = place
+    weights = weigh(engine, window(frames, *place, use))
     weights = weights[:, y - top : y - top + 1, x - left : x - left + 1].copy()
     # Copies of frames are not looked for: that would read the whole stack.
-    blend = _WeightsBlend(_Parts(frames, use, alignment), False, tilt, False, use)
+    blend = WeightsBlend(frames, mixture, use)
     blend.settle(weights, (y, y + 1, x, x + 1), (slice(0, 1), slice(0, 1)))
     shares = np.zeros(len(frames), np.float32)
     shares[use] = weights[:, 0, 0]
     return shares
+
+
+def _window_around(size: tuple[int, ...], x: int, y: int) -> Place:
+    """The window of PROBE px around a pixel, within a picture of (height, width)."""
+    top, left = (
+        int(np.clip(at - PROBE // 2, 0, max(side - PROBE, 0)))
+        for at, side in zip((y, x), size, strict=True)
+    )
+    return top, min(top + PROBE, size[0]), left, min(left + PROBE, size[1])

@@ -18,7 +18,7 @@ import numpy as np
 
 from stackmff.alignment.focus_order import focus_order
 from stackmff.errors import StackError
-from stackmff.fusion.blending import distinct_frames
+from stackmff.fusion.blending import Mixture, distinct_frames
 from stackmff.fusion.engines import choose_engine
 from stackmff.fusion.fuse import fuse_stack
 from stackmff.fusion.spatial import fuse_dct, fuse_dsift, fuse_gff, in_floats, in_integers
@@ -122,11 +122,13 @@ def in_tiles(fuse: Fuse, tile: int = TILE, overlap: int = OVERLAP) -> Fuse:
 
 def with_network(model_path: str, device: str) -> Fuse:
     """A checkpoint of ours as a method; like predict.py it takes the frames in focus order."""
-    engine = choose_engine(model_path, device)
+    engine = choose_engine(Path(model_path), device)
 
     def fuse(frames: np.ndarray) -> np.ndarray:
         order = focus_order(frames)
-        return fuse_stack(frames if order is None else frames[order], engine, maps=False).picture
+        return fuse_stack(
+            frames if order is None else frames[order], engine, Mixture(maps=False)
+        ).picture
 
     return fuse
 

@@ -1,123 +1,186 @@
 """Options of fusion."""
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
-from stackmff.alignment.options import add_align_options, check_align_choices
+from stackmff.alignment.options import AlignOptions, unmeasured
 from stackmff.images.formats import FORMATS
-from stackmff.options import number
+from stackmff.options import Options, option
 from stackmff.shipped import WEIGHTS
 
 
-def add_fuse_options(parser):
-    """The options that predict.py and predict_dataset.py share."""
-    group = parser.add_argument_group("network")
-    group.add_argument(
-        "--model_path",
-        type=Path,
-        default=WEIGHTS,
-        help="checkpoint of the network (default: weights/checkpoint.pth beside the program)",
+@dataclass(frozen=True)
+class EngineOptions(Options):
+    """Which network fuses, and what runs it."""
+
+    title = "network"
+
+    model_path: Path = option(
+        WEIGHTS,
+        help="checkpoint of the network (default: weights/checkpoint.pth of this program)",
     )
-    group.add_argument(
-        "--device",
-        default="auto",
+    device: str = option(
+        "auto",
         help="auto (CUDA, else MPS, else CPU), cpu, mps, cuda or cuda:K (default: %(default)s)",
     )
-    group.add_argument(
-        "--engine",
-        choices=("auto", "openvino", "torch"),
-        default="auto",
-        help="what runs the network: OpenVINO on a CPU, where the checkpoint has an export, or "
-        "torch (default: %(default)s)",
+    engine: Literal["auto", "openvino", "torch"] = option(
+        "auto",
+        help="what runs the network: OpenVINO on a CPU if the checkpoint has an export, else torch "
+        "(default: %(default)s)",
     )
-    group.add_argument(
-        "--precision",
-        choices=("auto", "bf16", "fp32"),
-        default="auto",
-        help="of OpenVINO: bf16 where the processor has it (default: %(default)s)",
+    precision: Literal["auto", "bf16", "fp32"] = option(
+        "auto", help="of OpenVINO: bf16 if the processor supports it (default: %(default)s)"
     )
-    group.add_argument(
-        "--low_memory",
-        action="store_true",
-        help="keep the frames in a file without a name beside the result, not in memory (default: "
-        "where they would take more than half of the free memory)",
+
+
+@dataclass(frozen=True)
+class MemoryOptions(Options):
+    """Where the frames are kept."""
+
+    title = "memory"
+
+    low_memory: bool = option(
+        False,
+        help="keep the frames in an unlinked temporary file beside the result, not in memory "
+        "(default: only if they would take more than half of the free memory)",
     )
-    group = add_align_options(parser)
-    group.add_argument(
-        "--align",
-        choices=("auto", "on", "off"),
-        default="auto",
-        help="auto: measure, and align where neighbouring frames show that it is needed; on: also "
-        "compare frames farther apart; off: take the frames as they are (default: %(default)s)",
+
+
+@dataclass(frozen=True)
+class FuseAlignOptions(AlignOptions):
+    """Alignment as a step before fusion."""
+
+    align: Literal["auto", "on", "off"] = option(
+        "auto",
+        help="auto: measure, and align if neighbouring frames show that it is needed; on: compare "
+        "frames farther apart as well; off: take the frames as they are (default: %(default)s)",
+        label="Align",
+        choice_labels={"auto": "if needed", "on": "also slow drift", "off": "off"},
     )
-    group.add_argument(
-        "--crop",
-        action="store_true",
-        help="cut the results to the area that every frame covers (default: they have the "
-        "reference's size, and where frames end the others are mixed)",
+    crop: bool = option(
+        False,
+        help="crop the results to the area that every frame covers (default: the size of the "
+        "reference; beyond the edge of a frame the others are mixed)",
     )
-    group = parser.add_argument_group("choices")
-    group.add_argument(
-        "--prefer",
-        choices=("near", "far"),
-        help="what is shown where a near and a far thing share a pixel, as beside the edges of "
+
+    def contradiction(self) -> str | None:
+        """Options that need a measurement, where there is none."""
+        if self.align != "off":
+            return None
+        for name in ("crop", "strict"):
+            if getattr(self, name):
+                return f"--{name} contradicts --align off: remove one of them"
+        return unmeasured(self, "--align off")
+
+
+@dataclass(frozen=True)
+class ChoiceOptions(Options):
+    """What is shown where several answers are right."""
+
+    title = "choices"
+
+    prefer: Literal["near", "far"] | None = option(
+        None,
+        help="what to show where a near and a far object share a pixel, as beside the edges of "
         "what is out of focus (default: as the network weighs them)",
+        label="Edges",
+        choice_labels={None: "as weighted", "near": "near object", "far": "far object"},
     )
-    group.add_argument(
-        "--near",
-        choices=("first", "last"),
-        help="which end of the stack is focused the nearest (default: first for --prefer; the "
-        "relief of --preview goes by the picture)",
+    near: Literal["first", "last"] | None = option(
+        None,
+        help="which end of the stack is focused nearest (default: first for --prefer; the 3D view "
+        "of --preview goes by the picture)",
+        label="First frame",
+        choice_labels={None: "unknown", "first": "nearest", "last": "farthest"},
     )
-    group.add_argument(
-        "--smooth",
-        type=number(float, low=0, high=1000),
-        default=0.0,
+    smooth: float = option(
+        0.0,
+        help="smooth the focus map over about this radius, along the edges of the picture and out "
+        "of confident areas (default: %(default)g, not smoothed)",
+        low=0,
+        high=1000,
         metavar="PX",
-        help="smooth the focus map over about this radius, along the edges of the picture and from "
-        "where it is sure (default: %(default)g, as it is)",
     )
-    group.add_argument(
-        "--slab",
-        type=number(int, low=2),
+    slab: int | None = option(
+        None,
+        help="also fuse every N neighbouring frames to a separate 16-bit TIFF, for retouching",
+        low=2,
         metavar="N",
-        help="also fuse every N neighbouring frames to a 16-bit TIFF of its own, for retouching",
-    )
-    group = parser.add_argument_group("format")
-    group.add_argument(
-        "--bits",
-        type=int,
-        choices=(8, 16),
-        help="of each channel of the fused picture; a mixture of 8-bit frames has more than 8 to "
-        "show (default: as the frames have)",
-    )
-    group.add_argument(
-        "--out_format",
-        choices=[*FORMATS, "same"],
-        help="format of the fused picture, same: that of the first frame "
-        "(default: png, or the suffix of --output where there is one)",
-    )
-    group = parser.add_mutually_exclusive_group()
-    group.add_argument("--verbose", action="store_true", help="print the frames in their order")
-    group.add_argument(
-        "--quiet", action="store_true", help="print no progress and no notes, errors only"
+        label="Frames per slab",
     )
 
 
-def check_choices(parser, args, shows_maps=False):
-    """End with exit status 2 where options contradict each other.
+@dataclass(frozen=True)
+class FormatOptions(Options):
+    """How the fused picture is coded."""
+
+    title = "format"
+
+    bits: Literal[8, 16] | None = option(
+        None,
+        help="per channel of the fused picture; a mixture of 8-bit frames carries more than 8 "
+        "(default: as the frames)",
+    )
+    out_format: str | None = option(
+        None,
+        help="format of the fused picture; same: that of the first frame (default: png, or the "
+        "suffix of --output if there is one)",
+        choices=(*FORMATS, "same"),
+    )
+
+
+@dataclass(frozen=True)
+class FuseOptions(Options):
+    """All that decides how one stack is fused."""
+
+    engine: EngineOptions = EngineOptions()
+    memory: MemoryOptions = MemoryOptions()
+    alignment: FuseAlignOptions = FuseAlignOptions()
+    choices: ChoiceOptions = ChoiceOptions()
+    format: FormatOptions = FormatOptions()
+
+
+@dataclass(frozen=True)
+class MessageOptions(Options):
+    """What is printed."""
+
+    verbose: bool = option(False, help="print the frames in their order", exclusive="messages")
+    quiet: bool = option(
+        False, help="print errors only, no progress and no notes", exclusive="messages"
+    )
+
+
+def check_alignment_files(
+    options: FuseOptions, save: object, use: object, save_flag: str = "--save_alignment"
+) -> str | None:
+    """What contradicts the files of alignments, as one sentence; None: nothing.
 
     Args:
-        shows_maps: whether focus maps are wanted in any case, as for a report.
+        options: of fusion.
+        save: whether the alignment is to be written; use: whether one is to be read.
+        save_flag: what asks for writing.
     """
-    if args.align == "off":
-        for option in ("use_alignment", "save_alignment", "crop", "strict"):
-            if getattr(args, option):
-                parser.error(f"--{option} contradicts --align off: leave one of them out")
-        check_align_choices(parser, args, "--align off")
-    if args.align == "on" and args.use_alignment:
-        parser.error("--align on measures, and --use_alignment takes what was: leave one out")
-    check_align_choices(parser, args)
-    if args.smooth and not (args.focus_map or args.preview or shows_maps):
-        parser.error("--smooth is for the focus map: give --focus_map or --preview too")
-    if args.near and not args.prefer and not args.preview:
-        parser.error("--near is for --prefer and --preview: give one of them too")
+    alignment = options.alignment
+    for name, given in ((save_flag, save), ("--use_alignment", use)):
+        if given and alignment.align == "off":
+            return f"{name} contradicts --align off: remove one of them"
+    if use and alignment.align == "on":
+        return "--align on measures, and --use_alignment reads an earlier measurement: remove one"
+    return unmeasured(alignment, "--use_alignment") if use else None
+
+
+def check_maps(options: FuseOptions, shows_maps: bool, preview: bool) -> str | None:
+    """What is asked of a focus map that is not wanted, as one sentence; None: nothing.
+
+    Args:
+        options: of fusion.
+        shows_maps: whether a focus map is written or shown.
+        preview: whether previews are.
+    """
+    choices = options.choices
+    if choices.smooth and not shows_maps:
+        return "--smooth is for the focus map: add --focus_map or --preview"
+    if choices.near and not choices.prefer and not preview:
+        return "--near is for --prefer and --preview: add one of them"
+    return None

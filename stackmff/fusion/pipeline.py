@@ -1,11 +1,11 @@
-"""What predict.py and predict_dataset.py share: from the files of a stack to all its results."""
+"""From the frames of a stack to all its results: order, alignment, fusion, files."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import astuple, dataclass, replace
-from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -13,19 +13,25 @@ from stackmff.alignment.focus_order import focus_order, put_in_order, reorder
 from stackmff.alignment.geometry import Alignment, common_area
 from stackmff.alignment.measure import align_by_options, apply, find_reference, told
 from stackmff.alignment.registration import farthest
-from stackmff.display.progress import stage
 from stackmff.errors import StackError
-from stackmff.fusion.blending import Fused
-from stackmff.fusion.engines import choose_engine
+from stackmff.fusion.blending import Fused, Mixture
+from stackmff.fusion.engines import Engine, choose_engine
 from stackmff.fusion.focus_maps import smooth_map
 from stackmff.fusion.fuse import fuse_stack
+from stackmff.fusion.options import ChoiceOptions, EngineOptions, FuseOptions
 from stackmff.fusion.retouch import apply_strokes, load_strokes
 from stackmff.images.formats import loses, to_8_bits, write_picture
 from stackmff.images.frame_store import release
-from stackmff.images.stack import read_stack
+from stackmff.images.metadata import Metadata
+from stackmff.images.stack import Stack, read_stack
+from stackmff.images.stack_files import FramePath
 from stackmff.machine import share_one_heap
+from stackmff.progress import ShowStage, stage
 
-TILT = 4.0  # of --prefer: where two frames share a pixel alike, the one has 55 times the other's
+TILT = 4.0  # of --prefer: where two frames share a pixel evenly, one gets 55 times the other's part
+
+Area = tuple[int, int, int, int]  # (top, bottom, left, right), px
+Shown = bool | ShowStage
 
 
 @dataclass
@@ -36,8 +42,8 @@ class Files:
         picture: fused picture, its suffix is the format.
         focus_map: 16-bit PNG. confidence: 8-bit PNG.
         slabs, previews: folders.
-        alignment: JSON, how frames lie.
-        known_alignment: JSON that is read, in place of measuring.
+        alignment: JSON, the transforms and gains of the frames.
+        known_alignment: JSON that is read instead of measuring.
         card: of the report, see display/report.py.
         retouch: JSON of strokes that is read, see fusion/retouch.py.
     """
@@ -52,21 +58,14 @@ class Files:
     card: Path | None = None
     retouch: Path | None = None
 
-    def wanted(self):
-        """What is to be written."""
+    def wanted(self) -> list[Path]:
+        """The files and folders that are to be written."""
         paths = astuple(replace(self, known_alignment=None, retouch=None))
         return [path for path in paths if path is not None]
 
-
-def read_for(output, paths, args):
-    """The Stack of frames that are to be fused into the file `output`, in the order that --order
-    says; see pictures.read_stack."""
-    reference = find_reference(args.reference, [path.name for path in paths])
-    folder = Path(output).parent
-    stack = read_stack(paths, spill=folder, low_memory=args.low_memory, reference=reference)
-    if args.order == "auto":
-        put_in_order(stack)
-    return stack
+    def need_maps(self) -> bool:
+        """Whether the focus map or the confidence is needed."""
+        return any((self.focus_map, self.confidence, self.previews, self.card))
 
 
 @dataclass
@@ -74,108 +73,171 @@ class Made:
     """What `fuse_read` has made of a stack.
 
     Attributes:
-        fused: fuse.Fused, of the size of the frames.
-        alignment: Alignment, or None.
-        area: (top, bottom, left, right) px to be cut out of it, or None.
-        notes: sentences.
-        fuse: fuse_stack with all that the options say.
+        fused: of the size of the frames.
+        mixture: by which it was fused.
+        area: to crop it to; None: it stays whole.
+        notes: sentences on what was decided.
         order: (N,) ints, the place of each frame in the Stack as it was read.
     """
 
     fused: Fused
-    alignment: Alignment | None
-    area: tuple | None
-    notes: list
-    fuse: Callable
-    order: list
+    mixture: Mixture
+    area: Area | None
+    notes: list[str]
+    order: list[int]
+
+    @property
+    def alignment(self) -> Alignment | None:
+        """By which the frames were aligned; None if they were taken as they are."""
+        return self.mixture.alignment
+
+    def kept(self) -> list[int]:
+        """The indices of the frames that were not left out."""
+        return self.mixture.frames_used(len(self.order))
 
 
-def fuse_read(stack, engine, files, args, bars=False):
-    """Align and fuse a Stack, whose frames are changed; arguments else as of `fuse_files`.
+def read_for(output: Path, paths: Sequence[FramePath], options: FuseOptions) -> Stack:
+    """Read the frames that are to be fused into the file `output`, in the order that --order asks
+    for; see stack.read_stack."""
+    reference = find_reference(options.alignment.reference, [path.name for path in paths])
+    stack = read_stack(
+        paths,
+        spill=Path(output).parent,
+        low_memory=options.memory.low_memory,
+        reference=reference,
+    )
+    if options.alignment.order == "auto":
+        put_in_order(stack)
+    return stack
 
-    Returns:
-        Made.
+
+def fuse_read(
+    stack: Stack,
+    engine: Engine,
+    options: FuseOptions,
+    maps: bool = True,
+    save: Path | None = None,
+    known: Path | None = None,
+    shown: Shown = False,
+) -> Made:
+    """Align and fuse a Stack.
+
+    Args:
+        stack: its frames are changed in place.
+        engine: runs the network.
+        options: of fusion.
+        maps: also make the focus map and the confidence.
+        save: file for the alignment; known: one to read it from; None: neither.
+        shown: whether progress is shown, see progress.stage.
+    Raises:
+        StackError: the frames cannot be aligned or fused.
     """
     frames, names = stack.frames, [path.name for path in stack.paths]
     notes, alignment, order = list(stack.notes), None, list(range(len(names)))
-    if args.align != "off":
-        alignment = align(frames, names, files, args, bars)
+    if options.alignment.align != "off":
+        alignment = _align(frames, names, options, save, known, shown)
         notes += decisions(alignment, names)
-        if args.order == "auto" and (new := order_in_register(frames, alignment)) is not None:
-            notes.append(reorder(stack, new, [names[k] for k in new]))
-            alignment, order = alignment.reordered(new), new.tolist()
-    fuse = partial(fuse_stack, frames, engine, alignment=alignment, tilt=tilt_of(args))
-    area = common_area(alignment) if args.crop else None
-    # A stroke's soft edge is rounded once, whatever the bits of the result.
-    deep = args.bits == 16 or files.retouch is not None
-    with stage("fusing", bars) as progress:
-        fused = fuse(progress=progress, maps=needs_maps(files), deep=deep)
-    if args.smooth and fused.focus_map is not None:
-        fused = replace(fused, focus_map=smoothed(fused, args.smooth))
-    return Made(fused, alignment, area, notes, fuse, order)
+        in_register = order_in_register(frames, alignment)
+        if options.alignment.order == "auto" and in_register is not None:
+            notes.append(reorder(stack, in_register, [names[k] for k in in_register]))
+            alignment, order = alignment.reordered(in_register), in_register.tolist()
+    mixture = Mixture(
+        alignment=alignment,
+        tilt=tilt_of(options.choices),
+        deep=options.format.bits == 16,
+        maps=maps,
+    )
+    area = None
+    if options.alignment.crop and alignment is not None:
+        area = common_area(alignment)
+    with stage("fusing", shown) as progress:
+        fused = fuse_stack(frames, engine, mixture, progress)
+    if options.choices.smooth and fused.focus_map is not None:
+        fused = replace(fused, focus_map=_smoothed(fused, options.choices.smooth))
+    return Made(fused, mixture, area, notes, order)
 
 
-def order_in_register(frames, alignment):
-    """As `focus_order`, of frames that a hand has moved: only in register do they show their order.
+def order_in_register(frames: np.ndarray, alignment: Alignment) -> np.ndarray | None:
+    """The focus order of frames that were moved: only in register do they show it.
 
-    None where nothing was moved or a frame is left out, whose detail is another scene's.
+    None if nothing was moved, if a frame is left out (its detail is another scene's), or if the
+    frames are in focus order.
     """
     if alignment.left_out or not any(alignment.moved):
         return None
     return focus_order(frames)
 
 
-def tilt_of(args):
-    """The tilt of fuse.fuse_stack that --prefer and --near ask for."""
-    return TILT * {None: 0, "far": 1, "near": -1}[args.prefer] * (-1 if args.near == "last" else 1)
+def tilt_of(choices: ChoiceOptions) -> float:
+    """The tilt of blending.Mixture that --prefer and --near ask for."""
+    towards = {None: 0, "far": 1, "near": -1}[choices.prefer]
+    return TILT * towards * (-1 if choices.near == "last" else 1)
 
 
-def finished(made, stack, files, args):
-    """The Fused of a Made as it is written: retouched, cut, with the bits that are wanted."""
+def finished(made: Made, stack: Stack, bits: int | None, retouch: Path | None = None) -> Fused:
+    """The Fused of a Made as it is written: retouched, cropped, with the bits that are wanted.
+
+    Args:
+        made: of the Stack.
+        stack: whose frames are aligned.
+        bits: per channel; None: as the frames have.
+        retouch: file of strokes; None: none.
+    """
     picture = made.fused.picture
-    if files.retouch is not None:
+    if retouch is not None:
         names = [path.name for path in stack.paths]
-        strokes = load_strokes(files.retouch, names, picture.shape[:2])
+        strokes = load_strokes(retouch, names, picture.shape[:2])
         apply_strokes(picture, stack.frames, strokes)
         release(stack.frames)
-    if args.bits == 8 or (args.bits is None and stack.frames.dtype == np.uint8):
+    if bits == 8 or (bits is None and stack.frames.dtype == np.uint8):
         picture = to_8_bits(picture)
     return cropped(replace(made.fused, picture=picture), made.area)
 
 
-def fuse_files(stack, engine, files, args, bars=False):
-    """Align and fuse a stack, and write what comes of it.
+def fuse_files(
+    read: Callable[[], Stack],
+    engine: Engine,
+    files: Files,
+    options: FuseOptions,
+    shown: Shown = False,
+) -> dict[str, Any]:
+    """Align and fuse a stack, and write its results.
 
     Args:
-        stack: function without arguments that gives the Stack; it is called while the engine loads.
-        engine: see fusion/engines.py.
-        files: Files.
-        args: the parsed options of `add_fuse_options`.
-        bars: show the progress of each stage.
+        read: gives the Stack; it is called while the engine loads.
+        engine: runs the network.
+        files: where the results go.
+        options: of fusion.
+        shown: whether progress is shown, see progress.stage.
     Returns:
         {"width", "height", "frames", "network_seconds", "seconds", "notes"}; notes are sentences on
-        what was made alike, aligned, left out, and what the format could not keep.
+        what was unified, aligned, left out, and what the format could not keep.
     Raises:
-        StackError: from reading, aligning, fusing or writing.
+        StackError: the stack cannot be read, aligned or fused, or a result cannot be written.
     """
     start, network_start = time.perf_counter(), engine.seconds
     with ThreadPoolExecutor(1) as pool:
         loading = pool.submit(engine.load)
-        stack = stack()
+        stack = read()
         loading.result()
-    made = fuse_read(stack, engine, files, args, bars)
-    alignment, area, notes = made.alignment, made.area, made.notes
-    fused = finished(made, stack, files, args)
-    write_picture(files.picture, fused.picture, stack.metadata)
-    if files.focus_map is not None:
-        write_picture(files.focus_map, fused.focus_map)
-    if files.confidence is not None:
-        write_picture(files.confidence, fused.confidence)
-    if files.slabs is not None:
-        use = list(range(len(stack.frames))) if alignment is None else alignment.kept
-        write_slabs(files.slabs, use, args.slab, made.fuse, area, stack.metadata, bars)
+    bits = options.format.bits
+    # The soft edge of a stroke is rounded once, whatever the bits of the result.
+    deep = replace(options.format, bits=16 if files.retouch is not None else bits)
+    made = fuse_read(
+        stack,
+        engine,
+        replace(options, format=deep),
+        files.need_maps(),
+        files.alignment,
+        files.known_alignment,
+        shown,
+    )
+    fused = finished(made, stack, bits, files.retouch)
+    _write_pictures(files, fused, stack.metadata)
+    if files.slabs is not None and options.choices.slab is not None:
+        write_slabs(files.slabs, stack, engine, made, options.choices.slab, shown)
     if lost := loses(files.picture.suffix, fused.picture):
-        notes.append(lost)
+        made.notes.append(lost)
     height, width = fused.picture.shape[:2]
     result = {
         "width": width,
@@ -183,41 +245,56 @@ def fuse_files(stack, engine, files, args, bars=False):
         "frames": len(stack.paths),
         "network_seconds": round(engine.seconds - network_start, 3),
         "seconds": round(time.perf_counter() - start, 3),
-        "notes": notes,
+        "notes": made.notes,
     }
-    first_is_near = None if args.near is None else args.near == "first"
-    show(files, stack, fused, alignment, area, result, first_is_near)
+    near = options.choices.near
+    show(files, stack, fused, made, result, None if near is None else near == "first")
     return result
 
 
-def needs_maps(files):
-    """Whether the focus map or the confidence are needed."""
-    return any((files.focus_map, files.confidence, files.previews, files.card))
+def _write_pictures(files: Files, fused: Fused, metadata: Metadata) -> None:
+    """Write the fused picture and the maps that are wanted."""
+    write_picture(files.picture, fused.picture, metadata)
+    if files.focus_map is not None and fused.focus_map is not None:
+        write_picture(files.focus_map, fused.focus_map)
+    if files.confidence is not None and fused.confidence is not None:
+        write_picture(files.confidence, fused.confidence)
 
 
-def align(frames, names, files, args, bars):
-    """Bring the frames onto their reference, in place; returns the Alignment."""
-    with stage("aligning", bars) as progress:
+def _align(
+    frames: np.ndarray,
+    names: list[str],
+    options: FuseOptions,
+    save: Path | None,
+    known: Path | None,
+    shown: Shown,
+) -> Alignment:
+    """Bring the frames onto their reference, in place."""
+    with stage("aligning", shown) as progress:
         alignment = align_by_options(
-            args,
+            options.alignment,
             frames,
             names,
-            files.alignment,
-            files.known_alignment,
+            save,
+            known,
             progress,
-            thorough=args.align == "on",
+            thorough=options.alignment.align == "on",
         )
-    with stage("resampling", bars) as progress:
+    with stage("resampling", shown) as progress:
         apply(frames, alignment, progress)
     return alignment
 
 
-def decisions(alignment, names):
-    """Sentences on what was aligned, exposed and left out; none where nothing was."""
+def decisions(alignment: Alignment, names: Sequence[str]) -> list[str]:
+    """Sentences on what was aligned, exposed and left out; none if nothing was."""
     notes = [f"left out: {sentence}" for sentence in told(alignment, names)]
-    moved = [k for k, moves in enumerate(alignment.moved) if moves]
+    moved = [
+        matrix
+        for matrix, moves in zip(alignment.transforms, alignment.moved, strict=True)
+        if moves and matrix is not None
+    ]
     if moved:
-        most = max(farthest(alignment.transforms[k], alignment.size) for k in moved)
+        most = max(farthest(matrix, alignment.size) for matrix in moved)
         notes.append(
             f"{len(moved)} of {len(names)} frames were moved onto {names[alignment.reference]}, "
             f"by {most:.1f} px at most"
@@ -236,95 +313,121 @@ def decisions(alignment, names):
     return notes
 
 
-def smoothed(fused, radius):
-    """The focus map of a Fused, smoothed along the picture's edges; (H, W) uint16."""
-    sure = np.float32(1) if fused.confidence is None else fused.confidence / np.float32(255)
+def _smoothed(fused: Fused, radius: float) -> np.ndarray:
+    """The focus map of a Fused, smoothed along the edges of the picture; (H, W) uint16."""
+    assert fused.focus_map is not None
+    sure: Any = np.float32(1)
+    if fused.confidence is not None:
+        sure = fused.confidence / np.float32(255)
     return smooth_map(fused.focus_map, sure, fused.picture, radius)
 
 
-def cropped(fused, area):
-    """A Fused cut to (top, bottom, left, right); None: whole."""
+def cropped(fused: Fused, area: Area | None) -> Fused:
+    """A Fused cropped to an area; None: whole."""
     if area is None:
         return fused
     top, bottom, left, right = area
-    parts = {
+    parts: dict[str, Any] = {
         name: value if value is None else np.ascontiguousarray(value[top:bottom, left:right])
         for name, value in vars(fused).items()
     }
     return replace(fused, **parts)
 
 
-def slabs_of(use, size):
+def slabs_of(use: Sequence[int], size: int) -> list[list[int]]:
     """The groups of `size` neighbours among the frames; the last one reaches back for its size.
 
     Args:
         use: indices of the frames; size: frames of a slab.
-    Returns:
-        List of lists.
     """
     size = min(size, len(use))
     starts = [*range(0, len(use) - size, size), len(use) - size]
-    return [use[start : start + size] for start in starts]
+    return [list(use[start : start + size]) for start in starts]
 
 
-def write_slabs(folder, use, size, fuse, area, metadata, bars):
+def write_slabs(
+    folder: Path, stack: Stack, engine: Engine, made: Made, size: int, shown: Shown
+) -> None:
     """Fuse groups of neighbours into folder/slab_<first>-<last>.tif, frames counted from 1.
 
-    Slabs of an earlier run that are not of this one are removed.
+    Slabs of an earlier run with other groups are removed.
+
+    Args:
+        folder: of the slabs.
+        stack: of aligned frames; made: of it.
+        engine: runs the network.
+        size: frames of a slab.
+        shown: whether progress is shown, see progress.stage.
     """
+    use = made.kept()
     groups = slabs_of(use, size)
     digits, written = len(str(use[-1] + 1)), set()
-    with stage("slabs", bars) as progress:
+    with stage("slabs", shown) as progress:
         for done, group in enumerate(groups, start=1):
-            slab = cropped(fuse(use=group, maps=False, deep=True), area)
+            mixture = replace(made.mixture, use=group, maps=False, deep=True)
+            slab = cropped(fuse_stack(stack.frames, engine, mixture), made.area)
             ends = "-".join(f"{index + 1:0{digits}}" for index in (group[0], group[-1]))
             path = folder / f"slab_{ends}.tif"
-            write_picture(path, slab.picture, metadata)
+            write_picture(path, slab.picture, stack.metadata)
             written.add(path)
             if progress is not None:
                 progress(done, len(groups))
-    for path in set(folder.glob("slab_*-*.tif")) - written:  # of a run with other groups
+    for path in set(folder.glob("slab_*-*.tif")) - written:
         path.unlink(missing_ok=True)
 
 
-def show(files, stack, fused, alignment, area, result, first_is_near):
-    """Write the previews and the report's card."""
+def show(
+    files: Files,
+    stack: Stack,
+    fused: Fused,
+    made: Made,
+    result: dict[str, Any],
+    first_is_near: bool | None,
+) -> None:
+    """Write the previews and the card of the report, if they are wanted.
+
+    Args:
+        files: where they go.
+        stack: of aligned frames; fused: of it, as it is written; made: of it.
+        result: as of `fuse_files`.
+        first_is_near: whether the first frame is focused nearest; None: not known.
+    """
     if files.previews is None and files.card is None:
         return
-    from stackmff.display.previews import write_previews
+    from stackmff.display.previews import FrameInfo, write_previews
     from stackmff.display.report import make_card, write_card
 
     names = [path.name for path in stack.paths]
-    kept = None if alignment is None else alignment.kept
+    kept = None if made.alignment is None else made.alignment.kept
     frames = stack.frames
-    if area is not None:
-        frames = frames[:, area[0] : area[1], area[2] : area[3]]
-    looks = {"names": names, "kept": kept, "profile": stack.metadata.profile}
+    if made.area is not None:
+        top, bottom, left, right = made.area
+        frames = frames[:, top:bottom, left:right]
+    info = FrameInfo(names, kept, stack.metadata.profile)
+    stem = files.picture.stem
     if files.previews is not None:
-        stem = files.picture.stem
-        write_previews(files.previews, stem, frames, fused, **looks, first_is_near=first_is_near)
+        write_previews(files.previews, stem, frames, fused, info, first_is_near)
     if files.card is not None:
-        picture = files.picture.name
-        card = make_card(
-            files.picture.stem, frames, fused, result, picture, result["notes"], **looks
-        )
-        write_card(files.card, card)
+        write_card(files.card, make_card(stem, frames, fused, result, files.picture.name, info))
     release(stack.frames)
 
 
-def make_engine(args):
-    """The engine for the options of `add_fuse_options` and --confidence.
+def make_engine(options: EngineOptions, needing_weights: Iterable[str] = ()) -> Engine:
+    """The engine that options ask for.
 
+    Args:
+        options: of the engine.
+        needing_weights: what is asked for, as on the command line, that only a network that gives
+            weights has.
     Raises:
-        StackError: as torch_engine; or something is asked of a network that cannot give it.
+        StackError: as choose_engine, or the network cannot give what is asked for.
     """
     share_one_heap()
-    engine = choose_engine(args.model_path, args.device, args.engine, args.precision)
+    engine = choose_engine(options.model_path, options.device, options.engine, options.precision)
     if engine.output != "weights":
-        for option in ("confidence", "prefer"):
-            if getattr(args, option):
-                raise StackError(
-                    f"{args.model_path} gives a luma and no weights of the frames, which "
-                    f"--{option} needs: leave it out or use a StackMix checkpoint"
-                )
+        for name in needing_weights:
+            raise StackError(
+                f"{options.model_path} predicts a luma and no weights of the frames, which {name} "
+                f"needs: remove {name} or use a StackMix checkpoint"
+            )
     return engine

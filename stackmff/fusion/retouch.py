@@ -1,19 +1,25 @@
-"""Strokes of a brush on a fused picture: at their places a frame is shown instead of the mixture.
+"""Brush strokes on a fused picture: where they are, one frame is shown instead of the mixture.
 
 The file of strokes is JSON: the size of the picture, and for each stroke the name of the frame
-(null brings the mixture back), the radius in px, the softness, and the points [x, y] it goes
-through, centres of pixels at integers.
+(null brings the mixture back), the radius in px, the softness, and the points [x, y] that it goes
+through, pixel centres at integers.
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from stackmff.errors import StackError
 from stackmff.files import read_bytes, write_json
 
-MOST_POINTS = 20_000  # of a stroke; a file with more is no file of ours
+MOST_POINTS = 20_000  # of a stroke; a file with more was not written by this program
+
+
+Box = tuple[int, int, int, int]  # (top, bottom, left, right), px
 
 
 @dataclass(frozen=True)
@@ -32,26 +38,26 @@ class Stroke:
     softness: float
     points: np.ndarray
 
-    def box(self, size):
-        """(top, bottom, left, right) px of all that it may touch in a picture (height, width)."""
+    def box(self, size: Sequence[int]) -> Box:
+        """The box of all that it may touch in a picture of (height, width)."""
         low = np.floor(self.points.min(0) - self.radius).astype(int)
         high = np.ceil(self.points.max(0) + self.radius).astype(int) + 1
         (left, top), (right, bottom) = np.clip(low, 0, size[::-1]), np.clip(high, 0, size[::-1])
         return int(top), int(bottom), int(left), int(right)
 
 
-def cover(stroke, top, bottom, left, right):
-    """How much a stroke covers the pixels of a window, whatever the window.
+def cover(stroke: Stroke, top: int, bottom: int, left: int, right: int) -> np.ndarray:
+    """How much a stroke covers the pixels of a window, the same in any window.
 
     Args:
-        stroke: Stroke.
+        stroke: the stroke.
         top, bottom, left, right: px, bottom and right exclusive.
     Returns:
-        (bottom - top, right - left) float32 in [0, 1]: 1 within the core, then smoothly to 0.
+        (bottom - top, right - left) float32 in [0, 1]: 1 in the core, fading smoothly to 0.
     """
     out = np.zeros((bottom - top, right - left), np.float32)
     ends = stroke.points[1:] if len(stroke.points) > 1 else stroke.points
-    fade = max(stroke.softness * stroke.radius, 1.0)  # px; one against jagged edges
+    fade = max(stroke.softness * stroke.radius, 1.0)  # px; at least one, against jagged edges
     for start, end in zip(stroke.points, ends):
         low = np.floor(np.minimum(start, end) - stroke.radius).astype(int)
         high = np.ceil(np.maximum(start, end) + stroke.radius).astype(int) + 1
@@ -70,8 +76,8 @@ def cover(stroke, top, bottom, left, right):
     return out
 
 
-def cost_of(stroke, size):
-    """How many pixels `cover` goes through for a stroke in a picture (height, width)."""
+def cost_of(stroke: Stroke, size: Sequence[int]) -> float:
+    """The number of pixels that `cover` visits for a stroke in a picture of (height, width)."""
     points = stroke.points
     ends = points[1:] if len(points) > 1 else points
     starts = points[: len(ends)]
@@ -80,16 +86,22 @@ def cost_of(stroke, size):
     return float((high - low).prod(1).sum())
 
 
-def apply_strokes(picture, frames, strokes, area=None, mixture=None):
-    """Paint strokes, the first one first, into a fused picture, in place.
+def apply_strokes(
+    picture: np.ndarray,
+    frames: np.ndarray,
+    strokes: Sequence[Stroke],
+    area: Box | None = None,
+    mixture: np.ndarray | None = None,
+) -> None:
+    """Paint strokes in their order into a fused picture, in place.
 
     Args:
         picture: (H, W, C), the dtype of the frames or uint16.
-        frames: (N, H, W, C) uint8 or uint16, on the reference.
-        strokes: list of Stroke.
-        area: (top, bottom, left, right) px that alone is painted; None: all.
+        frames: (N, H, W, C) uint8 or uint16, aligned.
+        strokes: to paint.
+        area: the only part that is painted; None: all.
         mixture: the picture without strokes, (H, W, C), for strokes that bring it back; None: a
-            copy of `picture` is taken where there are any.
+            copy of `picture`, made if there are any.
     """
     size = picture.shape[:2]
     area = (0, size[0], 0, size[1]) if area is None else area
@@ -101,29 +113,31 @@ def apply_strokes(picture, frames, strokes, area=None, mixture=None):
         if top >= bottom or left >= right:
             continue
         share = cover(stroke, top, bottom, left, right)[..., None]
+        source: np.ndarray
         if stroke.frame is None:
-            source = np.float32(mixture[top:bottom, left:right])
+            assert mixture is not None  # a copy has been made
+            source = mixture[top:bottom, left:right].astype(np.float32)
         else:
             source = frames[stroke.frame, top:bottom, left:right] * scale
         part = picture[top:bottom, left:right]
         part[:] = np.rint(part + (source - part) * share).astype(picture.dtype)
 
 
-def common(box, other):
-    """What two boxes (top, bottom, left, right) share; empty where it ends before it starts."""
+def common(box: Box, other: Box) -> Box:
+    """What two boxes share; empty if it ends before it starts."""
     top, left = max(box[0], other[0]), max(box[2], other[2])
     return top, min(box[1], other[1]), left, min(box[3], other[3])
 
 
-def stroke_of(record, names):
-    """The Stroke of a record as in the file; ValueError where it is none.
+def stroke_of(record: Any, names: Sequence[str]) -> Stroke:
+    """The Stroke of a record of the file; ValueError if it is not one.
 
     Args:
         record: {"frame", "radius", "softness", "points"}.
         names: of the frames.
     """
     if not isinstance(record, dict) or not isinstance(record.get("points"), list):
-        raise ValueError("it is no stroke")
+        raise ValueError("it is not a stroke")
     if not 1 <= len(record["points"]) <= MOST_POINTS:
         raise ValueError(f"it has {len(record['points'])} points")
     try:
@@ -133,7 +147,7 @@ def stroke_of(record, names):
         raise ValueError("its numbers are too large") from error
     # Far beyond any picture, so that no number here overflows.
     if points.ndim != 2 or points.shape[1] != 2 or not (np.abs(points) < 1e6).all():
-        raise ValueError("its points are no places")
+        raise ValueError("its points are not pairs of numbers in range")
     if not (0 < radius < 1e5 and 0 <= softness <= 1):
         raise ValueError("its radius or softness is out of range")
     if (frame := record["frame"]) is not None and frame not in names:
@@ -141,7 +155,7 @@ def stroke_of(record, names):
     return Stroke(None if frame is None else list(names).index(frame), radius, softness, points)
 
 
-def record_of(stroke, names):
+def record_of(stroke: Stroke, names: Sequence[str]) -> dict[str, Any]:
     """The record of a Stroke, for `stroke_of`."""
     return {
         "frame": None if stroke.frame is None else names[stroke.frame],
@@ -151,11 +165,13 @@ def record_of(stroke, names):
     }
 
 
-def save_strokes(path, strokes, names, size):
+def save_strokes(
+    path: Path, strokes: Sequence[Stroke], names: Sequence[str], size: Sequence[int]
+) -> None:
     """Write strokes as JSON, atomically.
 
     Args:
-        path: file; strokes: list of Stroke; names: of the frames; size: (height, width), px.
+        path: file; strokes: to write; names: of the frames; size: (height, width), px.
     Raises:
         StackError: the file cannot be written.
     """
@@ -163,45 +179,43 @@ def save_strokes(path, strokes, names, size):
     write_json(path, record | {"strokes": [record_of(stroke, names) for stroke in strokes]})
 
 
-def load_strokes(path, names, size):
-    """Read strokes that `save_strokes` has written.
+def load_strokes(path: Path, names: Sequence[str], size: Sequence[int]) -> list[Stroke]:
+    """Read strokes that `save_strokes` wrote.
 
     Args:
         path: file; names: of the frames; size: (height, width) of the picture, px.
-    Returns:
-        List of Stroke.
     Raises:
-        StackError: the file cannot be read or is none of strokes, or they are for other frames.
+        StackError: the file cannot be read or has no strokes, or they are for other frames.
     """
     try:
         record = json.loads(read_bytes(path))
-    except (ValueError, RecursionError) as error:  # nested too deep to be one of ours
+    except (ValueError, RecursionError) as error:  # the latter: nested too deeply
         raise StackError(
-            f"{path} is no file of strokes: save it from the page of app.py"
+            f"{path} is not a file of brush strokes: save it from the page in the browser"
         ) from error
     return strokes_of(record, path, names, size)
 
 
-def strokes_of(record, path, names, size):
-    """The strokes of what a file of strokes holds.
+def strokes_of(
+    record: Any, path: object, names: Sequence[str], size: Sequence[int]
+) -> list[Stroke]:
+    """The strokes in the content of a file of strokes.
 
     Args:
-        record: of JSON; path: what to call it; names, size: as of `load_strokes`.
-    Returns:
-        List of Stroke.
+        record: content, of JSON; path: what to call it; names, size: see `load_strokes`.
     Raises:
-        StackError: it is none of strokes, or they are for other frames.
+        StackError: it has no strokes, or they are for other frames.
     """
     try:
         known, strokes = (record["height"], record["width"]), list(record["strokes"])
     except (KeyError, TypeError) as error:
         raise StackError(
-            f"{path} is no file of strokes: save it from the page of app.py"
+            f"{path} is not a file of brush strokes: save it from the page in the browser"
         ) from error
     if known != tuple(size):
         raise StackError(
             f"{path} is for a picture of {known[1]}x{known[0]}, this one is {size[1]}x{size[0]}: "
-            "paint this one anew"
+            "retouch this one anew"
         )
     out = []
     for k, stroke in enumerate(strokes, start=1):
@@ -209,6 +223,6 @@ def strokes_of(record, path, names, size):
             out.append(stroke_of(stroke, names))
         except (ValueError, KeyError, TypeError) as error:
             raise StackError(
-                f"{path}: stroke {k} cannot be painted ({error}): paint this stack anew"
+                f"{path}: stroke {k} cannot be painted ({error}): retouch this stack anew"
             ) from error
     return out

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from stackmff.fusion.engines import GRID
+from stackmff.fusion.engines import GRID, Engine
 
 # Overlap of tiles, px. StackMix in tiles of 640 px then differs from the whole by 0.02 grey levels
 # on average (real stacks). The published network's attention means over all of its tile, so that no
@@ -10,8 +10,10 @@ from stackmff.fusion.engines import GRID
 OVERLAPS = {"weights": 64, "luma": 128}
 MEDIUM_TILE, SMALL_TILE = 512, 128
 
+Spans = list[tuple[int, int]]  # (start, stop) of tiles along one side, px
 
-def tile_area(engine, count):
+
+def tile_area(engine: Engine, count: int) -> int:
     """Most pixels of a tile of `count` frames.
 
     A network that weighs frames keeps within the engine's `samples` while tiles are of
@@ -25,7 +27,7 @@ def tile_area(engine, count):
     return area
 
 
-def tile_plan(height, width, area, overlap):
+def tile_plan(height: int, width: int, area: int, overlap: int) -> tuple[Spans, Spans]:
     """The rows and columns of equal tiles that cover a picture with the fewest pixels in all.
 
     Args:
@@ -51,7 +53,7 @@ def tile_plan(height, width, area, overlap):
     return min(plans)[2:]
 
 
-def spans_of(side, count, overlap):
+def spans_of(side: int, count: int, overlap: int) -> Spans:
     """Up to `count` equal spans along a side, their starts on multiples of GRID."""
     step = -(-(side - overlap) // (count * GRID)) * GRID
     if count < 2 or step < overlap:
@@ -60,7 +62,7 @@ def spans_of(side, count, overlap):
     return [(start, min(start + step + overlap, side)) for start in starts]
 
 
-def tile_spans(side, tile, overlap):
+def tile_spans(side: int, tile: int, overlap: int) -> Spans:
     """Where the tiles along one side of the picture lie.
 
     Args:
@@ -80,13 +82,13 @@ def tile_spans(side, tile, overlap):
     return spans_of(side, -(-(side - tile) // step) + 1, tile - step)
 
 
-def used_part(weights):
+def used_part(weights: np.ndarray) -> slice:
     """The slice of a ramp's places that count."""
     (places,) = np.nonzero(weights)
     return slice(int(places[0]), int(places[-1]) + 1)
 
 
-def ramp(span, spans):
+def ramp(span: tuple[int, int], spans: Spans) -> np.ndarray:
     """How much a tile counts along one side: (length of the span,) float32 in [0, 1]."""
     start, stop = span
     out = np.ones(stop - start, np.float32)
@@ -100,7 +102,7 @@ def ramp(span, spans):
     return out
 
 
-def _rise(overlap):
+def _rise(overlap: int) -> np.ndarray:
     """From 0 to 1 over the overlap: the middle quarter is the slope."""
     slope = max(overlap // 4, 1)
     margin = (overlap - slope) // 2

@@ -8,9 +8,10 @@ camera_files.py.
 
 import io
 import struct
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import cv2
 import numpy as np
@@ -183,13 +184,20 @@ def to_8_bits(picture: np.ndarray) -> np.ndarray:
     return ((picture.astype(np.uint32) + 128) // 257).astype(np.uint8)
 
 
-def suffix_like(path: Path) -> str:
+class HasSuffix(Protocol):
+    """A frame's file: a path, or a frame inside a file, see images/stack_files.py."""
+
+    @property
+    def suffix(self) -> str: ...
+
+
+def suffix_like(path: HasSuffix) -> str:
     """Suffix of a result in the format of this frame; .png if that format cannot be written."""
     suffix = path.suffix.lower()
     return suffix if suffix in PICTURE_SUFFIXES else ".png"
 
 
-def result_suffix(out_format: str | None, paths: list[Path]) -> str:
+def result_suffix(out_format: str | None, paths: Sequence[HasSuffix]) -> str:
     """Suffix of the fused picture.
 
     Args:

@@ -38,7 +38,7 @@ TakeDepth = Callable[["torch.nn.Module", "torch.Tensor"], "torch.Tensor"]
 
 
 @dataclass(frozen=True)
-class EngineOptions(Options):
+class DepthEngineOptions(Options):
     """What runs a network."""
 
     device: str = option("auto", help="auto, cpu, cuda, cuda:K or mps")
@@ -394,7 +394,7 @@ def hash_weights(network: "torch.nn.Module") -> str:
     return digest.hexdigest()
 
 
-def open_model(network: DepthModelOptions, engine: EngineOptions, threads: int) -> DepthModel:
+def open_model(network: DepthModelOptions, engine: DepthEngineOptions, threads: int) -> DepthModel:
     """The network that the options ask for.
 
     Args:
@@ -424,7 +424,7 @@ def open_model(network: DepthModelOptions, engine: EngineOptions, threads: int) 
     return model
 
 
-def open_file(path: Path, form: Form, engine: EngineOptions, threads: int) -> FileModel:
+def open_file(path: Path, form: Form, engine: DepthEngineOptions, threads: int) -> FileModel:
     """A network in a file, in OpenVINO or onnxruntime.
 
     Args:
@@ -454,7 +454,7 @@ def open_file(path: Path, form: Form, engine: EngineOptions, threads: int) -> Fi
     return OpenVinoDepth(path, form, precision, threads)
 
 
-def runs_on_gpu(engine: EngineOptions) -> bool:
+def runs_on_gpu(engine: DepthEngineOptions) -> bool:
     """Whether a file runs on a GPU: where one is asked for, or onnxruntime finds one."""
     if engine.engine == "openvino" or engine.device == "cpu":
         return False

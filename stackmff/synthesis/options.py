@@ -197,7 +197,7 @@ class FrameOptions(Options):
 
 
 @dataclass(frozen=True)
-class StackOptions(Options):
+class RestackOptions(Options):
     """The stacks that are changed, and how."""
 
     title = "stacks from stacks"
@@ -277,7 +277,7 @@ class DatasetOptions(Options):
     """What make_dataset.py is told; synthesis/checks.py completes it."""
 
     files: FileOptions = FileOptions()
-    stacks: StackOptions = StackOptions()
+    stacks: RestackOptions = RestackOptions()
     refocus: RefocusOptions = RefocusOptions()
     scenes: SceneOptions = SceneOptions()
     camera: CameraOptions = CameraOptions()

@@ -1,8 +1,9 @@
-"""How training samples differ from the scenes they are drawn from: frames, view, light, noise.
+"""How training samples differ from the scenes they are drawn from: frames, crop, light, noise.
 
 Pictures are luma, (..., H, W), or RGB with the planes first, (..., 3, H, W).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -10,36 +11,40 @@ import numpy as np
 
 from stackmff.errors import StackError
 from stackmff.images.colour import LUMA
+from stackmff.training.options import FrameOrder, SampleOptions
 
-TWICE_SHARE = 0.1  # of the samples with some frames twice, so that copies change nothing
-ENDS_SHARE = 0.5  # of the pairs, which show the first and the last frame
+TWICE_SHARE = 0.1  # of the samples, which have some frames twice, so that copies change nothing
+ENDS_SHARE = 0.5  # of the pairs, which have the first and the last frame
+FARTHEST_FOCUS = 0.8  # of red and blue from that of green, frames of the stack
 
-# A frame whose error is so much larger than the best one's is not the sharp one.
+# A frame whose error is this much larger than the best one's is not the sharp one.
 CLEAR_ERROR = np.float32(2 / 255)
+
+Sample = tuple[np.ndarray, np.ndarray]  # the stack and its answer
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """How training samples differ from what lies in the folder.
+    """How training samples differ from the scenes they are drawn from.
 
     Args:
         crop: (height, width) px of random crops, or None for whole pictures.
         frames: "subset" (every frame for seven samples in ten, else 2 to all of them; in order or
             reversed; some of them twice for one in ten), "all" (every frame, in order) or
             "shuffled" (every frame, in random order).
-        flips: mirror and turn by quarters.
+        flips: flip, and rotate by multiples of 90 degrees.
         gain: brightness factor between 1 - gain and 1 + gain, one for frames and answer.
-        noise: up to this standard deviation of Gaussian noise in the frames, grey levels of 255.
-        negatives: share of the samples that are turned to their negative.
+        noise: largest standard deviation of Gaussian noise in the frames, levels of 255.
+        negatives: share of the samples that are turned into their negatives.
         shading: share of the samples whose frames are lit unevenly, each in its own way.
-        drift: share of the samples whose frames are out of place, by up to a few px.
-        colour: samples are RGB in place of luma.
+        drift: share of the samples whose frames are misaligned by up to a few px.
+        colour: samples are RGB instead of luma.
         recolour: share of the samples in other colours, see `recolour`.
         fringes: share of the samples of a lens that focuses red and blue elsewhere, see `fringe`.
     """
 
     crop: tuple[int, int] | None = None
-    frames: str = "subset"
+    frames: FrameOrder = "subset"
     flips: bool = True
     gain: float = 0.0
     noise: float = 0.0
@@ -51,19 +56,40 @@ class Augmentation:
     fringes: float = 0.0
 
 
-FARTHEST_FOCUS = 0.8  # of red and blue from that of green, frames of the stack
-FRAME_CHOICES = ("subset", "all", "shuffled")
+def augmentation_of(samples: SampleOptions, whole: bool, colour: bool) -> Augmentation:
+    """The Augmentation that options ask for.
+
+    Args:
+        samples: the options.
+        whole: samples are whole pictures instead of crops.
+        colour: samples are RGB instead of luma.
+    """
+    return Augmentation(
+        crop=None if whole else samples.image_size,
+        frames=samples.frames,
+        flips=samples.flips,
+        gain=samples.gain,
+        noise=samples.noise,
+        negatives=samples.negatives,
+        shading=samples.shading,
+        drift=samples.drift,
+        colour=colour,
+        recolour=samples.recolour,
+        fringes=samples.fringes,
+    )
 
 
-def choose_frames(rng, count, n_frames, order):
-    """Which frames of a stack a sample shows, and in which order.
+def choose_frames(
+    rng: np.random.Generator, count: int, n_frames: int, order: FrameOrder
+) -> np.ndarray:
+    """Which frames of a stack a sample has, and in which order.
 
     Args:
         rng: NumPy generator.
         count: frames of the stack.
         n_frames: frames of the sample.
-        order: as Augmentation.frames; "subset" shows some of them twice in one sample of ten, and
-            the first and the last in one pair of two.
+        order: as Augmentation.frames; "subset" repeats some of them in one sample of ten, and
+            takes the first and the last in one pair of two.
     Returns:
         (n_frames,) int from 0 to count - 1.
     """
@@ -82,14 +108,14 @@ def choose_frames(rng, count, n_frames, order):
     return frames
 
 
-def pad_with_copies(rng, frames):
-    """Put copies of one frame in the place of others, before or after the rest.
+def pad_with_copies(rng: np.random.Generator, frames: np.ndarray) -> np.ndarray:
+    """Replace frames by copies of one of the others, before or after the rest.
 
     Args:
         rng: NumPy generator.
         frames: (n,) int.
     Returns:
-        (n,) int, ascending or descending but for the copies, which are up to half of them.
+        (n,) int, ascending or descending except for the copies, which are up to half of them.
     """
     rest = np.sort(frames[: len(frames) - rng.integers(len(frames) // 2 + 1)])
     copies = np.repeat(rng.choice(rest), len(frames) - len(rest))
@@ -97,13 +123,15 @@ def pad_with_copies(rng, frames):
     return frames[::-1] if rng.random() < 0.5 else frames
 
 
-def draw_shading(rng, n_frames, height, width):
-    """Light that comes and goes with focus: a few soft blobs, each strongest in some frames.
+def draw_shading(rng: np.random.Generator, n_frames: int, height: int, width: int) -> np.ndarray:
+    """Light that changes with focus: a few soft blobs, each strongest in some frames.
 
-    Light from far out of focus does this, and veils, and transparent bodies like resin.
+    Light from far out of focus looks like this, and so do veils and transparent bodies like resin.
 
     Args:
-        rng: NumPy generator; n_frames: N; height, width: px.
+        rng: NumPy generator.
+        n_frames: N.
+        height, width: px.
     Returns:
         (N, height, width) float32, a factor of the brightness, about 0.4 to 2.5.
     """
@@ -124,18 +152,18 @@ def draw_shading(rng, n_frames, height, width):
     return np.exp(total)
 
 
-def luma_of(pictures, colour):
-    """The luma (..., H, W) of pictures as at the top of this file."""
+def luma_of(pictures: np.ndarray, colour: bool) -> np.ndarray:
+    """The luma (..., H, W) of pictures (..., H, W) or, in colour, (..., 3, H, W)."""
     if not colour:
         return pictures
-    return np.einsum("...chw,c->...hw", pictures, np.float32(LUMA))
+    return np.einsum("...chw,c->...hw", pictures, np.asarray(LUMA, np.float32))
 
 
-def recolour(rng, stack, answer):
-    """Let a sample have other colours.
+def recolour(rng: np.random.Generator, stack: np.ndarray, answer: np.ndarray) -> Sample:
+    """Give a sample other colours.
 
-    Its channels change places, and the luma loses contrast and the chroma none, so that more things
-    are told apart by their colour alone. One sample in eight is grey.
+    Its channels are permuted, and the luma loses contrast while the chroma keeps it, so that more
+    edges show in colour alone. One sample in eight is grey.
 
     Args:
         rng: NumPy generator.
@@ -146,30 +174,32 @@ def recolour(rng, stack, answer):
     """
     order, grey = rng.permutation(3), rng.random() < 1 / 8
     fade, level = (np.float32(rng.uniform(*limits)) for limits in ((0, 0.8), (0.3, 0.7)))
-    parts = []
-    for picture in (stack[:, order], answer[order]):
+
+    def changed(picture: np.ndarray) -> np.ndarray:
         luma = luma_of(picture, True)[..., None, :, :]
         if grey:
-            parts.append(np.repeat(luma, 3, axis=-3))
-        else:
-            parts.append((picture + fade * (level - luma)).clip(0, 1))
-    return tuple(parts)
+            return np.repeat(luma, 3, axis=-3)
+        return (picture + fade * (level - luma)).clip(0, 1)
+
+    return changed(stack[:, order]), changed(answer[order])
 
 
-def fringe(rng, stack, answer, frames):
-    """Let red and blue be in focus elsewhere than green: a lens with chromatic aberration.
+def fringe(
+    rng: np.random.Generator, stack: np.ndarray, answer: np.ndarray, frames: np.ndarray
+) -> Sample:
+    """Focus red and blue at another distance than green, as a lens with chromatic aberration does.
 
-    What is out of focus then has more colour than what is in focus, which a network that has not
-    seen it takes for a sign of sharpness. The answer has what the sharp frame has of it, since a
-    network that is asked for more mixes frames.
+    What is out of focus then has more colour than what is in focus, which a network that has never
+    seen it takes for sharpness. The answer has the colours of the sharp frame, since a network that
+    has to do better mixes frames.
 
     Args:
         rng: NumPy generator.
-        stack: (N, 3, H, W) float32 in [0, 1], frames in register.
+        stack: (N, 3, H, W) float32 in [0, 1], aligned.
         answer: (3, H, W) float32 in [0, 1].
-        frames: (N,) int, their numbers in focus order, in any order, some possibly twice.
+        frames: (N,) int, the places of the frames in focus order; unordered, possibly repeated.
     Returns:
-        (stack, answer); between two frames their mean stands for the blur there.
+        (stack, answer); a focus between two frames is approximated by their weighted mean.
     """
     numbers, first = np.unique(frames, return_index=True)
     reach = rng.uniform(0, FARTHEST_FOCUS)
@@ -179,22 +209,25 @@ def fringe(rng, stack, answer, frames):
         shares.append([np.interp(place, numbers, row) for row in np.eye(len(numbers))])
     share = sharp_share(luma_of(stack, True), luma_of(answer, True), 5, CLEAR_ERROR, 0.2)
     plain, stack = stack, stack.copy()
-    for channel, parts in zip((0, 2), np.float32(shares), strict=True):
+    for channel, parts in zip((0, 2), np.asarray(shares, np.float32), strict=True):
         stack[:, channel] = np.tensordot(parts.T, plain[first, channel], 1)
     answer = answer + (share[:, None] * (stack - plain)).sum(0)
     return stack, answer.clip(0, 1)
 
 
-def sharp_share(stack, answer, side, tolerance, slope):
-    """How far each frame is the sharp one around each place, by its error.
+def sharp_share(
+    stack: np.ndarray, answer: np.ndarray, side: int, tolerance: np.float32, slope: float
+) -> np.ndarray:
+    """How likely each frame is the sharp one around each place, judged by its error.
 
     Args:
-        stack: (N, H, W) float32; answer: (H, W) float32, both luma in [0, 1].
-        side: of the window that errors are averaged over, px.
-        tolerance: an error that much above the least one takes most of a frame's share.
+        stack: (N, H, W) float32 luma in [0, 1].
+        answer: (H, W) float32 luma in [0, 1].
+        side: of the window over which errors are averaged, px.
+        tolerance: a frame loses most of its share by an error that is this much above the least.
         slope: the same for squared errors, relative to the least.
     Returns:
-        (N, H, W) float32, the sum over N is 1.
+        (N, H, W) float32, sum 1 over N.
     """
     error = np.stack([cv2.blur((frame - answer) ** 2, (side, side)) for frame in stack])
     least = error.min(0)
@@ -202,24 +235,25 @@ def sharp_share(stack, answer, side, tolerance, slope):
     return share / share.sum(0)
 
 
-def warped(picture, matrix):
-    """A picture (H, W) or (3, H, W) float32 in [0, 1] moved by an affine (2, 3) matrix."""
+def warped(picture: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+    """A picture (H, W) or (3, H, W) float32 in [0, 1], warped by an affine (2, 3) matrix."""
     if picture.ndim == 3:
         return np.stack([warped(plane, matrix) for plane in picture])
-    return cv2.warpAffine(
+    moved: np.ndarray = cv2.warpAffine(
         np.ascontiguousarray(picture),
         matrix,
         picture.shape[::-1],
         flags=cv2.INTER_CUBIC,
         borderMode=cv2.BORDER_REFLECT,
-    ).clip(0, 1)
+    )
+    return moved.clip(0, 1)
 
 
-def misalign(rng, stack, answer):
-    """Put each frame out of place, and each place of the answer as the frame that is sharp there.
+def misalign(rng: np.random.Generator, stack: np.ndarray, answer: np.ndarray) -> Sample:
+    """Misalign each frame, and move each place of the answer with the frame that is sharp there.
 
-    Hand-held stacks, and the best registered ones, are so. A network that has only seen perfect
-    stacks mixes neighbouring frames to lower noise, and blurs real ones.
+    Hand-held stacks are misaligned, and slightly so even after registration. A network that has
+    seen only perfect stacks mixes neighbouring frames to reduce noise, and blurs real ones.
 
     Args:
         rng: NumPy generator.
@@ -244,11 +278,11 @@ def misalign(rng, stack, answer):
     return moved, wanted
 
 
-def shade(rng, stack, answer):
-    """Light each frame unevenly in its own way, and the answer as the frame that is sharp there.
+def shade(rng: np.random.Generator, stack: np.ndarray, answer: np.ndarray) -> Sample:
+    """Light each frame unevenly in its own way, and the answer like the frame that is sharp there.
 
-    Where frames differ in brightness alone, none is sharper than another. A network that has not
-    seen that takes the darker one, since blur spreads bright spots, and leaves dark patches. One
+    Where frames differ only in brightness, none is sharper than another. A network that has never
+    seen that prefers the darker one, since blur spreads bright spots, and leaves dark patches. One
     sample in two is veiled before, so that faint texture counts too.
 
     Args:
@@ -270,15 +304,21 @@ def shade(rng, stack, answer):
     return stack / most, np.minimum(answer * wanted / most, 1)
 
 
-def change_light(rng, stack, answer, how, frames):
-    """Give a sample other colours, light and contrast, move and shade its frames, add noise.
+def change_light(
+    rng: np.random.Generator,
+    stack: np.ndarray,
+    answer: np.ndarray,
+    how: Augmentation,
+    frames: np.ndarray,
+) -> Sample:
+    """Change the colours, light and contrast of a sample, misalign and shade it, add noise.
 
     Args:
         rng: NumPy generator.
         stack: (N, H, W) or (N, 3, H, W) uint8.
         answer: (H, W) or (3, H, W) uint8.
         how: an Augmentation.
-        frames: (N,) int, the frames' numbers in focus order, as of `choose_frames`.
+        frames: (N,) int, the places of the frames in focus order, as from `choose_frames`.
     Returns:
         (stack, answer), float32 in [0, 1].
     """
@@ -303,27 +343,27 @@ def change_light(rng, stack, answer, how, frames):
 
 
 @dataclass(frozen=True)
-class View:
-    """The part of a picture that a sample shows, and how it is turned.
+class Window:
+    """The part of a picture that a sample shows, and how it is rotated and flipped.
 
     Args:
         cut: (rows, columns), two slices.
-        turns: quarter turns, 0 to 3.
-        mirror: mirror left and right after that.
+        turns: rotations by 90 degrees, 0 to 3.
+        mirror: flip left and right after that.
     """
 
     cut: tuple[slice, slice]
     turns: int
     mirror: bool
 
-    def turned(self, pictures):
-        """(..., h, w) pictures that have been cut already, turned and mirrored."""
+    def turned(self, pictures: np.ndarray) -> np.ndarray:
+        """Pictures (..., h, w) that have been cut already, rotated and flipped."""
         pictures = np.rot90(pictures, self.turns, (-2, -1))
         return pictures[..., ::-1] if self.mirror else pictures
 
 
-def check_crop(shape, crop, name):
-    """Raise StackError where a picture `name` of (H, W, ...) has no room for a (height, width)."""
+def check_crop(shape: Sequence[int], crop: tuple[int, int], name: object) -> None:
+    """Raise StackError if a picture `name` of (H, W, ...) is smaller than a crop (h, w)."""
     if crop[0] > shape[0] or crop[1] > shape[1]:
         raise StackError(
             f"{name} is {shape[1]}x{shape[0]}, smaller than the crops of {crop[1]}x{crop[0]}: give "
@@ -331,8 +371,10 @@ def check_crop(shape, crop, name):
         )
 
 
-def draw_view(rng, shape, how, name):
-    """The view of a sample.
+def draw_window(
+    rng: np.random.Generator, shape: tuple[int, ...], how: Augmentation, name: object
+) -> Window:
+    """Draw the Window of a sample.
 
     Args:
         rng: NumPy generator.
@@ -340,23 +382,23 @@ def draw_view(rng, shape, how, name):
         how: an Augmentation.
         name: of the picture, for the message.
     Returns:
-        A View; it is turned by quarters only where the format allows it.
+        A Window; it is rotated by odd multiples of 90 degrees only if the crop fits that way.
     Raises:
         StackError: the picture is smaller than the crops.
     """
     turns = int(rng.integers(4)) if how.flips else 0
-    mirror = how.flips and rng.random() < 0.5
+    mirror = how.flips and bool(rng.random() < 0.5)
     corner = rng.random(2)
-    crop = how.crop
-    if crop is None:  # whole pictures of a batch must keep their format
-        fits_turned = shape[0] == shape[1]
-        crop = shape
+    high, wide = shape
+    if how.crop is None:  # whole pictures of a batch must keep their format
+        fits_turned, crop = high == wide, (high, wide)
     else:
-        fits_turned = crop[1] <= shape[0] and crop[0] <= shape[1]
+        crop = how.crop
+        fits_turned = crop[1] <= high and crop[0] <= wide
     check_crop(shape, crop, name)
     if not fits_turned:
         turns -= turns % 2
     sides = crop[::-1] if turns % 2 else crop
-    starts = [int(c * (have - want + 1)) for c, have, want in zip(corner, shape, sides)]
-    cut = tuple(slice(start, start + side) for start, side in zip(starts, sides))
-    return View(cut, turns, mirror)
+    top, left = (int(c * (have - want + 1)) for c, have, want in zip(corner, shape, sides))
+    cut = slice(top, top + sides[0]), slice(left, left + sides[1])
+    return Window(cut, turns, mirror)

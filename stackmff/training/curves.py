@@ -1,7 +1,9 @@
 """The curves of a training run as one picture, drawn from its log."""
 
 import json
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import cycle
+from pathlib import Path
 from typing import NamedTuple
 
 import cv2
@@ -17,24 +19,27 @@ COLOURS = [(31, 97, 168), (214, 96, 24), (44, 140, 72), (150, 60, 150), (120, 90
 COLOURS += [(200, 40, 60), (20, 150, 160), (160, 130, 0), (90, 80, 190)]
 
 
+Curve = tuple[Sequence[float], Sequence[float]]  # steps and values, equally many
+
+
 class Plot(NamedTuple):
     """What one of the plots shows.
 
     Args:
-        title: with the unit; what is above the axes.
-        curves: {name: (steps, values)}, two lists of one length.
-        is_log: whether the values are on a logarithmic axis; those of 0 or less are left out.
+        title: with the unit, above the axes.
+        curves: {name: Curve}.
+        is_log: whether the axis of the values is logarithmic; values of 0 or less are left out.
     """
 
     title: str
-    curves: dict
+    curves: Mapping[str, Curve]
     is_log: bool = False
 
 
-def round_ticks(low, high, most=6):
-    """Round numbers from low to high in `most` steps or less.
+def round_ticks(low: float, high: float, most: int = 6) -> list[float]:
+    """Round numbers from low to high in at most `most` steps.
 
-    They are 1, 2 or 5 times a power of ten apart; at least one of them where low < high.
+    They are 1, 2 or 5 times a power of ten apart; there is at least one if low < high.
     """
     span = high - low
     power = 10.0 ** np.floor(np.log10(span / most))
@@ -43,10 +48,11 @@ def round_ticks(low, high, most=6):
     return [float(k * step) + 0.0 for k in np.arange(first, last + 1)]  # no -0
 
 
-def log_ticks(low, high, most=6):
-    """Powers of ten from low to high, with 2 and 5 times them where there are few."""
+def log_ticks(low: float, high: float, most: int = 6) -> list[float]:
+    """Powers of ten from low to high, also 2 and 5 times them if there are few."""
     powers = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
-    for factors in ((1, 2, 5), (1,)):
+    steps: tuple[tuple[int, ...], ...] = (1, 2, 5), (1,)
+    for factors in steps:
         ticks = [k * 10.0**p for p in powers for k in factors]
         ticks = [tick for tick in ticks if low <= tick <= high]
         if len(ticks) <= most:
@@ -56,18 +62,19 @@ def log_ticks(low, high, most=6):
     return ticks[:: -(-len(ticks) // most)]
 
 
-def thin_out(steps, values):
-    """Two lists as arrays of MOST_POINTS at the most, by means of neighbours."""
-    steps, values = np.asarray(steps, float), np.asarray(values, float)
-    if len(steps) <= MOST_POINTS:
-        return steps, values
-    parts = np.linspace(0, len(steps), MOST_POINTS + 1).round().astype(int)[:-1]
-    sizes = np.diff([*parts, len(steps)])
-    return tuple(np.add.reduceat(part, parts) / sizes for part in (steps, values))
+def thin_out(steps: Sequence[float], values: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
+    """A curve as two arrays of at most MOST_POINTS, by averaging neighbours."""
+    x, y = np.asarray(steps, float), np.asarray(values, float)
+    if len(x) <= MOST_POINTS:
+        return x, y
+    parts = np.linspace(0, len(x), MOST_POINTS + 1).round().astype(int)[:-1]
+    sizes = np.diff([*parts, len(x)])
+    return np.add.reduceat(x, parts) / sizes, np.add.reduceat(y, parts) / sizes
 
 
-def limits_of(values, is_log):
+def range_of_axis(values: Iterable[float], is_log: bool) -> tuple[float, float]:
     """(low, high) of an axis, with some room around the values."""
+    values = list(values)
     low, high = float(min(values)), float(max(values))
     if is_log:
         room = max((high / low) ** 0.06, 1.05)
@@ -76,7 +83,50 @@ def limits_of(values, is_log):
     return low - room, high + room
 
 
-def draw_plot(picture, plot):
+class Axes:
+    """The axes of a plot: from steps and values to px.
+
+    Args:
+        curves: {name: (steps, values)}, not empty.
+        is_log: whether the axis of the values is logarithmic.
+    """
+
+    def __init__(self, curves: Mapping[str, tuple[np.ndarray, np.ndarray]], is_log: bool) -> None:
+        self.is_log = is_log
+        self.low, self.high = range_of_axis(np.concatenate([v for _, v in curves.values()]), is_log)
+        self.first = min(0.0, min(float(s[0]) for s, _ in curves.values()))
+        self.last = max(self.first + 1, max(float(s[-1]) for s, _ in curves.values()))
+        self.right, self.bottom = WIDTH - RIGHT, HEIGHT - BOTTOM
+
+    def place(self, steps: float | np.ndarray, values: float | np.ndarray) -> np.ndarray:
+        """Columns and rows of points, (2,) or (2, n)."""
+        across = (np.asarray(steps) - self.first) / (self.last - self.first)
+        values, low, high = (np.asarray(v, float) for v in (values, self.low, self.high))
+        if self.is_log:
+            values, low, high = np.log10(values), np.log10(low), np.log10(high)
+        up = (values - low) / (high - low)
+        return np.stack(
+            [LEFT + across * (self.right - LEFT), self.bottom - up * (self.bottom - TOP)]
+        )
+
+    def draw(self, picture: np.ndarray) -> None:
+        """Draw the axes, their ticks and labels into a picture."""
+        right, bottom = self.right, self.bottom
+        for tick in (log_ticks if self.is_log else round_ticks)(self.low, self.high):
+            y = round(float(self.place(self.first, tick)[1]))
+            cv2.line(picture, (LEFT, y), (right, y), FAINT)
+            label = f"{tick:g}"
+            draw_text(picture, label, LEFT - 8 - text_width(label, 13), y + 5, 13, GREY)
+        for tick in round_ticks(self.first, self.last, 8):
+            x = round(float(self.place(tick, self.high)[0]))
+            cv2.line(picture, (x, bottom), (x, bottom + 4), GREY)
+            label = f"{tick:g}"
+            draw_text(picture, label, x - text_width(label, 13) / 2, bottom + 19, 13, GREY)
+        draw_text(picture, "step", right - text_width("step", 13), bottom + 37, 13, GREY)
+        cv2.rectangle(picture, (LEFT, TOP), (right, bottom), GREY)
+
+
+def draw_plot(picture: np.ndarray, plot: Plot) -> None:
     """Draw a plot into a white (HEIGHT, WIDTH, 3) uint8 picture, in place."""
     draw_text(picture, plot.title, LEFT, 26, 17, INK)
     curves = {}
@@ -87,55 +137,33 @@ def draw_plot(picture, plot):
             if np.isfinite(value) and (value > 0 or not plot.is_log)
         ]
         if points:
-            curves[name] = thin_out(*zip(*points))
+            curves[name] = thin_out([step for step, _ in points], [value for _, value in points])
     if not curves:
         draw_text(picture, "nothing was logged", LEFT, HEIGHT // 2, 15, GREY)
         return
-    right, bottom = WIDTH - RIGHT, HEIGHT - BOTTOM
-    low, high = limits_of(np.concatenate([v for _, v in curves.values()]), plot.is_log)
-    first = min(0.0, min(float(s[0]) for s, _ in curves.values()))
-    last = max(first + 1, max(float(s[-1]) for s, _ in curves.values()))
-    scale = np.log10 if plot.is_log else np.asarray
-
-    def place(steps, values):
-        x = LEFT + (np.asarray(steps) - first) / (last - first) * (right - LEFT)
-        y = bottom - (scale(values) - scale(low)) / (scale(high) - scale(low)) * (bottom - TOP)
-        return x, y
-
-    for tick in (log_ticks if plot.is_log else round_ticks)(low, high):
-        y = round(float(place(first, tick)[1]))
-        cv2.line(picture, (LEFT, y), (right, y), FAINT)
-        label = f"{tick:g}"
-        draw_text(picture, label, LEFT - 8 - text_width(label, 13), y + 5, 13, GREY)
-    for tick in round_ticks(first, last, 8):
-        x = round(float(place(tick, high)[0]))
-        cv2.line(picture, (x, bottom), (x, bottom + 4), GREY)
-        label = f"{tick:g}"
-        draw_text(picture, label, x - text_width(label, 13) / 2, bottom + 19, 13, GREY)
-    draw_text(picture, "step", right - text_width("step", 13), bottom + 37, 13, GREY)
-    cv2.rectangle(picture, (LEFT, TOP), (right, bottom), GREY)
-    for colour, (steps, values) in zip(cycle(COLOURS), curves.values()):
-        points = np.round(16 * np.stack(place(steps, values), 1)).astype(np.int32)  # sixteenths
-        cv2.polylines(picture, [points], False, colour, 2, cv2.LINE_AA, shift=4)
-        if len(points) <= 40:
-            for x, y in points:
-                cv2.circle(picture, (int(x), int(y)), 3 * 16, colour, -1, cv2.LINE_AA, shift=4)
-    draw_legend(picture, curves, right)
+    axes = Axes(curves, plot.is_log)
+    axes.draw(picture)
+    for colour, thinned in zip(cycle(COLOURS), curves.values()):
+        places = np.round(16 * axes.place(*thinned).T).astype(np.int32)  # sixteenths of px
+        cv2.polylines(picture, [places], False, colour, 2, cv2.LINE_AA, shift=4)
+        for x, y in places if len(places) <= 40 else ():
+            cv2.circle(picture, (int(x), int(y)), 3 * 16, colour, -1, cv2.LINE_AA, shift=4)
+    draw_legend(picture, list(curves), axes.right)
 
 
-def draw_legend(picture, curves, right):
-    """The names of the curves, each in its colour, beside the title."""
-    if len(curves) < 2:
+def draw_legend(picture: np.ndarray, names: Sequence[str], right: float) -> None:
+    """The names of the curves, each in its colour, beside the title; none for one curve."""
+    if len(names) < 2:
         return
-    for colour, name in list(zip(cycle(COLOURS), curves))[::-1]:
+    for colour, name in list(zip(cycle(COLOURS), names))[::-1]:
         right -= text_width(name, 13)
         draw_text(picture, name, right, 26, 13, colour)
         right -= 14
 
 
-def read_log(path):
+def read_log(path: Path) -> dict[str, dict[str, tuple[list[float], list[float]]]]:
     """{group: {name: (steps, values)}} of a log.jsonl; lines that were cut short are left out."""
-    found = {}
+    found: dict[str, dict[str, tuple[list[float], list[float]]]] = {}
     for line in path.read_text().splitlines():
         try:
             row = json.loads(line)
@@ -149,23 +177,26 @@ def read_log(path):
     return found
 
 
-def draw_run(path):
-    """Draw a run.
+def draw_run(path: Path) -> np.ndarray:
+    """Draw the curves of a run.
 
     Args:
         path: its log.jsonl.
     Returns:
         (3 HEIGHT, 2 WIDTH, 3) uint8 RGB: the losses, PSNR and SSIM of the validation, learning
-        rate, norm of the gradient and speed.
+        rate, gradient norm and speed.
     """
     log = read_log(path)
     training, validation = log.get("train", {}), log.get("validation", {})
-    losses = {"training": training.get("loss"), "validation": validation.get("loss")}
+    losses: dict[str, Curve | None] = {
+        "training": training.get("loss"),
+        "validation": validation.get("loss"),
+    }
     not_terms = {"loss", "lr", "gradient_norm", "samples_per_second"}
     not_terms |= {"megapixel_frames_per_second"}
     losses |= {name: curve for name, curve in training.items() if name not in not_terms}
 
-    def one(group, name):
+    def one(group: Mapping[str, Curve], name: str) -> dict[str, Curve]:
         return {name: group[name]} if name in group else {}
 
     plots = [
@@ -173,8 +204,8 @@ def draw_run(path):
         Plot("Learning rate", one(training, "lr")),
         Plot("Validation: PSNR, dB", one(validation, "PSNR")),
         Plot("Validation: SSIM", one(validation, "SSIM")),
-        Plot("Norm of the gradient", one(training, "gradient_norm"), True),
-        Plot("Samples a second", one(training, "samples_per_second")),
+        Plot("Gradient norm", one(training, "gradient_norm"), True),
+        Plot("Samples per second", one(training, "samples_per_second")),
     ]
     sheet = np.full((3 * HEIGHT, 2 * WIDTH, 3), 255, np.uint8)
     for k, plot in enumerate(plots):

@@ -2,43 +2,53 @@
 
 import json
 import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
 
 from stackmff.files import write_text
 from stackmff.processes import rank_and_world
 
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
-def line_step(line):
-    """The step of a line of log.jsonl; infinite for one that was cut short."""
+
+def line_step(line: str) -> float:
+    """The step of a line of log.jsonl; infinite for a line that was cut short."""
     try:
-        return json.loads(line)["step"]
+        return float(json.loads(line)["step"])
     except ValueError:
         return float("inf")
 
 
 class Log:
-    """log.jsonl and TensorBoard events of a run; process 0 writes, the others keep silent.
+    """log.jsonl and TensorBoard events of a run; only process 0 writes them.
 
     Args:
-        folder: the run's folder, or None to keep silent.
-        step: steps done; what an interrupted run logged beyond them is dropped.
+        folder: the run's folder, or None to write nothing.
+        step: steps done; what an interrupted run logged after them is dropped.
     """
 
-    def __init__(self, folder, step):
-        self.path = self.writer = None
+    def __init__(self, folder: Path | None, step: int) -> None:
+        self.path: Path | None = None
+        self.writer: SummaryWriter | None = None
         if folder is None:
             return
-        from torch.utils.tensorboard import SummaryWriter  # seconds that --help need not wait for
+        from torch.utils import tensorboard  # takes seconds, which --help must not
 
         self.path = folder / "log.jsonl"
         if self.path.exists():
             lines = self.path.read_text().splitlines(keepends=True)
             kept = [line for line in lines if line_step(line) <= step]
             write_text(self.path, "".join(kept))
-        self.writer = SummaryWriter(folder, purge_step=step + 1)
+        self.writer = tensorboard.SummaryWriter(folder, purge_step=step + 1)
 
-    def write(self, group, epoch, step, values):
-        """A line {"epoch", "step", group: values}, and a curve for each of the values."""
-        if self.writer is None:
+    def write(self, group: str, epoch: int, step: int, values: Mapping[str, float]) -> None:
+        """Add a line {"epoch", "step", group: values}, and a point to the curve of each value."""
+        if self.writer is None or self.path is None:
             return
         line = {"epoch": epoch, "step": step, group: values}
         with open(self.path, "a") as file:
@@ -46,36 +56,42 @@ class Log:
         for name, value in values.items():
             self.writer.add_scalar(f"{group}/{name}", value, step)
 
-    def show(self, panels, step):
-        """Pictures of validation scenes: {scene: (H, W, 3) uint8}."""
+    def show(self, panels: Mapping[str, np.ndarray], step: int) -> None:
+        """Add pictures of validation scenes to TensorBoard: {scene: (H, W, 3) uint8}."""
         if self.writer is not None:
             for scene, panel in panels.items():
                 self.writer.add_image(scene, panel, step, dataformats="HWC")
             self.writer.flush()
 
-    def close(self):
+    def close(self) -> None:
         """Write what is still in memory."""
         if self.writer is not None:
             self.writer.close()
 
 
 class Means:
-    """Means over some steps of what is logged, and how fast they went."""
+    """Means of the logged values over some steps, and the speed of these steps."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.start = time.perf_counter()
-        self.sums, self.steps, self.samples, self.positions = {}, 0, 0, 0
+        self.sums: dict[str, float | torch.Tensor] = {}
+        self.steps, self.samples, self.positions = 0, 0, 0
 
-    def add(self, values, stack):
-        """Take a step in: {name: number or scalar tensor} and its stack of this process."""
+    def add(self, values: Mapping[str, float | torch.Tensor], stack: torch.Tensor) -> None:
+        """Add a step.
+
+        Args:
+            values: {name: number or scalar tensor}, with the learning rate as "lr".
+            stack: (B, C, N, H, W), the samples of this process.
+        """
         for name, value in values.items():
             self.sums[name] = self.sums.get(name, 0) + value
         self.steps += 1
-        self.rate = values["lr"]
+        self.rate = float(values["lr"])
         self.samples += len(stack)
         self.positions += stack[:, :1].numel()  # a position has one to three planes
 
-    def values(self):
+    def values(self) -> dict[str, float]:
         """{name: mean}, the last learning rate, and the speed of all processes together."""
         rate = rank_and_world()[1] / (time.perf_counter() - self.start)
         means = {name: float(value) / self.steps for name, value in self.sums.items()}
@@ -85,8 +101,8 @@ class Means:
             "megapixel_frames_per_second": self.positions * rate / 1e6,
         }
 
-    def sentences(self):
-        """What the line of an epoch says of its training; nothing where no step was taken."""
+    def sentences(self) -> list[str]:
+        """What the line of an epoch says about its training; empty if no step was taken."""
         if not self.steps:
             return []
         values = self.values()

@@ -1,9 +1,11 @@
-"""The pictures of a data set, as luma or RGB, decoded once and kept where processes share them."""
+"""The pictures of a data set, as luma or RGB, decoded once and kept in shared memory."""
 
 import io
 import math
 import mmap
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -12,27 +14,32 @@ from PIL import Image
 from stackmff.errors import StackError
 from stackmff.images.colour import luma
 from stackmff.images.formats import read_picture
+from stackmff.training.shards import Pair, Picture
 
-ORIENTATION = 0x0112  # the EXIF tag; from 5 on rows and columns change places
-HEADER_BYTES = 1 << 16  # of a file in a shard, which is not read whole for its size
+ORIENTATION = 0x0112  # the EXIF tag; values of 5 and more swap rows and columns
+HEADER_BYTES = 1 << 16  # of a file in a shard, read to find the size of its picture
+
+Cut = tuple[slice, slice]  # rows, columns
 
 
 class PictureCache:
     """Decoded pictures in memory that forked loader processes share.
 
-    An anonymous map: its pages are taken as they are first written, and unlike /dev/shm, which is
-    small in containers, it may be as large as the memory.
+    The memory is an anonymous map. Its pages are allocated when they are first written, and it may
+    be as large as the memory, unlike /dev/shm, which is small in containers.
 
     Args:
-        sizes: bytes of every picture, 0 where unknown; pictures are kept up to the budget.
+        sizes: bytes of every picture, 0 if unknown; pictures are kept up to the budget.
         budget: bytes.
-        planes: 3 where pictures are (3, H, W), 0 where they are (H, W).
-        workers: loader processes; where they are spawned each has a cache of its own.
+        planes: 3 if pictures are (3, H, W), 0 if they are (H, W).
+        workers: loader processes; if they are spawned, each has its own cache.
     """
 
-    def __init__(self, sizes, budget, planes=0, workers=0):
+    def __init__(
+        self, sizes: Sequence[int], budget: int, planes: int = 0, workers: int = 0
+    ) -> None:
         self.rebuild = (sizes, budget // max(workers, 1), planes)
-        self.before = (planes,) if planes else ()
+        self.before: tuple[int, ...] = (planes,) if planes else ()
         ends = np.cumsum(np.asarray(sizes, np.int64))
         self.starts = ends - sizes
         self.kept = (ends <= budget) & (np.asarray(sizes) > 0)
@@ -41,11 +48,11 @@ class PictureCache:
         shapes = np.frombuffer(mmap.mmap(-1, 8 * len(ends)), np.int32)
         self.shapes = shapes.reshape(-1, 2)  # (0, 0): not yet there
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[Any, ...]:
         return PictureCache, self.rebuild
 
-    def get(self, index):
-        """The picture, (H, W) or (planes, H, W) uint8, not to be written to, or None."""
+    def get(self, index: int) -> np.ndarray | None:
+        """A picture, (H, W) or (planes, H, W) uint8, read-only; None if it is not kept."""
         height, width = self.shapes[index]
         if not height:
             return None
@@ -53,34 +60,39 @@ class PictureCache:
         start = self.starts[index]
         return self.pixels[start : start + math.prod(shape)].reshape(shape)
 
-    def put(self, index, picture):
-        """Keep a picture, as `get` gives it, if it has a place and fits there."""
+    def put(self, index: int, picture: np.ndarray) -> None:
+        """Keep a picture, as `get` gives it, if it has a place and fits into it."""
         start, room = self.starts[index], self.rebuild[0][index]
         if self.kept[index] and picture.size == room:
             self.pixels[start : start + room] = picture.ravel()
-            self.shapes[index] = picture.shape[-2:]  # last: from now on others read it
+            self.shapes[index] = picture.shape[-2:]  # last, since others read it from now on
 
 
-def _header_shape(path):
-    """(H, W) of a picture from its header, upright; None where Pillow does not know the file."""
+def _header_shape(path: Picture) -> tuple[int, int] | None:
+    """(H, W) of a picture from its header, upright; None if Pillow cannot read the file."""
     try:
-        source = path if isinstance(path, Path) else io.BytesIO(path.read(HEADER_BYTES))
+        source: Path | io.BytesIO = (
+            path if isinstance(path, Path) else io.BytesIO(path.read(HEADER_BYTES))
+        )
         with Image.open(source) as image:
-            # Of a PNG without it before its pixels, Pillow would decode all to look behind them.
+            # If a PNG has none before its pixels, Pillow would decode them to look for it after.
             has_exif = image.format != "PNG" or "exif" in image.info
             on_its_side = has_exif and image.getexif().get(ORIENTATION, 1) >= 5
-            return image.size if on_its_side else image.size[::-1]
+            width, height = image.size
+            return (width, height) if on_its_side else (height, width)
     except (StackError, OSError, ValueError, SyntaxError, TypeError, Image.DecompressionBombError):
-        return None  # not cached; reading it will say what is wrong with it
+        return None  # not cached; reading the file will say what is wrong
 
 
-def grey_levels(pictures, colour, resize=None):
-    """Luma or RGB in whole grey levels.
+def grey_levels(
+    pictures: np.ndarray, colour: bool, resize: tuple[int, int] | None = None
+) -> np.ndarray:
+    """Luma or RGB, rounded to 8 bits.
 
     Args:
         pictures: (..., H, W, C) uint8 or uint16, C as in read_picture.
-        colour: RGB in place of luma; grey pictures have it three times.
-        resize: (height, width) px that one picture (H, W, C) is stretched to, or None.
+        colour: RGB instead of luma; grey pictures are repeated three times.
+        resize: (height, width) px that one picture (H, W, C) is resized to, or None.
     Returns:
         (..., H, W) uint8, or (..., 3, H, W).
     """
@@ -101,41 +113,48 @@ class PictureStore:
     """The pictures of a data set, decoded when first asked for.
 
     Attributes:
-        shapes: (H, W) of every scene, None where its file must be read to know it.
+        shapes: (H, W) of every scene; None if its file must be decoded to know it.
 
     Args:
         pairs: as from find_pairs.
-        resize: (height, width) px that every picture is stretched to, or None.
+        resize: (height, width) px that every picture is resized to, or None.
         cache_mib: memory for decoded pictures, MiB.
         workers: loader processes that will share the memory.
-        colour: keep RGB, planes first, in place of the luma.
+        colour: keep RGB, planes first, instead of the luma.
     """
 
-    def __init__(self, pairs, resize=None, cache_mib=0, workers=0, colour=False):
+    def __init__(
+        self,
+        pairs: Sequence[Pair],
+        resize: tuple[int, int] | None = None,
+        cache_mib: int = 0,
+        workers: int = 0,
+        colour: bool = False,
+    ) -> None:
         self.pairs = pairs
         self.resize = resize
         self.colour = colour
         counts = [len(frames) + 1 for _, frames, _ in pairs]
         self.first = np.cumsum([0, *counts])
-        # The frames of a scene have one size; one header tells it for all.
+        # The frames of a scene have one size, so one header is enough.
         self.shapes = [resize or _header_shape(pair[2]) for pair in pairs]
         planes = 3 if colour else 0
         sizes = [shape[0] * shape[1] * (planes or 1) if shape else 0 for shape in self.shapes]
-        sizes = np.repeat(sizes, counts).tolist()
-        self.cache = PictureCache(sizes, cache_mib << 20, planes, workers)
+        each = np.repeat(sizes, counts).tolist()
+        self.cache = PictureCache(each, cache_mib << 20, planes, workers)
 
-    def frame_count(self, scene):
+    def frame_count(self, scene: int) -> int:
         """N of a scene."""
         return len(self.pairs[scene][1])
 
-    def read(self, scene, frame):
+    def read(self, scene: int, frame: int) -> np.ndarray:
         """One picture.
 
         Args:
             scene: index into pairs.
             frame: index of the frame, or -1 for the answer.
         Returns:
-            (H, W) uint8, or (3, H, W) in colour, not to be written to.
+            (H, W) uint8, or (3, H, W) in colour, read-only.
         Raises:
             StackError: the file cannot be read.
         """
@@ -148,18 +167,20 @@ class PictureStore:
             self.cache.put(index, picture)
         return picture
 
-    def read_frames(self, scene, frames, answer, cut):
-        """A window of some frames of a scene.
+    def read_frames(
+        self, scene: int, frames: Iterable[int], answer: np.ndarray, cut: Cut
+    ) -> np.ndarray:
+        """A part of some frames of a scene.
 
         Args:
             scene: index into pairs.
             frames: indices of the frames, in the order wanted.
-            answer: as of `read`; the frames must have its size.
+            answer: as from `read`; the frames must have its size.
             cut: (rows, columns), two slices.
         Returns:
             (len(frames), h, w) uint8, or (len(frames), 3, h, w).
         Raises:
-            StackError: a file cannot be read, or a frame has another size than the answer.
+            StackError: a file cannot be read, or a frame differs in size from the answer.
         """
         _, paths, answer_path = self.pairs[scene]
         pictures = []
@@ -169,7 +190,7 @@ class PictureStore:
                 (height, width), (high, wide) = picture.shape[-2:], answer.shape[-2:]
                 raise StackError(
                     f"{paths[frame]} is {width}x{height}, its answer {answer_path} is "
-                    f"{wide}x{high}: they must have one size"
+                    f"{wide}x{high}: they must have the same size"
                 )
             pictures.append(picture[..., *cut])
         return np.stack(pictures)

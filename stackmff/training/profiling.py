@@ -2,24 +2,28 @@
 
 import contextlib
 import time
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TypeVar
 
 import torch
 
+_Value = TypeVar("_Value")
+
 
 class Stages:
-    """Seconds of the stages of a step; costs next to nothing where it does not measure.
+    """Seconds that the stages of a step take; costs next to nothing where it does not measure.
 
     Args:
         device: torch.device to wait for at the end of each stage, or None to measure nothing.
     """
 
-    def __init__(self, device=None):
+    def __init__(self, device: torch.device | None = None) -> None:
         self.device = device
-        self.seconds = {}
+        self.seconds: dict[str, float] = {}
 
     @contextlib.contextmanager
-    def stage(self, name):
-        """Count the time of the block to a stage; stages do not overlap."""
+    def stage(self, name: str) -> Iterator[None]:
+        """Add the time of the block to a stage; stages do not overlap."""
         if self.device is None:
             yield
             return
@@ -29,25 +33,28 @@ class Stages:
             torch.cuda.synchronize(self.device)
         self.seconds[name] = self.seconds.get(name, 0) + time.perf_counter() - start
 
-    def each(self, name, values):
-        """Iterate over `values`, counting the time that each takes to come to a stage."""
-        values = iter(values)
+    def each(self, name: str, values: Iterable[_Value]) -> Iterator[_Value]:
+        """Iterate over `values`; the time until each arrives is added to a stage."""
+        iterator = iter(values)
         while True:
             with self.stage(name):
                 try:
-                    value = next(values)
+                    value = next(iterator)
                 except StopIteration:
                     return
             yield value
 
 
-def table_of_stages(seconds, steps, samples, total):
+def table_of_stages(
+    seconds: Mapping[str, float], steps: int, samples: int, total: float
+) -> list[str]:
     """What --profile prints.
 
     Args:
         seconds: {stage: s} over all steps.
-        steps, samples: how many were taken, by all processes together.
-        total: s that they took.
+        steps: how many were taken.
+        samples: how many were in them, in all processes together.
+        total: s that the steps took.
     Returns:
         Lines of text: ms a step and share of each stage, and of what is between them.
     """

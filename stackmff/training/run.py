@@ -1,12 +1,15 @@
-"""A training run: its learning rate, averages and precision, its checkpoints, log and stop."""
+"""A training run and how far it is: its checkpoints, its random states, why it stops."""
 
-import argparse
+import contextlib
 import io
 import random
 import signal
 import time
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,19 +17,21 @@ import torch.distributed as dist
 
 from stackmff.errors import StackError
 from stackmff.files import write_bytes
-from stackmff.processes import rank_and_world
+from stackmff.options import values_of
+from stackmff.processes import join_processes, rank_and_world
 from stackmff.records import run_record
 from stackmff.training.optimisation import Average
+from stackmff.training.options import TrainOptions
 
 SAME_SIGNAL = 1.0  # s within which signals are one Ctrl-C
 
 
 class Stop:
-    """Why the run should stop after the current step: the time is up, or a signal came.
+    """Why the run should stop after the current step: the time is up, or a signal arrived.
 
-    As a context it catches SIGINT and SIGTERM; a second SIGINT interrupts at once, unless it comes
-    with the first: what a terminal sends to all processes, torchrun passes on to its own again.
-    After a SIGTERM nothing does: the process is ending.
+    As a context it catches SIGINT and SIGTERM. A second SIGINT interrupts at once, unless it
+    arrives together with the first: a terminal sends it to all processes, and torchrun passes it on
+    to its own again. After a SIGTERM no signal interrupts, since the process is ending.
 
     Args:
         minutes: time from now on, or None.
@@ -34,22 +39,22 @@ class Stop:
 
     TIME = 1
 
-    def __init__(self, minutes):
+    def __init__(self, minutes: float | None) -> None:
         self.deadline = time.monotonic() + 60 * minutes if minutes else float("inf")
         self.signal = 0
-        self.received = 0.0  # when the first signal came
-        self.previous = {}
+        self.received = 0.0  # when the first signal arrived
+        self.previous: dict[int, Any] = {}
 
-    def __enter__(self):
+    def __enter__(self) -> "Stop":
         for number in (signal.SIGINT, signal.SIGTERM):
             self.previous[number] = signal.signal(number, self.receive)
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         for number, handler in self.previous.items():
             signal.signal(number, handler)
 
-    def receive(self, number, _frame):
+    def receive(self, number: int, _frame: FrameType | None) -> None:
         """Remember the first signal."""
         if not self.signal:
             self.signal, self.received = number, time.monotonic()
@@ -59,8 +64,8 @@ class Stop:
         ):
             raise KeyboardInterrupt
 
-    def reason(self, device):
-        """0 to go on, TIME, or the signal's number + 128; the same in all processes."""
+    def reason(self, device: torch.device) -> int:
+        """0 to continue, TIME, or the signal's number + 128; the same in all processes."""
         reason = self.signal + 128 if self.signal else 0
         if not reason and time.monotonic() >= self.deadline:
             reason = self.TIME
@@ -71,12 +76,27 @@ class Stop:
         return reason
 
 
-def random_states():
+@contextlib.contextmanager
+def process_group(device: torch.device) -> Iterator[None]:
+    """Join the processes that torchrun started; does nothing if there is only one."""
+    _, world, _ = rank_and_world()
+    if world == 1:
+        yield
+        return
+    join_processes("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield
+        dist.barrier()  # gloo's threads abort a process that leaves while another is working
+    finally:
+        dist.destroy_process_group()
+
+
+def random_states() -> dict[str, Any]:
     """The states of all random generators, in types that a checkpoint can hold."""
-    name, keys, *rest = np.random.get_state()
-    states = {
+    name, keys, *rest = np.random.get_state(legacy=True)
+    states: dict[str, Any] = {
         "python": random.getstate(),
-        "numpy": [name, keys.tolist(), *rest],
+        "numpy": [name, np.asarray(keys).tolist(), *rest],
         "torch": torch.get_rng_state(),
     }
     if torch.cuda.is_available():
@@ -84,8 +104,8 @@ def random_states():
     return states
 
 
-def set_random_states(states):
-    """Undo what happened to the random generators since random_states()."""
+def set_random_states(states: Mapping[str, Any]) -> None:
+    """Return all random generators to the states that `random_states` gave."""
     version, keys, gauss = states["python"]
     random.setstate((version, tuple(keys), gauss))
     np.random.set_state(tuple(states["numpy"]))
@@ -99,8 +119,7 @@ class Run:
     """A training run and how far it is.
 
     Args:
-        args: its options; precision resolved.
-        folder: where it lives.
+        options: with the precision chosen, "fp32" or "bf16".
         device: torch.device.
         network: the network that learns, without DistributedDataParallel.
         trained: the same, wrapped where there are several processes.
@@ -108,7 +127,7 @@ class Run:
         optimizer: torch optimizer.
         loss_weights: {term: weight}.
         steps_per_epoch: steps of a whole epoch.
-        data, val_data: fingerprints of the scenes that train and that validate.
+        data, val_data: fingerprints of the training and validation scenes.
         epoch: epochs done.
         step_in_epoch: steps done in the epoch after those.
         step: steps done in all.
@@ -116,37 +135,41 @@ class Run:
         best: the best PSNR of a validation.
     """
 
-    args: argparse.Namespace
-    folder: Path
+    options: TrainOptions
     device: torch.device
     network: torch.nn.Module
     trained: torch.nn.Module
     average: Average
     optimizer: torch.optim.Optimizer
-    loss_weights: dict
+    loss_weights: Mapping[str, float]
     steps_per_epoch: int
     data: str
     val_data: str
     epoch: int = 0
     step_in_epoch: int = 0
     step: int = 0
-    validation: dict | None = None
+    validation: dict[str, float] | None = None
     best: float = -float("inf")
 
-    def checkpoint(self):
-        """What best.pth holds: enough to rebuild the network and to know where it is from."""
+    @property
+    def folder(self) -> Path:
+        """Where it lives."""
+        return self.options.run.folder
+
+    def checkpoint(self) -> dict[str, Any]:
+        """What best.pth holds: enough to rebuild the network and to know its origin."""
         return {
             "config": self.network.config,
             "network": self.average.network.state_dict(),
-            "args": vars(self.args),
+            "args": values_of(self.options),
             "versions": run_record()["versions"],
             "epoch": self.epoch,
             "step": self.step,
             "validation": self.validation,
         }
 
-    def state(self):
-        """What last.pth holds beside that: enough to go on as if it had not stopped."""
+    def state(self) -> dict[str, Any]:
+        """What last.pth holds besides: enough to continue as if the run had not stopped."""
         return {
             "network": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -157,37 +180,45 @@ class Run:
             "random": random_states(),
         }
 
-    def save(self, name, resumable=False):
-        """Write a checkpoint into the run's folder; only process 0 does."""
+    def save(self, name: str, resumable: bool = False) -> None:
+        """Write a checkpoint into the run's folder; only process 0 does.
+
+        Args:
+            name: of the file.
+            resumable: include what the run needs to continue.
+        Raises:
+            StackError: it cannot be written.
+        """
         if rank_and_world()[0]:
             return
         checkpoint = self.checkpoint()
         if resumable:
             checkpoint["state"] = self.state()
-        # By way of memory: torch tells a full disk by a RuntimeError, as it tells much else.
+        # In memory first: torch reports a full disk by a RuntimeError, as it does much else.
         content = io.BytesIO()
         torch.save(checkpoint, content)
         write_bytes(self.folder / name, content.getvalue())
 
-    def start(self, checkpoint):
-        """Take up what a last.pth holds, if there is one; returns as `restore`.
+    def start(self, checkpoint: dict[str, Any] | None) -> str:
+        """Restore what a last.pth holds, if there is one; returns as `restore`.
 
         Raises:
-            StackError: not all processes have found the same one.
+            StackError: the processes have found different ones.
         """
         note = self.restore(checkpoint) if checkpoint else ""
         if dist.is_initialized():
-            steps = [None] * dist.get_world_size()
+            steps = [0] * dist.get_world_size()
             dist.all_gather_object(steps, self.step)
             if len(set(steps)) > 1:
                 raise StackError(
-                    f"{self.folder / 'last.pth'} is at step {min(steps)} to one process and at "
-                    f"{max(steps)} to another: put --experiments on storage that all machines share"
+                    f"{self.folder / 'last.pth'} is at step {min(steps)} for one process and at "
+                    f"{max(steps)} for another: put --experiments on storage that all machines "
+                    "share"
                 )
         return note
 
-    def restore(self, checkpoint):
-        """Take up what a last.pth holds; returns what does not fit, or an empty text."""
+    def restore(self, checkpoint: Mapping[str, Any]) -> str:
+        """Restore what a last.pth holds; returns what has changed since, or an empty text."""
         state = checkpoint["state"]
         self.network.load_state_dict(state["network"])
         self.average.network.load_state_dict(checkpoint["network"])
@@ -200,13 +231,14 @@ class Run:
         if state.get("val_data", self.val_data) != self.val_data:
             self.best = -float("inf")  # scores of other scenes do not compare
             notes.append(
-                "the validation scenes changed since it stopped: the next best.pth is theirs"
+                "the validation scenes have changed since the run stopped: best.pth starts anew "
+                "with the next validation"
             )
         if state["data"] != self.data:
             if self.step_in_epoch:
                 self.epoch, self.step_in_epoch = self.epoch + 1, 0
             notes.append(
-                "the training scenes changed since it stopped: going on with epoch "
+                "the training scenes have changed since the run stopped: continuing with epoch "
                 f"{self.epoch + 1}"
             )
         return "; ".join(notes)

@@ -1,110 +1,153 @@
-"""Lines of work for the page of app.py: one process after the other, each of which can be ended."""
+"""Queues of jobs, each of which runs in a process of its own and can be cancelled."""
 
-import contextlib
-import json
 import subprocess
 import threading
 from collections import deque
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any, Generic, TypeVar
 
-from stackmff.processes import child_command, child_environment, how_it_ended
+from stackmff.processes import GRACE, answers, child, end_process, how_it_ended
 
 WORKER = "stackmff.webapp.worker"
-PATIENCE = 3  # seconds that a process has to end by itself
+
+# What a worker process says, one JSON object per line.
+Message = dict[str, Any]
+LONGEST = 180.0  # seconds to examine one file, or each frame of a file that holds several
 
 
-class Job:
-    """Something for a process of webapp/worker.py to do.
+@dataclass(frozen=True)
+class ExamineSpec:
+    """Examine files that were uploaded or opened: sizes, sharpness, thumbnails.
 
-    Args:
-        spec: as worker.WORK takes it, with "kind".
-        heard: called with each message of the process, in a thread of the Line.
-        ended: called once with a sentence, None where all went well, "" where it was cancelled.
+    Attributes:
+        files: pictures, TIFFs, videos.
+        folder: for thumbnails and small copies.
+        first_id: id of the first frame; the others follow.
+        frame_pixels: largest size of a frame, px.
+        longest: seconds for each file, or for each frame of a file that holds several.
     """
 
-    def __init__(self, spec, heard, ended):
-        self.spec, self.heard, self.ended = spec, heard, ended
-        self.cancelled = False
-        self.process = None
+    files: list[str]
+    folder: str
+    first_id: int
+    frame_pixels: int
+    longest: float = LONGEST
+    kind: str = "examine"
 
-    def run(self):
-        """Start the process and listen until it ends; returns the sentence for `ended`."""
-        command = child_command(WORKER)
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "env": child_environment()}
-        # In a group of its own: Ctrl-C at the terminal ends the page, which ends its work.
-        self.process = subprocess.Popen(command, **pipes, start_new_session=True)
+
+@dataclass(frozen=True)
+class FuseSpec:
+    """Fuse a draft of the small copies, if there is a folder for it, then the frames themselves.
+
+    Attributes:
+        frames: (file, number of the frame in it from 1, None for a file of one frame).
+        names: of the frames.
+        small: files of the small copies.
+        options: {name: value} of options of fusion.options.FuseOptions, plain JSON.
+        draft: folder for the result of the draft; None: no draft.
+        full: folder for the result.
+    """
+
+    frames: list[tuple[str, int | None]]
+    names: list[str]
+    small: list[str]
+    options: dict[str, Any]
+    draft: str | None
+    full: str
+    kind: str = "fuse"
+
+
+Spec = TypeVar("Spec", ExamineSpec, FuseSpec)
+
+
+class WorkerJob(Generic[Spec]):
+    """Work for a process of webapp/worker.py.
+
+    Args:
+        spec: what is to be done.
+        on_message: called with each message of the process, in a thread of the JobQueue.
+        on_end: called once with a sentence on what failed; None where nothing failed, "" where the
+            job was cancelled.
+    """
+
+    def __init__(
+        self,
+        spec: Spec,
+        on_message: Callable[[Message], None],
+        on_end: Callable[[str | None], None],
+    ) -> None:
+        self.spec: Spec = spec
+        self.on_message, self.on_end = on_message, on_end
+        self.cancelled = False
+        self.process: subprocess.Popen[str] | None = None
+
+    def run(self) -> str | None:
+        """Start the process and listen until it ends; return the sentence for `on_end`."""
         error = None
-        with self.process:
+        with child(WORKER, asdict(self.spec)) as process:
+            self.process = process
             if self.cancelled:
                 self.stop()
-            with contextlib.suppress(OSError):
-                self.process.stdin.write(json.dumps(self.spec).encode() + b"\n")
-                self.process.stdin.close()
-            for line in self.process.stdout:
-                message = json.loads(line)
+            for message in answers(process):
                 error = message.get("error", error)
                 if not self.cancelled:
-                    self.heard(message)
+                    self.on_message(message)
+            status = process.wait()
         if self.cancelled:
             return ""
-        if self.process.returncode:
-            return f"the work stopped: {how_it_ended(self.process.returncode)}"
-        return error
+        return f"the work stopped: {how_it_ended(status)}" if status else error
 
-    def stop(self):
-        """End the process at once, whatever it does; nothing where there is none."""
+    def stop(self) -> None:
+        """End the process at once, if there is one."""
         self.cancelled = True
-        if self.process is None or self.process.poll() is not None:
-            return
-        self.process.terminate()
-        try:
-            self.process.wait(PATIENCE)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
+        if self.process is not None:
+            end_process(self.process)
 
 
-class Line:
-    """Does jobs in the order they came.
+class JobQueue:
+    """Runs jobs in the order in which they were added.
 
     Args:
-        count: how many are done at a time.
+        count: how many run at a time.
     """
 
-    def __init__(self, count=1):
+    def __init__(self, count: int = 1) -> None:
         self.changed = threading.Condition()
-        self.waiting = deque()
-        self.running = set()
+        self.waiting: deque[WorkerJob[Any]] = deque()
+        self.running: set[WorkerJob[Any]] = set()
         self.closed = False
         self.threads = [threading.Thread(target=self._serve, daemon=True) for _ in range(count)]
         for thread in self.threads:
             thread.start()
 
-    def add(self, job):
-        """Put a Job at the end."""
+    def add(self, job: WorkerJob[Any]) -> None:
+        """Append a job."""
         with self.changed:
             self.waiting.append(job)
             self.changed.notify()
 
-    def before(self, job):
-        """How many jobs will be done before one that waits; 0 for one that runs."""
+    def jobs_ahead(self, job: WorkerJob[Any]) -> int:
+        """How many jobs run before a waiting one; 0 for a running one."""
         with self.changed:
             return self.waiting.index(job) + len(self.running) if job in self.waiting else 0
 
-    def cancel(self, job):
-        """Take a job out, or end it; when this returns its process is no more."""
+    def cancel(self, job: WorkerJob[Any]) -> None:
+        """Remove a waiting job or end a running one; its process has ended on return."""
         with self.changed:
             waits = job in self.waiting
             if waits:
                 self.waiting.remove(job)
             job.cancelled = True
         if waits:
-            job.ended("")
+            job.on_end("")
             return
         job.stop()
         with self.changed:
-            self.changed.wait_for(lambda: job not in self.running, PATIENCE + 2)
+            self.changed.wait_for(lambda: job not in self.running, GRACE + 2)
 
-    def close(self):
-        """End all."""
+    def close(self) -> None:
+        """Cancel all jobs and end the threads."""
         with self.changed:
             self.closed = True
             jobs = [*self.waiting, *self.running]
@@ -112,7 +155,7 @@ class Line:
         for job in jobs:
             self.cancel(job)
 
-    def _serve(self):
+    def _serve(self) -> None:
         while True:
             with self.changed:
                 self.changed.wait_for(lambda: self.waiting or self.closed)
@@ -122,10 +165,10 @@ class Line:
                 self.running.add(job)
             try:
                 sentence = job.run()
-            except Exception as error:  # the line goes on whatever one job has met
+            except Exception as error:  # the queue goes on whatever happens to one job
                 sentence = f"the work stopped: {error}"
             try:
-                job.ended(sentence)
+                job.on_end(sentence)
             finally:
                 with self.changed:
                     self.running.discard(job)

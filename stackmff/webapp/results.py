@@ -1,86 +1,101 @@
-"""What the page of app.py shows of a result: tiles at any size, a pixel's origin, the relief."""
+"""What the page shows of a result: tiles at any zoom, the origin of a pixel, the 3D view."""
 
-import base64
-import json
 import shutil
 import threading
 import zipfile
 from collections import OrderedDict
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 
-from stackmff.alignment.geometry import colours_of
+from stackmff.alignment.geometry import Alignment, colours_of
 from stackmff.alignment.record import load_alignment
 from stackmff.display.drawing import colour_map, reduced
 from stackmff.display.previews import certainty
 from stackmff.display.relief import surface
 from stackmff.errors import StackError
 from stackmff.files import natural_key
-from stackmff.fusion.engines import choose_engine
+from stackmff.fusion.blending import Mixture
+from stackmff.fusion.engines import Engine, choose_engine
 from stackmff.fusion.fuse import mixture_at
-from stackmff.fusion.retouch import apply_strokes, cover, record_of, save_strokes, stroke_of
+from stackmff.fusion.retouch import (
+    Stroke,
+    apply_strokes,
+    cover,
+    record_of,
+    save_strokes,
+    stroke_of,
+)
 from stackmff.images.formats import to_8_bits, write_picture
 from stackmff.images.frame_store import release
-from stackmff.images.metadata import Metadata
+from stackmff.webapp.result_files import ResultFiles, decode_metadata, load_record
 
 TILE = 512  # px
-SMALL = 4  # how much smaller the copies are that far views are cut from
-UNSURE = np.float32((225, 60, 40))  # the page multiplies it onto the picture
-KEPT = 12  # small copies, some 5 MB each for 24 megapixels
+SMALL = 4  # reduction of the copies that distant views are cut from
+UNSURE = np.array((225, 60, 40), np.float32)  # the page multiplies the picture by it
+KEPT = 12  # small copies, about 5 MB each for 24 megapixels
 QUALITY = 92  # of JPEG
-RELIEF_SIDE, TEXTURE_SIDE = 400, 1600  # px, of heights and of what is draped over them
-PLAIN_SHARE = 0.9  # of one frame, from which on a pixel is said to be that frame's
-LAYERS = ("fused", "focus", "confidence")  # besides the numbers of frames
+SURFACE_SIDE, TEXTURE_SIDE = 400, 1600  # px, of the 3D view's heights and texture
+PLAIN_SHARE = 0.9  # a frame's share of a pixel from which on the pixel counts as that frame's
+LAYERS = ("fused", "focus", "confidence")  # besides the frames, which are named by their index
 SUFFIXES = {"png": ".png", "tiff": ".tif", "jpeg": ".jpg"}
+
+Box = tuple[int, int, int, int]  # (top, bottom, left, right), px
+Layer = str | int
 
 
 class Result:
-    """What worker.fuse_into has left in a folder.
+    """A result in a folder, as worker.py leaves it.
 
     Args:
-        folder: of it.
+        folder: see result_files.ResultFiles.
     """
 
-    def __init__(self, folder):
-        self.folder = Path(folder)
-        record = json.loads((self.folder / "result.json").read_text(encoding="utf-8"))
-        self.names, self.kept, self.notes = record["names"], record["kept"], record["notes"]
-        self.area, self.seconds = record["area"], record["seconds"]
-        self.tilt, self.first_is_near = record["tilt"], record["first_is_near"]
-        blocks = {
-            name: value and base64.b64decode(value) for name, value in record["metadata"].items()
-        }
-        self.metadata = Metadata(**blocks)
-        shape, dtype = tuple(record["shape"]), np.dtype(record["dtype"])
-        self.frames = np.memmap(self.folder / "frames.raw", dtype, "r", 0, shape)
+    def __init__(self, folder: str | Path) -> None:
+        self.files = ResultFiles(folder)
+        record = load_record(self.files.record)
+        self.names, self.kept, self.notes = list(record.names), list(record.kept), record.notes
+        self.area, self.seconds = record.area, record.seconds
+        self.tilt, self.first_is_near = record.tilt, record.first_is_near
+        self.metadata = decode_metadata(record.metadata)
+        shape = tuple(record.shape)
+        self.frames = np.memmap(self.files.frames, np.dtype(record.dtype), "r", 0, shape)
         self.height, self.width = shape[1:3]
-        self.mixture = np.load(self.folder / "fused.npy", mmap_mode="r")
-        self.focus_map = np.load(self.folder / "focus.npy", mmap_mode="r")
-        sure = self.folder / "confidence.npy"
-        self.confidence = np.load(sure, mmap_mode="r") if sure.exists() else None
-        known = self.folder / "alignment.json"
-        self.alignment = None
-        if known.exists():
+        self.fused = np.load(self.files.fused, mmap_mode="r")
+        self.focus_map = np.load(self.files.focus_map, mmap_mode="r")
+        self.confidence: np.ndarray | None = None
+        if self.files.confidence.exists():
+            self.confidence = np.load(self.files.confidence, mmap_mode="r")
+        self.alignment: Alignment | None = None
+        if self.files.alignment.exists():
             colours = colours_of(self.frames)
-            self.alignment = load_alignment(known, record["files"], shape[1:3], colours)
-        self.picture = self.mixture  # a copy of its own from the first stroke on
-        self.strokes = []
-        self.waiting = []  # (size, record) of strokes of a result before that do not fit this one
-        self.small = OrderedDict()
+            self.alignment = load_alignment(self.files.alignment, record.files, shape[1:3], colours)
+        self.picture = self.fused  # a copy of its own from the first stroke on
+        self.strokes: list[Stroke] = []
+        # (size, record) of strokes of an earlier result that do not fit this one.
+        self.waiting: list[tuple[tuple[int, int], dict[str, Any]]] = []
+        self.small: OrderedDict[Layer, np.ndarray] = OrderedDict()
         self.lock = threading.RLock()
 
     @property
-    def name(self):
-        """What tells it from the other results of a session."""
+    def folder(self) -> Path:
+        """The folder of the result."""
+        return self.files.folder
+
+    @property
+    def name(self) -> str:
+        """The name of the result among those of its session."""
         return f"{self.folder.parent.name}-{self.folder.name}"
 
     @property
-    def size(self):
+    def size(self) -> tuple[int, int]:
+        """(height, width), px."""
         return self.height, self.width
 
-    def plane(self, layer):
+    def plane(self, layer: Layer) -> np.ndarray:
         """The pixels (H, W) or (H, W, C) of a layer: one of LAYERS, or the index of a frame."""
         if layer == "fused":
             return self.picture
@@ -88,12 +103,12 @@ class Result:
             return self.focus_map
         if layer == "confidence":
             if self.confidence is None:
-                raise StackError("this network tells no confidence: use a StackMix checkpoint")
+                raise StackError("this network gives no confidence: use a StackMix checkpoint")
             return self.confidence
         return self.frames[layer]
 
-    def small_copy(self, layer):
-        """A layer SMALL times smaller, kept for the next time."""
+    def small_copy(self, layer: Layer) -> np.ndarray:
+        """A layer reduced SMALL times; the copy is kept for the next call."""
         with self.lock:
             if layer in self.small:
                 self.small.move_to_end(layer)
@@ -108,15 +123,13 @@ class Result:
                 self.small.popitem(last=False)
         return copy
 
-    def tile(self, layer, level, column, row):
-        """A tile as JPEG.
+    def tile(self, layer: Layer, level: int, column: int, row: int) -> bytes | None:
+        """A tile as JPEG; None where the picture has no such tile.
 
         Args:
             layer: as of `plane`.
-            level: the picture is shown 2^level times smaller.
+            level: the picture is reduced 2^level times.
             column, row: of the tile, from 0.
-        Returns:
-            bytes; None where the picture has no such tile.
         """
         step = 2**level
         source, factor = self.plane(layer), step
@@ -128,29 +141,33 @@ class Result:
             return None
         part = np.ascontiguousarray(part)
         if factor > 1:
-            part = _shrunk(part, tuple(-(-side // factor) for side in part.shape[1::-1]))
+            height, width = part.shape[:2]
+            part = _shrunk(part, (-(-width // factor), -(-height // factor)))
         return _jpeg(self.painted(layer, part))
 
-    def painted(self, layer, part):
-        """A part of a layer as (h, w, 3) uint8 sRGB."""
+    def painted(self, layer: Layer, part: np.ndarray) -> np.ndarray:
+        """A part of a layer in the colours that the page shows, (h, w, 3) uint8 sRGB."""
         if layer == "focus":
             return colour_map(part / np.float32(65535))
         if layer == "confidence":
             sure = np.broadcast_to(certainty(part, len(self.kept)), part.shape)[..., None]
-            return np.uint8(np.round(UNSURE + (255 - UNSURE) * sure))
+            return np.round(UNSURE + (255 - UNSURE) * sure).astype(np.uint8)
         return reduced(part, max(part.shape), self.metadata.profile)
 
-    def pixel(self, x, y):
-        """Where a pixel of the picture comes from, by the maps alone.
+    def pixel(self, x: int, y: int) -> dict[str, Any]:
+        """Where a pixel of the picture comes from, according to the maps alone.
 
         Returns:
-            {"x", "y", "frame": name, "index", "share": of it, or None, "mixed", "stroke": what was
-            painted there, or None}.
+            {"x", "y", "frame": name, "index", "share": of the frame, or None, "mixed": whether
+            several frames have a part in it, "stroke": as of `stroke_at`}.
         Raises:
-            StackError: it is outside the picture.
+            StackError: the pixel is outside the picture.
         """
         if not (0 <= x < self.width and 0 <= y < self.height):
-            raise StackError(f"the picture has no pixel {x}, {y}: choose one inside")
+            raise StackError(
+                f"pixel {x}, {y} is outside the picture of {self.width}x{self.height}: choose one "
+                "inside"
+            )
         expected = int(self.focus_map[y, x]) / 65535 * (len(self.names) - 1)
         index = round(expected)
         share = None if self.confidence is None else int(self.confidence[y, x]) / 255
@@ -164,7 +181,7 @@ class Result:
             "stroke": self.stroke_at(x, y),
         }
 
-    def stroke_at(self, x, y):
+    def stroke_at(self, x: int, y: int) -> dict[str, Any] | None:
         """{"frame": name or None, "share"} of the last stroke that covers a pixel, or None."""
         for stroke in reversed(self.strokes):
             top, bottom, left, right = stroke.box(self.size)
@@ -175,38 +192,38 @@ class Result:
                 return {"frame": name, "share": round(share, 3)}
         return None
 
-    def mixture_of(self, x, y, engine):
-        """[[name, share], ...] of the frames that a pixel is mixed of, the largest first."""
-        shares = mixture_at(self.frames, engine, x, y, self.kept, self.alignment, self.tilt)
+    def shares_at(self, x: int, y: int, engine: Engine) -> list[tuple[str, float]]:
+        """(name, share) of the frames that a pixel is mixed of, largest first."""
+        mixture = Mixture(self.kept, self.alignment, self.tilt)
+        shares = mixture_at(self.frames, engine, x, y, mixture)
         release(self.frames)
         found = [(self.names[k], round(float(shares[k]), 3)) for k in np.argsort(-shares)]
-        return [[name, share] for name, share in found if share >= 0.005]
+        return [(name, share) for name, share in found if share >= 0.005]
 
-    def paint(self, stroke):
-        """Paint one stroke more; returns the box that has changed."""
+    def paint(self, stroke: Stroke) -> Box:
+        """Paint one more stroke; return the box that has changed."""
         with self.lock:
-            if self.picture is self.mixture:
-                path = self.folder / "retouched.npy"
-                shutil.copyfile(self.folder / "fused.npy", path)
-                self.picture = np.load(path, mmap_mode="r+")
+            if self.picture is self.fused:
+                shutil.copyfile(self.files.fused, self.files.retouched)
+                self.picture = np.load(self.files.retouched, mmap_mode="r+")
             self.strokes.append(stroke)
-            apply_strokes(self.picture, self.frames, [stroke], None, self.mixture)
+            apply_strokes(self.picture, self.frames, [stroke], None, self.fused)
             return self._repainted(stroke.box(self.size))
 
-    def undo(self, count=1):
-        """Take back the last strokes; returns the boxes that have changed."""
+    def undo(self, count: int = 1) -> list[Box]:
+        """Undo the last strokes; return the boxes that have changed."""
         boxes = []
         with self.lock:
             for _ in range(min(count, len(self.strokes))):
                 box = self.strokes.pop().box(self.size)
                 top, bottom, left, right = box
-                self.picture[top:bottom, left:right] = self.mixture[top:bottom, left:right]
-                apply_strokes(self.picture, self.frames, self.strokes, box, self.mixture)
+                self.picture[top:bottom, left:right] = self.fused[top:bottom, left:right]
+                apply_strokes(self.picture, self.frames, self.strokes, box, self.fused)
                 boxes.append(self._repainted(box))
         return boxes
 
-    def _repainted(self, box):
-        """Bring the small copy up to date where the picture has changed."""
+    def _repainted(self, box: Box) -> Box:
+        """Update the small copy where the picture has changed; return the box."""
         release(self.frames)
         if "fused" in self.small:
             top, left = (box[k] // SMALL for k in (0, 2))
@@ -217,31 +234,36 @@ class Result:
                 whole[top:bottom, left:right] = _shrunk(part, (right - left, bottom - top))
         return box
 
-    def relief(self):
-        """The surface for the page, as bytes.
+    def surface(self) -> bytes:
+        """The surface of the 3D view.
 
-        The length of what comes before the JPEG of the texture, uint32; then width, height and the
-        heights, 65535 the nearest, uint16; all little-endian.
+        Returns:
+            The number of bytes before the texture, uint32; width, height and the heights (65535 is
+            nearest), uint16; the texture, JPEG. Numbers are little-endian.
         """
-        shrinks = max(self.size) >= SMALL * RELIEF_SIDE
-        plane = self.small_copy if shrinks else lambda layer: np.asarray(self.plane(layer))
+        shrinks = max(self.size) >= SMALL * SURFACE_SIDE
+
+        def plane(layer: Layer) -> np.ndarray:
+            return self.small_copy(layer) if shrinks else np.asarray(self.plane(layer))
+
         focus, picture = plane("focus"), plane("fused")
-        sure = np.float32(1)
-        if self.confidence is not None:
-            sure = certainty(plane("confidence"), len(self.kept))
+        confidence = None if self.confidence is None else plane("confidence")
+        sure = certainty(confidence, len(self.kept))
         profile = self.metadata.profile
-        _, heights = surface(focus, picture, sure, self.first_is_near, RELIEF_SIDE, profile)
+        _, heights = surface(focus, picture, sure, self.first_is_near, SURFACE_SIDE, profile)
         side = TEXTURE_SIDE
         whole = self.picture if max(self.size) <= side else picture
         levels = np.round(65535 * heights).astype("<u2").tobytes()
         data = np.array(heights.shape[::-1], "<u2").tobytes() + levels
         return len(data).to_bytes(4, "little") + data + _jpeg(reduced(whole, side, profile))
 
-    def write(self, path, bits, crop):
-        """Write the picture as it is retouched.
+    def export_picture(self, path: Path, bits: int, crop: bool) -> None:
+        """Write the retouched picture.
 
         Args:
-            path: its suffix is the format; bits: 8 or 16; crop: to what all frames cover.
+            path: its suffix is the format.
+            bits: 8 or 16.
+            crop: to the area that all frames cover.
         """
         with self.lock:
             picture = np.array(self.picture)
@@ -251,15 +273,17 @@ class Result:
         picture = picture if bits == 16 else to_8_bits(picture)
         write_picture(path, picture, self.metadata)
 
-    def write_other(self, what, folder, name):
-        """Write a file besides the picture into a folder.
+    def export_other(self, what: str, folder: Path, name: str) -> Path:
+        """Write another file than the picture.
 
         Args:
             what: "focus", "confidence", "alignment", "strokes" or "slabs".
+            folder: for the file.
+            name: first part of its name.
         Returns:
             Its path.
         Raises:
-            StackError: there is none.
+            StackError: this result has no such file.
         """
         path = folder / f"{name}_{what}"
         if what in ("focus", "confidence"):
@@ -270,19 +294,19 @@ class Result:
             save_strokes(path, self.strokes, self.names, self.size)
         elif what == "alignment" and self.alignment is not None:
             path = path.with_name(f"{path.name}.json")
-            shutil.copyfile(self.folder / "alignment.json", path)
-        elif what == "slabs" and (slabs := sorted((self.folder / "slabs").glob("*.tif"))):
+            shutil.copyfile(self.files.alignment, path)
+        elif what == "slabs" and (slabs := sorted(self.files.slabs.glob("*.tif"))):
             path = path.with_name(f"{path.name}.zip")
-            with zipfile.ZipFile(path, "w") as archive:  # what is in it is compressed already
+            with zipfile.ZipFile(path, "w") as archive:  # uncompressed: the TIFFs already are
                 for slab in slabs:
                     archive.write(slab, slab.name)
         else:
-            raise StackError(f"there is no {what} of this result: fuse with that option")
+            raise StackError(f"this result has no {what}: fuse again with that option")
         return path
 
 
-def carry_strokes(old, new):
-    """Paint the strokes of a Result (or None) into another one; what does not fit it waits."""
+def carry_strokes(old: Result | None, new: Result) -> None:
+    """Paint the strokes of one result into the next one; those that do not fit it wait."""
     if old is None:
         return
     painted = [(old.size, record_of(stroke, old.names)) for stroke in old.strokes]
@@ -293,48 +317,51 @@ def carry_strokes(old, new):
             new.waiting.append((size, record))
 
 
-def told_of(waiting):
-    """Sentences on strokes that wait, as Result has them; none where none do."""
+def waiting_notes(waiting: Sequence[tuple[tuple[int, int], dict[str, Any]]]) -> list[str]:
+    """A sentence on strokes that wait, see Result.waiting; none where none do."""
     names = sorted({record["frame"] or "the eraser" for _, record in waiting}, key=natural_key)
     if not waiting:
         return []
     return [
-        f"not painted: strokes of {', '.join(names)}, which take no part or had another size; they "
-        "come back when these are fused again"
+        f"not painted: strokes of {', '.join(names)}, because these frames are excluded or had "
+        "another size; the strokes return when the frames are fused again"
     ]
 
 
-def _shrunk(plane, size):
-    """(H, W) or (H, W, C) as a mean over areas, `size` = (w, h) px."""
+def _shrunk(plane: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Reduce (H, W) or (H, W, C) to `size` = (w, h) px by averaging areas."""
     plane = np.asarray(plane)
     small = cv2.resize(plane, size, interpolation=cv2.INTER_AREA)
-    return small.reshape(*small.shape[:2], *plane.shape[2:])  # OpenCV drops an axis of one
+    return small.reshape(*small.shape[:2], *plane.shape[2:])  # OpenCV drops an axis of length 1
 
 
-def _jpeg(picture):
-    """(h, w, 3) uint8 RGB as JPEG with full chroma."""
+def _jpeg(picture: np.ndarray) -> bytes:
+    """(h, w, 3) uint8 RGB as JPEG without chroma subsampling."""
     settings = [cv2.IMWRITE_JPEG_QUALITY, QUALITY]
     settings += [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
-    return cv2.imencode(".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), settings)[1].tobytes()
+    data: bytes = cv2.imencode(".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), settings)[
+        1
+    ].tobytes()
+    return data
 
 
 class Prober:
-    """Tells what a pixel is mixed of; its engine is loaded when the first one asks.
+    """Finds the frames that a pixel is mixed of. Its engine is loaded at the first request.
 
     Args:
         model_path, device: as of engines.choose_engine.
     """
 
-    def __init__(self, model_path, device):
-        self.wanted = model_path, device
-        self.engine = None
+    def __init__(self, model_path: Path, device: str) -> None:
+        self.model_path, self.device = model_path, device
+        self.engine: Engine | None = None
         self.lock = threading.Lock()
 
-    def mixture(self, result, x, y):
-        """As Result.mixture_of; None where the network gives no weights."""
+    def shares(self, result: Result, x: int, y: int) -> list[tuple[str, float]] | None:
+        """As Result.shares_at; None where the network predicts no weights."""
         with self.lock:
             if self.engine is None:
-                self.engine = choose_engine(*self.wanted)
+                self.engine = choose_engine(self.model_path, self.device)
             if self.engine.output != "weights":
                 return None
-            return result.mixture_of(x, y, self.engine)
+            return result.shares_at(x, y, self.engine)

@@ -1,87 +1,111 @@
-"""What the page in the browser asks for, and the answers."""
+"""The HTTP server: what the page asks for, and the answers."""
 
 import json
 import shutil
 import socket
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 from stackmff.errors import KNOWN_FAILURES, StackError, sentence_of
+from stackmff.webapp.form import fuse_form
 from stackmff.webapp.guard import Guard
-from stackmff.webapp.results import LAYERS, SUFFIXES
+from stackmff.webapp.results import LAYERS, SUFFIXES, Layer, Prober
+from stackmff.webapp.session import Session
+from stackmff.webapp.sessions import Sessions
 from stackmff.webapp.uploads import listing, safe_stem
 
-PAGE = Path(__file__).with_name("page")
-KINDS = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
-LARGEST_BODY = 4 * 2**20  # bytes of JSON
-UNREADABLE = "the page asks for something that cannot be read: load it anew"
-KEEP = {"Cache-Control": "private, max-age=3600, immutable"}  # of tiles, which have a version
 try:
-    import uvicorn
     from starlette.applications import Starlette
     from starlette.background import BackgroundTask
     from starlette.concurrency import run_in_threadpool
     from starlette.requests import ClientDisconnect
     from starlette.responses import FileResponse, Response
     from starlette.routing import Route
-except ImportError:  # said in main, so that --help works without them
-    Starlette = None
+except ImportError:  # reported by find_uvicorn, so that --help works without them
+    pass
+if TYPE_CHECKING:
+    from starlette.requests import Request
+
+PAGE = Path(__file__).with_name("page")
+KINDS = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
+LARGEST_BODY = 4 * 2**20  # bytes of JSON
+UNREADABLE = "the server cannot read this request: reload the page"
+KEEP = {"Cache-Control": "private, max-age=3600, immutable"}  # of tiles, whose URLs have a version
 
 
-def told(content, status=200, headers=None):
-    """An answer in JSON, in ASCII: names of files that are no text hold what UTF-8 cannot say."""
+def find_uvicorn() -> ModuleType:
+    """The module that serves; StackError where it or starlette is not installed."""
+    try:
+        import starlette  # noqa: F401
+        import uvicorn
+    except ImportError as error:
+        raise StackError(
+            'the page needs starlette and uvicorn: pip install "stackmff[app]"'
+        ) from error
+    return uvicorn
+
+
+def json_answer(
+    content: Any, status: int = 200, headers: dict[str, str] | None = None
+) -> "Response":
+    """An answer in JSON, in ASCII: file names that are not valid text have no UTF-8."""
     return Response(json.dumps(content), status, headers, "application/json")
 
 
-class Page:
-    """Answers what the page asks for. A method that is no coroutine runs in a thread.
+class Endpoints:
+    """The answers to the page's requests. Methods that are not coroutines run in threads.
 
-    Coroutines leave to threads whatever takes a session's lock: strokes are painted under it, and
-    the pages of all would wait.
+    Coroutines leave to threads whatever takes the lock of a session: strokes are painted under it,
+    and all other sessions would wait.
 
     Args:
-        sessions: Sessions; prober: Prober.
+        sessions: of the server.
+        prober: finds the frames that a pixel is mixed of.
     """
 
-    def __init__(self, sessions, prober):
+    def __init__(self, sessions: Sessions, prober: Prober) -> None:
         self.sessions, self.prober = sessions, prober
 
-    def session(self, request):
-        """The Session that an address names; LookupError where it has ended."""
+    def session(self, request: "Request") -> Session:
+        """The session that a URL names; LookupError where it has ended."""
         session = self.sessions.get(request.path_params["token"])
         if session is None:
-            raise LookupError("this session has ended: load the page anew")
+            raise LookupError("this session has ended: reload the page")
         return session
 
-    def file(self, request):
+    def file(self, request: "Request") -> "Response":
         name = request.path_params.get("name", "index.html")
         files = {path.name: path for path in PAGE.iterdir() if path.suffix in KINDS}
         if name not in files:
             raise LookupError("there is no such file")
         return Response(files[name].read_bytes(), media_type=KINDS[files[name].suffix])
 
-    def begin(self, request):
-        limits = self.sessions.limits
-        return told(
+    def begin(self, request: "Request") -> "Response":
+        shared = self.sessions.shared
+        return json_answer(
             {
                 "token": self.sessions.new(),
-                "most_bytes": limits.upload,
-                "root": self.sessions.root is not None,
+                "most_bytes": shared.limits.total_bytes,
+                "root": shared.root is not None,
+                "form": fuse_form(),
             }
         )
 
-    def leave(self, request):
+    def leave(self, request: "Request") -> "Response":
         self.session(request).touch(leaving=True)
         return Response(status_code=204)
 
-    def state(self, request):
-        return told(self.session(request).state())
+    def state(self, request: "Request") -> "Response":
+        return json_answer(self.session(request).state())
 
-    async def upload(self, request):
-        """A file is the body of its request, so that it goes to the disk as it comes."""
+    async def upload(self, request: "Request") -> "Response":
+        """Receive a file: the body of its request is written to the disk as it arrives."""
         session = self.session(request)
-        size = request.headers.get("content-length")
-        size = int(size) if size is not None and size.isdecimal() else None
+        declared = request.headers.get("content-length", "")
+        size = int(declared) if declared.isdecimal() else None
         name = request.query_params.get("name", "")
         path = await run_in_threadpool(session.room_for, name, size)
         whole = False
@@ -95,56 +119,57 @@ class Page:
                 await run_in_threadpool(session.drop, path)
         title = request.query_params.get("folder")
         await run_in_threadpool(session.arrived, path, title and safe_stem(title))
-        return told({"name": path.name})
+        return json_answer({"name": path.name})
 
-    def browse(self, request):
+    def browse(self, request: "Request") -> "Response":
         self.session(request)
         word = request.query_params.get("path", "")
-        if self.sessions.root is None:
-            raise StackError("no folder of the server is shared: start the page with --root DIR")
-        return told(listing(self.sessions.root, word))
+        root = self.sessions.shared.root
+        if root is None:
+            raise StackError("the server shares no folder: start it with --root DIR")
+        return json_answer(listing(root, word))
 
-    async def open(self, request):
+    async def open(self, request: "Request") -> "Response":
         session, body = self.session(request), await body_of(request)
         await run_in_threadpool(session.open, str(body.get("path", "")))
         return await run_in_threadpool(self.state, request)
 
-    async def arrange(self, request):
+    async def arrange(self, request: "Request") -> "Response":
         session, body = self.session(request), await body_of(request)
-        lists = [body.get("order"), body.get("left_out")]
-        if not all(isinstance(one, list) for one in lists):
+        order, excluded = body.get("order"), body.get("excluded")
+        if not isinstance(order, list) or not isinstance(excluded, list):
             raise StackError(UNREADABLE)
-        await run_in_threadpool(session.arrange, *lists)
+        await run_in_threadpool(session.arrange, order, excluded)
         return await run_in_threadpool(self.state, request)
 
-    def clear(self, request):
+    def clear(self, request: "Request") -> "Response":
         session = self.session(request)
         session.clear()
-        return told(session.state())
+        return json_answer(session.state())
 
-    def thumb(self, request):
-        path = self.session(request).looks / f"{request.path_params['key']}.jpg"
+    def thumb(self, request: "Request") -> "Response":
+        path = self.session(request).thumbs / f"{request.path_params['key']}.jpg"
         return FileResponse(path, headers=KEEP) if path.exists() else Response(status_code=404)
 
-    async def fuse(self, request):
+    async def fuse(self, request: "Request") -> "Response":
         session, body = self.session(request), await body_of(request)
         await run_in_threadpool(session.fuse, body)
         return await run_in_threadpool(self.state, request)
 
-    def cancel(self, request):
+    def cancel(self, request: "Request") -> "Response":
         session = self.session(request)
-        session.stop_fusing()
-        return told(session.state())
+        session.cancel_fusing()
+        return json_answer(session.state())
 
-    def tile(self, request):
+    def tile(self, request: "Request") -> "Response":
         result, at = self.session(request).ready(), request.path_params
-        layer = at["layer"]
+        layer: Layer = at["layer"]
         if at["run"] != result.name:
-            raise LookupError("there is another picture now")
+            raise LookupError("there is a newer result")
         if layer not in LAYERS:
-            if not layer.isdecimal() or int(layer) >= len(result.names):
+            if not at["layer"].isdecimal() or int(at["layer"]) >= len(result.names):
                 raise LookupError("there is no such frame")
-            layer = int(layer)
+            layer = int(at["layer"])
         if at["level"] > 12:
             raise LookupError("there is no such tile")
         data = result.tile(layer, at["level"], at["column"], at["row"])
@@ -152,55 +177,56 @@ class Page:
             raise LookupError("there is no such tile")
         return Response(data, media_type="image/jpeg", headers=KEEP)
 
-    def pixel(self, request):
+    def pixel(self, request: "Request") -> "Response":
         at = request.path_params
-        return told(self.session(request).ready().pixel(at["x"], at["y"]))
+        return json_answer(self.session(request).ready().pixel(at["x"], at["y"]))
 
-    def mixture(self, request):
+    def mixture(self, request: "Request") -> "Response":
         result, at = self.session(request).ready(), request.path_params
         result.pixel(at["x"], at["y"])
-        return told({"shares": self.prober.mixture(result, at["x"], at["y"])})
+        return json_answer({"shares": self.prober.shares(result, at["x"], at["y"])})
 
-    def relief(self, request):
-        data = self.session(request).ready().relief()
+    def surface(self, request: "Request") -> "Response":
+        data = self.session(request).ready().surface()
         return Response(data, media_type="application/octet-stream")
 
-    async def paint(self, request):
+    async def paint(self, request: "Request") -> "Response":
         session, body = self.session(request), await body_of(request)
         paint = session.replay if "strokes" in body else session.paint
         boxes = await run_in_threadpool(paint, body)
-        return told({"boxes": boxes, "version": session.version})
+        return json_answer({"boxes": boxes, "version": session.version})
 
-    def undo(self, request):
+    def undo(self, request: "Request") -> "Response":
         session = self.session(request)
         every = request.query_params.get("all") == "1"
         boxes = session.undo(len(session.ready().strokes) if every else 1)
-        return told({"boxes": boxes, "version": session.version})
+        return json_answer({"boxes": boxes, "version": session.version})
 
-    def take(self, request):
-        """A file to take home, written anew each time and removed when it is sent."""
+    def export(self, request: "Request") -> "Response":
+        """An exported file. It is written for each request and removed when it has been sent."""
         session, asked = self.session(request), request.query_params
         result, name = session.ready(whole=True), session.name()
         what = asked.get("what", "picture")
-        # In a folder of its own: another of the same name may be asked for meanwhile.
+        # In a folder of its own: the same name may be requested twice at a time.
         folder = Path(tempfile.mkdtemp(dir=session.out))
         end = BackgroundTask(shutil.rmtree, folder, ignore_errors=True)
         try:
             if what == "picture":
                 suffix = SUFFIXES.get(asked.get("format", "png"))
                 if suffix is None:
-                    raise StackError("that is no format of ours: choose PNG, TIFF or JPEG")
+                    raise StackError("this format is not supported: choose PNG, TIFF or JPEG")
                 path = folder / f"{name}_fused{suffix}"
                 bits = 16 if asked.get("bits") == "16" else 8
-                result.write(path, bits, asked.get("crop") == "1")
+                result.export_picture(path, bits, asked.get("crop") == "1")
             else:
-                path = result.write_other(what, folder, name)
+                path = result.export_other(what, folder, name)
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise
         return FileResponse(path, filename=path.name, background=end)
 
-    def routes(self):
+    def routes(self) -> "list[Route]":
+        """Which method answers which request."""
         at = "/s/{token}"
         tile = "/tile/{run}/{layer}/{level:int}/{column:int}/{row:int}"
         table = [
@@ -220,21 +246,21 @@ class Page:
             ("GET", f"{at}{tile}", self.tile),
             ("GET", f"{at}/pixel/{{x:int}}/{{y:int}}", self.pixel),
             ("GET", f"{at}/mixture/{{x:int}}/{{y:int}}", self.mixture),
-            ("GET", f"{at}/relief", self.relief),
+            ("GET", f"{at}/surface", self.surface),
             ("POST", f"{at}/strokes", self.paint),
             ("DELETE", f"{at}/strokes", self.undo),
-            ("GET", f"{at}/take", self.take),
+            ("GET", f"{at}/export", self.export),
         ]
         return [Route(path, endpoint, methods=[method]) for method, path, endpoint in table]
 
 
-async def body_of(request):
-    """The JSON object that a request brings; StackError where it brings none, or too much."""
+async def body_of(request: "Request") -> dict[str, Any]:
+    """The JSON object in the body of a request; StackError where there is none, or a huge one."""
     data = b""
     async for chunk in request.stream():
         data += chunk
         if len(data) > LARGEST_BODY:
-            raise StackError("that is too much at once: paint shorter strokes")
+            raise StackError("this request is too large: paint shorter strokes")
     try:
         body = json.loads(data)
     except (ValueError, RecursionError) as error:
@@ -244,32 +270,39 @@ async def body_of(request):
     return body
 
 
-def refused(request, error):
-    """A failure as an answer, without the server's folders."""
+def refused(request: "Request", error: Exception) -> "Response":
+    """Answer a known failure with its sentence, without the folders of the server."""
     sentence = sentence_of(error)
-    session = request.app.state.sessions.known.get(request.path_params.get("token"))
+    sessions: Sessions = request.app.state.sessions
+    session = sessions.by_token.get(request.path_params.get("token", ""))
     if session is not None:
-        sentence = session.plain(sentence)
-    if request.method == "PUT":  # the rest of the file need not come
-        return told({"error": sentence}, 413, {"Connection": "close"})
-    return told({"error": sentence}, 400)
+        sentence = session.without_paths(sentence)
+    if request.method == "PUT":  # the rest of the file need not be sent
+        return json_answer({"error": sentence}, 413, {"Connection": "close"})
+    return json_answer({"error": sentence}, 400)
 
 
-def missing(request, error):
-    return told({"error": str(error).strip("'")}, 404)
+def missing(request: "Request", error: Exception) -> "Response":
+    """Answer a LookupError."""
+    return json_answer({"error": str(error).strip("'")}, 404)
 
 
-def gone(request, error):
-    """The browser has hung up: nobody reads this."""
+def disconnected(request: "Request", error: Exception) -> "Response":
+    """Answer a request whose browser has disconnected; nobody reads it."""
     return Response(status_code=400)
 
 
-def make_app(sessions, prober, names=()):
-    """The application that uvicorn serves; names: of this machine, beside its own."""
-    handlers = {kind: refused for kind in KNOWN_FAILURES}
-    handlers |= {LookupError: missing, ClientDisconnect: gone}
-    app = Starlette(routes=Page(sessions, prober).routes(), exception_handlers=handlers)
+def make_app(sessions: Sessions, prober: Prober, names: Iterable[str] = ()) -> Guard:
+    """The ASGI application that uvicorn serves.
+
+    Args:
+        sessions, prober: see Endpoints.
+        names: host names of this machine, besides its own.
+    """
+    handlers: dict[Any, Any] = {kind: refused for kind in KNOWN_FAILURES}
+    handlers |= {LookupError: missing, ClientDisconnect: disconnected}
+    app = Starlette(routes=Endpoints(sessions, prober).routes(), exception_handlers=handlers)
     app.state.sessions = sessions
     own = socket.gethostname()
     short = own.partition(".")[0]
-    return Guard(app, {"localhost", own, short, f"{short}.local", *names}, told)
+    return Guard(app, {"localhost", own, short, f"{short}.local", *names}, json_answer)

@@ -1,15 +1,16 @@
-"""What may come into the page of app.py: names, folders below --root, files and stacks of a
-bearable size, options of ours.
+"""What the server accepts: file names, paths below --root, files and stacks of limited size.
 
-A picture's size is read from its header before anything of it is decoded, so that a small file
-that claims a huge picture costs nothing.
+The size of a picture is read from its header before anything is decoded, so that a small file that
+declares a huge picture (a decompression bomb) costs nothing.
 """
 
 import logging
 import re
 import shutil
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
+from typing import Any
 
 import cv2
 import tifffile
@@ -27,128 +28,127 @@ SUFFIXES = (*READ_SUFFIXES, *VIDEO_SUFFIXES)
 MOST_FRAMES = 1000
 LONGEST_NAME, LONGEST_STEM = 200, 120  # bytes, of the 255 that file systems take
 
-# FFmpeg takes a list of addresses for a film, whatever its suffix, and would open them: a film has
-# to begin as one. For the family of mp4 this is what stands behind its first four bytes.
+# Given a text file with a list of addresses, FFmpeg would open these, whatever the suffix of the
+# file. So a video must begin as one. In the MP4 family these words follow the first four bytes.
 MKV_START, AVI_START = b"\x1a\x45\xdf\xa3", b"RIFF"
 MP4_PARTS = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")
 
-# Memory of the process that fuses: of the network at work, and for each pixel of the picture (the
-# result in 16 bits, its maps, a band of tiles, and what a frame takes while it is brought over).
+# Memory of the process that fuses: for the network, and for each pixel of the picture (the result
+# in 16 bits, its maps, a band of tiles, and copies of a frame while it is aligned).
 BASE_MEMORY, PIXEL_MEMORY = 0.9e9, 26
-CHOICES = {
-    "align": ("auto", "on", "off"),
-    "prefer": (None, "near", "far"),
-    "near": ("first", "last"),
-    "exposure": (True, False),
-}
 
 
 @dataclass(frozen=True)
-class Limits:
-    """What a session may bring along.
+class UploadLimits:
+    """How much a session may upload.
 
     Attributes:
-        upload: bytes of all its files.
-        pixels: of one frame.
+        total_bytes: of all its files.
+        frame_pixels: of one frame.
     """
 
-    upload: int
-    pixels: int
+    total_bytes: int
+    frame_pixels: int
 
 
-def safe_name(word):
-    """The last part of a file's name from a browser, for a folder of ours.
+def safe_name(word: str) -> str:
+    """Make a file name from a browser safe: its last part, without control characters.
 
     Raises:
-        StackError: it is hidden or empty, or its suffix is of nothing that is read here.
+        StackError: the name is empty or hidden, or its suffix is not that of a supported format.
     """
-    name = PureWindowsPath(word).name  # parts at / and \\ alike
+    name = PureWindowsPath(word).name  # splits at / and \\ alike
     name = "".join(letter for letter in name if letter.isprintable()).strip()
-    # The end of a long name stays: there are the numbers, and the suffix.
+    # Of a long name the end is kept, with the number and the suffix.
     path = Path(name.encode(errors="replace")[-LONGEST_NAME:].decode(errors="ignore"))
     if not path.stem or path.name.startswith("."):
-        raise StackError("a file without a name is not taken: give it one")
+        raise StackError("a file without a name cannot be uploaded: give it one")
     if path.suffix.lower() not in SUFFIXES:
         raise StackError(
-            f"{path.name} is no picture, TIFF or video that is read here: export it as JPEG, PNG "
-            "or TIFF"
+            f"{path.name} is not a supported picture, TIFF or video: export it as JPEG, PNG or TIFF"
         )
     return path.name
 
 
-def safe_stem(word):
-    """A word as a file's name without a suffix."""
+def safe_stem(word: str) -> str:
+    """Make a safe file name without a suffix of any text."""
     word = re.sub(r'[\\/:*?"<>|\x00-\x1f]', "_", word).strip(" .")
     return word.encode(errors="replace")[:LONGEST_STEM].decode(errors="ignore") or "fused"
 
 
-def gigabytes(count):
-    """Bytes in words."""
+def gigabytes(count: float) -> str:
+    """Bytes as text, in MB or GB."""
     return f"{count / 1e9:.1f} GB" if count >= 5e7 else f"{count / 1e6:.1f} MB"
 
 
-def check_upload(size, held, folder, limits):
-    """Refuse a file before it comes.
+def check_upload(size: int | None, held: int, folder: Path, limits: UploadLimits) -> int:
+    """Refuse a file before it is uploaded.
 
     Args:
-        size: bytes that it says, or None.
-        held: bytes that the session has already.
-        folder: where it would go.
-        limits: Limits.
+        size: its size, bytes, as the browser declares it; None: not declared.
+        held: bytes that the session holds already.
+        folder: for the file.
+        limits: of the session.
+    Returns:
+        The size.
     Raises:
-        StackError: it says no size, is too large, or the disk has no room.
+        StackError: the size is not declared, is too large, or the disk has no room for it.
     """
     if size is None:
-        raise StackError("a file that does not say its size is not taken: send it whole")
-    if held + size > limits.upload:
+        raise StackError("the browser does not declare the size of the file: use another browser")
+    if held + size > limits.total_bytes:
         raise StackError(
-            f"{gigabytes(held + size)} are more than the {gigabytes(limits.upload)} that this "
-            "page takes: leave frames out, or start it with a larger --max_upload_gb"
+            f"{gigabytes(held + size)} are more than the {gigabytes(limits.total_bytes)} that a "
+            "session may upload: upload fewer frames, or start the server with a larger "
+            "--max_upload_gb"
         )
     free = shutil.disk_usage(folder).free
     if size > free:
         raise StackError(
-            f"the disk of the temporary files has {gigabytes(free)} left, {gigabytes(size)} are "
-            "to come: start the page with another --temp_dir"
+            f"the disk for temporary files has {gigabytes(free)} free, and the file takes "
+            f"{gigabytes(size)}: start the server with another --temp_dir"
         )
+    return size
 
 
-def inside(root, word):
-    """The path below `root` that a word from a browser names.
+def inside(root: Path | None, word: str) -> Path:
+    """The path below `root` that a browser asks for.
 
     Args:
-        root: folder, None where none is shared.
+        root: the shared folder; None: no folder is shared.
         word: relative path; "" is the root.
     Returns:
-        The path, without links.
+        The path, with links resolved.
     Raises:
-        StackError: it leads elsewhere, or there is nothing.
+        StackError: it leads out of the root, or does not exist.
     """
-    outside = StackError("that path is not below the folder that this page shares: choose another")
+    outside = StackError(
+        "that path is not below the folder that this server shares: choose another"
+    )
     if root is None or "\0" in word:
         raise outside
     root = Path(root).resolve()
     try:
         path = (root / word).resolve(strict=True)
-    except (OSError, RuntimeError, ValueError) as error:  # of links that lead round, and no text
+    except (OSError, RuntimeError, ValueError) as error:  # circular links, invalid text
         raise outside from error
     if path != root and root not in path.parents:
         raise outside
     return path
 
 
-def listing(root, word):
-    """What a folder below `root` has to offer.
+def listing(root: Path, word: str) -> dict[str, Any]:
+    """List a folder below `root`.
 
     Returns:
-        {"path", "folders": [names], "files": [names of stacks in one file], "pictures": count};
-        links that lead out of the root do not count.
+        {"path", "folders": [names], "files": [names of TIFFs and videos that are stacks],
+        "pictures": count}, without links that lead out of the root.
     Raises:
-        StackError: as `inside`, or it is no folder that can be read.
+        StackError: as `inside`, or the path is not a readable folder.
     """
     folder = inside(root, word)
 
-    def stays(path):
+    def stays(path: Path) -> bool:
         try:
             inside(root, str(path))
         except StackError:
@@ -163,11 +163,12 @@ def listing(root, word):
     }
 
 
-def files_below(root, word):
-    """The files of a stack below `root`: a file, or the pictures of a folder; none is opened.
+def files_below(root: Path | None, word: str) -> list[Path]:
+    """The files of a stack below `root`: one file, or the pictures in a folder. None is opened.
 
     Raises:
-        StackError: as `inside`; there are none; or one is a link that leads out of the root.
+        StackError: as `inside`; or the folder holds no pictures, or a link that leads out of the
+            root.
     """
     path = inside(root, word)
     files = [path] if path.is_file() else frames_in(path)
@@ -178,21 +179,21 @@ def files_below(root, word):
     return files
 
 
-def frames_of(file):
-    """The frames that a file is or holds, each checked by its declared size alone.
+def frames_of(file: Path) -> list[Any]:
+    """The frames that a file is or holds.
 
     Args:
-        file: path, or one of the frames in a file.
+        file: path of a picture, TIFF or video.
     Returns:
-        List of paths or stack_files.Page.
+        Paths or frames in a file, see stack_files.frames_in_file.
     Raises:
-        StackError: as stack_files.frames_in_file, or they are too many.
+        StackError: as frames_in_file, or there are more than MOST_FRAMES.
     """
     suffix = file.suffix.lower()
-    many = "{} holds {} frames, {} are the most: cut it, or thin it out".format
+    many = "{} holds {} frames, and {} is the maximum: shorten it, or keep every second one".format
     if suffix in VIDEO_SUFFIXES:
         check_video(file)
-        # To count them is to go through the film: an hour of it is refused by its header.
+        # Counting the frames means decoding the video; an hour of it is refused by its header.
         claimed = int(cv2.VideoCapture(str(file), cv2.CAP_FFMPEG).get(cv2.CAP_PROP_FRAME_COUNT))
         if claimed > MOST_FRAMES:
             raise StackError(many(file, claimed, MOST_FRAMES))
@@ -207,45 +208,50 @@ def frames_of(file):
     return frames
 
 
-def check_video(file):
+def check_video(file: Path) -> None:
     """StackError where a file with the suffix of a video does not begin as one."""
     with open(file, "rb") as opened:
         start = opened.read(12)
     film = start.startswith(MKV_START) or (start.startswith(AVI_START) and start[8:] == b"AVI ")
     if not film and start[4:8] not in MP4_PARTS:
-        raise StackError(f"{file} is no video that is read here: export it as mp4")
+        raise StackError(f"{file} is not a supported video: export it as MP4")
 
 
-def check_declared(file, limits):
-    """Refuse a picture whose header claims too much, or that is none; nothing is decoded.
+def check_declared(file: Path, most_pixels: int) -> None:
+    """Refuse a picture whose header declares too many pixels, without decoding it.
 
     Args:
         file: path of a picture, TIFF or video.
-        limits: Limits.
+        most_pixels: of one frame.
     Raises:
-        StackError: it is no picture, or one of more pixels than are taken.
+        StackError: the file is not a picture, or has too many pixels.
     """
     suffix = file.suffix.lower()
     if suffix in RAW_SUFFIXES:
-        return  # LibRaw bounds what it develops, and the process has a limit of its own
+        return  # LibRaw has a limit, and so has the process
     for width, height in declared_sizes(file, suffix):
-        if width * height > limits.pixels:
+        if width * height > most_pixels:
             raise StackError(
-                f"{file} claims {width}x{height} pixels, {limits.pixels / 1e6:g} million are the "
-                "most: export it smaller, or start the page with a larger --max_megapixels"
+                f"{file} declares {width}x{height} pixels, and {most_pixels / 1e6:g} "
+                "million is the maximum: export it smaller, or start the server with a larger "
+                "--max_megapixels"
             )
 
 
-def declared_sizes(file, suffix):
-    """[(width, height)] that a file claims of its pictures, px; StackError where it is none."""
+def declared_sizes(file: Path, suffix: str) -> list[tuple[int, int]]:
+    """(width, height), px, that a file declares for each of its pictures.
+
+    Raises:
+        StackError: the file is not a picture, TIFF or video.
+    """
     with open(file, "rb") as opened:
         start = opened.read(12)
-    none = StackError(f"{file} is no picture, or is damaged: export or copy it again")
+    none = StackError(f"{file} is not a picture, or is damaged: export or copy it again")
     if suffix in VIDEO_SUFFIXES:
         check_video(file)
-        film = cv2.VideoCapture(str(file), cv2.CAP_FFMPEG)
-        sides = (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT)
-        return [tuple(int(film.get(side)) for side in sides)]
+        video = cv2.VideoCapture(str(file), cv2.CAP_FFMPEG)
+        width = video.get(cv2.CAP_PROP_FRAME_WIDTH)
+        return [(int(width), int(video.get(cv2.CAP_PROP_FRAME_HEIGHT)))]
     try:
         if start.startswith(TIFF_STARTS):
             logging.getLogger("tifffile").setLevel(logging.CRITICAL)
@@ -254,7 +260,10 @@ def declared_sizes(file, suffix):
                 return [(page.imagewidth, page.imagelength * page.imagedepth) for page in pages]
         if start[4:12] in HEIF_STARTS or suffix in HEIF_SUFFIXES:
             return heif_sizes(file)
-        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None  # ours is told in our words
+        limit, Image.MAX_IMAGE_PIXELS = (
+            Image.MAX_IMAGE_PIXELS,
+            None,
+        )  # our own limit has its own sentence
         try:
             with Image.open(file, formats=("JPEG", "PNG", "WEBP", "BMP")) as image:
                 return [image.size]
@@ -262,12 +271,12 @@ def declared_sizes(file, suffix):
             Image.MAX_IMAGE_PIXELS = limit
     except (UnidentifiedImageError, OSError, ValueError) as error:
         raise none from error
-    except Exception as error:  # tifffile has classes of its own, and those of struct
+    except Exception as error:  # tifffile raises its own classes and those of struct
         raise none from error
 
 
-def heif_sizes(file):
-    """As declared_sizes, for HEIC; nothing where its reader is missing, which reading it says."""
+def heif_sizes(file: Path) -> list[tuple[int, int]]:
+    """As declared_sizes, for HEIC; empty where pillow_heif is missing, which decoding reports."""
     try:
         import pillow_heif
     except ImportError:
@@ -276,56 +285,49 @@ def heif_sizes(file):
     return [picture.size for picture in opened]
 
 
-def check_frames(frames):
-    """StackError where there are fewer than two frames, or of several sizes, or of one name."""
+def check_frames(frames: Sequence[Mapping[str, Any]]) -> None:
+    """Check frames that are to be fused.
+
+    Args:
+        frames: as worker.examine_frame describes them.
+    Raises:
+        StackError: there are fewer than two, two have the same name, or their sizes differ.
+    """
     if len(frames) < 2:
-        raise StackError("a stack needs two frames or more: add some")
-    # Strokes name their frame; the pages of a.tif are a-1.tif and so on, as a file may be, too.
+        raise StackError("a stack needs at least two frames: add some")
+    # Strokes refer to frames by name. The pages of a.tif are a-1.tif, ..., as a file may be called.
     names = [frame["name"] for frame in frames]
     if len(set(names)) < len(names):
         name = max(names, key=names.count)
-        raise StackError(f"two frames are called {name}: leave one out, or rename its file")
+        raise StackError(f"two frames are called {name}: exclude one, or rename its file")
     sizes = [(frame["width"], frame["height"]) for frame in frames]
     size = max(sorted(set(sizes)), key=sizes.count)
     for frame, own in zip(frames, sizes):
-        if own not in (size, size[::-1]):  # a picture that lies on its side is turned
+        if own not in (size, size[::-1]):  # a picture on its side is rotated
             raise StackError(
-                f"{frame['name']} is {own[0]}x{own[1]}, the others are {size[0]}x{size[1]}: leave "
-                "it out, or export all frames at one size"
+                f"{frame['name']} is {own[0]}x{own[1]}, the others are {size[0]}x{size[1]}: "
+                "exclude it, or export all frames at the same size"
             )
 
 
-def check_room(frames, folder):
-    """StackError where the disk or the memory is too small for a stack."""
+def check_room(frames: Sequence[Mapping[str, Any]], folder: Path) -> None:
+    """Check that the disk of a folder and the memory have room for a stack.
+
+    Args:
+        frames: as of `check_frames`.
+        folder: for the results.
+    Raises:
+        StackError: one of them is too small.
+    """
     pixels = frames[0]["width"] * frames[0]["height"]
     whole = len(frames) * max(frame["bytes"] for frame in frames)
-    disk = int(1.1 * whole + 16 * pixels)  # with a draft, and the results
+    disk = int(1.1 * whole + 16 * pixels)  # with a draft and the results
     memory = int(BASE_MEMORY + PIXEL_MEMORY * pixels)
     has = {"disk": shutil.disk_usage(folder).free, "memory": free_memory()}
     for what, need in (("disk", disk), ("memory", memory)):
         if need > has[what]:
             raise StackError(
                 f"{len(frames)} frames of {pixels / 1e6:.0f} megapixels need {gigabytes(need)} of "
-                f"{what}, {gigabytes(has[what])} are free: leave frames out, or export them smaller"
+                f"{what}, and {gigabytes(has[what])} are free: exclude frames, or export them "
+                "smaller"
             )
-
-
-def options_of(wanted):
-    """What a page asks for as words of a command line; StackError where it is none of ours."""
-    unknown = StackError("these options are none of this page's: load it anew")
-    if not isinstance(wanted, dict) or set(wanted) - {*CHOICES, "slab"}:
-        raise unknown
-    if any(name in wanted and wanted[name] not in values for name, values in CHOICES.items()):
-        raise unknown
-    words = ["--align", wanted.get("align", "auto")]
-    if not wanted.get("exposure", True):
-        words.append("--no_match_exposure")
-    if wanted.get("prefer"):
-        words += ["--prefer", wanted["prefer"]]
-    if wanted.get("near"):
-        words += ["--near", wanted["near"]]
-    if slab := wanted.get("slab"):
-        if not isinstance(slab, int) or not 2 <= slab <= 1000:
-            raise StackError("a slab has 2 frames or more: give another number")
-        words += ["--slab", str(slab)]
-    return words

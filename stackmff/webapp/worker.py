@@ -1,20 +1,21 @@
-"""The work of the page of app.py, in a process of its own: looking at frames, and fusing them.
+"""The work for a page, in a process of its own: examining frames, and fusing them.
 
-It takes one line of JSON from stdin, what is to be done, and tells how that goes in lines of JSON
-on stdout. So the page stays quick while it works, a broken file or a lack of memory ends the work
-and not the page, and to cancel is to end the process.
+It reads one line of JSON from stdin, a spec of jobs.py, and reports in lines of JSON on stdout. In
+this way the server stays responsive, a damaged file or a lack of memory ends the work and not the
+server, and cancelling means ending the process.
 """
 
-import argparse
-import base64
 import contextlib
 import json
 import os
 import signal
 import sys
 import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
+from typing import IO, Any
 
 import cv2
 import numpy as np
@@ -24,85 +25,93 @@ from stackmff.alignment.geometry import common_area
 from stackmff.display.drawing import reduced
 from stackmff.display.previews import sharpness
 from stackmff.errors import KNOWN_FAILURES, StackError, sentence_of
-from stackmff.files import write_json
-from stackmff.fusion.options import add_fuse_options
-from stackmff.fusion.pipeline import Files, fuse_read, make_engine, tilt_of, write_slabs
+from stackmff.fusion.engines import Engine
+from stackmff.fusion.options import FuseOptions
+from stackmff.fusion.pipeline import Made, fuse_read, make_engine, write_slabs
 from stackmff.images.formats import decode, write_picture
 from stackmff.images.metadata import Metadata
-from stackmff.images.stack import read_stack
+from stackmff.images.stack import Stack, read_stack
 from stackmff.images.stack_files import frames_in_file
-from stackmff.webapp.uploads import Limits, check_declared, frames_of
+from stackmff.options import build
+from stackmff.processes import answer_channel
+from stackmff.webapp.jobs import ExamineSpec, FuseSpec
+from stackmff.webapp.result_files import ResultFiles, ResultRecord, encode_metadata
+from stackmff.webapp.uploads import check_declared, frames_of
 
-DRAFT = 4  # how much smaller a draft is, each way
+DRAFT = 4  # reduction of a draft, each side
 THUMB_SIDE = 320  # px
-SPARE = 2 * 2**30  # bytes that looking at frames may take beyond those of the frames themselves
-AT_WORK = 32  # bytes for a pixel of a frame that is decoded: 16-bit RGBA, and copies of it
-LONGEST = 180  # seconds for one file, or one frame of several in it, to be looked at
-PAUSE = 0.1  # seconds between two tellings of one stage
-BEHIND = 5  # so much less urgent is the work than the page, as os.nice has it
+SPARE = 2 * 2**30  # bytes that examining may take in addition to the frame itself
+AT_WORK = 32  # bytes per pixel of a frame while it is decoded: 16-bit RGBA, and copies of it
+PAUSE = 0.1  # seconds between two reports on one stage
+NICENESS = 5  # of os.nice, so that the server stays responsive
 
 
-class Teller:
-    """Tells the page how the work goes.
+class Reporter:
+    """Reports to the server.
 
     Args:
-        stream: binary, written to.
+        stream: to write to.
     """
 
-    def __init__(self, stream):
+    def __init__(self, stream: IO[str]) -> None:
         self.stream = stream
-        self.last = (None, 0.0)
+        self.last: tuple[tuple[str, str | None] | None, float] = (None, 0.0)
 
-    def tell(self, **message):
-        self.stream.write(json.dumps(message).encode() + b"\n")
+    def report(self, **message: Any) -> None:
+        """Send one message."""
+        self.stream.write(json.dumps(message) + "\n")
         self.stream.flush()
 
-    def stage(self, name, done, total, part=None):
-        """As `shown` of pipeline.stage; most of many steps are passed over."""
+    def stage(self, name: str, done: int, total: int, part: str | None = None) -> None:
+        """Report progress, see progress.ShowStage; of many quick steps, most are skipped.
+
+        Args:
+            name, done, total: of the stage.
+            part: "draft", or None for the full result.
+        """
         stage, when = self.last
         now = time.monotonic()
         if stage == (name, part) and done < total and now - when < PAUSE:
             return
         self.last = (name, part), now
-        self.tell(stage=name, done=done, total=total, part=part)
+        self.report(stage=name, done=done, total=total, part=part)
 
 
-def look(job, teller):
-    """Look at each frame: its size, how sharp it is, a thumbnail, and a copy for the draft.
-
-    Args:
-        job: {"files", "folder", "first", "upload", "pixels", "longest"}: paths; a folder for what
-            is made; the number of the first frame; see uploads.Limits; seconds for a file, or for
-            each frame of several in it (default: LONGEST).
-    """
-    limits = Limits(job["upload"], job["pixels"])
-    bound_memory(AT_WORK * limits.pixels + SPARE)
-    folder, number = Path(job["folder"]), job["first"]
-    for done, file in enumerate(map(Path, job["files"])):
-        teller.stage("looking at frames", done, len(job["files"]))
+def examine(spec: ExamineSpec, reporter: Reporter) -> None:
+    """Find the size and sharpness of each frame, write its thumbnail and a copy for the draft."""
+    bound_memory(AT_WORK * spec.frame_pixels + SPARE)
+    folder, number = Path(spec.folder), spec.first_id
+    for done, file in enumerate(map(Path, spec.files)):
+        reporter.stage("examining frames", done, len(spec.files))
         try:
-            bound_time(job.get("longest", LONGEST))
-            check_declared(file, limits)
+            bound_time(spec.longest)
+            check_declared(file, spec.frame_pixels)
             frames = frames_of(file)
             for frame in frames:
-                bound_time(job.get("longest", LONGEST))
-                told = look_at(frame, folder, number)
-                teller.tell(frame=told | {"file": str(file)}, of=len(frames))
+                bound_time(spec.longest)
+                found = examine_frame(frame, folder, number)
+                reporter.report(frame=found | {"file": str(file)}, of=len(frames))
                 number += 1
         except KNOWN_FAILURES as error:
-            teller.tell(refused=str(file), sentence=sentence_of(error))
-        except Exception as error:  # decoders have classes of their own; the next file goes on
-            teller.tell(
+            reporter.report(refused=str(file), sentence=sentence_of(error))
+        except Exception as error:  # decoders raise their own classes; go on with the next file
+            reporter.report(
                 refused=str(file),
                 sentence=f"{file} cannot be read ({error}): export or copy it again",
             )
-        teller.tell(looked=str(file))
+        reporter.report(examined=str(file))
     bound_time(0)
-    teller.stage("looking at frames", len(job["files"]), len(job["files"]))
+    reporter.stage("examining frames", len(spec.files), len(spec.files))
 
 
-def look_at(frame, folder, number):
-    """What is told of one frame; writes <number>.jpg and <number>.png into the folder."""
+def examine_frame(frame: Any, folder: Path, number: int) -> dict[str, Any]:
+    """Describe one frame; write its thumbnail <number>.jpg and its small copy <number>.png.
+
+    Args:
+        frame: a path, or a frame in a file, see uploads.frames_of.
+        folder: for both pictures.
+        number: the id of the frame.
+    """
     decoded = decode(frame)
     picture = decoded.picture
     height, width, channels = picture.shape
@@ -123,8 +132,8 @@ def look_at(frame, folder, number):
     }
 
 
-def bound_memory(count):
-    """Let this process take `count` bytes more at most, where the system can hold it to that."""
+def bound_memory(count: int) -> None:
+    """Limit this process to `count` more bytes of memory, where the system supports that."""
     try:
         import resource
 
@@ -134,120 +143,149 @@ def bound_memory(count):
         if hard == resource.RLIM_INFINITY or hard > most:
             resource.setrlimit(resource.RLIMIT_AS, (most, hard))
     except (ImportError, OSError, ValueError):
-        pass  # no such limits here
+        pass  # not supported here
 
 
-def bound_time(seconds):
-    """Let this process end in so many seconds unless this is called again before; 0: let it be.
+def bound_time(seconds: float) -> None:
+    """Let this process end in so many seconds unless this is called again before; 0: no limit.
 
-    All who are here wait for one line of looking, and a file can be made to take a decoder for
-    ever. The signal ends the process even within a library; without it there is no such bound.
+    All sessions share one queue for examining, and a file can be made to keep a decoder busy for
+    ever. The signal ends the process even inside a library. Systems without it have no such limit.
     """
     if hasattr(signal, "setitimer"):
         signal.setitimer(signal.ITIMER_REAL, seconds)
 
 
-def fuse(job, teller):
-    """Fuse a draft, then the frames themselves.
+@dataclass
+class Task:
+    """One stack to fuse, the draft or the full one.
 
-    Args:
-        job: {"frames", "names", "small", "options", "draft", "full"}: [file, number or None] of
-            each frame; what they are called; the files of the small copies; words for the options
-            of pipeline.add_fuse_options; folders for the results, draft None for none.
+    Attributes:
+        files: where the result goes.
+        paths: of the frames: paths, or frames in a file.
+        names: of the frames.
+        part: "draft", or None for the full result.
     """
-    parser = argparse.ArgumentParser()
-    add_fuse_options(parser)
-    args = parser.parse_args(job["options"])
-    args.confidence = None  # that of the options of predict.py, which a network may lack
-    engine = make_engine(args)
+
+    files: ResultFiles
+    paths: Sequence[Any]
+    names: Sequence[str]
+    part: str | None = None
+
+
+def fuse(spec: FuseSpec, reporter: Reporter) -> None:
+    """Fuse a draft, if one is wanted, then the frames themselves."""
+    options = build(FuseOptions, spec.options, strict=True)
+    # With 8 bits the picture could not be retouched without rounding twice: it is rounded when it
+    # is exported.
+    options = replace(options, format=replace(options.format, bits=16))
+    engine = make_engine(options.engine, ["--prefer"] if options.choices.prefer else [])
     engine.load()
-    if job["draft"]:
-        small = [Path(file) for file in job["small"]]
+    if spec.draft is not None:
+        small = [Path(file) for file in spec.small]
         try:
-            fuse_into(Path(job["draft"]), small, job["names"], engine, args, teller, "draft")
+            draft = Task(ResultFiles(spec.draft), small, spec.names, "draft")
+            fuse_task(draft, engine, options, reporter)
         except KNOWN_FAILURES as error:
-            teller.tell(draft_failed=sentence_of(error))
-    fuse_into(Path(job["full"]), frames_at(job["frames"]), job["names"], engine, args, teller)
+            reporter.report(draft_failed=sentence_of(error))
+    full = Task(ResultFiles(spec.full), open_frames(spec.frames), spec.names)
+    fuse_task(full, engine, options, reporter)
 
 
-def frames_at(places):
-    """The frames at [file, number from 1 in it or None], each file gone through once.
+def open_frames(places: Sequence[tuple[str, int | None]]) -> list[Any]:
+    """The frames at (file, number from 1 in it or None).
 
-    The frames of a video share one reader: of their own each would begin at the first one.
+    Frames of one video share a reader: a reader of its own for each would decode the video from
+    its start, and keep it open.
     """
     inside = cache(lambda file: frames_in_file(Path(file)))
     return [Path(file) if number is None else inside(file)[number - 1] for file, number in places]
 
 
-def fuse_into(folder, paths, names, engine, args, teller, part=None):
-    """Fuse frames, and leave in a folder all that the page looks at; see viewing.Result."""
+def fuse_task(task: Task, engine: Engine, options: FuseOptions, reporter: Reporter) -> None:
+    """Fuse the frames of a task and write the files that results.Result reads."""
     start = time.perf_counter()
-    told = partial(teller.stage, part=part)
-    folder.mkdir(parents=True)
-    stack = read_stack(paths, store=folder / "frames.raw", progress=partial(told, "reading frames"))
-    if args.order == "auto":
-        names = put_in_order(stack, names)
-    has_weights = engine.output == "weights"
-    files = Files(
-        folder / "fused.npy",
-        folder / "focus.npy",
-        folder / "confidence.npy" if has_weights else None,
-        alignment=None if args.align == "off" else folder / "alignment.json",
+    show = partial(reporter.stage, part=task.part)
+    task.files.folder.mkdir(parents=True)
+    stack = read_stack(
+        task.paths, store=task.files.frames, progress=partial(show, "reading frames")
     )
-    args.bits = 16  # what is taken home may have 8, and is retouched before
-    made = fuse_read(stack, engine, files, args, told)
+    names = list(task.names)
+    if options.alignment.order == "auto":
+        names = put_in_order(stack, names)
+    save = None if options.alignment.align == "off" else task.files.alignment
+    made = fuse_read(stack, engine, options, save=save, shown=show)
     names = [names[k] for k in made.order]
-    np.save(files.picture, made.fused.picture)
+    write_planes(task.files, made, engine)
+    if options.choices.slab is not None and task.part is None:
+        write_slabs(task.files.slabs, stack, engine, made, options.choices.slab, show)
+    record = describe(stack, made, names, options, time.perf_counter() - start)
+    record.save(task.files.record)
+    reporter.report(made=task.part or "full")
+
+
+def write_planes(files: ResultFiles, made: Made, engine: Engine) -> None:
+    """Write the fused picture and its maps."""
+    np.save(files.fused, made.fused.picture)
+    assert made.fused.focus_map is not None
     np.save(files.focus_map, made.fused.focus_map)
-    if has_weights:
+    if engine.output == "weights":
+        assert made.fused.confidence is not None
         np.save(files.confidence, made.fused.confidence)
-    use = list(range(len(paths))) if made.alignment is None else made.alignment.kept
-    if args.slab and part is None:
-        metadata = stack.metadata
-        write_slabs(folder / "slabs", use, args.slab, made.fuse, None, metadata, told)
+
+
+def describe(
+    stack: Stack, made: Made, names: Sequence[str], options: FuseOptions, seconds: float
+) -> ResultRecord:
+    """The record of a result.
+
+    Args:
+        stack: of aligned frames; made: of it; names: of its frames.
+        options: of fusion.
+        seconds: time taken.
+    """
     area = None
     if made.alignment is not None:
-        with contextlib.suppress(StackError):  # nothing in common: there is nothing to cut to
+        with contextlib.suppress(StackError):  # the frames have no area in common
             area = common_area(made.alignment)
-    block = {
-        name: value and base64.b64encode(value).decode()
-        for name, value in vars(stack.metadata).items()
-    }
-    record = {
-        "shape": list(stack.frames.shape),
-        "dtype": stack.frames.dtype.name,
-        "files": [path.name for path in stack.paths],
-        "names": names,
-        "kept": use,
-        "area": area,
-        "notes": made.notes,
-        "metadata": block,
-        "tilt": tilt_of(args),
-        "first_is_near": None if args.near is None else args.near == "first",
-        "seconds": time.perf_counter() - start,
-    }
-    write_json(folder / "result.json", record)
-    teller.tell(made=part or "full")
+    near = options.choices.near
+    return ResultRecord(
+        shape=list(stack.frames.shape),
+        dtype=stack.frames.dtype.name,
+        files=[path.name for path in stack.paths],
+        names=names,
+        kept=made.kept(),
+        area=area,
+        notes=made.notes,
+        metadata=encode_metadata(stack.metadata),
+        tilt=made.mixture.tilt,
+        first_is_near=None if near is None else near == "first",
+        seconds=seconds,
+    )
 
 
-WORK = {"look": look, "fuse": fuse}
+# Each kind of spec: its class, and what does it.
+WORK: dict[str, tuple[Callable[..., Any], Callable[..., None]]] = {
+    "examine": (ExamineSpec, examine),
+    "fuse": (FuseSpec, fuse),
+}
 
 
-def main():
-    # What a library prints goes to stderr; the lines of JSON are ours alone.
-    teller = Teller(os.fdopen(os.dup(1), "wb"))
-    os.dup2(2, 1)
+def main() -> int:
+    """Do the work that stdin asks for; return an exit status."""
+    reporter = Reporter(answer_channel())
     if hasattr(os, "nice"):
-        os.nice(BEHIND)
-    with contextlib.suppress(OSError):  # where memory runs out, this ends and not the page
+        os.nice(NICENESS)
+    with contextlib.suppress(OSError):  # out of memory, the system ends this, not the server
         Path("/proc/self/oom_score_adj").write_text("1000")
-    job = json.loads(sys.stdin.readline())
+    message = json.loads(sys.stdin.readline())
+    make_spec, work = WORK[message["kind"]]
     try:
-        WORK[job["kind"]](job, teller)
+        work(make_spec(**message), reporter)
     except BrokenPipeError:
-        return 1  # the page is gone
+        return 1  # the server has ended
     except KNOWN_FAILURES as error:
-        teller.tell(error=sentence_of(error))
+        reporter.report(error=sentence_of(error))
     return 0
 
 

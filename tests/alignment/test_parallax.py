@@ -6,12 +6,13 @@ import cv2
 import numpy as np
 import pytest
 
-from stackmff.alignment import resampling
+from stackmff.alignment import parallax, resampling
+from stackmff.alignment.command import AlignCommand, get_parser
 from stackmff.alignment.geometry import Alignment, common_area, covered, places_of, spread
 from stackmff.alignment.measure import align_by_options, apply, measure
 from stackmff.alignment.record import load_alignment, save_alignment
 from stackmff.errors import StackError
-from tools.align import get_parser
+from stackmff.options import parse
 
 HEIGHT, WIDTH, ROOM = 120, 160, 20  # px; of a frame, and what its scene is larger on each side
 STEP = 1.5  # px that the near half moves from frame to frame, the far half goes the other way
@@ -108,6 +109,36 @@ def test_blur_alone_is_no_parallax():
         plain = measure(frames, local=False)
         for found, expected in zip(alignment.transforms, plain.transforms):
             np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize(
+    "moved, field, speaks",
+    [
+        (1.0, 1.0, True),
+        (0.3, 0.3, False),  # explains all, and is too short to count
+        (1.0, -1.0, False),  # long enough, and explains nothing
+        (0.0, 0.0, False),
+    ],
+)
+def test_only_a_field_that_is_long_and_explains_much_speaks(moved, field, speaks):
+    """moved, field: px, where the second frame has what the first shows, and is said to have it."""
+    picture = np.float32(scene(4)[..., 0])
+    other = cv2.warpAffine(
+        picture,
+        np.float32([[1, 0, -moved], [0, 1, 0]]),
+        picture.shape[::-1],
+        flags=cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP,
+        borderMode=cv2.BORDER_REPLICATE,
+    )
+    lumas = {k: np.uint16(np.clip(luma, 0, 255) * 257) for k, luma in enumerate((picture, other))}
+    level = parallax._Level(1, lumas, picture.shape)
+    fields = {k: np.zeros((*parallax.grid_of(picture.shape), 2), np.float32) for k in range(2)}
+    fields[1][..., 0] = field
+
+    def run(function, items):
+        return [function(item) for item in items]
+
+    assert parallax._speaks(level, [np.eye(3)] * 2, fields, [(0, 1)], run) is speaks
 
 
 def test_still_frames_stay():
@@ -208,5 +239,5 @@ def test_the_option(frames):
     words = ["--stack_path", "a", "--output_dir", "b"]
     names = [f"{k}.png" for k in range(5)]
     for more, count in (([], 4), (["--parallax", "off"], 0)):
-        args = get_parser().parse_args([*words, *more])
-        assert len(align_by_options(args, frames, names).fields) == count
+        (command,) = parse(get_parser(), [*words, *more], AlignCommand)
+        assert len(align_by_options(command.alignment, frames, names).fields) == count

@@ -1,4 +1,4 @@
-"""display/previews.py: the key says what the colours mean, films go there and back, nothing is changed."""
+"""display/previews.py: the key explains the colours, films go there and back, frames stay."""
 
 import cv2
 import numpy as np
@@ -114,7 +114,9 @@ def test_a_sweep_shows_few_frames_of_many_and_only_those_kept(stack, tmp_path):
     _, fused = stack
     frames = np.stack([np.full((20, 30, 1), k, np.uint8) for k in range(200)])
     kept = list(range(10, 190))
-    previews.sweep(frames, fused.picture[:20, :30], tmp_path / "a.gif", kept=kept)
+    previews.sweep(
+        frames, fused.picture[:20, :30], tmp_path / "a.gif", info=previews.FrameInfo(kept=kept)
+    )
     levels = [picture[0, 0, 0] for picture, _ in film(tmp_path / "a.gif")]
     assert len(levels) == 2 * previews.SWEEP_FRAMES
     assert min(levels[:-1]) == 10 and max(levels[:-1]) == 189
@@ -149,7 +151,7 @@ def test_a_sweep_as_mp4_lasts_as_long(stack, tmp_path):
 
 def test_other_films_are_refused(stack, tmp_path):
     frames, fused = stack
-    with pytest.raises(StackError, match=r"a\.avi has no suffix of a film: use \.gif or \.mp4"):
+    with pytest.raises(StackError, match=r"a\.avi is not named as a film: use \.gif or \.mp4"):
         previews.sweep(frames, fused.picture, tmp_path / "a.avi")
     assert not list(tmp_path.iterdir())
 

@@ -7,9 +7,10 @@ import cv2
 import numpy as np
 import pytest
 from drawn import draw_stack, texture
-from test_drawing import Page
+from html_files import HtmlFile
 
 from stackmff.display import report
+from stackmff.display.previews import FrameInfo
 from stackmff.errors import StackError
 from stackmff.fusion.blending import Fused
 
@@ -20,13 +21,14 @@ RESULT = {"seconds": 1.26, "network_seconds": 0.84, "width": 0, "note": None}
 PICTURE = cv2.GaussianBlur(texture(48, 64, 0), (0, 0), 1)  # what WebP keeps well
 
 
-def card_of(name="bee", **others):
+def card_of(name="bee", file=None, notes=(), **info):
     """The card of a drawn stack of four frames, of which the first is the sharpest."""
     picture = 255 - PICTURE
     frames = np.stack([cv2.GaussianBlur(PICTURE, (0, 0), sigma) for sigma in (0.5, 1, 2, 3)])
     focus_map = np.zeros((48, 64), np.uint16)
     fused = Fused(picture, focus_map, np.full((48, 64), 255, np.uint8))
-    return report.make_card(name, frames, fused, RESULT, **others)
+    result = RESULT | {"notes": list(notes)}
+    return report.make_card(name, frames, fused, result, file, FrameInfo(**info))
 
 
 def written(folder, *cards):
@@ -35,7 +37,7 @@ def written(folder, *cards):
     for file, card in zip(files, cards):
         report.write_card(file, card)
     report.write_report(folder / "report.html", "A & B", files)
-    return (folder / "report.html").read_text(), Page(folder / "report.html")
+    return (folder / "report.html").read_text(), HtmlFile(folder / "report.html")
 
 
 def decoded(picture):
@@ -126,7 +128,7 @@ def test_a_card_that_cannot_be_read_is_a_failure_with_a_mend(tmp_path):
         with pytest.raises(StackError, match=r"bee\.json cannot be read as the card.*--overwrite"):
             report.read_card(file)
         report.write_report(tmp_path / "report.html", "A", [file])
-        assert "bee.json cannot be read" in Page(tmp_path / "report.html").text
+        assert "bee.json cannot be read" in HtmlFile(tmp_path / "report.html").text
 
 
 def test_of_very_many_stacks_the_first_have_pictures(tmp_path, monkeypatch):
@@ -134,7 +136,7 @@ def test_of_very_many_stacks_the_first_have_pictures(tmp_path, monkeypatch):
     failed = report.Card("broken", failure="no")
     _, page = written(tmp_path, failed, card_of("one"), card_of("two"))
     assert page.links == ["#s1"] and page.ids == ["s1"] and len(page.images) == 3
-    assert "two" in page.text and "Pictures are of the first 1 stacks." in page.text
+    assert "two" in page.text and "Pictures are shown for the first 1 stacks." in page.text
 
 
 def test_a_page_that_cannot_be_made_leaves_the_old_one(tmp_path, monkeypatch):

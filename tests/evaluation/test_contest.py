@@ -1,4 +1,4 @@
-"""evaluation/contest.py: what is fused, measured and recorded, what is not done again, how failures end."""
+"""evaluation/contest.py: what is fused, measured, recorded and not done again; how failures end."""
 
 import json
 import os
@@ -128,7 +128,7 @@ def test_failures_are_named_and_the_rest_goes_on(tmp_path, capsys):
         "dying: b: its process was killed, most likely because memory ran out",
         f"dying lacks 1 of 3 results {left_out}",
         *(
-            f"small: {stack}: it gives (19, 24, 3) uint8 for frames of (20, 24, 3) uint8: mend "
+            f"small: {stack}: it returns (19, 24, 3) uint8 for frames of (20, 24, 3) uint8: fix "
             "the method"
             for stack in "abc"
         ),
@@ -237,5 +237,5 @@ def test_places_and_names(tmp_path):
         folders_module.find_stacks(tmp_path / "data" / "dof_stack" / "a")
     with pytest.raises(StackError, match="is not a method"):
         contest.make_entries(["other"], False, tmp_path)
-    with pytest.raises(StackError, match=r"would share .*first-x=a-b: leave one out"):
+    with pytest.raises(StackError, match=r"would share .*first-x=a-b: remove one"):
         contest.make_entries(["first:x=a/b", "first:x=a-b"], False, tmp_path)

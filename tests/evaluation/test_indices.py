@@ -338,7 +338,7 @@ def test_what_cannot_be_scored(answer):
         index_scores(answer, frames[:0], 255)
     with pytest.raises(ValueError, match="not grey or RGB"):
         index_scores(answer[..., :2], frames[..., :2], 255)
-    with pytest.raises(ValueError, match="no index Q_Z: choose from Q_W, SCD"):
+    with pytest.raises(ValueError, match="Q_Z is not an index: choose from Q_W, SCD"):
         index_scores(answer, frames, 255, ["SF", "Q_Z"])
     with pytest.raises(ValueError, match="64x40 is smaller than the 41x41 px that VIFF needs"):
         of("VIFF", answer[:40], frames[:, :40])

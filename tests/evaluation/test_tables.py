@@ -1,4 +1,4 @@
-"""evaluation/tables.py: means, differences and their intervals, ranks with ties, Markdown, correlations."""
+"""evaluation/tables.py: means, differences, intervals, ranks with ties, Markdown, correlations."""
 
 import numpy as np
 import pytest
@@ -109,7 +109,12 @@ def test_markdown_of_known_numbers(tmp_path, scores):
         "| c | 3 | 30.00 | 0.8667 | -1.00 (-1.00 to -1.00) | 2.25 | - | - |",
     ]
     assert lines[5] == "" and len(lines) == 7
-    for what in ("n: scenes", "95 % confidence", "mean over scenes and PSNR, SSIM", "MiB: "):
+    for what in (
+        "n: number of scenes",
+        "95 % confidence",
+        "mean over scenes and PSNR, SSIM",
+        "MiB: ",
+    ):
         assert what in lines[6]
 
 

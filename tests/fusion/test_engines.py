@@ -17,7 +17,9 @@ from stackmff.fusion.engines import (
     TorchEngine,
     choose_engine,
     export_of,
+    extended,
     torch_engine,
+    weigh,
 )
 from stackmff.fusion.fuse import fuse_stack
 from stackmff.images.formats import write_picture
@@ -56,6 +58,23 @@ def test_openvino_fuses_as_torch_does(exported, shape):
     assert np.abs(fused.picture.astype(int) - wanted.picture).max() <= 1  # rounding
     assert np.abs(fused.confidence.astype(int) - wanted.confidence).max() <= 1
     assert engine.seconds > 0
+
+
+@pytest.mark.parametrize("size", [(64, 96), (50, 70), (33, 95), (20, 40)])
+def test_what_fills_a_tile_up_is_what_torch_fills_it_up_with(exported, size):
+    """Up to the borders, where other pixels beyond would change the weights by far more."""
+    frames = stack_of(3, *size)
+    wanted = weigh(torch_engine(exported, "cpu"), frames)
+    found = weigh(OpenVinoEngine(export_of(exported), "fp32"), frames)
+    assert found.shape == wanted.shape == (3, *size)
+    np.testing.assert_allclose(found, wanted, atol=1e-4)  # the bound of export.py
+
+
+def test_a_tile_is_mirrored_at_its_last_row_and_column():
+    planes = np.arange(2 * 3 * 4).reshape(2, 3, 4)
+    whole = extended(planes, (5, 6))
+    np.testing.assert_array_equal(whole, planes[:, [0, 1, 2, 1, 0]][..., [0, 1, 2, 3, 2, 1]])
+    assert extended(planes, (3, 4)) is planes
 
 
 def test_tiles_run_side_by_side_as_one_after_the_other(exported):
@@ -120,7 +139,9 @@ def test_an_export_of_other_weights_is_not_used(exported, tmp_path):
         (tmp_path / name).write_bytes(whole)
     (tmp_path / "small.json").write_text("[]")
     assert export_of(copy) is None
-    with pytest.raises(StackError, match=r"has no export that belongs to it: tools/export.py"):
+    with pytest.raises(
+        StackError, match=r"has no export that belongs to it: make one with python -m tools.export"
+    ):
         choose_engine(copy, "cpu", "openvino")
     assert isinstance(choose_engine(copy, "cpu"), TorchEngine)
 
@@ -136,7 +157,7 @@ def test_what_is_not_exported(tmp_path):
 
 def test_a_broken_export_is_named(tmp_path):
     (tmp_path / "x.xml").write_text("<net")
-    with pytest.raises(StackError, match=r"x.xml is no exported network"):
+    with pytest.raises(StackError, match=r"x.xml is not an exported network"):
         OpenVinoEngine(tmp_path / "x.xml").load()
 
 

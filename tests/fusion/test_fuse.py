@@ -11,7 +11,7 @@ from stand_ins import Engine, brightest, only
 from stackmff.alignment.geometry import Alignment
 from stackmff.errors import StackError
 from stackmff.fusion import tiles as tiles_module
-from stackmff.fusion.blending import distinct_frames
+from stackmff.fusion.blending import Mixture, distinct_frames
 from stackmff.fusion.engines import TorchEngine, torch_engine
 from stackmff.fusion.fuse import fuse_stack
 from stackmff.fusion.tiles import ramp, tile_area, tile_plan, tile_spans
@@ -257,7 +257,9 @@ def test_only_frames_that_cover_a_pixel_take_part():
     """Frame 1 has all the weight and does not reach the last 10 columns: the others share them."""
     frames = noise(3, 90, 150, 3)
     _, alignment = shifted(frames, [0, 10, 0])
-    fused = fuse_stack(frames, Engine(only(1), tile=64), overlap=0, alignment=alignment)
+    fused = fuse_stack(
+        frames, Engine(only(1), tile=64), overlap=0, mixture=Mixture(alignment=alignment)
+    )
     np.testing.assert_array_equal(fused.picture[:, :140], frames[1, :, :140])
     end = fused.picture[:, 140:].astype(int)
     assert np.abs(end - (frames[0, :, 140:].astype(int) + frames[2, :, 140:]) / 2).max() <= 1
@@ -268,7 +270,7 @@ def test_a_network_that_draws_takes_its_colours_from_frames_that_cover_a_pixel()
     frames = noise(3, 90, 150, 1)
     _, alignment = shifted(frames, [0, 10, 0])
     engine = Engine(lambda tiles: tiles[:, 1:2], "luma", tile=4096)
-    fused = fuse_stack(frames, engine, alignment=alignment)
+    fused = fuse_stack(frames, engine, mixture=Mixture(alignment=alignment))
     np.testing.assert_array_equal(fused.picture, frames[1])
     assert (fused.focus_map[:, :140] == 32768).mean() > 0.98  # others have its luma by chance
     assert (fused.focus_map[:, 140:] != 32768).all()
@@ -281,7 +283,9 @@ def test_the_weights_of_what_covers_keep_their_proportion():
     def weigh(tiles):
         return np.broadcast_to(np.float32([0.2, 0.3, 0.5])[:, None, None], tiles[0].shape)[None]
 
-    fused = fuse_stack(frames, Engine(weigh), alignment=alignment).picture[:, 40:, 0]
+    fused = fuse_stack(frames, Engine(weigh), mixture=Mixture(alignment=alignment)).picture[
+        :, 40:, 0
+    ]
     assert np.abs(fused - (0.4 * frames[0, :, 40:, 0] + 0.6 * frames[1, :, 40:, 0])).max() <= 0.51
 
 
@@ -290,10 +294,10 @@ def test_frames_left_out_or_not_asked_for_have_no_part():
     _, alignment = shifted(frames, [0, 0, 0, 0])
     alignment.transforms[3] = None
     engine = Engine(brightest)
-    fused = fuse_stack(frames, engine, alignment=alignment)
+    fused = fuse_stack(frames, engine, mixture=Mixture(alignment=alignment))
     np.testing.assert_array_equal(fused.picture, fuse_stack(frames[:3], engine).picture)
     assert fused.focus_map.max() <= round(65535 * 2 / 3)  # it still counts all four
-    some = fuse_stack(frames, engine, use=[1, 3], maps=False).picture
+    some = fuse_stack(frames, engine, mixture=Mixture(use=[1, 3], maps=False)).picture
     np.testing.assert_array_equal(some, fuse_stack(frames[[1, 3]], engine).picture)
     assert engine.shapes[-1][1] == 2
 
@@ -309,12 +313,14 @@ def test_a_tilt_decides_between_frames_that_share_a_pixel():
         return weights / weights.sum(1, keepdims=True)
 
     for tilt, index in ((6, 4), (-6, 0)):
-        fused = fuse_stack(frames, Engine(torn), tilt=tilt).picture.astype(int)
+        fused = fuse_stack(frames, Engine(torn), mixture=Mixture(tilt=tilt)).picture.astype(int)
         assert np.abs(fused[:, :20] - frames[index, :, :20]).mean() < 1
         assert np.abs(fused[:, 20:] - frames[1, :, 20:]).mean() < 2
         assert (fused >= frames.min(0)).all() and (fused <= frames.max(0)).all()
     even = fuse_stack(frames, Engine(torn)).picture
-    np.testing.assert_array_equal(even, fuse_stack(frames, Engine(torn), tilt=0.0).picture)
+    np.testing.assert_array_equal(
+        even, fuse_stack(frames, Engine(torn), mixture=Mixture(tilt=0.0)).picture
+    )
 
 
 @pytest.mark.parametrize("kind", ["weights", "luma"])
@@ -322,7 +328,7 @@ def test_16_bits_of_8(kind):
     frames = noise(2, 30, 40, 3)
     function = brightest if kind == "weights" else lambda tiles: tiles.max(1, keepdims=True)
     whole, deep = (
-        fuse_stack(frames, Engine(function, kind), deep=deep, maps=False).picture
+        fuse_stack(frames, Engine(function, kind), mixture=Mixture(deep=deep, maps=False)).picture
         for deep in (False, True)
     )
     assert deep.dtype == np.uint16

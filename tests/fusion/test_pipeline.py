@@ -1,6 +1,5 @@
 """fusion/pipeline.py: the results of a stack, whole: aligned, cropped, in slabs, with what to look at."""
 
-import argparse
 import json
 
 import cv2
@@ -14,24 +13,17 @@ from stackmff.alignment.geometry import Alignment
 from stackmff.display.report import read_card
 from stackmff.errors import StackError
 from stackmff.fusion.blending import Fused
-from stackmff.fusion.options import add_fuse_options, check_choices
+from stackmff.fusion.command import FuseCommand, get_parser, needing_weights
 from stackmff.fusion.pipeline import Files, cropped, decisions, fuse_files, make_engine, slabs_of
 from stackmff.images.formats import read_picture, result_suffix, same_format, write_picture
 from stackmff.images.stack import read_stack
+from stackmff.options import parse
 
 
 def options(*words):
-    """The options of both commands as parsed."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--preview", action="store_true")
-    parser.add_argument("--focus_map", action="store_true")
-    parser.add_argument("--confidence", action="store_true")
-    parser.add_argument("--save_alignment")
-    parser.add_argument("--use_alignment")
-    add_fuse_options(parser)
-    args = parser.parse_args(words)
-    check_choices(parser, args)
-    return args
+    """The options of fusion that the command of one stack reads."""
+    (command,) = parse(get_parser(), ["stack", *words], FuseCommand)
+    return command.fuse
 
 
 def written(folder, frames):
@@ -187,14 +179,20 @@ def test_cropping_takes_all_parts():
     ("words", "said"),
     [
         (["--align", "off", "--crop"], "--crop contradicts --align off"),
-        (["--align", "off", "--reference", "0"], "--reference contradicts --align off"),
-        (["--use_alignment", "a.json", "--reference", "0"], "--reference contradicts --use_al"),
-        (["--use_alignment", "a.json", "--motion", "affine"], "with --use_alignment nothing is me"),
+        (
+            ["--align", "off", "--reference", "0"],
+            "--reference says how to measure, and --align off",
+        ),
+        (
+            ["--use_alignment", "a.json", "--reference", "0"],
+            "--reference says how to measure, and --use_al",
+        ),
+        (["--use_alignment", "a.json", "--motion", "affine"], "--use_alignment measures nothing"),
         (["--use_alignment", "a.json", "--align", "on"], "--align on measures"),
         (["--near", "last"], "--near is for --prefer and --preview"),
         (["--slab", "1"], "at least 2"),
         (["--smooth", "3"], "--smooth is for the focus map"),
-        (["--align", "off", "--parallax", "off"], "with --align off nothing is measured"),
+        (["--align", "off", "--parallax", "off"], "--align off measures nothing"),
         (["--smooth", "-1"], "at least 0"),
         (["--quiet", "--verbose"], "not allowed with"),
     ],
@@ -214,9 +212,13 @@ def test_what_a_network_without_weights_cannot_give(tmp_path):
     network = build_network(default_config("StackMFF"))
     path = tmp_path / "luma.pth"
     torch.save({"config": network.config, "network": network.state_dict()}, path)
-    for words in (["--confidence"], ["--prefer", "near"]):
-        with pytest.raises(StackError, match=f"{words[0]} needs"):
-            make_engine(options("--model_path", str(path), "--device", "cpu", *words))
+    words = ["--model_path", str(path), "--device", "cpu"]
+    for more, confidence in (([], True), (["--prefer", "near"], False)):
+        made = options(*words, *more)
+        needed = list(needing_weights(made, confidence))
+        with pytest.raises(StackError, match=f"{needed[0]} needs"):
+            make_engine(made.engine, needed)
+    assert make_engine(options(*words).engine, needing_weights(options(*words), None))
 
 
 def test_formats(tmp_path):

@@ -112,7 +112,7 @@ def test_strokes_of_other_pictures_are_refused(tmp_path):
     with pytest.raises(StackError, match=r"stroke 1 .* c\.png is not in the stack"):
         load_strokes(path, NAMES[:2], (40, 56))
     path.write_text("[1, 2]")
-    with pytest.raises(StackError, match="no file of strokes"):
+    with pytest.raises(StackError, match="not a file of brush strokes"):
         load_strokes(path, NAMES, (40, 56))
 
 

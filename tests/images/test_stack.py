@@ -56,7 +56,9 @@ def test_too_few_frames(tmp_path):
     (tmp_path / "one.png").touch()
     with pytest.raises(StackError, match="holds one picture: a stack needs two or more"):
         list_frames(tmp_path)
-    with pytest.raises(StackError, match=r"one\.png is a single file, not a stack: give the folder"):
+    with pytest.raises(
+        StackError, match=r"one\.png is a single file, not a stack: give the folder"
+    ):
         list_frames(tmp_path / "one.png")
     with pytest.raises(StackError, match="is not a folder"):
         list_frames(tmp_path / "nothing")

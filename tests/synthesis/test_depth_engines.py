@@ -14,7 +14,7 @@ from stackmff.errors import StackError
 from stackmff.machine import import_openvino
 from stackmff.options import add_options, parse
 from stackmff.synthesis import depth_engines
-from stackmff.synthesis.depth_engines import EngineOptions, OnnxRuntimeDepth, OpenVinoDepth
+from stackmff.synthesis.depth_engines import DepthEngineOptions, OnnxRuntimeDepth, OpenVinoDepth
 from stackmff.synthesis.depth_models import (
     FORMS,
     HUB,
@@ -29,9 +29,9 @@ from stackmff.synthesis.depth_models import (
 
 def options(*words):
     parser = argparse.ArgumentParser()
-    for kind in (DepthModelOptions, EngineOptions):
+    for kind in (DepthModelOptions, DepthEngineOptions):
         add_options(parser, kind)
-    return parse(parser, ["--model", *map(str, words)], DepthModelOptions, EngineOptions)
+    return parse(parser, ["--model", *map(str, words)], DepthModelOptions, DepthEngineOptions)
 
 
 def model_of(*words):

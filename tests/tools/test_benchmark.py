@@ -1,4 +1,4 @@
-"""tools/benchmark.py: its stacks, what it measures of whom, its arithmetic, and that nothing is left."""
+"""tools/benchmark.py: its stacks, what it measures, its arithmetic, and that nothing is left."""
 
 import csv
 import os
@@ -8,19 +8,17 @@ import sys
 import time
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
-from drawn import texture
 
 from stackmff.errors import StackError
-from stackmff.evaluation import timed_stacks
+from stackmff.evaluation.programs import FRAMES, PEERS, Measured, Peer
+from stackmff.evaluation.stages import STAGES
 from stackmff.evaluation.timed_stacks import Size
-from stackmff.fusion.blending import distinct_frames
 from stackmff.images.formats import read_picture, write_picture
-from stackmff.images.stack import read_stack
+from stackmff.options import parse
 from tools import benchmark
-from tools.benchmark import PEERS, Peer, Run, ratio_word, run_measured, spread_word, time_stages
+from tools.benchmark import ratio_word, spread_word
 
 COPY = "import shutil, sys; shutil.copy(sys.argv[2], sys.argv[1])"
 FAKE = """
@@ -31,12 +29,12 @@ parser.add_argument("--output")
 args, _ = parser.parse_known_args()
 shutil.copy(min(args.stack_path.iterdir()), args.output)
 """
-CELLS = {name: (k + 1) / 8 for k, name in enumerate(benchmark.STAGES)}
+CELLS = {name: (k + 1) / 8 for k, name in enumerate(STAGES)}
 
 
 def peer(code, suffix=".tif"):
     """A program of Python's that is given the output and the frames."""
-    return Peer((sys.executable, "-S", "-c", code, "{output}", benchmark.FRAMES), suffix, "mend it")
+    return Peer((sys.executable, "-S", "-c", code, "{output}", FRAMES), suffix, "mend it")
 
 
 @pytest.fixture
@@ -80,9 +78,9 @@ def test_programs_take_turns_and_nothing_is_left(place, monkeypatch, capsys):
         *(("predict.py", k) for k in "12"),
         *(("copier", k) for k in "12"),
     ]
-    assert all(float(row["seconds"]) > 0 and 1 < float(row["mib"]) < 300 for row in whole)
+    assert all(float(row["seconds"]) > 0 and float(row["mib"]) > 1 for row in whole)
     stages = [(row["run"], row["stage"]) for row in rows if row["stage"] != "all"]
-    assert stages == [(k, stage) for k in "12" for stage in benchmark.STAGES]
+    assert stages == [(k, stage) for k in "12" for stage in STAGES]
     first, second, *paragraphs = (place / "out" / "t.md").read_text().split("\n\n")
     assert [line.split(" | ")[1] for line in first.split("\n")[2:]] == ["predict.py", "copier"]
     assert second.split("\n")[2].startswith("| 2x96x64 | 0.12 | 0.25 | 0.38 | 0.50 |")
@@ -109,7 +107,7 @@ def test_a_program_that_fails_is_told_and_the_rest_goes_on(place, monkeypatch, c
     said = capsys.readouterr()
     assert [line for line in said.err.split("\n") if line.startswith("failed")] == [
         "failed: bad with 2x64x48: its process ended with exit status 1: luck",
-        "failed: idle with 2x64x48: it wrote no idle.tif, and ended as if all were well",
+        "failed: idle with 2x64x48: it wrote no idle.tif although it reported success",
         "failed: dead with 2x64x48: its process was killed, most likely because memory "
         "ran out: it said nothing",
     ]
@@ -126,7 +124,9 @@ def test_a_signal_leaves_neither_folder_nor_process(place, number):
     )
     program = (
         f"import sys; sys.path.insert(0, {str(Path(benchmark.__file__).parents[1])!r})\n"
-        f"from tools import benchmark; import pathlib; benchmark.HOUSE = pathlib.Path({str(place / 'house')!r})\n"
+        "import pathlib\n"
+        "from tools import benchmark\n"
+        f"benchmark.HOUSE = pathlib.Path({str(place / 'house')!r})\n"
         "benchmark.run_main(lambda: benchmark.main(['--stacks', '2x32x32']))\n"
     )
     process = subprocess.Popen(
@@ -143,22 +143,9 @@ def test_a_signal_leaves_neither_folder_nor_process(place, number):
         os.kill(int(told.read_text()), 0)
 
 
-def test_what_is_measured_is_the_program(tmp_path):
-    here = np.ones(40 << 17)  # 40 MiB of this process are none of the other's
-    work = "import time; held = bytearray(b'1') * (%d << 20); time.sleep(0.2)"
-    runs = [
-        run_measured([sys.executable, "-S", "-c", work % held], tmp_path / "log")
-        for held in (20, 80)
-    ]
-    assert 58 < runs[1].mib - runs[0].mib < 62
-    assert 20 < runs[0].mib < 40
-    assert runs[1].seconds > 0.2 and runs[1].cpu_seconds < runs[1].seconds
-    assert here.sum() == 40 << 17
-
-
 def test_medians_ratios_and_rates():
-    ours = [Run(seconds, 1, 10) for seconds in (1, 2, 6)]
-    theirs = [Run(seconds, seconds / 2, 20 + seconds) for seconds in (4, 2, 8)]
+    ours = [Measured(seconds, 1, 10) for seconds in (1, 2, 6)]
+    theirs = [Measured(seconds, seconds / 2, 20 + seconds) for seconds in (4, 2, 8)]
     assert spread_word([3, 1, 2.5], ".1f") == "2.5 (1.0 to 3.0)"
     assert ratio_word(ours, theirs) == "0.50 (0.25 to 1.00)"
     size = Size(5, 1000, 800)
@@ -175,74 +162,20 @@ def test_medians_ratios_and_rates():
     assert benchmark.stage_rows(alone) == []
 
 
-class Engine:
-    """Takes the mean of the frames in known times, two tiles at a time."""
-
-    output, tile, samples, most_samples = "weights", 64, 2**23, 2**23
-    colour = False
-    seconds = 0.0
-
-    def prepare(self, *_):
-        time.sleep(0.1)
-        return 2
-
-    def __call__(self, tiles, chroma=None):
-        time.sleep(0.05)
-        self.seconds += 0.05
-        return np.full(tiles.shape, 1 / tiles.shape[1], np.float32)
-
-
-def test_stages_are_those_of_the_work(tmp_path):
-    frames = timed_stacks.write_stack(tmp_path / "frames", Size(2, 160, 64))
-    start = time.perf_counter()
-    seconds = time_stages(frames, Engine(), tmp_path / "fused.png")
-    whole = time.perf_counter() - start
-    assert list(seconds) == list(benchmark.STAGES[1:-1])
-    assert seconds["network"] == pytest.approx(4 * 0.05 / 2)  # four tiles
-    assert seconds["compile"] >= 0.1
-    assert all(value > 0 for value in seconds.values())
-    assert 0.9 * whole < sum(seconds.values()) < whole
-    stack = read_stack(frames).frames
-    fused = read_picture(tmp_path / "fused.png")
-    assert np.abs(fused - stack.mean(0)).max() <= 0.51
-
-
-def test_synthesised_stacks_have_a_plane_that_recedes(tmp_path):
-    paths = timed_stacks.write_stack(tmp_path, Size(4, 96, 64))
-    stack = read_stack(paths).frames
-    assert stack.shape == (4, 64, 96, 3) and len(distinct_frames(stack)) == 4
-    detail = np.array([np.abs(cv2.Laplacian(f, cv2.CV_32F)).mean((0, 2)) for f in stack])  # (N, W)
-    assert [detail[:, x : x + 4].mean(1).argmax() for x in (2, 31, 62, 90)] == [0, 1, 2, 3]
-    again = timed_stacks.write_stack(tmp_path / "again", Size(4, 96, 64))
-    assert [path.read_bytes() for path in again] == [path.read_bytes() for path in paths]
-
-
-def test_real_frames_are_resized(tmp_path):
-    for k in range(5):
-        write_picture(tmp_path / f"{k}.png", texture(60, 80, k) // 4 + 50 * k // 2)
-    means = [read_picture(tmp_path / f"{k}.png").mean() for k in range(5)]
-    few = list(timed_stacks.resized(tmp_path, Size(3, 40, 30)))
-    assert few[0].shape == (30, 40, 3)
-    assert [frame.mean() for frame in few] == pytest.approx(means[::2], abs=0.5)
-    many = np.array(list(timed_stacks.resized(tmp_path, Size(12, 90, 70))))
-    assert many.shape == (12, 70, 90, 3) and len(distinct_frames(many)) == 12
-    assert [frame.mean() for frame in many[:6]] == pytest.approx([*means, means[0]], abs=0.5)
-    np.testing.assert_array_equal(many[5], np.roll(many[0], timed_stacks.SHIFT, axis=1))
+def predict_words(*words):
+    (options,) = parse(benchmark.get_parser(), words, benchmark.BenchmarkOptions)
+    return options.predict_words()
 
 
 def test_command_lines():
-    line = PEERS["enfuse"].command([Path("a b.jpg"), Path("c.jpg")], Path("out.tif"))
-    assert line[:2] == ["enfuse", "--exposure-weight=0"]
-    assert line[-3:] == ["--output=out.tif", "a b.jpg", "c.jpg"]
     words = "--engine", "torch", "--model_path", "a b.pth", "--low_memory"
-    args = benchmark.get_parser().parse_args(words)
-    assert benchmark.engine_words(args) == [
+    assert predict_words(*words) == [
         "--model_path=a b.pth",
         "--engine=torch",
         "--align=off",
         "--low_memory",
     ]
-    assert benchmark.engine_words(benchmark.get_parser().parse_args([])) == ["--align=off"]
+    assert predict_words() == ["--align=off"]
 
 
 def test_a_program_that_is_not_installed_is_named_before_the_work(place, monkeypatch):
@@ -257,10 +190,10 @@ def test_a_program_that_is_not_installed_is_named_before_the_work(place, monkeyp
     "words, sentence",
     [
         (["--stacks", "7x2048"], "'7x2048' is not of the form NxWxH"),
-        (["--stacks", "1x64x64"], "1x64x64 needs 2 frames or more"),
-        (["--stacks", "2x64x8"], "of 16 to 65500 px a side"),
-        (["--stacks", "2x64x64", "2x64x64"], "leave out what is there twice"),
-        (["--against", "copier", "copier"], "--against copier copier: leave out"),
+        (["--stacks", "1x64x64"], "1x64x64 is out of range: give at least 2 frames"),
+        (["--stacks", "2x64x8"], "with sides of 16 to 65500 px"),
+        (["--stacks", "2x64x64", "2x64x64"], "2x64x64 2x64x64: remove the duplicate"),
+        (["--against", "copier", "copier"], "--against copier copier: remove the duplicate"),
         (["--against", "other"], "invalid choice: 'other'"),
         (["--engine", "other"], "invalid choice: 'other'"),
         (["--runs", "0"], "0 must be at least 1"),
@@ -282,5 +215,5 @@ def test_predict_itself(tmp_path, monkeypatch):
     ours, stages = (read_picture(folder / name) for name in ("predict.py.jpg", "stages.jpg"))
     np.testing.assert_array_equal(ours, stages)
     rows = list(csv.DictReader((tmp_path / "t.csv").open()))
-    assert [row["stage"] for row in rows] == ["all", *benchmark.STAGES]
+    assert [row["stage"] for row in rows] == ["all", *STAGES]
     assert all(float(row["seconds"]) >= 0 for row in rows)

@@ -136,6 +136,8 @@ def test_the_plot(tmp_path, monkeypatch):
 
 def test_a_plot_without_matplotlib_is_refused_before_the_work(data, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(StackError, match=r"--plot needs matplotlib: pip install -r"):
+    with pytest.raises(
+        StackError, match=r"--plot needs matplotlib: pip install .stackmff\[toolbox\]"
+    ):
         run(data, tmp_path / "out", "--plot", tmp_path / "plot.png")
     assert not (tmp_path / "out").exists()

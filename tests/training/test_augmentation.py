@@ -1,4 +1,4 @@
-"""training/augmentation.py: which frames a sample has, and answers that follow what is done to them."""
+"""training/augmentation.py: which frames a sample has, and that answers follow the frames."""
 
 import cv2
 import numpy as np

@@ -1,7 +1,7 @@
 """training/curves.py and training/profiling.py: what a run shows of itself."""
 
 import json
-import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -82,19 +82,28 @@ def test_a_run_of_one_step_and_a_log_that_was_cut_short(tmp_path):
     assert len(places_of(picture[:HEIGHT, :WIDTH], COLOURS[1])[0]) > 5  # the term l1
 
 
-def test_stages_are_timed_apart_and_only_when_asked():
+def test_stages_are_timed_apart_and_only_when_asked(monkeypatch):
+    now = 0.0
+
+    def work(seconds):
+        nonlocal now
+        now += seconds
+
+    monkeypatch.setattr(
+        "stackmff.training.profiling.time", SimpleNamespace(perf_counter=lambda: now)
+    )
     stages = Stages(torch.device("cpu"))
 
     def slow():
         for k in range(3):
-            time.sleep(0.02)
+            work(4)
             yield k
 
     for _ in stages.each("load", slow()):
+        work(32)  # of no stage
         with stages.stage("step"):
-            time.sleep(0.005)
-    assert 0.06 <= stages.seconds["load"] < 0.2
-    assert 0.015 <= stages.seconds["step"] < 0.06
+            work(1)
+    assert stages.seconds == {"load": 12, "step": 3}
     idle = Stages()
     assert list(idle.each("load", range(3))) == [0, 1, 2] and idle.seconds == {}
     lines = table_of_stages({"load": 1.0, "step": 2.0}, 10, 80, 4.0)

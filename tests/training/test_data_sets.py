@@ -1,4 +1,4 @@
-"""training/data_sets.py: what train.py trains on and validates on, and data that change or do not fit."""
+"""training/data_sets.py: what train.py trains and validates on; data that change or do not fit."""
 
 import json
 import os
@@ -6,15 +6,13 @@ import shutil
 
 import numpy as np
 import pytest
-import torch
 from drawn import texture, write_set
-from training import load, resume, signal_after, start, without
+from training import load, made, resume, signal_after, start, without
 
-import dataloader
 import loss
-import train
 from stackmff.errors import StackError
 from stackmff.images.formats import write_picture
+from stackmff.training.loading import count_workers
 
 
 def test_validation_can_have_sets_of_its_own(options, tmp_path, data, capsys):
@@ -74,7 +72,7 @@ def test_other_photographs_are_noted_and_the_next_epoch_begins(
             resume(tmp_path, "run", *words)
         assert sentence in capsys.readouterr().err
     assert resume(tmp_path, "run") == 0
-    assert "changed since it stopped: going on with epoch 3" in capsys.readouterr().out
+    assert "changed since the run stopped: continuing with epoch 3" in capsys.readouterr().out
 
 
 def test_photographs_with_depth_train_and_the_unfit_are_named(
@@ -93,7 +91,7 @@ def test_photographs_with_depth_train_and_the_unfit_are_named(
         start(words, "run")
     assert "--depth_kind distance or disparity is needed" in capsys.readouterr().err
     words += ["--depth_kind", "disparity", "--photo_size", "40"]
-    with pytest.raises(StackError, match="3 left out: mend or remove"):
+    with pytest.raises(StackError, match="3 left out: correct or remove"):
         start(words, "run", "--strict")
     with pytest.raises(SystemExit):
         start(words, "run", "--scenes_per_epoch", "9")
@@ -119,7 +117,7 @@ def test_stacks_of_a_wrong_size_are_named_and_left_out(common, tmp_path, capsys)
         for k in range(2):
             write_picture(folder / "dof_stack" / "low" / f"{k}.png", texture(*small, k))
     words = [*common, "--datapath", str(data), "--val_datapath", str(held_out), "--epochs", "1"]
-    with pytest.raises(StackError, match="2 left out: mend or remove"):
+    with pytest.raises(StackError, match="2 left out: correct or remove"):
         start(words, "run", "--strict")
     assert "low.png is 40x14, smaller than the crops of 16x16: give" in capsys.readouterr().out
     assert start(words, "run") == 0
@@ -138,7 +136,7 @@ def test_changed_data_are_noted_and_the_next_epoch_begins(options, tmp_path, mon
         start(options, "run", "--datapath", str(data))
     write_set(tmp_path / "set", [3] * 9, 32, 32)
     assert resume(tmp_path, "run") == 0
-    assert "the training scenes changed since it stopped: going on with epoch 3" in (
+    assert "the training scenes have changed since the run stopped: continuing with epoch 3" in (
         capsys.readouterr().out
     )
     assert load(tmp_path / "run" / "last.pth")["epoch"] == 3
@@ -149,7 +147,7 @@ def test_random_scenes_of_the_seed_that_validates_are_refused(photo_options, dat
     (data / "dataset.json").write_text(json.dumps({"settings": settings}))
     with pytest.raises(SystemExit):
         start(photo_options, "run", "--seed", "3")
-    assert "was made with --seed 3 and validates the very scenes" in capsys.readouterr().err
+    assert "was made with --seed 3 and validates on the scenes" in capsys.readouterr().err
     assert start(photo_options, "run", "--seed", "4", "--epochs", "1") == 0
 
 
@@ -180,25 +178,18 @@ def test_other_validation_scenes_begin_a_new_best(common, tmp_path, capsys):
     (hard / "AiF" / "scene0.png").rename(hard / "AiF" / "other.png")
     (hard / "dof_stack" / "scene0").rename(hard / "dof_stack" / "other")
     assert resume(tmp_path, "run", "--epochs", "2", "--val_datapath", str(hard)) == 0
-    assert "the validation scenes changed since it stopped" in capsys.readouterr().out
+    assert "the validation scenes have changed since the run stopped" in capsys.readouterr().out
     best = load(tmp_path / "run" / "best.pth")
     assert best["epoch"] == 2 and best["validation"]["PSNR"] < first["validation"]["PSNR"]
 
 
-def test_processes_that_load_are_chosen(options, photo_options, monkeypatch):
+def test_processes_that_load_are_chosen(monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(6)), raising=False)
-    stored, photos = (
-        train.get_parser().parse_args([*words, "--exp_name", "x"])
-        for words in (options, photo_options)
-    )
-    cpu, cuda = torch.device("cpu"), torch.device("cuda")
-    found = [
-        dataloader.count_workers(args, device)
-        for args in (stored, photos)
-        for device in (cpu, cuda)
-    ]
+    stored = made().data
+    photos = made(datapath=None, photos=["y"], val_datapath=["z"]).data
+    found = [count_workers(data, cuda) for data in (stored, photos) for cuda in (False, True)]
     assert found == [0, 6, 6, 0]
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
-    assert dataloader.count_workers(photos, cpu) == 1
-    photos.num_workers = 3
-    assert dataloader.count_workers(photos, cuda) == 3
+    assert count_workers(photos, on_cuda=False) == 1
+    photos = made(datapath=None, photos=["y"], val_datapath=["z"], num_workers=3).data
+    assert count_workers(photos, on_cuda=True) == 3

@@ -6,9 +6,9 @@ import signal
 import pytest
 import torch
 from torch import nn
+from training import made
 
 import loss
-import train
 from network import build_network, default_config, run_network
 from stackmff.training import optimisation, run
 
@@ -26,22 +26,26 @@ def test_a_second_ctrl_c_interrupts_at_once(monkeypatch):
             os.kill(os.getpid(), signal.SIGINT)
 
 
-def test_learning_rate_rises_holds_and_falls(tmp_path):
-    words = ["--lr", "1", "--warmup_steps", "4", "--epochs", "10", "--decay_fraction", "0.5"]
-    args = train.get_parser().parse_args(["--exp_name", "x", *words])
-    rates = [optimisation.learning_rate(step, 4, args) for step in range(40)]
-    assert rates[:5] == [0.25, 0.5, 0.75, 1, 1]
-    assert rates[5:21] == [1] * 16
-    assert rates[21:] == pytest.approx([1 - k / 20 for k in range(1, 20)])
-    args.epochs = 20  # a longer run agrees until the shorter one's fall began
-    assert [optimisation.learning_rate(step, 4, args) for step in range(21)] == rates[:21]
-    args.warmup_steps, args.epochs = 200, 10  # more than the run has: a tenth of it
-    assert [optimisation.learning_rate(step, 4, args) for step in range(21)] == rates[:21]
-    args.epochs = 20
-    args.gamma, args.warmup_steps, args.decay_fraction = 0.9, 0, 0
-    assert [optimisation.learning_rate(step, 2, args) for step in (0, 1, 2, 39)] == pytest.approx(
-        [1, 1, 0.9, 0.9**19]
-    )
+def rates(count, steps_per_epoch=4, epochs=10, **values):
+    """The learning rates of the first steps."""
+    options = made(lr=1.0, **values).optimisation
+    return [
+        optimisation.learning_rate(step, steps_per_epoch, epochs, options) for step in range(count)
+    ]
+
+
+def test_learning_rate_rises_holds_and_falls():
+    how = {"warmup_steps": 4, "decay_fraction": 0.5}
+    found = rates(40, **how)
+    assert found[:5] == [0.25, 0.5, 0.75, 1, 1]
+    assert found[5:21] == [1] * 16
+    assert found[21:] == pytest.approx([1 - k / 20 for k in range(1, 20)])
+    # A longer run agrees until the shorter one's fall began.
+    assert rates(21, epochs=20, **how) == found[:21]
+    # More than the run has: a tenth of it.
+    assert rates(21, warmup_steps=200, decay_fraction=0.5) == found[:21]
+    by_epoch = rates(40, 2, 20, gamma=0.9, warmup_steps=0, decay_fraction=0.0)
+    assert [by_epoch[step] for step in (0, 1, 2, 39)] == pytest.approx([1, 1, 0.9, 0.9**19])
 
 
 def test_average_follows_weights_and_statistics():

@@ -1,4 +1,4 @@
-"""training/shards.py and tools/make_shards.py: the samples of shards are those of the folders they are made of."""
+"""training/shards.py and tools/make_shards.py: shards give the samples of their folders."""
 
 import io
 import json
@@ -43,7 +43,7 @@ def packed(folders, tmp_path):
 
 
 def pack(folders, target, shards=3):
-    words = ["--datapath", str(folders), "--output_path", str(target)]
+    words = ["--datapath", str(folders), "--output_dir", str(target)]
     make_shards.main([*words, "--shards", str(shards)])
 
 
@@ -94,7 +94,7 @@ def test_packing_again_writes_what_is_not_there_or_not_whole(folders, packed, ca
     assert "7 scenes" in (said := capsys.readouterr().out) and "2 of them new" in said
     assert [path.read_bytes() for path in paths] == whole
     assert paths[1].stat().st_mtime_ns == untouched
-    with pytest.raises(StackError, match="of another packing"):
+    with pytest.raises(StackError, match="belongs to another packing"):
         pack(folders, packed, 2)
     with pytest.raises(StackError, match="holds shards already"):
         pack(packed, packed.parent / "twice")
@@ -229,7 +229,7 @@ def test_scenes_that_differ_in_dots_alone(tmp_path):
     for folder, end in (("AiF", ".png"), ("dof_stack", "")):
         for old, new in (("scene0", "a.b"), ("scene1", "a_b")):
             (source / folder / f"{old}{end}").rename(source / folder / f"{new}{end}")
-    with pytest.raises(StackError, match=r"the scenes a\.b and a_b, which differ in dots alone"):
+    with pytest.raises(StackError, match=r"the scenes a\.b and a_b, which differ only in dots"):
         pack(source, tmp_path / "packed")
 
 
@@ -238,7 +238,7 @@ def test_a_shard_that_is_not_there_is_told(packed):
     pairs, left_over = find_pairs(packed)
     assert 0 < len(pairs) < len(COUNTS)
     assert left_over == [
-        f"{packed} lacks 1 of 3 shards, 00001-of-00003.tar the first: copy them, too"
+        f"{packed} lacks 1 of 3 shards, 00001-of-00003.tar the first: copy them too"
     ]
 
 

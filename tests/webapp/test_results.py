@@ -1,3 +1,5 @@
+"""webapp/results.py: tiles, the origin of pixels, strokes, exported files."""
+
 import json
 
 import cv2
@@ -5,6 +7,7 @@ import numpy as np
 import pytest
 
 from stackmff.errors import StackError
+from stackmff.fusion.blending import Mixture
 from stackmff.fusion.fuse import fuse_stack, mixture_at
 from stackmff.fusion.retouch import Stroke
 from stackmff.images.formats import to_8_bits
@@ -92,11 +95,11 @@ def test_a_pixel_names_its_frame_or_the_mixture(result):
     assert result.pixel(WIDTH - 1, HEIGHT - 1)["frame"] == "c.png"
     assert result.pixel(650, 3)["mixed"]
     for place in ((-1, 0), (0, -1), (WIDTH, 0), (0, HEIGHT)):
-        with pytest.raises(StackError, match="has no pixel"):
+        with pytest.raises(StackError, match="is outside the picture of 1304x96"):
             result.pixel(*place)
 
 
-def test_strokes_are_painted_named_and_taken_back(result):
+def test_strokes_are_painted_named_and_undone(result):
     before = np.array(result.picture)
     far = opened(result.tile("fused", 2, 0, 0))
     stroke = Stroke(1, 20.0, 0.5, np.array([[600.0, 40.0], [640.0, 60.0]]))
@@ -107,7 +110,7 @@ def test_strokes_are_painted_named_and_taken_back(result):
     outside = (before != after).any(2)
     outside[top:bottom, left:right] = False
     assert not outside.any()
-    assert np.array_equal(result.mixture, before)
+    assert np.array_equal(result.fused, before)
     small = opened(result.tile("fused", 2, 0, 0))
     wanted = cv2.resize(
         to_8_bits(after), None, fx=1 / SMALL, fy=1 / SMALL, interpolation=cv2.INTER_AREA
@@ -124,17 +127,17 @@ def test_strokes_are_painted_named_and_taken_back(result):
 def test_the_mixture_of_a_pixel_is_the_networks(result):
     engine = Engine(brightest)
     for x, y in ((0, 0), (650, 44), (WIDTH - 1, HEIGHT - 1)):
-        shares = dict(result.mixture_of(x, y, engine))
+        shares = dict(result.shares_at(x, y, engine))
         values = np.float64(result.frames[:, y, x]) @ [0.299, 0.587, 0.114] / 255
         wanted = np.exp(4 * values) / np.exp(4 * values).sum()
         assert [shares[name] for name in result.names] == pytest.approx(wanted, abs=2e-3)
-    assert result.mixture_of(5, 5, Engine(only(1))) == [["b.png", 1.0]]
+    assert result.shares_at(5, 5, Engine(only(1))) == [("b.png", 1.0)]
 
 
 def test_a_mixture_is_that_of_the_whole_picture():
     frames = np.stack(draw_stack(texture(40, 60, 0), 4))
-    fused = fuse_stack(frames, Engine(brightest), maps=False, deep=True, tilt=1.5)
-    shares = mixture_at(frames, Engine(brightest), 33, 21, tilt=1.5)
+    fused = fuse_stack(frames, Engine(brightest), mixture=Mixture(maps=False, deep=True, tilt=1.5))
+    shares = mixture_at(frames, Engine(brightest), 33, 21, mixture=Mixture(tilt=1.5))
     assert shares.sum() == pytest.approx(1, abs=1e-5)
     mixed = np.float64(shares) @ frames[:, 21, 33]
     assert fused.picture[21, 33] / 257 == pytest.approx(mixed, abs=0.02)
@@ -142,13 +145,13 @@ def test_a_mixture_is_that_of_the_whole_picture():
 
 def test_frames_that_take_no_part_have_no_share():
     frames = np.stack(draw_stack(texture(40, 60, 0), 4))
-    shares = mixture_at(frames, Engine(brightest), 3, 2, use=[1, 3])
+    shares = mixture_at(frames, Engine(brightest), 3, 2, mixture=Mixture(use=[1, 3]))
     assert shares[[0, 2]].tolist() == [0, 0]
     assert shares.sum() == pytest.approx(1, abs=1e-5)
 
 
-def test_a_relief_comes_with_its_texture(result):
-    data = result.relief()
+def test_a_surface_comes_with_its_texture(result):
+    data = result.surface()
     length = int.from_bytes(data[:4], "little")
     levels = np.frombuffer(data[4 : 4 + length], "<u2")
     assert levels[0] * levels[1] == len(levels) - 2
@@ -156,16 +159,16 @@ def test_a_relief_comes_with_its_texture(result):
     assert opened(data[4 + length :]).shape == (HEIGHT, WIDTH, 3)
 
 
-def test_what_is_not_there_is_told(result, tmp_path):
+def test_files_that_a_result_lacks_are_refused(result, tmp_path):
     for what in ("alignment", "slabs", "../x"):
-        with pytest.raises(StackError, match="fuse with that option"):
-            result.write_other(what, tmp_path, "x")
-    assert result.write_other("focus", tmp_path, "x").name == "x_focus.png"
+        with pytest.raises(StackError, match="fuse again with that option"):
+            result.export_other(what, tmp_path, "x")
+    assert result.export_other("focus", tmp_path, "x").name == "x_focus.png"
 
 
-def test_a_cut_leaves_the_area_alone(result, tmp_path):
+def test_a_crop_keeps_the_common_area_alone(result, tmp_path):
     result.area = [10, 50, 20, 80]
-    result.write(tmp_path / "a.png", 8, True)
+    result.export_picture(tmp_path / "a.png", 8, True)
     cut = cv2.imread(str(tmp_path / "a.png"))[..., ::-1]
     assert np.array_equal(cut, to_8_bits(np.array(result.picture[10:50, 20:80])))
 
@@ -173,9 +176,9 @@ def test_a_cut_leaves_the_area_alone(result, tmp_path):
 def test_8_bits_of_16_are_those_fused_at_once():
     """So the page keeps 16 bits and gives 8 that are predict.py's."""
     frames = np.stack(draw_stack(texture(60, 80, 3), 5))
-    deep = fuse_stack(frames, Engine(brightest), maps=False, deep=True).picture
+    deep = fuse_stack(frames, Engine(brightest), mixture=Mixture(maps=False, deep=True)).picture
     assert np.array_equal(
-        to_8_bits(deep), fuse_stack(frames, Engine(brightest), maps=False).picture
+        to_8_bits(deep), fuse_stack(frames, Engine(brightest), mixture=Mixture(maps=False)).picture
     )
 
 

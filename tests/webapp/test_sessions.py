@@ -1,3 +1,5 @@
+"""webapp/sessions.py, session.py, jobs.py: frames, work and results of sessions, and their end."""
+
 import io
 import os
 import threading
@@ -13,21 +15,21 @@ from stackmff.errors import StackError
 from stackmff.files import write_json
 from stackmff.fusion.retouch import Stroke
 from stackmff.processes import this_process
-from stackmff.webapp import sessions
-from stackmff.webapp.jobs import Job, Line
+from stackmff.webapp import session as session_module
+from stackmff.webapp.jobs import ExamineSpec, FuseSpec, JobQueue, WorkerJob
 from stackmff.webapp.results import Result, carry_strokes
-from stackmff.webapp.sessions import PREFIX, Sessions, remove_dead
-from stackmff.webapp.uploads import Limits, options_of
-from stackmff.webapp.worker import frames_at
+from stackmff.webapp.sessions import PREFIX, Sessions, remove_abandoned
+from stackmff.webapp.uploads import UploadLimits
+from stackmff.webapp.worker import open_frames
 from tests.drawn import draw_moved_stack, draw_stack, texture, tiff
 
 SIDES = (64, 96)
 
 
 @pytest.fixture
-def house(tmp_path):
+def sessions(tmp_path):
     (tmp_path / "temporary").mkdir()
-    made = Sessions(Limits(10**8, 10**6), patience=600, folder=tmp_path / "temporary")
+    made = Sessions(UploadLimits(10**8, 10**6), keep_seconds=600, folder=tmp_path / "temporary")
     yield made
     made.close()
     assert not list((tmp_path / "temporary").iterdir())
@@ -55,17 +57,18 @@ def stack_of(folder, count=3, seed=0):
     return folder
 
 
-def test_a_stack_is_looked_at_fused_retouched_and_taken_home(house, tmp_path):
+def test_a_stack_is_looked_at_fused_retouched_and_taken_home(sessions, tmp_path):
     stack = stack_of(tmp_path / "stack")
-    session = house.get(house.new())
+    session = sessions.get(sessions.new())
     for name in ("2.png", "0.png", "1.png"):
         bring(session, name, (stack / name).read_bytes())
     bring(session, "notes.jpg", b"a text, and no picture")
-    until(lambda: not session.state()["looking"])
+    until(lambda: not session.state()["examining"])
     state = session.state()
     assert [frame["name"] for frame in state["frames"]] == ["0.png", "1.png", "2.png"]
     assert max(frame["sharpness"] for frame in state["frames"]) == 1
-    assert state["refused"] == ["notes.jpg is no picture, or is damaged: export or copy it again"]
+    (refused,) = state["refused"]
+    assert refused == "notes.jpg is not a picture, or is damaged: export or copy it again"
     assert sorted(path.name for path in session.incoming.iterdir()) == ["0.png", "1.png", "2.png"]
     session.fuse({})
     with pytest.raises(StackError, match="cancel that first"):
@@ -75,16 +78,16 @@ def test_a_stack_is_looked_at_fused_retouched_and_taken_home(house, tmp_path):
     assert session.state()["result"]["names"] == ["0.png", "1.png", "2.png"]
     session.paint({"frame": "2.png", "radius": 9, "softness": 0.5, "points": [[30, 20], [50, 30]]})
     result = session.ready(whole=True)
-    result.write(tmp_path / "page.tif", 16, False)
-    result.write(tmp_path / "page8.png", 8, False)
-    strokes = result.write_other("strokes", tmp_path, "a")
+    result.export_picture(tmp_path / "page.tif", 16, False)
+    result.export_picture(tmp_path / "page8.png", 8, False)
+    strokes = result.export_other("strokes", tmp_path, "a")
     words = ["--stack_path", str(stack), "--quiet", "--retouch", str(strokes)]
     predict.main([*words, "--bits", "16", "--output", str(tmp_path / "shell.tif")])
     predict.main([*words, "--output", str(tmp_path / "shell8.png")])
     assert (tmp_path / "page.tif").read_bytes() == (tmp_path / "shell.tif").read_bytes()
     assert (tmp_path / "page8.png").read_bytes() == (tmp_path / "shell8.png").read_bytes()
     session.undo(1)
-    result.write(tmp_path / "page.tif", 16, False)
+    result.export_picture(tmp_path / "page.tif", 16, False)
     predict.main([*words[:3], "--bits", "16", "--output", str(tmp_path / "plain.tif")])
     assert (tmp_path / "page.tif").read_bytes() == (tmp_path / "plain.tif").read_bytes()
     assert tifffile.imread(tmp_path / "page.tif").dtype == np.uint16
@@ -104,39 +107,38 @@ def result_in(folder, names=("0.png", "1.png"), shape=(2, 40, 60, 3)):
 
 def run_of(session, number):
     """A run that is said to go on; its job."""
-    spec = {
-        "draft": result_in(session.folder / f"run-{number}" / "draft", shape=(2, 10, 15, 3)),
-        "full": result_in(session.folder / f"run-{number}" / "full"),
-    }
+    draft = result_in(session.folder / f"run-{number}" / "draft", shape=(2, 10, 15, 3))
+    full = result_in(session.folder / f"run-{number}" / "full")
+    spec = FuseSpec([], [], [], {}, draft, full)
     session.progress = {}
-    session.fuse_job = Told(spec, session._fusing, session._fused)
+    session.fuse_job = FakeJob(spec, session._on_fusing, session._on_fuse_end)
 
 
-def test_a_run_that_is_cancelled_brings_the_picture_before_back(house):
-    session = house.get(house.new())
+def test_a_run_that_is_cancelled_brings_the_picture_before_back(sessions):
+    session = sessions.get(sessions.new())
     stroke = {"frame": "1.png", "radius": 4, "softness": 0, "points": [[20, 20]]}
     run_of(session, 1)
-    session._fusing({"made": "draft"})
-    with pytest.raises(StackError, match="no picture yet"):
+    session._on_fusing({"made": "draft"})
+    with pytest.raises(StackError, match="no result yet"):
         session.paint(stroke)
-    session._fused("")  # cancelled: the draft stays
+    session._on_fuse_end("")  # cancelled: the draft stays
     assert session.state()["result"]["draft"]
     run_of(session, 2)
-    session._fusing({"made": "draft"})
-    session._fusing({"made": "full"})
-    session._fused(None)
+    session._on_fusing({"made": "draft"})
+    session._on_fusing({"made": "full"})
+    session._on_fuse_end(None)
     session.paint(stroke)
     first = session.result
     run_of(session, 3)
-    session._fusing({"made": "draft"})
+    session._on_fusing({"made": "draft"})
     assert session.state()["result"]["draft"]
-    session._fused("")
+    session._on_fuse_end("")
     assert session.result is first
     assert session.state()["result"]["strokes"] == 1
     run_of(session, 4)
-    session._fusing({"made": "draft"})
-    session._fusing({"made": "full"})
-    session._fused(None)
+    session._on_fusing({"made": "draft"})
+    session._on_fusing({"made": "full"})
+    session._on_fuse_end(None)
     assert session.result is not first
     assert session.state()["result"]["strokes"] == 1  # they are painted anew
     assert (session.result.picture[20, 20] == 50 * 257).all()
@@ -144,8 +146,8 @@ def test_a_run_that_is_cancelled_brings_the_picture_before_back(house):
     assert left == [session.result.folder]
 
 
-def test_strokes_of_frames_that_are_left_out_wait_for_them(house):
-    session = house.get(house.new())
+def test_strokes_of_frames_that_are_excluded_wait_for_them(sessions):
+    session = sessions.get(sessions.new())
     strokes = [
         {"frame": name, "radius": 4, "softness": 0, "points": [[20, 20]]}
         for name in ("0.png", "1.png")
@@ -157,9 +159,9 @@ def test_strokes_of_frames_that_are_left_out_wait_for_them(house):
     ):
         full = result_in(session.place / f"run-{number}" / "full", names)
         session.progress = {}
-        session.fuse_job = Told({"draft": None, "full": full}, None, None)
-        session._fusing({"made": "full"})
-        session._fused(None)
+        session.fuse_job = FakeJob(FuseSpec([], [], [], {}, None, full), None, None)
+        session._on_fusing({"made": "full"})
+        session._on_fuse_end(None)
         told = session.state()["result"]
         assert told["strokes"] == painted
         assert [note[:28] for note in told["notes"]] == (
@@ -169,11 +171,11 @@ def test_strokes_of_frames_that_are_left_out_wait_for_them(house):
             session.paint(stroke)
 
 
-def test_strokes_that_would_take_minutes_are_refused(house, monkeypatch):
-    session = house.get(house.new())
+def test_strokes_that_would_take_minutes_are_refused(sessions, monkeypatch):
+    session = sessions.get(sessions.new())
     session.result = Result(result_in(session.place / "run-1" / "full"))
     stroke = {"frame": "1.png", "radius": 4, "softness": 0, "points": [[20, 20], [30, 20]]}
-    monkeypatch.setattr(sessions, "MOST_PAINT", 2 * 18 * 8)
+    monkeypatch.setattr(session_module, "MOST_PAINT", 2 * 18 * 8)
     file = {"width": 60, "height": 40, "strokes": [stroke, stroke]}
     session.replay(file)
     with pytest.raises(StackError, match="would take minutes"):
@@ -183,7 +185,7 @@ def test_strokes_that_would_take_minutes_are_refused(house, monkeypatch):
     assert session.state()["result"]["strokes"] == 2
 
 
-def test_strokes_of_another_size_wait(house, tmp_path):
+def test_strokes_of_another_size_wait(sessions, tmp_path):
     old = Result(result_in(tmp_path / "old"))
     new = Result(result_in(tmp_path / "new", shape=(2, 30, 60, 3)))
     last = Result(result_in(tmp_path / "last"))
@@ -194,10 +196,10 @@ def test_strokes_of_another_size_wait(house, tmp_path):
     assert (len(last.strokes), len(last.waiting)) == (1, 0)
 
 
-def test_half_a_draft_goes_when_it_is_cancelled(house):
-    session = house.get(house.new())
+def test_half_a_draft_goes_when_it_is_cancelled(sessions):
+    session = sessions.get(sessions.new())
     run_of(session, 1)
-    session._fused("")
+    session._on_fuse_end("")
     assert not list(session.folder.rglob("frames.raw"))
 
 
@@ -208,22 +210,23 @@ def test_frames_of_a_film_share_one_reader(tmp_path):
     for k in range(4):
         writer.write(texture(48, 64, k))
     writer.release()
-    frames = frames_at([[str(film), 1], [str(film), 3], ["a.png", None]])
+    frames = open_frames([[str(film), 1], [str(film), 3], ["a.png", None]])
     assert [frame.name for frame in frames[2:]] == ["a.png"]
     assert [frame.number for frame in frames[:2]] == [1, 3]
     assert frames[0].video is frames[1].video
 
 
-class Told:
-    """Stands in for a process: says what it is given, and waits to be stopped."""
+class FakeJob:
+    """Stands in for a WorkerJob: sends the messages it is given, and waits to be stopped."""
 
-    def __init__(self, spec, heard, ended, messages=()):
-        self.spec, self.heard, self.ended, self.messages = spec, heard, ended, messages
+    def __init__(self, spec, on_message, on_end, messages=()):
+        self.spec, self.messages = spec, messages
+        self.on_message, self.on_end = on_message, on_end
         self.cancelled, self.free = False, threading.Event()
 
     def run(self):
         for message in self.messages:
-            self.heard(message)
+            self.on_message(message)
         self.free.wait(20)
         return "" if self.cancelled else None
 
@@ -232,57 +235,59 @@ class Told:
         self.free.set()
 
 
-def test_a_line_does_one_after_the_other():
-    line, ended = Line(), []
-    jobs = [Told(k, print, lambda sentence, k=k: ended.append((k, sentence))) for k in range(3)]
+def test_a_queue_runs_one_job_after_the_other():
+    queue, ended = JobQueue(), []
+    jobs = [FakeJob(k, print, lambda sentence, k=k: ended.append((k, sentence))) for k in range(3)]
     for job in jobs:
-        line.add(job)
-    until(lambda: jobs[0] in line.running)
-    assert [line.before(job) for job in jobs] == [0, 1, 2]
-    line.cancel(jobs[1])
+        queue.add(job)
+    until(lambda: jobs[0] in queue.running)
+    assert [queue.jobs_ahead(job) for job in jobs] == [0, 1, 2]
+    queue.cancel(jobs[1])
     assert ended == [(1, "")]
     jobs[0].free.set()
-    until(lambda: jobs[2] in line.running)
+    until(lambda: jobs[2] in queue.running)
     assert ended == [(1, ""), (0, None)]
-    line.cancel(jobs[2])
+    queue.cancel(jobs[2])
     assert ended[-1] == (2, "")
-    line.close()
+    queue.close()
 
 
 def test_a_job_that_is_cancelled_is_gone(tmp_path):
     """Its process is no more when cancel returns, whatever it did."""
-    line, ended = Line(), []
-    spec = {"kind": "look", "files": [], "folder": "", "first": 0, "upload": 1, "pixels": 1}
-    job = Job(spec, lambda message: None, ended.append)
-    line.add(job)
+    queue, ended = JobQueue(), []
+    spec = ExamineSpec([], "", 0, 1)
+    job = WorkerJob(spec, lambda message: None, ended.append)
+    queue.add(job)
     until(lambda: job.process is not None)
     process = job.process.pid
-    line.cancel(job)
+    queue.cancel(job)
     assert ended == [""]
     with pytest.raises(ProcessLookupError):
         os.kill(process, 0)
-    line.close()
+    queue.close()
 
 
 def test_a_process_that_dies_is_told():
-    line, ended = Line(), []
-    line.add(Job({"kind": "none"}, lambda message: None, ended.append))
+    queue, ended = JobQueue(), []
+    spec = FuseSpec([], [], [], {}, None, "", kind="none")
+    queue.add(WorkerJob(spec, lambda message: None, ended.append))
     until(lambda: ended)
     assert ended == ["the work stopped: its process ended with exit status 1"]
-    line.close()
+    queue.close()
 
 
-def drawn_session(house, count=3, sides=(64, 96)):
-    """A session that knows of frames without having looked."""
-    session = house.get(house.new())
+def drawn_session(sessions, count=3, sides=(64, 96)):
+    """A session with frames that were never examined."""
+    session = sessions.get(sessions.new())
     for k in range(count):
-        told = {"id": k, "name": f"{k}.png", "number": None, "width": sides[1], "height": sides[0]}
-        session._looked({"frame": told | {"file": f"{k}.png", "bytes": 1, "sharpness": k + 1.0}})
+        frame = {"id": k, "name": f"{k}.png", "number": None, "file": f"{k}.png", "bytes": 1}
+        frame |= {"width": sides[1], "height": sides[0], "sharpness": k + 1.0}
+        session._on_examined({"frame": frame})
     return session
 
 
-def test_frames_are_ordered_and_left_out(house):
-    session = drawn_session(house, 12)
+def test_frames_are_ordered_and_excluded(sessions):
+    session = drawn_session(sessions, 12)
     assert [frame["name"] for frame in session.state()["frames"]][-3:] == [
         "9.png",
         "10.png",
@@ -292,21 +297,21 @@ def test_frames_are_ordered_and_left_out(house):
     state = session.state()
     assert state["frames"][-1]["name"] == "0.png"
     assert [frame["name"] for frame in state["frames"] if not frame["used"]] == ["3.png"]
-    with pytest.raises(StackError, match="have changed meanwhile"):
+    with pytest.raises(StackError, match="have changed in the meantime"):
         session.arrange([0, 1], [])
-    with pytest.raises(StackError, match="have changed meanwhile"):
+    with pytest.raises(StackError, match="have changed in the meantime"):
         session.arrange(list(range(12)), [12])
 
 
-def test_frames_out_of_focus_order_are_put_right(house, tmp_path):
+def test_frames_out_of_focus_order_are_put_right(sessions, tmp_path):
     """But not those that were arranged by hand, and one that is left out stays where it is."""
     frames = draw_stack(texture(256, 320, 5), 7)
     names = "abcdefg"
     shuffled = dict(zip(names, (3, 0, 5, 1, 6, 2, 4), strict=True))
-    session = house.get(house.new())
+    session = sessions.get(sessions.new())
     for name, k in shuffled.items():
         bring(session, f"{name}.png", cv2.imencode(".png", frames[k])[1].tobytes())
-    until(lambda: not session.state()["looking"])
+    until(lambda: not session.state()["examining"])
     session.fuse({})
     until(lambda: session.fuse_job is None)
     found = [frame["name"][0] for frame in session.state()["frames"]]
@@ -329,11 +334,11 @@ def test_frames_out_of_focus_order_are_put_right(house, tmp_path):
     assert now[3] == "d" and [name for name in now if name != "d"] in (rest, rest[::-1])
 
 
-def test_frames_that_a_hand_moved_are_put_in_order_in_register(house):
-    session = house.get(house.new())
+def test_frames_that_a_hand_moved_are_put_in_order_in_register(sessions):
+    session = sessions.get(sessions.new())
     for name, frame in zip("abcd", draw_moved_stack(), strict=True):
         bring(session, f"{name}.png", cv2.imencode(".png", frame)[1].tobytes())
-    until(lambda: not session.state()["looking"])
+    until(lambda: not session.state()["examining"])
     session.fuse({})
     until(lambda: session.fuse_job is None)
     state = session.state()
@@ -342,26 +347,28 @@ def test_frames_that_a_hand_moved_are_put_in_order_in_register(house):
     assert any("brought into it: a.png c.png" in note for note in state["result"]["notes"])
 
 
-def test_an_answer_among_the_frames_is_left_out(house):
-    session = drawn_session(house)
+def test_an_answer_among_the_frames_is_excluded(sessions):
+    session = drawn_session(sessions)
     told = session.frames[0] | {"id": 9, "name": "AiF.png"}
-    session._looked({"frame": told})
+    session._on_examined({"frame": told})
     out = [frame["name"] for frame in session.state()["frames"] if not frame["used"]]
     assert out == ["AiF.png"]
 
 
-def test_sentences_hide_the_server(house, tmp_path):
-    session = house.get(house.new())
-    assert session.plain(f"{session.incoming}/a.png is bad") == "a.png is bad"
-    assert session.plain(f"{session.folder}/run-1/x") == "run-1/x"
-    house.root = tmp_path / "root"
-    assert session.plain(f"{house.root}/stack/a.png is bad") == "stack/a.png is bad"
+def test_sentences_hide_the_server(sessions, tmp_path):
+    session = sessions.get(sessions.new())
+    assert session.without_paths(f"{session.incoming}/a.png is bad") == "a.png is bad"
+    assert session.without_paths(f"{session.folder}/run-1/x") == "run-1/x"
+    sessions.shared.root = tmp_path / "root"
+    assert (
+        session.without_paths(f"{sessions.shared.root}/stack/a.png is bad") == "stack/a.png is bad"
+    )
 
 
-def test_a_file_comes_once_and_is_counted(house):
-    session = house.get(house.new())
+def test_a_file_comes_once_and_is_counted(sessions):
+    session = sessions.get(sessions.new())
     path = session.room_for("a.png", 10**8)
-    with pytest.raises(StackError, match=r"a\.png is here already"):
+    with pytest.raises(StackError, match=r"a\.png is already there"):
         session.room_for("a.png", 1)
     with pytest.raises(StackError, match="more than"):
         session.room_for("b.png", 1)
@@ -370,22 +377,22 @@ def test_a_file_comes_once_and_is_counted(house):
     session.room_for("b.png", 10**8)
 
 
-def test_a_bomb_in_tiffs_clothing_leaves_nothing(house):
-    session = house.get(house.new())
+def test_a_bomb_in_tiffs_clothing_leaves_nothing(sessions):
+    session = sessions.get(sessions.new())
     big = tiff(np.zeros((2000, 2000), np.uint8), compression="zlib")
     bring(session, "bomb.tif", big)
-    until(lambda: not session.state()["looking"])
+    until(lambda: not session.state()["examining"])
     assert session.state()["frames"] == []
     (sentence,) = session.state()["refused"]
-    assert sentence.startswith("bomb.tif claims 2000x2000 pixels, 1 million are the most")
+    assert sentence.startswith("bomb.tif declares 2000x2000 pixels, and 1 million is the maximum")
     assert not list(session.incoming.iterdir())
-    assert not list(session.looks.iterdir())
+    assert not list(session.thumbs.iterdir())
     assert session.held == 0
 
 
-def test_a_stack_in_one_file_with_a_broken_page_leaves_nothing(house):
+def test_a_stack_in_one_file_with_a_broken_page_leaves_nothing(sessions):
     """Not some of its frames, whose file is gone, either."""
-    session = house.get(house.new())
+    session = sessions.get(sessions.new())
     pages = np.stack([texture(*SIDES, k) for k in range(3)])
     data = bytearray(tiff(pages, photometric="rgb", compression="zlib"))
     with tifffile.TiffFile(io.BytesIO(data)) as file:
@@ -393,27 +400,27 @@ def test_a_stack_in_one_file_with_a_broken_page_leaves_nothing(house):
     data[place : place + 40] = bytes(40)
     bring(session, "pages.tif", bytes(data))
     bring(session, "a.png", cv2.imencode(".png", texture(*SIDES, 0))[1].tobytes())
-    until(lambda: not session.state()["looking"])
+    until(lambda: not session.state()["examining"])
     (sentence,) = session.state()["refused"]
     assert sentence.startswith("pages.tif (frame 2) is cut short, damaged")
     assert [frame["name"] for frame in session.state()["frames"]] == ["a.png"]
     assert [path.name for path in session.incoming.iterdir()] == ["a.png"]
-    assert len(list(session.looks.iterdir())) == 2
+    assert len(list(session.thumbs.iterdir())) == 2
     assert session.held == (session.incoming / "a.png").stat().st_size
 
 
-def test_a_file_that_ends_the_process_is_refused_and_the_others_are_looked_at(house):
+def test_a_file_that_ends_the_process_is_refused_and_the_others_are_looked_at(sessions):
     """Also where some of its frames had been told."""
-    session = house.get(house.new())
+    session = sessions.get(sessions.new())
     files = [session.room_for(name, 1) for name in ("a.tif", "b.png", "c.png")]
     told = {"width": 9, "height": 9, "sharpness": 1.0}
-    session.look_job = Told({"files": [str(file) for file in files]}, None, None)
-    session._looked({"frame": told | {"id": 0, "name": "b.png", "file": str(files[1])}})
-    session._looked({"looked": str(files[1])})
-    session._looked({"frame": told | {"id": 1, "name": "a-1.tif", "file": str(files[0])}})
+    session.examine_job = FakeJob(ExamineSpec([str(file) for file in files], "", 0, 1), None, None)
+    session._on_examined({"frame": told | {"id": 0, "name": "b.png", "file": str(files[1])}})
+    session._on_examined({"examined": str(files[1])})
+    session._on_examined({"frame": told | {"id": 1, "name": "a-1.tif", "file": str(files[0])}})
     seen = []
-    session._look = lambda files: seen.extend(session.pending)
-    session._looks_ended("the work stopped: it exceeded its time limit")
+    session._examine = lambda files: seen.extend(session.pending)
+    session._on_examine_end("the work stopped: it exceeded its time limit")
     assert session.refused == ["a.tif: the work stopped: it exceeded its time limit"]
     assert [frame["name"] for frame in session.frames.values()] == ["b.png"]
     assert session.order == [0]
@@ -424,34 +431,33 @@ def test_a_file_that_ends_the_process_is_refused_and_the_others_are_looked_at(ho
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="nothing to wait for")
 def test_a_file_that_takes_for_ever_is_given_up(tmp_path):
     os.mkfifo(tmp_path / "a.png")  # nobody writes: to open it is to wait
-    spec = {"kind": "look", "files": [str(tmp_path / "a.png")], "folder": "", "first": 0}
-    spec |= {"upload": 1, "pixels": 1, "longest": 0.2}
-    line, ended = Line(), []
-    line.add(Job(spec, lambda message: None, ended.append))
+    spec = ExamineSpec([str(tmp_path / "a.png")], "", 0, 1, longest=0.2)
+    queue, ended = JobQueue(), []
+    queue.add(WorkerJob(spec, lambda message: None, ended.append))
     until(lambda: ended)
     assert ended == ["the work stopped: it exceeded its time limit"]
-    line.close()
+    queue.close()
 
 
-def test_sessions_are_apart_and_end(house):
-    one, other = house.new(), house.new()
-    first, second = house.get(one), house.get(other)
+def test_sessions_are_apart_and_end(sessions):
+    one, other = sessions.new(), sessions.new()
+    first, second = sessions.get(one), sessions.get(other)
     assert first.folder != second.folder
     assert first.folder not in second.folder.parents
     first.room_for("a.png", 5)
     second.room_for("a.png", 5)  # of the same name, elsewhere
     first.touch(leaving=True)
-    first.seen -= sessions.LEAVING + 1
-    second.seen -= sessions.LEAVING + 1
-    house.sweep()
-    assert house.get(one) is None
-    assert house.get(other) is second
+    first.seen -= session_module.LEAVING + 1
+    second.seen -= session_module.LEAVING + 1
+    sessions.sweep()
+    assert sessions.get(one) is None
+    assert sessions.get(other) is second
     assert not first.folder.exists()
     assert second.folder.exists()
 
 
-def test_clearing_removes_all(house):
-    session = house.get(house.new())
+def test_clearing_removes_all(sessions):
+    session = sessions.get(sessions.new())
     session.room_for("a.png", 5)
     (session.place / "run-1").mkdir()
     session.clear()
@@ -460,37 +466,39 @@ def test_clearing_removes_all(house):
     assert session.held == 0
 
 
-def test_a_file_that_still_comes_for_a_stack_that_is_cleared_is_none_of_the_next(house):
-    session = house.get(house.new())
+def test_a_file_that_still_comes_for_a_stack_that_is_cleared_is_none_of_the_next(sessions):
+    session = sessions.get(sessions.new())
     old = session.room_for("a.png", 5)
     session.clear()
     new = session.room_for("a.png", 7)
     session.arrived(old)
-    assert session.look_job is None
+    assert session.examine_job is None
     session.drop(old)
     assert new.exists()
     assert session.held == 7
 
 
-def test_what_is_looked_at_for_a_stack_that_is_cleared_is_not_heard(house):
-    session = house.get(house.new())
-    session.look_job = Told({"files": []}, session._looked, session._looks_ended)
+def test_what_is_looked_at_for_a_stack_that_is_cleared_is_not_heard(sessions):
+    session = sessions.get(sessions.new())
+    session.examine_job = FakeJob(
+        ExamineSpec([], "", 0, 1), session._on_examined, session._on_examine_end
+    )
     session.clear()
-    session._looked({"refused": "a.png", "sentence": "a.png is bad"})
+    session._on_examined({"refused": "a.png", "sentence": "a.png is bad"})
     assert session.state()["refused"] == []
 
 
-def test_files_are_counted(house, monkeypatch):
-    monkeypatch.setattr(sessions, "MOST_FRAMES", 2)
-    session = house.get(house.new())
+def test_files_are_counted(sessions, monkeypatch):
+    monkeypatch.setattr(session_module, "MOST_FRAMES", 2)
+    session = sessions.get(sessions.new())
     for name in ("a.png", "b.png"):
         session.room_for(name, 1)
-    with pytest.raises(StackError, match=r"c\.png is one too many, 2 frames are the most"):
+    with pytest.raises(StackError, match=r"c\.png is one too many, and 2 frames are the maximum"):
         session.room_for("c.png", 1)
 
 
-def test_names_of_any_length_find_room(house):
-    session = house.get(house.new())
+def test_names_of_any_length_find_room(sessions):
+    session = sessions.get(sessions.new())
     for letter in ("x", "漢", "😀"):
         assert session.room_for(f"{letter * 250}1.png", 1).name.endswith(f"{letter}1.png")
 
@@ -504,43 +512,12 @@ def test_what_dead_processes_left_is_removed(tmp_path):
     other = tmp_path / f"{PREFIX}elsewhere-999999999-ef"
     for folder in (dead, alive, other):
         (folder / "in").mkdir(parents=True)
-    remove_dead(tmp_path)
+    remove_abandoned(tmp_path)
     assert sorted(path for path in tmp_path.iterdir()) == sorted([alive, other])
 
 
-def test_options_are_a_list_of_ours():
-    assert options_of({}) == ["--align", "auto"]
-    assert options_of(
-        {"align": "on", "exposure": False, "prefer": "near", "near": "last", "slab": 3}
-    ) == (
-        [
-            "--align",
-            "on",
-            "--no_match_exposure",
-            "--prefer",
-            "near",
-            "--near",
-            "last",
-            "--slab",
-            "3",
-        ]
-    )
-    for wrong in (
-        {"align": "--help"},
-        {"device": "cpu"},
-        [],
-        {"prefer": ["near"]},
-        {"exposure": "x"},
-    ):
-        with pytest.raises(StackError, match="load it anew"):
-            options_of(wrong)
-    for slab in (1, "3", 2000):
-        with pytest.raises(StackError, match="2 frames or more"):
-            options_of({"slab": slab})
-
-
-def test_results_have_the_originals_name(house):
-    session = drawn_session(house)
+def test_results_have_the_originals_name(sessions):
+    session = drawn_session(sessions)
     for frame in session.frames.values():
         frame["file"] = "/x/stack 7.tif"
     assert session.name() == "stack 7"

@@ -1,3 +1,5 @@
+"""webapp/uploads.py: what the server accepts and refuses."""
+
 import itertools
 import struct
 from types import SimpleNamespace
@@ -14,7 +16,7 @@ from stackmff.images.formats import decode
 from stackmff.images.tiff import tiff_directories
 from stackmff.webapp import uploads
 from stackmff.webapp.uploads import (
-    Limits,
+    UploadLimits,
     check_declared,
     check_frames,
     check_room,
@@ -28,7 +30,8 @@ from stackmff.webapp.uploads import (
 )
 from tests.drawn import texture
 
-LIMITS = Limits(10**9, 10**6)
+LIMITS = UploadLimits(total_bytes=10**9, frame_pixels=10**6)
+MOST_PIXELS = 10**6
 
 
 def claiming_tiff(width, height):
@@ -82,7 +85,7 @@ def test_uploads_are_counted(tmp_path, monkeypatch):
         check_upload(10 * 10**9, 0, tmp_path, LIMITS)
     with pytest.raises(StackError, match="more than"):
         check_upload(1, 10**9, tmp_path, LIMITS)
-    with pytest.raises(StackError, match="does not say its size"):
+    with pytest.raises(StackError, match="does not declare the size"):
         check_upload(None, 0, tmp_path, LIMITS)
     monkeypatch.setattr(uploads.shutil, "disk_usage", lambda _: SimpleNamespace(free=100))
     with pytest.raises(StackError, match="--temp_dir"):
@@ -159,10 +162,11 @@ def test_a_bomb_is_refused_by_what_it_claims(tmp_path):
     path = tmp_path / "bomb.tif"
     path.write_bytes(claiming_tiff(90_000, 90_000))
     assert path.stat().st_size < 200
-    with pytest.raises(StackError, match="claims 90000x90000 pixels, 1 million are the most"):
-        check_declared(path, LIMITS)
+    sentence = "declares 90000x90000 pixels, and 1 million is the maximum"
+    with pytest.raises(StackError, match=sentence):
+        check_declared(path, MOST_PIXELS)
     path.write_bytes(claiming_tiff(900, 900))
-    check_declared(path, LIMITS)
+    check_declared(path, MOST_PIXELS)
 
 
 def test_pages_that_lead_round_come_to_an_end(tmp_path):
@@ -177,8 +181,8 @@ def test_pages_that_lead_round_come_to_an_end(tmp_path):
     data = bytearray(path.read_bytes())
     data[end : end + 4] = struct.pack("<I", first)
     path.write_bytes(data)
-    with pytest.raises(StackError, match=r"round\.tif is no picture, or is damaged"):
-        check_declared(path, LIMITS)
+    with pytest.raises(StackError, match=r"round\.tif is not a picture, or is damaged"):
+        check_declared(path, MOST_PIXELS)
     with pytest.raises(StackError, match=r"round\.tif is cut short, .* form a loop"):
         decode(path)
     with pytest.raises(StackError, match=r"round\.tif is cut short, .* form a loop"):
@@ -192,23 +196,23 @@ def test_a_huge_png_is_refused_by_its_header(tmp_path):
     data[16:24] = struct.pack(">II", 50_000, 50_000)
     data[29:33] = struct.pack(">I", crc32(data[12:29]))
     path.write_bytes(data)
-    with pytest.raises(StackError, match="claims 50000x50000"):
-        check_declared(path, LIMITS)
+    with pytest.raises(StackError, match="declares 50000x50000"):
+        check_declared(path, MOST_PIXELS)
 
 
 @pytest.mark.parametrize("name", ["notes.jpg", "notes.tif", "notes.png", "notes.mp4"])
 def test_text_is_no_picture(tmp_path, name):
     path = tmp_path / name
     path.write_text("a text, and no picture\n" * 20)
-    with pytest.raises(StackError, match=rf"{name} is no (picture|video)"):
-        check_declared(path, LIMITS)
+    with pytest.raises(StackError, match=rf"{name} is not a (picture|supported video)"):
+        check_declared(path, MOST_PIXELS)
 
 
 def test_a_list_of_addresses_is_no_video(tmp_path):
     """FFmpeg would open what it names."""
     path = tmp_path / "film.mp4"
     path.write_text("#EXTM3U\n#EXTINF:1,\nfile:///etc/passwd\n")
-    with pytest.raises(StackError, match="is no video"):
+    with pytest.raises(StackError, match="is not a supported video"):
         frames_of(path)
 
 
@@ -221,7 +225,7 @@ def test_a_long_film_is_refused_by_its_header(tmp_path, monkeypatch):
     assert len(frames_of(film)) == 4
     monkeypatch.setattr(uploads, "MOST_FRAMES", 3)
     monkeypatch.setattr(uploads, "frames_in_file", None)  # nothing goes through it
-    with pytest.raises(StackError, match="holds 4 frames, 3 are the most"):
+    with pytest.raises(StackError, match="holds 4 frames, and 3 is the maximum"):
         frames_of(film)
 
 
@@ -229,11 +233,11 @@ def test_good_pictures_pass(tmp_path):
     for suffix in (".png", ".jpg", ".webp", ".bmp", ".tif"):
         path = tmp_path / f"a{suffix}"
         cv2.imwrite(str(path), texture(20, 30, 0))
-        check_declared(path, LIMITS)
+        check_declared(path, MOST_PIXELS)
         assert frames_of(path) == [path]
     pages = tmp_path / "pages.tif"
     tifffile.imwrite(pages, np.zeros((3, 16, 16), np.uint8), photometric="minisblack")
-    check_declared(pages, LIMITS)
+    check_declared(pages, MOST_PIXELS)
     assert [page.number for page in frames_of(pages)] == [1, 2, 3]
 
 
@@ -246,13 +250,13 @@ def told(width, height, name=None):
 
 
 def test_frames_of_one_name_are_refused():
-    with pytest.raises(StackError, match=r"two frames are called a-1\.tif: leave one out"):
+    with pytest.raises(StackError, match=r"two frames are called a-1\.tif: exclude one"):
         check_frames([told(9, 9, name) for name in ("b.png", "a-1.tif", "a-2.tif", "a-1.tif")])
 
 
 def test_stacks_that_do_not_fit_each_other_are_refused():
     check_frames([told(30, 20), told(30, 20), told(20, 30)])
-    with pytest.raises(StackError, match="two frames or more"):
+    with pytest.raises(StackError, match="at least two frames"):
         check_frames([told(30, 20)])
     with pytest.raises(StackError, match=r"b\.png is 31x20, the others are 30x20"):
         check_frames([told(30, 20), told(31, 20, "b.png"), told(30, 20)])
@@ -261,12 +265,12 @@ def test_stacks_that_do_not_fit_each_other_are_refused():
 def test_a_stack_too_large_says_so_before_it_starts(tmp_path, monkeypatch):
     check_room([told(300, 200)] * 2, tmp_path)
     monkeypatch.setattr(uploads, "free_memory", lambda: 10**9)
-    with pytest.raises(StackError, match=r"of 24 megapixels need 1\.5 GB of memory, 1\.0 GB"):
+    with pytest.raises(StackError, match=r"of 24 megapixels need 1\.5 GB of memory, and 1\.0 GB"):
         check_room([told(6000, 4000)] * 30, tmp_path)
     monkeypatch.setattr(uploads, "free_memory", lambda: 10**12)
     monkeypatch.setattr(uploads.shutil, "disk_usage", lambda _: SimpleNamespace(free=10**9))
-    with pytest.raises(StackError, match=r"need 2\.8 GB of disk, 1\.0 GB are free"):
+    with pytest.raises(StackError, match=r"need 2\.8 GB of disk, and 1\.0 GB are free"):
         check_room([told(6000, 4000)] * 30, tmp_path)
     monkeypatch.setattr(uploads.shutil, "disk_usage", lambda _: SimpleNamespace(free=10**7))
-    with pytest.raises(StackError, match=r"need 48\.8 MB of disk, 10\.0 MB are free"):
+    with pytest.raises(StackError, match=r"need 48\.8 MB of disk, and 10\.0 MB are free"):
         check_room([told(1500, 1000)] * 5, tmp_path)

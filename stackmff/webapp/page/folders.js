@@ -1,30 +1,28 @@
-// The folders of the server that the page may open.
+// Browsing the server's folders that the page may open.
 
-import { element } from "./sheet.js";
+import { byId, element } from "./elements.js";
 import { ask } from "./server.js";
 
-const $ = id => document.getElementById(id);
-
 export async function browse(path, on) {
-  // Shows a folder below --root; on: {open(path) of the one, or the file, that is chosen; say(error)}
-  const go = next => browse(next, on).catch(on.say);
-  const told = await ask("GET", `/browse?${new URLSearchParams({ path })}`);
-  const below = name => (told.path ? `${told.path}/` : "") + name;
+  // Shows a folder below --root. on: {open(path of the chosen folder or file), showError(error)}
+  const go = next => browse(next, on).catch(on.showError);
+  const listing = await ask("GET", `/browse?${new URLSearchParams({ path })}`);
+  const below = name => (listing.path ? `${listing.path}/` : "") + name;
   const line = (text, act) => {
     const item = element("li");
     item.append(element("button", text, { type: "button", onclick: act }));
     return item;
   };
-  const lines = told.folders.map(name => line(`${name}/`, () => go(below(name))));
-  if (told.path)
-    lines.unshift(line("..", () => go(told.path.split("/").slice(0, -1).join("/"))));
-  const files = told.files.map(name => line(name, () => on.open(below(name))));
-  $("server").querySelector("ul").replaceChildren(...lines, ...files);
-  const count = word => `${told.pictures} ${word}${told.pictures === 1 ? "" : "s"}`;
-  const some = told.pictures ? count("picture") : "no pictures here";
-  $("where").textContent = `/${told.path}: ${some}`;
-  $("take-folder").hidden = told.pictures < 1;
-  $("take-folder").textContent = `Open ${count("frame")}`;
-  $("take-folder").onclick = () => on.open(told.path);
-  if (!$("server").open) $("server").showModal();
+  const lines = listing.folders.map(name => line(`${name}/`, () => go(below(name))));
+  if (listing.path)
+    lines.unshift(line("..", () => go(listing.path.split("/").slice(0, -1).join("/"))));
+  const files = listing.files.map(name => line(name, () => on.open(below(name))));
+  byId("server").querySelector("ul").replaceChildren(...lines, ...files);
+  const count = word => `${listing.pictures} ${word}${listing.pictures === 1 ? "" : "s"}`;
+  const pictures = listing.pictures ? count("picture") : "no pictures";
+  byId("where").textContent = `/${listing.path}: ${pictures}`;
+  byId("open-folder").hidden = listing.pictures < 1;
+  byId("open-folder").textContent = `Open ${count("frame")}`;
+  byId("open-folder").onclick = () => on.open(listing.path);
+  if (!byId("server").open) byId("server").showModal();
 }

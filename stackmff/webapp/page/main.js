@@ -1,56 +1,60 @@
-// The page: frames, work, the look at the result, and what is taken home.
+// The page: frames, work, the view of the result, export.
 
+import { byId as $, element } from "./elements.js";
 import { browse } from "./folders.js";
-import { element, sheet } from "./sheet.js";
-import { address, ask, begin, bytes, dropped, send, session } from "./server.js";
-import { Relief } from "./relief.js";
-import { View } from "./view.js";
+import { fillForm, values } from "./options.js";
+import { address, ask, begin, bytes, droppedFiles, session, upload } from "./server.js";
+import { showFrames } from "./sheet.js";
+import { PictureView } from "./view.js";
+import { View3D } from "./view3d.js";
 
-const $ = id => document.getElementById(id);
-const QUICK = 300; // ms between two looks at the state while something goes on
-const SLOW = 20000; // and otherwise, so that the session is kept
+const BUSY = 300; // ms between two requests of the state while something is going on
+const IDLE = 20000; // and otherwise, so that the session is kept
 let state = null;
 let tool = "compare";
 let stages = new Map();
-let sending = null;
+let uploading = null; // [bytes sent, bytes in all]
 let errors = [];
-let brushed = null; // index of the frame that the brush takes, null for the mixture
-let reliefOf = null;
-let clicked = null; // what is told of the pixel whose mixture is to be asked for
-let mixing = false;
-let bits = "16"; // that were chosen before JPEG, which has 8
+let brushFrame = null; // index of the frame that the brush shows, null for the eraser
+let sceneVersion = null; // of the result that the 3D view shows
+let probed = null; // the pixel whose shares are to be requested next
+let requesting = false; // whether shares are being requested
+let bits = "16"; // the choice before JPEG, which has 8
 let timer = 0;
 
-const view = new View($("picture"), {
+const view = new PictureView($("picture"), {
   probe, stroke,
-  wiped: share => { $("wipe").value = share * 100; tags(); },
-  zoomed: scale => { $("zoom").value = `${(scale * 100).toFixed(scale < 0.1 ? 1 : 0)} %`; ring(); },
+  wiped: share => { $("wipe").value = share * 100; showTags(); },
+  zoomed: scale => {
+    $("zoom").value = `${(scale * 100).toFixed(scale < 0.1 ? 1 : 0)} %`;
+    setRadius();
+  },
 });
-const relief = new Relief($("relief"));
+const scene = new View3D($("scene"));
 
 // State
 
 async function refresh() {
   clearTimeout(timer);
   try {
-    take(await ask("GET", "/state"));
+    update(await ask("GET", "/state"));
   } catch (error) {
-    say(error);
+    showError(error);
   }
-  const busy = state && (state.work || state.looking || sending);
-  timer = setTimeout(refresh, busy ? QUICK : SLOW);
+  const busy = state && (state.work || state.examining || uploading);
+  timer = setTimeout(refresh, busy ? BUSY : IDLE);
 }
 
 async function act(method, path, body) {
   try {
-    take(await ask(method, path, body));
+    update(await ask(method, path, body));
     refresh();
   } catch (error) {
-    say(error);
+    showError(error);
   }
 }
 
-function say(error) {
+function showError(error) {
   const sentence = error.message || String(error);
   if (!errors.includes(sentence)) errors.push(sentence);
   showErrors();
@@ -59,41 +63,43 @@ function say(error) {
 function showErrors() {
   const all = [...errors, ...(state ? state.refused : [])];
   if (state && state.failure) all.push(state.failure);
-  const said = $("said");
-  if (said.dataset.shown === JSON.stringify(all)) return;
-  said.dataset.shown = JSON.stringify(all);
-  said.replaceChildren(...all.map(sentence => element("div", sentence)));
+  const messages = $("messages");
+  if (messages.dataset.shown === JSON.stringify(all)) return;
+  messages.dataset.shown = JSON.stringify(all);
+  messages.replaceChildren(...all.map(sentence => element("div", sentence)));
 }
 
-function take(told) {
+function update(found) {
   const before = state;
-  state = told;
+  state = found;
   const { frames, result, work } = state;
-  const filled = frames.length || state.looking || sending || state.refused.length || errors.length;
+  const filled = frames.length || state.examining || uploading || state.refused.length
+    || errors.length;
   document.body.dataset.stage = result ? "result" : filled ? "frames" : "empty";
   const used = frames.filter(frame => frame.used).length;
   $("clear").hidden = $("more").hidden = !filled;
   $("about").textContent = about(frames, used);
   $("go").textContent = `Fuse ${used} frame${used === 1 ? "" : "s"}${result ? " again" : ""}`;
-  $("go").disabled = used < 2 || state.looking || Boolean(sending);
+  $("go").disabled = used < 2 || state.examining || Boolean(uploading);
   $("go").hidden = Boolean(work);
   showWork(work);
   showErrors();
   if (!before || JSON.stringify(before.frames) !== JSON.stringify(frames)
     || Boolean(before.result) !== Boolean(result)) {
-    sheet($("sheet"), frames, { arrange, choose });
-    marked();
+    showFrames($("sheet"), frames, { arrange, choose });
+    markFrame();
   }
   if (result) showResult(before && before.result);
-  else reliefOf = null;
+  else sceneVersion = null;
 }
 
 function about(frames, used) {
-  if (sending) return `Sending ${Math.round(100 * sending[0] / Math.max(sending[1], 1))} %`;
-  if (state.looking) return `Looking at the frames: ${frames.length} so far`;
+  if (uploading)
+    return `Uploading ${Math.round(100 * uploading[0] / Math.max(uploading[1], 1))} %`;
+  if (state.examining) return `Reading the frames: ${frames.length} so far`;
   if (!frames.length) return "";
   const { width, height } = frames[0];
-  if (frames.length === 1) return `1 frame of ${width} × ${height}: add another one`;
+  if (frames.length === 1) return `1 frame of ${width} × ${height}: add at least one more`;
   const some = used < frames.length ? `${used} of ${frames.length}` : used;
   return `${some} frames of ${width} × ${height}, in focus order`;
 }
@@ -105,15 +111,15 @@ function showWork(work) {
     return;
   }
   const words = {
-    waiting: work.before ? `Waiting, ${work.before} before you` : "Starting",
-    "reading frames": "Reading", aligning: "Aligning", resampling: "Moving frames",
-    fusing: "Fusing", slabs: "Slabs",
+    waiting: work.before ? `Waiting: ${work.before} ahead of you` : "Starting",
+    "reading frames": "Reading", aligning: "Aligning", resampling: "Resampling",
+    fusing: "Fusing", slabs: "Fusing slabs",
   };
   const name = (work.part ? "Draft: " : "") + (words[work.stage] || work.stage);
   for (const stage of stages.values()) stage.done = stage.total;
   stages.set(work.stage === "waiting" ? "waiting" : name, { name, ...work });
   if (work.stage !== "waiting") stages.delete("waiting");
-  // The stages of a draft are one line once it is there.
+  // The stages of a finished draft are shown as one line.
   const lines = [...stages.values()].filter(stage => work.part || !stage.part);
   if (!work.part && [...stages.values()].some(stage => stage.part))
     lines.unshift({ name: "Draft", done: 1, total: 1 });
@@ -128,27 +134,27 @@ function showWork(work) {
 // Frames
 
 function arrange(order, toggled) {
-  const out = state.frames.filter(one => one.used === (one.id === toggled)).map(one => one.id);
-  act("POST", "/frames", { order, left_out: out });
+  const excluded = state.frames.filter(one => one.used === (one.id === toggled));
+  act("POST", "/frames", { order, excluded: excluded.map(one => one.id) });
 }
 
 function choose(name) {
   const index = state.result ? state.result.names.indexOf(name) : -1;
   if (index < 0) return;
   view.frame = index;
-  brushed = index;
+  brushFrame = index;
   $("eraser").setAttribute("aria-pressed", false);
-  brush();
-  marked();
+  setBrush();
+  markFrame();
   view.draw();
 }
 
-function marked() {
+function markFrame() {
   const name = state.result && state.result.names[view.frame];
   for (const item of $("sheet").children)
     if (item.classList.toggle("chosen", item.querySelector("img").alt === name))
       item.parentElement.scrollLeft = item.offsetLeft - item.parentElement.clientWidth / 2;
-  tags();
+  showTags();
 }
 
 async function add(files) {
@@ -157,16 +163,16 @@ async function add(files) {
   errors = [];
   for (const [file] of strokes) await replay(file);
   if (!files.length) return;
-  sending = [0, 1];
-  take(state);
+  uploading = [0, 1];
+  update(state);
   refresh();
-  const failed = await send(files, (done, total) => (sending = [done, total]));
-  sending = null;
-  failed.forEach(say);
+  const failed = await upload(files, (done, total) => (uploading = [done, total]));
+  uploading = null;
+  failed.forEach(showError);
   refresh();
 }
 
-// Look
+// Result
 
 function showResult(before) {
   const { result } = state;
@@ -175,51 +181,51 @@ function showResult(before) {
     view.show(result, (...at) => address(`/tile/${result.run}/${at.join("/")}`));
     $("probe").hidden = true;
     $("overlay").querySelector("[value=confidence]").disabled = !result.confidence;
-    reliefOf = null;
-    if (tool === "relief") showRelief();
-    if (brushed !== null) brushed = Math.min(brushed, result.names.length - 1);
+    sceneVersion = null;
+    if (tool === "3d") showScene();
+    if (brushFrame !== null) brushFrame = Math.min(brushFrame, result.names.length - 1);
     if (view.overlay === "confidence" && !result.confidence) $("overlay").value = view.overlay = "";
-    legend();
-    marked();
+    showLegend();
+    markFrame();
   }
-  $("take").hidden = result.draft;
+  $("export").hidden = result.draft;
   $("undo").disabled = !result.strokes;
   document.querySelector("button[data-tool=retouch]").disabled = result.draft;
   if (result.draft && tool === "retouch") use("compare");
-  $("cut").hidden = !result.area || same(result.area, [0, result.height, 0, result.width]);
-  const given = {
+  $("crop-option").hidden = !result.area || same(result.area, [0, result.height, 0, result.width]);
+  const offered = {
     focus: true, confidence: result.confidence, alignment: Boolean(result.area),
     strokes: result.strokes > 0, slabs: result.slabs,
   };
   for (const link of document.querySelectorAll(".links a")) {
-    link.hidden = !given[link.dataset.what];
-    link.href = address(`/take?what=${link.dataset.what}`);
+    link.hidden = !offered[link.dataset.what];
+    link.href = address(`/export?what=${link.dataset.what}`);
   }
-  const seconds = result.draft ? "A draft, at a quarter of the size."
+  const heading = result.draft ? "Draft at a quarter of the size."
     : `Fused in ${result.seconds} s.`;
   const notes = $("notes").querySelector("ul");
-  notes.replaceChildren(...[seconds, ...result.notes].map(note => element("li", note)));
+  notes.replaceChildren(...[heading, ...result.notes].map(note => element("li", note)));
 }
 
 const same = (a, b) => a.every((value, k) => value === b[k]);
 
-function tags() {
+function showTags() {
   const { result } = state || {};
   if (!result) return;
   const wiping = tool === "compare" && view.wipe > 0;
   $("left").textContent = wiping ? result.names[view.frame]
-    : tool === "retouch" ? brushed === null ? "eraser" : `brush: ${result.names[brushed]}` : "";
+    : tool === "retouch" ? brushFrame === null ? "eraser" : `brush: ${result.names[brushFrame]}` : "";
   const whole = result.draft ? "draft" : result.strokes ? "fused, retouched" : "fused";
-  $("right").textContent = tool === "relief" || view.wipe === 1 && wiping ? "" : whole;
+  $("right").textContent = tool === "3d" || view.wipe === 1 && wiping ? "" : whole;
 }
 
-function legend() {
-  const key = $("key");
-  key.hidden = tool === "relief" || !view.overlay;
-  key.firstElementChild.className = `${view.overlay}-key`;
+function showLegend() {
+  const legend = $("legend");
+  legend.hidden = tool === "3d" || !view.overlay;
+  legend.firstElementChild.className = `${view.overlay}-legend`;
   const { names } = (state && state.result) || { names: [""] };
-  const ends = view.overlay === "focus" ? [names[0], names.at(-1)] : ["unsure", "sure"];
-  key.querySelectorAll("span").forEach((span, k) => (span.textContent = ends[k]));
+  const ends = view.overlay === "focus" ? [names[0], names.at(-1)] : ["uncertain", "certain"];
+  legend.querySelectorAll("span").forEach((span, k) => (span.textContent = ends[k]));
 }
 
 function use(name) {
@@ -227,26 +233,26 @@ function use(name) {
   for (const button of document.querySelectorAll("button[data-tool]"))
     button.setAttribute("aria-pressed", button.dataset.tool === name);
   $("tools").dataset.tool = name;
-  $("picture").hidden = name === "relief";
-  $("relief").hidden = name !== "relief";
+  $("picture").hidden = name === "3d";
+  $("scene").hidden = name !== "3d";
   $("probe").hidden = true;
-  legend();
+  showLegend();
   view.mark = null;
-  if (name === "retouch" && brushed === null) choose(state.result.names[view.frame]);
-  brush();
-  if (name === "relief") showRelief();
+  if (name === "retouch" && brushFrame === null) choose(state.result.names[view.frame]);
+  setBrush();
+  if (name === "3d") showScene();
   else view.resize();
-  tags();
+  showTags();
 }
 
-function brush() {
+function setBrush() {
   const softness = Number($("softness").value) / 100;
-  view.brush = tool === "retouch" ? { frame: brushed, softness, radius: 1 } : null;
-  ring();
+  view.brush = tool === "retouch" ? { frame: brushFrame, softness, radius: 1 } : null;
+  setRadius();
 }
 
-function ring() {
-  // The slider is the size on the screen at "Fit", so that it suits pictures of any size.
+function setRadius() {
+  // The slider sets the size on the screen at "Fit", so that it suits pictures of any size.
   if (!view.brush || !view.picture) return;
   const side = Math.max(view.picture.width, view.picture.height);
   const share = Number($("radius").value) / 100;
@@ -268,74 +274,74 @@ async function stroke(painted) {
 async function replay(file) {
   try {
     if (!state.result || state.result.draft)
-      throw new Error(`${file.name} cannot be painted yet: fuse its frames first`);
+      throw new Error(`${file.name} cannot be painted yet: fuse the frames first`);
     let record = null;
     try {
       record = JSON.parse(await file.text());
-    } catch { /* said below */ }
+    } catch { /* reported below */ }
     if (!record || !Array.isArray(record.strokes))
-      throw new Error(`${file.name} is no file of strokes: save it from this page`);
+      throw new Error(`${file.name} is not a file of strokes: choose one exported from this page`);
     await painting("POST", { ...record, name: file.name });
   } catch (error) {
-    say(error);
+    showError(error);
   }
 }
 
 async function painting(method, body, path = "/strokes") {
   try {
-    const told = await ask(method, path, body);
-    view.changed(told.boxes, told.version);
-    reliefOf = null;
+    const { boxes, version } = await ask(method, path, body);
+    view.changed(boxes, version);
+    sceneVersion = null;
   } catch (error) {
-    view.wet = [];
-    say(error);
+    view.unsettled = [];
+    showError(error);
   }
   await refresh();
-  tags();
+  showTags();
   view.draw();
 }
 
 async function probe(x, y) {
   const card = $("probe");
   try {
-    const told = await ask("GET", `/pixel/${x}/${y}`);
-    if (!marks(told)) return; // there was another click meanwhile
-    showProbe(told);
+    const pixel = await ask("GET", `/pixel/${x}/${y}`);
+    if (!isMarked(pixel)) return; // another pixel was clicked meanwhile
+    showProbe(pixel);
     card.hidden = false;
-    clicked = told;
-    if (!mixing) await mix();
+    probed = pixel;
+    if (!requesting) await requestShares();
   } catch (error) {
     card.hidden = true;
-    say(error);
+    showError(error);
   }
 }
 
-const marks = told => view.mark && view.mark[0] === told.x && view.mark[1] === told.y;
+const isMarked = pixel => view.mark && view.mark[0] === pixel.x && view.mark[1] === pixel.y;
 
-async function mix() {
-  // One at a time, the last click's: a mixture takes a while when the machine is at work, and the
-  // next click must not wait for one of the six connections that a browser has.
-  mixing = true;
+async function requestShares() {
+  // One request at a time, for the latest click: the shares take a while on a busy machine, and
+  // the next click must not wait for one of the six connections that a browser has.
+  requesting = true;
   try {
-    while (clicked) {
-      const told = clicked;
-      clicked = null;
-      const { shares } = await ask("GET", `/mixture/${told.x}/${told.y}`);
-      if (marks(told)) showProbe(told, shares);
+    while (probed) {
+      const pixel = probed;
+      probed = null;
+      const { shares } = await ask("GET", `/mixture/${pixel.x}/${pixel.y}`);
+      if (isMarked(pixel)) showProbe(pixel, shares);
     }
   } finally {
-    mixing = false;
+    requesting = false;
   }
 }
 
-function showProbe(told, shares) {
-  const painted = told.stroke && told.stroke.frame !== null && told.stroke.share > 0.5;
-  const first = shares ? shares[0] : [told.frame, told.share];
-  const mixed = shares ? first[1] < 0.9 : told.mixed;
-  const title = painted ? told.stroke.frame
-    : mixed ? `A mixture, mostly ${first[0]}` : first[0];
+function showProbe(pixel, shares) {
+  const { stroke: painted } = pixel;
+  const retouched = painted && painted.frame !== null && painted.share > 0.5;
+  const first = shares ? shares[0] : [pixel.frame, pixel.share];
+  const mixed = shares ? first[1] < 0.9 : pixel.mixed;
+  const title = retouched ? painted.frame : mixed ? `Mixture, mostly ${first[0]}` : first[0];
   const parts = [element("b", title), element("small",
-    `${painted ? "painted; " : ""}pixel ${told.x}, ${told.y}`)];
+    `${retouched ? "retouched; " : ""}pixel ${pixel.x}, ${pixel.y}`)];
   if (shares)
     for (const [name, share] of shares.slice(0, 4)) {
       const line = element("div");
@@ -346,31 +352,32 @@ function showProbe(told, shares) {
   $("probe").replaceChildren(...parts);
 }
 
-async function showRelief() {
+async function showScene() {
   const version = `${state.result.run}/${state.version}`;
-  if (reliefOf === version) return relief.draw();
-  reliefOf = version;
+  if (sceneVersion === version) return scene.draw();
+  sceneVersion = version;
   try {
-    await relief.show(await bytes("/relief"));
+    await scene.show(await bytes("/surface"));
   } catch (error) {
-    reliefOf = null;
-    say(error);
+    sceneVersion = null;
+    showError(error);
   }
 }
 
-function sure() {
+function confirmLoss() {
   const strokes = state.result ? state.result.strokes : 0;
-  return !strokes || confirm(`The picture goes, and its ${strokes} strokes: go on?`);
+  return !strokes || confirm(`This discards the picture and its ${strokes} `
+    + `stroke${strokes === 1 ? "" : "s"}. Continue?`);
 }
 
 function open(path) {
   $("server").close();
-  if (!sure()) return;
+  if (!confirmLoss()) return;
   errors = [];
   act("POST", "/open", { path });
 }
 
-// Hands
+// Input
 
 function listen() {
   $("choose").onclick = $("more").onclick = () => $("files").click();
@@ -378,7 +385,7 @@ function listen() {
     add([...event.target.files].map(file => [file, ""]));
     event.target.value = "";
   };
-  $("browse").onclick = () => browse("", { open, say }).catch(say);
+  $("browse").onclick = () => browse("", { open, showError }).catch(showError);
   $("browse").hidden = !session.root;
   $("load").onclick = () => $("strokes").click();
   $("strokes").onchange = event => {
@@ -387,47 +394,45 @@ function listen() {
     event.target.value = "";
   };
   $("clear").onclick = () => {
-    if (!sure()) return;
+    if (!confirmLoss()) return;
     errors = [];
     act("DELETE", "/frames");
   };
   $("go").onclick = () => {
+    const chosen = values();
+    if (!chosen) return;
     errors = [];
     stages = new Map();
-    act("POST", "/work", {
-      align: $("align").value, exposure: Boolean($("exposure").value),
-      prefer: $("prefer").value || null, near: $("near").value,
-      slab: Number($("slab").value) || null,
-    });
+    act("POST", "/work", chosen);
   };
   $("cancel").onclick = () => act("DELETE", "/work");
   for (const button of document.querySelectorAll("button[data-tool]"))
     button.onclick = () => use(button.dataset.tool);
   $("wipe").oninput = event => {
     view.wipe = event.target.value / 100;
-    tags();
+    showTags();
     view.draw();
   };
   $("overlay").onchange = event => {
     view.overlay = event.target.value || null;
-    // What is sure is white and multiplies, so that it may be whole.
+    // Multiplying by white changes nothing, so the confidence is opaque at first.
     $("opacity").value = view.overlay === "confidence" ? 100 : 60;
     $("opacity").hidden = !view.overlay;
     $("opacity").oninput();
-    legend();
+    showLegend();
   };
   $("opacity").oninput = () => {
     view.opacity = $("opacity").value / 100;
     view.draw();
   };
   $("fit").onclick = () => view.fit();
-  $("whole").onclick = () => view.zoom(1 * view.pixels, ...(view.mark ? view.spot(...view.mark) : []));
-  $("radius").oninput = $("softness").oninput = brush;
+  $("actual-size").onclick = () => view.zoom(1 * view.pixels, ...(view.mark ? view.spot(...view.mark) : []));
+  $("radius").oninput = $("softness").oninput = setBrush;
   $("eraser").onclick = () => {
-    brushed = brushed === null ? view.frame : null;
-    $("eraser").setAttribute("aria-pressed", brushed === null);
-    brush();
-    tags();
+    brushFrame = brushFrame === null ? view.frame : null;
+    $("eraser").setAttribute("aria-pressed", brushFrame === null);
+    setBrush();
+    showTags();
   };
   $("undo").onclick = () => painting("DELETE", undefined);
   $("format").onchange = () => {
@@ -439,9 +444,9 @@ function listen() {
   $("save").onclick = async () => {
     const wanted = {
       what: "picture", format: $("format").value, bits: $("bits").value,
-      crop: $("crop").checked && !$("cut").hidden ? "1" : "0",
+      crop: $("crop").checked && !$("crop-option").hidden ? "1" : "0",
     };
-    const link = element("a", "", { href: address(`/take?${new URLSearchParams(wanted)}`) });
+    const link = element("a", "", { href: address(`/export?${new URLSearchParams(wanted)}`) });
     link.download = "";
     link.click();
   };
@@ -457,10 +462,10 @@ function listen() {
       view.mark = null;
       view.draw();
     }
-    else if (key === "1") $("whole").click();
+    else if (key === "1") $("actual-size").click();
     else if (tool === "retouch" && "[]".includes(key)) {
       $("radius").value = Number($("radius").value) + (key === "]" ? 4 : -4);
-      brush();
+      setBrush();
     } else return;
     event.preventDefault();
   });
@@ -477,16 +482,17 @@ function listen() {
     document.body.classList.remove("dropping");
     if (!files(event)) return;
     event.preventDefault();
-    add(await dropped(event.dataTransfer));
+    add(await droppedFiles(event.dataTransfer));
   });
 }
 
 try {
   await begin();
+  fillForm(session.form, $("options"), $("more-options"));
   listen();
   use("compare");
   await refresh();
   document.body.dataset.ready = "yes";
 } catch (error) {
-  say(error);
+  showError(error);
 }

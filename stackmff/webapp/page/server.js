@@ -1,5 +1,7 @@
-// What the page asks of its server, and the files that it sends.
+// Requests to the server, and uploads.
 
+const KNOWN = new RegExp("\\.(jpe?g|png|tiff?|bmp|webp|hei[cf]|dng|cr[23]|nef|arw|orf|rw2|raf|pef|"
+  + "mp4|mov|avi|mkv|webm)$", "i");
 let token = sessionStorage.getItem("token");
 export let session = JSON.parse(sessionStorage.getItem("session") || "null");
 
@@ -8,14 +10,14 @@ export function address(path) {
 }
 
 export async function begin() {
-  // The session of this tab, a new one where it has none or that has ended.
+  // Continues the session of this tab, or begins one if there is none or it has ended.
   if (token && session && (await fetch(address("/state"))).ok) return;
   const answer = await fetch("/sessions", { method: "POST" });
-  const told = await answer.json();
-  if (!answer.ok) throw new Error(told.error);
-  [session, token] = [told, told.token];
+  const found = await answer.json();
+  if (!answer.ok) throw new Error(found.error);
+  [session, token] = [found, found.token];
   sessionStorage.setItem("token", token);
-  sessionStorage.setItem("session", JSON.stringify(told));
+  sessionStorage.setItem("session", JSON.stringify(found));
 }
 
 export async function ask(method, path, body) {
@@ -25,11 +27,11 @@ export async function ask(method, path, body) {
       method, body: body === undefined ? undefined : JSON.stringify(body),
     });
   } catch {
-    throw new Error("the program does not answer: is it still running?");
+    throw new Error("the server does not answer: check that it is still running");
   }
-  const told = await answer.json().catch(() => ({}));
-  if (!answer.ok) throw new Error(told.error || `the program answers ${answer.status}`);
-  return told;
+  const found = await answer.json().catch(() => ({}));
+  if (!answer.ok) throw new Error(found.error || `the server answers with status ${answer.status}`);
+  return found;
 }
 
 export async function bytes(path) {
@@ -38,12 +40,11 @@ export async function bytes(path) {
   return answer.arrayBuffer();
 }
 
-export async function dropped(transfer) {
-  // [[file, name of its folder or ""]] of what was dropped, folders gone through.
+export async function droppedFiles(transfer) {
+  // [[file, name of its folder or ""]] of what was dropped, including the files in dropped folders.
   const entries = [...transfer.items].map(item => item.webkitGetAsEntry?.()).filter(Boolean);
   if (!entries.length) return [...transfer.files].map(file => [file, ""]);
   const found = [];
-  const known = /\.(jpe?g|png|tiff?|bmp|webp|hei[cf]|dng|cr[23]|nef|arw|orf|rw2|raf|pef|mp4|mov|avi|mkv|webm)$/i;
   for (const entry of entries) {
     if (entry.isFile) {
       found.push([await new Promise((good, bad) => entry.file(good, bad)), ""]);
@@ -54,19 +55,20 @@ export async function dropped(transfer) {
       const inside = await new Promise((good, bad) => reader.readEntries(good, bad));
       if (!inside.length) break;
       for (const one of inside)
-        if (one.isFile && known.test(one.name) && !one.name.startsWith("."))
+        if (one.isFile && KNOWN.test(one.name) && !one.name.startsWith("."))
           found.push([await new Promise((good, bad) => one.file(good, bad)), entry.name]);
     }
   }
   return found;
 }
 
-export async function send(files, told) {
-  // Sends [[file, folder]], three at a time; told(bytes sent, bytes in all). Returns sentences.
+export async function upload(files, onProgress) {
+  // Uploads [[file, folder]], three at a time; onProgress(bytes sent, bytes in all). Returns
+  // sentences on what failed.
   const total = files.reduce((sum, [file]) => sum + file.size, 0);
   if (total > session.most_bytes)
     return [`${(total / 1e9).toFixed(1)} GB are more than the ${session.most_bytes / 1e9} GB that ` +
-      "this page takes: leave frames out"];
+      "a session may upload: upload fewer frames"];
   const sent = new Map();
   const failed = [];
   const queue = [...files];
@@ -76,17 +78,17 @@ export async function send(files, told) {
     request.open("PUT", address(`/files?${query}`));
     request.upload.onprogress = event => {
       sent.set(file, event.loaded);
-      told([...sent.values()].reduce((a, b) => a + b, 0), total);
+      onProgress([...sent.values()].reduce((a, b) => a + b, 0), total);
     };
     request.onload = () => {
       if (request.status === 200) return settle();
       let sentence = `${file.name} was refused`;
       try {
         sentence = JSON.parse(request.response).error;
-      } catch { /* what came was no answer of ours */ }
+      } catch { /* the answer did not come from our server */ }
       settle(failed.push(sentence));
     };
-    request.onerror = () => settle(failed.push(`${file.name} could not be sent: send it again`));
+    request.onerror = () => settle(failed.push(`${file.name} was not uploaded: upload it again`));
     request.send(file);
   });
   const worker = async () => {

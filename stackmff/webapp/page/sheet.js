@@ -1,18 +1,12 @@
-// The contact sheet: frames in focus order, left out, moved, chosen.
+// The contact sheet: frames in focus order, to be moved, excluded and chosen.
 
+import { element } from "./elements.js";
 import { address } from "./server.js";
 
 let lifted = null; // id of the frame that is being dragged
 
-export function element(name, text, attributes = {}) {
-  const made = document.createElement(name);
-  if (text !== undefined) made.textContent = text;
-  Object.assign(made, attributes);
-  return made;
-}
-
-export function sheet(list, frames, on) {
-  // Shows frames as the server tells them; on: {arrange(order, id toggled), choose(name)}
+export function showFrames(list, frames, on) {
+  // frames: as the server describes them; on: {arrange(order, id to toggle), choose(name)}
   const ids = frames.map(one => one.id);
   const held = list.contains(document.activeElement) && document.activeElement;
   const at = held && [held.closest("li").dataset.id, held.tagName];
@@ -30,7 +24,7 @@ export function sheet(list, frames, on) {
     sharp.append(bar);
     const name = element("div", undefined, { className: "name" });
     const toggle = element("button", frame.used ? "✕" : "+", {
-      title: frame.used ? "Leave this frame out" : "Take this frame in",
+      title: frame.used ? "Exclude this frame" : "Include this frame",
     });
     toggle.setAttribute("aria-label", `${toggle.title}: ${frame.name}`);
     toggle.onclick = event => {
@@ -56,7 +50,7 @@ export function sheet(list, frames, on) {
       const moved = Number(event.dataTransfer.getData("text/frame"));
       if (event.dataTransfer.types.includes("text/frame") && moved !== frame.id) {
         event.preventDefault();
-        // It takes the place of the one it is dropped on, so that the last place can be had, too.
+        // It takes the place of the frame that it is dropped on, so that it can become the last.
         const order = ids.filter(id => id !== moved);
         order.splice(ids.indexOf(frame.id), 0, moved);
         on.arrange(order);
@@ -64,13 +58,13 @@ export function sheet(list, frames, on) {
     };
     return item;
   }));
-  // Who goes by keys stays where they were.
+  // Keep the keyboard focus.
   const item = at && list.querySelector(`[data-id="${at[0]}"]`);
   if (item) (at[1] === "BUTTON" ? item.querySelector("button") : item).focus();
 }
 
 function keys(event, frame, ids, on) {
-  if (event.target !== event.currentTarget) return; // its button's own
+  if (event.target !== event.currentTarget) return; // a key of its button
   const order = [...ids];
   const at = order.indexOf(frame.id);
   const way = { ArrowLeft: -1, ArrowRight: 1 }[event.key];

@@ -1,21 +1,21 @@
-// The picture on its canvas: tiles, wipe, zoom, overlays, and the brush.
+// The picture on its canvas: tiles, comparison slider, zoom, overlays, brush.
 
 const TILE = 512;
 const MOST_TILES = 400;
-const GRIP = 16; // px beside the line of the wipe that take hold of it
-const STILL = 4; // px; a pointer that moves less has clicked
+const GRIP = 16; // px beside the line of the comparison slider where it can be dragged
+const STILL = 4; // px; a pointer that moves less is a click
 
-export class View {
+export class PictureView {
   // on: {probe(x, y), stroke(points), wiped(share), zoomed(scale)}
   constructor(canvas, on) {
     this.canvas = canvas;
     this.on = on;
     this.context = canvas.getContext("2d");
-    this.cover = document.createElement("canvas"); // of a stroke that is not yet in the tiles
+    this.cover = document.createElement("canvas"); // mask of a stroke that tiles do not show yet
     this.tiles = new Map();
     this.picture = null;
-    this.scale = 1; // px of the screen for one of the picture
-    this.x = this.y = 0; // of the picture, in the middle of the canvas
+    this.scale = 1; // px of the screen per px of the picture
+    this.x = this.y = 0; // px of the picture, at the centre of the canvas
     this.fitted = true;
     this.wipe = 0.5;
     this.frame = 0;
@@ -23,11 +23,11 @@ export class View {
     this.opacity = 0.6;
     this.brush = null; // {frame, radius, softness}
     this.pointers = new Map();
-    this.hand = null;
+    this.gesture = null;
     this.mark = null;
     this.cursor = null;
-    this.wet = []; // strokes that the tiles do not show yet
-    this.stamps = new Map(); // of tiles of the fused picture that have changed
+    this.unsettled = []; // strokes that the tiles do not show yet
+    this.versions = new Map(); // of tiles of the fused picture that have changed
     new ResizeObserver(() => this.resize()).observe(canvas);
     for (const kind of ["down", "move", "up", "cancel", "leave"])
       canvas.addEventListener("pointer" + kind, event => this[kind](event));
@@ -41,12 +41,12 @@ export class View {
     this.address = address;
     this.picture = picture;
     if (!before || before.run !== picture.run) {
-      this.stamps.clear();
-      this.wet = [];
+      this.versions.clear();
+      this.unsettled = [];
       this.mark = null;
       this.frame = Math.min(this.frame, picture.names.length - 1);
       if (before && !this.fitted) {
-        // The full picture comes in the place of its draft.
+        // The full picture replaces its draft.
         const ratio = picture.width / before.width;
         this.x *= ratio;
         this.y *= ratio;
@@ -81,7 +81,7 @@ export class View {
   }
 
   zoom(scale, x = this.canvas.width / 2, y = this.canvas.height / 2) {
-    // The place of the picture that is at x, y of the canvas stays there.
+    // The point of the picture at x, y of the canvas stays there.
     const least = Math.min(0.05, 200 / Math.max(this.picture.width, this.picture.height));
     scale = Math.min(Math.max(scale, least), 32);
     const [px, py] = this.place(x, y);
@@ -99,7 +99,7 @@ export class View {
   }
 
   hold() {
-    // Some of the picture stays in sight.
+    // Part of the picture stays visible.
     this.x = Math.min(Math.max(this.x, 0), this.picture.width);
     this.y = Math.min(Math.max(this.y, 0), this.picture.height);
   }
@@ -119,7 +119,7 @@ export class View {
   }
 
   line() {
-    // Where the wipe is, px of the canvas: a share of the part of the picture that is in sight.
+    // Where the comparison slider is, px of the canvas: a share of the visible part of the picture.
     const left = Math.max(this.spot(0, 0)[0], 0);
     const right = Math.min(this.spot(this.picture.width, 0)[0], this.canvas.width);
     return left + (right - left) * this.wipe;
@@ -144,9 +144,9 @@ export class View {
     const line = this.line();
     const comparing = this.wipe > 0 && !this.brush;
     this.layer(context, "fused");
-    this.paintWet();
+    this.paintUnsettled();
     if (this.overlay) {
-      // What is sure is white, and multiplying leaves it as it is.
+      // Certain pixels are white: multiplication leaves them unchanged.
       if (this.overlay === "confidence") context.globalCompositeOperation = "multiply";
       context.globalAlpha = this.opacity;
       this.layer(context, this.overlay);
@@ -169,7 +169,7 @@ export class View {
   }
 
   layer(context, name) {
-    // Coarser tiles stand in for those that have not come.
+    // Coarser tiles stand in for those that are not loaded yet.
     const { width, height } = this.picture;
     const last = Math.max(0, Math.ceil(Math.log2(Math.max(width, height) / TILE)));
     const wanted = Math.min(Math.max(Math.floor(Math.log2(1 / this.scale) + 0.01), 0), last);
@@ -187,7 +187,7 @@ export class View {
           const [x1, y1] = this.spot(
             Math.min((column + 1) * step, width), Math.min((row + 1) * step, height),
           );
-          // Whole pixels, so that no seam shows between neighbours.
+          // Whole pixels, so that there is no seam between neighbours.
           const [a, b] = [Math.round(x0), Math.round(y0)];
           context.drawImage(image, a, b, Math.round(x1) - a, Math.round(y1) - b);
         }
@@ -196,26 +196,26 @@ export class View {
 
   tile(name, level, column, row, load) {
     const key = `${this.picture.run}/${name}/${level}/${column}/${row}`;
-    const stamp = (name === "fused" && this.stamps.get(`${level}/${column}/${row}`)) || 0;
+    const version = (name === "fused" && this.versions.get(`${level}/${column}/${row}`)) || 0;
     let tile = this.tiles.get(key);
     if (tile) {
-      this.tiles.delete(key); // to the end: the one used last goes last
+      this.tiles.delete(key); // to the end: the most recently used one is removed last
       this.tiles.set(key, tile);
     }
-    if (load && (!tile || tile.asked !== stamp)) {
+    if (load && (!tile || tile.asked !== version)) {
       tile = tile || { image: null };
-      tile.asked = stamp;
+      tile.asked = version;
       this.tiles.set(key, tile);
       const image = new Image();
       const settle = () => {
-        if (tile.asked === stamp) {
+        if (tile.asked === version) {
           if (image.naturalWidth) tile.image = image;
-          tile.stamp = stamp;
+          tile.version = version;
         }
         this.draw();
       };
       image.onload = image.onerror = settle;
-      image.src = `${this.address(name, level, column, row)}?v=${stamp}`;
+      image.src = `${this.address(name, level, column, row)}?v=${version}`;
     }
     return tile && tile.image;
   }
@@ -228,11 +228,11 @@ export class View {
   }
 
   get busy() {
-    return [...this.tiles.values()].some(tile => tile.stamp !== tile.asked);
+    return [...this.tiles.values()].some(tile => tile.version !== tile.asked);
   }
 
   changed(boxes, version) {
-    // boxes: [top, bottom, left, right] of the fused picture that are new.
+    // boxes: [top, bottom, left, right] of the fused picture that have changed.
     const { width, height } = this.picture;
     const last = Math.max(0, Math.ceil(Math.log2(Math.max(width, height) / TILE)));
     for (const [top, bottom, left, right] of boxes)
@@ -240,18 +240,18 @@ export class View {
         const step = TILE * 2 ** level;
         for (let row = Math.floor(top / step); row * step < bottom; row++)
           for (let column = Math.floor(left / step); column * step < right; column++)
-            this.stamps.set(`${level}/${column}/${row}`, version);
+            this.versions.set(`${level}/${column}/${row}`, version);
       }
     this.draw();
   }
 
-  paintWet() {
-    // Strokes under way: the frame itself, cut out by the stroke.
-    this.wet = this.wet.filter(stroke => !stroke.sent || performance.now() < stroke.until);
-    if (this.wet.some(stroke => stroke.sent) && !this.busy) {
-      this.wet = this.wet.filter(stroke => !stroke.sent);
-    } else if (this.wet.some(stroke => stroke.sent)) setTimeout(() => this.draw(), 60);
-    for (const stroke of this.wet) {
+  paintUnsettled() {
+    // Strokes that the tiles do not show yet: the frame, masked by the stroke.
+    this.unsettled = this.unsettled.filter(stroke => !stroke.sent || performance.now() < stroke.until);
+    if (this.unsettled.some(stroke => stroke.sent) && !this.busy) {
+      this.unsettled = this.unsettled.filter(stroke => !stroke.sent);
+    } else if (this.unsettled.some(stroke => stroke.sent)) setTimeout(() => this.draw(), 60);
+    for (const stroke of this.unsettled) {
       const { cover } = this;
       [cover.width, cover.height] = [this.canvas.width, this.canvas.height];
       const context = cover.getContext("2d");
@@ -268,7 +268,7 @@ export class View {
       context.filter = "none";
       context.globalCompositeOperation = "source-in";
       if (stroke.frame === null) {
-        context.fillStyle = "rgb(255 255 255 / 0.4)"; // the mixture comes with the tiles
+        context.fillStyle = "rgb(255 255 255 / 0.4)"; // the fused picture comes with the tiles
         context.fillRect(0, 0, cover.width, cover.height);
       } else this.layerInto(context, String(stroke.frame));
       this.context.drawImage(cover, 0, 0);
@@ -276,11 +276,11 @@ export class View {
   }
 
   layerInto(context, name) {
-    // "source-in" clears what a tile does not cover: the layer has to come as one picture.
-    this.sheet = this.sheet || document.createElement("canvas");
-    [this.sheet.width, this.sheet.height] = [this.canvas.width, this.canvas.height];
-    this.layer(this.sheet.getContext("2d"), name);
-    context.drawImage(this.sheet, 0, 0);
+    // "source-in" clears what a tile does not cover, so the layer is drawn as one picture.
+    this.layerCanvas = this.layerCanvas || document.createElement("canvas");
+    [this.layerCanvas.width, this.layerCanvas.height] = [this.canvas.width, this.canvas.height];
+    this.layer(this.layerCanvas.getContext("2d"), name);
+    context.drawImage(this.layerCanvas, 0, 0);
   }
 
   paintLine(line) {
@@ -337,7 +337,7 @@ export class View {
       }
   }
 
-  // Hands
+  // Input
 
   at(event) {
     const box = this.canvas.getBoundingClientRect();
@@ -350,17 +350,17 @@ export class View {
     const at = this.at(event);
     this.pointers.set(event.pointerId, at);
     if (this.pointers.size === 2) {
-      this.hand = { kind: "pinch", far: this.apart() };
-      this.wet = this.wet.filter(stroke => stroke.sent);
+      this.gesture = { kind: "pinch", far: this.apart() };
+      this.unsettled = this.unsettled.filter(stroke => stroke.sent);
       return;
     }
     const near = Math.abs(at[0] - this.line()) < GRIP * this.pixels;
     let kind = "pan";
     if (this.brush && event.button === 0 && !event.shiftKey) kind = "paint";
     else if (!this.brush && near) kind = "wipe";
-    this.hand = { kind, start: at, last: at, moved: false };
+    this.gesture = { kind, start: at, last: at, moved: false };
     if (kind === "paint") {
-      this.wet.push({ ...this.brush, points: [this.pixel(at)], sent: false });
+      this.unsettled.push({ ...this.brush, points: [this.pixel(at)], sent: false });
       this.draw();
     }
   }
@@ -371,67 +371,67 @@ export class View {
   }
 
   pixel(at) {
-    // Centres of pixels are at whole numbers.
+    // Pixel centres are at whole numbers.
     return this.place(...at).map(value => Math.round((value - 0.5) * 100) / 100);
   }
 
   move(event) {
     const at = this.at(event);
     this.cursor = at;
-    const hand = this.hand;
-    if (this.picture && !hand) {
+    const gesture = this.gesture;
+    if (this.picture && !gesture) {
       const near = Math.abs(at[0] - this.line()) < GRIP * this.pixels;
       this.canvas.style.cursor = this.brush ? "none" : near ? "ew-resize" : "crosshair";
       if (this.brush) this.draw();
       return;
     }
-    if (!hand || !this.pointers.has(event.pointerId)) return;
+    if (!gesture || !this.pointers.has(event.pointerId)) return;
     this.pointers.set(event.pointerId, at);
-    if (hand.kind === "pinch") {
+    if (gesture.kind === "pinch") {
       const far = this.apart();
       const [[ax, ay], [bx, by]] = [...this.pointers.values()];
-      this.zoom((this.scale * far) / hand.far, (ax + bx) / 2, (ay + by) / 2);
-      hand.far = far;
+      this.zoom((this.scale * far) / gesture.far, (ax + bx) / 2, (ay + by) / 2);
+      gesture.far = far;
       return;
     }
-    hand.moved ||= Math.hypot(at[0] - hand.start[0], at[1] - hand.start[1]) > STILL * this.pixels;
-    if (hand.kind === "paint") {
+    gesture.moved ||= Math.hypot(at[0] - gesture.start[0], at[1] - gesture.start[1]) > STILL * this.pixels;
+    if (gesture.kind === "paint") {
       for (const one of event.getCoalescedEvents?.() ?? [event]) this.lead(this.at(one));
-    } else if (hand.kind === "wipe") {
+    } else if (gesture.kind === "wipe") {
       const left = Math.max(this.spot(0, 0)[0], 0);
       const right = Math.min(this.spot(this.picture.width, 0)[0], this.canvas.width);
       this.wipe = Math.min(Math.max((at[0] - left) / (right - left), 0), 1);
       this.on.wiped(this.wipe);
-    } else if (hand.moved) {
-      this.x -= (at[0] - hand.last[0]) / this.scale;
-      this.y -= (at[1] - hand.last[1]) / this.scale;
+    } else if (gesture.moved) {
+      this.x -= (at[0] - gesture.last[0]) / this.scale;
+      this.y -= (at[1] - gesture.last[1]) / this.scale;
       this.fitted = false;
       this.hold();
     }
-    hand.last = at;
+    gesture.last = at;
     this.draw();
   }
 
   lead(at, least = 0.1) {
-    // Points closer than a tenth of the radius change nothing that is seen, and cost as much.
-    const { points, radius } = this.wet.at(-1);
+    // Points closer than a tenth of the radius change nothing visible, and cost as much.
+    const { points, radius } = this.unsettled.at(-1);
     const [[x, y], [px, py]] = [this.pixel(at), points.at(-1)];
     if (Math.hypot(x - px, y - py) > least * radius) points.push([x, y]);
   }
 
   up(event) {
     this.pointers.delete(event.pointerId);
-    const hand = this.hand;
-    this.hand = null;
-    if (!hand || event.type === "pointercancel") return;
-    if (hand.kind === "paint") {
-      const stroke = this.wet.at(-1);
+    const gesture = this.gesture;
+    this.gesture = null;
+    if (!gesture || event.type === "pointercancel") return;
+    if (gesture.kind === "paint") {
+      const stroke = this.unsettled.at(-1);
       if (stroke && !stroke.sent) {
-        if (hand.moved) this.lead(hand.last, 0);
+        if (gesture.moved) this.lead(gesture.last, 0);
         this.on.stroke(stroke);
       }
-    } else if (hand.kind !== "pinch" && !hand.moved) {
-      this.click(this.place(...hand.start));
+    } else if (gesture.kind !== "pinch" && !gesture.moved) {
+      this.click(this.place(...gesture.start));
     }
     this.draw();
   }
@@ -445,7 +445,7 @@ export class View {
   }
 
   cancel(event) {
-    this.wet = this.wet.filter(stroke => stroke.sent);
+    this.unsettled = this.unsettled.filter(stroke => stroke.sent);
     this.up(event);
   }
 

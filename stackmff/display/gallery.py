@@ -1,14 +1,16 @@
-"""A page to look at: the table of a comparison, and every picture beside its error map.
+"""The gallery of a comparison, an HTML file: tables of scores, every picture above its error map.
 
-The page opens from disk, without scripts. What it shows lies in a folder beside it or, where
-results are below the page's own folder already, there; so the page's folder can be moved as it is.
+It opens from disk and has no scripts. Its pictures lie in a folder beside it, except for results
+that already lie below its own folder, to which it links. So that folder can be moved as a whole.
 """
 
 import html
 import os
 import shlex
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import cv2
@@ -19,7 +21,7 @@ from stackmff.files import write_text
 from stackmff.images.formats import write_picture
 
 BROWSER_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
-PREVIEW = 480  # px, width of the pictures in the page; wider ones are shrunk to it
+PREVIEW_WIDTH = 480  # px; wider pictures are shown shrunk to it
 STYLE = """
 :root { color-scheme: light dark; --line: rgb(128 128 128 / 0.4); }
 body { font: 16px/1.5 system-ui, sans-serif; margin: 1rem auto; padding: 0 1rem; max-width: 100rem;
@@ -44,13 +46,17 @@ figcaption { font-variant-numeric: tabular-nums; overflow-wrap: anywhere; margin
 """
 
 
+# A heading, rows of cells with the header first, a note on the columns.
+Table = tuple[str, Sequence[Sequence[str]], str]
+
+
 @dataclass(frozen=True)
-class Image:
-    """A picture of the page.
+class LinkedImage:
+    """A picture that the gallery links to.
 
     Attributes:
-        file: of the whole picture.
-        preview: file of a smaller one, or `file` again.
+        file: the whole picture.
+        preview: a smaller copy, or `file` again.
         width, height: of the whole picture, px.
     """
 
@@ -61,70 +67,70 @@ class Image:
 
 
 @dataclass(frozen=True)
-class View:
-    """What the page shows of one picture of a scene.
+class Entry:
+    """One picture of a scene in the gallery.
 
     Attributes:
-        name: of the method, or what else it is.
-        caption: its scores, may be empty.
-        picture: Image.
-        error: Image of the error map, or None.
+        name: of the method, or what else the picture is.
+        caption: its scores; may be empty.
+        picture: the picture itself.
+        error: its error map, or None.
     """
 
     name: str
     caption: str
-    picture: Image
-    error: Image | None = None
+    picture: LinkedImage
+    error: LinkedImage | None = None
 
 
-def files_folder(page):
-    """The folder beside a page for what it shows."""
-    return page.with_name(f"{page.stem}_files")
+def files_folder(html_file: Path) -> Path:
+    """The folder beside a gallery for its pictures."""
+    return html_file.with_name(f"{html_file.stem}_files")
 
 
-def is_shown_as_it_is(file, page):
-    """Whether the page can link to a picture: a browser can show it, and it moves with the page."""
+def can_link(file: str | Path, html_file: Path) -> bool:
+    """Whether a gallery can link to a picture: browsers show it, and it lies below its folder."""
     file = Path(file)
-    below = page.resolve().parent in file.resolve().parents
+    below = html_file.resolve().parent in file.resolve().parents
     return below and file.suffix.lower() in BROWSER_SUFFIXES
 
 
-def save_image(start, picture, file=None):
-    """Write what a page needs of a picture.
+def save_image(start: str | Path, picture: np.ndarray, file: Path | None = None) -> LinkedImage:
+    """Write the files that a gallery needs of a picture.
 
     Args:
-        start: of the files' names, with their folder.
+        start: folder and first part of the names of the files.
         picture: (H, W, C) uint8 or uint16, C as in images/formats.py.
-        file: of the picture, where the page can link to it; None: write one.
-    Returns:
-        Image.
+        file: the file of the picture where the gallery can link to it; None: write one.
+    Raises:
+        StackError: a file cannot be written.
     """
     if file is None:
         file = Path(f"{start}.png")
         write_picture(file, picture)
     height, width = picture.shape[:2]
     preview = Path(file)
-    if width > PREVIEW:
-        size = (PREVIEW, max(1, round(height * PREVIEW / width)))
+    if width > PREVIEW_WIDTH:
+        size = (PREVIEW_WIDTH, max(1, round(height * PREVIEW_WIDTH / width)))
         preview = Path(f"{start}-small.jpg")
         small = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
         write_picture(preview, small.reshape(size[1], size[0], -1))
-    return Image(Path(file), preview, width, height)
+    return LinkedImage(Path(file), preview, width, height)
 
 
-def save_error(start, fused, answer):
-    """Write the error map of two lumas, (H, W) float in [0, 1]; returns its Image."""
+def save_error(start: str | Path, fused: np.ndarray, answer: np.ndarray) -> LinkedImage:
+    """Write the error map of two lumas, (H, W) float in [0, 1]; `start` as of `save_image`."""
     return save_image(f"{start}-error", error_map(fused, answer))
 
 
-def link(file, page):
-    """The address of a file as seen from the page, for an attribute."""
-    relative = os.path.relpath(Path(file).resolve(), page.resolve().parent)
+def link(file: Path, html_file: Path) -> str:
+    """The address of a file as seen from a gallery, escaped for an attribute."""
+    relative = os.path.relpath(Path(file).resolve(), html_file.resolve().parent)
     return html.escape(quote(os.fsencode(relative.replace(os.sep, "/"))))
 
 
-def start_of(title, style=""):
-    """A page up to its heading; `style` is added to STYLE."""
+def html_start(title: str, style: str = "") -> str:
+    """An HTML document up to its heading; `style` is added to STYLE."""
     return "\n".join(
         [
             "<!DOCTYPE html>",
@@ -137,35 +143,39 @@ def start_of(title, style=""):
     )
 
 
-def page_of(path, title, run, tables, scenes):
-    """The page as text.
+def gallery_html(
+    path: Path,
+    title: str,
+    run: Mapping[str, Any],
+    tables: Sequence[Table],
+    scenes: Mapping[str, Sequence[Entry]],
+) -> str:
+    """The gallery as an HTML document.
 
     Args:
-        path: of the page, absolute or not.
-        title: in words.
-        run: as from utils.run_record.
-        tables: a list of (heading, rows of words with the header first, what the columns are).
-        scenes: {name: list of View}.
-    Returns:
-        A whole HTML document.
+        path: of the gallery, absolute or relative.
+        title: plain text.
+        run: the record of the run, as records.run_record returns it.
+        tables: of scores.
+        scenes: {name of the scene: its pictures}.
     """
     versions = ", ".join(f"{name} {version}" for name, version in run["versions"].items())
     parts = [
-        start_of(title),
+        html_start(title),
         f"<pre>{html.escape(shlex.join(run['command']))}</pre>",
         f"<p>{html.escape(versions)}</p>",
         *(table_part(*table) for table in tables),
         "<h2>Scenes</h2>",
         contents_part(scenes),
-        key_part() if any(view.error for views in scenes.values() for view in views) else "",
+        key_part() if any(entry.error for entries in scenes.values() for entry in entries) else "",
         *(scene_part(k, *scene, path) for k, scene in enumerate(scenes.items())),
         "</body></html>",
     ]
     return "\n".join(filter(None, parts)) + "\n"
 
 
-def table_part(heading, rows, note):
-    """A table under its heading, and what its columns are."""
+def table_part(heading: str, rows: Sequence[Sequence[str]], note: str) -> str:
+    """A table with its heading and a note on its columns."""
     head = "".join(f'<th scope="col">{html.escape(word)}</th>' for word in rows[0])
     lines = []
     for first, *words in rows[1:]:
@@ -179,27 +189,29 @@ def table_part(heading, rows, note):
     )
 
 
-def contents_part(scenes):
+def contents_part(scenes: Mapping[str, Sequence[Entry]]) -> str:
     """Links to the scenes."""
     links = (f'<a href="#s{k}">{html.escape(name)}</a>' for k, name in enumerate(scenes))
     return f"<p>{' &middot; '.join(links)}</p>"
 
 
-def key_part():
-    """The key of the error maps."""
+def key_part() -> str:
+    """The colour key of the error maps."""
     colours = colour_map(np.linspace(0, 1, 9)[None])[0]
     stops = ", ".join("rgb({} {} {})".format(*colour) for colour in colours)
     return (
-        "<p>Error maps, of the luma, beneath the pictures: 0 "
+        "<p>Below each picture is the error map of its luma: 0 "
         f'<span class="key" style="background: linear-gradient(to right, {stops})"></span> '
-        f"{255 / ERROR_GAIN:g} grey levels of 255 and more. A click shows a picture pixel by "
-        "pixel, another one goes back.</p>"
+        f"{255 / ERROR_GAIN:g} of 255 grey levels or more. Click a picture to see every pixel, and "
+        "again to go back.</p>"
     )
 
 
-def scene_part(k, name, views, page):
+def scene_part(k: int, name: str, entries: Sequence[Entry], html_file: Path) -> str:
     """A scene: its pictures side by side, each above its error map."""
-    figures = [view_part(f"s{k}", f"s{k}v{j}", name, view, page) for j, view in enumerate(views)]
+    figures = [
+        entry_part(f"s{k}", f"s{k}v{j}", name, entry, html_file) for j, entry in enumerate(entries)
+    ]
     return (
         f'<section id="s{k}"><h2>{html.escape(name)}</h2>\n<div class="views">\n'
         + "\n".join(figures)
@@ -207,34 +219,42 @@ def scene_part(k, name, views, page):
     )
 
 
-def view_part(scene_id, view_id, scene, view, page):
+def entry_part(scene_id: str, entry_id: str, scene: str, entry: Entry, html_file: Path) -> str:
     """A picture, its caption and its error map."""
-    name = html.escape(view.name)
-    caption = f"<b>{name}</b><br>{html.escape(view.caption)}" if view.caption else f"<b>{name}</b>"
+    name = html.escape(entry.name)
+    caption = (
+        f"<b>{name}</b><br>{html.escape(entry.caption)}" if entry.caption else f"<b>{name}</b>"
+    )
     parts = [
         "<figure>",
-        image_part(scene_id, view_id, view.picture, f"{scene}: {view.name}", page),
+        image_part(scene_id, entry_id, entry.picture, f"{scene}: {entry.name}", html_file),
         f"<figcaption>{caption}</figcaption>",
     ]
-    if view.error:
-        text = f"{scene}: error map of {view.name}"
-        parts.append(image_part(scene_id, f"{view_id}e", view.error, text, page))
+    if entry.error:
+        text = f"{scene}: error map of {entry.name}"
+        parts.append(image_part(scene_id, f"{entry_id}e", entry.error, text, html_file))
     return "\n".join([*parts, "</figure>"])
 
 
-def image_part(scene_id, image_id, image, text, page):
-    """A preview that a click opens pixel by pixel; another click goes back to the scene."""
+def image_part(scene_id: str, image_id: str, image: LinkedImage, text: str, html_file: Path) -> str:
+    """A preview. A click opens every pixel of the picture; another click goes back to the scene."""
     size = f'width="{image.width}" height="{image.height}"'
     text = html.escape(text)
     return (
-        f'<a href="#{image_id}"><img src="{link(image.preview, page)}" {size} loading="lazy" '
+        f'<a href="#{image_id}"><img src="{link(image.preview, html_file)}" {size} loading="lazy" '
         f'alt="{text}"></a>\n'
         f'<div class="full" id="{image_id}"><a href="#{scene_id}" title="back">'
-        f'<img src="{link(image.file, page)}" {size} loading="lazy" alt="{text}, pixel by pixel">'
+        f'<img src="{link(image.file, html_file)}" {size} loading="lazy" alt="{text}, every pixel">'
         "</a></div>"
     )
 
 
-def write_page(path, title, run, tables, scenes):
-    """Write the page of `page_of`, atomically; raises StackError where that fails."""
-    write_text(path, page_of(path, title, run, tables, scenes))
+def write_gallery(
+    path: Path,
+    title: str,
+    run: Mapping[str, Any],
+    tables: Sequence[Table],
+    scenes: Mapping[str, Sequence[Entry]],
+) -> None:
+    """Write the document of `gallery_html` atomically; StackError where that fails."""
+    write_text(path, gallery_html(path, title, run, tables, scenes))

@@ -1,9 +1,9 @@
-// The relief: the fused picture over its heights, to be turned.
+// The 3D view: the fused picture draped over its heights, which can be turned.
 
-const HIGH = 0.16; // of the longer side, the highest place
+const HEIGHT = 0.16; // of the highest point, in units of the longer side
 const VERTEX = `
 attribute vec2 at;
-attribute vec2 height; // of the place, and its share of the light
+attribute vec2 height; // height, and brightness
 uniform mat4 view;
 uniform vec2 half_size;
 varying vec2 place;
@@ -21,10 +21,10 @@ varying vec2 place;
 varying float light;
 void main() { gl_FragColor = vec4(texture2D(picture, place).rgb * light, 1.); }`;
 
-export class Relief {
+export class View3D {
   constructor(canvas) {
     this.canvas = canvas;
-    [this.turn, this.tilt, this.far] = [-0.28, 0.7, 1.25];
+    [this.turn, this.tilt, this.distance] = [-0.28, 0.7, 1.25];
     canvas.addEventListener("pointerdown", event => {
       canvas.setPointerCapture(event.pointerId);
       this.last = [event.clientX, event.clientY];
@@ -39,7 +39,7 @@ export class Relief {
         ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1],
       }[event.key];
       if (way) this.move(...way.map(step => 12 * step));
-      else if ("+=-".includes(event.key)) this.near(event.key === "-" ? 60 : -60);
+      else if ("+=-".includes(event.key)) this.zoom(event.key === "-" ? 60 : -60);
       else return;
       event.preventDefault();
     });
@@ -47,7 +47,7 @@ export class Relief {
       canvas.addEventListener(kind, () => (this.last = null));
     canvas.addEventListener("wheel", event => {
       event.preventDefault();
-      this.near(event.deltaY);
+      this.zoom(event.deltaY);
     }, { passive: false });
     new ResizeObserver(() => this.draw()).observe(canvas);
   }
@@ -58,21 +58,21 @@ export class Relief {
     this.draw();
   }
 
-  near(away) {
-    this.far = Math.min(Math.max(this.far * 2 ** (away / 600), 0.5), 5);
+  zoom(away) {
+    this.distance = Math.min(Math.max(this.distance * 2 ** (away / 600), 0.5), 5);
     this.draw();
   }
 
   async show(data) {
-    // data: as the server sends it: length, then width, height and levels; then a JPEG.
+    // data: see Result.surface of results.py.
     const length = new DataView(data).getUint32(0, true);
     const levels = new Uint16Array(data.slice(4, 4 + length));
     const [width, height] = levels;
     const image = await createImageBitmap(new Blob([data.slice(4 + length)]));
     const gl = this.gl || this.canvas.getContext("webgl", { antialias: true });
-    if (!gl) throw new Error("this browser shows no 3D (WebGL): switch it on, or use another");
+    if (!gl) throw new Error("this browser does not support WebGL: enable it, or use another browser");
     this.gl = gl;
-    if (!gl.getExtension("OES_element_index_uint")) throw new Error("this browser's 3D is too old");
+    if (!gl.getExtension("OES_element_index_uint")) throw new Error("the WebGL of this browser is too old: use another browser");
     this.program ||= this.build(gl);
     this.fill(gl, levels.subarray(2), width, height);
     const side = Math.max(width, height);
@@ -106,12 +106,12 @@ export class Relief {
     const high = new Float32Array(width * height * 2);
     const z = (x, y) => {
       const column = Math.min(Math.max(x, 0), width - 1);
-      return (levels[Math.min(Math.max(y, 0), height - 1) * width + column] / 65535) * HIGH;
+      return (levels[Math.min(Math.max(y, 0), height - 1) * width + column] / 65535) * HEIGHT;
     };
     for (let y = 0, k = 0; y < height; y++)
       for (let x = 0; x < width; x++, k += 2) {
         [at[k], at[k + 1]] = [(x + 0.5) / width, (y + 0.5) / height];
-        // Light from the left, above and behind the viewer.
+        // Light from the left, from above and from behind the viewer.
         const slope = [(z(x + 1, y) - z(x - 1, y)) * side / 2, (z(x, y + 1) - z(x, y - 1)) * side / 2];
         const long = Math.hypot(slope[0], slope[1], 1);
         const lit = (slope[0] * 0.45 + slope[1] * 0.4 + 0.8) / long;
@@ -138,14 +138,14 @@ export class Relief {
   }
 
   view(aspect) {
-    // Turned about the upright axis of the picture, tilted, and moved away; as columns.
+    // Rotated about the axis normal to the picture, tilted, moved away; column by column.
     const [c, s, d, t] = [
       Math.cos(this.turn), Math.sin(this.turn), Math.cos(this.tilt), Math.sin(this.tilt),
     ];
     const rows = [
       [c, -s, 0, 0],
       [s * d, c * d, t, -0.03],
-      [-s * t, -c * t, d, -this.far],
+      [-s * t, -c * t, d, -this.distance],
     ];
     const [near, far, lens] = [0.05, 20, 2.2];
     const across = lens / Math.max(aspect, 1);

@@ -1,0 +1,114 @@
+"""The command that aligns one stack: tools/align.py, and `stackmff align` where it is installed."""
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from stackmff.alignment.focus_order import put_in_order
+from stackmff.alignment.geometry import Alignment
+from stackmff.alignment.measure import align_by_options, apply, find_reference, told
+from stackmff.alignment.options import AlignOptions, unmeasured
+from stackmff.images.folders import list_frames
+from stackmff.images.formats import suffix_like, write_picture
+from stackmff.images.frame_store import release
+from stackmff.images.stack import Stack, read_stack
+from stackmff.options import Options, add_options, option, parse
+from stackmff.progress import stage
+
+
+@dataclass(frozen=True)
+class AlignFiles(Options):
+    """The files that are read and written."""
+
+    title = "files"
+
+    stack_path: Path = option(
+        help="folder of the frames, two or more pictures, in the natural order of their names",
+        metavar="DIR",
+        positional=True,
+    )
+    output_dir: Path = option(
+        help="folder for the aligned frames, which keep their names", metavar="DIR"
+    )
+    save_alignment: Path | None = option(
+        None, help="also write the alignment of the frames as JSON", metavar="FILE"
+    )
+    use_alignment: Path | None = option(
+        None,
+        help="read the alignment from this file, written by --save_alignment, and measure nothing",
+        metavar="FILE",
+    )
+
+    def contradiction(self) -> str | None:
+        """The frames would be overwritten."""
+        if self.output_dir.resolve() == self.stack_path.resolve():
+            return "--output_dir is --stack_path, so the frames would be overwritten: use another"
+        return None
+
+
+@dataclass(frozen=True)
+class AlignCommand(Options):
+    """All options of the command."""
+
+    files: AlignFiles
+    alignment: AlignOptions = AlignOptions()
+
+    def contradiction(self) -> str | None:
+        """How to measure is said, and nothing is measured."""
+        return unmeasured(self.alignment, "--use_alignment") if self.files.use_alignment else None
+
+
+def get_parser(prog: str | None = None) -> argparse.ArgumentParser:
+    """The parser of the command."""
+    parser = argparse.ArgumentParser(
+        prog=prog,
+        description="Align the frames of a stack to one of them, in geometry and exposure, and "
+        "write them.",
+    )
+    add_options(parser, AlignCommand)
+    return parser
+
+
+def _write_frames(folder: Path, stack: Stack, kept: Sequence[int]) -> None:
+    """Write the frames that are kept, each with its own metadata."""
+    for k, source in enumerate(stack.paths):
+        path = folder / f"{source.stem}{suffix_like(source)}"
+        if k in kept:
+            write_picture(path, stack.frames[k], stack.frame_metadata[k])
+            release(stack.frames)
+        else:  # that of an earlier run is aligned to another reference
+            path.unlink(missing_ok=True)
+
+
+def _summary(folder: Path, alignment: Alignment, names: Sequence[str]) -> str:
+    """What was done, in one line."""
+    changed = int((alignment.gains != 1).any(1).sum())
+    return (
+        f"{folder}: {len(alignment.kept)} frames on {names[alignment.reference]}, "
+        f"{sum(alignment.moved)} moved, exposure of {changed} changed"
+    )
+
+
+def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
+    """Align a stack and write its frames."""
+    (command,) = parse(get_parser(prog), argv, AlignCommand)
+    files, options = command.files, command.alignment
+    paths = list_frames(files.stack_path)
+    reference = find_reference(options.reference, [path.name for path in paths])
+    stack = read_stack(paths, spill=files.output_dir, reference=reference)
+    if options.order == "auto":
+        put_in_order(stack)
+    names = [path.name for path in stack.paths]
+    for note in stack.notes:
+        print(f"note: {note}")
+    with stage("aligning", True) as progress:
+        alignment = align_by_options(
+            options, stack.frames, names, files.save_alignment, files.use_alignment, progress
+        )
+    with stage("resampling", True) as progress:
+        kept = apply(stack.frames, alignment, progress)
+    for sentence in told(alignment, names):
+        print(f"left out: {sentence}")
+    _write_frames(files.output_dir, stack, kept)
+    print(_summary(files.output_dir, alignment, names))

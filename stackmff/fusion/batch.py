@@ -1,0 +1,425 @@
+"""The command that fuses a folder of stacks: predict_dataset.py, and `stackmff batch`."""
+
+import argparse
+import contextlib
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from stackmff.display.previews import preview_files
+from stackmff.display.report import Card, write_card, write_report
+from stackmff.errors import StackError, what_happened
+from stackmff.files import make_folder, sha256, write_csv
+from stackmff.fusion.command import needing_weights
+from stackmff.fusion.engines import Engine
+from stackmff.fusion.options import (
+    FuseOptions,
+    MessageOptions,
+    check_alignment_files,
+    check_maps,
+)
+from stackmff.fusion.pipeline import Files, fuse_files, make_engine, read_for
+from stackmff.images.folders import (
+    STACK_FOLDERS,
+    list_folders,
+    list_frames,
+    stack_name,
+    stack_root,
+    stacks_in,
+)
+from stackmff.images.formats import result_suffix
+from stackmff.images.stack import Stack
+from stackmff.images.stack_files import FramePath
+from stackmff.options import Options, add_options, as_record, option, parse
+from stackmff.processes import join_processes, rank_and_world
+from stackmff.records import Record, wanted_record
+
+# Options that the results do not depend on, or that the record has by their SHA-256 (weights and
+# alignments).
+NOT_OF_RESULTS = {
+    "stack_basedir_path",
+    "output_dir",
+    "model_path",
+    "overwrite",
+    "verbose",
+    "quiet",
+    "low_memory",
+    "use_alignment",
+    "part",
+}
+COLUMNS = ("stack", "width", "height", "frames", "network_seconds", "seconds")
+
+
+def part_of(word: str) -> tuple[int, int]:
+    """An argparse type: "K/N" or "slurm" to (K, N), 1 <= K <= N."""
+    if word == "slurm":
+        names = ("SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_MIN", "SLURM_ARRAY_TASK_COUNT")
+        if not all(os.environ.get(name, "").isdecimal() for name in names):
+            raise argparse.ArgumentTypeError(
+                f"slurm: {', '.join(names)} are not set: start it with sbatch --array=1-N"
+            )
+        task, first, count = (int(os.environ[name]) for name in names)
+        step = int(os.environ.get("SLURM_ARRAY_TASK_STEP", 1))
+        word = f"{(task - first) // step + 1}/{count}"
+        if task - first >= step * count:
+            raise argparse.ArgumentTypeError(
+                "slurm: the numbers of this array have gaps: start all of it with sbatch --array=1-N; "
+                "what is done is not done again"
+            )
+    k, slash, n = word.partition("/")
+    if not (slash and k.isdecimal() and n.isdecimal() and 1 <= int(k) <= int(n)):
+        raise argparse.ArgumentTypeError(f"{word!r} is not K/N with K from 1 to N")
+    return int(k), int(n)
+
+
+@dataclass(frozen=True)
+class BatchOptions(Options):
+    """Which stacks are fused, and in how many parts."""
+
+    title = "data set"
+
+    stack_basedir_path: Path = option(
+        help="its sub-folders that hold pictures, its multi-page TIFFs and its videos are the "
+        f"stacks, or those below its {', '.join(STACK_FOLDERS)}; or it holds several such data "
+        "sets",
+        metavar="DIR",
+        positional=True,
+    )
+    part: tuple[int, int] | None = option(
+        None,
+        help="fuse every N-th stack, from the K-th on (1 to N), as one of N starts that share the "
+        "stacks and write to one --output_dir; slurm: as the task of a SLURM array that this is",
+        metavar="K/N",
+        convert=part_of,
+    )
+
+
+@dataclass(frozen=True)
+class BatchOutputOptions(Options):
+    """What is made of each stack, and where it goes."""
+
+    title = "results"
+
+    output_dir: Path | None = option(
+        None,
+        help="folder of the results, with a folder for each data set if there are several "
+        "(default: results/<data set>)",
+        metavar="DIR",
+    )
+    focus_map: bool = option(False, help="also write the focus maps to focus_map/, 16-bit PNG")
+    confidence: bool = option(
+        False, help="also write the largest weight of a frame to confidence/, 8-bit PNG"
+    )
+    overwrite: bool = option(
+        False, help="fuse all stacks, also those whose record says that nothing has changed"
+    )
+    preview: bool = option(
+        False,
+        help="also write to previews/ the focus map in colours, a 3D view and an animation of the "
+        "stack",
+    )
+    report: bool = option(
+        True,
+        help="do not write report.html, which shows the sharpest frame and the result of each "
+        "stack and takes some of the time",
+        flag="no_report",
+    )
+    save_alignment: bool = option(
+        False, help="also write the alignments of the frames to alignment/, as JSON"
+    )
+    use_alignment: Path | None = option(
+        None,
+        help="read the alignments from <stack>.json in this folder, written by --save_alignment, "
+        "and measure nothing",
+        metavar="DIR",
+    )
+
+
+@dataclass(frozen=True)
+class BatchJobOptions(Options):
+    """All that decides what becomes of each stack of a batch."""
+
+    output: BatchOutputOptions = BatchOutputOptions()
+    fuse: FuseOptions = FuseOptions()
+    messages: MessageOptions = MessageOptions()
+
+    def contradiction(self) -> str | None:
+        """What is asked of alignments and focus maps that are not there."""
+        output = self.output
+        shows_maps = output.focus_map or output.preview or output.report
+        return check_alignment_files(
+            self.fuse, output.save_alignment, output.use_alignment
+        ) or check_maps(self.fuse, shows_maps, output.preview)
+
+
+def get_parser(prog: str | None = None) -> argparse.ArgumentParser:
+    """The parser of the command."""
+    parser = argparse.ArgumentParser(
+        prog=prog,
+        description="Fuse every focal stack of a data set, or of several; what is done already is "
+        "not done again.",
+    )
+    add_options(parser, BatchOptions, BatchOptions.title)
+    add_options(parser, BatchJobOptions)
+    return parser
+
+
+def find_datasets(base: Path) -> dict[str, list[Path]]:
+    """The stacks below a folder.
+
+    Args:
+        base: a folder of stacks; or one with a folder of STACK_FOLDERS; or one with several such.
+    Returns:
+        {name of the data set: folders or files of its stacks}, in natural order.
+    Raises:
+        StackError: there is no folder, it has no stacks, or only the user can choose.
+    """
+    name = base.resolve().name
+    root = stack_root(base)
+    if root is not None:
+        datasets = {name: stacks_in(root)}
+    else:
+        if name in STACK_FOLDERS:
+            name = base.resolve().parent.name
+        below = [(folder, stack_root(folder)) for folder in list_folders(base)]
+        datasets = {folder.name: stacks_in(root) for folder, root in below if root is not None}
+        own = stacks_in(base, [folder for folder, root in below if root is None])
+        if own and name in datasets:
+            raise StackError(f"{base} and {base / name} would share their results: rename one")
+        if own:
+            datasets = {name: own, **datasets}
+    datasets = {name: stacks for name, stacks in datasets.items() if stacks}
+    if not datasets:
+        raise StackError(
+            f"{base} holds no stacks: give the folder whose sub-folders hold the pictures, or "
+            f"that of a data set with {', '.join(STACK_FOLDERS)} in it"
+        )
+    return datasets
+
+
+def result_folders(
+    base: Path, datasets: dict[str, list[Path]], output_dir: Path | None
+) -> dict[str, Path]:
+    """{name of the data set: folder of its results}; StackError if they would become stacks."""
+    if output_dir is None:
+        targets = {name: Path("results") / name for name in datasets}
+    elif len(datasets) > 1:
+        targets = {name: output_dir / name for name in datasets}
+    else:
+        targets = dict.fromkeys(datasets, output_dir)
+    searched = {base.resolve()} if stack_root(base) is None else set()
+    searched |= {stacks[0].parent.resolve() for stacks in datasets.values()}
+    stacks = {stack.resolve() for group in datasets.values() for stack in group}
+    for target in targets.values():
+        place = target.resolve()
+        if {place, place.parent} & searched or {place, *place.parents} & stacks:
+            raise StackError(
+                f"{target} is where the stacks are and would be taken for one next time: "
+                "choose another --output_dir"
+            )
+    return targets
+
+
+class BatchJob:
+    """One stack of a data set: its files, and the record of how its results came to be.
+
+    Args:
+        source: folder of the frames, or the file that they are in.
+        target: folder of the results of the data set.
+        options: of each stack.
+        weights: SHA-256 of the weights.
+    """
+
+    def __init__(self, source: Path, target: Path, options: BatchJobOptions, weights: str) -> None:
+        self.source = source
+        self.name = stack_name(source)
+        self.target = target
+        self.options = options
+        self.weights = weights
+        self.record = Record(target, self.name)
+        self.card = target / "records" / "cards" / f"{self.name}.json"
+
+    def files(self, paths: Sequence[FramePath]) -> Files:
+        """The Files of what is wanted."""
+        output, target, name = self.options.output, self.target, self.name
+        known = output.use_alignment and output.use_alignment / f"{name}.json"
+        suffix = result_suffix(self.options.fuse.format.out_format, paths)
+        return Files(
+            target / f"{name}{suffix}",
+            target / "focus_map" / f"{name}.png" if output.focus_map else None,
+            target / "confidence" / f"{name}.png" if output.confidence else None,
+            target / "slabs" / name if self.options.fuse.choices.slab else None,
+            target / "previews" if output.preview else None,
+            target / "alignment" / f"{name}.json" if output.save_alignment else None,
+            known,
+            self.card if output.report else None,
+        )
+
+    def wanted(self, paths: Sequence[FramePath], files: Files) -> dict[str, Any]:
+        """What the record must name, see records.wanted_record."""
+        options = {k: v for k, v in as_record(self.options).items() if k not in NOT_OF_RESULTS}
+        weights = {"network": self.weights}
+        if files.known_alignment is not None:
+            weights["alignment"] = sha256(files.known_alignment)
+        return wanted_record(paths, weights, options)
+
+    def read(self) -> tuple[dict[str, Any], Files, Stack] | None:
+        """Read the frames.
+
+        Returns:
+            (wanted, files, Stack): what the record shall name and the files to write; or None if
+            the record and the results say that all is done.
+        """
+        paths = list_frames(self.source)
+        files = self.files(paths)
+        wanted = self.wanted(paths, files)
+        if self.options.messages.verbose:
+            tqdm.write(f"{self.source}: {' '.join(path.name for path in paths)}")
+        has_slabs = files.slabs is None or any(files.slabs.glob("slab_*.tif"))
+        done = has_slabs and self.record.says_done(wanted, self.results(files))
+        if done and not self.options.output.overwrite:
+            return None
+        return wanted, files, read_for(files.picture, paths, self.options.fuse)
+
+    def results(self, files: Files) -> list[Path | None]:
+        """The files of the results, except the slabs, whose names depend on the frames."""
+        paths = [files.picture, files.focus_map, files.confidence, files.alignment, files.card]
+        if files.previews is not None:
+            paths += preview_files(files.previews, self.name)
+        return paths
+
+    def fuse(self, engine: Engine, wanted: dict[str, Any], files: Files, stack: Stack) -> None:
+        """Fuse what `read` has returned."""
+        self.record.remove()
+        result = fuse_files(lambda: stack, engine, files, self.options.fuse)
+        if not self.options.messages.quiet:
+            for note in result["notes"]:
+                tqdm.write(f"note: {self.name}: {note}", file=sys.stderr)
+        self.record.write(wanted, result)
+
+    def failed(self, sentence: str) -> None:
+        """Note in the report that this stack could not be fused."""
+        self.record.remove()
+        if not self.options.output.report:
+            return
+        with contextlib.suppress(StackError):  # a full disk, for example
+            write_card(self.card, Card(self.name, failure=sentence))
+
+
+def make_jobs(
+    options: BatchJobOptions, datasets: dict[str, list[Path]], targets: dict[str, Path]
+) -> list[BatchJob]:
+    """The jobs of all data sets in order."""
+    weights = sha256(options.fuse.engine.model_path)
+    return [
+        BatchJob(source, targets[name], options, weights)
+        for name, stacks in datasets.items()
+        for source in stacks
+    ]
+
+
+def read_ahead(jobs: Sequence[BatchJob]) -> Iterator[tuple[BatchJob, "Future[Any]"]]:
+    """Read the frames of each job while the one before it is fused.
+
+    Yields:
+        (job, the future of BatchJob.read).
+    """
+    with ThreadPoolExecutor(1) as reader:
+        try:
+            before: list[tuple[BatchJob, Future[Any]]] = []
+            for job in jobs:
+                before.append((job, reader.submit(job.read)))
+                if len(before) > 1:
+                    yield before.pop(0)
+            yield from before
+        finally:
+            reader.shutdown(cancel_futures=True)
+
+
+def run_jobs(jobs: Sequence[BatchJob], engine: Engine, quiet: bool, rank: int) -> list[str]:
+    """Run them one after the other; returns a sentence for each that failed."""
+    failures = []
+    hidden = True if rank or quiet else None
+    for job, reading in tqdm(read_ahead(jobs), unit="stack", total=len(jobs), disable=hidden):
+        try:
+            if (work := reading.result()) is not None:
+                job.fuse(engine, *work)
+        except Exception as error:  # of a library too: the rest goes on
+            job.failed(what_happened(error))
+            failures.append(f"{job.source}: {what_happened(error)}")
+            tqdm.write(f"failed: {failures[-1]}", file=sys.stderr)
+    return failures
+
+
+def gather(failures: list[str], world: int) -> list[str]:
+    """The failures of all processes, once all are done.
+
+    A process that fails alone would make torchrun end the others, so each waits here.
+
+    Raises:
+        StackError: another process has ended.
+    """
+    if world == 1:
+        return failures
+    import torch.distributed as dist
+
+    everyone: list[Any] = [None] * world
+    try:
+        dist.all_gather_object(everyone, failures)
+    except RuntimeError as error:
+        raise StackError(
+            "another process of this run has ended early: run again, what is done is kept"
+        ) from error
+    dist.destroy_process_group()
+    return [failure for part in everyone for failure in part]
+
+
+def write_summaries(jobs: Sequence[BatchJob]) -> None:
+    """summary.csv and report.html of each data set, from the records of this and earlier runs."""
+    for target in dict.fromkeys(job.target for job in jobs):
+        own = [job for job in jobs if job.target == target]
+        rows: list[Sequence[Any]] = [COLUMNS]
+        for job in own:
+            if result := job.record.read().get("result"):
+                rows.append([job.name, *(result.get(name) for name in COLUMNS[1:])])
+        write_csv(target / "summary.csv", rows)
+        cards = [job.card for job in own if job.card.is_file()]
+        if own[0].options.output.report:
+            write_report(target / "report.html", f"Fused: {target.resolve().name}", cards)
+
+
+def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
+    """Fuse the stacks of a data set."""
+    batch, options = parse(get_parser(prog), argv, BatchOptions, BatchJobOptions)
+    output, quiet = options.output, options.messages.quiet
+    rank, world, _ = rank_and_world()
+    datasets = find_datasets(batch.stack_basedir_path)
+    targets = result_folders(batch.stack_basedir_path, datasets, output.output_dir)
+    engine = make_engine(options.fuse.engine, needing_weights(options.fuse, output.confidence))
+    jobs = make_jobs(options, datasets, targets)
+    for target in targets.values():
+        make_folder(target / "records")
+    if world > 1:
+        # No process waits for long but at the end, and there for the slowest.
+        join_processes("gloo", timedelta(days=30))
+    try:
+        part, parts = batch.part or (1, 1)
+        own = jobs[part - 1 :: parts][rank::world]
+        failures = gather(run_jobs(own, engine, quiet, rank), world)
+    finally:
+        if rank == 0:
+            write_summaries(jobs)
+    if rank == 0:
+        files = "summary.csv, report.html" if output.report else "summary.csv"
+        for name, target in () if quiet else targets.items():
+            print(f"{target}: {len(datasets[name])} stacks of {name}, {files}")
+        for failure in failures:
+            print(f"failed: {failure}", file=sys.stderr)
+    return 1 if failures else 0

@@ -1,0 +1,201 @@
+"""The command that fuses one stack: predict.py, and `stackmff fuse` where it is installed."""
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from stackmff.display.previews import preview_files
+from stackmff.files import make_folder
+from stackmff.fusion.options import (
+    FuseOptions,
+    MessageOptions,
+    check_alignment_files,
+    check_maps,
+)
+from stackmff.fusion.pipeline import Files, fuse_files, make_engine, read_for
+from stackmff.images.folders import clash, list_frames, stack_name
+from stackmff.images.formats import PICTURE_SUFFIXES, result_suffix, same_format
+from stackmff.images.stack_files import FramePath
+from stackmff.options import Options, add_options, option, parse
+
+
+@dataclass(frozen=True)
+class StackOptions(Options):
+    """Where the frames are."""
+
+    title = "stack"
+
+    stack_path: Path = option(
+        help="folder of the frames: two or more pictures, in the natural order of their names; or "
+        "a multi-page TIFF, or a video",
+        metavar="PATH",
+        positional=True,
+    )
+
+
+@dataclass(frozen=True)
+class OutputOptions(Options):
+    """Which files are made of a stack, and which are read beside its frames."""
+
+    title = "results"
+
+    output: Path | None = option(
+        None, help="fused picture (default: results/<folder name>.png)", metavar="FILE"
+    )
+    focus_map: Path | None = option(
+        None,
+        help="also write the focus map: 16-bit PNG, 0 the first frame and 65535 the last",
+        metavar="FILE",
+    )
+    confidence: Path | None = option(
+        None,
+        help="also write the largest weight of a frame: 8-bit PNG, 255 is certain",
+        metavar="FILE",
+    )
+    preview: bool = option(
+        False,
+        help="also write, beside the fused picture, pictures to look at: the focus map in colours "
+        "(<name>_focus.png), a 3D view (_relief.png), an animation of the stack (_sweep.gif)",
+    )
+    retouch: Path | None = option(
+        None,
+        help="apply the brush strokes of this file, saved from the page in the browser: they show "
+        "one frame instead of the mixture",
+        metavar="FILE",
+    )
+    save_alignment: Path | None = option(
+        None, help="also write the alignment of the frames as JSON", metavar="FILE"
+    )
+    use_alignment: Path | None = option(
+        None,
+        help="read the alignment from this file, written by --save_alignment, and measure nothing",
+        metavar="FILE",
+    )
+
+    def contradiction(self) -> str | None:
+        """A file whose suffix is not that of its format."""
+        if self.output is not None and self.output.suffix.lower() not in PICTURE_SUFFIXES:
+            return f"--output {self.output} needs a suffix of {' '.join(PICTURE_SUFFIXES)}"
+        for name, path in (("focus_map", self.focus_map), ("confidence", self.confidence)):
+            if path is not None and path.suffix.lower() != ".png":
+                return f"--{name} {path} is written as PNG: use a name that ends in .png"
+        if self.save_alignment is not None and self.save_alignment.suffix.lower() != ".json":
+            return f"--save_alignment {self.save_alignment} is JSON: use a name that ends in .json"
+        return None
+
+
+@dataclass(frozen=True)
+class FuseCommand(Options):
+    """All options of the command."""
+
+    stack: StackOptions
+    output: OutputOptions = OutputOptions()
+    fuse: FuseOptions = FuseOptions()
+    messages: MessageOptions = MessageOptions()
+
+    def contradiction(self) -> str | None:
+        """What is asked of alignments and focus maps that are not there."""
+        output = self.output
+        shows_maps = output.focus_map is not None or output.preview
+        return check_alignment_files(
+            self.fuse, output.save_alignment, output.use_alignment
+        ) or check_maps(self.fuse, shows_maps, output.preview)
+
+
+def get_parser(prog: str | None = None) -> argparse.ArgumentParser:
+    """The parser of the command."""
+    parser = argparse.ArgumentParser(
+        prog=prog,
+        description="Fuse one focal stack, pictures of one scene focused at different distances, "
+        "into one all-in-focus picture.",
+    )
+    add_options(parser, FuseCommand)
+    return parser
+
+
+def choose_output(
+    parser: argparse.ArgumentParser,
+    stack_path: Path,
+    output: Path | None,
+    out_format: str | None,
+    paths: Sequence[FramePath],
+) -> Path:
+    """The file of the fused picture; exit status 2 if --output and --out_format contradict."""
+    suffix = result_suffix(out_format, paths)
+    if output is None:
+        return Path("results") / f"{stack_name(stack_path)}{suffix}"
+    if out_format is not None and not same_format(output.suffix, suffix):
+        parser.error(
+            f"--output {output} contradicts --out_format {out_format} ({suffix}): remove one of "
+            "them"
+        )
+    return output
+
+
+def choose_files(output: Path, wanted: OutputOptions, slabs: bool) -> Files:
+    """The Files of what is wanted.
+
+    Args:
+        output: fused picture.
+        wanted: which others.
+        slabs: whether slabs are wanted.
+    """
+    return Files(
+        output,
+        wanted.focus_map,
+        wanted.confidence,
+        output.with_name(f"{output.stem}_slabs") if slabs else None,
+        output.parent if wanted.preview else None,
+        wanted.save_alignment,
+        wanted.use_alignment,
+        retouch=wanted.retouch,
+    )
+
+
+def check_places(parser: argparse.ArgumentParser, files: Files, stack_path: Path) -> None:
+    """Exit with status 2 if two files to write are one, or one would be a frame."""
+    given = [files.picture, files.focus_map, files.confidence, files.slabs, files.alignment]
+    if files.previews is not None:
+        given += preview_files(files.previews, files.picture.stem)
+    paths = [path for path in given if path is not None]
+    if len({path.resolve() for path in paths}) < len(paths):
+        parser.error(f"{', '.join(map(str, paths))}: each file to write needs a name of its own")
+    for path in paths:
+        if sentence := clash(path, stack_path):
+            parser.error(sentence)
+
+
+def needing_weights(options: FuseOptions, confidence: object) -> Iterator[str]:
+    """What is asked for, as on the command line, that a network without weights does not have."""
+    if confidence:
+        yield "--confidence"
+    if options.choices.prefer:
+        yield "--prefer"
+
+
+def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
+    """Fuse one stack."""
+    parser = get_parser(prog)
+    (command,) = parse(parser, argv, FuseCommand)
+    stack_path, wanted, options = command.stack.stack_path, command.output, command.fuse
+    messages = command.messages
+    paths = list_frames(stack_path)
+    output = choose_output(parser, stack_path, wanted.output, options.format.out_format, paths)
+    files = choose_files(output, wanted, options.choices.slab is not None)
+    check_places(parser, files, stack_path)
+    if messages.verbose:
+        print(*(path.name for path in paths), sep="\n")
+    engine = make_engine(options.engine, needing_weights(options, wanted.confidence))
+    for path in files.wanted():
+        make_folder(path.parent)
+    read = partial(read_for, files.picture, paths, options)
+    result = fuse_files(read, engine, files, options, shown=not messages.quiet)
+    if messages.quiet:
+        return
+    for note in result["notes"]:
+        print(f"note: {note}", file=sys.stderr)
+    size = f"{result['width']}x{result['height']}"
+    print(f"{files.picture}: {size}, {result['frames']} frames, {result['seconds']:.1f} s")

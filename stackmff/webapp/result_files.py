@@ -1,0 +1,90 @@
+"""The files of a result: the worker process writes them, the server shows them."""
+
+import base64
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from stackmff.files import write_json
+from stackmff.images.metadata import Metadata
+
+
+class ResultFiles:
+    """The paths in the folder of a result.
+
+    Attributes:
+        frames: raw samples (N, H, W, C), aligned.
+        fused: .npy, (H, W, C) uint16.
+        focus_map: .npy, (H, W) uint16, 0 the first frame, 65535 the last.
+        confidence: .npy, (H, W) uint8; missing where the network predicts no weights.
+        alignment: .json; missing where the frames were not aligned.
+        slabs: folder; missing where none were wanted.
+        retouched: .npy, a copy of `fused` that strokes are painted on.
+        record: .json, the ResultRecord.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        self.frames = self.folder / "frames.raw"
+        self.fused = self.folder / "fused.npy"
+        self.focus_map = self.folder / "focus.npy"
+        self.confidence = self.folder / "confidence.npy"
+        self.alignment = self.folder / "alignment.json"
+        self.slabs = self.folder / "slabs"
+        self.retouched = self.folder / "retouched.npy"
+        self.record = self.folder / "result.json"
+
+
+@dataclass
+class ResultRecord:
+    """What is known of a result besides its pixels, as JSON.
+
+    Attributes:
+        shape, dtype: of the frames.
+        files: names of the files of the frames, in the order in which they were fused.
+        names: of the frames, in that order.
+        kept: indices of the frames that were fused.
+        area: (top, bottom, left, right) px that all frames cover, or None.
+        notes: sentences on what was decided.
+        metadata: of the fused picture, {name of a block: base64 or None}.
+        tilt: see fusion.pipeline.tilt_of.
+        first_is_near: whether the first frame is focused nearest; None: unknown.
+        seconds: time taken.
+    """
+
+    shape: Sequence[int]
+    dtype: str
+    files: Sequence[str]
+    names: Sequence[str]
+    kept: Sequence[int]
+    area: Sequence[int] | None
+    notes: list[str]
+    metadata: dict[str, str | None]
+    tilt: float
+    first_is_near: bool | None
+    seconds: float
+
+    def save(self, path: Path) -> None:
+        """Write it, atomically; StackError where that fails."""
+        write_json(path, asdict(self))
+
+
+def load_record(path: Path) -> ResultRecord:
+    """Read a ResultRecord."""
+    record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return ResultRecord(**record)
+
+
+def encode_metadata(metadata: Metadata) -> dict[str, str | None]:
+    """The blocks of metadata for JSON."""
+    blocks = vars(metadata).items()
+    return {name: value and base64.b64encode(value).decode() for name, value in blocks}
+
+
+def decode_metadata(blocks: dict[str, str | None]) -> Metadata:
+    """The reverse of `encode_metadata`."""
+    return Metadata(
+        **{name: base64.b64decode(value) if value else None for name, value in blocks.items()}
+    )
