@@ -224,7 +224,8 @@ def test_processes_share_out_the_reading_of_photographs(tmp_path, monkeypatch):
     monkeypatch.setattr(data_sets.dist, "all_gather_object", gather)
     for rank in range(2):
         monkeypatch.setenv("RANK", str(rank))
-        asked = made(min_side=16, min_colour=0.0, min_sharpness=0.0)
+        fit = {"min_side": 16, "min_colour": 0.0, "min_sharpness": 0.0}
+        asked = made(datapath=None, photos=[tmp_path], val_datapath=["x"], **fit)
         good, left_over = data_sets.usable_photos(asked, paths, {})
     assert shares[0] == ([paths[0], paths[2], paths[4]], [])
     assert shares[1][0] == []  # nothing of its own can be read: the others' is enough

@@ -1,5 +1,6 @@
 """machine.py: the memory that limits are compared with, and OpenVINO without its telemetry."""
 
+import ast
 import subprocess
 import sys
 from pathlib import Path
@@ -54,3 +55,21 @@ def test_fusing_opens_no_socket(tmp_path):
     subprocess.run([sys.executable, "-c", WATCHED, *map(str, words)], cwd=HOUSE, check=True)
     assert read_picture(tmp_path / "fused.png").shape == (64, 96, 3)
     assert (tmp_path / "log").read_text() == ""
+
+
+def imports_of(path):
+    """The names of the modules that a file imports, wherever it does."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module or ""
+
+
+def test_openvino_is_imported_in_one_place():
+    """With `import openvino` its telemetry would be there."""
+    folders = (HOUSE, HOUSE / "tools", *(f for f in HOUSE.glob("stackmff/**") if f.is_dir()))
+    files = [path for folder in folders for path in folder.glob("*.py")]
+    assert len(files) > 80
+    found = {path for path in files for name in imports_of(path) if name.startswith("openvino")}
+    assert found == set()

@@ -1,39 +1,42 @@
-"""The exposure and the white balance of the frames of a stack against those of its reference.
+"""The exposure and white balance of the frames of a stack relative to its reference.
 
-Defocus carries light about without changing its sum, so the means of tiles tell exposures; but only
-in the values that the blur was made in. A lens blurs linear light. Stacks made by blurring pictures
-are often blurred in coded values. So both are tried, and the one in which the tiles of the stack
-agree better is taken.
+Defocus spreads light without changing its sum, so the means of tiles tell exposures; but only in
+the values in which the blur took place. A lens blurs linear light. Stacks that are made by blurring
+pictures are often blurred in coded values. So both are tried, and the one in which the tiles of the
+stack agree better is used.
 """
 
 import functools
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 
+from stackmff.alignment.linking import Key, Pairs, Transforms
 from stackmff.alignment.registration import at_scale
 from stackmff.images.colour import to_linear, to_srgb
 
-SAME_EXPOSURE = 0.005
-ONE_GAIN = 0.004  # channels this near to one another have the gain of their mean
+SAME_EXPOSURE = 0.005  # a gain this near to 1 is 1
+ONE_GAIN = 0.004  # channels whose logarithms are this near to their mean have one gain
 TILES = 16  # along the longer side
-BRIGHT, DARK = 0.98, 1e-3  # coded, and linear light: where values say nothing of the exposure
-FLAT = 0.1  # contrast beyond which a tile counts less, as defocus carries light across it
-FEW_TILES = 12
-LEAST_RATIO, UNLIKE_RATIO = 1e-3, 0.3  # least deviation of a pair, as linking.SYSTEMATIC
-CODING = 2.2  # how much larger a ratio of linear light is than one of coded values, as logarithms
-ROUNDS = 8
+BRIGHT, DARK = 0.98, 1e-3  # coded, and linear light; beyond them values do not tell the exposure
+FLAT = 0.1  # contrast above which a tile counts less, since defocus moves light across its border
+FEW_TILES = 12  # the least number for a ratio
+LEAST_RATIO, UNLIKE_RATIO = 1e-3, 0.3  # least standard deviation of a pair, as linking.SYSTEMATIC
+CODING = 2.2  # ratio of logarithms: of linear light to coded values
+ROUNDS = 8  # of the robust mean
 
 
 @dataclass
 class Tiles:
-    """The light of a frame, tile by tile, in linear light and in coded values.
+    """The brightness of a frame, tile by tile, first in linear light, then in coded values.
 
     Attributes:
-        light: (2, h, w, C) float32 means.
-        contrast: (2, h, w) float32, deviation of the light around by its mean.
-        usable: (h, w) float32, 1 where they and their neighbours are within range, else 0.
+        light: (2, h, w, C) float32, means.
+        contrast: (2, h, w) float32, standard deviation by mean, over a tile and its neighbours.
+        usable: (h, w) float32, 1 if a tile and its neighbours are within range, else 0.
         side: of a tile, px of the frame.
     """
 
@@ -43,15 +46,20 @@ class Tiles:
     side: int
 
 
-def tiles_of(colours, factor):
-    """The Tiles of (H, W, C) colours, uint8 or uint16, of a frame made `factor` smaller."""
+def tiles_of(colours: np.ndarray, factor: int) -> Tiles:
+    """The Tiles of a frame.
+
+    Args:
+        colours: (h, w, C) uint8 or uint16, the reduced frame without alpha.
+        factor: how much smaller than the frame it is.
+    """
     height, width, _ = colours.shape
     side = -(-max(height, width) // TILES)
     shape = max(width // side, 1), max(height // side, 1)
     colours = colours[: shape[1] * side, : shape[0] * side]
     white = np.iinfo(colours.dtype).max
 
-    def averaged(values):
+    def averaged(values: np.ndarray) -> np.ndarray:
         return cv2.resize(values, shape, interpolation=cv2.INTER_AREA).reshape(*shape[::-1], -1)
 
     coded = np.arange(white + 1, dtype=np.float32) / np.float32(white)
@@ -64,29 +72,48 @@ def tiles_of(colours, factor):
         contrasts.append(np.sqrt(np.maximum(square - mean**2, 0)) / np.maximum(mean, DARK))
     brightest = functools.reduce(np.maximum, cv2.split(colours))
     clipped = averaged((brightest > BRIGHT * white).astype(np.float32))[..., 0]
-    clipped = cv2.dilate(clipped, np.ones((3, 3), np.uint8))  # defocus carries it to the next tile
+    clipped = cv2.dilate(clipped, np.ones((3, 3), np.uint8))  # defocus spreads it to the next tile
     usable = (clipped < 0.1) & (means[0].min(-1) > DARK)
     return Tiles(np.stack(means), np.stack(contrasts), usable.astype(np.float32), side * factor)
 
 
-def match(tiles, pairs, transforms, reference):
-    """The factor on each frame's colours that gives it the exposure of the reference.
+class _Ratio(NamedTuple):
+    """How much brighter one frame is than another.
+
+    Attributes:
+        logarithm: (C,) of the ratio.
+        variance: (C,) of the logarithm.
+        scatter: median deviation of the tiles.
+    """
+
+    logarithm: np.ndarray
+    variance: np.ndarray
+    scatter: float
+
+
+def match(
+    tiles: Sequence[Tiles], pairs: Pairs, transforms: Transforms, reference: int
+) -> np.ndarray:
+    """The factors on each frame's colours that give it the exposure of the reference.
 
     Args:
-        tiles: Tiles of each frame; pairs: {(a, b): Pair}.
-        transforms: of each frame (3, 3) from the reference, or None; reference: its index.
+        tiles: of each frame.
+        pairs: {(a, b): Pair}.
+        transforms: (3, 3) from the reference for each frame, or None.
+        reference: index.
     Returns:
-        (N, C) float64; exactly 1 within SAME_EXPOSURE, for frames left out, and where the deviation
-        of the estimate does not let tell.
+        (N, C) float64; exactly 1 within SAME_EXPOSURE, for frames that are left out, and where the
+        difference is not significant.
     """
+    placed = {k: matrix for k, matrix in enumerate(transforms) if matrix is not None}
     found = []
     for kind, scale in enumerate((1, CODING)):
         ratios = {
-            (a, b): _ratio(tiles[a], tiles[b], transforms[b] @ np.linalg.inv(transforms[a]), kind)
+            (a, b): _ratio(tiles[a], tiles[b], placed[b] @ np.linalg.inv(placed[a]), kind)
             for a, b in pairs
-            if transforms[a] is not None
+            if a in placed
         }
-        scatter = sum(np.log(scale * spread + 1e-4) for *_, spread in ratios.values())
+        scatter = sum(np.log(scale * ratio.scatter + 1e-4) for ratio in ratios.values())
         found.append((scatter, kind, ratios))
     _, kind, ratios = min(found, key=lambda item: item[0])
     fixed = np.array([matrix is None or k == reference for k, matrix in enumerate(transforms)])
@@ -101,58 +128,68 @@ def match(tiles, pairs, transforms, reference):
     return np.where(same, 1.0, gains)
 
 
-def _adjust(ratios, pairs, fixed):
-    """The brightness of each frame that all pairs together agree with best.
+def _adjust(
+    ratios: Mapping[Key, _Ratio], pairs: Pairs, fixed: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """The brightness of each frame that fits all pairs best, by least squares.
 
     Args:
-        ratios: {(a, b): (logarithm of b by a (C,), its variance (C,), ...)}; pairs: {(a, b): Pair}.
+        ratios: {(a, b): of b to a}.
+        pairs: {(a, b): Pair}.
         fixed: (N,) bool, frames whose logarithm is 0.
     Returns:
-        logarithms (N, C), their deviations (N, C).
+        logarithms (N, C), their standard deviations (N, C).
     """
     count = len(fixed)
-    channels = len(next(iter(ratios.values()))[0])
+    channels = len(next(iter(ratios.values())).logarithm)
     matrix, right = np.zeros((channels, count, count)), np.zeros((channels, count))
-    for (a, b), (ratio, variance, *_) in ratios.items():
+    for (a, b), ratio in ratios.items():
         least = LEAST_RATIO + UNLIKE_RATIO * (1 - pairs[a, b].likeness) ** 2
-        weight = 1 / (variance + least**2)
+        weight = 1 / (ratio.variance + least**2)
         for k, other, sign in ((a, b, -1), (b, a, 1)):
             matrix[:, k, k] += weight
             matrix[:, k, other] -= weight
-            right[:, k] += sign * weight * ratio
+            right[:, k] += sign * weight * ratio.logarithm
     matrix[:, fixed, fixed] += 1e12
     inverse = np.linalg.inv(matrix)
     logs = (inverse @ right[..., None])[..., 0]
     return logs.T, np.sqrt(inverse.diagonal(axis1=1, axis2=2)).T
 
 
-def _coded_gain(light, ratio):
-    """The factors (C,) on coded values that take light x ratio (n, C) back best."""
+def _coded_gain(light: np.ndarray, ratio: np.ndarray) -> np.ndarray:
+    """The factors on coded values that undo a ratio of linear light best.
+
+    Args:
+        light: (n, C), linear light of the reference.
+        ratio: (C,), how much brighter the frame is.
+    Returns:
+        (C,).
+    """
     there = to_srgb(np.minimum(light * ratio, 1))
     return (there * to_srgb(light)).sum(0) / (there**2).sum(0)
 
 
-def _ratio(first, second, matrix, kind):
-    """How much brighter the second frame is, from tiles within range of both.
+def _ratio(first: Tiles, second: Tiles, matrix: np.ndarray, kind: int) -> _Ratio:
+    """How much brighter the second frame is than the first, from tiles within range of both.
 
     Args:
-        first, second: Tiles of the frames; matrix: (3, 3) between them.
+        first, second: of the frames.
+        matrix: (3, 3) between them.
         kind: 0 linear light, 1 coded values.
     Returns:
-        logarithm of the ratio (C,), its variance (C,), scatter of the tiles; 0, a large one and 0
-        where too few tiles can be compared.
+        The ratio; if too few tiles can be compared, a logarithm of 0 with a large variance.
     """
     local = at_scale(matrix, first.side)
     height, width, channels = first.light.shape[1:]
-    planes = np.dstack([second.light[kind], second.usable, second.contrast[kind]])
+    unmoved = np.dstack([second.light[kind], second.usable, second.contrast[kind]])
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     planes = [
         cv2.warpAffine(plane, local, (width, height), flags=flags)
-        for plane in planes.transpose(2, 0, 1)
+        for plane in unmoved.transpose(2, 0, 1)
     ]
     usable = (planes[-2] > 0.99) & (first.usable > 0)
     if usable.sum() < FEW_TILES:
-        return np.zeros(channels), np.full(channels, 1e6), 0.0
+        return _Ratio(np.zeros(channels), np.full(channels, 1e6), 0.0)
     here = first.light[kind][usable].astype(np.float64)  # (n, C)
     there = np.stack([plane[usable] for plane in planes[:channels]], -1)
     contrast = np.maximum(first.contrast[kind], planes[-1])[usable]
@@ -165,19 +202,24 @@ def _ratio(first, second, matrix, kind):
         weights = worth * np.maximum(1 - (errors / (4.7 * scale)) ** 2, 0) ** 2  # Tukey's
         ratio = (weights * ratios).sum(0) / weights.sum(0)
     variance = ((weights * (ratios - ratio)) ** 2).sum(0) / weights.sum(0) ** 2
-    return ratio, variance, float(np.median(np.abs(ratios - ratio)))
+    return _Ratio(ratio, variance, float(np.median(np.abs(ratios - ratio))))
 
 
-def _weighted_median(values, weights):
-    """Of each column of (n, C) values."""
+def _weighted_median(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """(C,), the weighted median of each column of (n, C) values."""
     order = values.argsort(0)
     sums = np.take_along_axis(weights, order, 0).cumsum(0)
     middle = (sums < sums[-1] / 2).sum(0)
     return np.take_along_axis(values, np.take_along_axis(order, middle[None], 0), 0)[0]
 
 
-def expose(frame, gains):
-    """Multiply the colours of a frame (H, W, C) by gains (1 or 3,), in place."""
+def expose(frame: np.ndarray, gains: np.ndarray) -> None:
+    """Multiply the colours of a frame by gains, in place.
+
+    Args:
+        frame: (H, W, C) uint8 or uint16.
+        gains: (1,) or (3,), for the first channels.
+    """
     white = np.iinfo(frame.dtype).max
     factors = np.ones(frame.shape[2])
     factors[: len(gains)] = gains

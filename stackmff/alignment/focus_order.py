@@ -1,31 +1,34 @@
-"""Focus order: are the frames of a stack in it, and which order would be.
+"""Focus order: whether the frames of a stack are in it, and which order would be.
 
-In focus order the detail of each place rises to its best frame and falls from there. So the order
-in which detail changes least from frame to frame, from nothing and to nothing, is the focus order,
-forwards or backwards.
+In focus order the detail at each place rises up to its sharpest frame and falls after it. So the
+order in which detail changes least from frame to frame, starting and ending without any, is the
+focus order, forwards or backwards.
 """
+
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
 
 from stackmff.images.frame_store import put, release, window
+from stackmff.images.stack import Stack
 
 WINDOWS, SIDE = 6, 96  # windows along each side of the picture, and their side, px
-CELL = 16  # px; detail is a mean over so many
+CELL = 16  # px; side of the square over which detail is averaged
 LEVELS = 3  # of the pyramid: detail of about 1, 2 and 4 px
-LEAST_CELLS = 16  # in a smaller picture chance makes any order
-LEAST_FLOOR = 0.02  # squared grey levels, under which detail is rounding
-LEAST_CHANGE = 0.2  # of the logarithm of detail: cells that change less tell nothing
+LEAST_CELLS = 16  # in a smaller picture any order can arise by chance
+LEAST_FLOOR = 0.02  # squared grey levels; detail below it is rounding
+LEAST_CHANGE = 0.2  # of the logarithm of detail; cells that change less do not tell the order
 
-# Frames are not in focus order where detail comes and goes for so much more than it must, as a
-# share of that, and an order is found that leaves but so much of the excess.
+# Frames are out of focus order if detail changes more than the minimum by at least LEAST_EXCESS of
+# it, and an order is found that leaves at most MOST_LEFT of this excess.
 LEAST_EXCESS, MOST_LEFT = 0.1, 0.5
-MOST_STARTS = 8
-MOST_FRAMES = 250  # longer stacks are videos, in order by themselves, and take seconds to order
+MOST_STARTS = 8  # of the search
+MOST_FRAMES = 250  # longer stacks are videos, which are in order, and would take seconds
 
 
-def detail(frames):
-    """How much detail each frame has, in cells all over the picture.
+def detail(frames: np.ndarray) -> np.ndarray:
+    """How much detail each frame has, in cells distributed over the picture.
 
     Args:
         frames: (N, H, W, C) uint8 or uint16, C as in images/formats.py.
@@ -41,12 +44,12 @@ def detail(frames):
     cells = tuple(max(side // CELL, 1) for side in sides[::-1])
     plane = 1 if channels > 2 else 0  # green, or grey
     scale = np.float32(255 / np.iinfo(frames.dtype).max)
-    found = [[] for _ in range(n_frames)]
+    found: list[list[np.ndarray]] = [[] for _ in range(n_frames)]
     for top in tops:
         for left in lefts:
             part = window(frames, top, top + sides[0], left, left + sides[1])
             for own, frame in zip(found, part[..., plane]):
-                # A little smoothing, since noise has most of its power in the finest level.
+                # Smoothed a little, since noise has most of its power in the finest level.
                 picture = cv2.GaussianBlur(frame * scale, (3, 3), 0)
                 levels = []
                 for _ in range(LEVELS):
@@ -59,17 +62,17 @@ def detail(frames):
     return np.stack([np.concatenate(own, axis=1) for own in found])
 
 
-def distances(energy):
-    """How differently detail is spread in two frames.
+def distances(energy: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """How differently detail is distributed in two frames.
 
     Args:
         energy: (N, LEVELS, cells), from `detail`.
     Returns:
-        (distance, ends): (N, N) and (N,), the latter from a frame in which nothing is sharp. The
-        unit is such that a way through all frames that begins and ends there is 1 long where the
-        detail of every cell rises and falls once, and longer else.
+        (distance, ends): (N, N) between frames, and (N,) from a frame in which nothing is sharp. A
+        path through all frames that starts and ends at that one has length 1 if the detail of every
+        cell rises and falls once, and is longer otherwise.
     """
-    # Where no frame is sharp there is noise; beside it small detail shall not count.
+    # The noise level, from the cells that are sharp in no frame; smaller detail does not count.
     floor = np.maximum(np.median(energy.min(0), axis=1), LEAST_FLOOR)
     logarithm = np.log(energy + floor[:, None])
     least = logarithm.min(0)
@@ -80,14 +83,14 @@ def distances(energy):
     return np.array(distance), ((logarithm - least) * weight).sum((1, 2))
 
 
-def way_length(distance, ends, order):
-    """The length of the way through all frames in an order; arguments as `distances` gives them."""
+def path_length(distance: np.ndarray, ends: np.ndarray, order: np.ndarray) -> float:
+    """The length of the path through all frames in an order, (N,) indices; see `distances`."""
     inside = distance[order[:-1], order[1:]].sum()
     return float(ends[order[0]] + inside + ends[order[-1]])
 
 
-def nearest_way(distance, start):
-    """The way from a frame to the nearest one that is left, and so on: (N,) int."""
+def nearest_path(distance: np.ndarray, start: int) -> np.ndarray:
+    """The path from a frame to the nearest remaining one, and so on: (N,) indices."""
     order, left = [start], np.ones(len(distance), bool)
     for _ in range(len(distance) - 1):
         left[order[-1]] = False
@@ -95,8 +98,8 @@ def nearest_way(distance, start):
     return np.array(order)
 
 
-def shortened(distance, ends, order):
-    """A way, parts of it turned round as long as that makes it shorter (2-opt).
+def shortened(distance: np.ndarray, ends: np.ndarray, order: np.ndarray) -> np.ndarray:
+    """A path whose sections are reversed as long as that makes it shorter (2-opt).
 
     Source: Croes, "A method for solving traveling-salesman problems", Operations Research 1958.
     """
@@ -117,25 +120,25 @@ def shortened(distance, ends, order):
         order[turned] = order[turned][::-1].copy()
 
 
-def shortest_way(distance, ends):
-    """The shortest way through all frames that is found: (N,) int, and its length."""
+def shortest_path(distance: np.ndarray, ends: np.ndarray) -> tuple[np.ndarray, float]:
+    """The shortest path through all frames that is found, (N,) indices, and its length."""
     starts = np.argsort(ends, kind="stable")[:MOST_STARTS]
-    ways = [np.arange(len(ends)), *(nearest_way(distance, int(start)) for start in starts)]
-    ways = [shortened(distance, ends, way) for way in ways]
-    lengths = [way_length(distance, ends, way) for way in ways]
-    return ways[int(np.argmin(lengths))], min(lengths)
+    paths = [np.arange(len(ends)), *(nearest_path(distance, int(start)) for start in starts)]
+    paths = [shortened(distance, ends, path) for path in paths]
+    lengths = [path_length(distance, ends, path) for path in paths]
+    return paths[int(np.argmin(lengths))], min(lengths)
 
 
-def focus_order(frames):
-    """The order in which frames are in focus order, where the given one clearly is not.
+def focus_order(frames: np.ndarray) -> np.ndarray | None:
+    """The focus order of frames that are clearly not in it.
 
     Args:
         frames: (N, H, W, C) uint8 or uint16.
     Returns:
-        (N,) indices, in the direction that agrees with the given order better; None: leave it. So
-        for fewer than three frames or more than MOST_FRAMES, pictures of fewer cells than
-        LEAST_CELLS, and where detail rises and falls but once in the given order, or little oftener
-        than in any other.
+        (N,) indices, in the direction that agrees better with the given order. None if the given
+        order is to be kept: for fewer than three frames or more than MOST_FRAMES, in pictures with
+        fewer than LEAST_CELLS cells, and if detail rises and falls about once in the given order,
+        or no other order is much better.
     """
     count = len(frames)
     if not 3 <= count <= MOST_FRAMES:
@@ -145,25 +148,25 @@ def focus_order(frames):
         return None
     distance, ends = distances(energy)
     given = np.arange(count)
-    excess = way_length(distance, ends, given) - 1
+    excess = path_length(distance, ends, given) - 1
     if excess <= LEAST_EXCESS:
         return None
-    best, length = shortest_way(distance, ends)
+    best, length = shortest_path(distance, ends)
     if length - 1 > excess * MOST_LEFT:
         return None
     return best[::-1] if np.dot(best, given) < np.dot(best[::-1], given) else best
 
 
-def put_in_order(stack, names=None):
-    """Bring a Stack into focus order, frames and paths, in place, and add a note, where it is not.
+def put_in_order(stack: Stack, names: Sequence[str] | None = None) -> list[str]:
+    """Put a stack that is clearly not in focus order into it, in place, and add a note to it.
 
     Args:
-        stack: pictures.Stack.
-        names: what its frames are called; default: as their files.
+        stack: its frames, paths and metadata are reordered.
+        names: of the frames; default: those of their files.
     Returns:
         The names, in the order of the frames.
     """
-    names = names or [path.name for path in stack.paths]
+    names = list(names or [path.name for path in stack.paths])
     order = focus_order(stack.frames)
     if order is None:
         return names
@@ -172,14 +175,15 @@ def put_in_order(stack, names=None):
     return names
 
 
-def reorder(stack, order, names):
-    """Put a Stack's frames, paths and metadata into an order, in place.
+def reorder(stack: Stack, order: np.ndarray, names: Sequence[str]) -> str:
+    """Reorder a stack's frames, paths and metadata, in place.
 
     Args:
-        stack: pictures.Stack; order: (N,) indices, as of `focus_order`.
-        names: what its frames are called, in the new order.
+        stack: to reorder.
+        order: (N,) indices, as from `focus_order`.
+        names: of the frames, in the new order.
     Returns:
-        The sentence that tells it.
+        The sentence that reports it.
     """
     permute(stack.frames, order)
     stack.paths = [stack.paths[k] for k in order]
@@ -187,8 +191,8 @@ def reorder(stack, order, names):
     return f"the frames were not in focus order and were brought into it: {' '.join(names)}"
 
 
-def permute(frames, order):
-    """Put frame order[k] in place k for every k, in place, with one frame of memory."""
+def permute(frames: np.ndarray, order: np.ndarray) -> None:
+    """Reorder frames in place, order[k] to place k, with the memory of one frame."""
     left = set(range(len(order)))
     while left:
         start = place = left.pop()

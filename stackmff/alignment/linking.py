@@ -1,36 +1,53 @@
-"""From how pairs of frames lie on one another to how a whole stack lies on its reference."""
+"""From registered pairs of frames to the transforms of a whole stack from its reference."""
 
 from collections import deque
+from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
-from stackmff.alignment.registration import PARAMETERS, parameters_of, small_motion
+from stackmff.alignment.registration import (
+    PARAMETERS,
+    Motion,
+    Pair,
+    parameters_of,
+    small_motion,
+)
 
-# What the deviation of a pair is at least, px of the size they are compared at: where nothing moves
-# neighbours are found up to 0.08 px apart by what hides what (0.15 px at ISO 3200), and ends of a
-# stack by half a px.
+# The least standard deviation of a pair, px of the size at which they are compared, is SYSTEMATIC
+# plus UNLIKE x (1 - likeness)^2. In stacks that do not move, occlusion shifts neighbours by up to
+# 0.08 px (0.15 px at ISO 3200), and the ends of a stack by half a px.
 SYSTEMATIC, UNLIKE = 0.03, 2.0
 
-# For the question whether anything moves at all: ends of a stack, and what is hidden by what is out
-# of focus, seem to move by up to 8 x (1 - likeness) px where nothing does.
+# For the question whether anything moves at all: in stacks that do not move, the ends, and what is
+# hidden by something out of focus, appear to move by up to 8 x (1 - likeness) px.
 DOUBT = 2.0
-LOOPS = ((4, 2), (16, 8), (64, 32))  # (distance, every how many) of frames compared against drift
-DIRECT = 4, 16  # frames at this distance at least, and so many, are compared with the reference
-ATTEMPTS = 4  # frames that one is tried against which does not fit its neighbours
+LOOPS = ((4, 2), (16, 8), (64, 32))  # (distance, step) of frames that are compared against drift
+DIRECT = 4, 16  # (least step, most frames) of those that are compared with the reference itself
+ATTEMPTS = 4  # number of frames against which one that does not fit its neighbours is tried
+
+Key = tuple[int, int]  # indices of two frames
+Pairs = dict[Key, Pair]
+Compare = Callable[[Key], Pair]
+Transforms = Sequence[np.ndarray | None]  # (3, 3) from the reference for each frame
 
 
-def connect(found, seen, reference, middle, compare):
-    """Find pairs that lead from the reference to as many frames as can be.
+def connect(
+    found: Pairs, seen: Sequence[int], reference: int | None, middle: int, compare: Compare
+) -> tuple[int, Pairs]:
+    """Find pairs that connect the reference to as many frames as possible.
 
     A frame that does not fit its neighbours, as in a stack out of order, is tried against others.
 
     Args:
         found: {(a, b): Pair} of neighbours.
         seen: indices of the frames with detail.
-        reference: index, or None; middle: where to look for one then.
-        compare: function of (a, b) to their Pair.
+        reference: index; None: the frame nearest to the middle, or if fewer than half of the frames
+            fit it, another one that more of them fit.
+        middle: index.
+        compare: registers two frames (a, b).
     Returns:
-        reference; {(a, b): Pair} of those that hold.
+        reference; {(a, b): Pair} of the pairs that hold.
     """
     pairs = {key: pair for key, pair in found.items() if pair.holds}
     tried = set(found)
@@ -47,8 +64,18 @@ def connect(found, seen, reference, middle, compare):
     return start, pairs
 
 
-def _attach(pairs, tried, seen, start, compare):
-    """Compare frames that no pair leads to from `start` with some that one does; fills `pairs`."""
+def _attach(
+    pairs: Pairs, tried: set[Key], seen: Collection[int], start: int, compare: Compare
+) -> None:
+    """Try to connect the remaining frames to `start`; adds to `pairs` and `tried`.
+
+    Args:
+        pairs: those that hold.
+        tried: the keys of all pairs that have been compared.
+        seen: indices of the frames to connect.
+        start: index.
+        compare: registers two frames (a, b).
+    """
     waiting = deque(sorted(set(seen) - _reached(pairs, start), key=lambda k: abs(k - start)))
     idle = 0
     while waiting and idle < len(waiting):
@@ -73,17 +100,17 @@ def _attach(pairs, tried, seen, start, compare):
             waiting.append(k)
 
 
-def _links(pairs):
-    """{frame: frames that a pair joins to it}."""
-    links = {}
+def _links(pairs: Iterable[Key]) -> dict[int, list[int]]:
+    """{frame: frames that a pair connects to it}."""
+    links: dict[int, list[int]] = {}
     for a, b in pairs:
         links.setdefault(a, []).append(b)
         links.setdefault(b, []).append(a)
     return links
 
 
-def _reached(pairs, start):
-    """The set of frames that pairs lead to from `start`, itself included."""
+def _reached(pairs: Iterable[Key], start: int) -> set[int]:
+    """The frames that pairs connect to `start`, including itself."""
     links, reached, waiting = _links(pairs), {start}, [start]
     while waiting:
         for other in links.get(waiting.pop(), ()):
@@ -93,62 +120,95 @@ def _reached(pairs, start):
     return reached
 
 
-def chain_of(pairs, reference, count):
-    """Compose pairs outward from the reference.
+class Link(NamedTuple):
+    """A frame's transform, composed of pairs.
 
+    Attributes:
+        transform: (3, 3) from the reference.
+        variance: of a corner's place, px^2.
+        doubt: what DOUBT adds to it in the question whether anything moves, px^2.
+    """
+
+    transform: np.ndarray
+    variance: float
+    doubt: float
+
+
+def chain_of(pairs: Pairs, reference: int, count: int) -> list[Link | None]:
+    """Compose pairs outwards from the reference.
+
+    Args:
+        pairs: those that hold.
+        reference: index.
+        count: N.
     Returns:
-        For each frame (transform (3, 3) from the reference, its variance, what DOUBT adds to it
-        where it is asked whether anything moves; both px^2), None where no pair leads to it.
+        For each frame its Link; None if no pairs connect it to the reference.
     """
     links = _links(pairs)
-    chain = [None] * count
-    chain[reference] = (np.eye(3), 0.0, 0.0)
+    origin = Link(np.eye(3), 0.0, 0.0)
+    chain = {reference: origin}
     waiting = deque([reference])
     while waiting:
         a = waiting.popleft()
         for b in sorted(links.get(a, ()), key=lambda k: abs(k - a)):
-            if chain[b] is None:
+            if b not in chain:
                 pair = pairs.get((a, b))
                 matrix = np.linalg.inv(pairs[b, a].transform) if pair is None else pair.transform
                 pair = pairs[b, a] if pair is None else pair
-                variance, doubt = _variance(pair), (pair.factor * DOUBT * (1 - pair.likeness)) ** 2
-                chain[b] = (matrix @ chain[a][0], chain[a][1] + variance, chain[a][2] + doubt)
+                before, doubt = chain[a], (pair.factor * DOUBT * (1 - pair.likeness)) ** 2
+                chain[b] = Link(
+                    matrix @ before.transform,
+                    before.variance + _variance(pair),
+                    before.doubt + doubt,
+                )
                 waiting.append(b)
-    return chain
+    return [chain.get(k) for k in range(count)]
 
 
-def _variance(pair):
-    """Of a corner's place in a pair, px^2: from the scatter, and what no scatter shows."""
-    return np.trace(pair.covariance) + _systematic(pair) ** 2
+def _variance(pair: Pair) -> float:
+    """Variance of a corner's place in a pair, px^2: from the scatter, and what it cannot show."""
+    return float(np.trace(pair.covariance) + _systematic(pair) ** 2)
 
 
-def _systematic(pair):
+def _systematic(pair: Pair) -> float:
+    """The least standard deviation of a pair, px."""
     return pair.factor * (SYSTEMATIC + UNLIKE * (1 - pair.likeness) ** 2)
 
 
-def loops(pairs, transforms, reference):
-    """The pairs (a, b) of frames farther apart that are to be compared against drift."""
+def loops(pairs: Pairs, transforms: Transforms, reference: int) -> list[Key]:
+    """The frames (a, b), farther apart than neighbours, that are to be compared against drift."""
     kept = [k for k, matrix in enumerate(transforms) if matrix is not None]
-    keys = []
+    keys: list[Key] = []
     for distance, every in LOOPS:
-        keys += [(a, b) for a, b in zip(kept[::every], kept[distance::every])]
+        keys += zip(kept[::every], kept[distance::every])
     apart, most = DIRECT
     keys += [(reference, k) for k in kept[:: max(apart, -(-len(kept) // most))]]
-    new = {tuple(sorted(key)) for key in keys if key[0] != key[1]}
-    return sorted(new - {tuple(sorted(key)) for key in pairs})
+    new = {_ordered(key) for key in keys if key[0] != key[1]}
+    return sorted(new - {_ordered(key) for key in pairs})
 
 
-def settle(pairs, transforms, reference, size, motion):
-    """The transforms that all pairs together agree with best.
+def _ordered(key: Key) -> Key:
+    """Two frames, the lower index first."""
+    return min(key), max(key)
+
+
+def settle(
+    pairs: Pairs, transforms: Transforms, reference: int, size: tuple[int, int], motion: Motion
+) -> list[np.ndarray | None]:
+    """The transforms that fit all pairs best, by least squares.
 
     Args:
-        pairs: {(a, b): Pair}.
-        transforms: (3, 3) from the reference, or None; where to begin.
+        pairs: those that hold.
+        transforms: where to start.
+        reference: index.
+        size: (height, width) of the frames, px.
+        motion: of the pairs.
     Returns:
-        New list of transforms.
+        New transforms; None stays None.
     """
-    transforms, count = list(transforms), PARAMETERS[motion]
-    keys = [key for key in pairs if transforms[key[0]] is not None]
+    count = PARAMETERS[motion]
+    placed = {k: matrix for k, matrix in enumerate(transforms) if matrix is not None}
+    keys = [key for key in pairs if key[0] in placed]
     inverse = {}
     for key in keys:
         floor = np.eye(count) * _systematic(pairs[key]) ** 2
@@ -157,24 +217,22 @@ def settle(pairs, transforms, reference, size, motion):
         matrix = np.zeros((len(transforms), count, len(transforms), count))
         right = np.zeros((len(transforms), count))
         for a, b in keys:
-            gap = np.linalg.inv(transforms[b]) @ pairs[a, b].transform @ transforms[a]
+            gap = np.linalg.inv(placed[b]) @ pairs[a, b].transform @ placed[a]
             error = parameters_of(gap, size, motion)
-            # A pair that contradicts the others counts little: Cauchy's weights.
+            # Cauchy's weights: a pair that contradicts the others counts little.
             weight = inverse[a, b] / (1 + error @ inverse[a, b] @ error / (4 * count))
             for k, other in ((a, b), (b, a)):
                 matrix[k, :, k] += weight
                 matrix[k, :, other] -= weight
             right[a] -= weight @ error
             right[b] += weight @ error
-        for k, transform in enumerate(transforms):
-            if transform is None or k == reference:
+        for k in range(len(transforms)):
+            if k not in placed or k == reference:
                 matrix[k, :, k] += np.eye(count) * 1e12
         flat = matrix.reshape(right.size, right.size)
         changes = np.linalg.solve(flat, right.ravel()).reshape(right.shape)
-        transforms = [
-            transform
-            if transform is None or k == reference
-            else transform @ small_motion(change, size)
-            for k, (transform, change) in enumerate(zip(transforms, changes))
-        ]
-    return transforms
+        placed = {
+            k: transform if k == reference else transform @ small_motion(changes[k], size)
+            for k, transform in placed.items()
+        }
+    return [placed.get(k) for k in range(len(transforms))]

@@ -1,9 +1,8 @@
-"""Measures how the frames of a stack lie, and applies it."""
+"""Aligns a stack: measures how its frames move and are exposed, and applies that to them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -12,11 +11,20 @@ import numpy as np
 
 from stackmff.alignment.exposure import Tiles, expose, match, tiles_of
 from stackmff.alignment.geometry import Alignment, colours_of
-from stackmff.alignment.linking import chain_of, connect, loops, settle
+from stackmff.alignment.linking import Key, Link, Pairs, chain_of, connect, loops, settle
 from stackmff.alignment.options import AlignOptions
-from stackmff.alignment.parallax import refine
+from stackmff.alignment.parallax import Fields, Item, Result, refine
 from stackmff.alignment.record import load_alignment, save_alignment
-from stackmff.alignment.registration import BLOCK, farthest, is_comparable, pyramid, register
+from stackmff.alignment.registration import (
+    BLOCK,
+    Level,
+    Motion,
+    Pair,
+    farthest,
+    is_comparable,
+    pyramid,
+    register,
+)
 from stackmff.alignment.resampling import resample
 from stackmff.errors import StackError
 from stackmff.files import natural_key
@@ -25,146 +33,97 @@ from stackmff.images.frame_store import release
 from stackmff.processes import Progress
 
 THREADS = 2
-LONGEST = 800  # px; frames are compared at most at this size
-STILL = 0.1  # px; a frame that no corner of moves farther is left as it is
-SURE = 4  # standard deviations, before anything is moved
-PLAIN = 0.0015  # deviation of the coarsest luma of a frame without detail
-
-
-@dataclass
-class _View:
-    """What is kept of a frame while a stack is measured.
-
-    Attributes:
-        luma: (h, w) uint16, as codes, since a long stack has many.
-        factor: how much smaller than the frame it is.
-        tiles: see exposure.Tiles.
-        plain: whether it shows no detail.
-    """
-
-    luma: np.ndarray
-    factor: int
-    tiles: Tiles
-    plain: bool
-
-    def levels(self):
-        """See registration.pyramid."""
-        return pyramid(self.luma * np.float32(1 / 65535), self.factor)
+LONGEST = 800  # px; the longer side of frames when they are compared, at most
+STILL = 0.1  # px; a frame is not moved if none of its corners moves farther
+SURE = 4  # standard deviations by which a corner must move before any frame is moved
+PLAIN = 0.0015  # standard deviation of the coarsest luma of a frame without detail
 
 
 def measure(
-    frames,
-    reference=None,
-    motion="similarity",
-    match_exposure=True,
-    progress=None,
-    names=None,
-    thorough=False,
-    local=True,
-):
-    """Find how the frames of a stack lie on one of them, and their exposures.
+    frames: np.ndarray,
+    reference: int | None = None,
+    motion: Motion = "similarity",
+    match_exposure: bool = True,
+    progress: Progress | None = None,
+    names: Sequence[object] | None = None,
+    thorough: bool = False,
+    local: bool = True,
+) -> Alignment:
+    """Find how the frames of a stack are brought onto one of them, and their exposures.
 
-    Neighbours are compared first. Where that shows that nothing moves, all is done; else frames
-    farther apart are compared too, and all that is known is brought together by least squares, so
-    that the errors of the steps do not add up.
+    Neighbours are compared first. If nothing moves, that is all. Otherwise frames farther apart are
+    compared too, and all pairs are combined by least squares, so that errors do not add up.
 
     Args:
-        frames: (N, H, W, C) uint8 or uint16, C as in images/formats.py; on disk one at a time is touched.
-        reference: index of the frame that stays; None: the middle, N // 2, or the nearest that
-            shows the scene of the most frames.
-        motion: "similarity" (shift, scale, rotation) or "affine".
+        frames: (N, H, W, C) uint8 or uint16, C as in images/formats.py; of frames in a file one at
+            a time is read.
+        reference: index of the frame that the others are aligned to; None: the middle one, N // 2,
+            or if most frames do not fit it, the nearest that most fit.
+        motion: of the frames.
         match_exposure: False: all gains are 1.
-        progress: called as progress(steps done, steps in all).
-        names: of the frames, for the errors; default their numbers from 0.
-        thorough: compare frames farther apart also where no neighbours seem to move.
-        local: where frames move, also find how parts of them move against one another, see
+        progress: called with the number of steps done.
+        names: of the frames, for errors; default: their indices.
+        thorough: compare frames farther apart even if no neighbours seem to move.
+        local: if frames move, also find how parts of them move against each other, see
             alignment/parallax.py.
     Returns:
-        Alignment. Frames are left out that show no detail, or not what the reference shows; where
-        none shows any, or they are smaller than some 40 px, all are left as they are.
+        Alignment. Frames that show no detail, or do not fit the reference, are left out. If none
+        shows detail, or frames are smaller than about 40 px, all are left as they are.
     Raises:
-        StackError: no such reference, or fewer than two frames are left.
+        StackError: there is no such reference, or fewer than two frames remain.
     """
-    count, *size, _ = frames.shape
+    count, height, width, _ = frames.shape
     if reference is not None and not 0 <= reference < count:
         raise StackError(
             f"there is no frame {reference} to be the reference: give 0 to {count - 1}"
         )
     names = range(count) if names is None else names
     middle = count // 2 if reference is None else reference
-    factor = _factor(size)
-    if not is_comparable(*(side // factor for side in size)):
+    factor = _factor((height, width))
+    if not is_comparable(height // factor, width // factor):
         return _unmoved(frames, middle)
     steps = _Steps(progress, 2 * count - 1)
-
-    def look(k):
-        view = _look_at(frames[k])
-        release(frames)
-        return view
-
-    views = steps.run(look, range(count))
-    seen = [k for k in range(count) if not views[k].plain]
-    if not seen:  # cannot be told
+    views = _look_at_all(frames, steps)
+    if all(view.plain for view in views):  # there is nothing to compare
         return _unmoved(frames, middle)
     if reference is not None and views[reference].plain:
         raise StackError(
             f"frame {names[reference]}, the reference, shows no detail: choose another --reference"
         )
-    compare = partial(_compare, views, tuple(size), motion)
-    neighbours = list(pairwise(seen))
-    found = dict(zip(neighbours, steps.run(compare, neighbours)))
-    reference, pairs = connect(found, seen, reference, middle, compare)
-    chain = chain_of(pairs, reference, count)
-    if sum(way is not None for way in chain) < 2:
+    placement = _Placement(views, (height, width), motion, steps)
+    placement.connect(reference, middle)
+    if len(placement.kept) < 2:
         raise StackError(
-            f"no other frame fits {names[reference]}, the reference: give frames of one scene, "
-            "choose another --reference, or fuse them as they are with --align off"
+            f"no other frame fits {names[placement.reference]}, the reference: give frames of one "
+            "scene, choose another --reference, or fuse them as they are with --align off"
         )
-    transforms = [None if way is None else way[0] for way in chain]
-    still = [
-        way is None or _is_still(way[0], size, SURE * np.sqrt(way[1] + way[2])) for way in chain
-    ]
-    if thorough or not all(still):
-        more = loops(pairs, transforms, reference)
-        again = partial(_compare_again, views, tuple(size), motion, transforms)
-        checks = zip(more, steps.run(again, more))
-        pairs |= {key: pair for key, pair in checks if pair.holds and pair.sure}
-        transforms = settle(pairs, transforms, reference, size, motion)
-        still = [
-            way is None or _is_still(matrix, size, np.sqrt(way[1]))
-            for matrix, way in zip(transforms, chain)
-        ]
-    left_out = {
-        k: "shows no detail"
-        if views[k].plain
-        else "does not fit the reference: it shows another scene or is too blurred"
-        for k in range(count)
-        if transforms[k] is None
-    }
-    gains = np.ones((count, views[0].tiles.light.shape[-1]))
-    if match_exposure:
-        gains = match([view.tiles for view in views], pairs, transforms, reference)
-    fields = {}
-    if local and not all(still):
-        levels_of = [view.levels for view in views]
-        fields = refine(levels_of, transforms, reference, list(pairs), steps.run)
-        fields = {
-            k: field for k, field in fields.items() if not still[k] or np.abs(field).max() > STILL
-        }
-    final = [
-        None if matrix is None else np.eye(2, 3) if fixed and k not in fields else matrix[:2]
-        for k, (matrix, fixed) in enumerate(zip(transforms, still))
-    ]
-    return Alignment(reference, tuple(size), final, gains, left_out, fields, factor * BLOCK)
+    if thorough or not all(placement.still):
+        placement.settle()
+    gains = placement.gains() if match_exposure else np.ones((count, colours_of(frames)))
+    fields = placement.fields() if local and not all(placement.still) else {}
+    return Alignment(
+        placement.reference,
+        (height, width),
+        placement.final_transforms(fields),
+        gains,
+        placement.left_out(),
+        fields,
+        factor * BLOCK,
+    )
 
 
 class _Steps:
-    """Calls functions for lists of items in threads and tells a progress."""
+    """Calls functions for lists of items in threads, and reports the progress over all lists.
 
-    def __init__(self, progress, total):
+    Args:
+        progress: called with the number of items done; None: not reported.
+        total: the number of items expected.
+    """
+
+    def __init__(self, progress: Progress | None, total: int) -> None:
         self.progress, self.total, self.done = progress, total, 0
 
-    def run(self, function, items):
+    def run(self, function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
         """What the function returns for each item, in their order."""
         out = []
         self.total = max(self.total, self.done + len(items))
@@ -181,20 +140,45 @@ class _Steps:
         return out
 
 
-def _unmoved(frames, reference):
-    """The Alignment that leaves (N, H, W, C) frames as they are."""
-    transforms = [np.eye(2, 3) for _ in frames]
-    gains = np.ones((len(frames), colours_of(frames)))
-    return Alignment(reference, frames.shape[1:3], transforms, gains)
+@dataclass
+class _View:
+    """What is kept of a frame while its stack is measured.
+
+    Attributes:
+        luma: (h, w) uint16, which takes half the memory of floats.
+        factor: how much smaller than the frame it is.
+        tiles: see exposure.Tiles.
+        plain: whether it shows no detail.
+    """
+
+    luma: np.ndarray
+    factor: int
+    tiles: Tiles
+    plain: bool
+
+    def levels(self) -> list[Level]:
+        """See registration.pyramid."""
+        return pyramid(self.luma * np.float32(1 / 65535), self.factor)
 
 
-def _factor(size):
+def _factor(size: tuple[int, int]) -> int:
     """How much smaller frames of `size` (height, width) are made to be compared."""
     return -(-max(size) // LONGEST)
 
 
-def _look_at(frame):
-    """The _View of a frame (H, W, C)."""
+def _look_at_all(frames: np.ndarray, steps: _Steps) -> list[_View]:
+    """The views of (N, H, W, C) frames."""
+
+    def look(k: int) -> _View:
+        view = _look_at(frames[k])
+        release(frames)
+        return view
+
+    return steps.run(look, range(len(frames)))
+
+
+def _look_at(frame: np.ndarray) -> _View:
+    """The view of a frame (H, W, C)."""
     height, width, channels = frame.shape
     factor = _factor((height, width))
     rows, columns = max(height // factor, 1), max(width // factor, 1)
@@ -208,51 +192,171 @@ def _look_at(frame):
     return _View(np.rint(bright * 65535).astype(np.uint16), factor, tiles, plain)
 
 
-def _is_plain(luma, levels):
-    """Whether the coarsest level varies no more than the noise of the luma (h, w) makes it.
+def _is_plain(luma: np.ndarray, levels: list[Level]) -> bool:
+    """Whether the coarsest level varies no more than noise makes it vary.
 
-    Source of the estimate of the noise: Immerkaer, "Fast noise variance estimation", 1996.
+    Args:
+        luma: (h, w) float32 in [0, 1], from which the noise is estimated.
+        levels: its pyramid.
+    Source of the estimate: Immerkaer, "Fast noise variance estimation", 1996.
     """
-    kernel = np.float32([[1, -2, 1], [-2, 4, -2], [1, -2, 1]])
+    kernel = np.array([[1, -2, 1], [-2, 4, -2], [1, -2, 1]], np.float32)
     response = cv2.filter2D(luma, -1, kernel)[::2, ::2]
     noise = np.median(np.abs(response)) / (6 * 0.6745)
-    kept = 0.25 * levels[0][0] / levels[-1][0]  # by the smoothing and the halving
+    kept = 0.25 * levels[0][0] / levels[-1][0]  # of the noise, after smoothing and halving
     return bool(levels[-1][1].std() < max(PLAIN, 3 * kept * noise))
 
 
-def _compare(views, size, motion, key):
-    """The Pair of two frames (a, b)."""
-    return register(views[key[0]].levels(), views[key[1]].levels(), size, motion)
+class _Placement:
+    """Finds where the frames of a stack are, pair by pair.
+
+    Args:
+        views: of the N frames.
+        size: (height, width) of the frames, px.
+        motion: of the frames.
+        steps: by which the work is done.
+
+    Attributes:
+        reference: index of the frame that the others are placed on.
+        pairs: the pairs of frames that hold, {(a, b): Pair}.
+        chain: for each frame its Link; None if it is left out.
+        transforms: for each frame (3, 3) from the reference, or None.
+        still: for each frame whether it is not moved.
+    """
+
+    reference: int
+    pairs: Pairs
+    chain: list[Link | None]
+    transforms: list[np.ndarray | None]
+    still: list[bool]
+
+    def __init__(
+        self, views: list[_View], size: tuple[int, int], motion: Motion, steps: _Steps
+    ) -> None:
+        self.views, self.size, self.motion, self.steps = views, size, motion, steps
+
+    @property
+    def kept(self) -> list[int]:
+        """Indices of the frames that are not left out."""
+        return [k for k, link in enumerate(self.chain) if link is not None]
+
+    def connect(self, reference: int | None, middle: int) -> None:
+        """Compare neighbours, and choose the reference if it is not given.
+
+        Args:
+            reference: index, or None.
+            middle: index near which it is chosen.
+        """
+        seen = [k for k, view in enumerate(self.views) if not view.plain]
+        neighbours = list(pairwise(seen))
+        found = self._compare_all(self._compare, neighbours)
+        self.reference, self.pairs = connect(found, seen, reference, middle, self._compare)
+        self.chain = chain_of(self.pairs, self.reference, len(self.views))
+        self.transforms = [None if link is None else link.transform for link in self.chain]
+        self.still = self._which_are_still(
+            lambda link: SURE * float(np.sqrt(link.variance + link.doubt))
+        )
+
+    def settle(self) -> None:
+        """Compare frames farther apart, and combine all pairs."""
+        more = loops(self.pairs, self.transforms, self.reference)
+        checks = self._compare_all(self._compare_again, more)
+        self.pairs |= {key: pair for key, pair in checks.items() if pair.holds and pair.sure}
+        self.transforms = settle(
+            self.pairs, self.transforms, self.reference, self.size, self.motion
+        )
+        self.still = self._which_are_still(lambda link: float(np.sqrt(link.variance)))
+
+    def _compare_all(self, compare: Callable[[Key], Pair], keys: list[Key]) -> Pairs:
+        return dict(zip(keys, self.steps.run(compare, keys)))
+
+    def _compare(self, key: Key) -> Pair:
+        """The Pair of two frames (a, b)."""
+        a, b = (self.views[k].levels() for k in key)
+        return register(a, b, self.size, self.motion)
+
+    def _compare_again(self, key: Key) -> Pair:
+        """The Pair of two frames (a, b), starting from what is known of them."""
+        first, second = (self._transform(k) for k in key)
+        a, b = (self.views[k].levels() for k in key)
+        return register(a, b, self.size, self.motion, second @ np.linalg.inv(first))
+
+    def _transform(self, k: int) -> np.ndarray:
+        """The (3, 3) transform of a frame that is kept."""
+        matrix = self.transforms[k]
+        assert matrix is not None, f"frame {k} is left out"
+        return matrix
+
+    def _which_are_still(self, deviation: Callable[[Link], float]) -> list[bool]:
+        """For each frame whether it moves too little, or too uncertainly, to be moved.
+
+        Args:
+            deviation: standard deviation, px, below which the motion of a frame is uncertain.
+        """
+        return [
+            link is None
+            or matrix is None
+            or farthest(matrix, self.size) <= max(STILL, deviation(link))
+            for link, matrix in zip(self.chain, self.transforms)
+        ]
+
+    def gains(self) -> np.ndarray:
+        """(N, C), see exposure.match."""
+        tiles = [view.tiles for view in self.views]
+        return match(tiles, self.pairs, self.transforms, self.reference)
+
+    def fields(self) -> Fields:
+        """See parallax.refine; without fields that hardly move frames that are not moved."""
+        levels_of = [view.levels for view in self.views]
+        fields = refine(
+            levels_of, self.transforms, self.reference, list(self.pairs), self.steps.run
+        )
+        return {
+            k: field
+            for k, field in fields.items()
+            if not self.still[k] or np.abs(field).max() > STILL
+        }
+
+    def left_out(self) -> dict[int, str]:
+        """{index: why} of the frames that are left out."""
+        unfit = "does not fit the reference: it shows another scene or is too blurred"
+        return {
+            k: "shows no detail" if self.views[k].plain else unfit
+            for k, matrix in enumerate(self.transforms)
+            if matrix is None
+        }
+
+    def final_transforms(self, fields: Iterable[int]) -> list[np.ndarray | None]:
+        """The transforms (2, 3); frames that are not moved and have no field have the identity."""
+        return [
+            None if matrix is None else np.eye(2, 3) if fixed and k not in fields else matrix[:2]
+            for k, (matrix, fixed) in enumerate(zip(self.transforms, self.still))
+        ]
 
 
-def _compare_again(views, size, motion, transforms, key):
-    """The Pair of two frames (a, b) that lie about as `transforms` say."""
-    a, b = key
-    guess = transforms[b] @ np.linalg.inv(transforms[a])
-    return register(views[a].levels(), views[b].levels(), size, motion, guess)
+def _unmoved(frames: np.ndarray, reference: int) -> Alignment:
+    """The Alignment that leaves (N, H, W, C) frames as they are."""
+    count, height, width, _ = frames.shape
+    gains = np.ones((count, colours_of(frames)))
+    return Alignment(reference, (height, width), [np.eye(2, 3) for _ in frames], gains)
 
 
-def _is_still(matrix, size, deviation):
-    """Whether a frame moves so little, or it is so unsure, that it is better left as it is."""
-    return farthest(matrix, size) <= max(STILL, deviation)
-
-
-def apply(frames, alignment, progress=None):
+def apply(frames: np.ndarray, alignment: Alignment, progress: Progress | None = None) -> list[int]:
     """Bring the frames onto the reference, in place.
 
-    A frame that neither moves nor changes its exposure is untouched, bit for bit; any other is
-    resampled once, by Lanczos' kernel, and continued beyond its border by its border.
+    A frame that neither moves nor changes its exposure is not touched. Any other is resampled once,
+    by Lanczos' kernel; beyond its border the border is repeated.
 
     Args:
         frames: (N, H, W, C) uint8 or uint16, writable.
-        alignment: Alignment of these frames.
-        progress: called as progress(frames done, frames in all).
+        alignment: of these frames.
+        progress: called with the number of frames done.
     Returns:
-        List of the indices of the frames that are kept.
+        Indices of the frames that are kept.
     """
     moved, kept = alignment.moved, alignment.kept
 
-    def bring(k):
+    def bring(k: int) -> None:
         frame = frames[k]
         gains = alignment.gains[k]
         if moved[k]:
@@ -266,11 +370,12 @@ def apply(frames, alignment, progress=None):
     return kept
 
 
-def find_reference(word, names):
+def find_reference(word: str | None, names: Sequence[str]) -> int | None:
     """The index of the frame that --reference names; None for None.
 
     Args:
-        word: a file name, or a number from 0 in natural order of the names, whatever theirs is.
+        word: a file name; or a number, counted from 0 in the natural order of the names, even if
+            the frames are in another order.
         names: of the frames' files.
     Raises:
         StackError: there is no such frame.
@@ -280,7 +385,8 @@ def find_reference(word, names):
     if word.isdecimal() and int(word) < len(names):
         return list(names).index(sorted(names, key=natural_key)[int(word)])
     raise StackError(
-        f"--reference {word} is no frame of the stack: give a file's name, or 0 to {len(names) - 1}"
+        f"--reference {word} is not a frame of the stack: give a file name, or 0 to "
+        f"{len(names) - 1}"
     )
 
 
@@ -297,16 +403,17 @@ def align_by_options(
 
     Args:
         options: of alignment.
-        frames: (N, H, W, C) uint8 or uint16; names: of their files.
+        frames: (N, H, W, C) uint8 or uint16.
+        names: of their files.
         save: file to write it to; None: none.
         use: file to read it from; None: it is measured.
         progress, thorough: see `measure`.
     Raises:
         StackError: as `measure` and `load_alignment`; or with --strict a frame is left out.
     """
-    names = list(names)
     if use is not None:
-        alignment = load_alignment(use, names, frames.shape[1:3], colours_of(frames))
+        _, height, width, _ = frames.shape
+        alignment = load_alignment(use, names, (height, width), colours_of(frames))
         if not options.match_exposure:
             alignment = replace(alignment, gains=np.ones_like(alignment.gains))
     else:
@@ -329,6 +436,6 @@ def align_by_options(
     return alignment
 
 
-def told(alignment, names):
-    """A sentence for each frame that is left out, with its name."""
+def told(alignment: Alignment, names: Sequence[str]) -> list[str]:
+    """A sentence for each frame that is left out."""
     return [f"frame {names[k]} {why}" for k, why in sorted(alignment.left_out.items())]

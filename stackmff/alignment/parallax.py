@@ -1,49 +1,71 @@
-"""What no similarity takes away: how the parts of frames move against one another.
+"""Parallax: how the parts of frames move against each other.
 
-A camera that moves between two frames shifts what is near by more than what is far. A smooth field
-of displacements then lies over the motion of the whole frames. It is found as that motion is, from
-the equations of blocks (see alignment/registration.py), summed over Gaussian windows that get smaller and
-smaller. All pairs of frames that were compared are brought together place by place.
+A camera that moves between two frames shifts near things more than far ones. A smooth field of
+displacements is then added to the motion of the whole frames. It is found as that motion is, from
+the equations of blocks (see alignment/registration.py), summed over Gaussian windows that become
+smaller and smaller. All pairs of frames that were compared are combined at each place.
 
-Blur that comes and goes beside edges looks a little like motion, and costs some 1 dB where it is
-taken for it. So first a field is found on small pictures only, and the rest is done only if that
-one explains the difference of the frames much better than none.
+Blur that comes and goes beside edges looks a little like motion, and mistaking it for motion costs
+about 1 dB. So a field is first found on small pictures only, and the rest is done only if that one
+explains the difference of the frames much better than no field does.
 """
 
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Protocol, TypeVar
 
 import cv2
 import numpy as np
 
 from stackmff.alignment.geometry import spread
-from stackmff.alignment.linking import SYSTEMATIC, UNLIKE
-from stackmff.alignment.registration import BLOCK, LEAST_VARIANCE, MARGIN, at_scale, block_equations
+from stackmff.alignment.linking import SYSTEMATIC, UNLIKE, Key, Transforms
+from stackmff.alignment.registration import (
+    BLOCK,
+    LEAST_VARIANCE,
+    MARGIN,
+    Level,
+    at_scale,
+    block_equations,
+)
 
-# Sigma of the windows, in blocks, one step after another, on each level of the pyramid from the
-# finest; all coarser ones have the last. On 2.5 blocks at the end straight edges beside something
-# that moves otherwise are bent, and stacks of 10 px parallax lose 0.8 dB.
+# Sigma of the windows in blocks, step by step, for each level of the pyramid from the finest on;
+# the last entry holds for all coarser ones. If they end at 2.5 blocks, straight edges beside
+# something that moves differently are bent, and stacks with 10 px of parallax lose 0.8 dB.
 WINDOWS = (3, 2, 1.5), (3, 2), (4, 3, 2), (4, 3)
-FEWEST_CELLS = 5  # of the shorter side; no smaller picture is used
-PULL = 0.1  # px^-2 of the level; what holds places without detail where the wider window had them
+FEWEST_CELLS = 5  # of the shorter side; no smaller level is used
+PULL = 0.1  # px^-2 of the level; keeps places without detail where the wider window put them
 
-# px; no block counts as surer, or what has much contrast carries along what lies beside it.
+# px; the least standard deviation of a block, or else high contrast drags its surroundings along.
 UNSURE = 1.0
 ROUNDS = 3  # of weights and displacements
-SWEEPS = 6  # from frame to frame; each step of the windows goes on where the last has ended
+SWEEPS = 6  # over the frames; each step of the windows continues from the previous one
 
-# What tells parallax from blur: the mean logarithm by which the squared differences of blocks with
-# detail fall, and the share of the detail that moves by REACH px of the frames or more. Rendered
-# stacks without parallax come to 0.01 to 0.083 and 0 to 0.13, with 4 px over the stack to 0.08 to
-# 0.28 and 0 to 0.93; real ones that a similarity aligns to 0.04 at most, a video from the hand to
-# 0.69 and 0.95.
+# What distinguishes parallax from blur: the mean logarithm by which the squared differences of
+# blocks with detail fall, and the share of the detail that moves by at least REACH px of the
+# frames. Rendered stacks without parallax give 0.01 to 0.083 and 0 to 0.13, with 4 px over the
+# stack 0.08 to 0.28 and 0 to 0.93; real ones that a similarity aligns give at most 0.04, a
+# hand-held video 0.69 and 0.95.
 GAIN, SHARE, REACH = 0.15, 0.1, 0.5
-DETAIL = 0.25  # px; a block that tells displacements so well has detail
+DETAIL = 0.25  # px; a block with detail tells displacements at least so exactly
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+Fields = dict[int, np.ndarray]  # (rows, columns, 2) float32 for each frame, px of the level
 
 
-def grid_of(shape):
+class Run(Protocol):
+    """Calls a function for each item of a list and returns the results in the same order."""
+
+    def __call__(
+        self, function: Callable[[Item], Result], items: Sequence[Item]
+    ) -> list[Result]: ...
+
+
+def grid_of(shape: tuple[int, int]) -> tuple[int, int]:
     """(rows, columns) of the cells of a picture of `shape` (height, width)."""
-    return tuple((side - 2 * MARGIN) // BLOCK for side in shape)
+    height, width = shape
+    return (height - 2 * MARGIN) // BLOCK, (width - 2 * MARGIN) // BLOCK
 
 
 @dataclass
@@ -52,21 +74,25 @@ class _Level:
 
     Attributes:
         factor: how much smaller than the frames it is.
-        lumas: {frame: (h, w) uint16}, as codes, since a long stack has many.
+        lumas: {frame: (h, w) uint16}, which takes half the memory of floats.
         shape: (h, w).
     """
 
     factor: int
-    lumas: dict
-    shape: tuple
+    lumas: dict[int, np.ndarray]
+    shape: tuple[int, int]
 
-    def warped(self, k, matrix, field):
-        """A frame brought onto the reference.
+    def warped(
+        self, k: int, matrix: np.ndarray, field: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """A frame resampled onto the reference.
 
         Args:
-            k: index of the frame; matrix: (3, 3); field: (rows, columns, 2) px of the level.
+            k: index of the frame.
+            matrix: (3, 3) from the reference.
+            field: (rows, columns, 2), px of the level.
         Returns:
-            (h, w) float32; (rows, columns) bool, cells that come from inside the frame.
+            (h, w) float32; (rows, columns) bool, the cells that come from inside the frame.
         """
         height, width = self.shape
         local = at_scale(matrix, self.factor)
@@ -79,61 +105,87 @@ class _Level:
         rows, columns = grid_of(self.shape)
         first = MARGIN + BLOCK // 2
         centres = places[first::BLOCK, first::BLOCK][:rows, :columns]
-        room = np.float32([width - 1, height - 1]) - BLOCK / 2
+        room = np.array([width - 1, height - 1], np.float32) - BLOCK / 2
         inside = ((centres >= BLOCK / 2) & (centres <= room)).all(-1)
         return found * np.float32(1 / 65535), inside
 
 
-def refine(levels_of, transforms, reference, keys, run):
-    """Find the displacements of each frame's parts, over the motion of the whole.
+@dataclass
+class _Motion:
+    """What is known of the frames' motion.
+
+    Attributes:
+        matrices: {frame: (3, 3) from the reference}, of the frames that are kept.
+        fields: displacements that are added to it, in px of the level.
+    """
+
+    matrices: dict[int, np.ndarray]
+    fields: Fields
+
+    def unbent(self) -> "_Motion":
+        """The motion of the whole frames alone."""
+        return _Motion(self.matrices, {k: np.zeros_like(f) for k, f in self.fields.items()})
+
+
+def refine(
+    levels_of: Sequence[Callable[[], list[Level]]],
+    transforms: Transforms,
+    reference: int,
+    keys: Iterable[Key],
+    run: Run,
+) -> Fields:
+    """Find the displacements of each frame's parts, relative to the motion of the whole frame.
 
     Args:
-        levels_of: for each frame a function without arguments to its pyramid, see
-            registration.pyramid.
+        levels_of: for each frame a function that makes its pyramid, see registration.pyramid.
         transforms: for each frame (3, 3) from the reference, or None.
-        reference: index of the frame that stays.
-        keys: pairs (a, b) of frames to be compared.
-        run: function of a function and a list, to what it returns for each item.
+        reference: index.
+        keys: pairs (a, b) of frames to compare.
+        run: how the work is distributed.
     Returns:
-        {frame: (rows, columns, 2) float32} as of Alignment, rounded to hundredths of a px, in cells
-        of BLOCK px of the finest level. {} where nothing speaks for parallax.
+        {frame: (rows, columns, 2) float32} as in Alignment, rounded to hundredths of a px, in cells
+        of BLOCK px of the finest level. {} if there is no sign of parallax.
     """
-    frames = [k for k, matrix in enumerate(transforms) if matrix is not None]
-    keys = [key for key in keys if transforms[key[0]] is not None]
-    shapes = [(factor, luma.shape) for factor, luma in levels_of[reference]()]
+    matrices = {k: matrix for k, matrix in enumerate(transforms) if matrix is not None}
+    frames = list(matrices)
+    keys = [key for key in keys if key[0] in matrices]
+    shapes: list[tuple[int, tuple[int, int]]] = [
+        (factor, (luma.shape[0], luma.shape[1])) for factor, luma in levels_of[reference]()
+    ]
     usable = [
         index for index, (_, shape) in enumerate(shapes) if min(grid_of(shape)) >= FEWEST_CELLS
     ]
     if len(usable) < 2:
         return {}
-    fields, level = None, None
+    coarsest = grid_of(shapes[usable[-1]][1])
+    motion = _Motion(matrices, {k: np.zeros((*coarsest, 2), np.float32) for k in frames})
+    level = None
     for index in reversed(usable):
-        if index == 0 and not _speaks(level, transforms, fields, keys, run):
+        if index == 0 and level is not None and not _speaks(level, motion, keys, run):
             return {}
         factor, shape = shapes[index]
 
-        def coded(k, index=index):
+        def coded(k: int, index: int = index) -> np.ndarray:
             return np.rint(levels_of[k]()[index][1] * 65535).astype(np.uint16)
 
+        if level is not None:
+            motion.fields = {k: _finer(field, shape) for k, field in motion.fields.items()}
         level = _Level(factor, dict(zip(frames, run(coded, frames))), shape)
-        if fields is None:
-            fields = {k: np.zeros((*grid_of(shape), 2), np.float32) for k in frames}
-        else:
-            fields = {k: _finer(field, shape) for k, field in fields.items()}
         for sigma in WINDOWS[min(index, len(WINDOWS) - 1)]:
-            system = partial(_system, level, transforms, fields, sigma)
-            systems = dict(zip(keys, run(system, keys)))
+            systems = dict(zip(keys, run(partial(_system, level, motion, sigma), keys)))
             changes = _settle(systems, frames, reference)
-            fields = {k: fields[k] + changes[k] for k in frames}
-    factor = level.factor
-    fields = {k: np.rint(field * (100 * factor)) / np.float32(100) for k, field in fields.items()}
-    return {k: field for k, field in fields.items() if k != reference}
+            motion.fields = {k: motion.fields[k] + changes[k] for k in frames}
+    return {
+        k: np.rint(field * (100 * factor)) / np.float32(100)
+        for k, field in motion.fields.items()
+        if k != reference
+    }
 
 
-def _finer(field, shape):
-    """A field (rows, columns, 2) in px of a level, for the next finer one of `shape`."""
+def _finer(field: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """A field (rows, columns, 2) in px of a level, for the next finer level of `shape`."""
     rows, columns = grid_of(shape)
-    # Cell i begins at px 8 i + 2; so the middle of a fine one is at (i - 0.75) / 2 of the coarse.
+    # Cell i begins at px 8 i + 2, so the centre of fine cell i is at coarse cell (i - 0.75) / 2.
     shift = ((MARGIN + BLOCK / 2) / 2 - MARGIN) / BLOCK - 0.5
     matrix = np.array([[0.5, 0, shift], [0, 0.5, shift]])
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
@@ -141,27 +193,34 @@ def _finer(field, shape):
     return 2 * cv2.warpAffine(field, matrix, (columns, rows), flags=flags, borderMode=border)
 
 
-def _equations(level, transforms, fields, key):
-    """The equations of the cells of two frames as they lie by now.
+def _equations(
+    level: _Level, motion: _Motion, key: Key
+) -> tuple[tuple[np.ndarray, ...], np.ndarray]:
+    """The equations of the cells of two frames, moved as found so far.
 
     Returns:
         as registration.block_equations, of the cells inside both; (rows, columns) bool, which.
     """
-    (first, inside), (second, also) = (level.warped(k, transforms[k], fields[k]) for k in key)
+    (first, inside), (second, also) = (
+        level.warped(k, motion.matrices[k], motion.fields[k]) for k in key
+    )
     inside &= also
     return block_equations(first, second, inside.ravel()), inside
 
 
-def _system(level, transforms, fields, sigma, key):
-    """What two frames tell of the displacement of the second against the first, place by place.
+def _system(level: _Level, motion: _Motion, sigma: float, key: Key) -> np.ndarray:
+    """What two frames tell of the displacement of the second against the first, at each place.
 
     Args:
-        sigma: of the window, in cells; key: (a, b).
+        level: of the pyramids.
+        motion: as found so far.
+        sigma: of the window, in cells.
+        key: (a, b).
     Returns:
         (5, rows, columns) float64: xx, xy and yy of the normal matrices, px^-2 of the level, and x
         and y of the right sides.
     """
-    (normal, right, energy, common, most), inside = _equations(level, transforms, fields, key)
+    (normal, right, energy, common, most), inside = _equations(level, motion, key)
     terms = np.stack([normal[:, 0, 0], normal[:, 0, 1], normal[:, 1, 1], *right.T])  # (5, n)
     change = np.zeros((2, len(energy)))
     for _ in range(ROUNDS):
@@ -171,21 +230,21 @@ def _system(level, transforms, fields, sigma, key):
         change = _solve(sums[:, inside])
     alike, most = _windowed(np.stack([common, most]), inside, sigma)
     likeness = alike / np.maximum(most, np.finfo(np.float32).tiny)
-    # What no scatter shows, as linking has it for whole frames.
+    # The least standard deviation, as in linking for whole frames.
     floor = SYSTEMATIC + UNLIKE * (1 - likeness) ** 2
     return sums / (1 + floor**2 * (sums[0] + sums[2]) / 2)
 
 
-def _left(terms, energy, change):
-    """The squared differences (n,) that displacements (2, n) leave of cells."""
+def _left(terms: np.ndarray, energy: np.ndarray, change: np.ndarray) -> np.ndarray:
+    """The squared differences (n,) of cells that remain after displacements (2, n)."""
     x, y = change
     xx, xy, yy, right_x, right_y = terms
     left = energy - 2 * (right_x * x + right_y * y) + xx * x * x + 2 * xy * x * y + yy * y * y
     return np.maximum(left, 0)
 
 
-def _windowed(values, inside, sigma):
-    """Sums of (m, n) values of the cells inside over Gaussian windows: (m, rows, columns)."""
+def _windowed(values: np.ndarray, inside: np.ndarray, sigma: float) -> np.ndarray:
+    """Sums over Gaussian windows, (m, rows, columns), of (m, n) values of the cells inside."""
     planes = np.zeros((len(values), *inside.shape))
     planes[:, inside] = values
     blurred = [
@@ -194,25 +253,25 @@ def _windowed(values, inside, sigma):
     return np.stack(blurred)
 
 
-def _solve(sums):
+def _solve(sums: np.ndarray) -> np.ndarray:
     """Displacements (2, ...) from normal matrices and right sides (5, ...), with a pull to 0."""
     xx, xy, yy, x, y = sums
     xx, yy = xx + PULL, yy + PULL
     return np.stack([yy * x - xy * y, xx * y - xy * x]) / (xx * yy - xy * xy)
 
 
-def _settle(systems, frames, reference):
-    """The displacements of the frames that all pairs together agree with best, place by place.
+def _settle(systems: dict[Key, np.ndarray], frames: Sequence[int], reference: int) -> Fields:
+    """The displacements of the frames that fit all pairs best, at each place.
 
-    Frame after frame is set to what the others ask of it, outward from the reference first, where
-    only those count that are set.
+    One frame after another is set to the best fit to the others. The first sweep goes outwards from
+    the reference and counts only frames that have been set.
 
     Args:
-        systems: {(a, b): as of `_system`}; frames: indices; reference: the one that stays.
-    Returns:
-        {frame: (rows, columns, 2) float32}.
+        systems: {(a, b): as from `_system`}.
+        frames: indices.
+        reference: the frame that is not displaced.
     """
-    partners = {k: [] for k in frames}
+    partners: dict[int, list[tuple[int, int, np.ndarray]]] = {k: [] for k in frames}
     for (a, b), system in systems.items():
         partners[a].append((b, -1, system))
         partners[b].append((a, 1, system))
@@ -235,14 +294,13 @@ def _settle(systems, frames, reference):
     return {k: change.transpose(1, 2, 0).astype(np.float32) for k, change in changes.items()}
 
 
-def _speaks(level, transforms, fields, keys, run):
-    """Whether the fields explain the differences of the frames much better than none do."""
-    none = {k: np.zeros_like(field) for k, field in fields.items()}
+def _speaks(level: _Level, motion: _Motion, keys: Sequence[Key], run: Run) -> bool:
+    """Whether the fields explain the differences of the frames much better than no fields do."""
+    unbent = motion.unbent()
 
-    def compare(key):
-        terms, inside = _equations(level, transforms, none, key)
-        (*_, after, _, _), still = _equations(level, transforms, fields, key)
-        normal, _, before, _, _ = terms
+    def compare(key: Key) -> tuple[float, int, np.ndarray]:
+        (normal, _, before, _, _), inside = _equations(level, unbent, key)
+        (_, _, after, _, _), still = _equations(level, motion, key)
         both = inside & still
         normal, before, after = normal[both[inside]], before[both[inside]], after[both[still]]
         rounding = LEAST_VARIANCE * BLOCK**2
@@ -252,9 +310,10 @@ def _speaks(level, transforms, fields, keys, run):
         detail[both] = told
         return falls.sum(), falls.size, detail
 
-    fall, count, detail = map(sum, zip(*run(compare, keys)))
-    lengths = np.max([np.hypot(*field.transpose(2, 0, 1)) for field in fields.values()], 0)
+    falls, counts, details = zip(*run(compare, keys))
+    fall, count, detail = sum(falls), sum(counts), sum(details)
+    lengths = np.max([np.hypot(f[..., 0], f[..., 1]) for f in motion.fields.values()], 0)
     farther = lengths * level.factor > REACH
-    # Capped, or a few sharp edges would be all.
+    # Capped, or a few sharp edges would decide.
     detail = np.minimum(detail, 20**2)
     return bool(fall > GAIN * count and detail[farther].sum() > SHARE * detail.sum())

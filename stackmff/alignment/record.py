@@ -1,6 +1,9 @@
-"""The file of one stack's alignment."""
+"""The alignment of a stack as a JSON file."""
 
 import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -9,89 +12,131 @@ from stackmff.errors import StackError
 from stackmff.files import read_bytes, write_json
 
 
-def save_alignment(path, alignment, names):
+def save_alignment(path: str | Path, alignment: Alignment, names: Sequence[str]) -> None:
     """Write an Alignment as JSON, atomically.
 
     Args:
-        path: file; alignment: Alignment, its fields are rounded to hundredths of a px.
+        path: of the file.
+        alignment: its fields are rounded to hundredths of a px.
         names: of the frames' files, in their order.
     Raises:
         StackError: the file cannot be written.
     """
-    frames = {}
+    frames: dict[str, dict[str, Any]] = {}
     for k, name in enumerate(names):
         if k in alignment.left_out:
             frames[name] = {"left_out": alignment.left_out[k]}
         else:
             frames[name] = {
-                "transform": alignment.transforms[k].tolist(),
+                "transform": alignment.transform(k).tolist(),
                 "gains": alignment.gains[k].tolist(),
             }
             if k in alignment.fields:
                 frames[name]["field"] = _written(alignment.fields[k])
     height, width = alignment.size
-    record = {"reference": names[alignment.reference], "width": width, "height": height}
+    record: dict[str, Any] = {
+        "reference": names[alignment.reference],
+        "width": width,
+        "height": height,
+    }
     if alignment.fields:
         record["spacing"] = alignment.spacing
     write_json(path, record | {"frames": frames})
 
 
-def load_alignment(path, names, size, colours):
+def load_alignment(
+    path: str | Path, names: Sequence[str], size: tuple[int, int], colours: int
+) -> Alignment:
     """Read an Alignment that `save_alignment` has written.
 
     Args:
-        path: file; names: of the frames' files, in any order; size: (height, width) of the frames.
-        colours: 1 of grey frames, 3 of others; of grey ones measured, all three have its gain.
+        path: of the file.
+        names: of the frames' files, in any order; the file may hold more frames.
+        size: (height, width) of the frames, px.
+        colours: number of gains of a frame: 1 for grey frames, whose gains are then used for all
+            colours of others, or 3.
     Returns:
         Alignment of the frames in the order of `names`.
     Raises:
-        StackError: the file cannot be read or is no alignment, or is that of other frames; or its
-            gains tell colours apart and the frames are grey.
+        StackError: the file cannot be read, is not an alignment, or belongs to other frames; or it
+            has a gain for each colour and the frames are grey.
     """
-    try:
-        record = json.loads(read_bytes(path))
-        known = record["height"], record["width"]
-        reference, saved = record["reference"], record["frames"]
-        frames = {name: _frame_of(saved[name]) for name in [reference, *saved]}
-        whole = frames[reference][0] is not None
-        fields = [field for _, _, field, _ in frames.values() if field is not None]
-        spacing = record["spacing"] if fields else 4
-        if not isinstance(spacing, int) or spacing < 4 or spacing % 4:
-            raise ValueError("no spacing")
-        if any(np.abs(field).max() > max(known) for field in fields):
-            raise ValueError("out of reach")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise StackError(f"{path} is no alignment: write it with --save_alignment") from error
-    if not whole:
-        raise StackError(f"{path} leaves its own reference out: write it with --save_alignment")
-    if known != tuple(size):
-        raise StackError(
-            f"{path} is for frames of {known[1]}x{known[0]}, these are {size[1]}x{size[0]}: "
-            "align these anew"
-        )
-    if lost := [name for name in names if name not in frames]:
-        raise StackError(f"{path} does not hold {lost[0]}: align these frames anew")
-    if reference not in names:
-        raise StackError(f"{path} has the reference {reference}, which is not in the stack: add it")
-    chosen = [frames[name] for name in names]
-    gains = np.stack([np.resize(gains, 3) for _, gains, _, _ in chosen])
+    saved = _read(path)
+    _check_fits(path, saved, names, size)
+    chosen = [saved.frames[name] for name in names]
+    gains = np.stack([np.resize(frame.gains, 3) for frame in chosen])
     if colours == 1 and (gains != gains[:, :1]).any():
         raise StackError(
-            f"{path} has an exposure for each colour, these frames are grey: align these anew"
+            f"{path} has a gain for each colour, but these frames are grey: align them again"
         )
     return Alignment(
-        list(names).index(reference),
-        tuple(size),
-        [matrix for matrix, _, _, _ in chosen],
+        list(names).index(saved.reference),
+        size,
+        [frame.transform for frame in chosen],
         gains[:, :colours],
-        {k: why for k, (_, _, _, why) in enumerate(chosen) if why is not None},
-        {k: field for k, (_, _, field, _) in enumerate(chosen) if field is not None},
-        spacing,
+        {k: frame.left_out for k, frame in enumerate(chosen) if frame.left_out is not None},
+        {k: frame.field for k, frame in enumerate(chosen) if frame.field is not None},
+        saved.spacing,
     )
 
 
-def _written(field):
-    """A field as JSON has it: a line of text for each row of x and of y, in hundredths of a px."""
+class _SavedFrame(NamedTuple):
+    """What a file says of one frame, as in Alignment; `left_out` is the reason or None."""
+
+    transform: np.ndarray | None
+    gains: np.ndarray
+    field: np.ndarray | None = None
+    left_out: str | None = None
+
+
+class _Saved(NamedTuple):
+    """The content of a file, as in Alignment, by the names of the frames."""
+
+    reference: str
+    size: tuple[int, int]
+    frames: dict[str, _SavedFrame]
+    spacing: int
+
+
+def _read(path: str | Path) -> _Saved:
+    """Read a file; StackError if it is not an alignment."""
+    try:
+        record = json.loads(read_bytes(path))
+        size, reference = (record["height"], record["width"]), record["reference"]
+        frames = {n: _frame_of(record["frames"][n]) for n in [reference, *record["frames"]]}
+        fields = [frame.field for frame in frames.values() if frame.field is not None]
+        spacing = record["spacing"] if fields else Alignment.spacing
+        if not isinstance(spacing, int) or spacing < 4 or spacing % 4:
+            raise ValueError("the spacing is not a multiple of 4")
+        if any(np.abs(field).max() > max(size) for field in fields):
+            raise ValueError("a displacement is out of reach")
+        return _Saved(reference, size, frames, spacing)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise StackError(f"{path} is not an alignment: write it with --save_alignment") from error
+
+
+def _check_fits(
+    path: str | Path, saved: _Saved, names: Sequence[str], size: tuple[int, int]
+) -> None:
+    """Raise StackError if an alignment is not that of these frames."""
+    if saved.frames[saved.reference].transform is None:
+        raise StackError(f"{path} leaves out its own reference: write it with --save_alignment")
+    if saved.size != tuple(size):
+        (height, width), (own_height, own_width) = saved.size, size
+        raise StackError(
+            f"{path} is for frames of {width}x{height}, these are {own_width}x{own_height}: "
+            "align these again"
+        )
+    if missing := [name for name in names if name not in saved.frames]:
+        raise StackError(f"{path} does not contain {missing[0]}: align these frames again")
+    if saved.reference not in names:
+        raise StackError(
+            f"{path} has the reference {saved.reference}, which is not in the stack: add it"
+        )
+
+
+def _written(field: np.ndarray) -> dict[str, list[str]]:
+    """A field for JSON: a line of text for each row of x and of y, in hundredths of a px."""
     hundredths = np.rint(field * 100).astype(int)
     return {
         axis: [" ".join(map(str, row)) for row in plane]
@@ -99,26 +144,26 @@ def _written(field):
     }
 
 
-def _field_of(written):
-    """The inverse of `_written`."""
+def _field_of(written: dict[str, list[str]]) -> np.ndarray:
+    """The inverse of `_written`; ValueError if it is wrong."""
     planes = [[[int(word) for word in row.split()] for row in written[axis]] for axis in "xy"]
     field = np.array(planes, np.float32).transpose(1, 2, 0) / np.float32(100)
     if not field.size or not np.isfinite(field).all():
-        raise ValueError("no field")
+        raise ValueError("the field is empty or not finite")
     return np.ascontiguousarray(field)
 
 
-def _frame_of(record):
-    """(transform, gains, field, why left out) of a frame's record; ValueError where it is wrong."""
+def _frame_of(record: dict[str, Any]) -> _SavedFrame:
+    """A frame of the file; ValueError if it is wrong."""
     if "left_out" in record:
-        return None, np.ones(1), None, str(record["left_out"])
+        return _SavedFrame(None, np.ones(1), left_out=str(record["left_out"]))
     matrix = np.array(record["transform"], np.float64)
     gains = np.array(record["gains"], np.float64)
     if matrix.shape != (2, 3) or gains.shape not in ((1,), (3,)):
-        raise ValueError("wrong shape")
+        raise ValueError("the shape is wrong")
     if not (np.isfinite(matrix).all() and np.isfinite(gains).all() and (gains > 0).all()):
-        raise ValueError("no number")
+        raise ValueError("not finite, or a gain is not positive")
     if abs(np.linalg.det(matrix[:, :2])) < 1e-6:
-        raise ValueError("flat")
+        raise ValueError("the transform is singular")
     field = _field_of(record["field"]) if "field" in record else None
-    return matrix, gains, field, None
+    return _SavedFrame(matrix, gains, field)

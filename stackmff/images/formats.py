@@ -11,7 +11,7 @@ import struct
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import cv2
 import numpy as np
@@ -29,6 +29,7 @@ from stackmff.images.camera_files import (
 from stackmff.images.colour import cmyk_to_rgb
 from stackmff.images.decoded import CMYK_NOTE, Decoded, Embedded, upright
 from stackmff.images.metadata import Metadata, metadata_for, orientation_of
+from stackmff.images.stack_files import FramePath
 from stackmff.images.tiff import TIFF_STARTS, decode_tiff, encode_tiff
 
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp")  # read and written
@@ -184,20 +185,13 @@ def to_8_bits(picture: np.ndarray) -> np.ndarray:
     return ((picture.astype(np.uint32) + 128) // 257).astype(np.uint8)
 
 
-class HasSuffix(Protocol):
-    """A frame's file: a path, or a frame inside a file, see images/stack_files.py."""
-
-    @property
-    def suffix(self) -> str: ...
-
-
-def suffix_like(path: HasSuffix) -> str:
+def suffix_like(path: FramePath) -> str:
     """Suffix of a result in the format of this frame; .png if that format cannot be written."""
     suffix = path.suffix.lower()
     return suffix if suffix in PICTURE_SUFFIXES else ".png"
 
 
-def result_suffix(out_format: str | None, paths: Sequence[HasSuffix]) -> str:
+def result_suffix(out_format: str | None, paths: Sequence[FramePath]) -> str:
     """Suffix of the fused picture.
 
     Args:

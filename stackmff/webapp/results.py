@@ -72,7 +72,8 @@ class Result:
         self.alignment: Alignment | None = None
         if self.files.alignment.exists():
             colours = colours_of(self.frames)
-            self.alignment = load_alignment(self.files.alignment, record.files, shape[1:3], colours)
+            size = self.height, self.width
+            self.alignment = load_alignment(self.files.alignment, record.files, size, colours)
         self.picture = self.fused  # a copy of its own from the first stroke on
         self.strokes: list[Stroke] = []
         # (size, record) of strokes of an earlier result that do not fit this one.

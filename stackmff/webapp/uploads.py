@@ -20,7 +20,12 @@ from stackmff.errors import StackError
 from stackmff.images.camera_files import HEIF_STARTS, HEIF_SUFFIXES, RAW_SUFFIXES
 from stackmff.images.folders import frames_in, list_folders, list_stack_files
 from stackmff.images.formats import READ_SUFFIXES
-from stackmff.images.stack_files import TIFF_SUFFIXES, VIDEO_SUFFIXES, frames_in_file
+from stackmff.images.stack_files import (
+    TIFF_SUFFIXES,
+    VIDEO_SUFFIXES,
+    FramePath,
+    frames_in_file,
+)
 from stackmff.images.tiff import TIFF_STARTS, tiff_directories
 from stackmff.machine import free_memory
 
@@ -179,7 +184,7 @@ def files_below(root: Path | None, word: str) -> list[Path]:
     return files
 
 
-def frames_of(file: Path) -> list[Any]:
+def frames_of(file: Path) -> list[FramePath]:
     """The frames that a file is or holds.
 
     Args:
@@ -197,10 +202,10 @@ def frames_of(file: Path) -> list[Any]:
         claimed = int(cv2.VideoCapture(str(file), cv2.CAP_FFMPEG).get(cv2.CAP_PROP_FRAME_COUNT))
         if claimed > MOST_FRAMES:
             raise StackError(many(file, claimed, MOST_FRAMES))
-        frames = frames_in_file(file)
+        frames: list[FramePath] = [*frames_in_file(file)]
     elif suffix in TIFF_SUFFIXES:
-        frames = frames_in_file(file)
-        frames = frames if len(frames) > 1 else [file]
+        pages = frames_in_file(file)
+        frames = [*pages] if len(pages) > 1 else [file]
     else:
         frames = [file]
     if len(frames) > MOST_FRAMES:

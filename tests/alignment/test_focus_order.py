@@ -1,4 +1,4 @@
-"""alignment/focus_order.py: stacks in and out of focus order, and the shortest way against a known one."""
+"""alignment/focus_order.py: stacks in and out of focus order, and the shortest path."""
 
 import numpy as np
 import pytest
@@ -8,10 +8,10 @@ import predict
 from stackmff.alignment.focus_order import (
     distances,
     focus_order,
+    path_length,
     permute,
     put_in_order,
-    shortest_way,
-    way_length,
+    shortest_path,
 )
 from stackmff.images.formats import read_picture, write_picture
 from stackmff.images.stack import read_stack
@@ -86,22 +86,22 @@ def test_exposure_changes_nothing():
     assert (np.abs(np.diff(found)) == 1).all()
 
 
-def test_the_shortest_way_between_points_on_a_line():
+def test_the_shortest_path_between_points_on_a_line():
     points = np.random.default_rng(1).permutation(12).astype(float) ** 2 + 1
     distance = np.abs(points[:, None] - points)
-    way, length = shortest_way(distance, points)  # from 0 and back: up to 122 and down
+    path, length = shortest_path(distance, points)  # from 0 and back: up to 122 and down
     assert length == 2 * 122
-    assert np.array_equal(np.sort(way), np.arange(12))
+    assert np.array_equal(np.sort(path), np.arange(12))
 
 
-def test_a_way_is_1_long_where_detail_rises_and_falls_once():
+def test_a_path_is_1_long_where_detail_rises_and_falls_once():
     place, frame = np.meshgrid(np.linspace(-1, 8, 50), np.arange(8))
     energy = 1000 / (1 + 4 * (place - frame) ** 2)[:, None]  # of a blur that grows with distance
     energy = np.float32(energy * np.ones((1, 3, 1)))
     distance, ends = distances(energy)
     np.testing.assert_allclose(distance, distance.T, rtol=1e-4, atol=1e-6)
-    assert way_length(distance, ends, np.arange(8)) == pytest.approx(1, abs=1e-4)
-    assert way_length(distance, ends, shuffled(8)) > 1.5
+    assert path_length(distance, ends, np.arange(8)) == pytest.approx(1, abs=1e-4)
+    assert path_length(distance, ends, shuffled(8)) > 1.5
 
 
 def test_frames_change_places_in_one_frame_of_memory():

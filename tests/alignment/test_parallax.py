@@ -138,7 +138,8 @@ def test_only_a_field_that_is_long_and_explains_much_speaks(moved, field, speaks
     def run(function, items):
         return [function(item) for item in items]
 
-    assert parallax._speaks(level, [np.eye(3)] * 2, fields, [(0, 1)], run) is speaks
+    motion = parallax._Motion({0: np.eye(3), 1: np.eye(3)}, fields)
+    assert parallax._speaks(level, motion, [(0, 1)], run) is speaks
 
 
 def test_still_frames_stay():
@@ -231,7 +232,7 @@ def test_fields_that_are_none_are_refused(tmp_path, change):
     record = json.loads(path.read_text())
     change(record)
     path.write_text(json.dumps(record))
-    with pytest.raises(StackError, match="is no alignment"):
+    with pytest.raises(StackError, match="is not an alignment"):
         load_alignment(path, ["0.png", "1.png"], (HEIGHT, WIDTH), 3)
 
 

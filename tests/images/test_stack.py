@@ -1,6 +1,5 @@
 """images/stack.py: what is read is what was drawn, upright and whole, or one clear sentence."""
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -10,65 +9,11 @@ from drawn import waves as drawn
 from PIL import Image, ImageCms
 
 from stackmff.errors import StackError
-from stackmff.images import frame_store
-from stackmff.images.folders import list_folders, list_frames, list_pictures
 from stackmff.images.formats import write_picture
-from stackmff.images.frame_store import put, release, window
 from stackmff.images.metadata import Metadata
 from stackmff.images.stack import read_stack
 
 ROOT = Path(__file__).parents[2]
-
-
-def test_what_is_no_file_is_no_picture(tmp_path):
-    (tmp_path / "folder.jpg").mkdir()
-    os.mkfifo(tmp_path / "pipe.jpg")  # reading it would wait for ever
-    (tmp_path / "gone.jpg").symlink_to(tmp_path / "nowhere")
-    write_picture(tmp_path / "a.png", np.zeros((4, 4, 3), np.uint8))
-    assert [path.name for path in list_pictures(tmp_path)] == ["a.png", "gone.jpg"]
-
-
-def test_list_pictures_in_natural_order(tmp_path):
-    names = ["frame10.PNG", "frame2.jpg", "frame1.TiF", "b.webp", ".hidden.png", "._frame1.png"]
-    names += ["frame4.NEF", "frame5.heic"]
-    for name in [*names, "notes.txt", "frame3", "c.jpeg.part"]:
-        (tmp_path / name).touch()
-    (tmp_path / "folder.png").mkdir()
-    found = [path.name for path in list_pictures(tmp_path)]
-    wanted = ["b.webp", "frame1.TiF", "frame2.jpg", "frame4.NEF", "frame5.heic"]
-    assert found == [*wanted, "frame10.PNG"]
-
-
-def test_a_folder_that_cannot_be_read(tmp_path, monkeypatch):
-    def refuse(path):
-        raise PermissionError(13, "Permission denied", str(path))
-
-    monkeypatch.setattr(Path, "iterdir", refuse)
-    for function in (list_pictures, list_folders):
-        with pytest.raises(StackError, match=f"{tmp_path.name} cannot be read .Permission denied"):
-            function(tmp_path)
-
-
-def test_too_few_frames(tmp_path):
-    assert list_pictures(tmp_path) == []
-    with pytest.raises(StackError, match="holds no pictures"):
-        list_frames(tmp_path)
-    (tmp_path / "one.png").touch()
-    with pytest.raises(StackError, match="holds one picture: a stack needs two or more"):
-        list_frames(tmp_path)
-    with pytest.raises(
-        StackError, match=r"one\.png is a single file, not a stack: give the folder"
-    ):
-        list_frames(tmp_path / "one.png")
-    with pytest.raises(StackError, match="is not a folder"):
-        list_frames(tmp_path / "nothing")
-
-
-def test_a_frame_in_two_formats(tmp_path):
-    for name in ("1.nef", "1.jpg", "2.nef", "2.jpg"):
-        (tmp_path / name).touch()
-    with pytest.raises(StackError, match=r"1\.nef and 1\.jpg have the same name: move one of them"):
-        list_frames(tmp_path)
 
 
 def test_frames_must_be_of_one_size(tmp_path):
@@ -196,46 +141,3 @@ def test_turned_frames_are_compared_upright(tmp_path):
     (tmp_path / "1.png").write_bytes(saved(np.rot90(drawn()), "PNG", exif=exif.tobytes()))
     stack = read_stack([tmp_path / "0.png", tmp_path / "1.png"])
     np.testing.assert_array_equal(stack.frames[0], stack.frames[1])
-
-
-def test_frames_on_disk_are_those_in_memory_and_leave_no_file(tmp_path):
-    paths = [tmp_path / f"{k}.png" for k in range(5)]
-    for k, path in enumerate(paths):
-        write_picture(path, texture(40, 50, k))
-    spill = tmp_path / "results"
-    stacks = [read_stack(paths, spill=spill, low_memory=low) for low in (False, True)]
-    assert [isinstance(stack.frames, np.memmap) for stack in stacks] == [False, True]
-    np.testing.assert_array_equal(stacks[0].frames, stacks[1].frames)
-    release(stacks[1].frames)  # what has been read is read again
-    np.testing.assert_array_equal(stacks[0].frames, stacks[1].frames)
-    for place in ((0, 40, 0, 50), (3, 17, 20, 41), (39, 40, 49, 50)):
-        parts = [window(stack.frames, *place) for stack in stacks]
-        np.testing.assert_array_equal(*parts)
-        assert not isinstance(parts[1], np.memmap)
-    put(stacks[1].frames, 2, stacks[0].frames[4])
-    np.testing.assert_array_equal(stacks[1].frames[2], stacks[0].frames[4])
-    np.testing.assert_array_equal(stacks[1].frames[3], stacks[0].frames[3])
-    assert list(spill.iterdir()) == []
-
-
-def test_frames_go_to_disk_where_memory_is_short(tmp_path, monkeypatch):
-    paths = [tmp_path / f"{k}.png" for k in range(2)]
-    for k, path in enumerate(paths):
-        write_picture(path, texture(40, 50, k))
-    size = 2 * 40 * 50 * 3
-    for free, on_disk in ((2 * size, False), (2 * size - 2, True)):
-        monkeypatch.setattr(frame_store, "free_memory", lambda free=free: free)
-        frames = read_stack(paths, spill=tmp_path / "out").frames
-        assert isinstance(frames, np.memmap) == on_disk
-    assert not isinstance(read_stack(paths).frames, np.memmap)
-
-
-def test_a_disk_without_room_is_said_before_the_work(tmp_path, monkeypatch):
-    write_picture(tmp_path / "a.png", texture(40, 50, 0))
-
-    def full(*_):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "posix_fallocate", full, raising=False)
-    with pytest.raises(StackError, match=r"out has no room for the 1 MiB of the frames"):
-        read_stack([tmp_path / "a.png"], spill=tmp_path / "out", low_memory=True)

@@ -1,0 +1,74 @@
+"""images/tiff.py: every kind of TIFF is read as what was drawn."""
+
+import struct
+
+import numpy as np
+import pytest
+import tifffile
+from drawn import saved, tiff
+from drawn import waves as drawn
+from PIL import Image
+
+from stackmff.errors import StackError
+from stackmff.images.formats import read_picture
+
+
+def read_bytes(tmp_path, data, name="frame.png"):
+    (tmp_path / name).write_bytes(data)
+    return read_picture(tmp_path / name)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_kinds_of_tiff(tmp_path, dtype):
+    rgb, rgba, grey = drawn(3, dtype), drawn(4, dtype), drawn(1, dtype)
+    peak = np.iinfo(dtype).max
+    planes = np.ascontiguousarray(rgb.transpose(2, 0, 1))
+    cases = [
+        (tiff(planes, photometric="rgb", planarconfig="separate"), rgb),
+        (tiff(rgb, photometric="rgb", tile=(16, 16)), rgb),
+        (tiff(rgb, photometric="rgb", byteorder=">"), rgb),
+        (tiff(rgb, photometric="rgb", bigtiff=True), rgb),
+        (tiff(rgb, photometric="rgb", compression="lzw", predictor=True), rgb),
+        (tiff(rgb, photometric="rgb", compression="zlib"), rgb),
+        (tiff(rgb, photometric="rgb", compression="zstd"), rgb),
+        (tiff(rgba, photometric="rgb", extrasamples=["unassalpha"]), rgba),
+        (tiff(rgba, photometric="rgb", extrasamples=["assocalpha"]), rgba),
+        (tiff(grey[..., 0]), grey),
+        (tiff(peak - grey[..., 0], photometric="miniswhite"), grey),
+    ]
+    for data, expected in cases:
+        back = read_bytes(tmp_path, data, "a.tif")
+        assert back.dtype == dtype
+        np.testing.assert_array_equal(back, expected)
+
+
+def test_eight_bit_kinds_of_tiff(tmp_path):
+    bits = drawn(1)[..., 0] > 128
+    palette = Image.fromarray(drawn()).quantize(32)
+    for data, expected in [
+        (tiff(bits, photometric="minisblack"), bits[..., None] * np.uint8(255)),
+        (saved(bits, "TIFF"), bits[..., None] * np.uint8(255)),
+        (saved(palette, "TIFF"), np.asarray(palette.convert("RGB"))),
+    ]:
+        np.testing.assert_array_equal(read_bytes(tmp_path, data, "a.tif"), expected)
+    jpeg = read_bytes(tmp_path, tiff(drawn(), photometric="rgb", compression="jpeg"), "a.tif")
+    assert np.abs(jpeg.astype(int) - drawn()).max() <= 12
+
+
+@pytest.mark.parametrize("kinds", [(0, 1), (1, 0), (1, 0, 1)])
+def test_thumbnails_in_a_tiff_are_passed_over(tmp_path, kinds):
+    with tifffile.TiffWriter(tmp_path / "a.tif") as file:
+        for kind in kinds:
+            step = 4 if kind else 1
+            file.write(drawn()[::step, ::step], photometric="rgb", subfiletype=kind)
+    np.testing.assert_array_equal(read_picture(tmp_path / "a.tif"), drawn())
+
+
+def test_an_unknown_kind_is_named(tmp_path):
+    """A photometric interpretation that has no name is told by its number."""
+    data, entry = tiff(drawn(1)[..., 0], byteorder="<"), "<HHII"
+    known, unknown = struct.pack(entry, 262, 3, 1, 1), struct.pack(entry, 262, 3, 1, 31000)
+    assert data.count(known) == 1
+    (tmp_path / "a.tif").write_bytes(data.replace(known, unknown))
+    with pytest.raises(StackError, match="kind 31000: export it as grey or RGB"):
+        read_picture(tmp_path / "a.tif")
