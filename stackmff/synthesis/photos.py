@@ -4,7 +4,7 @@ import contextlib
 import json
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -31,14 +31,6 @@ class Photos(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int, /) -> np.ndarray: ...
-
-
-def limits_of(args: Any) -> PhotoLimits:
-    """The limits among the options of train.py."""
-    names = [field.name for field in fields(PhotoLimits)]
-    return PhotoLimits(
-        **{name: getattr(args, name) for name in names if getattr(args, name) is not None}
-    )
 
 
 def list_photos(folders: Iterable[str | Path]) -> list[Path]:
@@ -150,7 +142,7 @@ def part_readable(
     workers: int | None = None,
     limits: PhotoLimits | None = None,
     record: Path | None = None,
-    check: Callable[[Path, PhotoLimits | None], str | None] | None = None,
+    check: Callable[[Path, Any], str | None] | None = None,
 ) -> tuple[list[Path], list[str]]:
     """Read photographs once to find those that can be used.
 
