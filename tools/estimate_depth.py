@@ -29,7 +29,7 @@ from stackmff.synthesis.photos import list_photos
 
 @dataclass(frozen=True)
 class EstimationFiles(Options):
-    """What depth is estimated of, and where it goes."""
+    """The photographs, and where their depth maps go."""
 
     title = "files"
 
@@ -61,7 +61,7 @@ class EstimationRun(Options):
 
 @dataclass(frozen=True)
 class EstimationOptions(Options):
-    """What the command is told."""
+    """All options of the command."""
 
     files: EstimationFiles
     network: DepthModelOptions

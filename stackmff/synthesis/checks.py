@@ -1,4 +1,4 @@
-"""What contradicts in the options of make_dataset.py, and what follows from them."""
+"""The options of make_dataset.py as a whole: contradictions, and values that follow from others."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -55,7 +55,9 @@ def resolved(options: DatasetOptions) -> DatasetOptions:
     if options.stacks.stack_path:
         return _of_stacks(options, options.stacks.stack_path, output)
     refuse(
-        options, names_of(FrameOptions), "only stacks of --stack_path are chosen from and shuffled"
+        options,
+        names_of(FrameOptions),
+        "only the frames of --stack_path can be chosen and shuffled",
     )
     image_path, depth_path = options.files.image_path, options.files.depth.depth_path
     if not image_path or not image_path.is_dir():
@@ -80,7 +82,7 @@ def _of_stacks(options: DatasetOptions, source: Path, output: Path) -> DatasetOp
     unfit = (*OF_PHOTOS, "size", "save_masks")
     refuse(options, unfit, "--stack_path brings its own pictures and blur")
     if not source.is_dir():
-        raise StackError(f"--stack_path {source} is no folder: give that of a data set")
+        raise StackError(f"--stack_path {source} is not a folder: give the folder of a data set")
     if is_inside(output, source):
         raise StackError("--output_dir is inside --stack_path, whose stacks stay unchanged")
     return options
@@ -107,7 +109,7 @@ def _of_depth(options: DatasetOptions, depth_path: Path) -> DatasetOptions:
     if scenes.num_scenes or scenes.clean:
         raise StackError("--num_scenes and --clean are for random scenes: remove --depth_path")
     if not depth_path.is_dir():
-        raise StackError(f"--depth_path {depth_path} is no folder: give that of the depth maps")
+        raise StackError(f"--depth_path {depth_path} is not a folder: give the folder of the maps")
     if refocus.refocus == "published":
         return _of_regions(options, depth_path)
     if refocus.depth_range:
@@ -132,7 +134,7 @@ def _of_regions(options: DatasetOptions, depth_path: Path) -> DatasetOptions:
 
 
 def _of_photographs(lens: LensOptions) -> dict[str, Any]:
-    """Frames and blur of photographs with depth."""
+    """The number of frames and the blur of photographs with depth."""
     return {"num_frames": lens.num_frames or NUM_FRAMES, "max_coc": lens.max_coc or MAX_COC}
 
 

@@ -1,7 +1,7 @@
-"""The options of what makes stacks: which photographs, which depth, which lens, which camera.
+"""The options of synthesis: photographs, depth, lens, camera, and stacks that are changed.
 
-`DatasetOptions` is what make_dataset.py is told. train.py has the same options of photographs,
-depth and lens: `PhotoOptions`, `DepthOptions` and `LensOptions`.
+`DatasetOptions` are those of make_dataset.py. train.py shares `PhotoOptions`, `DepthOptions` and
+`LensOptions`.
 """
 
 import os
@@ -20,7 +20,7 @@ LEAST_FULL_WELL = 10  # electrons
 
 
 def folder(word: str) -> Path:
-    """A folder of the command line, so that DIR/ and DIR are one; it is written to records."""
+    """A folder named on the command line; DIR/ and DIR are recorded alike."""
     return Path(os.path.normpath(word))
 
 
@@ -37,8 +37,8 @@ class PhotoLimits(Options):
     )
     min_colour: float = option(
         1.0,
-        help="mean difference of R, G and B, in levels of 255, below which a photograph is grey; "
-        "0 accepts grey ones",
+        help="mean difference of R, G and B, in levels of 255, below which a photograph counts as "
+        "grey; 0 accepts grey ones",
         low=0,
         high=255,
         metavar="LEVELS",
@@ -86,7 +86,7 @@ class DepthOptions(Options):
 
 @dataclass(frozen=True)
 class LensOptions(Options):
-    """How many frames a stack has, and how much blur; None: by what it is made of."""
+    """How many frames a stack has, and how much blur; the defaults depend on what it is made of."""
 
     num_frames: int | None = option(
         None,
@@ -115,13 +115,13 @@ class RefocusOptions(Options):
     lens: LensOptions = LensOptions()
     depth_range: Literal["asis", "max"] | None = option(
         None,
-        help="published: regions by the values as they are (default), or by floor(254 d / max d)",
+        help="published: regions of the values as stored (default), or of floor(254 d / max d)",
     )
 
 
 @dataclass(frozen=True)
 class CameraOptions(Options):
-    """The faults of a camera that frames are given; None: not said, 0: none."""
+    """The faults of a camera that the frames get; None: not specified, 0: none."""
 
     title = "camera (without these and --clean, random scenes have faults at random)"
 
@@ -204,8 +204,8 @@ class RestackOptions(Options):
 
     stack_path: Path | None = option(
         None,
-        help="a data set: take its stacks, changed as --keep, --shuffle and the camera's options "
-        "say, and its answers as they are (default: none, make new stacks)",
+        help="a data set whose stacks are changed by --keep, --shuffle and the camera's options, "
+        "and whose answers stay unchanged (default: none, make new stacks)",
         metavar="DIR",
         convert=folder,
     )
@@ -230,7 +230,7 @@ class SceneOptions(Options):
         metavar="PX",
     )
     clean: bool = option(
-        False, help="random scenes without the noise, JPEG and flicker that half of them have"
+        False, help="random scenes without the noise, JPEG artefacts and flicker of half of them"
     )
 
 
@@ -266,7 +266,7 @@ class MakingOptions(Options):
 
     title = "run"
 
-    seed: int = option(0, help="of all that is random", low=0, high=2**32 - 1)
+    seed: int = option(0, help="seed of everything random", low=0, high=2**32 - 1)
     workers: int = option(
         os.cpu_count() or 1, help="processes (default: one per core)", low=1, high=1024
     )
@@ -274,7 +274,7 @@ class MakingOptions(Options):
 
 @dataclass(frozen=True)
 class DatasetOptions(Options):
-    """What make_dataset.py is told; synthesis/checks.py completes it."""
+    """All options of make_dataset.py; synthesis/checks.py completes them."""
 
     files: FileOptions = FileOptions()
     stacks: RestackOptions = RestackOptions()
@@ -297,10 +297,10 @@ class DatasetOptions(Options):
 
 
 def known_kind(depth: DepthOptions) -> DepthKind:
-    """What a larger value of the depth maps means: as --depth_kind or the side file says.
+    """What the depth maps hold, according to --depth_kind or the side file.
 
     Raises:
-        StackError: neither says it, or they contradict each other; or there is no --depth_path.
+        StackError: neither tells, they contradict each other, or there is no --depth_path.
     """
     if depth.depth_path is None:
         raise StackError("--depth_path is needed: the folder of the depth maps")

@@ -56,13 +56,13 @@ def test_regions_of_metres_are_taken_by_the_largest(tmp_path):
 @pytest.mark.parametrize(
     ("values", "sentence"),
     [
-        ({"depth_path": "nowhere"}, "nowhere is no folder"),
+        ({"depth_path": "nowhere"}, "nowhere is not a folder"),
         ({"depth_range": "max"}, "need --depth_path"),
         ({"depth_path": "depth", "clean": True}, "are for random scenes: remove --depth_path"),
         ({"depth_path": "depth", "depth_range": "max"}, "is for --refocus published: remove it"),
         ({"depth_path": "depth", "refocus": "published", "size": 64}, "remove --max_coc, --size"),
         ({"demo": True, "image_path": None, "clean": True}, "own picture and lens: remove --clean"),
-        ({"keep": 3}, "chosen from and shuffled: remove --keep"),
+        ({"keep": 3}, "can be chosen and shuffled: remove --keep"),
     ],
 )
 def test_what_contradicts(tmp_path, values, sentence):

@@ -229,7 +229,7 @@ def test_bad_stacks_are_reported_and_the_rest_goes_on(run, data, tmp_path):
         (["--image_path", "."], "remove --image_path"),
         (["--save_masks"], "remove --save_masks"),
         (["--clean"], "remove --clean"),
-        (["--stack_path", "nowhere"], "nowhere is no folder"),
+        (["--stack_path", "nowhere"], "nowhere is not a folder"),
     ],
 )
 def test_wrong_calls(run, words, sentence):
