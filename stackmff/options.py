@@ -205,6 +205,9 @@ def _add_option(place: Any, field: "dataclasses.Field[Any]", kind: Any, info: In
             metavar=info.metavar,
             help=f"the same as {flag_of(field)}",
         )
+    elif required and info.aliases:  # any of its names will do
+        place = place.add_mutually_exclusive_group(required=True)
+        words["required"] = False
     place.add_argument(flag_of(field), **words)
     for alias in info.aliases:
         hidden = {**words, "help": argparse.SUPPRESS, "default": argparse.SUPPRESS}

@@ -482,7 +482,7 @@ def check_large(page, files, server):
 def draw_demo(folder):
     """The demo's stack; returns its folder."""
     with contextlib.redirect_stderr(io.StringIO()):
-        make_dataset.main(["--demo", "--output_path", str(folder), "--workers", "1"])
+        make_dataset.main(["--demo", "--output_dir", str(folder), "--workers", "1"])
     return folder / "dof_stack" / "motorcycle"
 
 

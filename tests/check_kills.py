@@ -30,15 +30,16 @@ def commands(args, folder):
     train += ["--epochs", "6", "--batch_size", "2", "--image_size", "48", "48"]
     train += ["--num_workers", "0", "--save_steps", "2", "--precision", "fp32"]
     train += ["--val_fraction", "0.2"]
-    made = ["--output_path", data, "--size", "192", "--num_frames", "6"]
+    made = ["--output_dir", data, "--size", "192", "--num_frames", "6"]
     weights = ["--model_path", f"{runs}/run/best.pth"]
     scored = ["--csv", f"{folder}/scores.csv"]
     return [
         [
-            "tools/estimate_depth.py",
+            "-m",
+            "tools.estimate_depth",
             "--image_path",
             photos,
-            "--output_path",
+            "--output_dir",
             maps,
             "--model",
             args.model,
@@ -48,6 +49,11 @@ def commands(args, folder):
         ["predict_dataset.py", "--stack_basedir_path", data, "--output_dir", fused, *weights],
         ["evaluate.py", "--results", fused, "--reference", f"{data}/AiF", *scored],
     ]
+
+
+def name_of(command):
+    """The file or the module that a command runs."""
+    return command[1] if command[0] == "-m" else command[0]
 
 
 def run(command, limit=None):
@@ -62,7 +68,7 @@ def run(command, limit=None):
         process.communicate()
         return False
     if process.returncode:
-        sys.exit(f"{command[0]} ended with {process.returncode}: {said.decode()[-2000:]}")
+        sys.exit(f"{name_of(command)} ended with {process.returncode}: {said.decode()[-2000:]}")
     return True
 
 
@@ -98,7 +104,8 @@ def main():
             ends = [run(other, moment) for moment in moments]
             run(other)
             times = ", ".join(f"{moment:.1f}" for moment in moments)
-            print(f"{one[0]}: {seconds:.1f} s; killed {ends.count(False)} times, after {times} s")
+            ended = f"killed {ends.count(False)} times, after {times} s"
+            print(f"{name_of(one)}: {seconds:.1f} s; {ended}")
         expected, found = results(whole), results(killed)
         stray = [str(p) for p in killed.rglob(".*")]
     wrong = sorted(n for n in expected | found if expected.get(n) != found.get(n))

@@ -1,14 +1,7 @@
 """Making data sets: the tree, going on where it stopped, depth of every kind, bad input."""
 
 import json
-import os
-import re
-import signal
-import subprocess
-import sys
-import time
 from functools import partial
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -19,7 +12,6 @@ from drawn import texture
 import make_dataset
 from stackmff.errors import StackError
 from stackmff.images.formats import read_picture, write_picture
-from stackmff.processes import is_alive
 from stackmff.synthesis import scenes
 from stackmff.synthesis.depth_maps import pair_depth, read_depth
 from stackmff.synthesis.photos import PhotoFolder, list_photos
@@ -47,21 +39,21 @@ def run_as_it_is(capsys):
 def test_photographs_and_depth_maps_are_never_written_over(run, photos, depths, tmp_path):
     before = {path: path.read_bytes() for path in tmp_path.rglob("*.png")}
     photos.rename(tmp_path / "AiF")
-    status, said = run("--image_path", tmp_path / "AiF", "--output_path", tmp_path)
+    status, said = run("--image_path", tmp_path / "AiF", "--output_dir", tmp_path)
     assert status == 2 and "would write into --image_path" in said
     status, said = run(
-        "--image_path", tmp_path / "AiF", "--depth_path", depths, "--output_path", tmp_path
+        "--image_path", tmp_path / "AiF", "--depth_path", depths, "--output_dir", tmp_path
     )
     assert status == 2 and "would write into" in said
     (tmp_path / "AiF").rename(photos)
-    status, said = run("--image_path", photos, "--depth_path", depths, "--output_path", tmp_path)
+    status, said = run("--image_path", photos, "--depth_path", depths, "--output_dir", tmp_path)
     assert status == 2 and "would write into --depth_path" in said
     assert before == {path: path.read_bytes() for path in tmp_path.rglob("*.png")}
 
 
 def test_no_shake_is_no_random_fault(run, photos, tmp_path):
     words = ["--image_path", photos, "--size", 48, "--num_scenes", 8, "--max_coc", 4]
-    assert run(*words, "--shake", 0, "--output_path", tmp_path / "still")[0] == 0
+    assert run(*words, "--shake", 0, "--output_dir", tmp_path / "still")[0] == 0
     record = json.loads((tmp_path / "still" / "dataset.json").read_text())
     assert all(scene["faults"] == {} for scene in record["scenes"].values())
 
@@ -91,7 +83,7 @@ def depths(tmp_path):
 
 def test_random_scenes_go_on_where_they_stopped(run, photos, tmp_path):
     out = tmp_path / "out"
-    words = ["--image_path", photos, "--output_path", out, "--size", 32, "--max_coc", 4]
+    words = ["--image_path", photos, "--output_dir", out, "--size", 32, "--max_coc", 4]
     status, said = run(*words, "--num_scenes", 2, "--save_masks")
     assert status == 0, said
     first = (out / "AiF" / "scene_00000.png").read_bytes()
@@ -118,7 +110,7 @@ def test_random_scenes_go_on_where_they_stopped(run, photos, tmp_path):
 
 def test_thin_lens_from_depth_maps(run, photos, depths, tmp_path):
     out = tmp_path / "out"
-    words = ["--image_path", photos, "--depth_path", depths, "--output_path", out]
+    words = ["--image_path", photos, "--depth_path", depths, "--output_dir", out]
     status, said = run(*words, "--num_frames", 3, "--max_coc", 6)
     assert status == 2 and "--depth_kind" in said
     (depths / "depth.json").write_text('{"kind": "disparity"}')
@@ -139,13 +131,13 @@ def test_thin_lens_from_depth_maps(run, photos, depths, tmp_path):
 def test_faults_of_the_camera_in_every_mode(run, photos, depths, tmp_path):
     words = ["--image_path", photos, "--size", 32, "--num_frames", 3, "--max_coc", 4]
     faults = ["--noise", 1000, 9, "--flicker", 0.1, "--shake", 1, "--jpeg", 90]
-    assert run(*words, "--num_scenes", 1, *faults, "--output_path", tmp_path / "random")[0] == 0
+    assert run(*words, "--num_scenes", 1, *faults, "--output_dir", tmp_path / "random")[0] == 0
     record = json.loads((tmp_path / "random" / "dataset.json").read_text())
     expected = {"noise": [1000, 9], "flicker": 0.1, "shake": 1, "jpeg": 90}
     assert record["scenes"]["scene_00000"]["faults"] == expected
     recipe = ["--image_path", photos, "--depth_path", depths, "--refocus", "published"]
     for name, more in (("clean", []), ("read", ["--noise", 1e6, 0]), ("faulty", faults)):
-        assert run(*recipe, *more, "--num_frames", 2, "--output_path", tmp_path / name)[0] == 0
+        assert run(*recipe, *more, "--num_frames", 2, "--output_dir", tmp_path / name)[0] == 0
     frames = [
         read_picture(tmp_path / name / "dof_stack" / "p0" / "00.png").astype(int)
         for name in ("clean", "read", "faulty")
@@ -154,12 +146,13 @@ def test_faults_of_the_camera_in_every_mode(run, photos, depths, tmp_path):
 
 
 def test_a_data_set_that_was_begun_without_the_newer_options_goes_on(run, photos, tmp_path):
-    words = ["--image_path", photos, "--output_path", tmp_path / "out", "--size", 32]
+    words = ["--image_path", photos, "--output_dir", tmp_path / "out", "--size", 32]
     run(*words, "--num_scenes", 1)
     path = tmp_path / "out" / "dataset.json"
     record = json.loads(path.read_text())
     for name in ("stack_path", "keep", "shuffle", "flicker", "shake"):
         del record["settings"][name]
+    record["settings"]["min_colour"] = None  # an earlier version's word for the default
     path.write_text(json.dumps(record))
     assert "2 scenes, 1 of them new" in run(*words, "--num_scenes", 2)[1]
     path.unlink()
@@ -169,7 +162,7 @@ def test_a_data_set_that_was_begun_without_the_newer_options_goes_on(run, photos
 
 def test_published_recipe(run, photos, depths, tmp_path):
     out = tmp_path / "out"
-    words = ["--image_path", photos, "--depth_path", depths, "--output_path", out]
+    words = ["--image_path", photos, "--depth_path", depths, "--output_dir", out]
     status, said = run(*words, "--refocus", "published", "--num_frames", 4, "--depth_range", "max")
     assert status == 0, said
     depth = read_picture(out / "depth" / "p0.png")
@@ -186,29 +179,35 @@ def test_published_recipe(run, photos, depths, tmp_path):
     [
         (["--image_path", "nowhere"], "give a folder"),
         (["--demo", "--image_path", "x"], "brings its own"),
-        (["--demo", "--refocus", "published"], "leave --refocus away"),
-        (["--demo", "--num_frames", "5"], "leave --num_frames away"),
+        (["--demo", "--refocus", "published"], "remove --refocus"),
+        (["--demo", "--num_frames", "5"], "remove --num_frames"),
         (["--image_path", ".", "--refocus", "published"], "needs --depth_path"),
         (["--image_path", ".", "--depth_kind", "distance"], "need --depth_path"),
         (["--image_path", ".", "--depth_path", ".", "--num_scenes", "3"], "random scenes"),
         (["--image_path", ".", "--num_frames", "1"], "at least 2"),
         (["--image_path", ".", "--noise", "5"], "at least 10"),
         (["--image_path", ".", "--noise", "1000", "2", "3"], "at most READ"),
-        (["--image_path", ".", "--shuffle"], "leave --shuffle away"),
-        (["--image_path", ".", "--keep", "ends"], "leave --keep away"),
-        (["--demo", "--stack_path", "x"], "leave --stack_path away"),
+        (["--image_path", ".", "--shuffle"], "remove --shuffle"),
+        (["--image_path", ".", "--keep", "ends"], "remove --keep"),
+        (["--demo", "--stack_path", "x"], "remove --stack_path"),
     ],
 )
 def test_wrong_calls(run, words, sentence, tmp_path):
-    status, said = run(*words, "--output_path", tmp_path / "out")
+    status, said = run(*words, "--output_dir", tmp_path / "out")
     assert status == 2 and sentence in said
+
+
+def test_the_former_name_of_the_output_is_accepted(run, photos, tmp_path):
+    words = ["--image_path", photos, "--output_path", tmp_path / "out", "--size", 32]
+    assert run(*words, "--num_scenes", 1)[0] == 0
+    assert (tmp_path / "out" / "AiF" / "scene_00000.png").exists()
 
 
 def test_processes_make_the_same_scenes(photos, tmp_path):
     words = ["--image_path", photos, "--size", 32, "--max_coc", 4, "--num_scenes", 2, *ANY_PHOTO]
     for workers in (1, 2):
         make_dataset.main(
-            [*map(str, words), "--workers", str(workers), "--output_path", f"{tmp_path}/{workers}"]
+            [*map(str, words), "--workers", str(workers), "--output_dir", f"{tmp_path}/{workers}"]
         )
     one, two = ((tmp_path / w / "AiF" / "scene_00001.png").read_bytes() for w in "12")
     assert one == two
@@ -295,7 +294,7 @@ def test_bad_photographs_and_depth_are_told_and_left_out(
     for k in range(3):
         write_picture(photos / f"p{k}.png", detailed(k))
     sentences = bad_inputs(photos, depths)
-    words = ["--image_path", photos, "--depth_path", depths, "--output_path", tmp_path / "out"]
+    words = ["--image_path", photos, "--depth_path", depths, "--output_dir", tmp_path / "out"]
     words += ["--num_frames", 2, "--min_side", 16]
     if refocus == "published":
         words += ["--refocus", refocus, "--depth_range", "max"]
@@ -320,7 +319,7 @@ def test_random_scenes_leave_bad_photographs_out(run_as_it_is, photos, depths, t
     sentences = bad_inputs(photos, depths)
     for name in set(sentences) - set(bad):
         (photos / f"{name}.png").unlink()
-    words = ["--image_path", photos, "--output_path", tmp_path / "out", "--size", 32]
+    words = ["--image_path", photos, "--output_dir", tmp_path / "out", "--size", 32]
     words += ["--max_coc", 4, "--min_side", 16, "--num_scenes"]
     status, said = run_as_it_is(*words, 1)
     assert status == 0 and "1 scenes, 1 of them new, 5 photographs left out" in said
@@ -336,7 +335,7 @@ def test_random_scenes_leave_bad_photographs_out(run_as_it_is, photos, depths, t
 def test_a_folder_of_nothing_but_bad_photographs_is_an_error(run, photos, depths, tmp_path):
     for k in range(3):
         write_picture(photos / f"p{k}.png", np.zeros((48, 64, 3), np.uint8))
-    words = ["--image_path", photos, "--output_path", tmp_path / "out"]
+    words = ["--image_path", photos, "--output_dir", tmp_path / "out"]
     with pytest.raises(StackError, match=r"none of the 3 photographs can be used: .*p0\.png is bl"):
         run(*words)
     status, said = run(*words, "--depth_path", depths, "--depth_kind", "distance")
@@ -347,7 +346,7 @@ def test_what_cannot_be_written_is_an_error_and_no_bad_input(run, photos, depths
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "AiF").write_text("in the way")
     (tmp_path / "out" / "dataset.json").write_text('{"settings": {}, "scenes": {}}')
-    words = ["--image_path", photos, "--depth_path", depths, "--output_path", tmp_path / "out"]
+    words = ["--image_path", photos, "--depth_path", depths, "--output_dir", tmp_path / "out"]
     record = {"settings": make_settings(words, tmp_path), "scenes": {}}
     (tmp_path / "out" / "dataset.json").write_text(json.dumps(record))
     status, said = run(*words, "--depth_kind", "distance", "--num_frames", 2)
@@ -366,14 +365,14 @@ def test_a_killed_run_goes_on(run, photos, tmp_path):
     """Killed while some scenes are in the record and another one is being made."""
     out = tmp_path / "out"
     words = ["--image_path", photos, "--size", 32, "--max_coc", 4, "--num_scenes", 12]
-    words += [*ANY_PHOTO, "--workers", 1, "--output_path", out]
+    words += [*ANY_PHOTO, "--workers", 1, "--output_dir", out]
     # Not in the first scene.
     killed_while_writing("make_dataset", words, scenes.MOST_FRAMES + 2, "stackmff.synthesis.stacks")
     kept = len(json.loads((out / "dataset.json").read_text())["scenes"])
     assert 0 < kept < 12
     status, said = run(*words)
     assert status == 0 and f"12 scenes, {12 - kept} of them new" in said
-    run(*words, "--output_path", tmp_path / "whole")
+    run(*words, "--output_dir", tmp_path / "whole")
     files = [
         {path.relative_to(root): path.read_bytes() for path in root.rglob("*.png")}
         for root in (out, tmp_path / "whole")
@@ -386,52 +385,9 @@ def test_a_killed_run_goes_on(run, photos, tmp_path):
     assert all(one[name] == other[name] for name in names)
 
 
-@pytest.mark.parametrize("prepare", ["make_dataset.start_worker"])
-def test_a_process_of_the_pool_ends_with_the_main_one(tmp_path, prepare):
-    script = f"""
-import make_dataset, multiprocessing, time
-from concurrent.futures import ProcessPoolExecutor
-def main():
-    with ProcessPoolExecutor(2, multiprocessing.get_context("spawn"), {prepare}) as pool:
-        list(pool.map(abs, range(9)))
-        print(*multiprocessing.active_children(), flush=True)
-        time.sleep(60)
-if __name__ == "__main__":
-    main()
-"""
-    (tmp_path / "started.py").write_text(script)
-    process = subprocess.Popen(
-        [sys.executable, tmp_path / "started.py"],
-        env={**os.environ, "PYTHONPATH": str(Path(make_dataset.__file__).parent)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    )
-    children = [int(number) for number in re.findall(r"pid=(\d+)", process.stdout.readline())]
-    assert children and all(is_alive(child) for child in children)
-    process.kill()
-    process.wait()
-    process.stdout.close()
-    until = time.monotonic() + 10
-    while any(is_running(child) for child in children) and time.monotonic() < until:
-        time.sleep(0.02)
-    left = [child for child in children if is_running(child)]
-    for child in left:
-        os.kill(child, signal.SIGKILL)
-    assert not left
-
-
-def is_running(process):
-    """Whether a process is there and has not ended: nobody may have asked how it did."""
-    try:
-        return "\nState:\tZ" not in Path(f"/proc/{process}/status").read_text()
-    except OSError:
-        return is_alive(process) and not Path("/proc/self/status").exists()
-
-
 def test_files_hold_the_scenes_that_are_made_without_files(run, photos, tmp_path):
     words = ["--image_path", photos, "--size", 40, "--max_coc", 6, "--num_scenes", 6, "--seed", 3]
-    assert run(*words, "--output_path", tmp_path / "out")[0] == 0
+    assert run(*words, "--output_dir", tmp_path / "out")[0] == 0
     pictures = PhotoFolder(list_photos([photos]), 1)
     for number in range(6):
         name = f"scene_{number:05d}"

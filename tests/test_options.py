@@ -94,6 +94,11 @@ def test_former_names_are_accepted_and_hidden(capsys):
     shown = capsys.readouterr().out
     assert "(default: sun)" in shown
     assert "--output_dir" in shown and "output_path" not in shown and "light:" in shown
+    assert read("--output_path", "x") == read("--output_dir", "x")
+    with pytest.raises(SystemExit):
+        read()
+    error = capsys.readouterr().err
+    assert "--output_dir is required" in error and "output_path" not in error
 
 
 @pytest.mark.parametrize(

@@ -77,7 +77,7 @@ def test_an_epoch_knows_the_frames_of_its_scenes_before_it_makes_them():
 def test_random_scenes_are_those_that_make_dataset_writes(tmp_path):
     for k, photo in enumerate(PHOTOS):
         write_picture(tmp_path / "photos" / f"p{k}.png", photo)
-    words = ["--image_path", str(tmp_path / "photos"), "--output_path", str(tmp_path / "set")]
+    words = ["--image_path", str(tmp_path / "photos"), "--output_dir", str(tmp_path / "set")]
     words += ["--num_scenes", "6", "--size", "48", "--seed", "5", "--workers", "1"]
     assert make_dataset.main([*words, "--min_side", "16"]) == 0
     files = stored(tmp_path / "set")
@@ -100,7 +100,7 @@ def refocused(tmp_path_factory):
     write_picture(folder / "depth" / "a.png", depth[..., None])
     words = ["--image_path", str(folder / "photos"), "--depth_path", str(folder / "depth")]
     words += ["--depth_kind", "distance", "--num_frames", "5", "--max_coc", "6"]
-    assert make_dataset.main([*words, "--output_path", str(folder / "set"), "--workers", "1"]) == 0
+    assert make_dataset.main([*words, "--output_dir", str(folder / "set"), "--workers", "1"]) == 0
     return photo, folder / "depth" / "a.png", stored(folder / "set")["a"]
 
 
@@ -121,7 +121,7 @@ def test_photographs_with_depth_are_made_smaller_as_make_dataset_does(refocused,
     write_picture(tmp_path / "photos" / "a.png", photo)
     words = ["--image_path", str(tmp_path / "photos"), "--depth_path", str(depth.parent)]
     words += ["--depth_kind", "distance", "--num_frames", "5", "--max_coc", "6", "--size", "90"]
-    words += ["--output_path", str(tmp_path / "set"), "--workers", "1"]
+    words += ["--output_dir", str(tmp_path / "set"), "--workers", "1"]
     assert make_dataset.main(words) == 0
     wanted = stored(tmp_path / "set")["a"]
     assert wanted.shape == (6, 70, 90)

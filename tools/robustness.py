@@ -9,8 +9,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
@@ -31,10 +30,11 @@ from stackmff.images.folders import (
 )
 from stackmff.images.formats import write_picture
 from stackmff.images.stack_files import FramePath
-from stackmff.options import Options, add_options, option, parse
+from stackmff.options import Options, add_options, names_of, option, parse, plain
 from stackmff.processes import run_main
 from stackmff.records import Record, wanted_record
-from stackmff.synthesis.restack import READ_NOISE, changed_stack, scene_rng
+from stackmff.synthesis.options import CameraOptions, FrameOptions
+from stackmff.synthesis.restack import changed_stack, scene_rng
 
 # What is changed: the label of its plot, and its levels. 0 leaves the frames as they are.
 AXES = {
@@ -135,25 +135,28 @@ def get_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def change_of(axis, level, n_frames):
-    """The options of restack.changed_stack for a level of an axis.
+class Change(NamedTuple):
+    """What `restack.changed_stack` does to a stack."""
+
+    take: FrameOptions
+    camera: CameraOptions
+
+
+def change_of(axis: str, level: float, n_frames: int) -> Change:
+    """The change of a level of an axis.
 
     Args:
         axis, level: of AXES.
-        n_frames: N of stacks whose frames are not what is changed.
+        n_frames: N of stacks whose number of frames is not what is changed.
     """
-    change = SimpleNamespace(
-        keep=n_frames, shuffle=None, noise=None, jpeg=None, flicker=None, shake=None
-    )
     if axis == "frames":
-        change.keep = level
-    elif axis == "noise":
-        change.noise = [1000 / level, READ_NOISE] if level else None
-    elif axis == "flicker":
-        change.flicker = level / 100 or None
-    else:
-        change.shake = level or None
-    return change
+        return Change(FrameOptions(keep=int(level)), CameraOptions())
+    faults: dict[str, dict[str, Any]] = {
+        "noise": {"noise": (1000 / level,) if level else None},
+        "flicker": {"flicker": level / 100 or None},
+        "shake": {"shake": level or None},
+    }
+    return Change(FrameOptions(keep=n_frames), CameraOptions(**faults[axis]))
 
 
 def read_scenes(data: Path) -> dict[str, Files]:
@@ -189,7 +192,7 @@ def levels_of(axis: str, scenes: Mapping[str, Files]) -> list[float]:
     return levels
 
 
-def write_changed(folder: Path, name: str, files: Files, change: Any, seed: int) -> Path:
+def write_changed(folder: Path, name: str, files: Files, change: Change, seed: int) -> Path:
     """Write a changed stack if it is not there already; returns its folder.
 
     Args:
@@ -200,18 +203,19 @@ def write_changed(folder: Path, name: str, files: Files, change: Any, seed: int)
         seed: of the faults, which only differ in strength from level to level.
     """
     paths, answer = files
-    record, target = Record(folder, name), folder / name
-    options = {**vars(change), "seed": seed}
+    (take, camera), record, target = change, Record(folder, name), folder / name
+    faults = {name: plain(camera.faults().get(name)) for name in names_of(CameraOptions)}
+    options = {"keep": take.keep, "shuffle": None, **faults, "seed": seed}
     wanted = wanted_record(paths, None, options)
-    outputs = [target / f"{k:02}.png" for k in range(change.keep)]
+    outputs = [target / f"{k:02}.png" for k in range(take.keep)]
     if not record.says_done(wanted, outputs):
         record.remove()
         if target.is_dir():  # an earlier run may have kept more frames
             for path in list_pictures(target):
                 path.unlink()
-        scene, (profile, _) = changed_stack(paths, answer, change, scene_rng(seed, name))
-        for output, frame in zip(outputs, scene[0], strict=True):
-            write_picture(output, frame, profile)
+        made = changed_stack(paths, answer, take, camera, scene_rng(seed, name))
+        for output, frame in zip(outputs, made.frames, strict=True):
+            write_picture(output, frame, made.profiles[0])
         record.write(wanted, {"frames": len(outputs)})
     return target
 

@@ -4,8 +4,7 @@ import argparse
 import contextlib
 import os
 import sys
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -38,7 +37,7 @@ from stackmff.images.formats import result_suffix
 from stackmff.images.stack import Stack
 from stackmff.images.stack_files import FramePath
 from stackmff.options import Options, add_options, as_record, option, parse
-from stackmff.processes import join_processes, rank_and_world
+from stackmff.processes import futures_ahead, join_processes, rank_and_world
 from stackmff.records import Record, wanted_record
 
 # Options that the results do not depend on, or that the record has by their SHA-256 (weights and
@@ -325,29 +324,13 @@ def make_jobs(
     ]
 
 
-def read_ahead(jobs: Sequence[BatchJob]) -> Iterator[tuple[BatchJob, "Future[Any]"]]:
-    """Read the frames of each job while the one before it is fused.
-
-    Yields:
-        (job, the future of BatchJob.read).
-    """
-    with ThreadPoolExecutor(1) as reader:
-        try:
-            before: list[tuple[BatchJob, Future[Any]]] = []
-            for job in jobs:
-                before.append((job, reader.submit(job.read)))
-                if len(before) > 1:
-                    yield before.pop(0)
-            yield from before
-        finally:
-            reader.shutdown(cancel_futures=True)
-
-
 def run_jobs(jobs: Sequence[BatchJob], engine: Engine, quiet: bool, rank: int) -> list[str]:
     """Run them one after the other; returns a sentence for each that failed."""
     failures = []
     hidden = True if rank or quiet else None
-    for job, reading in tqdm(read_ahead(jobs), unit="stack", total=len(jobs), disable=hidden):
+    # The frames of each stack are read while the one before it is fused.
+    ahead = futures_ahead(BatchJob.read, jobs, 1)
+    for job, reading in tqdm(ahead, unit="stack", total=len(jobs), disable=hidden):
         try:
             if (work := reading.result()) is not None:
                 job.fuse(engine, *work)

@@ -1,6 +1,8 @@
 """Colour: luma and chroma of frames, the sRGB curve, CMYK to RGB."""
 
 import io
+from collections.abc import Callable
+from typing import Any
 
 import cv2
 import numpy as np
@@ -69,21 +71,23 @@ def chroma(frames: np.ndarray) -> np.ndarray:
     return out
 
 
-def to_linear(coded: np.ndarray) -> np.ndarray:
-    """sRGB-coded values in [0, 1] to linear light, float32, any shape.
+def to_linear(coded: Any, where: Callable[..., Any] = np.where) -> Any:
+    """Linear light of sRGB-coded values.
 
-    synthesis/refocus.py has the same curve for torch tensors, whose powers are rounded otherwise.
-
+    Args:
+        coded: floats in [0, 1], any shape; an array, or a tensor of torch.
+        where: `numpy.where` or `torch.where`, whichever is for `coded`.
+    Returns:
+        Linear light in [0, 1], of the same kind, shape and dtype.
     Source: IEC 61966-2-1.
     """
-    light = np.where(coded <= 0.04045, coded / 12.92, ((coded + 0.055) / 1.055) ** 2.4)
-    return light.astype(np.float32)
+    return where(coded <= 0.04045, coded / 12.92, ((coded + 0.055) / 1.055) ** 2.4)
 
 
-def to_srgb(linear: np.ndarray) -> np.ndarray:
-    """Linear light in [0, 1] to sRGB-coded values, any shape. Source: IEC 61966-2-1."""
-    high = 1.055 * np.maximum(linear, 0.0031308) ** (1 / 2.4) - 0.055
-    return np.where(linear <= 0.0031308, 12.92 * linear, high)
+def to_srgb(linear: Any, where: Callable[..., Any] = np.where) -> Any:
+    """Linear light in [0, 1] to sRGB-coded values; the inverse of `to_linear`."""
+    high = 1.055 * linear.clip(0.0031308) ** (1 / 2.4) - 0.055
+    return where(linear <= 0.0031308, 12.92 * linear, high)
 
 
 def cmyk_to_rgb(image: Image.Image, profile: bytes) -> np.ndarray:

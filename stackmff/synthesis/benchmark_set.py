@@ -1,11 +1,12 @@
 """A fixed test set from the pictures that scikit-image installs: nothing is downloaded.
 
 Scenes are composed of surfaces at known disparities and photographed by the thin lens of
-`refocus`, so that their answers are exact. The scene with a measured disparity, the Middlebury
-motorcycle, is rendered by make_dataset.py as its demo is.
+`refocus`, so their answers are exact. The scene with a measured disparity, the Middlebury
+motorcycle, is rendered by make_dataset.py in the same way as its demo.
 """
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import cv2
 import numpy as np
@@ -14,8 +15,8 @@ import torch
 from scipy.fft import next_fast_len
 
 from stackmff.synthesis.camera import develop
-from stackmff.synthesis.refocus import Aperture, Layer, flatten_layers, refocus_layers, to_linear
-from stackmff.synthesis.scenes import bloom
+from stackmff.synthesis.refocus import Aperture, Layer, flatten_layers, refocus_layers
+from stackmff.synthesis.scenes import Rendered, bloom, linear_tensor
 from stackmff.synthesis.shapes import draw_alpha
 
 LONGER_SIDE = 512  # px, at most
@@ -23,11 +24,11 @@ ALIGNED = "aligned"  # every scene, with its own number of frames
 DENSE, DENSE_FRAMES = "dense", 30  # some of them with many, to leave frames out of
 DENSE_SCENES = ("astronaut", "rocket", "stars", "tissue")
 
-# The other sets, by the options that make them of the aligned one.
-CHANGED = {
-    "noisy": ("--noise", "2500"),
-    "few": ("--keep", "3"),
-    "pairs": ("--keep", "ends"),
+# The other sets, by the options of make_dataset.py that make them of the aligned one.
+CHANGED: dict[str, dict[str, Any]] = {
+    "noisy": {"noise": (2500.0,)},
+    "few": {"keep": 3},
+    "pairs": {"keep": 2},
 }
 
 
@@ -35,35 +36,43 @@ CHANGED = {
 class Surface:
     """A picture on a plane.
 
-    picture: name of a function of skimage.data; disparity: at the two ends of the plane, in
-    [0, 1]; angle: direction from the first end to the second in degrees, 0 to the right, 90 down;
-    shape: one of scenes.SHAPES, drawn with `seed`, None for all; top: share of the height above
-    which there is nothing; tint: factors of red, green and blue in linear light; lamps: whether
-    the brightest parts are brighter than white.
+    Attributes:
+        picture: name of a function of skimage.data.
+        disparity: at the two ends of the plane, in [0, 1].
+        angle: direction from the first end to the second, degrees, 0 to the right, 90 down.
+        shape: one of shapes.SHAPES, which cuts it out; None for the whole picture.
+        seed: of the shape.
+        top: share of the height above which there is nothing.
+        tint: factors of red, green and blue in linear light.
+        lamps: whether the brightest parts are brighter than white.
     """
 
     picture: str
-    disparity: tuple
+    disparity: tuple[float, float]
     angle: float = 90.0
     shape: str | None = None
     seed: int = 0
     top: float = 0.0
-    tint: tuple = (1.0, 1.0, 1.0)
+    tint: tuple[float, float, float] = (1.0, 1.0, 1.0)
     lamps: bool = False
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """A scene: its name, N, the largest circle of confusion in px, surfaces from back to front.
+    """A scene.
 
-    The first surface is whole, and its picture's size is the scene's. The aperture is round, or
-    has blades.
+    Attributes:
+        name: of the scene.
+        n_frames: N.
+        max_coc: diameter of the largest circle of confusion, px.
+        surfaces: from back to front; the first one is whole, and its picture has the scene's size.
+        blades: of the aperture; 0 if it is round.
     """
 
     name: str
     n_frames: int
     max_coc: float
-    surfaces: tuple
+    surfaces: tuple[Surface, ...]
     blades: int = 0
 
 
@@ -134,7 +143,7 @@ RECIPES = (
 )
 
 
-def recipes_of(name):
+def recipes_of(name: str) -> tuple[Recipe, ...]:
     """The recipes of the set ALIGNED or DENSE."""
     if name == ALIGNED:
         return RECIPES
@@ -142,12 +151,12 @@ def recipes_of(name):
     return tuple(replace(recipe, n_frames=DENSE_FRAMES) for recipe in chosen)
 
 
-def load_picture(name, longer_side):
+def load_picture(name: str, longer_side: int) -> torch.Tensor:
     """A picture of scikit-image in linear light.
 
     Args:
         name: of a function of skimage.data.
-        longer_side: px; larger pictures are reduced to it, smaller ones stay as they are.
+        longer_side: px; larger pictures are reduced to it, smaller ones stay unchanged.
     Returns:
         (3, H, W) float32.
     """
@@ -157,10 +166,10 @@ def load_picture(name, longer_side):
     scale = longer_side / max(picture.shape[:2])
     if scale < 1:
         picture = cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-    return to_linear(torch.from_numpy(picture).permute(2, 0, 1).float() / 255)
+    return linear_tensor(picture)
 
 
-def fit(picture, height, width):
+def fit(picture: torch.Tensor, height: int, width: int) -> torch.Tensor:
     """The middle of a (3, H, W) tensor, mirrored at its borders where it is too small."""
     places = []
     for side, wanted in zip(picture.shape[1:], (height, width)):
@@ -171,7 +180,7 @@ def fit(picture, height, width):
     return picture[:, places[0][:, None], places[1]]
 
 
-def plane(ends, angle, height, width):
+def plane(ends: tuple[float, float], angle: float, height: int, width: int) -> torch.Tensor:
     """Disparity of a plane over a picture.
 
     Args:
@@ -187,8 +196,8 @@ def plane(ends, angle, height, width):
     return torch.from_numpy((ends[0] + (ends[1] - ends[0]) * way).astype(np.float32))
 
 
-def make_layer(surface, height, width, longer_side):
-    """A Layer of (height, width) px; see `Surface`."""
+def make_layer(surface: Surface, height: int, width: int, longer_side: int) -> Layer:
+    """A surface as a layer of (height, width) px."""
     colour = fit(load_picture(surface.picture, longer_side), height, width)
     colour = colour * torch.tensor(surface.tint)[:, None, None]
     rng = np.random.default_rng(surface.seed)
@@ -202,24 +211,25 @@ def make_layer(surface, height, width, longer_side):
     return Layer(colour, alpha, plane(surface.disparity, surface.angle, height, width))
 
 
-def render(recipe, longer_side=LONGER_SIDE):
-    """The stack of a recipe as a lens takes it; nothing in it is left to chance.
+def render(recipe: Recipe, longer_side: int = LONGER_SIDE) -> Rendered:
+    """The stack of a recipe as a lens takes it; nothing in it is random.
 
     Args:
-        recipe: a Recipe; longer_side: px, of the pictures that are larger.
+        recipe: the scene.
+        longer_side: px, to which larger pictures are reduced.
     Returns:
-        frames (N, H, W, 3) uint8 nearest focus first, answer (H, W, 3) uint8: every surface quite
-        sharp, disparity (H, W) float32 in [0, 1], settings (dict).
+        frames (N, H, W, 3) uint8 nearest focus first; answer (H, W, 3) uint8 with every surface
+        sharp; disparity (H, W) float32 in [0, 1]; settings (plain JSON values).
     """
     height, width = load_picture(recipe.surfaces[0].picture, longer_side).shape[1:]
-    margin = int(np.ceil(recipe.max_coc / 2)) + 2  # of what blur brings in from outside
+    margin = int(np.ceil(recipe.max_coc / 2)) + 2  # blur brings light in from outside
     inside = (..., slice(margin, margin + height), slice(margin, margin + width))
-    sides = [next_fast_len(side + 2 * margin) for side in (height, width)]
-    layers = [make_layer(surface, *sides, longer_side) for surface in recipe.surfaces]
+    rows, columns = (next_fast_len(side + 2 * margin) for side in (height, width))
+    layers = [make_layer(surface, rows, columns, longer_side) for surface in recipe.surfaces]
     focus, aperture = np.linspace(1, 0, recipe.n_frames), Aperture(recipe.blades)
     linear = refocus_layers(layers, focus, recipe.max_coc, aperture)[inside]
     answer, disparity = flatten_layers(layers)
-    camera = np.random.default_rng(0)  # without faults nothing is drawn from it
+    camera = np.random.default_rng(0)  # not used without faults
     settings = {
         "focus_disparity": focus.tolist(),
         "aperture_px": recipe.max_coc,

@@ -1,26 +1,24 @@
-"""What a camera adds: noise, compression, faults."""
+"""What a camera adds to frames: noise, compression, flicker and shake."""
+
+from typing import Any
 
 import cv2
 import numpy as np
 import torch
 
-from stackmff.synthesis.refocus import to_srgb
+from stackmff.synthesis.refocus import to_linear, to_srgb
 
 
-def redevelop(rng, frames, faults):
+def redevelop(rng: np.random.Generator, frames: np.ndarray, faults: dict[str, Any]) -> np.ndarray:
     """Give frames the faults of a camera, in linear light.
 
     Args:
         rng: NumPy generator.
         frames: (N, H, W, 3) uint8.
-        faults: arguments of `scenes.develop`.
+        faults: arguments of `develop`.
     Returns:
         (N, H, W, 3) uint8.
     """
-    import torch
-
-    from stackmff.synthesis.refocus import to_linear
-
     changed = np.empty_like(frames)
     for k, frame in enumerate(frames):  # one by one: in linear light a stack is four times as large
         linear = to_linear(torch.from_numpy(frame).permute(2, 0, 1).float() / 255)  # (3, H, W)
@@ -28,12 +26,16 @@ def redevelop(rng, frames, faults):
     return changed
 
 
-def add_noise(rng, linear, full_well, read_noise):
+def add_noise(
+    rng: np.random.Generator, linear: np.ndarray, full_well: float, read_noise: float
+) -> np.ndarray:
     """Photon and read noise of a sensor.
 
     Args:
-        rng: NumPy generator; linear: any shape, linear light, 1 = saturation.
-        full_well: electrons at saturation; read_noise: standard deviation in electrons.
+        rng: NumPy generator.
+        linear: any shape, linear light, 1 = saturation.
+        full_well: electrons at saturation.
+        read_noise: standard deviation in electrons.
     Returns:
         The same shape, linear light.
     """
@@ -42,14 +44,23 @@ def add_noise(rng, linear, full_well, read_noise):
     return (electrons / full_well).astype(np.float32)
 
 
-def recompress(picture, quality):
-    """What JPEG of that quality (1 to 100) leaves of an (H, W, 3) uint8 picture."""
+def recompress(picture: np.ndarray, quality: int) -> np.ndarray:
+    """An (H, W, 3) uint8 picture after JPEG of that quality, 1 to 100."""
     _, data = cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, int(quality)])
-    return cv2.imdecode(data, cv2.IMREAD_COLOR)[..., ::-1]
+    decoded = cv2.imdecode(data, cv2.IMREAD_COLOR)
+    assert decoded is not None  # imencode has just written it
+    return decoded[..., ::-1]
 
 
-def develop(rng, linear, noise=None, jpeg=None, flicker=0.0, shake=0.0):
-    """Frames in linear light to the 8-bit frames that a camera stores.
+def develop(
+    rng: np.random.Generator,
+    linear: torch.Tensor,
+    noise: tuple[float, float] | None = None,
+    jpeg: int | None = None,
+    flicker: float = 0.0,
+    shake: float = 0.0,
+) -> np.ndarray:
+    """Frames in linear light to the 8 bit frames that a camera stores.
 
     Args:
         rng: NumPy generator.
@@ -65,26 +76,31 @@ def develop(rng, linear, noise=None, jpeg=None, flicker=0.0, shake=0.0):
     for frame in linear:
         pixels = frame.permute(1, 2, 0).cpu().numpy() * (1 + flicker * rng.normal())
         if shake:
-            shift = np.float32([[1, 0, shake * rng.normal()], [0, 1, shake * rng.normal()]])
+            moves = [[1, 0, shake * rng.normal()], [0, 1, shake * rng.normal()]]
             size = pixels.shape[1::-1]
             pixels = cv2.warpAffine(
-                pixels, shift, size, flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT
+                pixels,
+                np.array(moves, np.float32),
+                size,
+                flags=cv2.INTER_CUBIC,
+                borderMode=cv2.BORDER_REFLECT,
             )
         if noise:
             pixels = add_noise(rng, pixels, *noise)
         coded = to_srgb(torch.from_numpy(pixels)).numpy()
-        frame = np.round(255 * coded).astype(np.uint8)
-        frames.append(recompress(frame, jpeg) if jpeg else frame)
+        stored = np.round(255 * coded).astype(np.uint8)
+        frames.append(recompress(stored, jpeg) if jpeg else stored)
     return np.stack(frames)
 
 
-def random_faults(rng):
+def random_faults(rng: np.random.Generator) -> dict[str, Any]:
     """A camera's faults at random, as arguments of `develop`; half of the scenes have none.
 
-    No shake: where frames are out of place and the answer is not, a mixture comes nearer to it than
-    the sharp frame, and a network learns to blur. training/augmentation.py moves frames with their answer.
+    No shake: where frames are displaced and the answer is not, a mixture of frames is closer to it
+    than the sharp frame, and a network learns to blur. training/augmentation.py moves the answer
+    along with the frames.
     """
-    faults = {}
+    faults: dict[str, Any] = {}
     if rng.random() < 0.3:
         full_well = float(np.exp(rng.uniform(np.log(400), np.log(20000))))
         faults["noise"] = (full_well, float(rng.uniform(1, 6)))

@@ -1,9 +1,11 @@
-"""Depth maps: reading them, what their values mean, filling what was not measured."""
+"""Depth maps: their files, what their values mean, and filling what was not measured."""
 
 import io
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from tokenize import TokenError
+from typing import Any, Literal
 
 import cv2
 import numpy as np
@@ -16,22 +18,25 @@ from stackmff.images.formats import read_picture
 DEPTH_SUFFIXES = (".png", ".npy", ".tif", ".tiff")
 SIDE_FILE = "depth.json"  # beside depth maps: {"kind": "distance" or "disparity"}
 
-# What a network gives; "kind" in the side file is the last word of it.
-MEANINGS = {
+Meaning = Literal["metric", "relative", "disparity"]
+DepthKind = Literal["distance", "disparity"]
+
+# What the values of a network are; its last word is "kind" in the side file.
+MEANINGS: dict[Meaning, str] = {
     "metric": "metric distance",
-    "relative": "relative distance",  # its unit differs from photograph to photograph
-    "disparity": "disparity",  # its zero, too
+    "relative": "relative distance",  # its unit differs between photographs
+    "disparity": "disparity",  # so does its zero
 }
 LEAST_SPREAD = 1e-3  # of the largest value of a network's map; less is one value and rounding
-LEAST_RANGE = 1e-6  # of the largest disparity; float32 cannot tell less from rounding
-NEAREST_SHARE = 0.02  # of the largest distance; nearer would take the whole range of disparity
+LEAST_RANGE = 1e-6  # of the largest disparity; less is the rounding of float32
+NEAREST_SHARE = 0.02  # of the largest distance; nearer would use up the whole range of disparity
 
 
-def side_file(folder):
-    """What the side file of a folder of depth maps says, a dict; None without such a file.
+def side_file(folder: str | Path) -> dict[str, Any] | None:
+    """The content of the side file of a folder of depth maps; None without such a file.
 
     Raises:
-        StackError: the file cannot be understood.
+        StackError: the file is damaged, or does not say what the maps hold.
     """
     path = Path(folder) / SIDE_FILE
     if not path.exists():
@@ -43,18 +48,19 @@ def side_file(folder):
         raise StackError(f'{path} has no "kind": write {{"kind": "distance"}}') from error
     if kind not in ("distance", "disparity"):
         raise StackError(f'{path} says kind "{kind}": write distance or disparity')
-    return side
+    content: dict[str, Any] = side
+    return content
 
 
-def describe_maps(meaning, step):
-    """What the side file says of maps of `encode_map`, whose arguments these are."""
+def describe_maps(meaning: Meaning, step: float) -> dict[str, Any]:
+    """The content of the side file for maps of `encode_map`, of which these are arguments."""
     kind = MEANINGS[meaning].split()[-1]
     unit = {
-        "metric": f"{step:g} m a level, 0 is unknown, 65535 is {65535 * step:g} m and more",
-        "relative": "the farthest of each photograph is 65535, 0 is unknown",
-        "disparity": "each photograph fills 0 (the farthest) to 65535 (the nearest)",
+        "metric": f"{step:g} m per level, 0 is unknown, 65535 is {65535 * step:g} m and more",
+        "relative": "the farthest point of each photograph is 65535, 0 is unknown",
+        "disparity": "each photograph spans 0 (the farthest) to 65535 (the nearest)",
     }
-    side = {
+    side: dict[str, Any] = {
         "kind": kind,
         "meaning": MEANINGS[meaning],
         "larger_is": "farther",
@@ -67,40 +73,44 @@ def describe_maps(meaning, step):
     return side
 
 
-def encode_map(values, meaning, step, name):
-    """A network's map to the 16 bits of its file.
+def encode_map(values: np.ndarray, meaning: Meaning, step: float, name: object) -> np.ndarray:
+    """A network's map as the 16 bits of its file.
 
     Args:
         values: (H, W) float.
-        meaning: of MEANINGS.
-        step: metres a level, of metric distance.
+        meaning: of the values.
+        step: metres per level, for metric distance.
         name: of the photograph, for the error.
     Returns:
-        (H, W) uint16; at least 1 in maps of distance, whose 0 is unknown.
+        (H, W) uint16; at least 1 in maps of distance, where 0 is unknown.
     Raises:
-        StackError: a value is not finite, or all are about the same, or one level.
+        StackError: a value is not finite, all are nearly equal, or they all become one level.
     """
     if not np.isfinite(values).all():
-        raise StackError(f"{name}: the network gave NaN or infinite depth: try --precision fp32")
+        raise StackError(
+            f"{name}: the network returned NaN or infinite depth: try --precision fp32"
+        )
     low, high = float(values.min()), float(values.max())
     if high - low <= LEAST_SPREAD * max(abs(low), abs(high)):
-        raise StackError(f"{name}: the network sees one depth everywhere, {high:g}")
+        raise StackError(f"{name}: the network returned one depth everywhere, {high:g}")
     if meaning == "disparity":
-        return np.uint16(np.rint((values - low) * (65535 / (high - low))))
+        return np.rint((values - low) * (65535 / (high - low))).astype(np.uint16)
     if high <= 0:
-        raise StackError(f"{name}: the network gave distances up to {high:g}: is it --meaning?")
+        raise StackError(
+            f"{name}: the network returned distances of at most {high:g}: check --meaning"
+        )
     levels = values / (step if meaning == "metric" else high / 65535)
-    levels = np.uint16(np.rint(levels.clip(1, 65535)))
+    levels = np.rint(levels.clip(1, 65535)).astype(np.uint16)
     if levels.min() == levels.max():
         raise StackError(
-            f"{name}: its depth of {low:g} to {high:g} m is one level of {step:g} m or beyond "
-            f"{65535 * step:g} m: give another --step"
+            f"{name}: its depth of {low:g} to {high:g} m is within one level of {step:g} m or "
+            f"beyond {65535 * step:g} m: give another --step"
         )
     return levels
 
 
-def list_depths(folder, suffix):
-    """The depth maps at the top of a folder, by name; their names end in `suffix`."""
+def list_depths(folder: str | Path, suffix: str) -> list[Path]:
+    """The depth maps at the top of a folder whose names end in `suffix`, sorted by name."""
     return sorted(
         path
         for path in Path(folder).iterdir()
@@ -108,8 +118,10 @@ def list_depths(folder, suffix):
     )
 
 
-def pair_depth(image_path, depth_path, suffix):
-    """Pairs of photograph and depth map with the same name.
+def pair_depth(
+    image_path: str | Path, depth_path: str | Path, suffix: str
+) -> tuple[list[tuple[Path, Path]], list[Path]]:
+    """Pairs of a photograph and its depth map, by their names.
 
     Args:
         image_path, depth_path: folders, possibly the same.
@@ -117,42 +129,47 @@ def pair_depth(image_path, depth_path, suffix):
     Returns:
         [(photograph, depth map)], [photographs without a map].
     Raises:
-        StackError: there is no pair, or two photographs or two maps have one name.
+        StackError: there is no pair, or two photographs or two maps have the same name.
     """
     if not suffix and Path(depth_path).resolve() == Path(image_path).resolve():
-        raise StackError(f"{image_path} holds both pictures and depth: tell them by --depth_suffix")
+        raise StackError(
+            f"{image_path} holds both pictures and depth: tell them apart by --depth_suffix"
+        )
     maps = by_stem(list_depths(depth_path, suffix))
     photos = [p for p in list_pictures(image_path) if not (suffix and p.stem.endswith(suffix))]
     by_stem(photos)  # each names a scene
     pairs = [(photo, maps[photo.stem + suffix]) for photo in photos if photo.stem + suffix in maps]
     if not pairs:
         raise StackError(
-            f"{depth_path} has no depth map for a picture of {image_path}: name them alike, as in "
+            f"{depth_path} has no depth map for any picture of {image_path}: name them like "
             f"art.jpg and art{suffix}.png"
         )
     paired = {photo for photo, _ in pairs}
     return pairs, [photo for photo in photos if photo not in paired]
 
 
-def read_depth(path, shape):
+def read_depth(path: Path, shape: Sequence[int]) -> np.ndarray:
     """A depth map as stored.
 
     Args:
-        path: PNG, TIFF or .npy; shape: (H, W) of the photograph, whose proportions it must have.
+        path: PNG, TIFF or .npy.
+        shape: (H, W, ...) of the photograph, whose proportions the map must have.
     Returns:
         (h, w) array of integers or floats.
     Raises:
-        StackError: not readable, not two-dimensional, or of other proportions.
+        StackError: it cannot be read, is not two-dimensional, or has other proportions.
     """
     if path.suffix.lower() == ".npy":
         try:
             depth = np.lib.format.read_array(io.BytesIO(read_bytes(path)), allow_pickle=False)
         except (ValueError, TokenError) as error:  # the header is read as Python
-            raise StackError(f"{path} is no array of numbers: save it with numpy.save") from error
+            raise StackError(
+                f"{path} is not an array of numbers: save it with numpy.save"
+            ) from error
     else:
         depth = read_picture(path)
         if depth.shape[2] > 2 and not (depth[..., :1] == depth[..., :3]).all():
-            raise StackError(f"{path} is a colour picture: give depth as one grey channel")
+            raise StackError(f"{path} is a colour picture: save depth as one grey channel")
         depth = depth[..., 0]
     if depth.ndim != 2 or depth.size == 0 or depth.dtype.kind not in "uif":
         raise StackError(f"{path} is {depth.shape} {depth.dtype}, expected (height, width) numbers")
@@ -165,16 +182,18 @@ def read_depth(path, shape):
     return depth
 
 
-def to_disparity(depth, kind, path):
-    """A depth map to disparity that fills [0, 1], larger = nearer.
+def to_disparity(depth: np.ndarray, kind: DepthKind, path: object) -> np.ndarray:
+    """A depth map as disparity that spans [0, 1], larger = nearer.
 
     Args:
-        depth: (H, W); not finite, or 0 and less in a distance map: unknown.
-        kind: "distance" or "disparity"; path: for the error.
+        depth: (H, W); values that are not finite are unknown, and in a map of distance those of 0
+            and below.
+        kind: what the map holds.
+        path: of the map, for the error.
     Returns:
         (H, W) float32.
     Raises:
-        StackError: nothing known, or everything at one depth.
+        StackError: nothing is known, or everything is at one depth.
     """
     values = depth.astype(np.float64)
     if kind == "distance":
@@ -183,11 +202,11 @@ def to_disparity(depth, kind, path):
         values = 1 / np.where(known, values.clip(NEAREST_SHARE * farthest), np.nan)
     largest = np.abs(values[np.isfinite(values)]).max(initial=0)
     try:
-        # Within [-1, 1], since what is stored may be beyond the range of float32.
+        # Scaled to [-1, 1], because stored values may exceed the range of float32.
         values = fill_from_farther(values / largest if largest else values)
     except ValueError as error:
         raise StackError(f"{path} holds no depth: {error}") from error
-    # Measured maps have specks and ramps at the edges, where a lens sees one surface or the other.
+    # Measured maps have specks, and ramps at edges, where a lens sees one surface or the other.
     values = cv2.medianBlur(values, 5)
     low, high = float(values.min()), float(values.max())
     if high - low < LEAST_RANGE:
@@ -195,32 +214,41 @@ def to_disparity(depth, kind, path):
     return (values - low) / (high - low)
 
 
-def disparity_as_picture(depth, kind, path, shape):
+def disparity_as_picture(
+    depth: np.ndarray, kind: DepthKind, path: object, shape: Sequence[int]
+) -> np.ndarray:
     """The disparity of a picture's pixels.
 
     Args:
-        depth, kind, path: see `to_disparity`; shape: (H, W, ...) of the picture.
+        depth, kind, path: see `to_disparity`.
+        shape: (H, W, ...) of the picture.
     Returns:
         (H, W) float32 in [0, 1], larger = nearer.
     Raises:
         StackError: as `to_disparity`.
     """
     disparity = to_disparity(depth, kind, path)
-    # Nearest: between two surfaces there is no third one.
-    return cv2.resize(disparity, shape[1::-1], interpolation=cv2.INTER_NEAREST)
+    # Not interpolated: between two surfaces there is no third one.
+    return cv2.resize(disparity, (shape[1], shape[0]), interpolation=cv2.INTER_NEAREST)
 
 
-def to_region_map(depth, path, depth_range):
-    """A depth map to the published synthesis' 8 bit (H, W); see --depth_range.
+def to_region_map(
+    depth: np.ndarray, path: object, depth_range: Literal["asis", "max"] | None
+) -> np.ndarray:
+    """A depth map as the (H, W) uint8 of the published synthesis.
 
+    Args:
+        depth: (H, W), as stored.
+        path: of the map, for the error.
+        depth_range: "max" for floor(254 d / max d); else 8 bit values stay unchanged, and of 16 bit
+            ones the upper 8 bits count.
     Raises:
-        StackError: one value everywhere; or a map of floats, whose values have no regions as they
-            are.
+        StackError: the map has one value everywhere, or holds floats and "max" is not given.
     """
     if depth_range == "max":
         values = np.nan_to_num(depth.astype(np.float64), posinf=0, neginf=0)
         if values.max() <= 0:
-            raise StackError(f"{path} holds no depth: no value of it is above 0")
+            raise StackError(f"{path} holds no depth: none of its values is above 0")
         check_spread(values, path)
         return np.floor(254 * values / max(values.max(), 1e-12)).clip(0, 254).astype(np.uint8)
     if depth.dtype not in (np.uint8, np.uint16):
@@ -229,16 +257,16 @@ def to_region_map(depth, path, depth_range):
     return (depth // 257).astype(np.uint8) if depth.dtype == np.uint16 else depth
 
 
-def check_spread(values, path):
-    """Raise StackError where a map holds one value alone."""
+def check_spread(values: np.ndarray, path: object) -> None:
+    """Raise StackError if a map has the same value everywhere."""
     if values.min() == values.max():
         raise StackError(f"{path} is the same everywhere: a stack needs something nearer")
 
 
-def fill_from_farther(disparity):
+def fill_from_farther(disparity: np.ndarray) -> np.ndarray:
     """Fill what was not measured from the farther of its neighbours in the row.
 
-    A hole beside a depth edge is what the foreground hid from the other camera: background.
+    A hole beside a depth edge is background that the foreground hid from the other camera.
 
     Args:
         disparity: (H, W) float, larger = nearer, not finite where unknown.
@@ -254,9 +282,8 @@ def fill_from_farther(disparity):
     left = np.maximum.accumulate(np.where(known, columns, -1), axis=1)
     right = np.minimum.accumulate(np.where(known, columns, columns.size)[:, ::-1], axis=1)[:, ::-1]
     values = np.where(known, disparity, np.inf)
-    values = np.pad(
-        values, ((0, 0), (1, 1)), constant_values=np.inf
-    )  # no neighbour: infinitely near
+    # Beyond the border everything is infinitely near, so that it is never the farther one.
+    values = np.pad(values, ((0, 0), (1, 1)), constant_values=np.inf)
     rows = np.arange(disparity.shape[0])[:, None]
     filled = np.minimum(values[rows, left + 1], values[rows, right + 1])
     empty_rows = np.flatnonzero(~known.any(1))

@@ -1,30 +1,30 @@
-"""A small depth map to the size of its photograph, with its edges on the photograph's edges."""
+"""Upsampling a small depth map to its photograph, with its edges on the photograph's edges."""
 
 import cv2
 import numpy as np
 
-WORK = 1.5  # sides at which it is done, of those of the small map; not beyond the photograph's
-REACH, STEP = 6, 3  # px there: how far neighbours are asked, and every which
+WORK = 1.5  # sides of the working grid over those of the small map; at most the photograph's
+REACH, STEP = 6, 3  # px of that grid: how far neighbours are used, and at what spacing
 NEARNESS, LIKENESS = 4.0, 0.1  # standard deviations of their weights: px, and of colours in [0, 1]
-SLOPE = 0.03  # of the map's range between neighbours: from here on it is an edge, and in doubt
+SLOPE = 0.03  # share of the map's range between neighbours above which it is an uncertain edge
 
 
-def sharpen(values, picture):
-    """Each pixel takes the mean of the neighbours that look like it and lie on no depth edge.
+def sharpen(values: np.ndarray, picture: np.ndarray) -> np.ndarray:
+    """Average, for each pixel, the neighbours that look like it and are on no depth edge.
 
-    A network's edges are soft and a few pixels off, so that what it says beside one belongs to
-    neither side; such places count little, and take the value of the side whose colour they have.
+    A network's edges are soft and a few pixels off, so its values beside an edge belong to neither
+    side. Such pixels get little weight, and take the value of the side whose colour they have.
 
     Args:
         values: (h, w) float32, finite, of the whole picture.
         picture: (H, W, 3) uint8 RGB, of about the same proportions.
     Returns:
         (H, W) float32 within the range of `values`.
-    Source: Kopf et al., Joint Bilateral Upsampling, 2007, equation 3, with a weight for what is
-        sure; at 1.5 times the map's size, and from there by linear interpolation.
+    Source: Kopf et al., Joint Bilateral Upsampling, 2007, equation 3, with weights for confidence;
+        at 1.5 times the map's size, and from there by linear interpolation.
     """
     height, width = picture.shape[:2]
-    # In the map's proportions: its edges are as soft along both of its sides.
+    # In the map's proportions: its edges are equally soft along both of its sides.
     rows, columns = (
         min(side, round(WORK * small)) for side, small in zip((height, width), values.shape)
     )
@@ -32,9 +32,8 @@ def sharpen(values, picture):
     guide = cv2.resize(picture, size, interpolation=cv2.INTER_AREA).astype(np.float32) / 255
     coarse = cv2.resize(values, size)
     sure = cv2.resize(confidence(values), size)
-    edge = {"borderType": cv2.BORDER_REPLICATE}
     coarse, sure, around = (
-        cv2.copyMakeBorder(plane, REACH, REACH, REACH, REACH, **edge)
+        cv2.copyMakeBorder(plane, REACH, REACH, REACH, REACH, borderType=cv2.BORDER_REPLICATE)
         for plane in (coarse, sure, guide)
     )
     total, weights = np.zeros(size[::-1], np.float32), np.full(size[::-1], 1e-12, np.float32)
@@ -54,9 +53,9 @@ def sharpen(values, picture):
     return cv2.resize(total / weights, (width, height)).clip(values.min(), values.max())
 
 
-def confidence(values):
-    """How sure each value of a map (h, w) is, in (0, 1]: little where its neighbours differ."""
+def confidence(values: np.ndarray) -> np.ndarray:
+    """How reliable each value of a map (h, w) is, in (0, 1]: little where its neighbours differ."""
     values = values / max(float(np.ptp(values)), 1e-12)
     window = np.ones((5, 5), np.uint8)
     steps = cv2.dilate(values, window) - cv2.erode(values, window)
-    return np.float32(1 / (1 + (steps / SLOPE) ** 2) ** 2)
+    return np.asarray(1 / (1 + (steps / SLOPE) ** 2) ** 2, np.float32)

@@ -1,8 +1,8 @@
 """From a picture with depth, or from layers, to the focal stack that a lens would take of it.
 
-Two ways: the published one, blurred regions of a picture pasted together (`published_refocus`), and
-a thin lens (`refocus_layers`, `refocus_picture`), where every surface is blurred by its circle of
-confusion in linear light and laid over what lies behind it. No files and no arguments here.
+There are two ways: the published one pastes blurred regions of a picture together
+(`published_refocus`); a thin lens blurs every surface by its circle of confusion in linear light
+and composites it over what lies behind it (`refocus_layers`, `refocus_picture`).
 
 Disparity is scaled to [0, 1], larger = nearer. A thin lens's circle of confusion is linear in it:
 c = f A |1/z - 1/z_focus| (f focal length, A aperture, both through the magnification), so one
@@ -10,34 +10,40 @@ number, `aperture` in px per unit of disparity, stands for the lens.
 """
 
 from bisect import bisect_left
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any, TypeVar
 
 import cv2
 import numpy as np
 import torch
 from scipy.fft import next_fast_len
 
+from stackmff.images import colour
+
 # Circles of confusion, px, between whose blurs the others are interpolated.
-LEVELS = (0, 0.4, 0.7, 1, 1.3, 1.6, 2, 2.5, 3, 3.5, 4, 5, 6, 7, 8, 10, 12, 14, 17, 20, 24, 28, 33)
-LEVELS += (39, 46, 54, 64, 76, 90, 108, 128)
-RIM = 1  # px beside a nearer surface whose colour is not copied: some of that surface is in it
+LEVELS: tuple[float, ...] = (
+    *(0, 0.4, 0.7, 1, 1.3, 1.6, 2, 2.5, 3, 3.5, 4, 5, 6, 7, 8, 10, 12, 14, 17, 20, 24, 28, 33),
+    *(39, 46, 54, 64, 76, 90, 108, 128),
+)
+RIM = 1  # px beside a nearer surface whose colour is not copied: it contains some of that surface
+
+Focus = Sequence[float] | np.ndarray  # disparities of the focal planes, in [0, 1]
+Values = TypeVar("Values", float, np.ndarray, torch.Tensor)
 
 
-def to_linear(values):
+def to_linear(coded: torch.Tensor) -> torch.Tensor:
     """sRGB-coded values in [0, 1] to linear light, any shape (IEC 61966-2-1)."""
-    return torch.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4)
+    return colour.to_linear(coded, torch.where)
 
 
-def to_srgb(values):
+def to_srgb(linear: torch.Tensor) -> torch.Tensor:
     """Linear light to sRGB-coded values in [0, 1], any shape; clips (IEC 61966-2-1)."""
-    values = values.clamp(0, 1)
-    return torch.where(
-        values <= 0.0031308, values * 12.92, 1.055 * values.clamp_min(1e-6) ** (1 / 2.4) - 0.055
-    )
+    return colour.to_srgb(linear.clamp(0, 1), torch.where)
 
 
-def coc_px(disparity, focus_disparity, aperture):
+def coc_px(disparity: Values, focus_disparity: Any, aperture: float) -> Values:
     """Diameter of the circle of confusion in px.
 
     Args:
@@ -53,11 +59,13 @@ def coc_px(disparity, focus_disparity, aperture):
 class Aperture:
     """The shape of a point spread: a disc or a polygon, with an even or soft rim, whole or cut.
 
-    blades: 0 for a disc, else 5 or more; rotation in radians; softness in [0, 1]: how much of the
-    light is missing at the rim (0 even, 1 falls to nothing); cut in [0, 1): how far a second disc,
-    the barrel of the lens, lies off the first, as a share of the radius and in the direction of
-    `rotation` (the cat's eye away from the picture's middle; it should turn over behind the focal
-    plane, and does not here).
+    Attributes:
+        blades: 0 for a disc, else 5 or more.
+        rotation: radians.
+        softness: in [0, 1], how much of the light is missing at the rim; 0 is even, 1 falls to 0.
+        cut: in [0, 1), how far a second disc, the barrel of the lens, is displaced from the first,
+            as a share of the radius and in the direction of `rotation`: the cat's eye towards the
+            corners of a picture. It should flip behind the focal plane, and does not here.
     """
 
     blades: int = 0
@@ -66,14 +74,16 @@ class Aperture:
     cut: float = 0.0
 
 
-def point_spread(diameter, aperture, samples, device="cpu"):
-    """The point spread of a circle of confusion, finer than the pixels.
+def point_spread(
+    diameter: float, aperture: Aperture, samples: int, device: torch.device | str = "cpu"
+) -> torch.Tensor:
+    """The point spread of a circle of confusion, sampled more finely than the pixels.
 
     Args:
         diameter: px, above 0.
-        aperture: an Aperture.
+        aperture: its shape.
         samples: per pixel and side.
-        device: where it is made.
+        device: where it is computed.
     Returns:
         (S samples, S samples) float32 with sum 1, S odd; the pixel in the middle is the centre.
     """
@@ -97,16 +107,23 @@ def point_spread(diameter, aperture, samples, device="cpu"):
 
 
 @lru_cache(maxsize=32)  # the layers of a scene share theirs
-def transfer_function(diameter, aperture, height, width, device="cpu"):
+def transfer_function(
+    diameter: float,
+    aperture: Aperture,
+    height: int,
+    width: int,
+    device: torch.device | str = "cpu",
+) -> torch.Tensor:
     """Fourier transform of a point spread on the grid of `torch.fft.rfft2`.
 
-    Small spreads are transformed as they are (what a pixel grid can carry of them: even half a
-    pixel of blur counts); of large ones each pixel takes its share of the light, since their sharp
-    rim would ring beside highlights.
+    Small spreads are transformed directly, because even half a pixel of blur counts. Large ones are
+    first averaged over the pixels, because their sharp rim would ring beside highlights.
 
     Args:
-        diameter: px, above 0; aperture: an Aperture; height, width: of the picture, px.
-        device: where it is made.
+        diameter: px, above 0.
+        aperture: its shape.
+        height, width: of the picture, px.
+        device: where it is computed.
     Returns:
         (height, width // 2 + 1) complex64.
     """
@@ -124,13 +141,15 @@ def transfer_function(diameter, aperture, height, width, device="cpu"):
     return rows @ spread.to(rows.dtype) @ columns
 
 
-def blur_levels(pictures, diameters, aperture=None):
+def blur_levels(
+    pictures: torch.Tensor, diameters: Sequence[float], aperture: Aperture | None = None
+) -> torch.Tensor:
     """Blur pictures by several point spreads, wrapping around at the borders.
 
     Args:
         pictures: (C, H, W) float.
         diameters: K circles of confusion, px from 0.
-        aperture: an Aperture; None for an even disc.
+        aperture: None for an even disc.
     Returns:
         (K, C, H, W) float.
     """
@@ -147,8 +166,10 @@ def blur_levels(pictures, diameters, aperture=None):
     return torch.stack(levels)
 
 
-def interpolate_levels(levels, diameters, coc):
-    """Take from each pixel's two nearest blur levels what its circle of confusion asks for.
+def interpolate_levels(
+    levels: torch.Tensor, diameters: Sequence[float], coc: torch.Tensor | float
+) -> torch.Tensor:
+    """Interpolate each pixel between the two blur levels nearest to its circle of confusion.
 
     Args:
         levels: (K, C, H, W), as from `blur_levels`.
@@ -161,7 +182,7 @@ def interpolate_levels(levels, diameters, coc):
     coc = coc.clamp(diameters[0], diameters[-1])
     low, high = float(coc.min()), float(coc.max())
     ones = torch.ones_like(coc)
-    result = 0
+    result = torch.zeros(())
     for k, diameter in enumerate(diameters):
         below = diameters[max(k - 1, 0)]
         above = diameters[min(k + 1, len(diameters) - 1)]
@@ -175,25 +196,28 @@ def interpolate_levels(levels, diameters, coc):
 
 @dataclass
 class Layer:
-    """A surface: linear colour (3, H, W), alpha (H, W) in [0, 1], disparity (H, W) in [0, 1].
+    """A surface.
 
-    The colour is not multiplied by alpha; disparity is defined where alpha is 0 too.
+    Attributes:
+        colour: (3, H, W) linear light, not multiplied by alpha.
+        alpha: (H, W) in [0, 1].
+        disparity: (H, W) in [0, 1], also defined where alpha is 0.
     """
 
     colour: torch.Tensor
     alpha: torch.Tensor
     disparity: torch.Tensor
 
-    def to(self, device):
+    def to(self, device: torch.device | str) -> "Layer":
         """The same surface on a device."""
         return Layer(*(part.to(device) for part in (self.colour, self.alpha, self.disparity)))
 
 
-def flatten_layers(layers):
+def flatten_layers(layers: Sequence[Layer]) -> tuple[torch.Tensor, torch.Tensor]:
     """The all-in-focus picture and the disparity of layers.
 
     Args:
-        layers: Layers from back to front, the first of them opaque.
+        layers: from back to front, the first of them opaque.
     Returns:
         (3, H, W) linear colour, and (H, W) disparity of the nearest surface that covers half a
         pixel or more.
@@ -205,60 +229,75 @@ def flatten_layers(layers):
     return picture, disparity
 
 
-def refocus_layers(layers, focus_disparities, aperture_px, aperture=None):
+def refocus_layers(
+    layers: Sequence[Layer],
+    focus_disparities: Focus,
+    aperture_px: float,
+    aperture: Aperture | None = None,
+) -> torch.Tensor:
     """The frames that a thin lens takes of layers.
 
     Every layer is blurred together with its alpha by its circle of confusion, in linear light, and
-    laid over the ones behind it. So a blurred foreground lets the background through and a blurred
-    background never bleeds over a sharp foreground; with one of two layers in focus this is what
-    integration over the aperture gives. Borders wrap around: give layers with a margin of half
-    the largest circle of confusion, and cut it off.
+    composited over the ones behind it. A blurred foreground so lets the background through, and a
+    blurred background never bleeds over a sharp foreground; with one of two layers in focus, the
+    result equals integration over the aperture. Borders wrap around: give layers with a margin of
+    half the largest circle of confusion, and crop it.
 
     Args:
-        layers: Layers from back to front, the first of them opaque.
+        layers: from back to front, the first of them opaque.
         focus_disparities: N focal planes in [0, 1].
         aperture_px: largest circle of confusion, px per unit of disparity, up to 128.
-        aperture: an Aperture; None for an even disc.
+        aperture: None for an even disc.
     Returns:
         (N, 3, H, W) linear light.
     """
-    return _blur_and_lay(
+    return _composite(
         layers,
         lambda disparity: [coc_px(disparity, focus, aperture_px) for focus in focus_disparities],
         aperture,
     )
 
 
-def sharpest_picture(layers, focus_disparities, aperture_px, aperture=None, tolerance=0.0):
-    """What a stack can show at best: each surface as blurred as where it is nearest to focus.
+def sharpest_picture(
+    layers: Sequence[Layer],
+    focus_disparities: Focus,
+    aperture_px: float,
+    aperture: Aperture | None = None,
+    tolerance: float = 0.0,
+) -> torch.Tensor:
+    """The best that a stack can show: each surface as in the frame that is nearest to its focus.
 
     Args:
         layers, focus_disparities, aperture_px, aperture: as for `refocus_layers`.
-        tolerance: px; a surface that is blurred by less somewhere is wanted quite sharp, one that
-            is blurred by twice as much or more as it is, with a straight rise between.
+        tolerance: px; a surface whose least blur is below it is made sharp, one whose least blur
+            is twice as much or more keeps it, with a linear rise in between.
     Returns:
         (3, H, W) linear light.
     """
 
-    def least(disparity):
+    def least(disparity: torch.Tensor) -> list[torch.Tensor]:
         cocs = [coc_px(disparity, focus, aperture_px) for focus in focus_disparities]
         least = torch.stack(cocs).amin(0)
         return [least * ((least - tolerance) / max(tolerance, 1e-6)).clamp(0, 1)]
 
-    return _blur_and_lay(layers, least, aperture)[0]
+    return _composite(layers, least, aperture)[0]
 
 
-def _blur_and_lay(layers, cocs_of, aperture):
-    """Blur layers by the circles of confusion of each frame and lay them over one another.
+def _composite(
+    layers: Sequence[Layer],
+    cocs_of: Callable[[torch.Tensor], list[torch.Tensor]],
+    aperture: Aperture | None,
+) -> torch.Tensor:
+    """Blur layers by the circles of confusion of each frame and composite them.
 
     Args:
-        layers: Layers from back to front, the first of them opaque.
+        layers: from back to front, the first of them opaque.
         cocs_of: from a disparity (H, W) to N circles of confusion (H, W), px.
-        aperture: an Aperture or None.
+        aperture: None for an even disc.
     Returns:
         (N, 3, H, W) linear light.
     """
-    frames = 0
+    frames = torch.zeros(())
     for layer in layers:
         cocs = cocs_of(layer.disparity)
         largest = max(float(coc.max()) for coc in cocs)
@@ -270,20 +309,22 @@ def _blur_and_lay(layers, cocs_of, aperture):
     return frames
 
 
-def extend_region(region, nearer, reach):
-    """Where a surface goes on behind what stands in front of it, and what it looks like there.
+def extend_region(
+    region: np.ndarray, nearer: np.ndarray, reach: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Extend a surface behind what occludes it.
 
-    Each place beyond the edge takes the pixel that mirrors it at the edge, where that is of the
-    same surface, else the nearest pixel of it: texture goes on as texture. The rim is not copied,
-    since its pixels have some of the foreground's colour.
+    Each pixel beyond the edge takes the pixel that mirrors it at the edge if that belongs to the
+    surface, else the nearest pixel that does: texture continues as texture. The rim is not copied,
+    because its pixels contain some of the foreground's colour.
 
     Args:
-        region: (H, W) bool, where the surface is seen.
-        nearer: (H, W) bool, what stands in front of it.
+        region: (H, W) bool, where the surface is visible.
+        nearer: (H, W) bool, what occludes it.
         reach: px, how far it is extended behind that.
     Returns:
-        (H, W) bool, the surface with its extension, and (2, H, W) int, the row and column that
-        each pixel of the picture takes its colour from.
+        (H, W) bool, the surface with its extension, and (2, H, W) int, the row and column from
+        which each pixel of the picture takes its colour.
     """
     rim = cv2.dilate(nearer.astype(np.uint8), np.ones((2 * RIM + 1,) * 2, np.uint8)) > 0
     clean = region & ~rim
@@ -292,37 +333,38 @@ def extend_region(region, nearer, reach):
     distance, labels = cv2.distanceTransformWithLabels(
         (~clean).astype(np.uint8), cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL
     )
-    rows, columns = np.indices(region.shape)
+    here = np.indices(region.shape)  # (2, H, W)
     places = np.zeros((labels.max() + 1, 2), int)
-    places[labels[clean]] = np.stack([rows[clean], columns[clean]], 1)
+    places[labels[clean]] = here[:, clean].T
     nearest = places[labels].transpose(2, 0, 1)  # (2, H, W)
-    here = np.stack([rows, columns])
     mirrored = (2 * nearest - here).clip(0, [[[height - 1]], [[width - 1]]])
     source = np.where(clean[mirrored[0], mirrored[1]], mirrored, nearest)
     source = np.where(region, here, source)
     return region | (nearer & (distance <= reach + RIM)), source
 
 
-def layers_of_picture(picture, disparity, reach, slices):
-    """Cut a picture into layers by its disparity, each going on behind those in front of it.
+def layers_of_picture(
+    picture: torch.Tensor, disparity: torch.Tensor, reach: float, slices: int
+) -> list[Layer]:
+    """Cut a picture into layers by its disparity, each extended behind those in front of it.
 
     Args:
         picture: (3, H, W) linear light.
         disparity: (H, W) in [0, 1].
-        reach: px, how far a layer goes on behind nearer ones: what blur can uncover.
+        reach: px, how far a layer is extended behind nearer ones: what blur can uncover.
         slices: number of equal steps of disparity.
     Returns:
-        Layers from back to front, the first of them opaque.
+        The layers from back to front, the first of them opaque.
     """
     device = picture.device
     values = disparity.cpu().numpy()
     index = np.minimum((values * slices).astype(int), slices - 1)
-    layers = []
+    layers: list[Layer] = []
     for k in range(slices):
         region = index == k
         if not region.any():
             continue
-        # The backmost has no end, since nothing lies behind it.
+        # The rearmost layer extends everywhere, because nothing lies behind it.
         covered, source = extend_region(region, index > k, reach if layers else np.inf)
         rows, columns = (torch.from_numpy(part).to(device) for part in source)
         alpha = torch.from_numpy(covered).to(picture)
@@ -330,35 +372,39 @@ def layers_of_picture(picture, disparity, reach, slices):
     return layers
 
 
-def refocus_picture(picture, disparity, focus_disparities, aperture_px, aperture=None):
+def refocus_picture(
+    picture: torch.Tensor,
+    disparity: torch.Tensor,
+    focus_disparities: Focus,
+    aperture_px: float,
+    aperture: Aperture | None = None,
+) -> torch.Tensor:
     """The frames that a thin lens takes of an all-in-focus picture with depth.
 
-    Depth is continuous: a slice of disparity is only as thick as a layer can be (see
-    `layers_of_picture`); within it every pixel has its own circle of confusion.
+    Depth is continuous: the picture is cut into layers (see `layers_of_picture`), but within a
+    layer every pixel has its own circle of confusion.
 
     Args:
         picture: (3, H, W) float in linear light.
         disparity: (H, W) float in [0, 1], larger = nearer.
         focus_disparities: N focal planes in [0, 1].
         aperture_px: largest circle of confusion, px per unit of disparity, up to 128.
-        aperture: an Aperture; None for an even disc.
+        aperture: None for an even disc.
     Returns:
         (N, 3, H, W) linear light.
     """
     height, width = disparity.shape
-    # A photograph's pixels along an edge mix both surfaces. They are the nearer one's, since they
-    # look as they do in the photograph when that one is in focus.
+    # A photograph's pixels along an edge mix both surfaces. They are assigned to the nearer one:
+    # they look as in the photograph when that one is in focus.
     disparity = torch.nn.functional.max_pool2d(disparity[None], 3, stride=1, padding=1)[0]
     margin = int(np.ceil(aperture_px / 2)) + 2
     # A Fourier transform of a length with a large prime factor takes several times longer.
     rows, columns = (
-        np.pad(
-            np.arange(side), (margin, next_fast_len(side + 2 * margin) - side - margin), "symmetric"
+        torch.from_numpy(_mirrored(side, margin, next_fast_len(side + 2 * margin))).to(
+            picture.device
         )
         for side in (height, width)
     )
-    rows = torch.from_numpy(rows).to(picture.device)
-    columns = torch.from_numpy(columns).to(picture.device)
     picture = picture[:, rows[:, None], columns]
     disparity = disparity[rows[:, None], columns]
     slices = int(np.clip(np.ceil(aperture_px), 4, 16))
@@ -367,20 +413,26 @@ def refocus_picture(picture, disparity, focus_disparities, aperture_px, aperture
     return frames[..., margin : margin + height, margin : margin + width]
 
 
-def regions_of_depth(depth, num_frames):
+def _mirrored(side: int, margin: int, length: int) -> np.ndarray:
+    """(length,) int, indices into `side` px: a margin before it and the rest after it, mirrored."""
+    return np.pad(np.arange(side), (margin, length - side - margin), "symmetric")
+
+
+def regions_of_depth(depth: np.ndarray, num_frames: int) -> np.ndarray:
     """Regions by equal steps of an 8 bit map, 255 in the last: (H, W) uint8 to int from 0."""
     region = np.digitize(depth, np.linspace(0, 255, num_frames + 1)) - 1
     return region.clip(0, num_frames - 1)
 
 
-def refocus_regions(picture, region, num_frames):
-    """Frames of which each takes every region of a picture at the blur of its distance.
+def refocus_regions(picture: np.ndarray, region: np.ndarray, num_frames: int) -> np.ndarray:
+    """Frames in which each region of a picture is blurred by its distance from the focused one.
 
     Args:
-        picture: (H, W, 3) uint8; region: (H, W) int from 0 to num_frames - 1.
+        picture: (H, W, 3) uint8.
+        region: (H, W) int from 0 to num_frames - 1.
         num_frames: N.
     Returns:
-        (N, H, W, 3) uint8; frame k shows region k as it is, region j blurred by OpenCV's Gaussian
+        (N, H, W, 3) uint8; frame k shows region k unblurred, region j blurred by OpenCV's Gaussian
         of kernel 2|j-k|+1 px (sigma by OpenCV's rule 0.3 ((kernel-1)/2 - 1) + 0.8).
     """
     sizes = [2 * k + 1 for k in range(num_frames)]
@@ -389,17 +441,20 @@ def refocus_regions(picture, region, num_frames):
     return np.stack([blurred[abs(region - k), rows, columns] for k in range(num_frames)])
 
 
-def published_refocus(picture, depth, num_frames=16):
+def published_refocus(
+    picture: np.ndarray, depth: np.ndarray, num_frames: int = 16
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The focal stack of the published synthesis.
 
-    Regions by equal steps of depth, blurred as `refocus_regions` does.
+    Regions are equal steps of depth, blurred by `refocus_regions`.
 
     Args:
-        picture: (H, W, 3) uint8; depth: (H, W) uint8. Both are resized to 384x384 (bilinear).
+        picture: (H, W, 3) uint8, resized to 384x384 (bilinear).
+        depth: (H, W) uint8, resized likewise.
         num_frames: N, the number of frames and of regions.
     Returns:
         frames (N, 384, 384, 3), picture (384, 384, 3), depth (384, 384), all uint8.
-    Source: Xie et al. 2025 (StackMFF). There depth 255 falls in no region; here in the last.
+    Source: Xie et al. 2025 (StackMFF). There, depth 255 is in no region; here it is in the last.
     """
     picture = cv2.resize(picture, (384, 384))
     depth = cv2.resize(depth, (384, 384))

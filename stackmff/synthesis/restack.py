@@ -1,45 +1,32 @@
 """The stacks of a data set, changed: fewer frames, another order, or the faults of a camera.
 
-Scores on changed stacks beside those on the ones they come from say how robust a method is.
+Their scores, beside those of the stacks they come from, tell how robust a method is.
 """
 
 import hashlib
 import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from stackmff.errors import StackError
 from stackmff.images.metadata import Metadata
-from stackmff.images.stack import CHANNEL_NAMES, read_stack
-from stackmff.synthesis.camera import redevelop
-
-READ_NOISE = 3.0  # electrons, where --noise says none
-
-
-def camera_options(args):
-    """The options of the camera that are given, as arguments of `scenes.develop`, 0 included."""
-    given = {
-        "noise": args.noise,
-        "jpeg": args.jpeg,
-        "flicker": args.flicker,
-        "shake": args.shake,
-    }
-    return {name: value for name, value in given.items() if value is not None}
+from stackmff.images.stack import CHANNEL_NAMES, Stack, read_stack
+from stackmff.images.stack_files import FramePath
+from stackmff.synthesis.options import CameraOptions, FrameOptions
+from stackmff.synthesis.stacks import MadeStack
 
 
-def camera_faults(args):
-    """The faults that the options ask for, as arguments of `scenes.develop`; {} for none."""
-    return {name: value for name, value in camera_options(args).items() if value}
-
-
-def scene_rng(seed, name):
-    """The NumPy generator of a scene, which does not depend on what other scenes there are."""
+def scene_rng(seed: int, name: str) -> np.random.Generator:
+    """The NumPy generator of a scene, which does not depend on the other scenes of the set."""
     digest = hashlib.sha256(os.fsencode(name)).digest()
     return np.random.default_rng([seed, int.from_bytes(digest[:8])])
 
 
-def spread(n_frames, keep):
-    """Which frames to keep.
+def spread(n_frames: int, keep: int | None) -> np.ndarray:
+    """Which frames to keep: evenly spread ones.
 
     Args:
         n_frames: N of the stack.
@@ -50,50 +37,74 @@ def spread(n_frames, keep):
     return np.linspace(0, n_frames - 1, keep or n_frames).round().astype(int)
 
 
-def changed_stack(paths, answer_path, args, rng):
+def changed_stack(
+    paths: Sequence[FramePath],
+    answer_path: Path,
+    take: FrameOptions,
+    camera: CameraOptions,
+    rng: np.random.Generator,
+) -> MadeStack:
     """Read a stack and its answer, and change the stack.
 
     Order and faults draw from generators of their own: the frames of a shuffled stack have the
     faults that they have in focus order.
 
     Args:
-        paths: the frames' files in focus order; answer_path: the answer's.
-        args: the parsed options; rng: NumPy generator.
+        paths: files of the frames in focus order.
+        answer_path: file of the answer.
+        take: which frames, in which order.
+        camera: the faults that they get.
+        rng: NumPy generator.
     Returns:
-        scene: frames (K, H, W, C) and answer (H, W, C), uint8 or uint16, None for depth and None
-        for where the frames are sharp, settings with the files' names in their new order;
-        profiles: of the frames and of the answer, Metadata with nothing but the ICC profile.
+        The stack; its settings name the files in their new order, its profiles hold nothing but
+        the ICC profile.
     Raises:
-        StackError: a file cannot be read, the stack has fewer frames than are to be kept, the
-            answer another size than they, or they are to have faults and are not 8 bit colour.
+        StackError: a file cannot be read, the stack has fewer frames than are to be kept, its
+            answer has another size, or it is to have faults and is not 8 bit colour.
     """
-    ordering, camera = rng.spawn(2)
+    order_rng, camera_rng = rng.spawn(2)
     folder = paths[0].parent
-    if args.keep and args.keep > len(paths):
+    if take.keep and take.keep > len(paths):
         raise StackError(
-            f"{folder} has only {len(paths)} of the frames that --keep {args.keep} asks for: keep "
+            f"{folder} has only {len(paths)} of the frames that --keep {take.keep} asks for: keep "
             "fewer, or all"
         )
-    kept = spread(len(paths), args.keep)
+    kept = spread(len(paths), take.keep)
     stack, answer = read_stack([paths[k] for k in kept]), read_stack([answer_path])
+    check_sizes(stack, answer, folder, answer_path)
     frames = stack.frames
-    (height, width, channels), (rows, columns) = frames.shape[1:], answer.frames.shape[1:3]
+    if faults := camera.faults():
+        frames = with_faults(frames, faults, camera_rng, folder)
+    if take.shuffle:
+        order = order_rng.permutation(len(kept))
+        kept, frames = kept[order], frames[order]
+    # Other metadata describe one photograph, and these are other pictures.
+    profiles = (Metadata(profile=one.metadata.profile) for one in (stack, answer))
+    settings = {"taken": [paths[k].name for k in kept]}
+    return MadeStack(frames, answer.frames[0], None, None, settings, tuple(profiles))
+
+
+def check_sizes(stack: Stack, answer: Stack, folder: Path, answer_path: Path) -> None:
+    """Raise StackError where an answer, read as a stack of one frame, has another size."""
+    (height, width), (rows, columns) = stack.frames.shape[1:3], answer.frames.shape[1:3]
     if (rows, columns) != (height, width):
         raise StackError(
             f"{answer_path} is {columns}x{rows}, its stack {folder} is {width}x{height}: they must "
-            "have one size"
+            "have the same size"
         )
-    if faults := camera_faults(args):
-        if frames.dtype != np.uint8 or channels != 3:
-            raise StackError(
-                f"{folder} is {8 * frames.itemsize} bit {CHANNEL_NAMES[channels]}, and only 8 bit "
-                f"colour can be given {' and '.join(faults)}: convert it, or leave this away"
-            )
-        frames = redevelop(camera, frames, faults)
-    if args.shuffle:
-        order = ordering.permutation(len(kept))
-        kept, frames = kept[order], frames[order]
-    settings = {"taken": [paths[k].name for k in kept]}
-    # The rest is about one photograph, and these are other pictures.
-    profiles = [Metadata(profile=one.metadata.profile) for one in (stack, answer)]
-    return (frames, answer.frames[0], None, None, settings), profiles
+
+
+def with_faults(
+    frames: np.ndarray, faults: dict[str, Any], rng: np.random.Generator, folder: Path
+) -> np.ndarray:
+    """Frames with the faults of a camera, see `camera.redevelop`; StackError if not 8 bit RGB."""
+    from stackmff.synthesis.camera import redevelop
+
+    channels = frames.shape[3]
+    if frames.dtype != np.uint8 or channels != 3:
+        raise StackError(
+            f"{folder} is {8 * frames.itemsize} bit {CHANNEL_NAMES[channels]}, and only 8 bit "
+            f"colour can be given {' and '.join(faults)}: convert it, or remove "
+            + " and ".join(f"--{name}" for name in faults)
+        )
+    return redevelop(rng, frames, faults)

@@ -1,12 +1,12 @@
-"""Random scenes of several photographs, and the faults of a camera.
+"""Random scenes of several photographs.
 
-A scene is a background and cut-outs at random slanted or curved depths, so that what a foreground
-hides is known and the frames of a lens can be computed; see `refocus.refocus_layers`. Everything is
-drawn from a NumPy generator: one seed, one scene.
+A scene is a background and cut-outs at random slanted or curved depths. What a foreground hides is
+therefore known, and the frames of a lens can be computed; see `refocus.refocus_layers`. Everything
+is drawn from a NumPy generator: one seed, one scene.
 """
 
 import itertools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -14,9 +14,11 @@ import torch
 from scipy.fft import next_fast_len
 
 from stackmff.synthesis.camera import develop, random_faults
+from stackmff.synthesis.photos import Photos
 from stackmff.synthesis.refocus import (
     LEVELS,
     Aperture,
+    Focus,
     Layer,
     flatten_layers,
     refocus_layers,
@@ -27,14 +29,18 @@ from stackmff.synthesis.refocus import (
 )
 from stackmff.synthesis.shapes import SHAPES, draw_alpha
 
-REGION_SHARE = 1 / 6  # of the scenes; what teaches a network to be sure where one frame is right
+# Of the scenes; they teach a network to be certain where one frame is right.
+REGION_SHARE = 1 / 6
 UNFOCUSED_SHARE = 1 / 6  # of the lens's scenes; most of their depth is sharp in no frame
 MOST_FRAMES = 40
 LEAST_STEP, LARGEST_STEP = 0.5, 3.0  # px of blur between planes, where the number of them is free
 TOLERANCE = 3.0  # px; see refocus.sharpest_picture
 
+# frames (N, H, W, 3) and answer (H, W, 3) uint8, disparity (H, W) float32 in [0, 1], settings
+Rendered = tuple[np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]
 
-def random_texture(rng, photos, size):
+
+def random_texture(rng: np.random.Generator, photos: Photos, size: int) -> torch.Tensor:
     """A square piece of a photograph, flipped and turned, at its own size or reduced.
 
     Args:
@@ -44,7 +50,7 @@ def random_texture(rng, photos, size):
     Returns:
         (3, size, size) float32 in linear light, about [0, 1].
     """
-    photo = photos[rng.integers(len(photos))]
+    photo = photos[int(rng.integers(len(photos)))]
     side = int(min(size * np.exp(rng.uniform(0, np.log(2))), *photo.shape[:2]))
     top, left = (rng.integers(0, length - side + 1) for length in photo.shape[:2])
     piece = photo[top : top + side, left : left + side]
@@ -52,22 +58,28 @@ def random_texture(rng, photos, size):
     piece = cv2.resize(
         piece, (size, size), interpolation=cv2.INTER_AREA if shrinking else cv2.INTER_CUBIC
     )
-    piece = np.rot90(piece, rng.integers(4))
+    piece = np.rot90(piece, int(rng.integers(4)))
     if rng.random() < 0.5:
         piece = piece[:, ::-1]
-    piece = torch.from_numpy(np.ascontiguousarray(piece)).permute(2, 0, 1).float() / 255
-    colour = to_linear(piece)
+    colour = linear_tensor(piece)
     if rng.random() < 0.12:  # a surface with hardly any texture
         grain = rng.uniform(0, 0.25)
         colour = colour.mean((1, 2), keepdim=True) * (1 - grain) + colour * grain
     return colour * float(np.exp(rng.normal(0, 0.3)))
 
 
-def bloom(rng, colour):
-    """Raise the brightest parts to several times white, as lamps and reflexes are.
+def linear_tensor(picture: np.ndarray) -> torch.Tensor:
+    """A picture (H, W, 3) uint8 as (3, H, W) float32 in linear light."""
+    coded = torch.from_numpy(np.ascontiguousarray(picture)).permute(2, 0, 1).float() / 255
+    return to_linear(coded)
+
+
+def bloom(rng: np.random.Generator, colour: torch.Tensor) -> torch.Tensor:
+    """Raise the brightest parts to several times white, like lamps and specular highlights.
 
     Args:
-        rng: NumPy generator; colour: (3, H, W) linear light.
+        rng: NumPy generator.
+        colour: (3, H, W) linear light.
     Returns:
         (3, H, W) linear light, unchanged up to 0.6.
     """
@@ -76,11 +88,14 @@ def bloom(rng, colour):
     return colour * (1 + (gain - 1) * ((brightest - 0.6) / 0.4).clamp(0, 1) ** 2)
 
 
-def random_disparity(rng, size, low, high, steep):
-    """A plane, sometimes with waves, whose disparity keeps within [low, high].
+def random_disparity(
+    rng: np.random.Generator, size: int, low: float, high: float, steep: float
+) -> torch.Tensor:
+    """A plane, sometimes with waves, whose disparity stays within [low, high].
 
     Args:
-        rng: NumPy generator; size: side in px.
+        rng: NumPy generator.
+        size: side in px.
         low, high: bounds of the disparity.
         steep: share of [low, high] that the slant uses, in [0, 1].
     Returns:
@@ -98,14 +113,15 @@ def random_disparity(rng, size, low, high, steep):
     return torch.from_numpy((start + (high - low) * steep * surface).astype(np.float32))
 
 
-def random_surfaces(rng, size):
+def random_surfaces(rng: np.random.Generator, size: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
     """The shapes of a random scene, without their colours.
 
     One in five is a single slanted or curved surface over the whole range of disparity; the others
     are a background and one to six cut-outs.
 
     Args:
-        rng: NumPy generator; size: side in px.
+        rng: NumPy generator.
+        size: side in px.
     Returns:
         [(alpha, disparity)] from back to front, each (size, size) float32; the first is opaque.
     """
@@ -122,13 +138,15 @@ def random_surfaces(rng, size):
     return surfaces
 
 
-def random_layers(rng, photos, size):
+def random_layers(rng: np.random.Generator, photos: Photos, size: int) -> list[Layer]:
     """The surfaces of a random scene with pieces of photographs on them; one in four has lamps.
 
     Args:
-        rng: NumPy generator; photos: (H, W, 3) uint8; size: side in px.
+        rng: NumPy generator.
+        photos: (H, W, 3) uint8.
+        size: side in px.
     Returns:
-        Layers from back to front, the first of them opaque.
+        The layers from back to front, the first of them opaque.
     """
     highlights = rng.random() < 0.25
     layers = []
@@ -138,11 +156,12 @@ def random_layers(rng, photos, size):
     return layers
 
 
-def random_focus(rng, n_frames):
-    """Focal planes of a stack: over the whole depth or short of it, evenly spaced or not.
+def random_focus(rng: np.random.Generator, n_frames: int) -> np.ndarray:
+    """Focal planes of a stack: over all or most of the depth, evenly spaced or not.
 
     Args:
-        rng: NumPy generator; n_frames: N.
+        rng: NumPy generator.
+        n_frames: N.
     Returns:
         (N,) disparities in [0, 1], nearest first.
     """
@@ -155,37 +174,47 @@ def random_focus(rng, n_frames):
     return first + (last - first) * np.concatenate([[0], np.cumsum(steps) / steps.sum()])
 
 
-def lens_frames(picture, disparity, focus, max_coc, device="cpu"):
+def lens_frames(
+    picture: np.ndarray,
+    disparity: np.ndarray,
+    focus: Focus,
+    max_coc: float,
+    device: torch.device | str = "cpu",
+) -> torch.Tensor:
     """The frames that a thin lens takes of a photograph with depth; see `refocus_picture`.
 
     Args:
-        picture: (H, W, 3) uint8; disparity: (H, W) float32 in [0, 1].
+        picture: (H, W, 3) uint8.
+        disparity: (H, W) float32 in [0, 1].
         focus: disparities of the N focal planes.
         max_coc: largest circle of confusion, px.
         device: where they are computed.
     Returns:
         (N, 3, H, W) linear light on the CPU.
     """
-    colour = torch.from_numpy(np.ascontiguousarray(picture)).permute(2, 0, 1).float() / 255
-    surface = torch.from_numpy(np.ascontiguousarray(disparity))
-    return refocus_picture(to_linear(colour).to(device), surface.to(device), focus, max_coc).cpu()
+    colour = linear_tensor(picture).to(device)
+    surface = torch.from_numpy(np.ascontiguousarray(disparity)).to(device)
+    return refocus_picture(colour, surface, focus, max_coc).cpu()
 
 
-def region_scene(rng, photos, size, n_frames, faults):
+def region_scene(
+    rng: np.random.Generator, photos: Photos, size: int, n_frames: int, faults: dict[str, Any]
+) -> Rendered:
     """A photograph whose regions are blurred and pasted together, as the published synthesis does.
 
     Args:
-        rng, photos, size, faults: as for `random_scene`, faults no longer None.
+        rng, photos, size: as for `random_scene`.
         n_frames: N.
+        faults: of the camera, arguments of `develop`.
     Returns:
         As `random_scene`.
     """
     linear = random_texture(rng, photos, size)
     picture = develop(rng, linear[None])[0]
-    disparity = torch.zeros(size, size)
+    nearest = torch.zeros(size, size)
     for alpha, values in random_surfaces(rng, size):
-        disparity = torch.where(alpha >= 0.5, values, disparity)
-    disparity = disparity.numpy()
+        nearest = torch.where(alpha >= 0.5, values, nearest)
+    disparity = nearest.numpy()
     region = (disparity * n_frames).astype(int).clip(0, n_frames - 1)
     frames = refocus_regions(picture, region, n_frames)[::-1].copy()  # nearest first
     linear = to_linear(torch.from_numpy(frames).permute(0, 3, 1, 2).float() / 255)
@@ -194,8 +223,8 @@ def region_scene(rng, photos, size, n_frames, faults):
     return develop(rng, linear, **faults), picture, disparity, settings
 
 
-def random_aperture(rng):
-    """A point spread at random: half of them even discs, the others with blades, soft or cut."""
+def random_aperture(rng: np.random.Generator) -> Aperture:
+    """A random point spread: half are even discs, the others have blades or are soft or cut."""
     blades = int(rng.integers(5, 9)) if rng.random() < 0.3 else 0
     softness = float(rng.uniform(0, 0.8)) if rng.random() < 0.2 else 0.0
     cut = float(rng.uniform(0, 0.8)) if rng.random() < 0.1 else 0.0
@@ -203,18 +232,24 @@ def random_aperture(rng):
 
 
 class Plan(NamedTuple):
-    """What is drawn of a random scene before anything is seen of it."""
+    """What is drawn of a random scene before it is rendered."""
 
-    faults: dict  # of the camera
-    regions: bool  # as `region_scene` makes it
+    faults: dict[str, Any]  # of the camera
+    regions: bool  # whether `region_scene` makes it
     n_frames: int
     largest: float = 0.0  # circle of confusion, px
     near: float = 1.0  # disparities of the first and the last focal plane
     far: float = 0.0
 
 
-def draw_plan(rng, max_coc, n_frames=None, faults=None, min_coc=1.0):
-    """The Plan of a random scene; the arguments are those of `random_scene`."""
+def draw_plan(
+    rng: np.random.Generator,
+    max_coc: float,
+    n_frames: int | None = None,
+    faults: dict[str, Any] | None = None,
+    min_coc: float = 1.0,
+) -> Plan:
+    """The plan of a random scene; the arguments are those of `random_scene`."""
     faults = random_faults(rng) if faults is None else faults
     if rng.random() < REGION_SHARE:
         return Plan(faults, True, n_frames or int(rng.integers(4, 17)))
@@ -230,15 +265,22 @@ def draw_plan(rng, max_coc, n_frames=None, faults=None, min_coc=1.0):
     return Plan(faults, False, n_frames, largest, near, far)
 
 
-def numbered_frames(seed, number, max_coc=30.0):
-    """How many frames scene `number` of a seed has, see `numbered_scene`, without making it."""
+def numbered_frames(seed: int, number: int, max_coc: float = 30.0) -> int:
+    """How many frames scene `number` of a seed has, see `numbered_scene`, without rendering it."""
     return draw_plan(np.random.default_rng([seed, number]), max_coc).n_frames
 
 
 def numbered_scene(
-    photos, seed, number, size=224, max_coc=30.0, n_frames=None, faults=None, device="cpu"
-):
-    """Scene `number` of a seed, the same wherever it is made: in files or as training goes on.
+    photos: Photos,
+    seed: int,
+    number: int,
+    size: int = 224,
+    max_coc: float = 30.0,
+    n_frames: int | None = None,
+    faults: dict[str, Any] | None = None,
+    device: torch.device | str = "cpu",
+) -> Rendered:
+    """Scene `number` of a seed, the same wherever it is rendered: to files or during training.
 
     Args:
         number: of the scene, from 0.
@@ -251,46 +293,53 @@ def numbered_scene(
 
 
 def random_scene(
-    rng, photos, size=224, max_coc=30.0, n_frames=None, faults=None, min_coc=1.0, device="cpu"
-):
-    """A random scene as a lens and a camera see it; one in six made as `region_scene` does.
+    rng: np.random.Generator,
+    photos: Photos,
+    size: int = 224,
+    max_coc: float = 30.0,
+    n_frames: int | None = None,
+    faults: dict[str, Any] | None = None,
+    min_coc: float = 1.0,
+    device: torch.device | str = "cpu",
+) -> Rendered:
+    """A random scene as a lens and a camera see it; one in six is made by `region_scene`.
 
     Args:
         rng: NumPy generator.
         photos: sequence of (H, W, 3) uint8 pictures to cut from.
         size: side in px.
-        max_coc: bound of the largest circle of confusion, px; drawn between min_coc and this. In
-            one of six of the lens's scenes it is 0.7 to 3 times this, up to 128 px, and the stack
-            covers a part of the depth.
+        max_coc: bound of the largest circle of confusion, px, which is drawn between min_coc and
+            this. In one of six of the lens's scenes it is 0.7 to 3 times this, up to 128 px, and
+            the stack covers a part of the depth.
         n_frames: N; None for as many (2 to 40) as keep the steps between planes at 0.5 to 3 px.
-        faults: arguments for `develop`; None for `random_faults`.
+        faults: arguments of `develop`; None for `random_faults`.
         min_coc: the least that is drawn for the largest circle of confusion, px.
-        device: where the lens's blur is computed; everything else is NumPy's, on the CPU. The
+        device: where the lens's blur is computed; everything else runs in NumPy on the CPU. The
             frames of two devices may differ by a grey level here and there.
     Returns:
-        frames (N, size, size, 3) uint8 nearest focus first, all-in-focus (size, size, 3) uint8
-        without faults (what is sharp in no frame as `sharpest_picture` has it), disparity
-        (size, size) float32 in [0, 1], settings (dict).
+        frames (N, size, size, 3) uint8 nearest focus first; all-in-focus answer (size, size, 3)
+        uint8 without faults, in which what no frame shows sharp is as `sharpest_picture` has it;
+        disparity (size, size) float32 in [0, 1]; settings (plain JSON values).
     """
     plan = draw_plan(rng, max_coc, n_frames, faults, min_coc)
     if plan.regions:
         return region_scene(rng, photos, size, plan.n_frames, plan.faults)
-    faults, _, n_frames, largest, near, far = plan
+    largest = plan.largest
     margin = int(np.ceil(largest / 2)) + 2
     layers = random_layers(rng, photos, next_fast_len(size + 2 * margin))
     layers = [layer.to(device) for layer in layers]
     aperture = random_aperture(rng)
-    focus = far + (near - far) * random_focus(rng, n_frames)
+    focus = plan.far + (plan.near - plan.far) * random_focus(rng, plan.n_frames)
     inside = (..., slice(margin, margin + size), slice(margin, margin + size))
     linear = refocus_layers(layers, focus, largest, aperture)[inside].cpu()
-    answer = sharpest_picture(layers, focus, largest, aperture, TOLERANCE)
+    sharpest = sharpest_picture(layers, focus, largest, aperture, TOLERANCE)
     disparity = flatten_layers(layers)[1]
-    frames = develop(rng, linear, **faults)
-    answer = develop(rng, answer[None][inside])[0]
+    frames = develop(rng, linear, **plan.faults)
+    answer = develop(rng, sharpest[None][inside])[0]
     settings = {
         "focus_disparity": focus.tolist(),
         "aperture_px": largest,
         "aperture": vars(aperture),
-        "faults": faults,
+        "faults": plan.faults,
     }
     return frames, answer, disparity[inside].cpu().numpy(), settings

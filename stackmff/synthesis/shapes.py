@@ -1,4 +1,6 @@
-"""Shapes that the cut-outs of random scenes have: thin, holed, ragged, as things are."""
+"""Shapes of the cut-outs of random scenes: thin, holed, ragged, like real objects."""
+
+from collections.abc import Callable
 
 import cv2
 import numpy as np
@@ -6,7 +8,7 @@ import numpy as np
 SUPERSAMPLING = 3  # shapes are drawn this much larger and averaged down
 
 
-def draw_blob(rng, size):
+def draw_blob(rng: np.random.Generator, size: int) -> np.ndarray:
     """A closed curve of a few random waves around a centre."""
     angle = np.linspace(0, 2 * np.pi, 200, endpoint=False)
     radius = np.ones_like(angle)
@@ -18,7 +20,7 @@ def draw_blob(rng, size):
     return cv2.fillPoly(np.zeros((size, size), np.uint8), [points.astype(np.int32)], 255)
 
 
-def draw_polygon(rng, size):
+def draw_polygon(rng: np.random.Generator, size: int) -> np.ndarray:
     """One or two polygons of three to seven corners."""
     canvas = np.zeros((size, size), np.uint8)
     for _ in range(rng.integers(1, 3)):
@@ -30,8 +32,8 @@ def draw_polygon(rng, size):
     return canvas
 
 
-def draw_holed_disc(rng, size):
-    """A disc with holes."""
+def draw_holed_disc(rng: np.random.Generator, size: int) -> np.ndarray:
+    """A disc with holes in it."""
     canvas = np.zeros((size, size), np.uint8)
     centre = rng.uniform(0.2, 0.8, 2) * size
     radius = rng.uniform(0.2, 0.45) * size
@@ -42,8 +44,8 @@ def draw_holed_disc(rng, size):
     return canvas
 
 
-def draw_curves(rng, size):
-    """Thin curves of even width: hairs, wires, threads; one to thirty."""
+def draw_curves(rng: np.random.Generator, size: int) -> np.ndarray:
+    """One to thirty thin curves of even width: hairs, wires, threads."""
     canvas = np.zeros((size, size), np.uint8)
     bend = rng.choice([0.0, 0.1, 0.5])
     main = rng.uniform(0, np.pi)
@@ -63,7 +65,7 @@ def draw_curves(rng, size):
     return canvas
 
 
-def draw_blades(rng, size):
+def draw_blades(rng: np.random.Generator, size: int) -> np.ndarray:
     """Tapering blades that rise from one side: grass, needles, bristles."""
     canvas = np.zeros((size, size), np.uint8)
     t = np.linspace(0, 1, 16)[:, None]
@@ -75,10 +77,10 @@ def draw_blades(rng, size):
         width = rng.uniform(0.003, 0.02) * (1 - t) + 0.001
         outline = np.concatenate([spine - [1, 0] * width, (spine + [1, 0] * width)[::-1]])
         cv2.fillPoly(canvas, [(outline * size).astype(np.int32)], 255)
-    return np.rot90(canvas, rng.integers(4)).copy()
+    return np.rot90(canvas, int(rng.integers(4))).copy()
 
 
-def draw_branches(rng, size):
+def draw_branches(rng: np.random.Generator, size: int) -> np.ndarray:
     """A stem that forks into thinner and thinner ones."""
     canvas = np.zeros((size, size), np.uint8)
     stems = [(np.array([rng.uniform(0.2, 0.8), 1.0]), -np.pi / 2, rng.uniform(0.01, 0.035), 0.3)]
@@ -89,15 +91,15 @@ def draw_branches(rng, size):
         end = start + length * np.array([np.cos(angle), np.sin(angle)])
         thickness = max(1, round(width * size))
         ends = [(point * size).astype(int).tolist() for point in (start, end)]
-        cv2.line(canvas, *ends, 255, thickness)
+        cv2.line(canvas, ends[0], ends[1], 255, thickness)
         for _ in range(rng.integers(1, 4)):
             turn, shrink = rng.normal(0, 0.6), rng.uniform(0.5, 0.85)
             stems.append((end, angle + turn, width * shrink, length * rng.uniform(0.6, 0.95)))
         stems = stems[:200]
-    return np.rot90(canvas, rng.integers(4)).copy()
+    return np.rot90(canvas, int(rng.integers(4))).copy()
 
 
-def draw_letters(rng, size):
+def draw_letters(rng: np.random.Generator, size: int) -> np.ndarray:
     """Lines of random letters."""
     canvas = np.zeros((size, size), np.uint8)
     letters = list("ABCDEFGHKLMNPRSTUXYZabcdeghkmnrstuwz0123456789&%#")
@@ -113,7 +115,7 @@ def draw_letters(rng, size):
     return canvas
 
 
-def draw_grid(rng, size):
+def draw_grid(rng: np.random.Generator, size: int) -> np.ndarray:
     """Parallel bars or two crossing sets of them, turned: slats, nets, fences."""
     turn = cv2.getRotationMatrix2D((size / 2, size / 2), rng.uniform(0, 180), 1)
     canvas = np.zeros((size, size), np.uint8)
@@ -125,7 +127,7 @@ def draw_grid(rng, size):
     return cv2.warpAffine(canvas, turn, (size, size), borderMode=cv2.BORDER_WRAP)
 
 
-def draw_rays(rng, size):
+def draw_rays(rng: np.random.Generator, size: int) -> np.ndarray:
     """Rays and rings around a centre, like a spider's web or a wheel."""
     canvas = np.zeros((size, size), np.uint8)
     centre = rng.uniform(0.2, 0.8, 2) * size
@@ -134,15 +136,16 @@ def draw_rays(rng, size):
     thickness = max(1, round(rng.uniform(0.5, 2.5) * SUPERSAMPLING))
     reach = rng.uniform(0.3, 0.9) * size
     for ray in rays:
-        ends = [centre.astype(int).tolist(), (centre + reach * ray).astype(int).tolist()]
-        cv2.line(canvas, *ends, 255, thickness)
+        end = (centre + reach * ray).astype(int).tolist()
+        cv2.line(canvas, centre.astype(int).tolist(), end, 255, thickness)
     for radius in np.arange(0.1, 1, rng.uniform(0.08, 0.3)) * reach:
         ring = centre + radius * rng.uniform(0.95, 1.05, (angle.size, 1)) * rays
         cv2.polylines(canvas, [ring.astype(np.int32)], True, 255, thickness)
     return canvas
 
 
-SHAPES = {
+# Each draws 255 where it covers a canvas of 0, (size, size) uint8.
+SHAPES: dict[str, Callable[[np.random.Generator, int], np.ndarray]] = {
     "blob": draw_blob,
     "polygon": draw_polygon,
     "holed_disc": draw_holed_disc,
@@ -155,14 +158,16 @@ SHAPES = {
 }
 
 
-def draw_alpha(rng, size, shape):
+def draw_alpha(rng: np.random.Generator, size: int, shape: str) -> np.ndarray:
     """Draw a shape of SHAPES.
 
     Args:
-        rng: NumPy generator; size: side in px; shape: its name.
+        rng: NumPy generator.
+        size: side in px.
+        shape: its name.
     Returns:
         (size, size) float32 in [0, 1], the share of each pixel that is covered; the rim is softened
-        by up to 0.6 px at random, as a photograph's is.
+        by up to 0.6 px at random, like those in photographs.
     """
     mask = SHAPES[shape](rng, size * SUPERSAMPLING)
     alpha = cv2.resize(mask, (size, size), interpolation=cv2.INTER_AREA).astype(np.float32) / 255

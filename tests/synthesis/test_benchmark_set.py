@@ -136,14 +136,14 @@ def test_all_sets_and_going_on(run, tmp_path):
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["--output_path", "x"], "leave --output_path away"),
-        (["--demo"], "leave --demo away"),
-        (["--noise", "1000"], "leave --noise away"),
-        (["--seed", "1"], "leave --seed away"),
-        (["--stack_path", "x"], "leave --stack_path away"),
-        (["--size", "64"], "leave --size away"),
-        (["--keep", "3"], "leave --keep away"),
-        (["--image_path", "x"], "leave --image_path away"),
+        (["--output_dir", "x"], "remove --output_dir"),
+        (["--demo"], "remove --demo"),
+        (["--noise", "1000"], "remove --noise"),
+        (["--seed", "1"], "remove --seed"),
+        (["--stack_path", "x"], "remove --stack_path"),
+        (["--size", "64"], "remove --size"),
+        (["--keep", "3"], "remove --keep"),
+        (["--image_path", "x"], "remove --image_path"),
     ],
 )
 def test_nothing_goes_with_it(run, words, sentence, tmp_path):
@@ -155,9 +155,9 @@ def test_nothing_goes_with_it(run, words, sentence, tmp_path):
 def test_a_folder_whose_name_begins_with_a_dash(run, monkeypatch, tmp_path):
     places = []
 
-    def make_set(args):
-        places.append(args.output_path)
-        (tmp_path / args.output_path / "dof_stack").mkdir(parents=True)
+    def make_set(options):
+        places.append(str(options.output))
+        (tmp_path / options.output / "dof_stack").mkdir(parents=True)
         return 0
 
     monkeypatch.setattr(make_dataset, "make_set", make_set)
@@ -169,4 +169,4 @@ def test_a_folder_whose_name_begins_with_a_dash(run, monkeypatch, tmp_path):
 
 def test_without_a_place(run):
     status, said = run("--demo")
-    assert status == 2 and "--output_path is needed" in said
+    assert status == 2 and "--output_dir is needed" in said

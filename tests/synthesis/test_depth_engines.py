@@ -1,5 +1,6 @@
-"""synthesis/depth_models.py, depth_engines.py: sizes, normalisation, padding, misfits."""
+"""Networks that estimate depth: sizes, normalisation, padding, files that do not fit."""
 
+import argparse
 import subprocess
 import sys
 from pathlib import Path
@@ -11,15 +12,34 @@ from tiny_onnx import FLOAT, FLOAT16, UINT8, attribute, mean_of, node, write_net
 
 from stackmff.errors import StackError
 from stackmff.machine import import_openvino
+from stackmff.options import add_options, parse
 from stackmff.synthesis import depth_engines
-from stackmff.synthesis.depth_engines import OnnxRuntimeDepth, OpenVinoDepth, open_model
-from stackmff.synthesis.depth_models import FORMS, HUB, Form, cut_padding, feed, form_of, input_size
-from tools.estimate_depth import get_parser
+from stackmff.synthesis.depth_engines import DepthEngineOptions, OnnxRuntimeDepth, OpenVinoDepth
+from stackmff.synthesis.depth_models import (
+    FORMS,
+    HUB,
+    DepthModelOptions,
+    Form,
+    cut_padding,
+    feed,
+    form_of,
+    input_size,
+)
 
 
 def options(*words):
-    needed = ["--image_path", "a", "--output_path", "b", "--model", *map(str, words)]
-    return get_parser().parse_args(needed)
+    parser = argparse.ArgumentParser()
+    for kind in (DepthModelOptions, DepthEngineOptions):
+        add_options(parser, kind)
+    return parse(parser, ["--model", *map(str, words)], DepthModelOptions, DepthEngineOptions)
+
+
+def model_of(*words):
+    return options(*words)[0]
+
+
+def open_model(choice, threads):
+    return depth_engines.open_model(*choice, threads)
 
 
 def test_sizes_of_the_input():
@@ -73,9 +93,7 @@ def test_onnxruntime_gives_the_same(tmp_path):
 def test_without_onnxruntime(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     path = write_network(tmp_path / "fastdepth.onnx")
-    with pytest.raises(
-        StackError, match="onnxruntime is needed: pip install -r requirements-depth"
-    ):
+    with pytest.raises(StackError, match=r'needs onnxruntime: pip install "stackmff\[depth\]"'):
         open_model(options(path, "--engine", "onnxruntime"), 1)
 
 
@@ -88,46 +106,44 @@ def test_the_size_in_the_file_is_the_one_that_counts(tmp_path):
 
 def test_what_a_file_is_comes_from_its_name_or_the_options(tmp_path):
     path = tmp_path / "some.onnx"
-    with pytest.raises(StackError, match=r"say by --kind what it is \(fastdepth, midas_small"):
-        form_of(path, options(path))
-    assert form_of(path, options(path, "--kind", "dpt")) == FORMS["dpt"]
+    with pytest.raises(StackError, match=r"give --kind \(fastdepth, midas_small"):
+        form_of(path, model_of(path))
+    assert form_of(path, model_of(path, "--kind", "dpt")) == FORMS["dpt"]
     words = ("--meaning", "relative", "--size", 64, 96, "--mean", 0, 0, 0, "--std", 1, 1, 0.5)
-    form = form_of(path, options(path, "--kind", "dpt", *words))
+    form = form_of(path, model_of(path, "--kind", "dpt", *words))
     assert form == Form((64, 96), "relative", mean=(0, 0, 0), std=(1, 1, 0.5))
-    assert form_of(tmp_path / "MiDaS_small.onnx", options(path)) == FORMS["midas_small"]
+    assert form_of(tmp_path / "MiDaS_small.onnx", options(path)[0]) == FORMS["midas_small"]
 
 
 def test_files_that_do_not_fit(tmp_path):
     cut = write_network(tmp_path / "fastdepth.onnx")
-    with pytest.raises(StackError, match=r"has no output x: --output_name is of depth"):
+    with pytest.raises(StackError, match=r"has no output x: --output_name must be one of depth"):
         open_model(options(cut, "--output_name", "x"), 1)
     with pytest.raises(StackError, match="has no fp16"):
         open_model(options(cut, "--precision", "fp16"), 1)
-    with pytest.raises(StackError, match="the file's own precision: leave --precision away"):
+    with pytest.raises(StackError, match="the file's own precision: remove --precision"):
         open_model(options(cut, "--precision", "bf16", "--engine", "onnxruntime"), 1)
     for device in ("mps", "gpu", "cuda:x"):
-        with pytest.raises(StackError, match=f"--device {device} runs no file such as"):
+        with pytest.raises(StackError, match=f"--device {device} cannot run a file such as"):
             open_model(options(cut, "--device", device), 1)
     cut.write_bytes(cut.read_bytes()[:40])
-    with pytest.raises(StackError, match=r"fastdepth\.onnx is no network, or is cut short"):
+    with pytest.raises(StackError, match=r"fastdepth\.onnx is not a network or is truncated"):
         open_model(options(cut), 1)
     grey = write_network(tmp_path / "dpt.onnx", sides=(1, 1, 32, 32))
     with pytest.raises(StackError, match=r"expected \(batch, 3, height, width\)"):
         open_model(options(grey), 1)
     colour = write_network(tmp_path / "dpt.onnx", node("Relu", ["input"], "depth"))
     model = open_model(options(colour), 1)
-    with pytest.raises(StackError, match="name another output by --output_name"):
+    with pytest.raises(StackError, match="choose another output by --output_name"):
         model(np.zeros((1, 3, 32, 32), np.float32))
     square = write_network(tmp_path / "dpt.onnx", node("MatMul", ["input", "input"], "depth"))
     model = open_model(options(square), 1)
     with pytest.raises(
-        StackError, match=r"does not take 1 picture.s. of 24x16: give another --size"
+        StackError, match=r"does not accept 1 picture.s. of 24x16: give another --size"
     ):
         model(np.zeros((1, 3, 16, 24), np.float32))
     for name in ("nowhere.onnx", tmp_path, "weights.pth"):
-        with pytest.raises(
-            StackError, match=r"is no file .* and no name of ours: metric3d_vit_small"
-        ):
+        with pytest.raises(StackError, match=r"is neither a file .* nor one of metric3d_vit_small"):
             open_model(options(name), 1)
 
 
@@ -155,12 +171,12 @@ def test_networks_that_take_something_else(tmp_path, engine):
     ):
         open_with(nodes=cast + mean_of("real"), elements=UINT8)
     both = node("Add", ["input", "other"], "sum") + mean_of("sum")
-    with pytest.raises(StackError, match=r"takes 2 input\(s\) .*with the picture alone"):
+    with pytest.raises(StackError, match=r"takes 2 input\(s\) .*with the picture as its only"):
         open_with(nodes=both, inputs=("input", "other"))
     with pytest.raises(StackError, match=r"None, 3\), expected .* export it with the channels"):
         open_with(sides=(1, "height", "width", 3))
     square = node("MatMul", ["input", "input"], "depth")
-    with pytest.raises(StackError, match=r"does not take 1 picture\(s\) of 24x16: give another"):
+    with pytest.raises(StackError, match=r"does not accept 1 picture\(s\) of 24x16: give another"):
         open_with(nodes=square)(np.zeros((1, 3, 16, 24), np.float32))
 
 

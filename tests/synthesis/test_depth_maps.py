@@ -1,4 +1,4 @@
-"""synthesis/depth_maps.py: maps in 16 bits, and what the side file says of them."""
+"""synthesis/depth_maps.py: a network's maps in 16 bits, and what their side file says."""
 
 import json
 
@@ -56,13 +56,13 @@ def test_near_and_far_survive_the_file(meaning, tmp_path):
 @pytest.mark.parametrize(
     ("values", "sentence"),
     [
-        (np.where(RAMP > 3, np.nan, RAMP), "a.jpg: the network gave NaN"),
-        (np.where(RAMP > 3, np.inf, RAMP), "a.jpg: the network gave NaN or infinite"),
-        (np.full((4, 4), 2.5), "a.jpg: the network sees one depth everywhere, 2.5"),
+        (np.where(RAMP > 3, np.nan, RAMP), "a.jpg: the network returned NaN"),
+        (np.where(RAMP > 3, np.inf, RAMP), "a.jpg: the network returned NaN or infinite"),
+        (np.full((4, 4), 2.5), "a.jpg: the network returned one depth everywhere, 2.5"),
         (1000 + RAMP / 100, "one depth everywhere"),
-        (RAMP + 66, r"a.jpg: its depth of 66.5 to 70 m is one level .* beyond 65.5"),
-        (RAMP / 1e5, "is one level of 0.001 m or .*: give another --step"),
-        (-RAMP, "a.jpg: the network gave distances up to -0.5"),
+        (RAMP + 66, r"a.jpg: its depth of 66.5 to 70 m is within one level .* beyond 65.5"),
+        (RAMP / 1e5, "is within one level of 0.001 m or .*: give another --step"),
+        (-RAMP, "a.jpg: the network returned distances of at most -0.5"),
     ],
 )
 def test_maps_that_say_nothing(values, sentence):
@@ -131,7 +131,7 @@ def test_region_maps():
 def test_bad_depth_maps(tmp_path):
     path = tmp_path / "d.npy"
     path.write_bytes(b"no array")
-    with pytest.raises(StackError, match="no array"):
+    with pytest.raises(StackError, match="not an array"):
         read_depth(path, (48, 64))
     np.save(path, np.zeros((4, 5, 6)))
     with pytest.raises(StackError, match="expected"):
@@ -144,7 +144,7 @@ def test_bad_depth_maps(tmp_path):
         read_depth(tmp_path / "d.png", (48, 64))
     with open(path, "wb") as file:
         np.savez(file, np.zeros((48, 64)))
-    with pytest.raises(StackError, match="no array"):
+    with pytest.raises(StackError, match="not an array"):
         read_depth(path, (48, 64))
     path.write_bytes(b"")
     with pytest.raises(StackError, match="is empty"):
@@ -161,5 +161,5 @@ def test_every_cut_of_an_array_is_told(tmp_path):
     damaged.append(whole.replace(b"(8, 9)", b"(8, 9 "))  # the header is read as Python
     for data in damaged:
         path.write_bytes(data)
-        with pytest.raises(StackError, match=r"a\.npy is no array of numbers"):
+        with pytest.raises(StackError, match=r"a\.npy is not an array of numbers"):
             read_depth(path, (8, 9))

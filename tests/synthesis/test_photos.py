@@ -11,8 +11,8 @@ from stackmff.errors import StackError
 from stackmff.images.colour import luma
 from stackmff.images.formats import write_picture
 from stackmff.synthesis import photos
+from stackmff.synthesis.options import PhotoLimits
 from stackmff.synthesis.photos import (
-    Limits,
     PhotoFolder,
     list_photos,
     part_readable,
@@ -85,9 +85,9 @@ GOOD = texture(140, 150, 0)
     [
         (GOOD, None),
         (GOOD[:100], "is 150x100, too small: --min_side is 128"),
-        (GOOD // 20, "is black: its brightest places are at 1[0-2] of 255"),
+        (GOOD // 20, "is black: its brightest parts are at 1[0-2] of 255"),
         (np.full_like(GOOD, 200), "is of one colour"),
-        (GOOD[..., :1].repeat(3, 2), "is grey: --min_colour is 1, 0 takes it"),
+        (GOOD[..., :1].repeat(3, 2), "is grey: --min_colour is 1, 0 accepts it"),
         (cv2.GaussianBlur(GOOD, (0, 0), 2.5), r"is blurred: its sharpness is 0\.\d\d, --min_sharp"),
     ],
 )
@@ -95,18 +95,18 @@ def test_what_is_unfit_is_said(tmp_path, picture, words):
     path = tmp_path / "p.png"
     write_picture(path, picture)
     if words is None:
-        assert what_is_unfit(picture, Limits()) is None
-        np.testing.assert_array_equal(read_fit(path, Limits()), picture)
+        assert what_is_unfit(picture, PhotoLimits()) is None
+        np.testing.assert_array_equal(read_fit(path, PhotoLimits()), picture)
     else:
         with pytest.raises(StackError, match=rf"p\.png {words}"):
-            read_fit(path, Limits())
+            read_fit(path, PhotoLimits())
 
 
 def test_a_hot_pixel_leaves_black_black():
     black = np.zeros_like(GOOD)
     black[70, 70] = 255
-    assert "is black" in what_is_unfit(black, Limits())
-    assert what_is_unfit(GOOD // 4, Limits()) is None  # dark is not black
+    assert "is black" in what_is_unfit(black, PhotoLimits())
+    assert what_is_unfit(GOOD // 4, PhotoLimits()) is None  # dark is not black
 
 
 def test_sharpness_does_not_go_by_contrast_and_background():
@@ -121,7 +121,7 @@ def test_sharpness_does_not_go_by_contrast_and_background():
 
 def test_what_was_read_once_is_not_read_again(folder, tmp_path, monkeypatch):
     paths, record = list_photos([folder]), tmp_path / "out" / "photographs.json"
-    loose = Limits(16, 1.0, 0.0)
+    loose = PhotoLimits(16, 1.0, 0.0)
     write_picture(paths[2], texture(16, 24, 2)[..., :1])
     good, sentences = part_readable(paths, 1, loose, record)
     assert good == paths[:2] and "p2.png is grey" in sentences[0]
@@ -138,7 +138,7 @@ def test_what_was_read_once_is_not_read_again(folder, tmp_path, monkeypatch):
     assert part_readable(paths, 1, loose, record) == (paths, []) and read == paths[2:]
     assert part_readable(paths[1:], 1, loose, record) == (paths[1:], []) and read == paths[2:]
     with pytest.raises(StackError, match=r"none of the 3 photographs can be used: .*too small"):
-        part_readable(paths, 1, Limits(), record)
+        part_readable(paths, 1, PhotoLimits(), record)
     record.write_text("{")
     assert part_readable(paths, 1, loose, record) == (paths, [])
 

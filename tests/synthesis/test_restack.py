@@ -27,7 +27,7 @@ def run(data, tmp_path, capsys):
     """Change the stacks of `data` into tmp_path/<name>: (exit status, what was said)."""
 
     def call(name, *words):
-        source = ["--stack_path", data, "--output_path", tmp_path / name]
+        source = ["--stack_path", data, "--output_dir", tmp_path / name]
         return make_quietly(capsys, *source, *words)
 
     return call
@@ -224,12 +224,12 @@ def test_bad_stacks_are_reported_and_the_rest_goes_on(run, data, tmp_path):
         (["--noise", "1000", "-1"], "at least 0"),
         (["--jpeg", "0"], "at least 1"),
         (["--flicker", "-0.1"], "at least 0"),
-        (["--size", "64"], "--stack_path brings its own pictures and blur: leave --size away"),
-        (["--num_frames", "3"], "leave --num_frames away"),
-        (["--image_path", "."], "leave --image_path away"),
-        (["--save_masks"], "leave --save_masks away"),
-        (["--clean"], "leave --clean away"),
-        (["--stack_path", "nowhere"], "nowhere is no folder"),
+        (["--size", "64"], "--stack_path brings its own pictures and blur: remove --size"),
+        (["--num_frames", "3"], "remove --num_frames"),
+        (["--image_path", "."], "remove --image_path"),
+        (["--save_masks"], "remove --save_masks"),
+        (["--clean"], "remove --clean"),
+        (["--stack_path", "nowhere"], "nowhere is not a folder"),
     ],
 )
 def test_wrong_calls(run, words, sentence):
@@ -243,7 +243,7 @@ def test_the_source_is_never_written_to(run, data, tmp_path):
     before = sorted(data.rglob("*"))
     for name in ("data", "data/dof_stack", "data/new", "link"):
         status, said = run(name)
-        assert status == 2 and "lies in --stack_path" in said
+        assert status == 2 and "is inside --stack_path" in said
     write_set(tmp_path / "other", [3])
     with pytest.raises(StackError, match=r"other holds dof_stack and no dataset\.json"):
         run("other")

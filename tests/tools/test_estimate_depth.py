@@ -1,4 +1,4 @@
-"""tools/estimate_depth.py: known depth of drawn photographs, bad input, what is missing."""
+"""tools.estimate_depth: known depth of drawn photographs, bad input, what is missing."""
 
 import json
 import os
@@ -48,7 +48,7 @@ def run(capsys, photos, tmp_path):
     """tools/estimate_depth.py with these words: (exit status, what it said)."""
 
     def call(*words):
-        folders = ("--image_path", photos, "--output_path", tmp_path / "maps")
+        folders = ("--image_path", photos, "--output_dir", tmp_path / "maps")
         try:
             status = estimate_depth.main([*map(str, (*folders, *WORDS, *words))])
         except SystemExit as stop:
@@ -84,16 +84,16 @@ def test_make_dataset_reads_what_the_maps_mean(run, model, photos, capsys, tmp_p
     words = ["--image_path", photos, "--depth_path", tmp_path / "maps", "--num_frames", 3]
     words += ["--max_coc", 6, *WORDS[:4]]
     status, said = make_quietly(
-        capsys, *words, "--output_path", tmp_path / "no", "--depth_kind", "disparity"
+        capsys, *words, "--output_dir", tmp_path / "no", "--depth_kind", "disparity"
     )
     assert status == 2 and "contradicts depth.json" in said and "says distance" in said
-    assert make_quietly(capsys, *words, "--output_path", tmp_path / "set")[0] == 0
+    assert make_quietly(capsys, *words, "--output_dir", tmp_path / "set")[0] == 0
     disparity = read_picture(tmp_path / "set" / "depth" / "p0.png")[..., 0]
     assert disparity[:, :20].min() > disparity[:, 28:].max()  # the dark half is near
     record = json.loads((tmp_path / "set" / "dataset.json").read_text())
     assert record["settings"]["depth_kind"] == "distance"
     published = [*words[:6], *WORDS[:4], "--refocus", "published"]
-    assert make_quietly(capsys, *published, "--output_path", tmp_path / "regions")[0] == 0
+    assert make_quietly(capsys, *published, "--output_dir", tmp_path / "regions")[0] == 0
     regions = read_picture(tmp_path / "regions" / "depth" / "p0.png")
     assert regions.max() == 254 and regions.min() < 100  # as they are, 700 mm are level 2
 
@@ -116,7 +116,7 @@ def test_what_is_done_is_not_done_again(run, model, photos, tmp_path):
         (["--mean", 0.5, 0.5, 0.5], "input"),
         (["--step", 0.01], "metres_per_level"),
     ):
-        with pytest.raises(StackError, match=f"other options .*{name}.*another --output_path"):
+        with pytest.raises(StackError, match=f"other options .*{name}.*another --output_dir"):
             run("--model", model, *words)
     model.write_bytes(model.read_bytes() + b"\x10\x01")  # a field more: another file
     with pytest.raises(StackError, match=r"of another model .*sha256"):
@@ -162,8 +162,10 @@ def test_a_name_of_two_lines_is_told_in_one(run, model, photos, tmp_path):
     assert said.count("lines.png") == 1 and r"two\nlines.png is not a picture" in said
     (photos / "two\nlines.png").write_bytes((photos / "p0.png").read_bytes())
     network = write_network(tmp_path / "dpt.onnx", CONSTANT)
-    said = run("--model", network, "--output_path", tmp_path / "flat")[1]
-    assert said.count("lines.png") == 1 and r"two\nlines.png: the network sees one depth" in said
+    said = run("--model", network, "--output_dir", tmp_path / "flat")[1]
+    assert (
+        said.count("lines.png") == 1 and r"two\nlines.png: the network returned one depth" in said
+    )
 
 
 def test_a_photograph_from_the_future_is_done_once(run, model, photos, tmp_path):
@@ -179,7 +181,7 @@ def test_a_side_file_by_hand_is_not_written_over(run, model, tmp_path):
     (tmp_path / "maps").mkdir()
     side = tmp_path / "maps" / "depth.json"
     side.write_text(text := '{"kind": "distance", "made_by": "a laser scanner"}')
-    with pytest.raises(StackError, match=r"of another model .*choose another --output_path"):
+    with pytest.raises(StackError, match=r"of another model .*choose another --output_dir"):
         run("--model", model)
     assert side.read_text() == text
 
@@ -212,7 +214,7 @@ def test_a_killed_run_goes_on(run, photos, model, tmp_path):
     for k in range(3, 40):
         write_picture(photos / f"p{k}.png", two_halves(k, 96, 96))
     out = tmp_path / "maps"
-    words = ["--image_path", photos, "--output_path", out, "--model", model, *WORDS]
+    words = ["--image_path", photos, "--output_dir", out, "--model", model, *WORDS]
     killed_while_writing("tools.estimate_depth", words, 5, "stackmff.synthesis.depth_estimation")
     done = {path: path.stat().st_mtime_ns for path in out.glob("p*.png")}
     assert 0 < len(done) <= 5
@@ -230,13 +232,13 @@ def test_a_killed_run_goes_on(run, photos, model, tmp_path):
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["--model", "zoedepth", "--kind", "dpt"], "--kind is for a file"),
+        (["--model", "zoedepth", "--kind", "dpt"], "--kind is for files"),
         (["--model", "x.onnx", "--std", 0, 1, 1], "--std: 0 must be above 0"),
         (["--model", "x.onnx", "--std", 58.4, 57.1, 57.4], "--std: 58.4 must be at most 1"),
         (["--model", "x.onnx", "--mean", "nan", 0, 0], "--mean: nan must be finite"),
         (["--model", "x.onnx", "--step", "inf"], "--step: inf must be finite"),
         (["--model", "x.onnx", "--engine", "openvino", "--device", "cuda"], "runs on the CPU"),
-        (["--model", "x.onnx", "--image_path", "nowhere"], "is no folder"),
+        (["--model", "x.onnx", "--image_path", "nowhere"], "is not a folder"),
     ],
 )
 def test_wrong_calls(run, words, sentence):
@@ -245,7 +247,7 @@ def test_wrong_calls(run, words, sentence):
 
 
 def test_maps_are_never_put_among_the_photographs(run, photos, model):
-    status, said = run("--model", model, "--output_path", photos)
+    status, said = run("--model", model, "--output_dir", photos)
     assert status == 2 and "taken for photographs" in said
 
 
@@ -276,11 +278,11 @@ def test_a_hub_network_by_a_package_that_is_there(run, monkeypatch, tmp_path):
 
     given.from_pretrained = fail
     with pytest.raises(
-        StackError, match=r"cannot be had \(We couldn't .*hub\): is there a network"
+        StackError, match=r"cannot be downloaded \(We couldn't .*hub\): check the connection"
     ):
         run(*words)
     monkeypatch.setitem(sys.modules, "transformers", None)
-    with pytest.raises(StackError, match=r"needs transformers: pip install -r requirements-depth"):
+    with pytest.raises(StackError, match=r'needs transformers: pip install "stackmff\[depth\]"'):
         run(*words)
 
 
@@ -288,7 +290,7 @@ def test_torch_hub_without_a_package_or_a_network(run, monkeypatch):
     torch = pytest.importorskip("torch")
     for error, sentence in (
         (ModuleNotFoundError("No module named 'mmengine'", name="mmengine"), "needs mmengine: pip"),
-        (OSError("no route"), r"cannot be had from yvanyin/metric3d \(no route\)"),
+        (OSError("no route"), r"cannot be downloaded from yvanyin/metric3d \(no route\)"),
     ):
 
         def fail(*words, error=error, **options):

@@ -25,13 +25,13 @@ def run(data, folder, *words):
 
 
 def test_changes():
-    assert change_of("frames", 3, 9).keep == 3
-    assert change_of("noise", 0.4, 9).noise[0] == 2500
-    assert change_of("flicker", 5, 9).flicker == pytest.approx(0.05)
-    assert change_of("shake", 0.25, 9).shake == 0.25
+    assert change_of("frames", 3, 9).take.keep == 3
+    assert change_of("noise", 0.4, 9).camera.noise == (2500,)
+    assert change_of("flicker", 5, 9).camera.flicker == pytest.approx(0.05)
+    assert change_of("shake", 0.25, 9).camera.shake == 0.25
     for axis in ("noise", "flicker", "shake"):
-        still = vars(change_of(axis, 0, 9))
-        assert still.pop("keep") == 9 and not any(still.values())
+        still = change_of(axis, 0, 9)
+        assert still.take.keep == 9 and not still.camera.given()
     assert all(list(levels) == sorted(levels) for _, levels in AXES.values())
 
 
