@@ -1,11 +1,12 @@
 # make demo: fuse a real photograph's stack; make test: linter, types and tests; make check: what needs
-# a browser or optional packages; make weights PHOTOS=DIR: train the default network from a folder of
+# a browser or optional packages; make lowest: the tests with the lowest versions; make weights PHOTOS=DIR: train the default network from a folder of
 # photographs; make benchmark: every method on stacks with exact answers, without downloads. All set
 # up .venv first, with the versions of constraints.txt.
 VENV ?= .venv
+CONSTRAINTS ?= constraints.txt
 PYTHON ?= python3
 RUN = $(VENV)/bin/python
-PIP = $(RUN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+PIP = $(RUN) -m pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS)
 # A process of one thread on each core: torch's threads would wait for one another in small tests.
 PYTEST = OMP_NUM_THREADS=1 $(RUN) -m pytest --numprocesses auto --maxprocesses 4
 DEMO = data/demo
@@ -18,7 +19,7 @@ EPOCHS ?= 20
 FINAL_EPOCHS ?= 4
 RUN_NAME ?= weights
 
-.PHONY: demo test check lint weights benchmark photos-there clean
+.PHONY: demo test check lowest lint weights benchmark photos-there clean
 
 demo: $(VENV)/.ready
 	$(RUN) make_dataset.py --demo --output_dir $(DEMO)
@@ -34,6 +35,10 @@ lint: $(VENV)/.ready
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
+
+# The tests with the lowest versions that pyproject.toml permits.
+lowest:
+	$(MAKE) test VENV=.venv-lowest CONSTRAINTS=constraints-lowest.txt
 
 # The tests that `make test` skips, and the page and the report in a browser (chromium and
 # chromium-driver of Debian).
@@ -74,7 +79,7 @@ clean:
 	rm -rf $(VENV)
 
 # The mark is set last, so that a set-up that failed is done again.
-$(VENV)/.ready: pyproject.toml constraints.txt
+$(VENV)/.ready: pyproject.toml $(CONSTRAINTS)
 	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'Python 3.11 or later is needed: make PYTHON=python3.11')"
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) --editable '.[dev]'

@@ -8,7 +8,7 @@ from pathlib import Path
 from stackmff.alignment.focus_order import put_in_order
 from stackmff.alignment.geometry import Alignment
 from stackmff.alignment.measure import align_by_options, apply, find_reference, told
-from stackmff.alignment.options import AlignOptions, unmeasured
+from stackmff.alignment.options import AlignmentFiles, AlignOptions, unmeasured
 from stackmff.images.folders import list_frames
 from stackmff.images.formats import suffix_like, write_picture
 from stackmff.images.frame_store import release
@@ -31,14 +31,7 @@ class AlignFiles(Options):
     output_dir: Path = option(
         help="folder for the aligned frames, which keep their names", metavar="DIR"
     )
-    save_alignment: Path | None = option(
-        None, help="also write the alignment of the frames as JSON", metavar="FILE"
-    )
-    use_alignment: Path | None = option(
-        None,
-        help="read the alignment from this file, written by --save_alignment, and measure nothing",
-        metavar="FILE",
-    )
+    alignment: AlignmentFiles = AlignmentFiles()
 
     def contradiction(self) -> str | None:
         """The frames would be overwritten."""
@@ -56,7 +49,11 @@ class AlignCommand(Options):
 
     def contradiction(self) -> str | None:
         """How to measure is said, and nothing is measured."""
-        return unmeasured(self.alignment, "--use_alignment") if self.files.use_alignment else None
+        return (
+            unmeasured(self.alignment, "--use_alignment")
+            if self.files.alignment.use_alignment
+            else None
+        )
 
 
 def get_parser(prog: str | None = None) -> argparse.ArgumentParser:
@@ -104,7 +101,12 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
         print(f"note: {note}")
     with stage("aligning", True) as progress:
         alignment = align_by_options(
-            options, stack.frames, names, files.save_alignment, files.use_alignment, progress
+            options,
+            stack.frames,
+            names,
+            files.alignment.save_alignment,
+            files.alignment.use_alignment,
+            progress,
         )
     with stage("resampling", True) as progress:
         kept = apply(stack.frames, alignment, progress)

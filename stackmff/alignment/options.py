@@ -1,6 +1,7 @@
 """Options of alignment."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from stackmff.options import Options, option
@@ -53,6 +54,27 @@ class AlignOptions(Options):
             "--reference": self.reference is not None,
         }
         return [name for name, is_changed in changed.items() if is_changed]
+
+
+@dataclass(frozen=True)
+class AlignmentFiles(Options):
+    """The file of the alignment of one stack, to be written or read."""
+
+    save_alignment: Path | None = option(
+        None, help="also write the alignment of the frames as JSON", metavar="FILE"
+    )
+    use_alignment: Path | None = option(
+        None,
+        help="read the alignment from this file, written by --save_alignment, and measure nothing",
+        metavar="FILE",
+    )
+
+    def contradiction(self) -> str | None:
+        """A file whose suffix is not that of its format."""
+        path = self.save_alignment
+        if path is not None and path.suffix.lower() != ".json":
+            return f"--save_alignment {path} is JSON: use a name that ends in .json"
+        return None
 
 
 def unmeasured(options: AlignOptions, reason: str) -> str | None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from stackmff.alignment.options import AlignmentFiles
 from stackmff.display.previews import preview_files
 from stackmff.files import make_folder
 from stackmff.fusion.options import (
@@ -66,14 +67,7 @@ class OutputOptions(Options):
         "one frame instead of the mixture",
         metavar="FILE",
     )
-    save_alignment: Path | None = option(
-        None, help="also write the alignment of the frames as JSON", metavar="FILE"
-    )
-    use_alignment: Path | None = option(
-        None,
-        help="read the alignment from this file, written by --save_alignment, and measure nothing",
-        metavar="FILE",
-    )
+    alignment: AlignmentFiles = AlignmentFiles()
 
     def contradiction(self) -> str | None:
         """A file whose suffix is not that of its format."""
@@ -82,8 +76,6 @@ class OutputOptions(Options):
         for name, path in (("focus_map", self.focus_map), ("confidence", self.confidence)):
             if path is not None and path.suffix.lower() != ".png":
                 return f"--{name} {path} is written as PNG: use a name that ends in .png"
-        if self.save_alignment is not None and self.save_alignment.suffix.lower() != ".json":
-            return f"--save_alignment {self.save_alignment} is JSON: use a name that ends in .json"
         return None
 
 
@@ -101,7 +93,7 @@ class FuseCommand(Options):
         output = self.output
         shows_maps = output.focus_map is not None or output.preview
         return check_alignment_files(
-            self.fuse, output.save_alignment, output.use_alignment
+            self.fuse, output.alignment.save_alignment, output.alignment.use_alignment
         ) or check_maps(self.fuse, shows_maps, output.preview)
 
 
@@ -149,8 +141,8 @@ def choose_files(output: Path, wanted: OutputOptions, slabs: bool) -> Files:
         wanted.confidence,
         output.with_name(f"{output.stem}_slabs") if slabs else None,
         output.parent if wanted.preview else None,
-        wanted.save_alignment,
-        wanted.use_alignment,
+        wanted.alignment.save_alignment,
+        wanted.alignment.use_alignment,
         retouch=wanted.retouch,
     )
 
