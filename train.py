@@ -37,12 +37,12 @@ from stackmff.files import write_json
 from stackmff.images.formats import write_picture
 from stackmff.machine import select_device
 from stackmff.options import changed, values_of
-from stackmff.processes import rank_and_world
+from stackmff.processes import gathered, rank_and_world
 from stackmff.records import run_record
 from stackmff.training.command_line import Checkpoint, Tables, make_parser, parse_options
 from stackmff.training.curves import draw_run
 from stackmff.training.data_sets import check_stacks
-from stackmff.training.log import Log, Means
+from stackmff.training.log import Log, Means, say
 from stackmff.training.optimisation import (
     Average,
     across_processes,
@@ -59,6 +59,7 @@ from utils import run_main, seed_everything
 
 Scores = dict[str, float]
 
+PLANES = ("stack", "answer")  # of a batch, which go to the device
 PANELS = 2  # validation scenes that TensorBoard shows
 WARM_UP = 3  # steps before those that --profile times
 DATA_SECONDS = 15  # for which a dry run reads stacks
@@ -95,8 +96,7 @@ def train_step(run: Run, batch: Batch, stages: Stages) -> dict[str, float | torc
         StackError: the loss is not finite; the step is not taken.
     """
     with stages.stage("copy"):
-        stack = batch["stack"].to(run.device, non_blocking=True)
-        answer = batch["answer"].to(run.device, non_blocking=True)
+        there = {name: batch[name].to(run.device, non_blocking=True) for name in PLANES}
     place = run.epoch * run.steps_per_epoch + run.step_in_epoch
     options = run.options.optimisation
     rate = learning_rate(place, run.steps_per_epoch, run.options.run.epochs, options)
@@ -104,11 +104,9 @@ def train_step(run: Run, batch: Batch, stages: Stages) -> dict[str, float | torc
         group["lr"] = rate
     run.optimizer.zero_grad()
     with stages.stage("forward"), autocast(run.device, run.options.run.precision):
-        output = run_network(run.trained, stack)
+        output = run_network(run.trained, there["stack"])
     with stages.stage("loss"):
-        total, terms = loss.weighted_loss(
-            output, {"stack": stack, "answer": answer}, run.loss_weights
-        )
+        total, terms = loss.weighted_loss(output, there, run.loss_weights)
     with stages.stage("backward"):
         total.backward()
     total = total.detach()
@@ -117,10 +115,9 @@ def train_step(run: Run, batch: Batch, stages: Stages) -> dict[str, float | torc
             run.network.parameters(), options.clip or float("inf")
         )
         if not torch.isfinite(total + norm):
-            names = ", ".join(batch["scene"])
             raise StackError(
                 f"the loss is {float(total):.4g} and its gradient {float(norm):.4g} at step "
-                f"{run.step + 1}, scenes {names}: check these pictures, or lower --lr"
+                f"{run.step + 1}, scenes {', '.join(batch['scene'])}: check them, or lower --lr"
             )
         run.optimizer.step()
     run.step += 1
@@ -175,8 +172,7 @@ def train_one_epoch(run: Run, loader: DataLoader[Any], log: Log, stop: Stop) -> 
 
 def as_picture(planes: torch.Tensor) -> np.ndarray:
     """A (C, H, W) tensor as an array (H, W) of luma or (H, W, 3) of RGB."""
-    array: np.ndarray = planes.movedim(0, -1).squeeze(-1).numpy()
-    return array
+    return np.asarray(planes.movedim(0, -1).squeeze(-1))
 
 
 @torch.no_grad()
@@ -195,37 +191,18 @@ def validate(run: Run, loader: DataLoader[Any]) -> tuple[Scores, Scores, dict[st
     Raises:
         StackError: a file cannot be read or is too small to be scored.
     """
-    network = run.average.network
     if dist.is_initialized():
         # Each process has the norms' statistics of its own samples; those of process 0 are saved.
-        for tensor in network.state_dict().values():
+        for tensor in run.average.network.state_dict().values():
             dist.broadcast(tensor, 0)
-    rows: list[tuple[int, Scores]] = []
+    own: list[tuple[int, Scores]] = []
     panels: dict[str, np.ndarray] = {}
     for batch in batches(loader):
-        stack, answer = batch["stack"].to(run.device), batch["answer"].to(run.device)
-        with autocast(run.device, run.options.run.precision):
-            output = run_network(network, stack)
-        total, _ = loss.weighted_loss(output, {"stack": stack, "answer": answer}, run.loss_weights)
-        fused, answer = (
-            as_picture(planes[0]) for planes in (output["fused"].cpu(), batch["answer"])
-        )
-        scene = batch["scene"][0]
-        try:
-            row = {"loss": float(total), **score(fused, answer, 1.0)}
-        except ValueError as error:
-            raise StackError(f"the validation stack {scene} cannot be scored: {error}") from error
-        rows.append((stack.shape[2], row))
-        if len(panels) < PANELS:
-            weights = output["weights"]
-            if weights is not None:
-                weights = weights[0].float().cpu().numpy()
-            frames = np.stack([as_picture(frame) for frame in batch["stack"][0].unbind(1)])
-            panels[scene] = training_panel(frames, fused, answer, weights)
-    if dist.is_initialized():
-        shares = [rows] * dist.get_world_size()
-        dist.all_gather_object(shares, rows)
-        rows = [row for share in shares for row in share]
+        row, panel = score_stack(run, batch, len(panels) < PANELS)
+        own.append((batch["stack"].shape[2], row))
+        if panel is not None:
+            panels[batch["scene"][0]] = panel
+    rows = [row for share in gathered(own) for row in share]
     by_n = {
         f"{name}/{n}": float(np.mean([row[name] for count, row in rows if count == n]))
         for name in ("PSNR", "SSIM")
@@ -233,6 +210,37 @@ def validate(run: Run, loader: DataLoader[Any]) -> tuple[Scores, Scores, dict[st
     }
     scores = {name: float(np.mean([row[name] for _, row in rows])) for name in rows[0][1]}
     return scores, by_n, panels
+
+
+def score_stack(run: Run, batch: Batch, drawn: bool) -> tuple[Scores, np.ndarray | None]:
+    """Fuse a stack by the averaged network and score the result.
+
+    Args:
+        run: its average is scored.
+        batch: of one validation stack.
+        drawn: whether a panel is wanted.
+    Returns:
+        (scores, panel): the metrics and the loss, and the panel (H, W, 3) uint8 or None.
+    Raises:
+        StackError: the stack is too small to be scored.
+    """
+    there = {name: batch[name].to(run.device) for name in PLANES}
+    with autocast(run.device, run.options.run.precision):
+        output = run_network(run.average.network, there["stack"])
+    total, _ = loss.weighted_loss(output, there, run.loss_weights)
+    fused, answer = (as_picture(planes[0]) for planes in (output["fused"].cpu(), batch["answer"]))
+    try:
+        scores = {"loss": float(total), **score(fused, answer, 1.0)}
+    except ValueError as error:
+        name = batch["scene"][0]
+        raise StackError(f"the validation stack {name} cannot be scored: {error}") from error
+    if not drawn:
+        return scores, None
+    weights = output["weights"]
+    if weights is not None:
+        weights = weights[0].float().cpu().numpy()
+    frames = np.stack([as_picture(frame) for frame in batch["stack"][0].unbind(1)])
+    return scores, training_panel(frames, fused, answer, weights)
 
 
 def validate_and_save(run: Run, loader: DataLoader[Any], log: Log) -> str:
@@ -256,12 +264,6 @@ def validate_and_save(run: Run, loader: DataLoader[Any], log: Log) -> str:
     )
 
 
-def report(run: Run, sentences: Sequence[str]) -> None:
-    """Print a line about the state of the run; only process 0 does."""
-    if rank_and_world()[0] == 0:
-        print(f"epoch {run.epoch} step {run.step}: {'; '.join(sentences)}", flush=True)
-
-
 def train(run: Run, loaders: Loaders, log: Log, stop: Stop) -> int:
     """Train from the present state of the run to its last epoch.
 
@@ -274,26 +276,26 @@ def train(run: Run, loaders: Loaders, log: Log, stop: Stop) -> int:
         0 at the end or when the time is up, else the exit status that goes with the signal.
     """
     options = run.options.run
-    if run.epoch >= options.epochs and rank_and_world()[0] == 0:
-        print(f"all {run.epoch} epochs are done: raise --epochs to continue")
+    if run.epoch >= options.epochs:
+        say(f"all {run.epoch} epochs are done: raise --epochs to continue")
     while run.epoch < options.epochs:
         loaders.order.start_at(run.epoch, run.step_in_epoch)
         reason, means = train_one_epoch(run, loaders.training, log, stop)
         if reason:
             if reason == Stop.TIME:
-                report(run, [validate_and_save(run, loaders.validation, log), *means.sentences()])
+                scores = [validate_and_save(run, loaders.validation, log)]
+                say(f"epoch {run.epoch} step {run.step}: {'; '.join(scores + means.sentences())}")
             run.save("last.pth", resumable=True)
-            if rank_and_world()[0] == 0:
-                print(
-                    f"stopped in epoch {run.epoch + 1} after {run.step} steps; "
-                    f"continue with --exp_name {options.exp_name} --resume"
-                )
+            say(
+                f"stopped in epoch {run.epoch + 1} after {run.step} steps; "
+                f"continue with --exp_name {options.exp_name} --resume"
+            )
             return 0 if reason == Stop.TIME else reason
         run.epoch, run.step_in_epoch = run.epoch + 1, 0
         scores = []
         if run.epoch % options.validate_every == 0 or run.epoch == options.epochs:
             scores = [validate_and_save(run, loaders.validation, log)]
-        report(run, scores + means.sentences())
+        say(f"epoch {run.epoch} step {run.step}: {'; '.join(scores + means.sentences())}")
         run.save("last.pth", resumable=True)
         if options.save_every and run.epoch % options.save_every == 0:
             run.save(f"epoch_{run.epoch:04d}.pth")
@@ -343,9 +345,8 @@ def build_run(
         data=loaders.data,
         val_data=loaders.val_data,
     )
-    note = run.start(checkpoint)
-    if note and rank_and_world()[0] == 0:
-        print(note)
+    if note := run.start(checkpoint):
+        say(note)
     return run
 
 
@@ -368,9 +369,7 @@ def profile(run: Run, loaders: Loaders, steps: int) -> int:
         train_step(run, batch, stages)
         samples += len(batch["scene"]) * rank_and_world()[1]
     seconds = time.perf_counter() - start
-    if rank_and_world()[0] == 0:
-        lines = table_of_stages(stages.seconds, steps, samples, seconds)
-        print("\n".join(lines))
+    say("\n".join(table_of_stages(stages.seconds, steps, samples, seconds)))
     return 0
 
 
@@ -385,10 +384,7 @@ def rehearse(run: Run, loaders: Loaders, log: Log, stop: Stop) -> int:
     samples, own = loaders.training.dataset, (0, list[str]())
     if isinstance(samples, TrainingStacks):
         own = check_stacks(samples.store, samples.scenes, DATA_SECONDS)
-    found = [own]
-    if dist.is_initialized():
-        found = [own] * dist.get_world_size()
-        dist.all_gather_object(found, own)
+    found = gathered(own)
     count, wrong = sum(n for n, _ in found), [sentence for _, part in found for sentence in part]
     stop.deadline = 0.0  # the first step is the last
     run.best = -float("inf")  # so that a resumed run writes best.pth here, too
@@ -433,9 +429,8 @@ def train_or_try(options: TrainOptions, checkpoint: Checkpoint | None) -> int:
     if world > 1 and name.startswith(("cuda:", "mps")):
         raise StackError(f"--device {name} is one GPU for {world} processes: use --device cuda")
     device = select_device(name)
-    torch.backends.cudnn.benchmark = (
-        True  # a handful of shapes, each of which comes thousands of times
-    )
+    # A handful of shapes, each of which comes thousands of times.
+    torch.backends.cudnn.benchmark = True
     with process_group(device), Stop(options.run.max_minutes) as stop:
         seed_everything(options.run.seed)
         network = begin_network(options.model, checkpoint)
@@ -443,10 +438,10 @@ def train_or_try(options: TrainOptions, checkpoint: Checkpoint | None) -> int:
         run = build_run(options, device, network, loaders, checkpoint)
         if rank == 0:
             write_json(run.folder / "args.json", {"args": values_of(run.options), **run_record()})
-            print(
-                f"{options.model.network} in {run.options.run.precision} on {device}, "
-                f"{run.steps_per_epoch} steps an epoch, {run.folder}"
-            )
+        say(
+            f"{options.model.network} in {run.options.run.precision} on {device}, "
+            f"{run.steps_per_epoch} steps an epoch, {run.folder}"
+        )
         if options.run.profile:
             return profile(run, loaders, options.run.profile)
         log = Log(None if rank else run.folder, run.step)

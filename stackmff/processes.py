@@ -56,6 +56,21 @@ def join_processes(backend: str, timeout: timedelta | None = None) -> None:
     dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=timeout)
 
 
+def gathered(own: Item) -> list[Item]:
+    """What each of the joined processes gives, in the order of their ranks; all get the same list.
+
+    Args:
+        own: of this process; it is pickled where there are several.
+    """
+    import torch.distributed as dist
+
+    if not dist.is_initialized():
+        return [own]
+    everyone = [own] * rank_and_world()[1]
+    dist.all_gather_object(everyone, own)
+    return everyone
+
+
 def futures_ahead(
     function: Callable[[Item], Result],
     items: Iterable[Item],

@@ -19,7 +19,7 @@ from stackmff.training.shards import NAME, Pair, StoredFile, list_shards, list_s
 
 SHARD_BYTES = 256 << 20  # of a shard by default
 
-Entry = tuple[str, Path | bytes]  # a name in a shard, and the file or its content
+Member = tuple[str, Path | bytes]  # a name in a shard, and the file or its content
 
 
 @dataclass(frozen=True)
@@ -47,28 +47,28 @@ def get_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def entries_of(pair: Pair) -> list[Entry]:
+def members_of(pair: Pair) -> list[Member]:
     """What a shard holds of a scene.
 
     Args:
         pair: (scene, frame paths, answer path), as from find_pairs.
     Returns:
-        A list of entries. The key of a scene is its name without dots, since what follows the first
+        A list of members. The key of a scene is its name without dots, since what follows the first
         dot distinguishes the files of a scene.
     """
     scene, frames, answer = pair
     key = scene.replace(".", "_")
     note = json.dumps({"scene": scene, "frames": len(frames)}).encode()
     named = [(f"{k:03d}", path) for k, path in enumerate(frames)] + [("aif", answer)]
-    entries: list[Entry] = [(f"{key}.json", note)]
+    members: list[Member] = [(f"{key}.json", note)]
     for part, path in named:
         if isinstance(path, StoredFile):
             raise StackError(f"{path.shard.parent} holds shards already: give the set in folders")
-        entries.append((f"{key}.{part}{path.suffix.lower()}", path))
-    return entries
+        members.append((f"{key}.{part}{path.suffix.lower()}", path))
+    return members
 
 
-def is_packed(path: Path, entries: Sequence[Entry]) -> bool:
+def is_packed(path: Path, members: Sequence[Member]) -> bool:
     """Whether a shard exists with these names and sizes and is newer than its files."""
     try:
         have = [(file.name, file.size) for file in list_stored(path)]
@@ -76,7 +76,7 @@ def is_packed(path: Path, entries: Sequence[Entry]) -> bool:
     except (StackError, OSError):
         return False
     wanted: list[tuple[str, int]] = []
-    for name, content in entries:
+    for name, content in members:
         if isinstance(content, bytes):
             wanted.append((name, len(content)))
             continue
@@ -87,10 +87,10 @@ def is_packed(path: Path, entries: Sequence[Entry]) -> bool:
     return have == wanted
 
 
-def write_shard(path: Path, entries: Sequence[Entry]) -> None:
+def write_shard(path: Path, members: Sequence[Member]) -> None:
     """Write a shard, byte for byte the same for the same files; errors as of `atomic_path`."""
     with atomic_path(path) as temporary, tarfile.open(temporary, "w:") as tar:
-        for name, content in entries:
+        for name, content in members:
             data = content if isinstance(content, bytes) else read_bytes(content)
             member = tarfile.TarInfo(name)
             member.size = len(data)
@@ -103,15 +103,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     pairs, left_over = find_pairs(options.datapath)
     for sentence in left_over:
         print(f"left out: {sentence}")
-    entries = [entries_of(pair) for pair in pairs]
+    members = [members_of(pair) for pair in pairs]
     scenes: dict[str, str] = {}
-    for (scene, *_), own in zip(pairs, entries):
+    for (scene, *_), own in zip(pairs, members):
         if (other := scenes.setdefault(own[0][0], scene)) != scene:
             raise StackError(
                 f"{options.datapath} has the scenes {other} and {scene}, which differ only in "
                 "dots: rename one of them"
             )
-    files = [content for own in entries for _, content in own if isinstance(content, Path)]
+    files = [content for own in members for _, content in own if isinstance(content, Path)]
     total = sum(path.stat().st_size for path in files)
     count = min(options.shards or -(-total // SHARD_BYTES), len(pairs))
     target = options.output_dir
@@ -124,7 +124,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
     written = 0
     for k, name in enumerate(tqdm(names, unit="shard", disable=None)):
-        own = [entry for scene in entries[k::count] for entry in scene]
+        own = [member for scene in members[k::count] for member in scene]
         if not is_packed(target / name, own):
             write_shard(target / name, own)
             written += 1

@@ -20,7 +20,7 @@ FARTHEST_FOCUS = 0.8  # of red and blue from that of green, frames of the stack
 # A frame whose error is this much larger than the best one's is not the sharp one.
 CLEAR_ERROR = np.float32(2 / 255)
 
-Sample = tuple[np.ndarray, np.ndarray]  # the stack and its answer
+StackAndAnswer = tuple[np.ndarray, np.ndarray]  # of a sample
 
 
 @dataclass(frozen=True)
@@ -159,7 +159,7 @@ def luma_of(pictures: np.ndarray, colour: bool) -> np.ndarray:
     return np.einsum("...chw,c->...hw", pictures, np.asarray(LUMA, np.float32))
 
 
-def recolour(rng: np.random.Generator, stack: np.ndarray, answer: np.ndarray) -> Sample:
+def recolour(rng: np.random.Generator, stack: np.ndarray, answer: np.ndarray) -> StackAndAnswer:
     """Give a sample other colours.
 
     Its channels are permuted, and the luma loses contrast while the chroma keeps it, so that more
@@ -186,7 +186,7 @@ def recolour(rng: np.random.Generator, stack: np.ndarray, answer: np.ndarray) ->
 
 def fringe(
     rng: np.random.Generator, stack: np.ndarray, answer: np.ndarray, frames: np.ndarray
-) -> Sample:
+) -> StackAndAnswer:
     """Focus red and blue at another distance than green, as a lens with chromatic aberration does.
 
     What is out of focus then has more colour than what is in focus, which a network that has never
@@ -249,7 +249,7 @@ def warped(picture: np.ndarray, matrix: np.ndarray) -> np.ndarray:
     return moved.clip(0, 1)
 
 
-def misalign(rng: np.random.Generator, stack: np.ndarray, answer: np.ndarray) -> Sample:
+def misalign(rng: np.random.Generator, stack: np.ndarray, answer: np.ndarray) -> StackAndAnswer:
     """Misalign each frame, and move each place of the answer with the frame that is sharp there.
 
     Hand-held stacks are misaligned, and slightly so even after registration. A network that has
@@ -278,7 +278,7 @@ def misalign(rng: np.random.Generator, stack: np.ndarray, answer: np.ndarray) ->
     return moved, wanted
 
 
-def shade(rng: np.random.Generator, stack: np.ndarray, answer: np.ndarray) -> Sample:
+def shade(rng: np.random.Generator, stack: np.ndarray, answer: np.ndarray) -> StackAndAnswer:
     """Light each frame unevenly in its own way, and the answer like the frame that is sharp there.
 
     Where frames differ only in brightness, none is sharper than another. A network that has never
@@ -310,7 +310,7 @@ def change_light(
     answer: np.ndarray,
     how: Augmentation,
     frames: np.ndarray,
-) -> Sample:
+) -> StackAndAnswer:
     """Change the colours, light and contrast of a sample, misalign and shade it, add noise.
 
     Args:

@@ -21,7 +21,7 @@ from stackmff.images.folders import (
     list_pictures,
     stack_root,
 )
-from stackmff.processes import rank_and_world
+from stackmff.processes import gathered, rank_and_world
 from stackmff.synthesis.depth_maps import disparity_as_picture, pair_depth, read_depth
 from stackmff.synthesis.options import DepthKind, PhotoLimits, known_kind
 from stackmff.synthesis.photos import (
@@ -223,17 +223,16 @@ def usable_photos(
             return what_is_wrong(path, limits)
         return what_is_wrong_with_depth(maps[path], kind, path, limits, options)
 
-    rank, world, _ = rank_and_world()
     if not dist.is_initialized():
         return part_readable(paths, limits=limits, check=check)
+    rank, world, _ = rank_and_world()
     found: tuple[list[Path], list[str]] = [], []
     if own := paths[rank::world]:
         try:
             found = part_readable(own, limits=limits, check=check)
         except StackError:  # the shares of the others may be better
             found = [], [check(path, limits) or "" for path in own]
-    shares = [found] * world
-    dist.all_gather_object(shares, found)
+    shares = gathered(found)
     good = {path for share, _ in shares for path in share}
     left_over = [sentence for _, sentences in shares for sentence in sentences]
     if not good:

@@ -16,6 +16,12 @@ if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
 
+def say(text: str) -> None:
+    """Print lines about the run; only process 0 does."""
+    if rank_and_world()[0] == 0:
+        print(text, flush=True)
+
+
 def line_step(line: str) -> float:
     """The step of a line of log.jsonl; infinite for a line that was cut short."""
     try:

@@ -18,7 +18,7 @@ import torch.distributed as dist
 from stackmff.errors import StackError
 from stackmff.files import write_bytes
 from stackmff.options import values_of
-from stackmff.processes import join_processes, rank_and_world
+from stackmff.processes import gathered, join_processes, rank_and_world
 from stackmff.records import run_record
 from stackmff.training.optimisation import Average
 from stackmff.training.options import TrainOptions
@@ -206,15 +206,12 @@ class Run:
             StackError: the processes have found different ones.
         """
         note = self.restore(checkpoint) if checkpoint else ""
-        if dist.is_initialized():
-            steps = [0] * dist.get_world_size()
-            dist.all_gather_object(steps, self.step)
-            if len(set(steps)) > 1:
-                raise StackError(
-                    f"{self.folder / 'last.pth'} is at step {min(steps)} for one process and at "
-                    f"{max(steps)} for another: put --experiments on storage that all machines "
-                    "share"
-                )
+        steps = gathered(self.step)
+        if len(set(steps)) > 1:
+            raise StackError(
+                f"{self.folder / 'last.pth'} is at step {min(steps)} for one process and at "
+                f"{max(steps)} for another: put --experiments on storage that all machines share"
+            )
         return note
 
     def restore(self, checkpoint: Mapping[str, Any]) -> str:
