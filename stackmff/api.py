@@ -70,13 +70,14 @@ class Result:
         Args:
             path: file to write, atomically.
         Returns:
-            Sentences on what the format cannot keep; empty if it keeps everything.
+            Sentences on what the format cannot keep, and on metadata that were left out; empty if
+            everything is kept.
         Raises:
             StackError: there is no such format, or the file cannot be written.
         """
-        write_picture(Path(path), self.picture, self.metadata)
+        notes = write_picture(Path(path), self.picture, self.metadata)
         lost = loses(Path(path).suffix, self.picture)
-        return [lost] if lost else []
+        return [lost, *notes] if lost else notes
 
 
 @dataclass(frozen=True)

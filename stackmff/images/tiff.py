@@ -214,7 +214,8 @@ def encode_tiff(picture: np.ndarray, metadata: Metadata) -> bytes:
 
     Args:
         picture: (H, W, C) uint8 or uint16, C as in images/formats.py.
-        metadata: corrected for this picture; EXIF is left out of a file beyond 4 GB.
+        metadata: corrected for this picture; EXIF is left out of a file beyond 4 GB, and a
+            resolution that is no positive number.
     Raises:
         ValueError, OSError, struct.error: the picture cannot be encoded.
     """
@@ -222,6 +223,7 @@ def encode_tiff(picture: np.ndarray, metadata: Metadata) -> bytes:
     tags, directories = tiff_tags(metadata.exif) if metadata.exif else ({}, {})
     unit_tags = (X_RESOLUTION, Y_RESOLUTION, RESOLUTION_UNIT)  # written by tifffile's own options
     x_resolution, y_resolution, unit = (tags.pop(code, (0, None))[1] for code in unit_tags)
+    has_resolution = _is_positive(x_resolution) and _is_positive(y_resolution)
     buffer = io.BytesIO()
     tifffile.imwrite(
         buffer,
@@ -236,11 +238,28 @@ def encode_tiff(picture: np.ndarray, metadata: Metadata) -> bytes:
         software=False,
         byteorder="<",
         extratags=_extra_tags(tags, metadata.xmp, directories),
-        resolution=(x_resolution, y_resolution) if x_resolution and y_resolution else None,
+        resolution=(x_resolution, y_resolution) if has_resolution else None,
         resolutionunit=unit,
     )
     _append_directories(buffer, directories)
     return buffer.getvalue()
+
+
+def lost_in_tiff(metadata: Metadata) -> list[str]:
+    """A sentence on what `encode_tiff` leaves out of the metadata; none if it keeps everything."""
+    tags, _ = tiff_tags(metadata.exif) if metadata.exif else ({}, {})
+    odd = [code for code in (X_RESOLUTION, Y_RESOLUTION) if code in tags]
+    if all(_is_positive(tags[code][1]) for code in odd):
+        return []
+    return ["the resolution in EXIF is no positive number: it is left out"]
+
+
+def _is_positive(value: Any) -> bool:
+    """Whether a value of EXIF is one positive number; 300/0, for example, is not."""
+    try:
+        return 0 < float(value) < float("inf")
+    except (TypeError, ValueError, ZeroDivisionError, OverflowError):
+        return False
 
 
 def _extra_tags(
