@@ -180,7 +180,7 @@ def run_entry(
                 if sentence := report.get("failure"):
                     fail(f"{entry.name}: {stack}: {sentence}")
                     continue
-                Record(entry.folder, stack).write(wanted[stack], report["result"])
+                Record(entry.folder, stack).write(wanted[stack], report["result"], [output])
                 done[stack] = {"file": output, **report["result"]}
     except KNOWN_FAILURES as error:
         fail(f"{entry.name}: {sentence_of(error)}")

@@ -282,8 +282,8 @@ class BatchJob:
         if self.options.messages.verbose:
             tqdm.write(f"{self.source}: {' '.join(path.name for path in paths)}")
         has_slabs = files.slabs is None or any(files.slabs.glob("slab_*.tif"))
-        done = has_slabs and self.record.says_done(wanted, self.results(files))
-        if done and not self.options.output.overwrite:
+        anew = self.options.output.overwrite or not has_slabs
+        if not anew and self.record.says_done(wanted, self.results(files), self.tell):
             return None
         return wanted, files, read_for(files.picture, paths, self.options.fuse)
 
@@ -298,10 +298,15 @@ class BatchJob:
         """Fuse what `read` has returned."""
         self.record.remove()
         result = fuse_files(lambda: stack, engine, files, self.options.fuse)
+        for note in result["notes"]:
+            self.tell(note)
+        slabs = [] if files.slabs is None else sorted(files.slabs.glob("slab_*.tif"))
+        self.record.write(wanted, result, [*self.results(files), *slabs])
+
+    def tell(self, note: str) -> None:
+        """Print a note on this stack, unless none are wanted."""
         if not self.options.messages.quiet:
-            for note in result["notes"]:
-                tqdm.write(f"note: {self.name}: {note}", file=sys.stderr)
-        self.record.write(wanted, result)
+            tqdm.write(f"note: {self.name}: {note}", file=sys.stderr)
 
     def failed(self, sentence: str) -> None:
         """Note in the report that this stack could not be fused."""
