@@ -267,7 +267,9 @@ def _notes(paths: list[FramePath], read: list[_Read], reference: int, common: Ki
             notes.append(f"the colour profile differs from that of {other} and was not applied")
         for note in notes:
             about.setdefault(note, []).append(path.name)
-    return [f"{_some(names)}: {note}" for note, names in about.items()]
+    first = paths[0]
+    of_file = [first.video.note] if isinstance(first, VideoFrame) and first.video.note else []
+    return [*of_file, *(f"{_some(names)}: {note}" for note, names in about.items())]
 
 
 def _some(names: list[str]) -> str:
