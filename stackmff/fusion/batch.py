@@ -264,6 +264,8 @@ class BatchJob:
     def wanted(self, paths: Sequence[FramePath], files: Files) -> dict[str, Any]:
         """What the record must name, see records.wanted_record."""
         options = {k: v for k, v in as_record(self.options).items() if k not in NOT_OF_RESULTS}
+        if not options["lenient"]:
+            del options["lenient"]  # records of earlier versions do not have it
         weights = {"network": self.weights}
         if files.known_alignment is not None:
             weights["alignment"] = sha256(files.known_alignment)

@@ -105,6 +105,7 @@ def read_for(output: Path, paths: Sequence[FramePath], options: FuseOptions) -> 
         spill=Path(output).parent,
         low_memory=options.memory.low_memory,
         reference=reference,
+        lenient=options.reading.lenient,
     )
     if options.alignment.order == "auto":
         put_in_order(stack)

@@ -28,6 +28,7 @@ from stackmff.images.camera_files import (
 )
 from stackmff.images.colour import cmyk_to_rgb
 from stackmff.images.decoded import CMYK_NOTE, Decoded, Embedded, upright
+from stackmff.images.jpeg import JPEG_START, damage_in
 from stackmff.images.metadata import Metadata, metadata_for, orientation_of
 from stackmff.images.stack_files import TIFF_SUFFIXES, FramePath
 from stackmff.images.tiff import TIFF_STARTS, decode_tiff, encode_tiff, lost_in_tiff
@@ -42,34 +43,39 @@ XMP_IN_JPEG = b"http://ns.adobe.com/xap/1.0/\0"
 BLOCK_NAMES = {"exif": "the EXIF block", "xmp": "the XMP packet", "profile": "the colour profile"}
 
 
-def decode(path: str | Path | Embedded, orientation: int | None = None) -> Decoded:
+def decode(
+    path: str | Path | Embedded, orientation: int | None = None, lenient: bool = False
+) -> Decoded:
     """Read one picture completely, and turn it upright.
 
     Args:
         path: a JPEG, PNG, TIFF, BMP, WebP, HEIC or RAW file; the content decides, not the suffix,
             except for RAW. Or a picture inside a file.
         orientation: EXIF orientation to use in place of the file's own.
+        lenient: take a JPEG whose compressed data are damaged, with a note.
     Returns:
         Decoded. Palettes are looked up, 1-bit pictures become 0 and 255, 8-bit CMYK becomes RGB
         (by its profile if it has one), 10 and 12 bits of HEIC become 16. RAW is developed to
         16-bit sRGB with the camera's white balance and a fixed exposure.
     Raises:
-        StackError: the file cannot be read, is cut short, is not a picture, is of a kind that has
-            no faithful form here (floats, several pages, an animation, Lab), or needs a package
-            that is not installed.
+        StackError: the file cannot be read, is cut short, damaged or not a picture, is of a kind
+            that has no faithful form here (floats, several pages, an animation, Lab), or needs a
+            package that is not installed.
     """
     if not isinstance(path, (str, Path)):
         return path.decode(orientation)
-    return decode_bytes(read_bytes(path), path, orientation)
+    return decode_bytes(read_bytes(path), path, orientation, lenient)
 
 
-def decode_bytes(data: bytes, path: object, orientation: int | None = None) -> Decoded:
+def decode_bytes(
+    data: bytes, path: object, orientation: int | None = None, lenient: bool = False
+) -> Decoded:
     """Read the content of a picture file.
 
     Args:
         data: of the file.
         path: the file's name, for its suffix and for error messages.
-        orientation: as of `decode`, which also tells what is returned and raised.
+        orientation, lenient: as of `decode`, which also tells what is returned and raised.
     """
     if Path(str(path)).suffix.lower() in RAW_SUFFIXES:
         decoded = Decoded(*read_raw(data, path))
@@ -78,7 +84,7 @@ def decode_bytes(data: bytes, path: object, orientation: int | None = None) -> D
     elif data[4:12] in HEIF_STARTS:
         decoded = Decoded(*read_heif(data, path))
     else:
-        decoded = _decode_opencv(data, path)
+        decoded = _decode_opencv(data, path, lenient)
     return upright(decoded, orientation)
 
 
@@ -87,7 +93,7 @@ def read_picture(path: str | Path | Embedded) -> np.ndarray:
     return decode(path).picture
 
 
-def _decode_opencv(data: bytes, path: object) -> Decoded:
+def _decode_opencv(data: bytes, path: object, lenient: bool) -> Decoded:
     """Read a PNG, JPEG, WebP or BMP as it is stored."""
     damaged = StackError(
         f"{path} is not a picture, is cut short or damaged: export or copy it again"
@@ -104,6 +110,12 @@ def _decode_opencv(data: bytes, path: object) -> Decoded:
         raise damaged from error
     if picture is None:
         raise damaged
+    damage = damage_in(data) if data.startswith(JPEG_START) else None
+    if damage and not lenient:
+        raise StackError(
+            f"{path} is damaged ({damage}): copy it again, or take it as it is with --lenient of "
+            "predict.py and predict_dataset.py"
+        )
     if _is_animation(data):
         raise StackError(f"{path} is an animation: save each picture as a separate file")
     if picture.dtype not in (np.uint8, np.uint16):
@@ -115,6 +127,8 @@ def _decode_opencv(data: bytes, path: object) -> Decoded:
     picture = _from_bgr(picture, data)
     if profile is not None and profile[16:20] == b"CMYK":  # OpenCV converts without the profile
         picture, profile, note = _jpeg_by_profile(data, picture, profile), None, CMYK_NOTE
+    if damage:
+        note = f"it is damaged ({damage}) and was taken as it is"
     return Decoded(picture, Metadata(exif, xmp or None, profile), orientation_of(exif), note)
 
 
