@@ -96,14 +96,19 @@ def test_a_warning_of_libjpeg_is_damage(monkeypatch):
         assert damage_in(saved(photograph(), "JPEG")) == found
 
 
-def test_simplejpeg_finds_it_in_progressive_files(monkeypatch):
+def test_simplejpeg_finds_more_in_progressive_files(monkeypatch):
+    """Bits that refine earlier scans may be zeros, and libjpeg checks their codes only."""
+    data = saved(photograph(), "JPEG", progressive=True)
+
+    def found():
+        assert damage_in(data) is None
+        rng = np.random.default_rng(0)
+        return sum(damage_in(without_sector(data, rng)) is not None for _ in range(50))
+
+    by_itself = found()
     monkeypatch.delitem(sys.modules, "simplejpeg")
     pytest.importorskip("simplejpeg")
-    data = saved(photograph(), "JPEG", progressive=True)
-    assert damage_in(data) is None
-    rng = np.random.default_rng(0)
-    found = sum(damage_in(without_sector(data, rng)) is not None for _ in range(50))
-    assert found >= 40
+    assert found() > by_itself > 0
     assert damage_in(saved(Image.fromarray(photograph()).convert("CMYK"), "JPEG")) is None
 
 
