@@ -549,7 +549,7 @@ def load_network(path: str | Path, device: str | torch.device = "cpu") -> Fusion
     Returns:
         The network in eval mode with `.config`.
     Raises:
-        StackError: as `load_checkpoint`, or the weights belong to another network.
+        StackError: as `load_checkpoint`, the weights belong to another network, or are not finite.
     """
     checkpoint = load_checkpoint(path)
     network = build_network(checkpoint["config"])
@@ -561,6 +561,9 @@ def load_network(path: str | Path, device: str | torch.device = "cpu") -> Fusion
             f"{path} holds weights of another network, or of an older {name}: use the version of "
             "the program that wrote them, or train again"
         ) from error
+    values = (tensor for tensor in network.state_dict().values() if tensor.is_floating_point())
+    if not all(bool(torch.isfinite(tensor).all()) for tensor in values):
+        raise StackError(f"{path} holds weights that are no finite numbers: train again")
     return network.to(device).eval()
 
 

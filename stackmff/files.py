@@ -222,6 +222,18 @@ def write_csv(path: str | Path, rows: Iterable[Sequence[Any]]) -> None:
     write_text(path, text.getvalue())
 
 
+def parse_json(text: str | bytes) -> Any:
+    """The value of a JSON text.
+
+    Raises:
+        ValueError: it is no JSON, is no UTF-8, or its brackets are nested too deeply.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("its brackets are nested too deeply") from error
+
+
 def sha256(path: str | Path) -> str:
     """SHA-256 of a file's content as 64 hexadecimal digits."""
     with open(path, "rb") as file:

@@ -1,7 +1,6 @@
 """Records beside results: what each was made from and how, so that finished work is not redone."""
 
 import contextlib
-import json
 import os
 import platform
 import sys
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from stackmff.errors import StackError
-from stackmff.files import sha256, write_json
+from stackmff.files import parse_json, sha256, write_json
 
 
 class FrameFile(Protocol):
@@ -65,7 +64,7 @@ class Record:
     def read(self) -> dict[str, Any]:
         """The record; empty if there is none or it cannot be read."""
         try:
-            record = json.loads(self.path.read_text(encoding="utf-8"))
+            record = parse_json(self.path.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return {}
         return record if isinstance(record, dict) else {}
@@ -85,7 +84,7 @@ class Record:
         """
         record = self.read()
         same = all(record.get(key) == value for key, value in wanted.items())
-        if not same or not all(path is None or path.is_file() for path in files):
+        if not same or not all(path is None or os.path.isfile(path) for path in files):
             return False
         damaged = self._damaged(record)
         if damaged is not None and tell is not None:

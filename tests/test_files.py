@@ -113,3 +113,9 @@ def test_a_second_name_stays_when_the_file_is_written_anew(tmp_path, monkeypatch
         files.write_text(one, "changed")
         assert other.read_text() == text and one.read_text() == "changed"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "other"]
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, b"[" * 100_000, '{"a":' * 100_000, "{", b"\xff"])
+def test_json_that_cannot_be_parsed_is_a_value_error(text):
+    with pytest.raises(ValueError):
+        files.parse_json(text)

@@ -420,3 +420,27 @@ def test_a_data_set_of_files_that_are_stacks(tmp_path, weights):
     assert len(list(slabs.iterdir())) == 2
     make_stack(tmp_path / "set" / "pages", 2)
     assert call(predict_dataset.main, "--stack_basedir_path", tmp_path / "set", *args) == 1
+
+
+def test_a_name_of_252_bytes_fails_alone(tmp_path, weights, capsys):
+    """Its result would have a name of 256 bytes, more than file systems take."""
+    long = "x" * 252
+    for name in ("a", long):
+        make_stack(tmp_path / "set" / name, 2)
+    args = "--stack_basedir_path", tmp_path / "set", "--output_dir", tmp_path / "out"
+    assert call(predict_dataset.main, *args, "--model_path", weights["StackMix"]) == 1
+    assert f"failed: {tmp_path / 'set' / long}" in capsys.readouterr().err
+    assert list(summary(tmp_path / "out")) == ["a"]
+    assert "1 stack fused" in (tmp_path / "out" / "report.html").read_text()
+
+
+@pytest.mark.parametrize("content", ['{"result": 7}', '{"result": ["a"]}', "[" * 100_000, "7"])
+def test_a_record_of_other_types_costs_no_summary(tmp_path, content):
+    base, out = tmp_path / "set", tmp_path / "out"
+    make_stack(base / "a", 2, (2, 2, 3))
+    (out / "records").mkdir(parents=True)
+    (out / "records" / "a.json").write_text(content)
+    job = batch.BatchJob(base / "a", out, batch.BatchJobOptions(), "hash of the weights")
+    batch.write_summaries([job])
+    assert summary(out) == {}
+    assert (out / "report.html").is_file()

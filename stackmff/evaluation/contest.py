@@ -165,8 +165,10 @@ def run_entry(
         record, output = Record(entry.folder, stack), entry.folder / f"{stack}.png"
         try:
             wanted[stack] = wanted_record(frames[stack], entry.weights, entry.options)
-            if not overwrite and record.says_done(wanted[stack], [output]):
-                done[stack] = {"file": output, **record.read()["result"]}
+            result: Any = record.read().get("result")
+            known = isinstance(result, dict) and not overwrite
+            if known and record.says_done(wanted[stack], [output]):
+                done[stack] = {"file": output, **result}
                 bar.update()
             else:
                 record.remove()

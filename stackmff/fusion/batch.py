@@ -312,11 +312,10 @@ class BatchJob:
 
     def failed(self, sentence: str) -> None:
         """Note in the report that this stack could not be fused."""
-        self.record.remove()
-        if not self.options.output.report:
-            return
-        with contextlib.suppress(StackError):  # a full disk, for example
-            write_card(self.card, Card(self.name, failure=sentence))
+        with contextlib.suppress(StackError, OSError):  # a full disk, or too long a name
+            self.record.remove()
+            if self.options.output.report:
+                write_card(self.card, Card(self.name, failure=sentence))
 
 
 def make_jobs(
@@ -377,10 +376,10 @@ def write_summaries(jobs: Sequence[BatchJob]) -> None:
         own = [job for job in jobs if job.target == target]
         rows: list[Sequence[Any]] = [COLUMNS]
         for job in own:
-            if result := job.record.read().get("result"):
+            if isinstance(result := job.record.read().get("result"), dict):
                 rows.append([job.name, *(result.get(name) for name in COLUMNS[1:])])
         write_csv(target / "summary.csv", rows)
-        cards = [job.card for job in own if job.card.is_file()]
+        cards = [job.card for job in own if os.path.isfile(job.card)]
         if own[0].options.output.report:
             write_report(target / "report.html", f"Fused: {target.resolve().name}", cards)
 

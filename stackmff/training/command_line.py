@@ -1,7 +1,6 @@
 """From words to the options of a run: presets, what a resumed run keeps, what contradicts files."""
 
 import argparse
-import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from stackmff.errors import StackError
+from stackmff.files import parse_json
 from stackmff.options import HelpFormatter, add_options, build, changed, given_values, plain
 from stackmff.processes import rank_and_world
 from stackmff.training.options import LAST, PRESETS, PREVIOUS, TrainOptions, usual_values
@@ -276,7 +276,7 @@ def check_folders(options: TrainOptions) -> None:
 def seed_of_scenes(datapath: Path) -> int | None:
     """The seed of random scenes that make_dataset.py wrote there; None if it wrote others."""
     try:
-        settings = json.loads((datapath / "dataset.json").read_text())["settings"]
+        settings = parse_json((datapath / "dataset.json").read_text())["settings"]
         made_here = settings["image_path"] and not settings["depth_path"]
         return int(settings["seed"]) if made_here else None
     except (OSError, ValueError, KeyError, TypeError):
