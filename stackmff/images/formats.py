@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageCms, PngImagePlugin
 
-from stackmff.errors import StackError
+from stackmff.errors import StackError, in_one_sentence
 from stackmff.files import read_bytes, write_bytes
 from stackmff.images.camera_files import (
     HEIF_STARTS,
@@ -63,7 +63,8 @@ def decode(
             package that is not installed.
     """
     if not isinstance(path, (str, Path)):
-        return path.decode(orientation)
+        with in_one_sentence(path):
+            return path.decode(orientation)
     return decode_bytes(read_bytes(path), path, orientation, lenient)
 
 
@@ -77,15 +78,16 @@ def decode_bytes(
         path: the file's name, for its suffix and for error messages.
         orientation, lenient: as of `decode`, which also tells what is returned and raised.
     """
-    if Path(str(path)).suffix.lower() in RAW_SUFFIXES:
-        decoded = Decoded(*read_raw(data, path))
-    elif data.startswith(TIFF_STARTS):
-        decoded = decode_tiff(io.BytesIO(data), path)
-    elif data[4:12] in HEIF_STARTS:
-        decoded = Decoded(*read_heif(data, path))
-    else:
-        decoded = _decode_opencv(data, path, lenient)
-    return upright(decoded, orientation)
+    with in_one_sentence(path):
+        if Path(str(path)).suffix.lower() in RAW_SUFFIXES:
+            decoded = Decoded(*read_raw(data, path))
+        elif data.startswith(TIFF_STARTS):
+            decoded = decode_tiff(io.BytesIO(data), path)
+        elif data[4:12] in HEIF_STARTS:
+            decoded = Decoded(*read_heif(data, path))
+        else:
+            decoded = _decode_opencv(data, path, lenient)
+        return upright(decoded, orientation)
 
 
 def read_picture(path: str | Path | Embedded) -> np.ndarray:
