@@ -9,7 +9,6 @@ OUT/photographs.json               for random scenes: which photographs are usab
 """
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -21,7 +20,7 @@ import numpy as np
 from tqdm import tqdm
 
 from stackmff.errors import KNOWN_FAILURES, StackError, sentence_of
-from stackmff.files import write_json
+from stackmff.files import parse_json, write_json
 from stackmff.images.folders import STACK_FOLDERS
 from stackmff.options import (
     HelpFormatter,
@@ -196,7 +195,7 @@ def open_photos(path: Path) -> PhotoFolder:
     They stay in memory from scene to scene of this process. Each process reads the record itself,
     which spares sending thousands of names with every scene.
     """
-    known = json.loads(path.read_text(encoding="utf-8"))["photographs"]
+    known = parse_json(path.read_text(encoding="utf-8"))["photographs"]
     return PhotoFolder([Path(name) for name, row in known.items() if not row[-1]], CACHE_MIB)
 
 
@@ -240,7 +239,7 @@ class SetRecord:
     def read(self) -> dict[str, Any]:
         """The content of the file; StackError where it is damaged."""
         try:
-            content = json.loads(self.path.read_text(encoding="utf-8"))
+            content = parse_json(self.path.read_text(encoding="utf-8"))
             content["settings"] = dict(content["settings"])
             content["scenes"] = dict(content["scenes"])
         except (ValueError, KeyError, TypeError) as error:

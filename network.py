@@ -7,6 +7,7 @@ A network takes a luma stack (B, 1, N, H, W) and, if its `colour` is true, the c
 import itertools
 import json
 import pickle
+import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -18,6 +19,12 @@ from torch import nn
 
 from stackmff.errors import StackError
 from stackmff.images.colour import CHROMA, LUMA
+
+# What torch and zipfile raise for files that are damaged or something else.
+UNREADABLE = (
+    *(RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError),
+    *(zipfile.BadZipFile, NotImplementedError),
+)
 
 Config = dict[str, Any]  # {"network": name, option: value, ...}
 
@@ -514,10 +521,15 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
         Path(path).open("rb").close()  # a file that cannot be opened is not cut short
     except OSError as error:
         raise StackError(f"{path} cannot be read: {error.strerror}") from error
+    damaged = f"{path} is no checkpoint, or is cut short or damaged: download it again"
     try:
+        if zipfile.is_zipfile(path):  # older checkpoints are not
+            with zipfile.ZipFile(path) as archive:
+                if archive.testzip() is not None:  # torch does not compare the check sums
+                    raise StackError(damaged)
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError) as error:
-        raise StackError(f"{path} is no checkpoint, or is cut short: download it again") from error
+    except UNREADABLE as error:
+        raise StackError(damaged) from error
     if not isinstance(checkpoint, dict) or not checkpoint:
         raise StackError(f"{path} holds no weights: give a checkpoint of {' or '.join(NETWORKS)}")
     if "config" in checkpoint and "network" in checkpoint:
@@ -537,7 +549,7 @@ def load_network(path: str | Path, device: str | torch.device = "cpu") -> Fusion
     Returns:
         The network in eval mode with `.config`.
     Raises:
-        StackError: as `load_checkpoint`, or the weights belong to another network.
+        StackError: as `load_checkpoint`, the weights belong to another network, or are not finite.
     """
     checkpoint = load_checkpoint(path)
     network = build_network(checkpoint["config"])
@@ -549,6 +561,9 @@ def load_network(path: str | Path, device: str | torch.device = "cpu") -> Fusion
             f"{path} holds weights of another network, or of an older {name}: use the version of "
             "the program that wrote them, or train again"
         ) from error
+    values = (tensor for tensor in network.state_dict().values() if tensor.is_floating_point())
+    if not all(bool(torch.isfinite(tensor).all()) for tensor in values):
+        raise StackError(f"{path} holds weights that are no finite numbers: train again")
     return network.to(device).eval()
 
 

@@ -33,7 +33,7 @@ from network import (
 from stackmff.display.drawing import training_panel
 from stackmff.errors import StackError
 from stackmff.evaluation.metrics import score
-from stackmff.files import write_json
+from stackmff.files import locked, write_json
 from stackmff.images.formats import write_picture
 from stackmff.machine import select_device
 from stackmff.options import changed, values_of
@@ -410,7 +410,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Train; returns the exit status."""
     options, checkpoint = parse_options(get_parser(), tables(), argv)
     if not (options.run.dry_run or options.run.profile):
-        return train_or_try(options, checkpoint)
+        if rank_and_world()[0]:
+            return train_or_try(options, checkpoint)
+        with locked(options.run.folder, "wait for that run, or choose another --exp_name"):
+            # Read again: until it was locked, another process may have continued the run.
+            return train_or_try(*parse_options(get_parser(), tables(), argv))
     with tempfile.TemporaryDirectory() as folder:  # nothing is left behind
         return train_or_try(changed(options, experiments=folder), checkpoint)
 

@@ -70,13 +70,14 @@ class Result:
         Args:
             path: file to write, atomically.
         Returns:
-            Sentences on what the format cannot keep; empty if it keeps everything.
+            Sentences on what the format cannot keep, and on metadata that were left out; empty if
+            everything is kept.
         Raises:
             StackError: there is no such format, or the file cannot be written.
         """
-        write_picture(Path(path), self.picture, self.metadata)
+        notes = write_picture(Path(path), self.picture, self.metadata)
         lost = loses(Path(path).suffix, self.picture)
-        return [lost] if lost else []
+        return [lost, *notes] if lost else notes
 
 
 @dataclass(frozen=True)
@@ -126,7 +127,7 @@ def fuse(
     """
     chosen = _fuse_options(options)
     engine = _engine(network, chosen)
-    read, order = _read(stack, chosen.alignment, chosen.memory.low_memory)
+    read, order = _read(stack, chosen.alignment, chosen.memory.low_memory, chosen.reading.lenient)
     made = fuse_read(read, engine, chosen, shown=progress)
     return _result(made, read, chosen.format.bits, [order[k] for k in made.order])
 
@@ -205,14 +206,16 @@ def _engine(network: Any, options: FuseOptions) -> Engine:
 
 
 def _read(
-    given: Frames, options: AlignOptions, low_memory: bool = False
+    given: Frames, options: AlignOptions, low_memory: bool = False, lenient: bool = False
 ) -> tuple[Stack, list[int]]:
     """The Stack of what is given, and the place in the input of each of its frames."""
     if isinstance(given, (str, os.PathLike)):
         paths = list_frames(Path(given))
         reference = find_reference(options.reference, [path.name for path in paths])
         place = Path(tempfile.gettempdir())
-        stack = read_stack(paths, spill=place, low_memory=low_memory, reference=reference)
+        stack = read_stack(
+            paths, spill=place, low_memory=low_memory, reference=reference, lenient=lenient
+        )
     else:
         frames = _as_frames(given)
         find_reference(options.reference, [str(k) for k in range(len(frames))])

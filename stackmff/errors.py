@@ -1,5 +1,8 @@
 """Errors that are reported to the user in one sentence."""
 
+import contextlib
+from collections.abc import Iterator
+
 
 class StackError(Exception):
     """Bad input or failed work; the message says in one sentence what is wrong and what to do."""
@@ -20,6 +23,24 @@ def sentence_of(error: BaseException) -> str:
     else:
         sentence = str(error)
     return sentence.replace("\n", "\\n")
+
+
+@contextlib.contextmanager
+def in_one_sentence(path: object) -> Iterator[None]:
+    """Turn what a library raises while a file is read into a StackError that names the file.
+
+    Args:
+        path: of the file.
+    Raises:
+        StackError: anything was raised but a StackError or a lack of memory, which go through.
+    """
+    try:
+        yield
+    except (StackError, MemoryError):
+        raise
+    except Exception as error:
+        what = " ".join(str(error).split())[:200] or type(error).__name__
+        raise StackError(f"{path} cannot be read ({what}): export or copy it again") from error
 
 
 def what_happened(error: BaseException) -> str:

@@ -2,12 +2,15 @@
 
 import contextlib
 import csv
+import errno
 import functools
 import hashlib
 import io
 import json
 import os
+import platform
 import re
+import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -15,6 +18,11 @@ from typing import Any
 
 from stackmff.errors import StackError
 from stackmff.processes import is_alive, this_process
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 
 def natural_key(name: str | Path) -> tuple[list[tuple[int, str]], str]:
@@ -47,8 +55,9 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`, and rename it to `path` when the block succeeds.
 
     The temporary name keeps the suffix of `path`, since writers choose the format by it. Readers
-    see either the old file or the complete new one. If the block fails, the temporary file is
-    removed; if the process is killed, the next one that writes into the folder removes it.
+    see either the old file or the complete new one, also after a power failure: the content reaches
+    the disk before the name does. If the block fails, the temporary file is removed; if the process
+    is killed, the next one that writes into the folder removes it.
 
     Args:
         path: the file to write; its folder is created if it is missing.
@@ -68,7 +77,9 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         umask = os.umask(0)
         os.umask(umask)
         os.chmod(temporary, 0o666 & ~umask)  # mkstemp makes files that only their owner can read
+        sync(Path(temporary))
         os.replace(temporary, path)
+        sync(path.parent)
     except OSError as error:
         raise StackError(
             f"{path} cannot be written ({error.strerror or error}): check the folder, "
@@ -78,6 +89,82 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         if temporary is not None:
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
+
+
+def sync(path: Path) -> None:
+    """Wait until a file's content, or the names in a folder, are on the disk.
+
+    Raises:
+        OSError: the disk is full or fails. A file system that cannot do this is passed over.
+    """
+    is_folder = path.is_dir()
+    if is_folder and os.name != "posix":
+        return  # elsewhere a folder cannot be opened
+    try:
+        handle = os.open(path, os.O_RDONLY if is_folder else os.O_RDWR)
+    except OSError:
+        if is_folder:  # one that may be written and not read
+            return
+        raise
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EROFS):
+            raise
+    finally:
+        os.close(handle)
+
+
+def keep_as(path: Path, other: Path) -> None:
+    """Give a file a second name, atomically, which it keeps when `path` is written anew.
+
+    Where the file system has no hard links it is copied.
+
+    Args:
+        path: the file; other: its second name, in the same folder; what is there is replaced.
+    Raises:
+        StackError: as `atomic_path`.
+    """
+    with atomic_path(other) as temporary:
+        temporary.unlink()
+        try:
+            os.link(path, temporary)
+        except OSError:
+            shutil.copyfile(path, temporary)
+
+
+@contextlib.contextmanager
+def locked(folder: Path, advice: str) -> Iterator[None]:
+    """Keep other processes that ask for the same out of a folder during the block.
+
+    The lock is the system's, on the file `.lock`, and dies with the process, whichever way it ends.
+    Processes that it starts do not hold it. Where the system or the file system has no such locks,
+    nothing is kept out.
+
+    Args:
+        folder: is created if it is missing.
+        advice: what to do if another process has it, the end of a sentence.
+    Raises:
+        StackError: another process has it, or the folder cannot be made.
+        OSError: the folder cannot be written.
+    """
+    if fcntl is None:
+        yield
+        return
+    make_folder(folder)
+    with open(folder / ".lock", "a+", encoding="utf-8") as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EACCES, errno.EAGAIN):
+                file.seek(0)
+                owner = file.read(100) or "another process"
+                raise StackError(f"{folder} is in use by {owner}: {advice}") from error
+        with contextlib.suppress(OSError):  # a full disk does not matter here
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {platform.node()}")
+            file.flush()
+        yield
 
 
 def make_folder(path: Path) -> None:
@@ -133,6 +220,18 @@ def write_csv(path: str | Path, rows: Iterable[Sequence[Any]]) -> None:
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(rows)
     write_text(path, text.getvalue())
+
+
+def parse_json(text: str | bytes) -> Any:
+    """The value of a JSON text.
+
+    Raises:
+        ValueError: it is no JSON, is no UTF-8, or its brackets are nested too deeply.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("its brackets are nested too deeply") from error
 
 
 def sha256(path: str | Path) -> str:

@@ -6,10 +6,11 @@ import importlib
 import importlib.util
 import os
 import sys
+from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from stackmff.errors import StackError
 from stackmff.processes import rank_and_world
@@ -17,7 +18,7 @@ from stackmff.processes import rank_and_world
 if TYPE_CHECKING:
     import torch
 
-CONTROL_GROUPS = Path("/sys/fs/cgroup")
+PROCESSES, CONTROL_GROUPS = Path("/proc"), Path("/sys/fs/cgroup")
 M_ARENA_MAX = -8  # parameter of mallopt, /usr/include/malloc.h
 
 
@@ -66,26 +67,72 @@ def free_memory() -> float:
     """Bytes of memory that this process may still allocate; infinite where it cannot be told.
 
     This is the minimum of what the machine has available and what the limits of the control groups
-    (versions 1 and 2), which containers have, leave.
+    (versions 1 and 2) leave, which containers and the jobs of a cluster have.
     """
     free = [float("inf")]
     with contextlib.suppress(OSError, ValueError, StopIteration):
-        lines = Path("/proc/meminfo").read_text().splitlines()
+        lines = (PROCESSES / "meminfo").read_text().splitlines()
         available = next(line for line in lines if line.startswith("MemAvailable:"))
         free.append(int(available.split()[1]) * 1024)
-    for limit, used, freed in (
-        ("memory.max", "memory.current", "inactive_file"),
-        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "total_inactive_file"),
-    ):
+    for group, names in control_groups():
         with contextlib.suppress(OSError, ValueError):
-            group = CONTROL_GROUPS / limit
-            left = int(group.read_text()) - int((CONTROL_GROUPS / used).read_text())
-            # The kernel reclaims inactive pages of files when memory is short.
-            for line in group.with_name("memory.stat").read_text().splitlines():
-                name, value = line.split()
-                left += int(value) if name == freed else 0
-            free.append(left)
+            free.append(_left_by(group, names))
     return max(min(free), 0)
+
+
+class LimitFiles(NamedTuple):
+    """The files of a control group that tell the limit and the use of memory."""
+
+    limit: str
+    used: str
+    freed: str  # line of memory.stat: pages of files, which the kernel frees when memory is short
+
+
+VERSION_1 = LimitFiles(
+    "memory.limit_in_bytes", "memory.usage_in_bytes", freed="total_inactive_file"
+)
+VERSION_2 = LimitFiles("memory.max", "memory.current", freed="inactive_file")
+
+
+def control_groups() -> Iterator[tuple[Path, LimitFiles]]:
+    """The folder of each control group that may limit the memory of this process.
+
+    A limit holds for all groups below, so these are the group of this process and those above it.
+    In a container the path may be that outside; then only the root, which is the container's group,
+    is there. Folders that do not exist are yielded too.
+
+    Source: https://docs.kernel.org/admin-guide/cgroup-v2.html, cgroups(7).
+    """
+    try:
+        lines = (PROCESSES / "self" / "cgroup").read_text().splitlines()
+    except OSError:
+        lines = []
+    # Each line is "number:controllers:path"; version 2 has no controllers there.
+    groups = [line.split(":", 2)[1:] for line in lines if line.count(":") >= 2]
+    roots = {
+        "": (CONTROL_GROUPS, CONTROL_GROUPS / "unified"),
+        "memory": (CONTROL_GROUPS / "memory",),
+    }
+    for controller, names in (("", VERSION_2), ("memory", VERSION_1)):
+        paths = [path for controllers, path in groups if controller in controllers.split(",")]
+        parts = [part for path in paths for part in path.split("/") if part not in ("", "..")]
+        for root in roots[controller]:
+            yield root, names
+            for depth in range(len(parts)):
+                yield root.joinpath(*parts[: depth + 1]), names
+
+
+def _left_by(group: Path, names: LimitFiles) -> int:
+    """Bytes that the limit of a control group leaves.
+
+    Raises:
+        OSError, ValueError: it has no limit.
+    """
+    left = int((group / names.limit).read_text()) - int((group / names.used).read_text())
+    for line in (group / "memory.stat").read_text().splitlines():
+        name, value = line.split()
+        left += int(value) if name == names.freed else 0
+    return left
 
 
 def share_one_heap() -> None:

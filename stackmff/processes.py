@@ -352,6 +352,7 @@ def run_main(main: Callable[[], int | None], at_once: bool = False) -> NoReturn:
     Returns:
         Never: it ends the process with main's status, 1 when the work failed, or 130 on Ctrl-C.
     """
+    open_streams()
     # File names that the terminal's encoding cannot show are printed with escapes.
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # TextIO lacks it
@@ -371,6 +372,17 @@ def run_main(main: Callable[[], int | None], at_once: bool = False) -> NoReturn:
             sys.stdout.flush()
         os._exit(status or 0)
     sys.exit(status)
+
+
+def open_streams() -> None:
+    """Open what was closed of the standard streams, as by `>&-`; nobody reads it.
+
+    Python then has None in their place, and the next file that a library opens would take their
+    number and what is printed.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode))
 
 
 def child_command(module: str) -> list[str]:

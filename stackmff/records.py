@@ -1,16 +1,15 @@
 """Records beside results: what each was made from and how, so that finished work is not redone."""
 
 import contextlib
-import json
 import os
 import platform
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 from stackmff.errors import StackError
-from stackmff.files import write_json
+from stackmff.files import parse_json, sha256, write_json
 
 
 class FrameFile(Protocol):
@@ -59,34 +58,76 @@ class Record:
     """
 
     def __init__(self, target: str | Path, name: str) -> None:
-        self.path = Path(target) / "records" / f"{name}.json"
+        self.target = Path(target)
+        self.path = self.target / "records" / f"{name}.json"
 
     def read(self) -> dict[str, Any]:
         """The record; empty if there is none or it cannot be read."""
         try:
-            record = json.loads(self.path.read_text(encoding="utf-8"))
+            record = parse_json(self.path.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return {}
         return record if isinstance(record, dict) else {}
 
-    def says_done(self, wanted: Mapping[str, Any], files: Iterable[Path | None]) -> bool:
-        """Whether all results exist and were made as wanted.
+    def says_done(
+        self,
+        wanted: Mapping[str, Any],
+        files: Iterable[Path | None],
+        tell: Callable[[str], None] | None = None,
+    ) -> bool:
+        """Whether all results exist, were made as wanted, and are what was written.
 
         Args:
             wanted: from `wanted_record`.
             files: of the results; None for a result that is not wanted.
+            tell: called with a sentence if a result was changed or damaged since it was written.
         """
         record = self.read()
         same = all(record.get(key) == value for key, value in wanted.items())
-        return same and all(path is None or path.is_file() for path in files)
+        if not same or not all(path is None or os.path.isfile(path) for path in files):
+            return False
+        damaged = self._damaged(record)
+        if damaged is not None and tell is not None:
+            tell(f"{damaged} is not as it was written: the stack is fused again")
+        return damaged is None
+
+    def _damaged(self, record: Mapping[str, Any]) -> Path | None:
+        """The first recorded file whose size or content differs; none in records without sizes."""
+        files = record.get("files")
+        for name, known in files.items() if isinstance(files, dict) else ():
+            path = self.target / name
+            try:
+                # The size first: most damage shows in it, and it costs nothing.
+                if path.stat().st_size != known["size"] or sha256(path) != known["sha256"]:
+                    return path
+            except (OSError, KeyError, TypeError):
+                return path
+        return None
 
     def remove(self) -> None:
         """Delete the record; call it before the results are changed."""
         self.path.unlink(missing_ok=True)
 
-    def write(self, wanted: Mapping[str, Any], result: dict[str, Any]) -> None:
-        """Record what the results were made from, what came of it, and the run."""
-        write_json(self.path, {**wanted, "result": result, "run": run_record()})
+    def write(
+        self, wanted: Mapping[str, Any], result: dict[str, Any], files: Iterable[Path | None]
+    ) -> None:
+        """Record what the results were made from, what came of it, and the run.
+
+        Args:
+            wanted: from `wanted_record`.
+            result: what came of it, as plain JSON values.
+            files: of the results, whose sizes and contents `says_done` compares; None for one that
+                is not wanted.
+        """
+        known = {
+            os.path.relpath(path, self.target): {
+                "size": path.stat().st_size,
+                "sha256": sha256(path),
+            }
+            for path in files
+            if path is not None
+        }
+        write_json(self.path, {**wanted, "files": known, "result": result, "run": run_record()})
 
 
 def run_record() -> dict[str, Any]:

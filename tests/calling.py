@@ -1,5 +1,6 @@
 """Calling scripts, in the test's process or in one of their own; what they are given and leave."""
 
+import contextlib
 import csv
 import signal
 import subprocess
@@ -56,6 +57,25 @@ def command(script, *args, limit=None):
     return subprocess.run(
         [*start, *map(str, args)], cwd=ROOT, capture_output=True, text=True, timeout=120
     )
+
+
+@contextlib.contextmanager
+def holding(folder):
+    """Another process that holds a folder locked; it is killed at the end of the block."""
+    code = (
+        "import pathlib, sys, time\n"
+        "from stackmff.files import locked\n"
+        "with locked(pathlib.Path(sys.argv[1]), ''):\n"
+        "    print('locked', flush=True)\n"
+        "    time.sleep(60)\n"
+    )
+    words = [sys.executable, "-c", code, str(folder)]
+    with subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE) as process:
+        try:
+            assert process.stdout.readline()
+            yield process
+        finally:
+            process.kill()
 
 
 def cut(path):

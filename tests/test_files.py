@@ -1,13 +1,18 @@
 """files.py: atomic writes, and what killed processes leave behind."""
 
+import errno
+import os
 import signal
+import stat
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from calling import holding
 
 from stackmff import files
+from stackmff.errors import StackError
 
 HOUSE = Path(__file__).parents[1]
 
@@ -46,3 +51,71 @@ def test_a_killed_process_leaves_nothing_after_the_next_start(tmp_path, number):
     files.write_text(target, "new")
     assert [path.name for path in tmp_path.iterdir()] == ["picture.png"]
     assert target.read_text() == "new"
+
+
+def test_content_reaches_the_disk_before_the_name(tmp_path, monkeypatch):
+    events, fsync, replace = [], os.fsync, os.replace
+
+    def synced(handle):
+        status = os.fstat(handle)
+        events.append("folder" if stat.S_ISDIR(status.st_mode) else f"{status.st_size} bytes")
+        fsync(handle)
+
+    def replaced(*paths):
+        events.append("name")
+        replace(*paths)
+
+    monkeypatch.setattr(files.os, "fsync", synced)
+    monkeypatch.setattr(files.os, "replace", replaced)
+    files.write_text(tmp_path / "a.txt", "words")
+    assert events == ["5 bytes", "name", "folder"]
+
+
+def test_a_lock_keeps_others_out_and_dies_with_its_process(tmp_path):
+    folder = tmp_path / "new" / "run"
+    with holding(folder) as other:
+        with pytest.raises(StackError) as caught, files.locked(folder, "wait"):
+            pass
+        assert str(caught.value).startswith(f"{folder} is in use by process {other.pid} on ")
+        assert str(caught.value).endswith(": wait")
+    with files.locked(folder, "wait"), files.locked(tmp_path / "other", "wait"):
+        assert f"process {os.getpid()} " in (folder / ".lock").read_text()
+
+
+def test_a_disk_that_fails_keeps_the_old_file(tmp_path, monkeypatch):
+    files.write_text(tmp_path / "a.txt", "old")
+    for number, fails in ((errno.EIO, True), (errno.EINVAL, False)):
+
+        def fsync(_, number=number):
+            raise OSError(number, os.strerror(number))
+
+        monkeypatch.setattr(files.os, "fsync", fsync)
+        if fails:
+            with pytest.raises(StackError, match=r"a\.txt cannot be written"):
+                files.write_text(tmp_path / "a.txt", "new")
+        else:  # a file system that has no fsync
+            files.write_text(tmp_path / "a.txt", "new")
+        assert (tmp_path / "a.txt").read_text() == ("old" if fails else "new")
+        assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
+
+
+@pytest.mark.parametrize("has_links", [True, False])
+def test_a_second_name_stays_when_the_file_is_written_anew(tmp_path, monkeypatch, has_links):
+    def link(*_):
+        raise OSError(errno.EPERM, "no hard links")
+
+    if not has_links:
+        monkeypatch.setattr(files.os, "link", link)
+    one, other = tmp_path / "one", tmp_path / "other"
+    for text in ("first", "second"):
+        files.write_text(one, text)
+        files.keep_as(one, other)
+        files.write_text(one, "changed")
+        assert other.read_text() == text and one.read_text() == "changed"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "other"]
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, b"[" * 100_000, '{"a":' * 100_000, "{", b"\xff"])
+def test_json_that_cannot_be_parsed_is_a_value_error(text):
+    with pytest.raises(ValueError):
+        files.parse_json(text)

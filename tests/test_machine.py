@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from drawn import draw_stack, texture
 
 from stackmff import machine
@@ -13,22 +14,72 @@ from stackmff.images.formats import read_picture, write_picture
 HOUSE = Path(__file__).parents[1]
 
 
-def write_group(folder, limit, used, freed):
-    """A control group of version 2 in `folder`."""
-    (folder / "memory.max").write_text(f"{limit}\n")
-    (folder / "memory.current").write_text(f"{used}\n")
-    (folder / "memory.stat").write_text(f"anon 7\ninactive_file {freed}\n")
+def write_group(folder, limit, used, freed, version=2):
+    """A control group in `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    names = {
+        1: ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+        2: ("memory.max", "memory.current", "inactive_file"),
+    }[version]
+    (folder / names[0]).write_text(f"{limit}\n")
+    (folder / names[1]).write_text(f"{used}\n")
+    (folder / "memory.stat").write_text(f"anon 7\n{names[2]} {freed}\n")
 
 
-def test_free_memory_is_the_least_that_any_limit_leaves(tmp_path, monkeypatch):
-    monkeypatch.setattr(machine, "CONTROL_GROUPS", tmp_path)
-    assert machine.free_memory() > 2**20
-    write_group(tmp_path, 1000, 700, 50)
+@pytest.fixture
+def system(tmp_path, monkeypatch):
+    """Folders that stand for /proc and /sys/fs/cgroup; the machine has 1,000,000 kB."""
+    processes, groups = tmp_path / "proc", tmp_path / "cgroup"
+    (processes / "self").mkdir(parents=True)
+    (processes / "meminfo").write_text("MemTotal: 9000000 kB\nMemAvailable: 1000000 kB\n")
+    monkeypatch.setattr(machine, "PROCESSES", processes)
+    monkeypatch.setattr(machine, "CONTROL_GROUPS", groups)
+    return processes / "self" / "cgroup", groups
+
+
+MACHINE = 1_000_000 * 1024
+
+
+def test_free_memory_is_the_least_that_any_limit_leaves(system):
+    _, groups = system
+    assert machine.free_memory() == MACHINE
+    write_group(groups, 1000, 700, 50)
     assert machine.free_memory() == 350
-    write_group(tmp_path, 1000, 1100, 50)
+    write_group(groups, 1000, 1100, 50)
     assert machine.free_memory() == 0
-    write_group(tmp_path, "max", 700, 50)
-    assert machine.free_memory() > 2**20
+    write_group(groups, "max", 700, 50)
+    assert machine.free_memory() == MACHINE
+
+
+@pytest.mark.parametrize("root", ["", "unified"])
+def test_limits_of_the_groups_above_count(system, root):
+    """SLURM: the limit is on the job, the process in a step's task."""
+    own, groups = system
+    job = groups / root / "slurmstepd.scope" / "job_7"
+    own.write_text("1:cpu:/\n0::/slurmstepd.scope/job_7/step_0/task_0\n")
+    write_group(job / "step_0" / "task_0", "max", 700, 0)
+    write_group(job / "step_0", 5000, 700, 0)
+    write_group(job, 1000, 700, 50)
+    write_group(groups / root / "other", 1, 1, 0)
+    assert machine.free_memory() == 350
+    write_group(job / "step_0" / "task_0", 900, 700, 0)
+    assert machine.free_memory() == 200
+
+
+def test_limits_of_version_1(system):
+    own, groups = system
+    own.write_text("9:cpuset:/x\n4:pids,memory:/slurm/uid_1/job_7:a\n0::/\n")
+    write_group(groups / "memory", 2**63 - 4096, 700, 0, version=1)
+    write_group(groups / "memory" / "slurm" / "uid_1" / "job_7:a", 800, 700, 0, version=1)
+    assert machine.free_memory() == 100
+
+
+@pytest.mark.parametrize("path", ["/docker/0123/inner", "/../..", "/", "no line"])
+def test_a_container_that_sees_only_its_own_group(system, path):
+    own, groups = system
+    own.write_text(f"0::{path}\n" if path.startswith("/") else path)
+    write_group(groups, 1000, 700, 0)
+    assert machine.free_memory() == 300
 
 
 # Writes what is done with sockets and processes to a file, also in a process that is forked.

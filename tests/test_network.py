@@ -242,3 +242,21 @@ def test_errors_of_building():
     for options in ({"widths": [16]}, {"widths": [0, 2, 3]}, {"hidden": "x"}, {"window": 4}):
         with pytest.raises(StackError, match="does not fit StackMix"):
             build_network({"network": "StackMix", **options})
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_refused(mix, tmp_path, value):
+    state = {name: tensor.clone() for name, tensor in mix.state_dict().items()}
+    next(iter(state.values())).view(-1)[3] = value
+    torch.save({"config": mix.config, "network": state}, tmp_path / "a.pth")
+    with pytest.raises(StackError, match=r"a\.pth holds weights that are no finite numbers"):
+        load_network(tmp_path / "a.pth")
+
+
+def test_a_checkpoint_with_a_changed_byte_is_refused(mix, tmp_path):
+    torch.save({"config": mix.config, "network": mix.state_dict()}, tmp_path / "a.pth")
+    data = bytearray((tmp_path / "a.pth").read_bytes())
+    data[len(data) // 2] ^= 1
+    (tmp_path / "a.pth").write_bytes(data)
+    with pytest.raises(StackError, match=r"a\.pth is no checkpoint, or is cut short or damaged"):
+        load_network(tmp_path / "a.pth")

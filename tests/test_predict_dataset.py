@@ -150,7 +150,7 @@ def test_what_cannot_be_read_is_a_bad_stack(tmp_path, monkeypatch):
     assert find(base) == {"set": ["a", "locked", "t.tif"]}
 
 
-def test_what_is_done_again(tmp_path, weights, monkeypatch):
+def test_what_is_done_again(tmp_path, weights, monkeypatch, capsys):
     """A stack is skipped only for the same frames, weights and options, with its results there."""
     import torch
 
@@ -188,6 +188,22 @@ def test_what_is_done_again(tmp_path, weights, monkeypatch):
     write_picture(base / "b" / "2.png", np.zeros((24, 32, 3), np.uint8))
     assert run() == "b"
     (out / "records" / "a.json").write_text("{half a rec")
+    assert run() == "a"
+    cut(out / "a.png")
+    assert run() == "a"
+    capsys.readouterr()
+    damaged = bytearray((out / "b.png").read_bytes())
+    damaged[-40] ^= 1  # its size is the same
+    (out / "b.png").write_bytes(damaged)
+    assert run() == "b"
+    assert "b.png is not as it was written: the stack is fused again" in capsys.readouterr().err
+    record = json.loads((out / "records" / "a.json").read_text())
+    assert set(record["files"]) == {"a.png", "records/cards/a.json"}
+    del record["files"]  # as of earlier versions: what exists is done
+    (out / "records" / "a.json").write_text(json.dumps(record))
+    cut(out / "a.png")
+    assert run() == ""
+    (out / "a.png").unlink()
     assert run() == "a"
     other = torch.load(weights["StackMix"])
     next(iter(other["network"].values())).add_(1)
@@ -404,3 +420,27 @@ def test_a_data_set_of_files_that_are_stacks(tmp_path, weights):
     assert len(list(slabs.iterdir())) == 2
     make_stack(tmp_path / "set" / "pages", 2)
     assert call(predict_dataset.main, "--stack_basedir_path", tmp_path / "set", *args) == 1
+
+
+def test_a_name_of_252_bytes_fails_alone(tmp_path, weights, capsys):
+    """Its result would have a name of 256 bytes, more than file systems take."""
+    long = "x" * 252
+    for name in ("a", long):
+        make_stack(tmp_path / "set" / name, 2)
+    args = "--stack_basedir_path", tmp_path / "set", "--output_dir", tmp_path / "out"
+    assert call(predict_dataset.main, *args, "--model_path", weights["StackMix"]) == 1
+    assert f"failed: {tmp_path / 'set' / long}" in capsys.readouterr().err
+    assert list(summary(tmp_path / "out")) == ["a"]
+    assert "1 stack fused" in (tmp_path / "out" / "report.html").read_text()
+
+
+@pytest.mark.parametrize("content", ['{"result": 7}', '{"result": ["a"]}', "[" * 100_000, "7"])
+def test_a_record_of_other_types_costs_no_summary(tmp_path, content):
+    base, out = tmp_path / "set", tmp_path / "out"
+    make_stack(base / "a", 2, (2, 2, 3))
+    (out / "records").mkdir(parents=True)
+    (out / "records" / "a.json").write_text(content)
+    job = batch.BatchJob(base / "a", out, batch.BatchJobOptions(), "hash of the weights")
+    batch.write_summaries([job])
+    assert summary(out) == {}
+    assert (out / "report.html").is_file()

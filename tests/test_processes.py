@@ -247,3 +247,23 @@ def test_a_main_that_ends_at_once_keeps_its_words_and_its_status(tmp_path, body,
         )
     assert (done.returncode, done.stderr) == (status, error)
     assert (tmp_path / "out").read_text() == "done\n"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a shell that closes streams")
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
+def test_a_command_runs_with_closed_streams(tmp_path, closed):
+    code = (
+        "import sys\n"
+        "from stackmff.processes import run_main\n"
+        "def main():\n"
+        "    print('out')\n"
+        "    print('err', file=sys.stderr)\n"
+        "    with open(sys.argv[1], 'w') as file:\n"
+        "        file.write('the file')\n"
+        "        print('out')\n"
+        "run_main(main)\n"
+    )
+    shell = f'"$0" -c "$1" "$2" {closed}'
+    words = ["sh", "-c", shell, sys.executable, code, str(tmp_path / "file")]
+    assert subprocess.run(words, cwd=HOUSE, capture_output=True).returncode == 0
+    assert (tmp_path / "file").read_text() == "the file"

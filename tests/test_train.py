@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import resource
 import shutil
 import signal
@@ -12,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from calling import holding
 from drawn import write_set
 from torch import nn
 from training import load, made, read, resume, signal_after, start, without
@@ -116,7 +118,16 @@ def test_what_a_run_leaves_behind(options, tmp_path, data):
     folder = tmp_path / "run"
     names = sorted(path.name for path in folder.iterdir())
     assert [name for name in names if "tfevents" not in name] == [
-        *("args.json", "best.pth", "curves.png", "epoch_0002.pth", "last.pth", "log.jsonl")
+        *(
+            ".lock",
+            "args.json",
+            "best.pth",
+            "curves.png",
+            "epoch_0002.pth",
+            "last.pth",
+            "log.jsonl",
+        ),
+        "previous.pth",
     ]
     assert any("tfevents" in name for name in names)
     record = json.loads((folder / "args.json").read_text())
@@ -301,6 +312,45 @@ def test_runs_are_neither_overwritten_nor_invented(options, tmp_path, capsys):
     assert load(tmp_path / "run" / "last.pth")["step"] == 6
     with pytest.raises(StackError, match="holds no state of a run"):
         (tmp_path / "run" / "last.pth").write_bytes((tmp_path / "run" / "best.pth").read_bytes())
+        resume(tmp_path, "run")
+
+
+def test_a_second_training_of_one_name_is_refused(options, tmp_path):
+    with holding(tmp_path / "run"):
+        with pytest.raises(StackError, match="wait for that run, or choose another --exp_name"):
+            start(options, "run")
+        assert [path.name for path in (tmp_path / "run").iterdir()] == [".lock"]
+
+
+@pytest.mark.parametrize("damage", ["half", "zeros", "gone"])
+def test_a_damaged_state_falls_back_to_the_one_before(options, tmp_path, capsys, damage):
+    assert start(options, "run", "--epochs", "2") == 0
+    last, previous = tmp_path / "run" / "last.pth", tmp_path / "run" / "previous.pth"
+    assert [load(path)["step"] for path in (previous, last)] == [3, 6]
+    whole = last.read_bytes()
+    middle = len(whole) // 2
+    if damage == "gone":
+        last.unlink()
+    else:
+        rest = whole[middle + 4096 :] if damage == "zeros" else b""
+        last.write_bytes(whole[:middle] + bytes(4096) * bool(rest) + rest)
+    with pytest.raises(StackError, match="already holds a run"):
+        start(options, "run")
+    before = previous.read_bytes()
+    assert resume(tmp_path, "run", "--max_minutes", "1e-9") == 0
+    told = r"last\.pth is damaged or missing: continuing from previous\.pth, which is older"
+    assert re.search(told, capsys.readouterr().out)
+    # The damaged one does not take the place of the good one.
+    assert previous.read_bytes() == before and load(last)["step"] == 4
+    assert resume(tmp_path, "run") == 0
+    assert load(last)["step"] == 6
+    (tmp_path / "undisturbed.pth").write_bytes(whole)
+    found = load(last)["network"]
+    for name, tensor in load(tmp_path / "undisturbed.pth")["network"].items():
+        assert torch.equal(tensor, found[name]), name
+    previous.unlink()
+    last.write_bytes(whole[:middle])
+    with pytest.raises(StackError, match="is cut short or damaged"):
         resume(tmp_path, "run")
 
 

@@ -216,7 +216,7 @@ def write_changed(folder: Path, name: str, files: Files, change: Change, seed: i
         made = changed_stack(paths, answer, take, camera, scene_rng(seed, name))
         for output, frame in zip(outputs, made.frames, strict=True):
             write_picture(output, frame, made.profiles[0])
-        record.write(wanted, {"frames": len(outputs)})
+        record.write(wanted, {"frames": len(outputs)}, outputs)
     return target
 
 

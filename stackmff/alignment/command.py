@@ -72,7 +72,8 @@ def _write_frames(folder: Path, stack: Stack, kept: Sequence[int]) -> None:
     for k, source in enumerate(stack.paths):
         path = folder / f"{source.stem}{suffix_like(source)}"
         if k in kept:
-            write_picture(path, stack.frames[k], stack.frame_metadata[k])
+            for note in write_picture(path, stack.frames[k], stack.frame_metadata[k]):
+                print(f"note: {path.name}: {note}")
             release(stack.frames)
         else:  # that of an earlier run is aligned to another reference
             path.unlink(missing_ok=True)

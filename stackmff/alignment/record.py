@@ -1,6 +1,5 @@
 """The alignment of a stack as a JSON file."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,7 +8,7 @@ import numpy as np
 
 from stackmff.alignment.geometry import Alignment
 from stackmff.errors import StackError
-from stackmff.files import read_bytes, write_json
+from stackmff.files import parse_json, read_bytes, write_json
 
 
 def save_alignment(path: str | Path, alignment: Alignment, names: Sequence[str]) -> None:
@@ -101,7 +100,7 @@ class _Saved(NamedTuple):
 def _read(path: str | Path) -> _Saved:
     """Read a file; StackError if it is not an alignment."""
     try:
-        record = json.loads(read_bytes(path))
+        record = parse_json(read_bytes(path))
         size, reference = (record["height"], record["width"]), record["reference"]
         frames = {n: _frame_of(record["frames"][n]) for n in [reference, *record["frames"]]}
         fields = [frame.field for frame in frames.values() if frame.field is not None]

@@ -6,7 +6,6 @@ report is assembled from the cards, including those of earlier runs.
 
 import base64
 import html
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -20,7 +19,7 @@ from stackmff.display.drawing import reduced
 from stackmff.display.gallery import html_start
 from stackmff.display.previews import FrameInfo, FusedMaps, sharpest_frame, small_focus_map
 from stackmff.errors import StackError
-from stackmff.files import atomic_path, write_json
+from stackmff.files import atomic_path, parse_json, write_json
 from stackmff.images.frame_store import release
 
 PAIR_SIDE = 960  # px, longest side of the pictures under the slider
@@ -160,11 +159,30 @@ def read_card(path: str | Path) -> Card:
     """Read a card; StackError where the file is missing or is not a card."""
     path = Path(path)
     try:
-        return Card(**json.loads(path.read_text(encoding="utf-8")))
+        card = Card(**parse_json(path.read_text(encoding="utf-8")))
+        _check_types(card)
+        return card
     except (OSError, ValueError, TypeError) as error:
         raise StackError(
             f"{path} cannot be read as the card of a stack: fuse the stack again with --overwrite"
         ) from error
+
+
+def _check_types(card: Card) -> None:
+    """Raise TypeError for a card whose fields are of other types, as in a file that was edited."""
+    words, numbers = (card.name, card.before), (card.seconds, card.network_seconds)
+    counts = (card.width, card.height, card.frames)
+    pictures = card.pictures.values() if isinstance(card.pictures, dict) else [None]
+    if not (
+        all(isinstance(one, str) for one in words)
+        and all(one is None or isinstance(one, str) for one in (card.failure, card.file))
+        and all(type(one) is int for one in counts)
+        and all(type(one) in (int, float) for one in numbers)
+        and isinstance(card.notes, list)
+        and all(isinstance(note, str) for note in card.notes)
+        and all([type(part) for part in one or ()] == [str, int, int] for one in pictures)
+    ):
+        raise TypeError("a field is of another type")
 
 
 def write_report(path: str | Path, title: str, files: Sequence[str | Path]) -> None:

@@ -165,8 +165,10 @@ def run_entry(
         record, output = Record(entry.folder, stack), entry.folder / f"{stack}.png"
         try:
             wanted[stack] = wanted_record(frames[stack], entry.weights, entry.options)
-            if not overwrite and record.says_done(wanted[stack], [output]):
-                done[stack] = {"file": output, **record.read()["result"]}
+            result: Any = record.read().get("result")
+            known = isinstance(result, dict) and not overwrite
+            if known and record.says_done(wanted[stack], [output]):
+                done[stack] = {"file": output, **result}
                 bar.update()
             else:
                 record.remove()
@@ -180,7 +182,7 @@ def run_entry(
                 if sentence := report.get("failure"):
                     fail(f"{entry.name}: {stack}: {sentence}")
                     continue
-                Record(entry.folder, stack).write(wanted[stack], report["result"])
+                Record(entry.folder, stack).write(wanted[stack], report["result"], [output])
                 done[stack] = {"file": output, **report["result"]}
     except KNOWN_FAILURES as error:
         fail(f"{entry.name}: {sentence_of(error)}")

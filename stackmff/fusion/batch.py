@@ -264,6 +264,8 @@ class BatchJob:
     def wanted(self, paths: Sequence[FramePath], files: Files) -> dict[str, Any]:
         """What the record must name, see records.wanted_record."""
         options = {k: v for k, v in as_record(self.options).items() if k not in NOT_OF_RESULTS}
+        if not options["lenient"]:
+            del options["lenient"]  # records of earlier versions do not have it
         weights = {"network": self.weights}
         if files.known_alignment is not None:
             weights["alignment"] = sha256(files.known_alignment)
@@ -282,8 +284,8 @@ class BatchJob:
         if self.options.messages.verbose:
             tqdm.write(f"{self.source}: {' '.join(path.name for path in paths)}")
         has_slabs = files.slabs is None or any(files.slabs.glob("slab_*.tif"))
-        done = has_slabs and self.record.says_done(wanted, self.results(files))
-        if done and not self.options.output.overwrite:
+        anew = self.options.output.overwrite or not has_slabs
+        if not anew and self.record.says_done(wanted, self.results(files), self.tell):
             return None
         return wanted, files, read_for(files.picture, paths, self.options.fuse)
 
@@ -298,18 +300,22 @@ class BatchJob:
         """Fuse what `read` has returned."""
         self.record.remove()
         result = fuse_files(lambda: stack, engine, files, self.options.fuse)
+        for note in result["notes"]:
+            self.tell(note)
+        slabs = [] if files.slabs is None else sorted(files.slabs.glob("slab_*.tif"))
+        self.record.write(wanted, result, [*self.results(files), *slabs])
+
+    def tell(self, note: str) -> None:
+        """Print a note on this stack, unless none are wanted."""
         if not self.options.messages.quiet:
-            for note in result["notes"]:
-                tqdm.write(f"note: {self.name}: {note}", file=sys.stderr)
-        self.record.write(wanted, result)
+            tqdm.write(f"note: {self.name}: {note}", file=sys.stderr)
 
     def failed(self, sentence: str) -> None:
         """Note in the report that this stack could not be fused."""
-        self.record.remove()
-        if not self.options.output.report:
-            return
-        with contextlib.suppress(StackError):  # a full disk, for example
-            write_card(self.card, Card(self.name, failure=sentence))
+        with contextlib.suppress(StackError, OSError):  # a full disk, or too long a name
+            self.record.remove()
+            if self.options.output.report:
+                write_card(self.card, Card(self.name, failure=sentence))
 
 
 def make_jobs(
@@ -370,10 +376,10 @@ def write_summaries(jobs: Sequence[BatchJob]) -> None:
         own = [job for job in jobs if job.target == target]
         rows: list[Sequence[Any]] = [COLUMNS]
         for job in own:
-            if result := job.record.read().get("result"):
+            if isinstance(result := job.record.read().get("result"), dict):
                 rows.append([job.name, *(result.get(name) for name in COLUMNS[1:])])
         write_csv(target / "summary.csv", rows)
-        cards = [job.card for job in own if job.card.is_file()]
+        cards = [job.card for job in own if os.path.isfile(job.card)]
         if own[0].options.output.report:
             write_report(target / "report.html", f"Fused: {target.resolve().name}", cards)
 

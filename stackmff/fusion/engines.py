@@ -1,6 +1,5 @@
 """What runs a network: torch on any device, OpenVINO on a CPU."""
 
-import json
 import queue
 import threading
 import time
@@ -11,7 +10,7 @@ from typing import Any, ClassVar, Literal, Protocol
 import numpy as np
 
 from stackmff.errors import StackError
-from stackmff.files import sha256
+from stackmff.files import parse_json, sha256
 from stackmff.images.colour import chroma, luma
 from stackmff.machine import (
     available_cores,
@@ -262,7 +261,7 @@ def export_of(model_path: Path) -> Path | None:
     model_path = Path(model_path)
     path = model_path.with_suffix(EXPORT_SUFFIX)
     try:
-        record = json.loads(model_path.with_suffix(".json").read_text(encoding="utf-8"))
+        record = parse_json(model_path.with_suffix(".json").read_text(encoding="utf-8"))
         names = {model_path.name, path.name, path.with_suffix(".bin").name}
         whole = all(sha256(model_path.with_name(name)) == record[name] for name in names)
     except (OSError, ValueError, KeyError, TypeError):

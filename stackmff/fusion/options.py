@@ -48,6 +48,17 @@ class MemoryOptions(Options):
 
 
 @dataclass(frozen=True)
+class ReadOptions(Options):
+    """Which files are taken for frames."""
+
+    title = "reading"
+
+    lenient: bool = option(
+        False, help="take JPEG files whose compressed data are damaged; a note names them"
+    )
+
+
+@dataclass(frozen=True)
 class FuseAlignOptions(AlignOptions):
     """Alignment as a step before fusion."""
 
@@ -136,6 +147,7 @@ class FuseOptions(Options):
 
     engine: EngineOptions = EngineOptions()
     memory: MemoryOptions = MemoryOptions()
+    reading: ReadOptions = ReadOptions()
     alignment: FuseAlignOptions = FuseAlignOptions()
     choices: ChoiceOptions = ChoiceOptions()
     format: FormatOptions = FormatOptions()

@@ -105,6 +105,7 @@ def read_for(output: Path, paths: Sequence[FramePath], options: FuseOptions) -> 
         spill=Path(output).parent,
         low_memory=options.memory.low_memory,
         reference=reference,
+        lenient=options.reading.lenient,
     )
     if options.alignment.order == "auto":
         put_in_order(stack)
@@ -233,7 +234,7 @@ def fuse_files(
         shown,
     )
     fused = finished(made, stack, bits, files.retouch)
-    _write_pictures(files, fused, stack.metadata)
+    made.notes += _write_pictures(files, fused, stack.metadata)
     if files.slabs is not None and options.choices.slab is not None:
         write_slabs(files.slabs, stack, engine, made, options.choices.slab, shown)
     if lost := loses(files.picture.suffix, fused.picture):
@@ -252,13 +253,14 @@ def fuse_files(
     return result
 
 
-def _write_pictures(files: Files, fused: Fused, metadata: Metadata) -> None:
-    """Write the fused picture and the maps that are wanted."""
-    write_picture(files.picture, fused.picture, metadata)
+def _write_pictures(files: Files, fused: Fused, metadata: Metadata) -> list[str]:
+    """Write the fused picture and the maps that are wanted; returns as write_picture."""
+    notes = write_picture(files.picture, fused.picture, metadata)
     if files.focus_map is not None and fused.focus_map is not None:
         write_picture(files.focus_map, fused.focus_map)
     if files.confidence is not None and fused.confidence is not None:
         write_picture(files.confidence, fused.confidence)
+    return notes
 
 
 def _align(

@@ -5,7 +5,6 @@ The file of strokes is JSON: the size of the picture, and for each stroke the na
 through, pixel centres at integers.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from stackmff.errors import StackError
-from stackmff.files import read_bytes, write_json
+from stackmff.files import parse_json, read_bytes, write_json
 
 MOST_POINTS = 20_000  # of a stroke; a file with more was not written by this program
 
@@ -188,8 +187,8 @@ def load_strokes(path: Path, names: Sequence[str], size: Sequence[int]) -> list[
         StackError: the file cannot be read or has no strokes, or they are for other frames.
     """
     try:
-        record = json.loads(read_bytes(path))
-    except (ValueError, RecursionError) as error:  # the latter: nested too deeply
+        record = parse_json(read_bytes(path))
+    except ValueError as error:
         raise StackError(
             f"{path} is not a file of brush strokes: save it from the page in the browser"
         ) from error

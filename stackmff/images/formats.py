@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageCms, PngImagePlugin
 
-from stackmff.errors import StackError
+from stackmff.errors import StackError, in_one_sentence
 from stackmff.files import read_bytes, write_bytes
 from stackmff.images.camera_files import (
     HEIF_STARTS,
@@ -28,9 +28,10 @@ from stackmff.images.camera_files import (
 )
 from stackmff.images.colour import cmyk_to_rgb
 from stackmff.images.decoded import CMYK_NOTE, Decoded, Embedded, upright
+from stackmff.images.jpeg import JPEG_START, damage_in
 from stackmff.images.metadata import Metadata, metadata_for, orientation_of
-from stackmff.images.stack_files import FramePath
-from stackmff.images.tiff import TIFF_STARTS, decode_tiff, encode_tiff
+from stackmff.images.stack_files import TIFF_SUFFIXES, FramePath
+from stackmff.images.tiff import TIFF_STARTS, decode_tiff, encode_tiff, lost_in_tiff
 
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp")  # read and written
 READ_SUFFIXES = (*PICTURE_SUFFIXES, *HEIF_SUFFIXES, *RAW_SUFFIXES)
@@ -39,47 +40,54 @@ PNG_START = b"\x89PNG\r\n\x1a\n"
 PNG_HEADER = 33  # bytes: the start and the chunk IHDR
 PNG_GREY_ALPHA = 4  # colour type, byte 25 of the file
 XMP_IN_JPEG = b"http://ns.adobe.com/xap/1.0/\0"
-JPEG_ROOM = {"exif": 65533, "xmp": 65504}  # bytes: each has to fit into one segment of a JPEG
+BLOCK_NAMES = {"exif": "the EXIF block", "xmp": "the XMP packet", "profile": "the colour profile"}
 
 
-def decode(path: str | Path | Embedded, orientation: int | None = None) -> Decoded:
+def decode(
+    path: str | Path | Embedded, orientation: int | None = None, lenient: bool = False
+) -> Decoded:
     """Read one picture completely, and turn it upright.
 
     Args:
         path: a JPEG, PNG, TIFF, BMP, WebP, HEIC or RAW file; the content decides, not the suffix,
             except for RAW. Or a picture inside a file.
         orientation: EXIF orientation to use in place of the file's own.
+        lenient: take a JPEG whose compressed data are damaged, with a note.
     Returns:
         Decoded. Palettes are looked up, 1-bit pictures become 0 and 255, 8-bit CMYK becomes RGB
         (by its profile if it has one), 10 and 12 bits of HEIC become 16. RAW is developed to
         16-bit sRGB with the camera's white balance and a fixed exposure.
     Raises:
-        StackError: the file cannot be read, is cut short, is not a picture, is of a kind that has
-            no faithful form here (floats, several pages, an animation, Lab), or needs a package
-            that is not installed.
+        StackError: the file cannot be read, is cut short, damaged or not a picture, is of a kind
+            that has no faithful form here (floats, several pages, an animation, Lab), or needs a
+            package that is not installed.
     """
     if not isinstance(path, (str, Path)):
-        return path.decode(orientation)
-    return decode_bytes(read_bytes(path), path, orientation)
+        with in_one_sentence(path):
+            return path.decode(orientation)
+    return decode_bytes(read_bytes(path), path, orientation, lenient)
 
 
-def decode_bytes(data: bytes, path: object, orientation: int | None = None) -> Decoded:
+def decode_bytes(
+    data: bytes, path: object, orientation: int | None = None, lenient: bool = False
+) -> Decoded:
     """Read the content of a picture file.
 
     Args:
         data: of the file.
         path: the file's name, for its suffix and for error messages.
-        orientation: as of `decode`, which also tells what is returned and raised.
+        orientation, lenient: as of `decode`, which also tells what is returned and raised.
     """
-    if Path(str(path)).suffix.lower() in RAW_SUFFIXES:
-        decoded = Decoded(*read_raw(data, path))
-    elif data.startswith(TIFF_STARTS):
-        decoded = decode_tiff(io.BytesIO(data), path)
-    elif data[4:12] in HEIF_STARTS:
-        decoded = Decoded(*read_heif(data, path))
-    else:
-        decoded = _decode_opencv(data, path)
-    return upright(decoded, orientation)
+    with in_one_sentence(path):
+        if Path(str(path)).suffix.lower() in RAW_SUFFIXES:
+            decoded = Decoded(*read_raw(data, path))
+        elif data.startswith(TIFF_STARTS):
+            decoded = decode_tiff(io.BytesIO(data), path)
+        elif data[4:12] in HEIF_STARTS:
+            decoded = Decoded(*read_heif(data, path))
+        else:
+            decoded = _decode_opencv(data, path, lenient)
+        return upright(decoded, orientation)
 
 
 def read_picture(path: str | Path | Embedded) -> np.ndarray:
@@ -87,7 +95,7 @@ def read_picture(path: str | Path | Embedded) -> np.ndarray:
     return decode(path).picture
 
 
-def _decode_opencv(data: bytes, path: object) -> Decoded:
+def _decode_opencv(data: bytes, path: object, lenient: bool) -> Decoded:
     """Read a PNG, JPEG, WebP or BMP as it is stored."""
     damaged = StackError(
         f"{path} is not a picture, is cut short or damaged: export or copy it again"
@@ -104,6 +112,12 @@ def _decode_opencv(data: bytes, path: object) -> Decoded:
         raise damaged from error
     if picture is None:
         raise damaged
+    damage = damage_in(data) if data.startswith(JPEG_START) else None
+    if damage and not lenient:
+        raise StackError(
+            f"{path} is damaged ({damage}): copy it again, or take it as it is with --lenient of "
+            "predict.py and predict_dataset.py"
+        )
     if _is_animation(data):
         raise StackError(f"{path} is an animation: save each picture as a separate file")
     if picture.dtype not in (np.uint8, np.uint16):
@@ -115,6 +129,8 @@ def _decode_opencv(data: bytes, path: object) -> Decoded:
     picture = _from_bgr(picture, data)
     if profile is not None and profile[16:20] == b"CMYK":  # OpenCV converts without the profile
         picture, profile, note = _jpeg_by_profile(data, picture, profile), None, CMYK_NOTE
+    if damage:
+        note = f"it is damaged ({damage}) and was taken as it is"
     return Decoded(picture, Metadata(exif, xmp or None, profile), orientation_of(exif), note)
 
 
@@ -208,7 +224,9 @@ def same_format(suffix: str, other: str) -> bool:
     return suffix in PICTURE_SUFFIXES and short.get(suffix, suffix) == short.get(other, other)
 
 
-def write_picture(path: str | Path, picture: np.ndarray, metadata: Metadata | None = None) -> None:
+def write_picture(
+    path: str | Path, picture: np.ndarray, metadata: Metadata | None = None
+) -> list[str]:
     """Write a picture in the format of the suffix, atomically.
 
     PNG, TIFF, BMP and WebP are lossless, JPEG has quality 95 with full chroma. What a format
@@ -220,6 +238,8 @@ def write_picture(path: str | Path, picture: np.ndarray, metadata: Metadata | No
         metadata: Metadata to carry over, corrected for this picture. Left out are damaged blocks,
             a profile of another colour space, and what the format has no place for: everything in
             BMP, blocks beyond 64 KB in JPEG, EXIF in TIFF files beyond 4 GB.
+    Returns:
+        A sentence on each block of the metadata that was left out.
     Raises:
         StackError: the suffix is unknown, the picture is too large for the format, or the file
             cannot be written.
@@ -229,20 +249,61 @@ def write_picture(path: str | Path, picture: np.ndarray, metadata: Metadata | No
     if suffix not in PICTURE_SUFFIXES:
         raise StackError(f"{path} has no picture suffix: use {' '.join(PICTURE_SUFFIXES)}")
     picture = picture.reshape(*picture.shape[:2], -1)  # (H, W, C)
-    metadata = metadata_for(metadata, picture)
+    metadata, notes = metadata_for(metadata, picture)
+    metadata, unfit = _that_fits(suffix, metadata, picture.shape[2])
     try:
-        if suffix == ".png":
-            data = _encode_png(picture, metadata)
-        elif suffix in (".tif", ".tiff"):
-            data = encode_tiff(picture, metadata)
-        else:
-            data = _encode_8_bit(suffix, picture, metadata)
+        data = _encode(suffix, picture, metadata)
     except (cv2.error, ValueError, OSError, struct.error) as error:
         height, width = picture.shape[:2]
         raise StackError(
             f"{path}: {width}x{height} cannot be encoded ({error}): use PNG or TIFF"
         ) from error
     write_bytes(path, data)
+    return notes + unfit
+
+
+def _that_fits(suffix: str, metadata: Metadata, channels: int) -> tuple[Metadata, list[str]]:
+    """The blocks of metadata that a format takes, found by writing a picture of one pixel.
+
+    So a block that a library cannot write costs the block and not the picture.
+
+    Args:
+        suffix: of the file.
+        metadata: corrected for the picture.
+        channels: of the picture.
+    Returns:
+        (metadata, notes): notes are sentences on the blocks that were left out.
+    """
+    name, lost = suffix[1:].upper(), {}
+    for block, value in vars(metadata).items():
+        if value is not None and not _is_taken(suffix, Metadata(**{block: value}), channels):
+            lost[block] = f"{BLOCK_NAMES[block]} cannot be written to {name}: it is left out"
+    metadata, notes = replace(metadata, **dict.fromkeys(lost)), list(lost.values())
+    return metadata, notes + (lost_in_tiff(metadata) if suffix in TIFF_SUFFIXES else [])
+
+
+def _is_taken(suffix: str, metadata: Metadata, channels: int) -> bool:
+    """Whether a picture of one pixel can be written with these metadata."""
+    try:
+        _encode(suffix, np.zeros((1, 1, channels), np.uint8), metadata)
+    except Exception:  # each library raises classes of its own
+        return False
+    return suffix != ".bmp"
+
+
+def _encode(suffix: str, picture: np.ndarray, metadata: Metadata) -> bytes:
+    """The content of a picture file.
+
+    Args:
+        suffix: of PICTURE_SUFFIXES, in lower case.
+        picture: (H, W, C).
+        metadata: corrected for the picture.
+    """
+    if suffix == ".png":
+        return _encode_png(picture, metadata)
+    if suffix in TIFF_SUFFIXES:
+        return encode_tiff(picture, metadata)
+    return _encode_8_bit(suffix, picture, metadata)
 
 
 def _encode_png(picture: np.ndarray, metadata: Metadata) -> bytes:
@@ -286,7 +347,6 @@ def _encode_8_bit(suffix: str, picture: np.ndarray, metadata: Metadata) -> bytes
         # More effort takes up to fifteen times as long, and the file is no smaller.
         image.save(buffer, "WEBP", lossless=True, exact=True, quality=0, method=4, **carried)
     else:
-        carried = {k: v for k, v in carried.items() if len(v) <= JPEG_ROOM.get(k, len(v))}
         image.save(buffer, "JPEG", quality=95, subsampling=0, **carried)
     return buffer.getvalue()
 

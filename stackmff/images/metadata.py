@@ -7,15 +7,16 @@ notes, which contain offsets into the old block that only the maker can adjust.
 
 import contextlib
 import io
-import json
-import re
 import struct
 import warnings
+from collections.abc import Set
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 import numpy as np
-from PIL import Image, TiffImagePlugin, TiffTags
+from PIL import TiffImagePlugin, TiffTags
+
+from stackmff.images.xmp import xmp_for
 
 ORIENTATION, EXIF_IFD, GPS_IFD = 0x0112, 0x8769, 0x8825
 WIDTH, HEIGHT = 0xA002, 0xA003  # PixelXDimension and PixelYDimension, in the EXIF IFD
@@ -30,6 +31,7 @@ CARRIED |= {EXIF_IFD, GPS_IFD, *range(40091, 40096)}
 
 # Tags of the EXIF directory that are not: maker notes; the components and compression of a JPEG;
 # the interoperability directory; the subject's place in the picture before it was turned upright.
+ALL = frozenset(range(2**16))
 DROPPED = {0x927C, 0x9101, 0x9102, 0xA005, 0x9214, 0xA214}
 
 # What Pillow raises for damaged blocks.
@@ -37,18 +39,14 @@ DAMAGED = (
     SyntaxError, ValueError, TypeError, KeyError, EOFError, OSError, struct.error, OverflowError,
     ZeroDivisionError, IndexError, AttributeError, AssertionError,
 )  # fmt: skip
+# Sizes of the types of values, bytes; what Pillow passes on as bytes; what a directory may hold. A
+# directory of a few kilobytes can point 65,535 times to the same megabytes.
+UNITS = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8}
+AS_BYTES = {1, 2, 7}
+MOST_ENTRIES = 4096
+DIRECTORY_ROOM, NUMBERS_ROOM = 4 * 2**20, 2**16  # bytes: all values; one value that is numbers
+PROFILE_ROOM = 16 * 2**20  # bytes of an ICC profile; those of printers take a few megabytes
 HEADS = {"little": b"II*\0\x08\0\0\0", "big": b"MM\0*\0\0\0\x08"}  # of a block, by byte order
-
-# XMP values that are set to the result's size (0 its width, 1 its height), and parts that describe
-# other data in the old file: its thumbnail, a second packet, a video or a gain map.
-XMP_SIZES = {
-    b"tiff:ImageWidth": 0,
-    b"tiff:ImageLength": 1,
-    b"exif:PixelXDimension": 0,
-    b"exif:PixelYDimension": 1,
-}
-XMP_DROPPED = rb"(?:(?:xmp|xap):Thumbnails|Container:Directory|xmpNote:HasExtendedXMP"
-XMP_DROPPED += rb"|GCamera:\w+|hdrgm:\w+)"
 
 # Pillow's warnings about damaged blocks, which are skipped.
 warnings.filterwarnings("ignore", module=r"PIL\.TiffImagePlugin")
@@ -71,31 +69,38 @@ class Metadata:
 
 def orientation_of(block: bytes | None) -> int:
     """EXIF orientation of a block, 1 (upright) to 8; 1 if there is none that can be read."""
-    exif = Image.Exif()
+    block = (block or b"").removeprefix(b"Exif\0\0")
     try:
-        exif.load(block or b"")
-        orientation: int = exif.get(ORIENTATION, 1)
-        return orientation
+        orientation = _loaded(io.BytesIO(block), block[:8], None, {ORIENTATION})[ORIENTATION]
     except DAMAGED:
         return 1  # damaged metadata do not make an intact picture unreadable
+    return orientation if orientation in range(1, 9) else 1
 
 
-def metadata_for(metadata: Metadata | None, picture: np.ndarray) -> Metadata:
+def metadata_for(metadata: Metadata | None, picture: np.ndarray) -> tuple[Metadata, list[str]]:
     """The Metadata of a photograph, corrected for a picture that was made from it.
 
     Args:
         metadata: of an upright photograph of the same scene; None counts as empty.
         picture: (H, W, C), C as in images/formats.py.
+    Returns:
+        (metadata, notes): notes are sentences on what had to be left out.
     """
     metadata = metadata or Metadata()
     height, width, channels = picture.shape
     space = b"GRAY" if channels <= 2 else b"RGB "
-    profile = metadata.profile
-    if profile is not None and profile[16:20] != space:
+    profile, notes = metadata.profile, list[str]()
+    if profile is not None and (profile[16:20] != space or len(profile) > PROFILE_ROOM):
+        what = "grey" if channels <= 2 else "RGB"
+        notes.append(f"the colour profile is damaged or not one of {what} pictures: it is left out")
         profile = None
     exif = exif_for(metadata.exif, width, height) if metadata.exif else None
+    if metadata.exif and exif is None:
+        notes.append("the EXIF block is damaged: it is left out")
     xmp = xmp_for(metadata.xmp, width, height) if metadata.xmp else None
-    return Metadata(exif, xmp, profile)
+    if metadata.xmp and xmp is None:
+        notes.append("the XMP packet is damaged or too long: it is left out")
+    return Metadata(exif, xmp, profile), notes
 
 
 def exif_for(
@@ -115,19 +120,15 @@ def exif_for(
         if head[2:4] in (b"+\0", b"\0+"):  # BigTIFF, whose header is longer
             head += source.read(8)
         order = "big" if head.startswith(b"MM") else "little"
-        first = _loaded(source, head, at)
-        inner = {}
+        first = _loaded(source, head, at, CARRIED)
+        carried = {}
         for tag in (EXIF_IFD, GPS_IFD):
             with contextlib.suppress(*DAMAGED):
-                inner[tag] = _loaded(source, head, first[tag], tag)
-        carried = {tag: _copy(directory, order, tag) for tag, directory in inner.items()}
+                inner = _loaded(source, head, first[tag], ALL - DROPPED, tag)
+                carried[tag] = _copy(inner, order, tag)
         first = _copy(first, order)
-        for tag in set(first) - CARRIED:
-            del first[tag]
         first[ORIENTATION] = 1
         if EXIF_IFD in carried:
-            for tag in DROPPED & set(carried[EXIF_IFD]):
-                del carried[EXIF_IFD][tag]
             for tag, side in ((WIDTH, width), (HEIGHT, height)):
                 carried[EXIF_IFD].tagtype[tag] = TiffTags.LONG
                 carried[EXIF_IFD][tag] = side
@@ -136,19 +137,84 @@ def exif_for(
         return None
 
 
-def _loaded(source: BinaryIO, head: bytes, at: int | None, group: int | None = None) -> Directory:
+def _loaded(
+    source: BinaryIO,
+    head: bytes,
+    at: int | None,
+    wanted: Set[int] = ALL,
+    group: int | None = None,
+) -> Directory:
     """The directory at offset `at` (None: the first) of a file that is based on TIFF.
+
+    Pillow is given a small block that holds only what is wanted.
 
     Args:
         source: the open file.
         head: its first 8 bytes, 16 of a BigTIFF.
         at: bytes.
+        wanted: the tags to read. Others are passed over, as are values that lie outside the file or
+            exceed DIRECTORY_ROOM or NUMBERS_ROOM.
         group: the tag that points to the directory; None for the first.
     """
-    directory = Directory(head, group=group)
-    source.seek(directory.next if at is None else at)
-    directory.load(source)
+    order = "big" if head.startswith(b"MM") else "little"
+    ends = ">" if order == "big" else "<"
+    source.seek(Directory(head).next if at is None else at)
+    found = [entry for entry in _entries(source, head, ends) if entry[0] in wanted]
+    start = 8 + 2 + 12 * len(found) + 4  # of the values
+    table, values = struct.pack(f"{ends}H", len(found)), bytearray()
+    for tag, kind, count, place in found:
+        value = _value(source, kind, count, place, ends, DIRECTORY_ROOM - len(values))
+        if len(value) > 4:
+            place = struct.pack(f"{ends}I", start + len(values))
+            values += value
+        else:
+            place = value.ljust(4, b"\0")
+        count = len(value) // UNITS.get(kind, 1)  # 0 where the value was passed over
+        table += struct.pack(f"{ends}HHI", tag, kind, count) + place
+    directory = Directory(HEADS[order], group=group)
+    block = io.BytesIO(HEADS[order] + table + bytes(4) + values)
+    block.seek(8)
+    directory.load(block)
     return directory
+
+
+def _entries(source: BinaryIO, head: bytes, ends: str) -> list[tuple[int, int, int, bytes]]:
+    """The entries of the directory at which a file stands: (tag, type, count, value or offset).
+
+    Raises:
+        ValueError: there are more than MOST_ENTRIES.
+        struct.error: the file ends before.
+    """
+    is_big = head[2:4] in (b"+\0", b"\0+")
+    number = struct.Struct(ends + ("Q" if is_big else "H"))
+    entry = struct.Struct(ends + ("HHQ8s" if is_big else "HHI4s"))
+    (count,) = number.unpack(source.read(number.size))
+    if count > MOST_ENTRIES:
+        raise ValueError(f"{count} entries")
+    table = source.read(count * entry.size)
+    # Of a directory that is cut, the entries before the cut.
+    return list(entry.iter_unpack(table[: len(table) // entry.size * entry.size]))
+
+
+def _value(source: BinaryIO, kind: int, count: int, place: bytes, ends: str, room: int) -> bytes:
+    """The bytes of a value; empty if it is longer than permitted, outside the file, or unknown.
+
+    Args:
+        source: the open file.
+        kind: type of the value.
+        count: how many there are.
+        place: the value, if it fits, or its offset.
+        ends: byte order, "<" or ">".
+        room: bytes that it may have.
+    """
+    size = count * UNITS.get(kind, 0)
+    if size <= len(place):
+        return place[:size]
+    if size > (room if kind in AS_BYTES else min(room, NUMBERS_ROOM)):
+        return b""
+    source.seek(*struct.unpack(ends + ("I" if len(place) == 4 else "Q"), place))
+    value = source.read(size)
+    return value if len(value) == size else b""
 
 
 def _copy(directory: Directory, order: str, group: int | None = None) -> Directory:
@@ -179,29 +245,6 @@ def _together(first: Directory, inner: dict[int, Directory]) -> bytes:
     return first.tobytes(8) + b"".join(parts)
 
 
-def xmp_for(packet: bytes, width: int, height: int) -> bytes | None:
-    """An XMP packet, corrected for an upright picture of this size.
-
-    Args:
-        packet: in any of the encodings of JSON.
-        width, height: of the picture, px.
-    Returns:
-        The packet in UTF-8, otherwise unchanged; None if it cannot be decoded.
-    """
-    try:
-        packet = packet.decode(json.detect_encoding(packet)).rstrip("\0").encode()
-    except UnicodeError:
-        return None
-    values = {name: (width, height)[side] for name, side in XMP_SIZES.items()}
-    values[b"tiff:Orientation"] = 1
-    for name, number in values.items():
-        value = b"%d" % number
-        packet = re.sub(rb"(%s\s*=\s*)([\"'])[^\"']*\2" % name, rb"\g<1>\g<2>%s\2" % value, packet)
-        packet = re.sub(rb"(<%s>)[^<]*(</)" % name, rb"\g<1>%s\2" % value, packet)
-    packet = re.sub(rb"\s%s\s*=\s*([\"'])[^\"']*\1" % XMP_DROPPED, b"", packet)
-    return re.sub(rb"<(%s)\b.*?</\1>" % XMP_DROPPED, b"", packet, flags=re.DOTALL)
-
-
 def tiff_tags(exif: bytes) -> tuple[dict[int, tuple[int, Any]], dict[int, Directory]]:
     """The parts of an EXIF block that a TIFF file stores.
 
@@ -214,7 +257,9 @@ def tiff_tags(exif: bytes) -> tuple[dict[int, tuple[int, Any]], dict[int, Direct
     source, head = io.BytesIO(exif), exif[:8]
     first = _loaded(source, head, None)
     directories = {
-        tag: _loaded(source, head, first[tag], tag) for tag in (EXIF_IFD, GPS_IFD) if tag in first
+        tag: _loaded(source, head, first[tag], group=tag)
+        for tag in (EXIF_IFD, GPS_IFD)
+        if tag in first
     }
     tags = {}
     for tag in set(first) - set(directories):

@@ -1,7 +1,7 @@
 """The frames of a stack, read into one array: what they have in common, and what differs."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -89,6 +89,7 @@ def read_stack(
     reference: int | None = None,
     store: str | Path | None = None,
     progress: Progress | None = None,
+    lenient: bool = False,
 ) -> Stack:
     """Read the frames of a stack into one array.
 
@@ -101,6 +102,7 @@ def read_stack(
         spill, low_memory, store: where the frames are kept, see frame_store.allocate.
         reference: index of the frame whose metadata the stack has; None: N // 2.
         progress: called with the number of frames read.
+        lenient: take damaged files, see formats.decode.
     Returns:
         Stack; its frames are a numpy.memmap if they are in a file, see frame_store.release.
     Raises:
@@ -110,7 +112,7 @@ def read_stack(
     reference = len(files) // 2 if reference is None else reference
     if isinstance(files[0], VideoFrame):
         threads = 1
-    reader = _Reader(files, reference, threads, progress)
+    reader = _Reader(files, reference, threads, progress, lenient)
 
     def read_as(kind: Kind) -> tuple[np.ndarray, list[_Read]]:
         height, width, _ = reader.first.picture.shape
@@ -153,24 +155,33 @@ class _Reader:
         paths: of the N frames.
         reference: index of the frame that the others are compared with.
         threads: number of frames that are decoded at the same time.
-        progress: as of `read_stack`.
+        progress, lenient: as of `read_stack`.
 
     Attributes:
         first: the reference, Decoded.
     """
 
     def __init__(
-        self, paths: list[FramePath], reference: int, threads: int, progress: Progress | None
+        self,
+        paths: list[FramePath],
+        reference: int,
+        threads: int,
+        progress: Progress | None,
+        lenient: bool,
     ) -> None:
-        self.paths, self.reference = paths, reference
+        self.paths, self.reference, self.lenient = paths, reference, lenient
         self.threads, self.progress = threads, progress
         others = [index for index in range(len(paths)) if index != reference]
         indices = [reference, *others[: threads - 1]]
         with ThreadPoolExecutor(threads) as pool:
-            decoded = pool.map(decode, [paths[index] for index in indices])
+            decoded = pool.map(self.decode, [paths[index] for index in indices])
             # Frames that were decoded along with the reference, until they are used.
             self.ready = dict(zip(indices, decoded))
         self.first = self.ready[reference]
+
+    def decode(self, path: FramePath, orientation: int | None = None) -> Decoded:
+        """A frame as formats.decode reads it."""
+        return decode(path, orientation, self.lenient)
 
     def read_into(self, frames: np.ndarray, kind: Kind) -> list[_Read]:
         """Fill an array with the frames, except those of another size or beyond its Kind.
@@ -203,13 +214,15 @@ class _Reader:
         """(a frame, turned as the reference is; notes on it)."""
         decoded, path, notes = self.first, self.paths[index], list[str]()
         if index != self.reference:
-            decoded = self.ready.pop(index) if index in self.ready else decode(path)
+            decoded = self.ready.pop(index) if index in self.ready else self.decode(path)
             if decoded.orientation != self.first.orientation:
-                decoded, notes = _turned_alike(path, decoded, self.first)
+                decoded, notes = _turned_alike(self.decode, path, decoded, self.first)
         return decoded, [*notes, decoded.note] if decoded.note else notes
 
 
-def _turned_alike(path: FramePath, decoded: Decoded, first: Decoded) -> tuple[Decoded, list[str]]:
+def _turned_alike(
+    read: Callable[[FramePath, int], Decoded], path: FramePath, decoded: Decoded, first: Decoded
+) -> tuple[Decoded, list[str]]:
     """A frame whose EXIF orientation differs from the reference's, turned as its content is.
 
     A camera that points straight down detects the orientation of each frame by chance, and some
@@ -218,7 +231,7 @@ def _turned_alike(path: FramePath, decoded: Decoded, first: Decoded) -> tuple[De
     Returns:
         (the frame, notes on it).
     """
-    other = decode(path, first.orientation)
+    other = read(path, first.orientation)
     shape = first.picture.shape[:2]
     if other.picture.shape[:2] != shape:
         return decoded, []
@@ -267,7 +280,9 @@ def _notes(paths: list[FramePath], read: list[_Read], reference: int, common: Ki
             notes.append(f"the colour profile differs from that of {other} and was not applied")
         for note in notes:
             about.setdefault(note, []).append(path.name)
-    return [f"{_some(names)}: {note}" for note, names in about.items()]
+    first = paths[0]
+    of_file = [first.video.note] if isinstance(first, VideoFrame) and first.video.note else []
+    return [*of_file, *(f"{_some(names)}: {note}" for note, names in about.items())]
 
 
 def _some(names: list[str]) -> str:

@@ -1,27 +1,17 @@
 """Stacks that are one file: the pages of a TIFF, the frames of a video."""
 
 import os
-import threading
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
-from typing import Any
-
-import cv2
-import numpy as np
 
 from stackmff.errors import StackError
 from stackmff.images.decoded import Decoded, upright
 from stackmff.images.metadata import Metadata
 from stackmff.images.tiff import decode_tiff, tiff_pages
+from stackmff.images.videos import VIDEO_SUFFIXES, Video, count_frames
 
-VIDEO_SUFFIXES = (".mp4", ".mov", ".avi", ".mkv", ".webm")
 TIFF_SUFFIXES = (".tif", ".tiff")
-
-# OpenCV reads this once, before the first video: the StackError says enough.
-os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
-NO_VIDEO = "is not a readable video, is cut short or damaged: export or copy it again"
 
 
 @dataclass(frozen=True)
@@ -88,61 +78,11 @@ class TiffPage(Page):
 class VideoFrame(Page):
     """A frame of a video, 8-bit RGB; all frames of the file share `video`."""
 
-    video: "Video" = field(compare=False, repr=False)
+    video: Video = field(compare=False, repr=False)
 
     def decode(self, orientation: int | None = None) -> Decoded:
         # OpenCV turns videos upright.
         return Decoded(self.video.read(self.number - 1), Metadata())
-
-
-class Video:
-    """A video that is decoded forwards; going back starts again at the first frame.
-
-    Args:
-        file: path.
-    """
-
-    def __init__(self, file: Path) -> None:
-        self.file = file
-        self.capture: Any = None  # cv2.VideoCapture
-        self.next = 0  # index of the frame that `capture` gives next
-        self.lock = threading.Lock()
-
-    def read(self, index: int) -> np.ndarray:
-        """The frame of this index, (H, W, 3) uint8 RGB; StackError if it cannot be decoded."""
-        with self.lock:
-            if self.capture is None or index < self.next:
-                self.capture, self.next = _opened(self.file), 0
-            while self.next < index and self.capture.grab():
-                self.next += 1
-            found, frame = self.capture.read()
-            self.next += 1
-            if not found:
-                self.capture = None
-                raise StackError(f"{self.file} {NO_VIDEO}")
-            return cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
-
-
-def _opened(file: Path) -> Any:
-    """The cv2.VideoCapture of a file; StackError if it is not a video."""
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
-    capture = cv2.VideoCapture(str(file), cv2.CAP_FFMPEG)
-    if not capture.isOpened():
-        raise StackError(f"{file} {NO_VIDEO}")
-    return capture
-
-
-@lru_cache(maxsize=64)
-def _frames_in_video(file: Path, _changed: int) -> int:
-    """Number of frames of a video, counted by decoding it: the header has only an estimate.
-
-    Args:
-        file: path; _changed: its modification time, so that a changed file is counted again.
-    """
-    capture, count = _opened(file), 0
-    while capture.grab():
-        count += 1
-    return count
 
 
 def frames_in_file(file: str | Path) -> list[Page]:
@@ -151,7 +91,7 @@ def frames_in_file(file: str | Path) -> list[Page]:
     Args:
         file: path; the suffix decides. A video is decoded once to count its frames.
     Raises:
-        StackError: the file cannot be read, or is of another kind.
+        StackError: the file cannot be read, is a video that is cut short, or is of another kind.
     """
     file = Path(file)
     try:
@@ -160,7 +100,8 @@ def frames_in_file(file: str | Path) -> list[Page]:
         raise StackError(f"{file} cannot be read: {error.strerror}") from error
     suffix = file.suffix.lower()
     if suffix in VIDEO_SUFFIXES:
-        count, video = _frames_in_video(file, changed), Video(file)
+        count, note = count_frames(file, changed)
+        video = Video(file, note)
         return [VideoFrame(file, k + 1, count, video) for k in range(count)]
     if suffix in TIFF_SUFFIXES:
         indices = tiff_pages(file)

@@ -30,6 +30,7 @@ from stackmff.images.metadata import (
 TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # of 32 and 64 bits, in either byte order
 MAKE, XMP, ICC_PROFILE = 271, 700, 34675  # tags
 BITS_PER_SAMPLE = 258
+MOST_PAGES = 10_000  # each takes a fraction of a millisecond, before anything is decoded
 X_RESOLUTION, Y_RESOLUTION, RESOLUTION_UNIT = 282, 283, 296
 BYTE, LONG = 1, 4  # types of tags
 
@@ -46,20 +47,29 @@ def decode_tiff(source: BinaryIO, path: object, index: int | None = None) -> Dec
     """
     logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # the StackError says enough
     try:
-        with tifffile.TiffFile(source) as file:
-            found = (_pictures_in(file) or [0]) if index is None else [index]
-            page = file.pages[found[0]].aspage()
-            samples = page.asarray() if _is_whole(file, page, source) else np.empty(0)
-            numbers = (ORIENTATION, XMP, ICC_PROFILE, EXIF_IFD, GPS_IFD, MAKE)
-            tags = {number: page.tags[number].value for number in numbers if number in page.tags}
-            exif = None
-            if {EXIF_IFD, GPS_IFD, MAKE} & set(tags):
-                exif = exif_for(source, page.imagewidth, page.imagelength, page.offset)
-    except Exception as error:  # each codec raises classes of its own
+        return _decode(source, path, index)
+    except StackError:
+        raise
+    except (
+        Exception
+    ) as error:  # each codec raises classes of its own, odd tags any, also MemoryError
         raise StackError(
             f"{path} is cut short, damaged or an unknown kind of TIFF ({error}): "
             "export or copy it again"
         ) from error
+
+
+def _decode(source: BinaryIO, path: object, index: int | None) -> Decoded:
+    """As `decode_tiff`; a damaged file may raise anything."""
+    with tifffile.TiffFile(source) as file:
+        found = (_pictures_in(file) or [0]) if index is None else [index]
+        page = file.pages[found[0]].aspage()
+        samples = page.asarray() if _is_whole(file, page, source) else np.empty(0)
+        numbers = (ORIENTATION, XMP, ICC_PROFILE, EXIF_IFD, GPS_IFD, MAKE)
+        tags = {number: page.tags[number].value for number in numbers if number in page.tags}
+        exif = None
+        if {EXIF_IFD, GPS_IFD, MAKE} & set(tags):
+            exif = exif_for(source, page.imagewidth, page.imagelength, page.offset)
     if samples.size == 0:
         raise StackError(f"{path} is cut short: export or copy it again")
     if len(found) > 1:
@@ -67,10 +77,13 @@ def decode_tiff(source: BinaryIO, path: object, index: int | None = None) -> Dec
             f"{path} holds {len(found)} pictures: give this file as the stack, or save each "
             "picture as a separate file"
         )
-    picture, profile, note = _to_grey_or_rgb(page, samples, tags.get(ICC_PROFILE), path)
-    xmp = tags.get(XMP)
+    profile, xmp, orientation = tags.get(ICC_PROFILE), tags.get(XMP), tags.get(ORIENTATION)
+    profile = profile if isinstance(profile, bytes) else None
+    picture, profile, note = _to_grey_or_rgb(page, samples, profile, path)
     metadata = Metadata(exif, xmp if isinstance(xmp, bytes) else None, profile)
-    return Decoded(picture, metadata, tags.get(ORIENTATION, 1), note)
+    # A damaged tag may be of any type.
+    turned = orientation if isinstance(orientation, int) and 1 <= orientation <= 8 else 1
+    return Decoded(picture, metadata, turned, note)
 
 
 def _is_whole(file: tifffile.TiffFile, page: tifffile.TiffPage, source: BinaryIO) -> bool:
@@ -103,13 +116,16 @@ def tiff_directories(file: tifffile.TiffFile) -> list[tifffile.TiffPage]:
     """All pages of a TIFF file, including thumbnails and masks.
 
     Raises:
-        tifffile.TiffFileError: a page links back to an earlier one, so that there is no end.
+        tifffile.TiffFileError: a page links back to an earlier one, so that there is no end; or
+            there are more than MOST_PAGES.
     """
     pages: list[tifffile.TiffPage] = []
     seen: set[int] = set()
     for page in file.pages:
         if page.offset in seen:
             raise tifffile.TiffFileError("its pages form a loop")
+        if len(pages) == MOST_PAGES:
+            raise tifffile.TiffFileError(f"it has more than {MOST_PAGES} pages")
         seen.add(page.offset)
         pages.append(page.aspage())
     return pages
@@ -214,7 +230,8 @@ def encode_tiff(picture: np.ndarray, metadata: Metadata) -> bytes:
 
     Args:
         picture: (H, W, C) uint8 or uint16, C as in images/formats.py.
-        metadata: corrected for this picture; EXIF is left out of a file beyond 4 GB.
+        metadata: corrected for this picture; EXIF is left out of a file beyond 4 GB, and a
+            resolution that is no positive number.
     Raises:
         ValueError, OSError, struct.error: the picture cannot be encoded.
     """
@@ -222,6 +239,7 @@ def encode_tiff(picture: np.ndarray, metadata: Metadata) -> bytes:
     tags, directories = tiff_tags(metadata.exif) if metadata.exif else ({}, {})
     unit_tags = (X_RESOLUTION, Y_RESOLUTION, RESOLUTION_UNIT)  # written by tifffile's own options
     x_resolution, y_resolution, unit = (tags.pop(code, (0, None))[1] for code in unit_tags)
+    has_resolution = _is_positive(x_resolution) and _is_positive(y_resolution)
     buffer = io.BytesIO()
     tifffile.imwrite(
         buffer,
@@ -236,11 +254,28 @@ def encode_tiff(picture: np.ndarray, metadata: Metadata) -> bytes:
         software=False,
         byteorder="<",
         extratags=_extra_tags(tags, metadata.xmp, directories),
-        resolution=(x_resolution, y_resolution) if x_resolution and y_resolution else None,
+        resolution=(x_resolution, y_resolution) if has_resolution else None,
         resolutionunit=unit,
     )
     _append_directories(buffer, directories)
     return buffer.getvalue()
+
+
+def lost_in_tiff(metadata: Metadata) -> list[str]:
+    """A sentence on what `encode_tiff` leaves out of the metadata; none if it keeps everything."""
+    tags, _ = tiff_tags(metadata.exif) if metadata.exif else ({}, {})
+    odd = [code for code in (X_RESOLUTION, Y_RESOLUTION) if code in tags]
+    if all(_is_positive(tags[code][1]) for code in odd):
+        return []
+    return ["the resolution in EXIF is no positive number: it is left out"]
+
+
+def _is_positive(value: Any) -> bool:
+    """Whether a value of EXIF is one positive number; 300/0, for example, is not."""
+    try:
+        return 0 < float(value) < float("inf")
+    except (TypeError, ValueError, ZeroDivisionError, OverflowError):
+        return False
 
 
 def _extra_tags(

@@ -1,7 +1,6 @@
 """Depth maps: their files, what their values mean, and filling what was not measured."""
 
 import io
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from tokenize import TokenError
@@ -11,7 +10,7 @@ import cv2
 import numpy as np
 
 from stackmff.errors import StackError
-from stackmff.files import read_bytes
+from stackmff.files import parse_json, read_bytes
 from stackmff.images.folders import by_stem, list_pictures
 from stackmff.images.formats import read_picture
 
@@ -42,7 +41,7 @@ def side_file(folder: str | Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        side = json.loads(path.read_text(encoding="utf-8"))
+        side = parse_json(path.read_text(encoding="utf-8"))
         kind = side["kind"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise StackError(f'{path} has no "kind": write {{"kind": "distance"}}') from error

@@ -1,7 +1,6 @@
 """Photographs that stacks are made of: which there are, which are usable, and a store."""
 
 import contextlib
-import json
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
@@ -13,7 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from stackmff.errors import KNOWN_FAILURES, StackError, sentence_of
-from stackmff.files import write_json
+from stackmff.files import parse_json, write_json
 from stackmff.images.colour import luma
 from stackmff.images.folders import list_pictures
 from stackmff.images.formats import read_picture
@@ -196,7 +195,7 @@ def read_record(record: Path | None, limits: PhotoLimits | None) -> dict[str, li
     if record is None:
         return {}
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        known = json.loads(record.read_text(encoding="utf-8"))
+        known = parse_json(record.read_text(encoding="utf-8"))
         if known["limits"] == (limits and asdict(limits)):
             return dict(known["photographs"])
     return {}

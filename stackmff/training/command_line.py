@@ -1,7 +1,6 @@
 """From words to the options of a run: presets, what a resumed run keeps, what contradicts files."""
 
 import argparse
-import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from stackmff.errors import StackError
+from stackmff.files import parse_json
 from stackmff.options import HelpFormatter, add_options, build, changed, given_values, plain
 from stackmff.processes import rank_and_world
-from stackmff.training.options import PRESETS, TrainOptions, usual_values
+from stackmff.training.options import LAST, PRESETS, PREVIOUS, TrainOptions, usual_values
 
 Checkpoint = dict[str, Any]
 Weights = Mapping[str, float]  # of the terms of the loss, by their names
@@ -120,9 +120,10 @@ def parse_options(
         StackError: there is nothing to resume, or the folder already holds a run.
     """
     given = given_values(parser, argv, TrainOptions)
-    last = Path(given.get("experiments", "experiments")) / given["exp_name"] / "last.pth"
+    last = Path(given.get("experiments", "experiments")) / given["exp_name"] / LAST
+    there = last.exists() or last.with_name(PREVIOUS).is_file()
     started_again = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
-    goes_on = (given.get("resume") == "auto" or started_again) and last.is_file()
+    goes_on = (given.get("resume") == "auto" or started_again) and there
     checkpoint = None
     if goes_on or given.get("resume") == "last":
         for name in () if goes_on else ("init", "preset"):
@@ -134,7 +135,7 @@ def parse_options(
         values, wrong = resumed_values(checkpoint["args"], given)
         if wrong:
             parser.error(wrong)
-    elif last.exists() and not (given.get("dry_run") or given.get("profile")):
+    elif there and not (given.get("dry_run") or given.get("profile")):
         raise StackError(
             f"{last.parent} already holds a run: continue it with --resume, or start one with "
             "another --exp_name"
@@ -148,17 +149,27 @@ def parse_options(
 
 
 def read_stopped_run(last: Path, tables: Tables) -> Checkpoint:
-    """What last.pth holds.
+    """What last.pth holds; if it is damaged or missing, what the checkpoint before it holds.
 
+    Returns:
+        The checkpoint; its "file" is the name of the file, its "note" a sentence or None.
     Raises:
         StackError: there is no such file, or a run cannot continue from it.
     """
-    if not last.is_file():
+    previous = last.with_name(PREVIOUS)
+    if not last.is_file() and not previous.is_file():
         raise StackError(f"{last} does not exist: start the run without --resume")
-    checkpoint = tables.load_checkpoint(last)
+    file, note = last, None
+    try:
+        checkpoint = tables.load_checkpoint(last)
+    except StackError:
+        if not previous.is_file():
+            raise
+        file, checkpoint = previous, tables.load_checkpoint(previous)
+        note = f"{last} is damaged or missing: continuing from {previous.name}, which is older"
     if "state" not in checkpoint:
-        raise StackError(f"{last} holds no state of a run: use --init for its weights")
-    return checkpoint
+        raise StackError(f"{file} holds no state of a run: use --init for its weights")
+    return {**checkpoint, "file": file.name, "note": note}
 
 
 def begun_values(given: Mapping[str, Any], tables: Tables) -> dict[str, Any]:
@@ -265,7 +276,7 @@ def check_folders(options: TrainOptions) -> None:
 def seed_of_scenes(datapath: Path) -> int | None:
     """The seed of random scenes that make_dataset.py wrote there; None if it wrote others."""
     try:
-        settings = json.loads((datapath / "dataset.json").read_text())["settings"]
+        settings = parse_json((datapath / "dataset.json").read_text())["settings"]
         made_here = settings["image_path"] and not settings["depth_path"]
         return int(settings["seed"]) if made_here else None
     except (OSError, ValueError, KeyError, TypeError):

@@ -1,6 +1,5 @@
 """The curves of a training run as one picture, drawn from its log."""
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import cycle
 from pathlib import Path
@@ -10,6 +9,7 @@ import cv2
 import numpy as np
 
 from stackmff.display.drawing import draw_text, text_width
+from stackmff.files import parse_json
 
 WIDTH, HEIGHT = 760, 360  # px of a plot with its labels
 LEFT, RIGHT, TOP, BOTTOM = 84, 20, 44, 46  # px around its axes
@@ -162,18 +162,21 @@ def draw_legend(picture: np.ndarray, names: Sequence[str], right: float) -> None
 
 
 def read_log(path: Path) -> dict[str, dict[str, tuple[list[float], list[float]]]]:
-    """{group: {name: (steps, values)}} of a log.jsonl; lines that were cut short are left out."""
+    """{group: {name: (steps, values)}} of a log.jsonl; lines that are damaged are left out."""
     found: dict[str, dict[str, tuple[list[float], list[float]]]] = {}
     for line in path.read_text().splitlines():
         try:
-            row = json.loads(line)
-        except ValueError:
+            row = parse_json(line)
+            step = float(row["step"])
+            groups = {name: dict(row[name]) for name in set(row) - {"epoch", "step"}}
+        except (ValueError, TypeError, KeyError):
             continue
-        for group in set(row) - {"epoch", "step"}:
-            for name, value in row[group].items():
-                steps, values = found.setdefault(group, {}).setdefault(name, ([], []))
-                steps.append(row["step"])
-                values.append(value)
+        for group, scores in groups.items():
+            for name, value in scores.items():
+                if isinstance(value, int | float):
+                    steps, values = found.setdefault(group, {}).setdefault(name, ([], []))
+                    steps.append(step)
+                    values.append(value)
     return found
 
 

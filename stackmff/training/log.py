@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from stackmff.files import write_text
+from stackmff.files import parse_json, write_text
 from stackmff.processes import rank_and_world
 
 if TYPE_CHECKING:
@@ -23,10 +23,10 @@ def say(text: str) -> None:
 
 
 def line_step(line: str) -> float:
-    """The step of a line of log.jsonl; infinite for a line that was cut short."""
+    """The step of a line of log.jsonl; infinite for a line that was cut short or is another's."""
     try:
-        return float(json.loads(line)["step"])
-    except ValueError:
+        return float(parse_json(line)["step"])
+    except (ValueError, TypeError, KeyError):
         return float("inf")
 
 

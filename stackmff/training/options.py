@@ -22,6 +22,8 @@ from stackmff.synthesis.options import (
 Precision = Literal["auto", "fp32", "bf16"]
 FrameOrder = Literal["subset", "all", "shuffled"]  # see `augmentation.Augmentation`
 
+LAST, PREVIOUS = "last.pth", "previous.pth"  # the state of a run, and the one before it
+
 # Other defaults, by the name of --preset, besides the published loss weights.
 PRESETS: dict[str, dict[str, Any]] = {
     "published": {

@@ -16,12 +16,12 @@ import torch
 import torch.distributed as dist
 
 from stackmff.errors import StackError
-from stackmff.files import write_bytes
+from stackmff.files import atomic_path, keep_as
 from stackmff.options import values_of
 from stackmff.processes import gathered, join_processes, rank_and_world
 from stackmff.records import run_record
 from stackmff.training.optimisation import Average
-from stackmff.training.options import TrainOptions
+from stackmff.training.options import LAST, PREVIOUS, TrainOptions
 
 SAME_SIGNAL = 1.0  # s within which signals are one Ctrl-C
 
@@ -133,6 +133,7 @@ class Run:
         step: steps done in all.
         validation: the last scores.
         best: the best PSNR of a validation.
+        last_is_whole: whether last.pth was written or read by this run.
     """
 
     options: TrainOptions
@@ -150,6 +151,7 @@ class Run:
     step: int = 0
     validation: dict[str, float] | None = None
     best: float = -float("inf")
+    last_is_whole: bool = False
 
     @property
     def folder(self) -> Path:
@@ -185,7 +187,8 @@ class Run:
 
         Args:
             name: of the file.
-            resumable: include what the run needs to continue.
+            resumable: include what the run needs to continue, and keep the file that is there as
+                PREVIOUS.
         Raises:
             StackError: it cannot be written.
         """
@@ -197,7 +200,12 @@ class Run:
         # In memory first: torch reports a full disk by a RuntimeError, as it does much else.
         content = io.BytesIO()
         torch.save(checkpoint, content)
-        write_bytes(self.folder / name, content.getvalue())
+        path = self.folder / name
+        with atomic_path(path) as temporary:
+            temporary.write_bytes(content.getvalue())
+            if resumable and self.last_is_whole and path.is_file():
+                keep_as(path, self.folder / PREVIOUS)
+        self.last_is_whole = self.last_is_whole or resumable
 
     def start(self, checkpoint: dict[str, Any] | None) -> str:
         """Restore what a last.pth holds, if there is one; returns as `restore`.
@@ -224,7 +232,8 @@ class Run:
         self.step_in_epoch, self.best = state["step_in_epoch"], state["best"]
         self.validation = checkpoint["validation"]
         set_random_states(state["random"])
-        notes = []
+        self.last_is_whole = checkpoint.get("file") == LAST
+        notes = [checkpoint["note"]] if checkpoint.get("note") else []
         if state.get("val_data", self.val_data) != self.val_data:
             self.best = -float("inf")  # scores of other scenes do not compare
             notes.append(

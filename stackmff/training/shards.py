@@ -6,7 +6,6 @@ The tar files are uncompressed, so that a picture is read by its offset, in any 
 files replace millions of small ones, which shared storage serves badly.
 """
 
-import json
 import re
 import tarfile
 from collections.abc import Sequence
@@ -14,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stackmff.errors import StackError
-from stackmff.files import natural_key
+from stackmff.files import natural_key, parse_json
 from stackmff.images.formats import Decoded, decode_bytes
 
 FRAME = re.compile(r"\d+")
@@ -116,9 +115,9 @@ def missing_shards(shards: Sequence[Path]) -> list[str]:
 def read_note(note: StoredFile) -> tuple[str, int]:
     """(scene, number of frames) of a scene's JSON file; raises StackError if they are not there."""
     try:
-        says = json.loads(note.read())
+        says = parse_json(note.read())
         return str(says["scene"]), int(says["frames"])
-    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError) as error:
         raise StackError(
             f'{note} has no "scene" and "frames": pack the shard again with '
             "`python -m tools.make_shards`"

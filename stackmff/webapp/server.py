@@ -10,6 +10,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from stackmff.errors import KNOWN_FAILURES, StackError, sentence_of
+from stackmff.files import parse_json
 from stackmff.webapp.form import fuse_form
 from stackmff.webapp.guard import Guard
 from stackmff.webapp.results import LAYERS, SUFFIXES, Layer, Prober
@@ -262,8 +263,8 @@ async def body_of(request: "Request") -> dict[str, Any]:
         if len(data) > LARGEST_BODY:
             raise StackError("this request is too large: paint shorter strokes")
     try:
-        body = json.loads(data)
-    except (ValueError, RecursionError) as error:
+        body = parse_json(data)
+    except ValueError as error:
         raise StackError(UNREADABLE) from error
     if not isinstance(body, dict):
         raise StackError(UNREADABLE)

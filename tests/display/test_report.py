@@ -1,6 +1,7 @@
 """display/report.py: one page from the cards of stacks, whole in itself, whatever the names."""
 
 import base64
+import json
 import re
 
 import cv2
@@ -150,3 +151,25 @@ def test_a_page_that_cannot_be_made_leaves_the_old_one(tmp_path, monkeypatch):
         written(tmp_path, card_of("new"))
     assert (tmp_path / "report.html").read_text() == text
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cards", "report.html"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"name": 7}, {"failure": ["no"]}, {"file": 1}, {"width": "3"}, {"frames": None},
+        {"seconds": "long"}, {"notes": "none"}, {"notes": [1]}, {"pictures": [1]},
+        {"pictures": {"before": 3}}, {"pictures": {"before": ["data:", "1", 2]}}, {"unknown": 1},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_card_of_other_types_is_a_failure_of_its_stack(tmp_path, change):
+    report.write_card(tmp_path / "good.json", card_of())
+    report.write_card(tmp_path / "bad.json", card_of())
+    content = json.loads((tmp_path / "bad.json").read_text())
+    (tmp_path / "bad.json").write_text(json.dumps(content | change))
+    (tmp_path / "deep.json").write_text("[" * 100_000)
+    files = [tmp_path / f"{name}.json" for name in ("good", "bad", "deep")]
+    report.write_report(tmp_path / "report.html", "title", files)
+    text = (tmp_path / "report.html").read_text()
+    assert "1 stack fused" in text and "2 failed" in text
+    assert text.count("cannot be read as the card of a stack") == 2

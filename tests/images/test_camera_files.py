@@ -54,7 +54,7 @@ def test_raw_is_developed_alike_for_every_frame(tmp_path, monkeypatch):
         wanted = np.rot90(drawn(3, np.uint16))
         np.testing.assert_array_equal(decoded.picture, wanted)
         exif = Image.Exif()
-        exif.load(metadata_for(decoded.metadata, decoded.picture).exif)
+        exif.load(metadata_for(decoded.metadata, decoded.picture)[0].exif)
         assert exif[0x010F] == "Acme"
     assert asked["user_flip"] == 0  # so that a wrong turn of one frame can be mended
     assert asked["use_camera_wb"] and asked["no_auto_bright"] and asked["adjust_maximum_thr"] == 0

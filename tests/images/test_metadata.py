@@ -1,13 +1,18 @@
 """images/metadata.py: EXIF, XMP and profile are carried over, corrected, in every format."""
 
+import struct
+import time
+
 import numpy as np
 import pytest
 from drawn import waves as drawn
 from photographed import photograph, profile_of
 from PIL import Image, TiffImagePlugin
 
+from stackmff.images import formats, tiff
 from stackmff.images.formats import decode, read_picture, write_picture
-from stackmff.images.metadata import Metadata, exif_for, orientation_of, xmp_for
+from stackmff.images.metadata import Metadata, exif_for, orientation_of
+from stackmff.images.xmp import ROOM, xmp_for
 
 PACKET = b"""<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF
  xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#"><rdf:Description rdf:about=""
@@ -71,9 +76,99 @@ def values_of(block):
 
 def test_xmp_in_utf_16_is_recoded():
     for order in ("be", "le"):
-        packet = "Käfer tiff:Orientation='6'".encode(f"utf-16-{order}")
-        assert xmp_for(packet, 3, 4).decode() == "Käfer tiff:Orientation='1'"
+        packet = "<a tiff:Orientation='6'>Käfer</a>".encode(f"utf-16-{order}")
+        assert xmp_for(packet, 3, 4).decode() == "<a tiff:Orientation='1'>Käfer</a>"
     assert xmp_for(b"<\xff\xfe>", 3, 4) is None
+
+
+def test_xmp_is_changed_only_where_it_must_be():
+    packet = (
+        '<?xpacket begin="\ufeff" ?><!-- exif:PixelXDimension="8" --><a  xmp:Rating = "4"\n'
+        ' GCamera:V=">" tiff:ImageWidth = \'8\' t="a &lt; &#233;" >'
+        "<![CDATA[<xmp:Thumbnails>]]><xmp:Thumbnails/><hdrgm:X><b><b/></b></hdrgm:X>"
+        "<tiff:ImageLength><c/>\n8</tiff:ImageLength><exif:PixelXDimension /></a>\n<?end?>\0"
+    )
+    expected = (
+        '<?xpacket begin="\ufeff" ?><!-- exif:PixelXDimension="8" --><a  xmp:Rating = "4"\n'
+        " tiff:ImageWidth = '3' t=\"a &lt; &#233;\" ><![CDATA[<xmp:Thumbnails>]]>"
+        "<tiff:ImageLength>4</tiff:ImageLength><exif:PixelXDimension /></a>\n<?end?>"
+    )
+    assert xmp_for(packet.encode(), 3, 4).decode() == expected
+
+
+@pytest.mark.parametrize(
+    "packet",
+    [
+        b"<xmp:Thumbnails>" * 200_000,
+        b"<a>" + b"<xmp:Thumbnails " * 200_000,
+        b"<a" + b" " * 1_000_000 + b">",
+        b"<a b='" + b" " * 1_000_000,
+        b"<a" + b" tiff:Orientation" * 100_000 + b"/>",
+        b"<exif:PixelXDimension>" * 100_000,
+        b"<a>" * 300_000 + b"</a>" * 300_000,
+        b'<!DOCTYPE a [<!ENTITY b "bb"><!ENTITY c "&b;&b;">]><a>&c;</a>',
+        b"<a>" + b" " * ROOM + b"</a>",
+    ],
+    ids=range(9),
+)
+def test_the_time_for_xmp_grows_with_its_length(packet):
+    """Seconds where each place would be tried to the end: a quadratic search takes hours."""
+    start = time.process_time()
+    xmp_for(packet, 3, 4)
+    assert time.process_time() < start + 10
+
+
+def test_a_document_type_and_a_packet_without_end_are_refused():
+    assert xmp_for(b"<!DOCTYPE a><a/>", 3, 4) is None
+    assert xmp_for(b"<a>" + b" " * ROOM + b"</a>", 3, 4) is None
+    assert xmp_for(b"<a><b></a>", 3, 4) is None
+
+
+def test_the_values_of_a_directory_are_bounded():
+    """4,000 entries that all point to the same 4 MB would be 16 GB."""
+    count = 4000
+    size = 4 * 2**20
+    entries = b"".join(struct.pack("<HHII", 40000 + k, 7, size, 8) for k in range(count))
+    inner = struct.pack("<H", count) + entries + bytes(4)
+    first = struct.pack("<HHHII", 1, 0x8769, 4, 1, 26)
+    block = b"II*\0\x08\0\0\0" + first + bytes(4) + inner + bytes(size)
+    found = exif_for(block, 3, 4)
+    assert found is not None and len(found) < 2 * size
+
+
+def test_a_resolution_without_denominator_costs_only_itself(tmp_path):
+    block = photograph()
+    for order in (">", "<"):
+        block = block.replace(struct.pack(f"{order}II", 300, 1), struct.pack(f"{order}II", 300, 0))
+    for suffix in (".tif", ".png", ".jpg", ".webp"):
+        notes = write_picture(tmp_path / f"a{suffix}", drawn(), Metadata(block, PACKET))
+        found = decode(tmp_path / f"a{suffix}").metadata
+        assert b"(c) Ada" in found.exif and found.xmp
+        assert notes == (
+            ["the resolution in EXIF is no positive number: it is left out"] * (suffix == ".tif")
+        )
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif", ".jpg", ".webp"])
+def test_a_block_that_a_library_cannot_write_is_left_out_and_told(tmp_path, monkeypatch, suffix):
+    def broken(metadata):
+        return {"exif": metadata.exif, "unknown": 1 / 0} if metadata.exif else {}
+
+    monkeypatch.setattr(tiff, "tiff_tags", lambda _: 1 / 0)
+    monkeypatch.setattr(formats, "_for_pillow", broken)
+    notes = write_picture(tmp_path / f"a{suffix}", drawn(), Metadata(photograph()))
+    assert notes == [f"the EXIF block cannot be written to {suffix[1:].upper()}: it is left out"]
+    assert read_picture(tmp_path / f"a{suffix}").shape == (37, 53, 3)
+
+
+def test_what_is_damaged_is_told(tmp_path):
+    damaged = Metadata(b"no block", b"no packet", b"no profile")
+    notes = write_picture(tmp_path / "a.png", drawn(), damaged)
+    assert [note.partition(" is ")[0] for note in notes] == [
+        "the colour profile",
+        "the EXIF block",
+        "the XMP packet",
+    ]
 
 
 def test_text_beyond_ascii_is_carried(tmp_path):

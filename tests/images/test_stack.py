@@ -76,12 +76,12 @@ def test_all_differences_at_once(tmp_path):
 def test_read_stack(tmp_path):
     paths = write_frames(tmp_path, [drawn() // (k + 1) for k in range(5)])
     for k, path in enumerate(paths):
-        packet = b"packet %d" % k
+        packet = b"<packet%d/>" % k
         write_picture(path, drawn() // (k + 1), Metadata(xmp=packet))
     stack = read_stack(paths, threads=3)
     assert stack.paths == paths and stack.notes == []
-    assert stack.metadata.xmp.rstrip(b"\0") == b"packet 2"  # the middle frame's
-    assert b"packet 4" in read_stack(paths, reference=4).metadata.xmp
+    assert stack.metadata.xmp.rstrip(b"\0") == b"<packet2/>"  # the middle frame's
+    assert b"<packet4/>" in read_stack(paths, reference=4).metadata.xmp
     for k in range(5):
         np.testing.assert_array_equal(stack.frames[k], drawn() // (k + 1))
 

@@ -1,5 +1,11 @@
 """images/stack_files.py: the pages of a TIFF and the frames of a video are frames like others."""
 
+import os
+import re
+import struct
+import sys
+from pathlib import Path
+
 import cv2
 import numpy as np
 import pytest
@@ -12,6 +18,7 @@ from stackmff.images.folders import list_frames, list_stack_files
 from stackmff.images.formats import decode, read_picture, write_picture
 from stackmff.images.stack import read_stack
 from stackmff.images.stack_files import frames_in_file
+from stackmff.images.videos import missing_bytes
 from stackmff.records import frames_record
 
 
@@ -98,6 +105,81 @@ def test_a_video_is_a_stack(tmp_path, suffix, code):
     assert np.abs(stack.frames.mean((1, 2))[:, 2] - 20 * np.arange(11)).max() < 6  # blue is last
     for index in (7, 2, 3):  # back and forth
         np.testing.assert_array_equal(decode(frames[index]).picture, stack.frames[index])
+
+
+VIDEOS = [(".mp4", "mp4v"), (".mov", "mp4v"), (".avi", "MJPG"), (".mkv", "XVID"), (".webm", "VP80")]
+
+
+@pytest.mark.parametrize(("suffix", "code"), VIDEOS)
+def test_a_video_that_is_cut_anywhere_is_refused(tmp_path, suffix, code):
+    path = tmp_path / f"a{suffix}"
+    film(path, 9, code)
+    data = path.read_bytes()
+    assert missing_bytes(path) == 0
+    for part in (0.1, 0.3, 0.5, 0.7, 0.9, 1 - 1 / len(data)):
+        path.write_bytes(data[: int(part * len(data))])
+        with pytest.raises(StackError, match=r"a\.\w+ is (cut short, \d+|not a readable video)"):
+            list_frames(path)
+    path.write_bytes(data + bytes(100))  # padding, as some cameras write it
+    assert len(list_frames(path)) == 9
+
+
+def box(kind, content):
+    return struct.pack(">I4s", 8 + len(content), kind) + content
+
+
+def test_sizes_in_every_coding(tmp_path):
+    """64-bit boxes, a box to the end of the file, several RIFF chunks, segments of any length."""
+    ftyp, large = box(b"ftyp", b"qt  "), struct.pack(">I4sQ", 1, b"mdat", 16 + 30)
+    rest = struct.pack(">I4s", 0, b"mdat")
+    riff, odd = b"RIFF" + struct.pack("<I", 4), b"RIFF" + struct.pack("<I", 5)
+    ebml = b"\x1a\x45\xdf\xa3\x82ab\x18\x53\x80\x67"
+    for data, missing in (
+        (ftyp + large + bytes(30), 0),
+        (ftyp + large + bytes(20), 10),
+        (ftyp + large + bytes(30) + box(b"moov", b"12")[:9], 1),
+        (ftyp + rest + bytes(9), 0),
+        (ftyp + b"\xff\xff\xff\xffnote", 0),
+        (riff + b"AVI " + riff + b"AV", 2),
+        (odd + b"AVI 1", 0),
+        (odd + b"AVI 1\0" + riff + b"AVIX", 0),
+        (ebml + b"\x85abcde", 0),
+        (ebml + b"\x85abc", 2),
+        (ebml + b"\x40\x05abc", 2),
+        (ebml + b"\x01\0\0\0\0\0\0\x05abc", 2),
+        (ebml + b"\xff", 0),
+        (ebml + b"\x01" + b"\xff" * 7, 0),
+        (ebml[:6], 0),
+        (b"", 0),
+    ):
+        (tmp_path / "a.mp4").write_bytes(data)
+        assert missing_bytes(tmp_path / "a.mp4") == missing, data
+
+
+def test_fewer_frames_than_declared_are_told(tmp_path):
+    """The frames are there as bytes, and cannot be decoded."""
+    film(tmp_path / "a.avi", 9, "MJPG")
+    data = bytearray((tmp_path / "a.avi").read_bytes())
+    starts = [found.start() for found in re.finditer(b"00dc....\xff\xd8", data, re.DOTALL)]
+    for start in starts[5:]:
+        (length,) = struct.unpack_from("<I", data, start + 4)
+        data[start + 8 : start + 8 + length] = bytes(length)
+    (tmp_path / "a.avi").write_bytes(data)
+    frames = list_frames(tmp_path / "a.avi")
+    assert len(frames) == 5
+    assert read_stack(frames).notes == [
+        "a.avi: 5 of the 9 frames that it declares can be decoded; it may be damaged"
+    ]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names are Unicode there")
+@pytest.mark.parametrize("name", [b"12:30:00.mp4", b"http:a.mp4", b"b\xff\n.mp4", "ä.mp4".encode()])
+def test_a_video_of_any_name(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    film(tmp_path / "a.mp4", 3)
+    file = Path(os.fsdecode(name))
+    (tmp_path / "a.mp4").rename(file)
+    assert read_stack(list_frames(file)).frames.shape == (3, 48, 64, 3)
 
 
 def test_what_is_no_stack_in_a_file(tmp_path, capfd):

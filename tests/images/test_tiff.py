@@ -1,5 +1,6 @@
 """images/tiff.py: every kind of TIFF is read as what was drawn."""
 
+import contextlib
 import struct
 
 import numpy as np
@@ -10,7 +11,10 @@ from drawn import waves as drawn
 from PIL import Image
 
 from stackmff.errors import StackError
-from stackmff.images.formats import read_picture
+from stackmff.images import formats
+from stackmff.images import tiff as tiff_module
+from stackmff.images.folders import list_frames
+from stackmff.images.formats import read_picture, write_picture
 
 
 def read_bytes(tmp_path, data, name="frame.png"):
@@ -72,3 +76,55 @@ def test_an_unknown_kind_is_named(tmp_path):
     (tmp_path / "a.tif").write_bytes(data.replace(known, unknown))
     with pytest.raises(StackError, match="kind 31000: export it as grey or RGB"):
         read_picture(tmp_path / "a.tif")
+
+
+def entries_of(data):
+    """(start, number) of the entries of the first directory of a classic little-endian TIFF."""
+    (at,) = struct.unpack_from("<I", data, 4)
+    return at + 2, struct.unpack_from("<H", data, at)[0]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        tiff(drawn(), photometric="rgb", iccprofile=b"x" * 40, byteorder="<"),
+        tiff(drawn(1)[..., 0], byteorder="<"),
+        saved(Image.fromarray(drawn()).quantize(32), "TIFF"),
+    ],
+    ids=["rgb", "grey", "palette"],
+)
+def test_any_directory_is_a_picture_or_one_sentence(tmp_path, data):
+    """Each entry of the directory gets each odd type, number and value."""
+    start, number = entries_of(data)
+    path = tmp_path / "a.tif"
+    for at in range(start, start + 12 * number, 12):
+        tag, kind, count, value = struct.unpack_from("<HHII", data, at)
+        odd = [(tag, other, count, value) for other in (0, 2, 5, 7, 11, 12, 16, 99)]
+        odd += [(tag, kind, other, value) for other in (0, 2, 3, 700)]
+        odd += [(tag, kind, count, other) for other in (0, 3, 5, 9, 32773, len(data) - 1)]
+        odd += [(other, kind, count, value) for other in (262, 274, 284, 317, 320, 338, 339, 34675)]
+        for entry in odd:
+            changed = bytearray(data)
+            struct.pack_into("<HHII", changed, at, *entry)
+            path.write_bytes(changed)
+            with contextlib.suppress(StackError):
+                write_picture(tmp_path / "b.tif", read_picture(path))
+
+
+def test_a_file_of_endless_pages_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(tiff_module, "MOST_PAGES", 5)
+    with tifffile.TiffWriter(tmp_path / "a.tif") as file:
+        for _ in range(6):
+            file.write(drawn(1)[..., 0])
+    with pytest.raises(StackError, match="it has more than 5 pages"):
+        list_frames(tmp_path / "a.tif")
+
+
+def test_what_a_library_raises_names_the_file(tmp_path, monkeypatch):
+    def broken(*_):
+        raise IndexError("tuple index\nout of range")
+
+    write_picture(tmp_path / "a.png", drawn())
+    monkeypatch.setattr(formats, "upright", broken)
+    with pytest.raises(StackError, match=r"a\.png cannot be read \(tuple index out of range\)"):
+        read_picture(tmp_path / "a.png")

@@ -21,9 +21,11 @@ from stackmff.training.curves import (
     draw_plot,
     draw_run,
     log_ticks,
+    read_log,
     round_ticks,
     thin_out,
 )
+from stackmff.training.log import line_step
 from stackmff.training.profiling import Stages, table_of_stages
 
 
@@ -139,3 +141,12 @@ def test_a_run_that_was_only_looked_at_before_its_first_step():
     picture = np.full((HEIGHT, WIDTH, 3), 255, np.uint8)
     draw_plot(picture, Plot("start", {"a": ([0], [1.0])}))
     assert len(places_of(picture, COLOURS[0])[0]) > 5
+
+
+def test_damaged_lines_of_a_log_are_left_out(tmp_path):
+    lines = ['{"step": 1, "epoch": 0, "train": {"loss": 2}}', "[" * 100_000, "7", "[]", "{}"]
+    lines += ['{"step": "x", "train": {}}', '{"step": 2, "train": 3}', '{"step": 2, "train": null}']
+    lines += ['{"step": 2, "train": {"loss": "low", "lr": [1]}}', '{"train": {"loss": 1}}', "nul"]
+    (tmp_path / "log.jsonl").write_text("\n".join(lines))
+    assert read_log(tmp_path / "log.jsonl") == {"train": {"loss": ([1.0], [2])}}
+    assert [line_step(line) for line in lines[:5]] == [1, *[float("inf")] * 4]
