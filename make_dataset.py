@@ -9,6 +9,7 @@ OUT/photographs.json               for random scenes: which photographs are usab
 """
 
 import argparse
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -263,6 +264,8 @@ class SetRecord:
     def save(self) -> None:
         """Write the file, its scenes in the order of their names."""
         self.content["scenes"] = dict(sorted(self.content["scenes"].items()))
+        if hasattr(os, "sync"):
+            os.sync()  # the scenes that it names are on the disk before it is
         write_json(self.path, self.content)
 
 

@@ -51,7 +51,7 @@ def remove_leftovers(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def atomic_path(path: str | Path) -> Iterator[Path]:
+def atomic_path(path: str | Path, durable: bool = True) -> Iterator[Path]:
     """Yield a temporary path beside `path`, and rename it to `path` when the block succeeds.
 
     The temporary name keeps the suffix of `path`, since writers choose the format by it. Readers
@@ -61,6 +61,8 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
     Args:
         path: the file to write; its folder is created if it is missing.
+        durable: wait until the file is on the disk, which takes some 10 ms; without it, only a
+            power failure can leave a name with other content.
     Raises:
         StackError: the folder cannot be created or the file cannot be written.
     """
@@ -77,9 +79,11 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         umask = os.umask(0)
         os.umask(umask)
         os.chmod(temporary, 0o666 & ~umask)  # mkstemp makes files that only their owner can read
-        sync(Path(temporary))
+        if durable:
+            sync(Path(temporary))
         os.replace(temporary, path)
-        sync(path.parent)
+        if durable:
+            sync(path.parent)
     except OSError as error:
         raise StackError(
             f"{path} cannot be written ({error.strerror or error}): check the folder, "
@@ -196,9 +200,9 @@ def read_bytes(path: str | Path) -> bytes:
     return data
 
 
-def write_bytes(path: str | Path, data: bytes) -> None:
-    """Write `data` to `path` atomically; raises StackError as `atomic_path` does."""
-    with atomic_path(path) as temporary:
+def write_bytes(path: str | Path, data: bytes, durable: bool = True) -> None:
+    """Write `data` to `path` atomically; see `atomic_path`."""
+    with atomic_path(path, durable) as temporary:
         temporary.write_bytes(data)
 
 

@@ -99,10 +99,10 @@ def killed_while_writing(script, words, picture, writer):
         f"import {script} as script, {writer} as writer\n"
         "script.SAVE_EVERY = 0\n"
         "write_picture, numbers = writer.write_picture, itertools.count()\n"
-        "def write_or_die(*args):\n"
+        "def write_or_die(*args, **how):\n"
         f"    if next(numbers) == {picture}:\n"
         "        os.kill(os.getpid(), signal.SIGKILL)\n"
-        "    return write_picture(*args)\n"
+        "    return write_picture(*args, **how)\n"
         "writer.write_picture = write_or_die\n"
         "script.main(sys.argv[1:])\n"
     )

@@ -225,7 +225,10 @@ def same_format(suffix: str, other: str) -> bool:
 
 
 def write_picture(
-    path: str | Path, picture: np.ndarray, metadata: Metadata | None = None
+    path: str | Path,
+    picture: np.ndarray,
+    metadata: Metadata | None = None,
+    durable: bool = True,
 ) -> list[str]:
     """Write a picture in the format of the suffix, atomically.
 
@@ -238,6 +241,7 @@ def write_picture(
         metadata: Metadata to carry over, corrected for this picture. Left out are damaged blocks,
             a profile of another colour space, and what the format has no place for: everything in
             BMP, blocks beyond 64 KB in JPEG, EXIF in TIFF files beyond 4 GB.
+        durable: see files.atomic_path.
     Returns:
         A sentence on each block of the metadata that was left out.
     Raises:
@@ -258,7 +262,7 @@ def write_picture(
         raise StackError(
             f"{path}: {width}x{height} cannot be encoded ({error}): use PNG or TIFF"
         ) from error
-    write_bytes(path, data)
+    write_bytes(path, data, durable)
     return notes + unfit
 
 

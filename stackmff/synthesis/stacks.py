@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -195,6 +196,9 @@ def write_stack(output: Path, name: str, stack: MadeStack, save_masks: bool = Fa
     """
     count = len(stack.frames)
     digits = max(2, len(str(count - 1)))
+    # Waiting for the disk at each of thousands of files would halve the speed: whoever records the
+    # scene waits once.
+    write = partial(write_picture, durable=False)
     masks = [255 * np.uint8(stack.sharpest == k) for k in range(count)] if save_masks else []
     of_frames, of_answer = stack.profiles
     for kind, pictures, profile in (
@@ -204,7 +208,7 @@ def write_stack(output: Path, name: str, stack: MadeStack, save_masks: bool = Fa
         folder = output / kind / name
         shutil.rmtree(folder, ignore_errors=True)  # frames of an interrupted run
         for k, picture in enumerate(pictures):
-            write_picture(folder / f"{k:0{digits}d}.png", picture, profile)
+            write(folder / f"{k:0{digits}d}.png", picture, profile)
     if stack.depth is not None:
-        write_picture(output / "depth" / f"{name}.png", stack.depth)
-    write_picture(output / "AiF" / f"{name}.png", stack.answer, of_answer)
+        write(output / "depth" / f"{name}.png", stack.depth)
+    write(output / "AiF" / f"{name}.png", stack.answer, of_answer)
