@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 
 from stackmff.images.frame_store import put, release, window
+from stackmff.images.levels import levels_of
 from stackmff.images.stack import Stack
 
 WINDOWS, SIDE = 6, 96  # windows along each side of the picture, and their side, px
@@ -33,7 +34,8 @@ def detail(frames: np.ndarray) -> np.ndarray:
     Args:
         frames: (N, H, W, C) uint8 or uint16, C as in images/formats.py.
     Returns:
-        (N, LEVELS, cells) float32, mean squared Laplacians in 8-bit grey levels.
+        (N, LEVELS, cells) float32, mean squared Laplacians in 8-bit grey levels; of a dim stack as
+        if it were stretched, see images/levels.py.
     """
     n_frames, height, width, channels = frames.shape
     sides = [min(max(side // CELL, 1) * CELL, SIDE, side) for side in (height, width)]
@@ -43,7 +45,8 @@ def detail(frames: np.ndarray) -> np.ndarray:
     )
     cells = tuple(max(side // CELL, 1) for side in sides[::-1])
     plane = 1 if channels > 2 else 0  # green, or grey
-    scale = np.float32(255 / np.iinfo(frames.dtype).max)
+    stretch = levels_of(frames)
+    scale = np.float32(255 / np.iinfo(frames.dtype).max * (1 if stretch is None else stretch.gain))
     found: list[list[np.ndarray]] = [[] for _ in range(n_frames)]
     for top in tops:
         for left in lefts:

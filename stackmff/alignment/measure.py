@@ -30,6 +30,7 @@ from stackmff.errors import StackError
 from stackmff.files import natural_key
 from stackmff.images.colour import luma
 from stackmff.images.frame_store import release
+from stackmff.images.levels import Levels, levels_of
 from stackmff.processes import Progress
 
 THREADS = 2
@@ -83,7 +84,7 @@ def measure(
     if not is_comparable(height // factor, width // factor):
         return _unmoved(frames, middle)
     steps = _Steps(progress, 2 * count - 1)
-    views = _look_at_all(frames, steps)
+    views = _look_at_all(frames, levels_of(frames), steps)
     if all(view.plain for view in views):  # there is nothing to compare
         return _unmoved(frames, middle)
     if reference is not None and views[reference].plain:
@@ -166,19 +167,19 @@ def _factor(size: tuple[int, int]) -> int:
     return -(-max(size) // LONGEST)
 
 
-def _look_at_all(frames: np.ndarray, steps: _Steps) -> list[_View]:
-    """The views of (N, H, W, C) frames."""
+def _look_at_all(frames: np.ndarray, levels: Levels | None, steps: _Steps) -> list[_View]:
+    """The views of (N, H, W, C) frames; `levels` are those of their stack."""
 
     def look(k: int) -> _View:
-        view = _look_at(frames[k])
+        view = _look_at(frames[k], levels)
         release(frames)
         return view
 
     return steps.run(look, range(len(frames)))
 
 
-def _look_at(frame: np.ndarray) -> _View:
-    """The view of a frame (H, W, C)."""
+def _look_at(frame: np.ndarray, levels: Levels | None) -> _View:
+    """The view of a frame (H, W, C) of a stack with these levels."""
     height, width, channels = frame.shape
     factor = _factor((height, width))
     rows, columns = max(height // factor, 1), max(width // factor, 1)
@@ -187,6 +188,9 @@ def _look_at(frame: np.ndarray) -> _View:
         frame = cv2.resize(whole, (columns, rows), interpolation=cv2.INTER_AREA)
         frame = frame.reshape(rows, columns, channels)  # OpenCV drops a channel axis of one
     bright = luma(frame)
+    if levels is not None:
+        bright = np.clip(levels.stretched(bright), 0, 1)
+        frame = levels.brightened(frame)
     tiles = tiles_of(frame[..., : 3 if channels >= 3 else 1], factor)
     plain = _is_plain(bright, pyramid(bright, factor))
     return _View(np.rint(bright * 65535).astype(np.uint16), factor, tiles, plain)

@@ -10,6 +10,7 @@ import numpy as np
 from stackmff.alignment.geometry import Alignment, covered
 from stackmff.fusion.engines import Engine, weigh
 from stackmff.images.frame_store import release, window
+from stackmff.images.levels import levels_of
 
 LEAST_WEIGHT = 1e-3  # of all frames that cover a pixel; below it they share it evenly
 
@@ -140,6 +141,7 @@ class WeightsBlend:
         # After the channels the expected frame and the largest weight.
         self.planes = channels + 2 * mixture.maps
         self.scale = _frame_scale(count)
+        self.levels = levels_of(frames)
         tilt = np.float32(mixture.tilt)
         self.factors = np.exp(tilt * np.linspace(0, 1, count, dtype=np.float32))
         self.fused = _empty(frames, mixture, confident=True)
@@ -147,7 +149,7 @@ class WeightsBlend:
     def run(self, engine: Engine, place: Place, used: Used) -> np.ndarray:
         """Fuse a tile; (planes, h', w') float32 of its used part."""
         tile = window(self.frames, *place, self.distinct)  # (N, h, w, C)
-        weights = weigh(engine, tile)[:, *used]  # (N, h', w')
+        weights = weigh(engine, tile, self.levels)[:, *used]  # (N, h', w')
         self.settle(weights, place, used)
         tile = tile[:, *used]
         out = np.zeros((self.planes, *weights.shape[1:]), np.float32)
@@ -213,7 +215,7 @@ class FrameWeights:
     def run(self, engine: Engine, place: Place, used: Used) -> np.ndarray:
         """The weights of a tile; (frames that are not copies, h', w') float32 of its used part."""
         tile = window(self.blend.frames, *place, self.distinct)
-        weights = weigh(engine, tile)[:, *used].copy()
+        weights = weigh(engine, tile, self.blend.levels)[:, *used].copy()
         self.blend.settle(weights, place, used)
         return weights
 
@@ -234,13 +236,17 @@ class LumaBlend:
         self.frames, self.mixture = frames, mixture
         self.distinct = mixture.frames_used(len(frames))  # the published network sees copies too
         self.scale = _frame_scale(len(frames))
+        self.levels = levels_of(frames)
         self.fused = _empty(frames, mixture, confident=False)
 
     def run(self, engine: Engine, place: Place, used: Used) -> np.ndarray:
         """Fuse a tile; (1, h', w') float32 luma of its used part."""
         tile = window(self.frames, *place, self.distinct)  # (N, h, w, C)
         codes = np.stack([_split_luma(frame)[0] for frame in tile])  # (N, h, w)
-        return engine((codes / np.float32(np.iinfo(codes.dtype).max))[None])[0][:, *used].copy()
+        lumas = codes / np.float32(np.iinfo(codes.dtype).max)
+        if self.levels is None:
+            return engine(lumas[None])[0][:, *used].copy()
+        return self.levels.restored(engine(self.levels.stretched(lumas)[None])[0][:, *used])
 
     def finish(self, band: np.ndarray, top: int) -> None:
         """Round the finished rows (1, h, W) and give them colour."""
