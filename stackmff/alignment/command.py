@@ -113,5 +113,7 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
         kept = apply(stack.frames, alignment, progress)
     for sentence in told(alignment, names):
         print(f"left out: {sentence}")
+    for note in alignment.notes:
+        print(f"note: {note}")
     _write_frames(files.output_dir, stack, kept)
     print(_summary(files.output_dir, alignment, names))

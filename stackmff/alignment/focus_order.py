@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
+from stackmff.images.colour import luma
 from stackmff.images.frame_store import put, release, window
 from stackmff.images.levels import levels_of
 from stackmff.images.stack import Stack
@@ -24,6 +25,8 @@ LEAST_CHANGE = 0.2  # of the logarithm of detail; cells that change less do not 
 # Frames are out of focus order if detail changes more than the minimum by at least LEAST_EXCESS of
 # it, and an order is found that leaves at most MOST_LEFT of this excess.
 LEAST_EXCESS, MOST_LEFT = 0.1, 0.5
+OTHERWISE = 1.4  # times the usual coded brightness, or a part of it: exposed in another way
+SAMPLES = 256  # along each side of a frame, at least, that its brightness is told from
 MOST_STARTS = 8  # of the search
 MOST_FRAMES = 250  # longer stacks are videos, which are in order, and would take seconds
 
@@ -146,18 +149,54 @@ def focus_order(frames: np.ndarray) -> np.ndarray | None:
     count = len(frames)
     if not 3 <= count <= MOST_FRAMES:
         return None
-    energy = detail(frames)
+    alike = alike_exposed(frames)
+    if len(alike) < 3:
+        return None
+    energy = detail(frames)[alike]
     if energy.shape[2] < LEAST_CELLS:
         return None
     distance, ends = distances(energy)
-    given = np.arange(count)
+    given = np.arange(len(alike))
     excess = path_length(distance, ends, given) - 1
     if excess <= LEAST_EXCESS:
         return None
     best, length = shortest_path(distance, ends)
     if length - 1 > excess * MOST_LEFT:
         return None
-    return best[::-1] if np.dot(best, given) < np.dot(best[::-1], given) else best
+    if np.dot(best, given) < np.dot(best[::-1], given):
+        best = best[::-1]
+    return _with_the_others(alike[best], count)
+
+
+def alike_exposed(frames: np.ndarray) -> np.ndarray:
+    """The indices of the frames whose brightness is not far from the median of their stack.
+
+    A black frame has no detail and one in another exposure has more or less of it everywhere, which
+    says nothing of focus.
+
+    Args:
+        frames: (N, H, W, C) uint8 or uint16.
+    """
+    _, height, width, _ = frames.shape
+    down, across = (max(side // SAMPLES, 1) for side in (height, width))
+    brightness = []
+    for frame in frames:
+        brightness.append(luma(frame[::down, ::across]).mean())
+        release(frames)
+    usual = np.median(brightness)
+    bright, dark = (
+        np.array(brightness) > OTHERWISE * usual,
+        np.array(brightness) < usual / OTHERWISE,
+    )
+    return np.flatnonzero(~(bright | dark))
+
+
+def _with_the_others(order: np.ndarray, count: int) -> np.ndarray:
+    """An order of some of `count` frames, with each of the others after the one before it."""
+    out = order.tolist()
+    for k in sorted(set(range(count)) - set(out)):
+        out.insert(out.index(k - 1) + 1 if k else 0, k)
+    return np.array(out)
 
 
 def put_in_order(stack: Stack, names: Sequence[str] | None = None) -> list[str]:

@@ -307,6 +307,7 @@ def decisions(alignment: Alignment, names: Sequence[str]) -> list[str]:
             f"parts of {len(alignment.fields)} frames were moved against one another, by "
             f"{most:.1f} px at most"
         )
+    notes += alignment.notes
     gains = alignment.gains[alignment.kept]
     if (gains != 1).any():
         notes.append(

@@ -103,6 +103,6 @@ def told_levels(frames: np.ndarray) -> list[str]:
     white = np.iinfo(frames.dtype).max
     return [
         f"the frames mostly use values from {levels.low * white:.0f} to "
-        f"{levels.high * white:.0f} of {white}: they were stretched to be aligned, weighed and shown, and the result keeps "
-        "their values"
+        f"{levels.high * white:.0f} of {white}: they were stretched to be aligned, weighed and "
+        "shown, and the result keeps their values"
     ]
