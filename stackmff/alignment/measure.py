@@ -26,6 +26,7 @@ from stackmff.alignment.registration import (
     register,
 )
 from stackmff.alignment.resampling import resample
+from stackmff.alignment.stillness import moves
 from stackmff.errors import StackError
 from stackmff.files import natural_key
 from stackmff.images.colour import luma
@@ -99,9 +100,15 @@ def measure(
             f"no other frame fits {names[placement.reference]}, the reference: give frames of one "
             "scene, choose another --reference, or fuse them as they are with --align off"
         )
+    notes: list[str] = []
     if thorough or not all(placement.still):
         placement.settle()
-    gains, notes = np.ones((count, colours_of(frames))), list[str]()
+        if not thorough and (apparent := placement.hold_still()):
+            notes.append(
+                f"no frame was moved: what seems to move, by up to {apparent:.1f} px, is blur that "
+                "comes and goes; --align on moves it"
+            )
+    gains = np.ones((count, colours_of(frames)))
     if match_exposure:
         exposures = placement.exposures(lambda k: _fine_tiles(frames, levels, k), reference)
         gains, like = exposures.gains, exposures.like
@@ -301,6 +308,18 @@ class _Placement:
             self.pairs, self.transforms, self.reference, self.size, self.motion
         )
         self.still = self._which_are_still(lambda link: float(np.sqrt(link.variance)))
+
+    def hold_still(self) -> float:
+        """Decide that no frame moves if what is sharp does not, see stillness.moves.
+
+        Returns:
+            By how many px a frame seemed to move; 0 if frames do move, or none seemed to.
+        """
+        levels = [view.levels()[0] for view in self.views]
+        if all(self.still) or moves(levels, self.transforms, self.size, self.motion):
+            return 0.0
+        self.still = [True] * len(self.still)
+        return max(farthest(m, self.size) for m in self.transforms if m is not None)
 
     def _compare_all(self, compare: Callable[[Key], Pair], keys: list[Key]) -> Pairs:
         return dict(zip(keys, self.steps.run(compare, keys)))

@@ -13,7 +13,7 @@ from stackmff.images.frame_store import release, window
 from stackmff.images.levels import levels_of
 
 LEAST_WEIGHT = 1e-3  # of all frames that cover a pixel; below it they share it evenly
-BRIGHTER = 0.95  # gain below which a frame was so much brighter that what it clips shows
+BRIGHTER = 0.9  # gain below which a frame was so much brighter that what it clips shows
 CLIPPED = 0.98  # of white
 EXCEEDED = 1.04  # times what a clipped pixel came to: another frame shows that it is more
 CLIP_REACH = 5  # px; side of the square by which clipped areas grow, and fade
