@@ -80,13 +80,43 @@ class Record:
         same = all(record.get(key) == value for key, value in wanted.items())
         return same and all(path is None or path.is_file() for path in files)
 
+    def check_source(self, source: str | Path, option: str) -> None:
+        """Refuse to replace the result of another stack that has the same name.
+
+        Args:
+            source: folder or file of the frames that are to be fused.
+            option: that chooses another place.
+        Raises:
+            StackError: the result was made from another stack, which still exists.
+        """
+        before = self.read().get("source")
+        if isinstance(before, str) and Path(before) != Path(source).resolve():
+            if not Path(before).exists():
+                return
+            raise StackError(
+                f"{self.path.parent.parent} has the result of {before}, which has the name of "
+                f"{source}: choose another {option}, or replace it with --overwrite"
+            )
+
     def remove(self) -> None:
         """Delete the record; call it before the results are changed."""
         self.path.unlink(missing_ok=True)
 
-    def write(self, wanted: Mapping[str, Any], result: dict[str, Any]) -> None:
-        """Record what the results were made from, what came of it, and the run."""
-        write_json(self.path, {**wanted, "result": result, "run": run_record()})
+    def write(
+        self,
+        wanted: Mapping[str, Any],
+        result: dict[str, Any],
+        source: str | Path | None = None,
+    ) -> None:
+        """Record what the results were made from, what came of it, and the run.
+
+        Args:
+            wanted: from `wanted_record`.
+            result: what came of it.
+            source: folder or file of the frames; None: it does not matter.
+        """
+        place = {} if source is None else {"source": str(Path(source).resolve())}
+        write_json(self.path, {**wanted, **place, "result": result, "run": run_record()})
 
 
 def run_record() -> dict[str, Any]:

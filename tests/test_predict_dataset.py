@@ -404,3 +404,17 @@ def test_a_data_set_of_files_that_are_stacks(tmp_path, weights):
     assert len(list(slabs.iterdir())) == 2
     make_stack(tmp_path / "set" / "pages", 2)
     assert call(predict_dataset.main, "--stack_basedir_path", tmp_path / "set", *args) == 1
+
+
+def test_two_data_sets_of_one_name_do_not_overwrite_each_other(tmp_path, weights, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    network = "--model_path", str(weights["StackMix"]), "--no_report"
+    for place in "ab":
+        make_stack(tmp_path / place / "set" / "scene")
+    assert predict_dataset.main(["a/set", *network]) == 0
+    record = Path("results/set/records/scene.json").read_text()
+    with pytest.raises(StackError, match=r"a/set/scene, .*--output_dir, or .* --overwrite"):
+        predict_dataset.main(["b/set", *network])
+    assert Path("results/set/records/scene.json").read_text() == record
+    assert predict_dataset.main(["b/set", *network, "--overwrite"]) == 0
+    assert predict_dataset.main(["a/set", *network, "--output_dir", "other"]) == 0

@@ -301,7 +301,7 @@ class BatchJob:
         if not self.options.messages.quiet:
             for note in result["notes"]:
                 tqdm.write(f"note: {self.name}: {note}", file=sys.stderr)
-        self.record.write(wanted, result)
+        self.record.write(wanted, result, self.source)
 
     def failed(self, sentence: str) -> None:
         """Note in the report that this stack could not be fused."""
@@ -387,6 +387,8 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
     targets = result_folders(batch.stack_basedir_path, datasets, output.output_dir)
     engine = make_engine(options.fuse.engine, needing_weights(options.fuse, output.confidence))
     jobs = make_jobs(options, datasets, targets)
+    for job in () if output.overwrite else jobs:
+        job.record.check_source(job.source, "--output_dir")
     for target in targets.values():
         make_folder(target / "records")
     if world > 1:
