@@ -16,7 +16,7 @@ from stackmff.images.decoded import Decoded, upright
 from stackmff.images.metadata import Metadata
 from stackmff.images.tiff import decode_tiff, tiff_pages
 
-VIDEO_SUFFIXES = (".mp4", ".mov", ".avi", ".mkv", ".webm")
+VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mts")
 TIFF_SUFFIXES = (".tif", ".tiff")
 
 # OpenCV reads this once, before the first video: the StackError says enough.
