@@ -19,7 +19,7 @@ EPOCHS ?= 20
 FINAL_EPOCHS ?= 4
 RUN_NAME ?= weights
 
-.PHONY: demo test check lowest lint weights benchmark photos-there clean
+.PHONY: demo test pytest lint lowest check weights benchmark photos-there clean
 
 demo: $(VENV)/.ready
 	$(RUN) make_dataset.py --demo --output_dir $(DEMO)
@@ -28,7 +28,9 @@ demo: $(VENV)/.ready
 	@echo "The fused picture: results/demo/motorcycle.png"
 	@echo "Its frames: $(DEMO)/dof_stack/motorcycle, its all-in-focus answer: $(DEMO)/AiF"
 
-test: lint
+test: lint pytest
+
+pytest: $(VENV)/.ready
 	$(PYTEST)
 
 lint: $(VENV)/.ready
@@ -36,9 +38,10 @@ lint: $(VENV)/.ready
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
 
-# The tests with the lowest versions that pyproject.toml permits.
+# The tests with the lowest versions that pyproject.toml permits. The types are checked with the
+# newest alone: those of numpy differ.
 lowest:
-	$(MAKE) test VENV=.venv-lowest CONSTRAINTS=constraints-lowest.txt
+	$(MAKE) pytest VENV=.venv-lowest CONSTRAINTS=constraints-lowest.txt
 
 # The tests that `make test` skips, and the page and the report in a browser (chromium and
 # chromium-driver of Debian).

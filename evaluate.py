@@ -15,7 +15,7 @@ import numpy as np
 
 from stackmff.display import gallery
 from stackmff.errors import StackError
-from stackmff.evaluation.contest import Entry, check_place, make_entries, run_contest
+from stackmff.evaluation.contest import Contestant, check_place, make_entries, run_contest
 from stackmff.evaluation.matching import Scene, find_scenes, match, named_folders
 from stackmff.evaluation.options import RESULTS, EvaluateOptions, MethodOptions, TableOptions
 from stackmff.evaluation.scoring import (
@@ -63,7 +63,7 @@ def get_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def parse_options(argv: Sequence[str] | None) -> tuple[EvaluateOptions, list[Entry]]:
+def parse_options(argv: Sequence[str] | None) -> tuple[EvaluateOptions, list[Contestant]]:
     """The options and the methods that fuse; exit status 2 where the call makes no sense."""
     parser = get_parser()
     (options,) = parse(parser, argv, EvaluateOptions)
@@ -80,7 +80,7 @@ def output_dir_of(fusing: MethodOptions) -> Path:
 
 
 def fuse_first(
-    entries: Sequence[Entry], fusing: MethodOptions, scenes: Mapping[str, Scene]
+    entries: Sequence[Contestant], fusing: MethodOptions, scenes: Mapping[str, Scene]
 ) -> tuple[Files, Costs, list[str]]:
     """Fuse the scenes with the methods.
 
@@ -108,7 +108,9 @@ def fuse_first(
     return files, costs, failures
 
 
-def check_names(options: EvaluateOptions, entries: Sequence[Entry], given: Iterable[str]) -> None:
+def check_names(
+    options: EvaluateOptions, entries: Sequence[Contestant], given: Iterable[str]
+) -> None:
     """Raise StackError where two results have the same name, or --against names none.
 
     Args:
@@ -128,7 +130,7 @@ def check_names(options: EvaluateOptions, entries: Sequence[Entry], given: Itera
 
 
 def gather_results(
-    options: EvaluateOptions, entries: Sequence[Entry], scenes: Mapping[str, Scene]
+    options: EvaluateOptions, entries: Sequence[Contestant], scenes: Mapping[str, Scene]
 ) -> tuple[Files, Costs, list[str]]:
     """All pictures to score.
 

@@ -85,7 +85,7 @@ class ProgramOptions(Options):
 
 
 @dataclass(frozen=True)
-class ReportOptions(Options):
+class BenchmarkReportOptions(Options):
     """What is kept of the measurement."""
 
     title = "results"
@@ -111,7 +111,7 @@ class BenchmarkOptions(Options):
     programs: ProgramOptions = ProgramOptions()
     engine: EngineOptions = field(default_factory=EngineOptions)
     memory: MemoryOptions = field(default_factory=MemoryOptions)
-    results: ReportOptions = ReportOptions()
+    results: BenchmarkReportOptions = BenchmarkReportOptions()
 
     def contradiction(self) -> str | None:
         """The same stack or program twice."""

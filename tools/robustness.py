@@ -74,7 +74,7 @@ class FaultOptions(Options):
 
 
 @dataclass(frozen=True)
-class MethodOptions(Options):
+class FaultMethodOptions(Options):
     """What fuses them."""
 
     title = "methods"
@@ -87,7 +87,7 @@ class MethodOptions(Options):
 
 
 @dataclass(frozen=True)
-class ReportOptions(Options):
+class FaultReportOptions(Options):
     """Where the results go."""
 
     title = "results"
@@ -112,8 +112,8 @@ class RobustnessOptions(Options):
     """All options of the command."""
 
     faults: FaultOptions
-    fusing: MethodOptions = MethodOptions()
-    results: ReportOptions = ReportOptions()
+    fusing: FaultMethodOptions = FaultMethodOptions()
+    results: FaultReportOptions = FaultReportOptions()
 
     def contradiction(self) -> str | None:
         """Results among the data, or a plot of another kind."""
@@ -304,7 +304,7 @@ def parse_options(argv: Sequence[str] | None) -> RobustnessOptions:
     """
     parser = get_parser()
     (options,) = parse(parser, argv, RobustnessOptions)
-    results: ReportOptions = options.results
+    results: FaultReportOptions = options.results
     try:
         make_entries(options.fusing.methods, False, results.output_dir)
     except StackError as error:

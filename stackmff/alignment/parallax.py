@@ -54,7 +54,7 @@ Result = TypeVar("Result")
 Fields = dict[int, np.ndarray]  # (rows, columns, 2) float32 for each frame, px of the level
 
 
-class Run(Protocol):
+class RunSteps(Protocol):
     """Calls a function for each item of a list and returns the results in the same order."""
 
     def __call__(
@@ -132,7 +132,7 @@ def refine(
     transforms: Transforms,
     reference: int,
     keys: Iterable[Key],
-    run: Run,
+    run: RunSteps,
 ) -> Fields:
     """Find the displacements of each frame's parts, relative to the motion of the whole frame.
 
@@ -294,7 +294,7 @@ def _settle(systems: dict[Key, np.ndarray], frames: Sequence[int], reference: in
     return {k: change.transpose(1, 2, 0).astype(np.float32) for k, change in changes.items()}
 
 
-def _speaks(level: _Level, motion: _Motion, keys: Sequence[Key], run: Run) -> bool:
+def _speaks(level: _Level, motion: _Motion, keys: Sequence[Key], run: RunSteps) -> bool:
     """Whether the fields explain the differences of the frames much better than no fields do."""
     unbent = motion.unbent()
 

@@ -37,7 +37,7 @@ Todo = tuple[str, Path, Path]  # (name of the stack, its folder or file, file of
 
 
 @dataclass(frozen=True)
-class Entry:
+class Contestant:
     """A method that takes part.
 
     Attributes:
@@ -57,7 +57,7 @@ class Entry:
     options: dict[str, Any]
 
 
-def make_entries(words: Sequence[str], iterative: bool, output_dir: Path) -> list[Entry]:
+def make_entries(words: Sequence[str], iterative: bool, output_dir: Path) -> list[Contestant]:
     """The methods that take part, in order.
 
     Args:
@@ -67,13 +67,13 @@ def make_entries(words: Sequence[str], iterative: bool, output_dir: Path) -> lis
     Raises:
         StackError: an unknown method, or two that would share a folder.
     """
-    entries: list[Entry] = []
+    entries: list[Contestant] = []
     for word in methods.method_words(words):
         method, options = methods.parse_method(word)
         files = {key: options[key] for key in methods.WEIGHT_OPTIONS if key in options}
         weights = {key: sha256(path) for key, path in files.items() if Path(path).is_file()}
         name = f"{word}-iterative" if iterative else word
-        entry = Entry(
+        entry = Contestant(
             name,
             word,
             iterative,
@@ -102,7 +102,7 @@ def check_place(output_dir: Path, folder: Path) -> None:
 
 
 def run_contest(
-    entries: Sequence[Entry], stacks: Mapping[str, Path], overwrite: bool = False
+    entries: Sequence[Contestant], stacks: Mapping[str, Path], overwrite: bool = False
 ) -> tuple[dict[str, dict[str, Cell]], list[str]]:
     """Fuse every stack with every method, one after the other.
 
@@ -135,7 +135,7 @@ def run_contest(
 
 
 def run_entry(
-    entry: Entry,
+    entry: Contestant,
     stacks: Mapping[str, Path],
     frames: Mapping[str, Sequence[FramePath]],
     overwrite: bool,
@@ -188,7 +188,7 @@ def run_entry(
 
 
 def fuse_all(
-    entry: Entry, stacks: Sequence[Todo]
+    entry: Contestant, stacks: Sequence[Todo]
 ) -> Generator[tuple[str, Path, dict[str, Any]], None, None]:
     """Fuse stacks in a process of their own; if one kills it, the rest get another.
 

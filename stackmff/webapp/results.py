@@ -48,7 +48,7 @@ Box = tuple[int, int, int, int]  # (top, bottom, left, right), px
 Layer = str | int
 
 
-class Result:
+class ShownResult:
     """A result in a folder, as worker.py leaves it.
 
     Args:
@@ -313,7 +313,7 @@ class Result:
         return path
 
 
-def carry_strokes(old: Result | None, new: Result) -> None:
+def carry_strokes(old: ShownResult | None, new: ShownResult) -> None:
     """Paint the strokes of one result into the next one; those that do not fit it wait."""
     if old is None:
         return
@@ -326,7 +326,7 @@ def carry_strokes(old: Result | None, new: Result) -> None:
 
 
 def waiting_notes(waiting: Sequence[tuple[tuple[int, int], dict[str, Any]]]) -> list[str]:
-    """A sentence on strokes that wait, see Result.waiting; none where none do."""
+    """A sentence on strokes that wait, see ShownResult.waiting; none where none do."""
     names = sorted({record["frame"] or "the eraser" for _, record in waiting}, key=natural_key)
     if not waiting:
         return []
@@ -364,8 +364,8 @@ class Prober:
         self.engine: Engine | None = None
         self.lock = threading.Lock()
 
-    def shares(self, result: Result, x: int, y: int) -> list[tuple[str, float]] | None:
-        """As Result.shares_at; None where the network predicts no weights."""
+    def shares(self, result: ShownResult, x: int, y: int) -> list[tuple[str, float]] | None:
+        """As ShownResult.shares_at; None where the network predicts no weights."""
         with self.lock:
             if self.engine is None:
                 self.engine = choose_engine(self.model_path, self.device)

@@ -15,7 +15,7 @@ from stackmff.fusion.retouch import Stroke, cost_of, stroke_of, strokes_of
 from stackmff.images.folders import NEVER_STACKS
 from stackmff.webapp.form import check_values
 from stackmff.webapp.jobs import ExamineSpec, FuseSpec, JobQueue, Message, WorkerJob
-from stackmff.webapp.results import Box, Result, carry_strokes, waiting_notes
+from stackmff.webapp.results import Box, ShownResult, carry_strokes, waiting_notes
 from stackmff.webapp.uploads import (
     MOST_FRAMES,
     UploadLimits,
@@ -87,9 +87,11 @@ class Session:
         self.examined: set[str] = set()  # files that the running job has finished
         self.title: str | None = None  # of the folder that the frames come from
         self.failure: str | None = None  # sentence
-        self.result: Result | None = None
+        self.result: ShownResult | None = None
         self.is_draft = False
-        self.former: Result | None = None  # the result before, while a draft of the next is shown
+        self.former: ShownResult | None = (
+            None  # the result before, while a draft of the next is shown
+        )
         for path in (self.incoming, self.thumbs, self.out):
             path.mkdir(parents=True)
 
@@ -297,7 +299,7 @@ class Session:
             assert self.fuse_job is not None
             if self.fuse_job.cancelled:
                 return
-            made = Result(getattr(self.fuse_job.spec, message["made"]))
+            made = ShownResult(getattr(self.fuse_job.spec, message["made"]))
             before = [self.former, self.result]
             if message["made"] == "draft":
                 if not self.is_draft:
@@ -338,7 +340,7 @@ class Session:
             if folder is not None and folder != shown:
                 shutil.rmtree(folder, ignore_errors=True)
 
-    def _remove(self, results: Iterable[Result | None]) -> None:
+    def _remove(self, results: Iterable[ShownResult | None]) -> None:
         """Remove the files of results that are no longer shown."""
         for result in results:
             if result is not None:
@@ -357,7 +359,7 @@ class Session:
 
     # Results
 
-    def ready(self, whole: bool = False) -> Result:
+    def ready(self, whole: bool = False) -> ShownResult:
         """The result.
 
         Args:
@@ -388,7 +390,7 @@ class Session:
             strokes = strokes_of(record, name, result.names, result.size)
             return self._paint(result, strokes)
 
-    def _paint(self, result: Result, strokes: Sequence[Stroke]) -> list[Box]:
+    def _paint(self, result: ShownResult, strokes: Sequence[Stroke]) -> list[Box]:
         if sum(cost_of(stroke, result.size) for stroke in strokes) > MOST_PAINT:
             raise StackError(
                 "these strokes would take minutes to paint: paint shorter or thinner ones"
@@ -446,7 +448,7 @@ class Session:
             "used": key not in self.excluded,
         }
 
-    def _result_state(self, result: Result) -> dict[str, Any]:
+    def _result_state(self, result: ShownResult) -> dict[str, Any]:
         notes = [*result.notes, *waiting_notes(result.waiting)]
         return {
             "run": result.name,

@@ -159,7 +159,7 @@ def bound_time(seconds: float) -> None:
 
 
 @dataclass
-class Task:
+class FuseTask:
     """One stack to fuse, the draft or the full one.
 
     Attributes:
@@ -186,11 +186,11 @@ def fuse(spec: FuseSpec, reporter: Reporter) -> None:
     if spec.draft is not None:
         small = [Path(file) for file in spec.small]
         try:
-            draft = Task(ResultFiles(spec.draft), small, spec.names, "draft")
+            draft = FuseTask(ResultFiles(spec.draft), small, spec.names, "draft")
             fuse_task(draft, engine, options, reporter)
         except KNOWN_FAILURES as error:
             reporter.report(draft_failed=sentence_of(error))
-    full = Task(ResultFiles(spec.full), open_frames(spec.frames), spec.names)
+    full = FuseTask(ResultFiles(spec.full), open_frames(spec.frames), spec.names)
     fuse_task(full, engine, options, reporter)
 
 
@@ -204,8 +204,8 @@ def open_frames(places: Sequence[tuple[str, int | None]]) -> list[Any]:
     return [Path(file) if number is None else inside(file)[number - 1] for file, number in places]
 
 
-def fuse_task(task: Task, engine: Engine, options: FuseOptions, reporter: Reporter) -> None:
-    """Fuse the frames of a task and write the files that results.Result reads."""
+def fuse_task(task: FuseTask, engine: Engine, options: FuseOptions, reporter: Reporter) -> None:
+    """Fuse the frames of a task and write the files that results.ShownResult reads."""
     start = time.perf_counter()
     show = partial(reporter.stage, part=task.part)
     task.files.folder.mkdir(parents=True)

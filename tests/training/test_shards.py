@@ -233,6 +233,11 @@ def test_scenes_that_differ_in_dots_alone(tmp_path):
         pack(source, tmp_path / "packed")
 
 
+def test_the_folder_has_a_former_name(folders, tmp_path):
+    make_shards.main(["--datapath", str(folders), "--output_path", str(tmp_path / "packed")])
+    assert len(find_pairs(tmp_path / "packed")[0]) == len(COUNTS)
+
+
 def test_a_shard_that_is_not_there_is_told(packed):
     (packed / "00001-of-00003.tar").unlink()
     pairs, left_over = find_pairs(packed)

@@ -12,7 +12,7 @@ from stackmff.fusion.fuse import fuse_stack, mixture_at
 from stackmff.fusion.retouch import Stroke
 from stackmff.images.formats import to_8_bits
 from stackmff.images.stack import read_stack
-from stackmff.webapp.results import SMALL, TILE, Result
+from stackmff.webapp.results import SMALL, TILE, ShownResult
 from tests.drawn import draw_stack, texture, waves
 from tests.stand_ins import Engine, brightest, only
 
@@ -47,7 +47,7 @@ def result(tmp_path):
         "metadata": {"exif": None, "xmp": None, "profile": None},
     }
     (tmp_path / "result.json").write_text(json.dumps(record))
-    return Result(tmp_path)
+    return ShownResult(tmp_path)
 
 
 def opened(data):

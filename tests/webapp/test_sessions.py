@@ -17,7 +17,7 @@ from stackmff.fusion.retouch import Stroke
 from stackmff.processes import this_process
 from stackmff.webapp import session as session_module
 from stackmff.webapp.jobs import ExamineSpec, FuseSpec, JobQueue, WorkerJob
-from stackmff.webapp.results import Result, carry_strokes
+from stackmff.webapp.results import ShownResult, carry_strokes
 from stackmff.webapp.sessions import PREFIX, Sessions, remove_abandoned
 from stackmff.webapp.uploads import UploadLimits
 from stackmff.webapp.worker import open_frames
@@ -173,7 +173,7 @@ def test_strokes_of_frames_that_are_excluded_wait_for_them(sessions):
 
 def test_strokes_that_would_take_minutes_are_refused(sessions, monkeypatch):
     session = sessions.get(sessions.new())
-    session.result = Result(result_in(session.place / "run-1" / "full"))
+    session.result = ShownResult(result_in(session.place / "run-1" / "full"))
     stroke = {"frame": "1.png", "radius": 4, "softness": 0, "points": [[20, 20], [30, 20]]}
     monkeypatch.setattr(session_module, "MOST_PAINT", 2 * 18 * 8)
     file = {"width": 60, "height": 40, "strokes": [stroke, stroke]}
@@ -186,9 +186,9 @@ def test_strokes_that_would_take_minutes_are_refused(sessions, monkeypatch):
 
 
 def test_strokes_of_another_size_wait(sessions, tmp_path):
-    old = Result(result_in(tmp_path / "old"))
-    new = Result(result_in(tmp_path / "new", shape=(2, 30, 60, 3)))
-    last = Result(result_in(tmp_path / "last"))
+    old = ShownResult(result_in(tmp_path / "old"))
+    new = ShownResult(result_in(tmp_path / "new", shape=(2, 30, 60, 3)))
+    last = ShownResult(result_in(tmp_path / "last"))
     old.paint(Stroke(0, 4.0, 0.0, np.array([[20.0, 20.0]])))
     carry_strokes(old, new)
     assert (len(new.strokes), len(new.waiting)) == (0, 1)
