@@ -27,7 +27,7 @@ LEAST_CHANGE = 0.2  # of the logarithm of detail; cells that change less do not 
 LEAST_EXCESS, MOST_LEFT = 0.1, 0.5
 OTHERWISE = 1.4  # times the usual coded brightness, or a part of it: exposed in another way
 SAMPLES = 256  # along each side of a frame, at least, that its brightness is told from
-NAMED = 6  # frames in the note of a new order
+NAMED = 8  # frames in the note of a new order
 MOST_STARTS = 8  # of the search
 MOST_FRAMES = 250  # longer stacks are videos, which are in order, and would take seconds
 
@@ -232,10 +232,10 @@ def reorder(stack: Stack, order: np.ndarray, names: Sequence[str]) -> str:
     stack.paths = [stack.paths[k] for k in order]
     stack.frame_metadata = [stack.frame_metadata[k] for k in order]
     moved = sum(int(k) != place for place, k in enumerate(order))
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
     return (
-        f"the frames were not in focus order and were brought into it: {moved} of {len(order)} "
-        f"changed their place; it now begins {' '.join(names[:NAMED])}"
-        + (" ..." if len(names) > NAMED else "")
+        "the frames were not in focus order and were brought into it: "
+        f"{' '.join(names[:NAMED])}{more} ({moved} of {len(order)} changed their place)"
     )
 
 
