@@ -234,8 +234,8 @@ def reorder(stack: Stack, order: np.ndarray, names: Sequence[str]) -> str:
     moved = sum(int(k) != place for place, k in enumerate(order))
     more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
     return (
-        "the frames were not in focus order and were brought into it: "
-        f"{' '.join(names[:NAMED])}{more} ({moved} of {len(order)} changed their place)"
+        f"{moved} of {len(order)} frames were not in focus order and were brought into it: "
+        f"{' '.join(names[:NAMED])}{more}"
     )
 
 
