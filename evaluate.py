@@ -189,9 +189,10 @@ def show_task(item: tuple[Task, str, Path], page: Path, registered: bool) -> gal
     shown = gallery.save_image(start, picture, task.result if linked else None)
     error = None
     if task.scene.answer is not None:
-        pair = compared_pair(picture, place, task.scene.answer, registered)
+        *pair, white = compared_pair(picture, place, task.scene.answer, registered, gray=True)
         # Registered pictures are floats on the scale of their dtype.
-        lumas = (luma(np.rint(part).astype(picture.dtype)) for part in pair)
+        dtype = np.uint16 if white > 255 else np.uint8
+        lumas = (luma(np.rint(part).astype(dtype)) for part in pair)
         error = gallery.save_error(start, *lumas)
     return gallery.Entry(task.method, caption, shown, error)
 

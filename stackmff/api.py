@@ -32,6 +32,7 @@ from stackmff.fusion.options import EngineOptions, FuseOptions
 from stackmff.fusion.pipeline import Made, decisions, finished, fuse_read, make_engine
 from stackmff.images.folders import list_frames
 from stackmff.images.formats import loses, write_picture
+from stackmff.images.levels import told_levels
 from stackmff.images.metadata import Metadata
 from stackmff.images.stack import Stack, read_stack
 from stackmff.options import build
@@ -146,6 +147,7 @@ def align(stack: Frames, *, progress: Progress | None = None, **options: Any) ->
     chosen = build(AlignOptions, _plain(options), strict=True)
     read, order = _read(stack, chosen)
     names = [path.name for path in read.paths]
+    notes = [*read.notes, *told_levels(read.frames)]
     alignment = align_by_options(chosen, read.frames, names, progress=progress)
     apply(read.frames, alignment)
     return Aligned(
@@ -155,7 +157,7 @@ def align(stack: Frames, *, progress: Progress | None = None, **options: Any) ->
         alignment.left_out,
         alignment.reference,
         order,
-        [*read.notes, *decisions(alignment, names)],
+        [*notes, *decisions(alignment, names)],
     )
 
 

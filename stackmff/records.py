@@ -104,12 +104,34 @@ class Record:
                 return path
         return None
 
+    def check_source(self, source: str | Path, option: str) -> None:
+        """Refuse to replace the result of another stack that has the same name.
+
+        Args:
+            source: folder or file of the frames that are to be fused.
+            option: that chooses another place.
+        Raises:
+            StackError: the result was made from another stack, which still exists.
+        """
+        before = self.read().get("source")
+        if isinstance(before, str) and Path(before) != Path(source).resolve():
+            if not Path(before).exists():
+                return
+            raise StackError(
+                f"{self.path.parent.parent} has the result of {before}, which has the name of "
+                f"{source}: choose another {option}, or replace it with --overwrite"
+            )
+
     def remove(self) -> None:
         """Delete the record; call it before the results are changed."""
         self.path.unlink(missing_ok=True)
 
     def write(
-        self, wanted: Mapping[str, Any], result: dict[str, Any], files: Iterable[Path | None]
+        self,
+        wanted: Mapping[str, Any],
+        result: dict[str, Any],
+        files: Iterable[Path | None],
+        source: str | Path | None = None,
     ) -> None:
         """Record what the results were made from, what came of it, and the run.
 
@@ -118,6 +140,7 @@ class Record:
             result: what came of it, as plain JSON values.
             files: of the results, whose sizes and contents `says_done` compares; None for one that
                 is not wanted.
+            source: folder or file of the frames; None: it does not matter.
         """
         known = {
             os.path.relpath(path, self.target): {
@@ -127,7 +150,9 @@ class Record:
             for path in files
             if path is not None
         }
-        write_json(self.path, {**wanted, "files": known, "result": result, "run": run_record()})
+        place = {} if source is None else {"source": str(Path(source).resolve())}
+        made = {"files": known, "result": result, "run": run_record()}
+        write_json(self.path, {**wanted, **place, **made})
 
 
 def run_record() -> dict[str, Any]:

@@ -12,6 +12,7 @@ from calling import ROOT, call, command, cut, make_stack, summary
 
 import predict
 import predict_dataset
+from stackmff.errors import StackError
 from stackmff.images.formats import read_picture, write_picture
 from stackmff.processes import run_main
 
@@ -52,7 +53,24 @@ def test_formats_of_the_result(tmp_path, weights, monkeypatch, suffix, out_forma
     make_stack(tmp_path / "stack", suffix=suffix)
     args = ["--stack_path", "stack", "--model_path", weights["StackMix"]]
     assert call(predict.main, *args, *(["--out_format", out_format] if out_format else [])) == 0
-    assert os.listdir("results") == [f"stack{expected}"]
+    written = [path.name for path in Path("results").iterdir() if path.is_file()]
+    assert written == [f"stack{expected}"]
+
+
+def test_two_stacks_of_one_name_do_not_overwrite_each_other(tmp_path, weights, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    network = "--model_path", weights["StackMix"]
+    for place in "ab":
+        make_stack(tmp_path / place / "frames")
+    assert call(predict.main, "--stack_path", "a/frames", *network) == 0
+    before = Path("results/frames.png").read_bytes()
+    with pytest.raises(StackError, match=r"has the result of .*a/frames, .*--output, or .*--overw"):
+        predict.main(["--stack_path", "b/frames", *map(str, network)])
+    assert Path("results/frames.png").read_bytes() == before
+    assert call(predict.main, "--stack_path", "b/frames", *network, "--output", "b.png") == 0
+    assert call(predict.main, "--stack_path", "a/frames", *network) == 0  # its own, again
+    assert call(predict.main, "--stack_path", "b/frames", *network, "--overwrite") == 0
+    assert call(predict.main, "--stack_path", "b/frames", *network) == 0
 
 
 def test_sixteen_bits_stay_and_are_noted_where_they_do_not(tmp_path, weights, capsys):

@@ -444,3 +444,17 @@ def test_a_record_of_other_types_costs_no_summary(tmp_path, content):
     batch.write_summaries([job])
     assert summary(out) == {}
     assert (out / "report.html").is_file()
+
+
+def test_two_data_sets_of_one_name_do_not_overwrite_each_other(tmp_path, weights, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    network = "--model_path", str(weights["StackMix"]), "--no_report"
+    for place in "ab":
+        make_stack(tmp_path / place / "set" / "scene")
+    assert predict_dataset.main(["a/set", *network]) == 0
+    record = Path("results/set/records/scene.json").read_text()
+    with pytest.raises(StackError, match=r"a/set/scene, .*--output_dir, or .* --overwrite"):
+        predict_dataset.main(["b/set", *network])
+    assert Path("results/set/records/scene.json").read_text() == record
+    assert predict_dataset.main(["b/set", *network, "--overwrite"]) == 0
+    assert predict_dataset.main(["a/set", *network, "--output_dir", "other"]) == 0

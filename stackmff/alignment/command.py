@@ -12,6 +12,7 @@ from stackmff.alignment.options import AlignmentFiles, AlignOptions, unmeasured
 from stackmff.images.folders import list_frames
 from stackmff.images.formats import suffix_like, write_picture
 from stackmff.images.frame_store import release
+from stackmff.images.levels import told_levels
 from stackmff.images.stack import Stack, read_stack
 from stackmff.options import Options, add_options, option, parse
 from stackmff.progress import stage
@@ -98,7 +99,7 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
     if options.order == "auto":
         put_in_order(stack)
     names = [path.name for path in stack.paths]
-    for note in stack.notes:
+    for note in [*stack.notes, *told_levels(stack.frames)]:
         print(f"note: {note}")
     with stage("aligning", True) as progress:
         alignment = align_by_options(
@@ -113,5 +114,7 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
         kept = apply(stack.frames, alignment, progress)
     for sentence in told(alignment, names):
         print(f"left out: {sentence}")
+    for note in alignment.notes:
+        print(f"note: {note}")
     _write_frames(files.output_dir, stack, kept)
     print(_summary(files.output_dir, alignment, names))

@@ -7,8 +7,9 @@ stack agree better is used.
 """
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import NamedTuple
 
 import cv2
@@ -21,12 +22,25 @@ from stackmff.images.colour import to_linear, to_srgb
 SAME_EXPOSURE = 0.005  # a gain this near to 1 is 1
 ONE_GAIN = 0.004  # channels whose logarithms are this near to their mean have one gain
 TILES = 16  # along the longer side
+FINE_TILES = 100  # where the tiles of a frame are clipped or dark, but not everything in them
 BRIGHT, DARK = 0.98, 1e-3  # coded, and linear light; beyond them values do not tell the exposure
 FLAT = 0.1  # contrast above which a tile counts less, since defocus moves light across its border
 FEW_TILES = 12  # the least number for a ratio
+UNKNOWN = 1e6  # variance of a ratio from fewer
 LEAST_RATIO, UNLIKE_RATIO = 1e-3, 0.3  # least standard deviation of a pair, as linking.SYSTEMATIC
 CODING = 2.2  # ratio of logarithms: of linear light to coded values
 ROUNDS = 8  # of the robust mean
+
+# Logarithms of linear light. Frames that only fine tiles can tell apart are changed if they differ
+# by more than CLEAR; a reference that differs from the median of its stack by more than OUTLIER is
+# not the one whose exposure the others get.
+CLEAR, OUTLIER = 0.15, 0.35
+MOST_CLIPPED = 1 / 3  # of a brighter frame, more than of the others; or it is left out
+UNLIKE = 0.3  # logarithm of coded values by which a frame differs clearly that cannot be compared
+SPREADS = 4  # by so many median deviations, too
+UNCOMPARED = (
+    "differs in exposure, by how much cannot be told: it is white or black almost everywhere"
+)
 
 
 @dataclass
@@ -38,23 +52,26 @@ class Tiles:
         contrast: (2, h, w) float32, standard deviation by mean, over a tile and its neighbours.
         usable: (h, w) float32, 1 if a tile and its neighbours are within range, else 0.
         side: of a tile, px of the frame.
+        clipped: share of the frame in which a channel is white.
     """
 
     light: np.ndarray
     contrast: np.ndarray
     usable: np.ndarray
     side: int
+    clipped: float
 
 
-def tiles_of(colours: np.ndarray, factor: int) -> Tiles:
+def tiles_of(colours: np.ndarray, factor: int, count: int = TILES) -> Tiles:
     """The Tiles of a frame.
 
     Args:
         colours: (h, w, C) uint8 or uint16, the reduced frame without alpha.
         factor: how much smaller than the frame it is.
+        count: of the tiles along the longer side, at most.
     """
     height, width, _ = colours.shape
-    side = -(-max(height, width) // TILES)
+    side = -(-max(height, width) // count)
     shape = max(width // side, 1), max(height // side, 1)
     colours = colours[: shape[1] * side, : shape[0] * side]
     white = np.iinfo(colours.dtype).max
@@ -72,9 +89,12 @@ def tiles_of(colours: np.ndarray, factor: int) -> Tiles:
         contrasts.append(np.sqrt(np.maximum(square - mean**2, 0)) / np.maximum(mean, DARK))
     brightest = functools.reduce(np.maximum, cv2.split(colours))
     clipped = averaged((brightest > BRIGHT * white).astype(np.float32))[..., 0]
+    share = float(clipped.mean())
     clipped = cv2.dilate(clipped, np.ones((3, 3), np.uint8))  # defocus spreads it to the next tile
     usable = (clipped < 0.1) & (means[0].min(-1) > DARK)
-    return Tiles(np.stack(means), np.stack(contrasts), usable.astype(np.float32), side * factor)
+    return Tiles(
+        np.stack(means), np.stack(contrasts), usable.astype(np.float32), side * factor, share
+    )
 
 
 class _Ratio(NamedTuple):
@@ -90,22 +110,99 @@ class _Ratio(NamedTuple):
     variance: np.ndarray
     scatter: float
 
+    @property
+    def known(self) -> bool:
+        """Whether there was enough to compare."""
+        return bool((self.variance < UNKNOWN).all())
+
+
+class Exposures(NamedTuple):
+    """How the frames of a stack are brought to one exposure.
+
+    Attributes:
+        gains: (N, C) float64, factors on the coded values of each frame; exactly 1 within
+            SAME_EXPOSURE, for frames that are left out, and where the difference is not
+            significant.
+        like: index of the frame whose exposure the others get: the reference, unless its exposure
+            is an outlier.
+        unmatched: {index: why, in words that follow the name} of frames that clearly differ in
+            exposure and cannot be brought to that of the others.
+    """
+
+    gains: np.ndarray
+    like: int
+    unmatched: dict[int, str]
+
 
 def match(
-    tiles: Sequence[Tiles], pairs: Pairs, transforms: Transforms, reference: int
-) -> np.ndarray:
-    """The factors on each frame's colours that give it the exposure of the reference.
+    tiles: Sequence[Tiles],
+    pairs: Pairs,
+    transforms: Transforms,
+    reference: int,
+    finer: Callable[[int], Tiles],
+) -> Exposures:
+    """Find the exposures of a stack.
 
     Args:
         tiles: of each frame.
         pairs: {(a, b): Pair}.
         transforms: (3, 3) from the reference for each frame, or None.
         reference: index.
-    Returns:
-        (N, C) float64; exactly 1 within SAME_EXPOSURE, for frames that are left out, and where the
-        difference is not significant.
+        finer: gives the FINE_TILES of a frame by its index.
     """
     placed = {k: matrix for k, matrix in enumerate(transforms) if matrix is not None}
+    kind, ratios = _ratios(tiles, pairs, placed)
+    unmatched = dict.fromkeys(_measure_finely(ratios, tiles, placed, kind, finer), UNCOMPARED)
+    if unmatched:
+        _bridge(ratios, tiles, placed, kind, unmatched)
+    likeness = {key: pairs[key].likeness if key in pairs else 1.0 for key in ratios}
+    rest = np.array([k for k in placed if k not in unmatched])
+    like = reference if reference in rest else int(rest[np.abs(rest - reference).argmin()])
+
+    def adjusted() -> tuple[np.ndarray, np.ndarray]:
+        fixed = np.array([k == like or k not in rest for k in range(len(transforms))])
+        return _adjust(ratios, likeness, fixed)
+
+    logs, deviation = adjusted()
+    usual = _usual(logs.mean(1), rest, like, kind)
+    for k in _too_bright(logs.mean(1) - logs[usual].mean(), tiles, rest, kind):
+        unmatched[k] = f"is brighter than the others, and {tiles[k].clipped:.0%} of it is white"
+    if usual != like:
+        like = usual
+        logs, deviation = adjusted()
+    mean = logs.mean(1, keepdims=True)
+    logs = np.where(np.abs(logs - mean).max(1, keepdims=True) <= ONE_GAIN, mean, logs)
+    gains = np.exp(-logs)
+    if kind == 0:
+        light = tiles[like].light[0].reshape(-1, logs.shape[1]).clip(DARK, BRIGHT)
+        gains = np.stack([_coded_gain(light, np.exp(row)) for row in logs])
+    same = (np.abs(gains - 1) <= SAME_EXPOSURE) | (np.abs(logs) <= 2 * deviation)
+    return Exposures(np.where(same, 1.0, gains), like, unmatched)
+
+
+def _too_bright(logs: np.ndarray, tiles: Sequence[Tiles], kept: np.ndarray, kind: int) -> list[int]:
+    """The frames that are brighter than usual, and of which much more is clipped.
+
+    Args:
+        logs: (N,) of the brightness of each frame, relative to the usual one.
+        tiles: see `match`.
+        kept: indices of the frames that count.
+        kind: of the values, see `_ratio`.
+    """
+    most = np.median([tiles[k].clipped for k in kept]) + MOST_CLIPPED
+    clear = CLEAR / (1, CODING)[kind]
+    return [int(k) for k in kept if logs[k] > clear and tiles[k].clipped > most]
+
+
+def _ratios(
+    tiles: Sequence[Tiles], pairs: Pairs, placed: Mapping[int, np.ndarray]
+) -> tuple[int, dict[Key, _Ratio]]:
+    """The kind of values in which frames agree better, see `_ratio`, and the ratio of each pair.
+
+    Args:
+        tiles, pairs: see `match`.
+        placed: {index: (3, 3) transform} of the frames that are not left out.
+    """
     found = []
     for kind, scale in enumerate((1, CODING)):
         ratios = {
@@ -116,26 +213,84 @@ def match(
         scatter = sum(np.log(scale * ratio.scatter + 1e-4) for ratio in ratios.values())
         found.append((scatter, kind, ratios))
     _, kind, ratios = min(found, key=lambda item: item[0])
-    fixed = np.array([matrix is None or k == reference for k, matrix in enumerate(transforms)])
-    logs, deviation = _adjust(ratios, pairs, fixed)
-    mean = logs.mean(1, keepdims=True)
-    logs = np.where(np.abs(logs - mean).max(1, keepdims=True) <= ONE_GAIN, mean, logs)
-    gains = np.exp(-logs)
-    if kind == 0:
-        light = tiles[reference].light[0].reshape(-1, logs.shape[1]).clip(DARK, BRIGHT)
-        gains = np.stack([_coded_gain(light, np.exp(row)) for row in logs])
-    same = (np.abs(gains - 1) <= SAME_EXPOSURE) | (np.abs(logs) <= 2 * deviation)
-    return np.where(same, 1.0, gains)
+    return kind, ratios
+
+
+def _measure_finely(
+    ratios: dict[Key, _Ratio],
+    tiles: Sequence[Tiles],
+    placed: Mapping[int, np.ndarray],
+    kind: int,
+    finer: Callable[[int], Tiles],
+) -> list[int]:
+    """Compare frames of which no pair is known by fine tiles; changes `ratios`.
+
+    Args:
+        ratios: {(a, b): of b to a}.
+        tiles, finer: see `match`.
+        placed: see `_ratios`.
+        kind: see `_ratio`.
+    Returns:
+        Indices of the frames that differ clearly, and that fine tiles cannot compare either.
+    """
+    known = {k for key, ratio in ratios.items() if ratio.known for k in key}
+    blind = set(placed) - known
+    clear = CLEAR / (1, CODING)[kind]
+    usual = np.log(np.median([tiles[k].light[1].mean() for k in placed]) + DARK)
+    measured: set[int] = set()
+    for a, b in [key for key in ratios if blind & set(key)]:
+        ratio = _ratio(finer(a), finer(b), placed[b] @ np.linalg.inv(placed[a]), kind)
+        if ratio.known:
+            measured |= {a, b}
+            if np.abs(ratio.logarithm).max() > clear:
+                ratios[a, b] = ratio
+    brightness = {k: np.log(tiles[k].light[1].mean() + DARK) for k in blind - measured}
+    return sorted(k for k, log in brightness.items() if abs(log - usual) > UNLIKE)
+
+
+def _bridge(
+    ratios: dict[Key, _Ratio],
+    tiles: Sequence[Tiles],
+    placed: Mapping[int, np.ndarray],
+    kind: int,
+    unmatched: Collection[int],
+) -> None:
+    """Compare the frames on both sides of those that are left out; changes `ratios`."""
+    rest = [k for k in placed if k not in unmatched]
+    for key in [key for key in ratios if not set(key).isdisjoint(unmatched)]:
+        del ratios[key]
+    for a, b in pairwise(rest):
+        if (a, b) not in ratios and (b, a) not in ratios:
+            matrix = placed[b] @ np.linalg.inv(placed[a])
+            ratios[a, b] = _ratio(tiles[a], tiles[b], matrix, kind)
+
+
+def _usual(logs: np.ndarray, kept: np.ndarray, reference: int, kind: int) -> int:
+    """The frame whose exposure the others get.
+
+    Args:
+        logs: (N,) of the brightness of each frame relative to the reference.
+        kept: indices of the frames that count.
+        reference: index.
+        kind: of the values, see `_ratio`.
+    Returns:
+        The reference; or if its exposure is an outlier, the frame nearest to the median.
+    """
+    median = np.median(logs[kept])
+    spread = np.median(np.abs(logs[kept] - median))
+    if abs(median) <= max(OUTLIER / (1, CODING)[kind], SPREADS * spread):
+        return reference
+    return int(kept[np.abs(logs[kept] - median).argmin()])
 
 
 def _adjust(
-    ratios: Mapping[Key, _Ratio], pairs: Pairs, fixed: np.ndarray
+    ratios: Mapping[Key, _Ratio], likeness: Mapping[Key, float], fixed: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """The brightness of each frame that fits all pairs best, by least squares.
 
     Args:
         ratios: {(a, b): of b to a}.
-        pairs: {(a, b): Pair}.
+        likeness: {(a, b): see registration.Pair}.
         fixed: (N,) bool, frames whose logarithm is 0.
     Returns:
         logarithms (N, C), their standard deviations (N, C).
@@ -144,7 +299,7 @@ def _adjust(
     channels = len(next(iter(ratios.values())).logarithm)
     matrix, right = np.zeros((channels, count, count)), np.zeros((channels, count))
     for (a, b), ratio in ratios.items():
-        least = LEAST_RATIO + UNLIKE_RATIO * (1 - pairs[a, b].likeness) ** 2
+        least = LEAST_RATIO + UNLIKE_RATIO * (1 - likeness[a, b]) ** 2
         weight = 1 / (ratio.variance + least**2)
         for k, other, sign in ((a, b, -1), (b, a, 1)):
             matrix[:, k, k] += weight
@@ -189,7 +344,7 @@ def _ratio(first: Tiles, second: Tiles, matrix: np.ndarray, kind: int) -> _Ratio
     ]
     usable = (planes[-2] > 0.99) & (first.usable > 0)
     if usable.sum() < FEW_TILES:
-        return _Ratio(np.zeros(channels), np.full(channels, 1e6), 0.0)
+        return _Ratio(np.zeros(channels), np.full(channels, UNKNOWN), 0.0)
     here = first.light[kind][usable].astype(np.float64)  # (n, C)
     there = np.stack([plane[usable] for plane in planes[:channels]], -1)
     contrast = np.maximum(first.contrast[kind], planes[-1])[usable]

@@ -10,7 +10,9 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
+from stackmff.images.colour import luma
 from stackmff.images.frame_store import put, release, window
+from stackmff.images.levels import levels_of
 from stackmff.images.stack import Stack
 
 WINDOWS, SIDE = 6, 96  # windows along each side of the picture, and their side, px
@@ -23,6 +25,9 @@ LEAST_CHANGE = 0.2  # of the logarithm of detail; cells that change less do not 
 # Frames are out of focus order if detail changes more than the minimum by at least LEAST_EXCESS of
 # it, and an order is found that leaves at most MOST_LEFT of this excess.
 LEAST_EXCESS, MOST_LEFT = 0.1, 0.5
+OTHERWISE = 1.4  # times the usual coded brightness, or a part of it: exposed in another way
+SAMPLES = 256  # along each side of a frame, at least, that its brightness is told from
+NAMED = 8  # frames in the note of a new order
 MOST_STARTS = 8  # of the search
 MOST_FRAMES = 250  # longer stacks are videos, which are in order, and would take seconds
 
@@ -33,7 +38,8 @@ def detail(frames: np.ndarray) -> np.ndarray:
     Args:
         frames: (N, H, W, C) uint8 or uint16, C as in images/formats.py.
     Returns:
-        (N, LEVELS, cells) float32, mean squared Laplacians in 8-bit grey levels.
+        (N, LEVELS, cells) float32, mean squared Laplacians in 8-bit grey levels; of a dim stack as
+        if it were stretched, see images/levels.py.
     """
     n_frames, height, width, channels = frames.shape
     sides = [min(max(side // CELL, 1) * CELL, SIDE, side) for side in (height, width)]
@@ -43,7 +49,8 @@ def detail(frames: np.ndarray) -> np.ndarray:
     )
     cells = tuple(max(side // CELL, 1) for side in sides[::-1])
     plane = 1 if channels > 2 else 0  # green, or grey
-    scale = np.float32(255 / np.iinfo(frames.dtype).max)
+    stretch = levels_of(frames)
+    scale = np.float32(255 / np.iinfo(frames.dtype).max * (1 if stretch is None else stretch.gain))
     found: list[list[np.ndarray]] = [[] for _ in range(n_frames)]
     for top in tops:
         for left in lefts:
@@ -143,18 +150,54 @@ def focus_order(frames: np.ndarray) -> np.ndarray | None:
     count = len(frames)
     if not 3 <= count <= MOST_FRAMES:
         return None
-    energy = detail(frames)
+    alike = alike_exposed(frames)
+    if len(alike) < 3:
+        return None
+    energy = detail(frames)[alike]
     if energy.shape[2] < LEAST_CELLS:
         return None
     distance, ends = distances(energy)
-    given = np.arange(count)
+    given = np.arange(len(alike))
     excess = path_length(distance, ends, given) - 1
     if excess <= LEAST_EXCESS:
         return None
     best, length = shortest_path(distance, ends)
     if length - 1 > excess * MOST_LEFT:
         return None
-    return best[::-1] if np.dot(best, given) < np.dot(best[::-1], given) else best
+    if np.dot(best, given) < np.dot(best[::-1], given):
+        best = best[::-1]
+    return _with_the_others(alike[best], count)
+
+
+def alike_exposed(frames: np.ndarray) -> np.ndarray:
+    """The indices of the frames whose brightness is not far from the median of their stack.
+
+    A black frame has no detail and one in another exposure has more or less of it everywhere, which
+    says nothing of focus.
+
+    Args:
+        frames: (N, H, W, C) uint8 or uint16.
+    """
+    _, height, width, _ = frames.shape
+    down, across = (max(side // SAMPLES, 1) for side in (height, width))
+    brightness = []
+    for frame in frames:
+        brightness.append(luma(frame[::down, ::across]).mean())
+        release(frames)
+    usual = np.median(brightness)
+    bright, dark = (
+        np.array(brightness) > OTHERWISE * usual,
+        np.array(brightness) < usual / OTHERWISE,
+    )
+    return np.flatnonzero(~(bright | dark))
+
+
+def _with_the_others(order: np.ndarray, count: int) -> np.ndarray:
+    """An order of some of `count` frames, with each of the others after the one before it."""
+    out = order.tolist()
+    for k in sorted(set(range(count)) - set(out)):
+        out.insert(out.index(k - 1) + 1 if k else 0, k)
+    return np.array(out)
 
 
 def put_in_order(stack: Stack, names: Sequence[str] | None = None) -> list[str]:
@@ -188,7 +231,12 @@ def reorder(stack: Stack, order: np.ndarray, names: Sequence[str]) -> str:
     permute(stack.frames, order)
     stack.paths = [stack.paths[k] for k in order]
     stack.frame_metadata = [stack.frame_metadata[k] for k in order]
-    return f"the frames were not in focus order and were brought into it: {' '.join(names)}"
+    moved = sum(int(k) != place for place, k in enumerate(order))
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return (
+        f"{moved} of {len(order)} frames were not in focus order and were brought into it: "
+        f"{' '.join(names[:NAMED])}{more}"
+    )
 
 
 def permute(frames: np.ndarray, order: np.ndarray) -> None:

@@ -26,6 +26,7 @@ class Alignment:
         fields: {index: (rows, columns, 2) float32}, displacements in px of the reference that are
             added to its pixel (x, y) before the transform, see `spread`; only of some frames.
         spacing: side of the fields' cells, px, a multiple of 4.
+        notes: further sentences on what was decided.
     """
 
     reference: int
@@ -35,6 +36,7 @@ class Alignment:
     left_out: dict[int, str] = field(default_factory=dict)
     fields: dict[int, np.ndarray] = field(default_factory=dict)
     spacing: int = 4
+    notes: list[str] = field(default_factory=list)
 
     @property
     def moved(self) -> list[bool]:

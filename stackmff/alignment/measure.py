@@ -9,7 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from stackmff.alignment.exposure import Tiles, expose, match, tiles_of
+from stackmff.alignment.exposure import FINE_TILES, Exposures, Tiles, expose, match, tiles_of
 from stackmff.alignment.geometry import Alignment, colours_of
 from stackmff.alignment.linking import Key, Link, Pairs, chain_of, connect, loops, settle
 from stackmff.alignment.options import AlignOptions
@@ -26,10 +26,12 @@ from stackmff.alignment.registration import (
     register,
 )
 from stackmff.alignment.resampling import resample
+from stackmff.alignment.stillness import moves
 from stackmff.errors import StackError
 from stackmff.files import natural_key
 from stackmff.images.colour import luma
 from stackmff.images.frame_store import release
+from stackmff.images.levels import Levels, levels_of
 from stackmff.processes import Progress
 
 THREADS = 2
@@ -83,7 +85,8 @@ def measure(
     if not is_comparable(height // factor, width // factor):
         return _unmoved(frames, middle)
     steps = _Steps(progress, 2 * count - 1)
-    views = _look_at_all(frames, steps)
+    levels = levels_of(frames)
+    views = _look_at_all(frames, levels, steps)
     if all(view.plain for view in views):  # there is nothing to compare
         return _unmoved(frames, middle)
     if reference is not None and views[reference].plain:
@@ -97,9 +100,23 @@ def measure(
             f"no other frame fits {names[placement.reference]}, the reference: give frames of one "
             "scene, choose another --reference, or fuse them as they are with --align off"
         )
+    notes: list[str] = []
     if thorough or not all(placement.still):
         placement.settle()
-    gains = placement.gains() if match_exposure else np.ones((count, colours_of(frames)))
+        if not thorough and (apparent := placement.hold_still()):
+            notes.append(
+                f"no frame was moved: what seems to move, by up to {apparent:.1f} px, is blur that "
+                "comes and goes; --align on moves it"
+            )
+    gains = np.ones((count, colours_of(frames)))
+    if match_exposure:
+        exposures = placement.exposures(lambda k: _fine_tiles(frames, levels, k), reference)
+        gains, like = exposures.gains, exposures.like
+        if like != placement.reference:
+            notes.append(
+                f"the exposure of {names[placement.reference]}, the reference, is unlike most: the "
+                f"frames were given that of {names[like]}"
+            )
     fields = placement.fields() if local and not all(placement.still) else {}
     return Alignment(
         placement.reference,
@@ -109,6 +126,7 @@ def measure(
         placement.left_out(),
         fields,
         factor * BLOCK,
+        notes,
     )
 
 
@@ -166,19 +184,30 @@ def _factor(size: tuple[int, int]) -> int:
     return -(-max(size) // LONGEST)
 
 
-def _look_at_all(frames: np.ndarray, steps: _Steps) -> list[_View]:
-    """The views of (N, H, W, C) frames."""
+def _look_at_all(frames: np.ndarray, levels: Levels | None, steps: _Steps) -> list[_View]:
+    """The views of (N, H, W, C) frames; `levels` are those of their stack."""
 
     def look(k: int) -> _View:
-        view = _look_at(frames[k])
+        view = _look_at(frames[k], levels)
         release(frames)
         return view
 
     return steps.run(look, range(len(frames)))
 
 
-def _look_at(frame: np.ndarray) -> _View:
-    """The view of a frame (H, W, C)."""
+def _look_at(frame: np.ndarray, levels: Levels | None) -> _View:
+    """The view of a frame (H, W, C) of a stack with these levels."""
+    frame, factor = _small(frame)
+    bright = luma(frame)
+    if levels is not None:
+        bright = np.clip(levels.stretched(bright), 0, 1)
+    tiles = tiles_of(_light(frame, levels), factor)
+    plain = _is_plain(bright, pyramid(bright, factor))
+    return _View(np.rint(bright * 65535).astype(np.uint16), factor, tiles, plain)
+
+
+def _small(frame: np.ndarray) -> tuple[np.ndarray, int]:
+    """A frame (H, W, C) at the size at which it is compared, and how much smaller that is."""
     height, width, channels = frame.shape
     factor = _factor((height, width))
     rows, columns = max(height // factor, 1), max(width // factor, 1)
@@ -186,10 +215,20 @@ def _look_at(frame: np.ndarray) -> _View:
         whole = frame[: rows * factor, : columns * factor]
         frame = cv2.resize(whole, (columns, rows), interpolation=cv2.INTER_AREA)
         frame = frame.reshape(rows, columns, channels)  # OpenCV drops a channel axis of one
-    bright = luma(frame)
-    tiles = tiles_of(frame[..., : 3 if channels >= 3 else 1], factor)
-    plain = _is_plain(bright, pyramid(bright, factor))
-    return _View(np.rint(bright * 65535).astype(np.uint16), factor, tiles, plain)
+    return frame, factor
+
+
+def _light(small: np.ndarray, levels: Levels | None) -> np.ndarray:
+    """The colours of a small frame (h, w, C) by which its exposure is told, without alpha."""
+    colours = small[..., : 3 if small.shape[2] >= 3 else 1]
+    return colours if levels is None else levels.brightened(colours)
+
+
+def _fine_tiles(frames: np.ndarray, levels: Levels | None, k: int) -> Tiles:
+    """The fine tiles of frame k of (N, H, W, C), see exposure.match."""
+    small, factor = _small(frames[k])
+    release(frames)
+    return tiles_of(_light(small, levels), factor, FINE_TILES)
 
 
 def _is_plain(luma: np.ndarray, levels: list[Level]) -> bool:
@@ -222,6 +261,8 @@ class _Placement:
         chain: for each frame its Link; None if it is left out.
         transforms: for each frame (3, 3) from the reference, or None.
         still: for each frame whether it is not moved.
+        reasons: {index: why, in words that follow the name} of frames that were left out although
+            they fit the reference.
     """
 
     reference: int
@@ -234,6 +275,7 @@ class _Placement:
         self, views: list[_View], size: tuple[int, int], motion: Motion, steps: _Steps
     ) -> None:
         self.views, self.size, self.motion, self.steps = views, size, motion, steps
+        self.reasons: dict[int, str] = {}
 
     @property
     def kept(self) -> list[int]:
@@ -266,6 +308,18 @@ class _Placement:
             self.pairs, self.transforms, self.reference, self.size, self.motion
         )
         self.still = self._which_are_still(lambda link: float(np.sqrt(link.variance)))
+
+    def hold_still(self) -> float:
+        """Decide that no frame moves if what is sharp does not, see stillness.moves.
+
+        Returns:
+            By how many px a frame seemed to move; 0 if frames do move, or none seemed to.
+        """
+        levels = [view.levels()[0] for view in self.views]
+        if all(self.still) or moves(levels, self.transforms, self.size, self.motion):
+            return 0.0
+        self.still = [True] * len(self.still)
+        return max(farthest(m, self.size) for m in self.transforms if m is not None)
 
     def _compare_all(self, compare: Callable[[Key], Pair], keys: list[Key]) -> Pairs:
         return dict(zip(keys, self.steps.run(compare, keys)))
@@ -300,10 +354,44 @@ class _Placement:
             for link, matrix in zip(self.chain, self.transforms)
         ]
 
-    def gains(self) -> np.ndarray:
-        """(N, C), see exposure.match."""
+    def exposures(self, finer: Callable[[int], Tiles], wanted: int | None) -> Exposures:
+        """Find the exposures, and leave out frames that cannot be matched; see exposure.match.
+
+        If the reference is one of them, the frame whose exposure the others get takes its place.
+
+        Args:
+            finer: as of exposure.match.
+            wanted: the reference that was asked for, which is kept; None: none was.
+        """
         tiles = [view.tiles for view in self.views]
-        return match(tiles, self.pairs, self.transforms, self.reference)
+        found = match(tiles, self.pairs, self.transforms, self.reference, finer)
+        if self.reference in found.unmatched and wanted is None:
+            self.place_on(found.like)
+        for k, why in found.unmatched.items():
+            if k != self.reference:
+                self.leave_out(k, why)
+                found.gains[k] = 1
+        return found
+
+    def place_on(self, reference: int) -> None:
+        """Make another frame the reference."""
+        inverse = np.linalg.inv(self._transform(reference))
+        self.reference = reference
+        self.transforms = [None if m is None else m @ inverse for m in self.transforms]
+        # What was still stays so only if the new reference was.
+        moves = not self.still[reference]
+        self.still = [k == reference or (s and not moves) for k, s in enumerate(self.still)]
+
+    def leave_out(self, k: int, why: str) -> None:
+        """Leave out a frame that was placed.
+
+        Args:
+            k: index.
+            why: in words that follow the name of the frame.
+        """
+        self.reasons[k] = why
+        self.chain[k] = self.transforms[k] = None
+        self.pairs = {key: pair for key, pair in self.pairs.items() if k not in key}
 
     def fields(self) -> Fields:
         """See parallax.refine; without fields that hardly move frames that are not moved."""
@@ -321,7 +409,7 @@ class _Placement:
         """{index: why} of the frames that are left out."""
         unfit = "does not fit the reference: it shows another scene or is too blurred"
         return {
-            k: "shows no detail" if self.views[k].plain else unfit
+            k: "shows no detail" if self.views[k].plain else self.reasons.get(k, unfit)
             for k, matrix in enumerate(self.transforms)
             if matrix is None
         }

@@ -245,21 +245,50 @@ def _step(
         flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
         borderMode=cv2.BORDER_REPLICATE,
     )
-    rows, columns = ((side - 2 * MARGIN) // BLOCK for side in (height, width))
-    y, x = np.mgrid[:rows, :columns].reshape(2, -1) * BLOCK + (BLOCK - 1) / 2 + MARGIN
+    x, y = _centres(a.shape)
     there = local @ np.stack([x, y, np.ones_like(x)])
     room = np.array([[b.shape[1] - 1], [b.shape[0] - 1]]) - BLOCK / 2
     inside = ((there >= BLOCK / 2) & (there <= room)).all(0)
     if inside.sum() < LEAST_BLOCKS:
         return None
-    normal, right, energy, common, most = block_equations(a, warped, inside)
-    x, y = x[inside], y[inside]
+    return *motion_of_blocks(a, warped, factor, inside, size, motion), int(inside.sum())
+
+
+def _centres(shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """(n,) x and (n,) y of the centres of the blocks of a picture of `shape` (height, width)."""
+    rows, columns = ((side - 2 * MARGIN) // BLOCK for side in shape)
+    y, x = np.mgrid[:rows, :columns].reshape(2, -1) * BLOCK + (BLOCK - 1) / 2 + MARGIN
+    return x, y
+
+
+def motion_of_blocks(
+    a: np.ndarray,
+    b: np.ndarray,
+    factor: int,
+    inside: np.ndarray,
+    size: tuple[int, int],
+    motion: Motion,
+) -> tuple[np.ndarray, np.ndarray, float]:
+    """The small motion between two pictures, from some of their blocks.
+
+    Args:
+        a, b: (h, w) float32 of one level.
+        factor: of the level.
+        inside: bool, which of the blocks, row by row, to take.
+        size: (height, width) of the frames, px.
+        motion: of the transform.
+    Returns:
+        parameters (P,), their covariance (P, P), likeness.
+    """
+    height, width = a.shape
+    normal, right, energy, common, most = block_equations(a, b, inside)
+    x, y = (places[inside] for places in _centres(a.shape))
     centre, radius = frame_of(size)
     full = (np.stack([x, y]) * factor + (factor - 1) / 2 - centre[:, None]) / radius
     jacobian = offsets(full[0], full[1], motion) / factor  # px of the level
     cluster = (y * CLUSTERS / height).astype(int) * CLUSTERS + (x * CLUSTERS / width).astype(int)
     alike = common.sum() / max(most.sum(), np.finfo(float).tiny)
-    return *_solve(normal, right, energy, jacobian, cluster), alike, int(inside.sum())
+    return *_solve(normal, right, energy, jacobian, cluster), float(alike)
 
 
 def block_equations(
@@ -283,7 +312,7 @@ def block_equations(
         cv2.Laplacian(mean, -1, borderType=cv2.BORDER_REPLICATE),
         difference,
     )
-    samples = np.stack([_blocks(plane)[inside] for plane in planes], -1)  # (n, 64, 5)
+    samples = np.stack([blocks_of(plane)[inside] for plane in planes], -1)  # (n, 64, 5)
     # Eliminate the offset. A matrix product is ten times as fast as `mean`.
     samples -= np.full((1, BLOCK**2), 1 / BLOCK**2, np.float32) @ samples
     products = (samples.transpose(0, 2, 1) @ samples).astype(np.float64)  # (n, 5, 5)
@@ -298,7 +327,7 @@ def block_equations(
     return rest[:, :2, :2], -rest[:, :2, 2], np.maximum(rest[:, 2, 2], 0), power - change, most
 
 
-def _blocks(plane: np.ndarray) -> np.ndarray:
+def blocks_of(plane: np.ndarray) -> np.ndarray:
     """(h, w) to (blocks, BLOCK^2), without the margin and incomplete blocks at the end."""
     rows, columns = ((side - 2 * MARGIN) // BLOCK for side in plane.shape)
     inner = plane[MARGIN : MARGIN + rows * BLOCK, MARGIN : MARGIN + columns * BLOCK]

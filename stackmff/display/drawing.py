@@ -6,6 +6,8 @@ import cv2
 import numpy as np
 from PIL import Image, ImageCms
 
+from stackmff.images.levels import Levels
+
 ERROR_GAIN = 10  # an error of a tenth of white is yellow
 
 
@@ -71,13 +73,19 @@ def training_panel(
     return np.vstack([np.hstack(row) for row in rows])
 
 
-def reduced(picture: np.ndarray, side: int, profile: bytes | None = None) -> np.ndarray:
+def reduced(
+    picture: np.ndarray,
+    side: int,
+    profile: bytes | None = None,
+    levels: Levels | None = None,
+) -> np.ndarray:
     """Make a small copy of a picture for screens.
 
     Args:
         picture: (H, W, C) uint8 or uint16, C as in images/formats.py; alpha is dropped.
         side: longest side of the copy, px. Smaller pictures keep their size.
         profile: ICC profile of the picture; None: sRGB.
+        levels: of its stack, to which it is stretched; None: it is not.
     Returns:
         (h, w, 3) uint8 sRGB, never a view of the picture.
     """
@@ -88,6 +96,8 @@ def reduced(picture: np.ndarray, side: int, profile: bytes | None = None) -> np.
         size = (max(1, round(width * scale)), max(1, round(height * scale)))
         picture = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
     picture = picture.reshape(*picture.shape[:2], -1)[..., :colours]
+    if levels is not None:
+        picture = levels.shown(picture)
     if picture.dtype == np.uint16:
         picture = np.round(picture / np.float32(257)).astype(np.uint8)
     if profile is not None:

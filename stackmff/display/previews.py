@@ -20,6 +20,7 @@ from stackmff.files import atomic_path
 from stackmff.images.colour import luma
 from stackmff.images.formats import write_picture
 from stackmff.images.frame_store import release
+from stackmff.images.levels import Levels
 
 MAP_SIDE = 1600  # px, longest side of a focus map's preview
 RELIEF_SIDE = 1000  # px, longest side of the copy that is drawn as a relief
@@ -56,11 +57,13 @@ class FrameInfo:
         names: of the N frames; None: they are numbered from 1.
         kept: indices of the frames that were fused; None: all.
         profile: ICC profile of the pictures; None: sRGB.
+        levels: of a dim stack, which is shown stretched; None: it is shown as it is.
     """
 
     names: Sequence[str] | None = None
     kept: Sequence[int] | None = None
     profile: bytes | None = None
+    levels: Levels | None = None
 
 
 def certainty(confidence: np.ndarray | None, n_frames: int) -> np.ndarray | np.float32:
@@ -182,26 +185,30 @@ def _ticks(
     return [(k, labels[k]) for k in shown]
 
 
-def sharpest_frame(frames: np.ndarray, kept: Iterable[int] | None = None) -> int:
+def sharpest_frame(
+    frames: np.ndarray, kept: Iterable[int] | None = None, levels: Levels | None = None
+) -> int:
     """The index of the frame that shows the most in focus, at the size of a screen.
 
     Args:
         frames: (N, H, W, C) uint8 or uint16. The memory of a numpy.memmap is released after each
             frame.
         kept: indices of the frames to choose from; None: all.
+        levels: of a dim stack; None: it is taken as it is.
     """
 
     def sharp(index: int) -> float:
-        value = sharpness(frames[index])
+        value = sharpness(frames[index], levels)
         release(frames)
         return value
 
     return max(range(len(frames)) if kept is None else kept, key=sharp)
 
 
-def sharpness(frame: np.ndarray) -> float:
+def sharpness(frame: np.ndarray, levels: Levels | None = None) -> float:
     """Mean absolute Laplacian of the luma of a small copy of a frame (H, W, C)."""
-    return float(np.abs(cv2.Laplacian(luma(reduced(frame, SHARPEST_SIDE)), cv2.CV_32F)).mean())
+    small = luma(reduced(frame, SHARPEST_SIDE, levels=levels))
+    return float(np.abs(cv2.Laplacian(small, cv2.CV_32F)).mean())
 
 
 def sweep(
@@ -236,9 +243,9 @@ def sweep(
     places = np.linspace(0, len(kept) - 1, min(len(kept), SWEEP_FRAMES)).round().astype(int)
     pictures = []
     for place in places:
-        pictures.append(reduced(frames[kept[place]], side, info.profile))
+        pictures.append(reduced(frames[kept[place]], side, info.profile, info.levels))
         release(frames)
-    pictures.append(reduced(fused, side, info.profile))
+    pictures.append(reduced(fused, side, info.profile, info.levels))
     labels = [f"{kept[place] + 1} of {len(frames)}" for place in places] + ["all in focus"]
     count = len(places)
     order = [*range(count), *range(count - 2, -1, -1), count]
@@ -332,7 +339,8 @@ def write_previews(
     # Finer than the relief, so that certain pixels decide; at full size it would take much memory.
     focus_map, confidence = _small_maps(fused, 2 * RELIEF_SIDE)
     sure = certainty(confidence, len(frames))
-    drawn = relief(focus_map, fused.picture, sure, first_is_near, RELIEF_SIDE, info.profile)
+    texture = fused.picture if info.levels is None else info.levels.shown(fused.picture)
+    drawn = relief(focus_map, texture, sure, first_is_near, RELIEF_SIDE, info.profile)
     write_picture(files[1], drawn)
     sweep(frames, fused.picture, files[2], info=info)
     return files

@@ -112,7 +112,7 @@ def make_card(
         info: what else is known of the frames; None: nothing.
     """
     info = info or FrameInfo()
-    index = sharpest_frame(frames, info.kept)
+    index = sharpest_frame(frames, info.kept, info.levels)
     height, width = fused.picture.shape[:2]
     return Card(
         name,
@@ -133,8 +133,8 @@ def _card_pictures(
 ) -> dict[str, EmbeddedPicture]:
     """The pictures of a card; `index` is that of the frame to compare with."""
     pictures = {
-        "before": _embedded(reduced(frames[index], PAIR_SIDE, info.profile)),
-        "after": _embedded(reduced(fused.picture, PAIR_SIDE, info.profile)),
+        "before": _embedded(reduced(frames[index], PAIR_SIDE, info.profile, info.levels)),
+        "after": _embedded(reduced(fused.picture, PAIR_SIDE, info.profile, info.levels)),
     }
     release(frames)
     if fused.focus_map is not None:

@@ -21,6 +21,8 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 Metric = Callable[[np.ndarray, np.ndarray, float], float]  # (fused, answer, peak) to a score
 
+FLOAT_STEPS = 255  # of the answers that training reads as floats
+
 SSIM_WINDOW = 11  # px: scikit-image's Gaussian of sigma 1.5, truncated at 3.5 sigma
 SSIM_K1, SSIM_K2 = 0.01, 0.03  # of SSIM's constants (K white)^2
 MS_SSIM_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # of the scales, the finest first
@@ -36,9 +38,16 @@ def _difference(fused: np.ndarray, answer: np.ndarray, peak: float) -> np.ndarra
 
 
 def psnr(fused: np.ndarray, answer: np.ndarray, peak: float) -> float:
-    """Peak signal to noise ratio in dB; infinite for equal pictures."""
+    """Peak signal to noise ratio in dB, at most that of an answer against its own rounding.
+
+    No error below that of the quantisation can be told, and infinity for equal pictures would ruin
+    every mean. So the least mean squared error is step^2 / 12, that of values rounded to steps,
+    which gives 58.92 dB for 8 bits and 107.12 dB for 16; floats count as rounded to 8 bits.
+    """
+    step = 1 / (peak if peak > 1 else FLOAT_STEPS)
     with np.errstate(divide="ignore"):
-        return float(peak_signal_noise_ratio(answer, fused, data_range=peak))
+        found = float(peak_signal_noise_ratio(answer, fused, data_range=peak))
+    return min(found, float(10 * np.log10(12 / step**2)))
 
 
 def ssim(fused: np.ndarray, answer: np.ndarray, peak: float) -> float:

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from stackmff.errors import StackError
 from stackmff.evaluation.indices import index_scores
 from stackmff.evaluation.matching import Scene
-from stackmff.evaluation.metrics import score
+from stackmff.evaluation.metrics import score, to_gray
 from stackmff.images.colour import luma
 from stackmff.images.folders import list_frames
 from stackmff.images.formats import read_picture
@@ -38,7 +38,12 @@ def without_alpha(picture: np.ndarray) -> np.ndarray:
 
 
 def check_pair(
-    fused: np.ndarray, truth: np.ndarray, result: Path, other: Path, what_it_is: str = "answer"
+    fused: np.ndarray,
+    truth: np.ndarray,
+    result: Path,
+    other: Path,
+    what_it_is: str = "answer",
+    gray: bool = False,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Two pictures without alpha, if they can be compared.
 
@@ -46,23 +51,34 @@ def check_pair(
         fused, truth: (H, W, C) uint8 or uint16.
         result, other: their files.
         what_it_is: what the error calls the second one.
+        gray: the lumas are compared, so one of them may be grey.
     Returns:
-        Two arrays (H, W, C) of one shape and dtype, C = 1 or 3.
+        Two arrays (H, W, C) of one shape and dtype, C = 1 or 3; 8 bits beside 16 are scaled to 16,
+        and a colour picture beside a grey one is converted to it.
     Raises:
-        StackError: they differ in size, bit depth or colour.
+        StackError: they differ in size or, unless `gray`, in colour.
     """
     fused, truth = without_alpha(fused), without_alpha(truth)
+    if fused.dtype != truth.dtype:
+        fused, truth = in_16_bits(fused), in_16_bits(truth)
+    if gray and fused.shape[2] != truth.shape[2]:
+        fused, truth = to_gray(fused)[..., None], to_gray(truth)[..., None]
     for what, told in (
         ("size", lambda picture: f"{picture.shape[1]}x{picture.shape[0]}"),
-        ("bit depth", lambda picture: f"{8 * picture.dtype.itemsize} bit"),
         ("colour", lambda picture: "grey" if picture.shape[2] == 1 else "colour"),
     ):
         if told(fused) != told(truth):
             raise StackError(
                 f"{result} is {told(fused)}, its {what_it_is} {other} is {told(truth)}: save the "
                 f"result in the {what} of its stack"
+                + (", or compare lumas with --gray" if what == "colour" else "")
             )
     return fused, truth
+
+
+def in_16_bits(picture: np.ndarray) -> np.ndarray:
+    """A picture of uint8 or uint16 as uint16; 255 becomes 65535."""
+    return picture if picture.dtype == np.uint16 else picture * np.uint16(257)
 
 
 def register(fused: np.ndarray, answer: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -200,19 +216,20 @@ def score_task(task: Task, how: Scoring) -> dict[str, float]:
 
 
 def compared_pair(
-    picture: np.ndarray, place: Path, answer: Path, registered: bool
-) -> tuple[np.ndarray, np.ndarray]:
-    """A picture and its answer as they are compared, see `check_pair` and `register`."""
-    fused, truth = check_pair(picture, read_picture(answer), place, answer)
-    return register(fused, truth) if registered else (fused, truth)
+    picture: np.ndarray, place: Path, answer: Path, registered: bool, gray: bool = False
+) -> tuple[np.ndarray, np.ndarray, int]:
+    """A picture and its answer as they are compared, see `check_pair` and `register`, and the value
+    of white in them."""
+    fused, truth = check_pair(picture, read_picture(answer), place, answer, gray=gray)
+    white = int(np.iinfo(truth.dtype).max)
+    return *(register(fused, truth) if registered else (fused, truth)), white
 
 
 def score_by_answer(
     picture: np.ndarray, place: Path, answer: Path, how: Scoring
 ) -> dict[str, float]:
     """The scores of a picture (H, W, C), read from `place`, against the file of its answer."""
-    white = int(np.iinfo(picture.dtype).max)
-    fused, truth = compared_pair(picture, place, answer, how.registered)
+    fused, truth, white = compared_pair(picture, place, answer, how.registered, how.gray)
     return score(fused, truth, white, how.gray, how.optional)
 
 
@@ -222,6 +239,7 @@ def score_by_frames(
     """The indices `names` of a picture (H, W, C), read from `place`, against its frames."""
     frames = without_alpha(_frames_of(scene))
     fused, _ = check_pair(picture, frames[0], place, _stack_of(scene), "stack")
+    frames = frames if frames.dtype == fused.dtype else in_16_bits(frames)
     return index_scores(fused, frames, int(np.iinfo(frames.dtype).max), names)
 
 

@@ -303,7 +303,7 @@ class BatchJob:
         for note in result["notes"]:
             self.tell(note)
         slabs = [] if files.slabs is None else sorted(files.slabs.glob("slab_*.tif"))
-        self.record.write(wanted, result, [*self.results(files), *slabs])
+        self.record.write(wanted, result, [*self.results(files), *slabs], self.source)
 
     def tell(self, note: str) -> None:
         """Print a note on this stack, unless none are wanted."""
@@ -393,6 +393,8 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
     targets = result_folders(batch.stack_basedir_path, datasets, output.output_dir)
     engine = make_engine(options.fuse.engine, needing_weights(options.fuse, output.confidence))
     jobs = make_jobs(options, datasets, targets)
+    for job in () if output.overwrite else jobs:
+        job.record.check_source(job.source, "--output_dir")
     for target in targets.values():
         make_folder(target / "records")
     if world > 1:

@@ -10,8 +10,14 @@ import numpy as np
 from stackmff.alignment.geometry import Alignment, covered
 from stackmff.fusion.engines import Engine, weigh
 from stackmff.images.frame_store import release, window
+from stackmff.images.levels import levels_of
 
 LEAST_WEIGHT = 1e-3  # of all frames that cover a pixel; below it they share it evenly
+BRIGHTER = 0.9  # gain below which a frame was so much brighter that what it clips shows
+CLIPPED = 0.98  # of white
+EXCEEDED = 1.04  # times what a clipped pixel came to: another frame shows that it is more
+CLIP_REACH = 5  # px; side of the square by which clipped areas grow, and fade
+CLIPPED_WEIGHT = 1e-3  # what is left of the weight of a clipped pixel, for where all are clipped
 
 
 @dataclass
@@ -140,6 +146,7 @@ class WeightsBlend:
         # After the channels the expected frame and the largest weight.
         self.planes = channels + 2 * mixture.maps
         self.scale = _frame_scale(count)
+        self.levels = levels_of(frames)
         tilt = np.float32(mixture.tilt)
         self.factors = np.exp(tilt * np.linspace(0, 1, count, dtype=np.float32))
         self.fused = _empty(frames, mixture, confident=True)
@@ -147,7 +154,8 @@ class WeightsBlend:
     def run(self, engine: Engine, place: Place, used: Used) -> np.ndarray:
         """Fuse a tile; (planes, h', w') float32 of its used part."""
         tile = window(self.frames, *place, self.distinct)  # (N, h, w, C)
-        weights = weigh(engine, tile)[:, *used]  # (N, h', w')
+        weights = weigh(engine, tile, self.levels)[:, *used]  # (N, h', w')
+        self.dampen(weights, tile, used)
         self.settle(weights, place, used)
         tile = tile[:, *used]
         out = np.zeros((self.planes, *weights.shape[1:]), np.float32)
@@ -161,6 +169,30 @@ class WeightsBlend:
         if self.mixture.maps:
             weights.max(0, out=out[-1])
         return out
+
+    def dampen(self, weights: np.ndarray, tile: np.ndarray, used: Used) -> None:
+        """Take weight from clipped pixels of frames that were brighter than the others.
+
+        Such a frame was darkened to their exposure. Where it was white it is now a flat grey, which
+        never is what the scene looks like.
+
+        Args:
+            weights: (N, h', w') of the used part, changed.
+            tile: (N, h, w, C) of the frames in `distinct`.
+            used: see `run`.
+        """
+        if self.mixture.alignment is None:
+            return
+        gains = self.mixture.alignment.gains[self.distinct]
+        dark = gains.min(1) < BRIGHTER
+        if not dark.any():
+            return
+        if dark.all():
+            return
+        others = tile[~dark].max(0)
+        for k in np.flatnonzero(dark):
+            weights[k] *= clear_of_clipping(tile[k], gains[k], others)[used]
+        weights /= weights.sum(0)
 
     def settle(self, weights: np.ndarray, place: Place, used: Used) -> None:
         """Tilt weights (N, h', w'), and share out what frames have where they cover nothing."""
@@ -196,6 +228,26 @@ class WeightsBlend:
             self.fused.confidence[rows] = _rounded(band[-1], 255, np.uint8)
 
 
+def clear_of_clipping(frame: np.ndarray, gains: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """How much of its weight each pixel of a darkened frame keeps.
+
+    Args:
+        frame: (h, w, C).
+        gains: (1,) or (3,), the factors by which it was darkened.
+        others: (h, w, C), the largest values of the frames that were not.
+    Returns:
+        (h, w) float32, from 1 to CLIPPED_WEIGHT where a channel was clipped and others show that it
+        would be brighter.
+    """
+    limit = CLIPPED * gains * np.iinfo(frame.dtype).max
+    colours = slice(len(gains))
+    clipped = (frame[..., colours] >= limit) & (others[..., colours] > EXCEEDED * limit)
+    grown = cv2.dilate(
+        clipped.any(-1).astype(np.float32), np.ones((CLIP_REACH, CLIP_REACH), np.uint8)
+    )
+    return 1 - (1 - np.float32(CLIPPED_WEIGHT)) * cv2.blur(grown, (CLIP_REACH, CLIP_REACH))
+
+
 class FrameWeights:
     """Keeps the weights of the frames themselves, for those who mix other data of the same stack.
 
@@ -213,7 +265,8 @@ class FrameWeights:
     def run(self, engine: Engine, place: Place, used: Used) -> np.ndarray:
         """The weights of a tile; (frames that are not copies, h', w') float32 of its used part."""
         tile = window(self.blend.frames, *place, self.distinct)
-        weights = weigh(engine, tile)[:, *used].copy()
+        weights = weigh(engine, tile, self.blend.levels)[:, *used].copy()
+        self.blend.dampen(weights, tile, used)
         self.blend.settle(weights, place, used)
         return weights
 
@@ -234,13 +287,17 @@ class LumaBlend:
         self.frames, self.mixture = frames, mixture
         self.distinct = mixture.frames_used(len(frames))  # the published network sees copies too
         self.scale = _frame_scale(len(frames))
+        self.levels = levels_of(frames)
         self.fused = _empty(frames, mixture, confident=False)
 
     def run(self, engine: Engine, place: Place, used: Used) -> np.ndarray:
         """Fuse a tile; (1, h', w') float32 luma of its used part."""
         tile = window(self.frames, *place, self.distinct)  # (N, h, w, C)
         codes = np.stack([_split_luma(frame)[0] for frame in tile])  # (N, h, w)
-        return engine((codes / np.float32(np.iinfo(codes.dtype).max))[None])[0][:, *used].copy()
+        lumas = codes / np.float32(np.iinfo(codes.dtype).max)
+        if self.levels is None:
+            return engine(lumas[None])[0][:, *used].copy()
+        return self.levels.restored(engine(self.levels.stretched(lumas)[None])[0][:, *used])
 
     def finish(self, band: np.ndarray, top: int) -> None:
         """Round the finished rows (1, h, W) and give them colour."""

@@ -21,6 +21,7 @@ from stackmff.images.folders import clash, list_frames, stack_name
 from stackmff.images.formats import PICTURE_SUFFIXES, result_suffix, same_format
 from stackmff.images.stack_files import FramePath
 from stackmff.options import Options, add_options, option, parse
+from stackmff.records import Record
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,10 @@ class OutputOptions(Options):
         help="apply the brush strokes of this file, saved from the page in the browser: they show "
         "one frame instead of the mixture",
         metavar="FILE",
+    )
+    overwrite: bool = option(
+        False,
+        help="without --output, also replace the result of another folder of the same name",
     )
     alignment: AlignmentFiles = AlignmentFiles()
 
@@ -178,13 +183,21 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
     output = choose_output(parser, stack_path, wanted.output, options.format.out_format, paths)
     files = choose_files(output, wanted, options.choices.slab is not None)
     check_places(parser, files, stack_path)
+    # A name that the user gave is the user's own to replace.
+    record = Record(output.parent, output.stem) if wanted.output is None else None
+    if record is not None and not wanted.overwrite:
+        record.check_source(stack_path, "--output")
     if messages.verbose:
         print(*(path.name for path in paths), sep="\n")
     engine = make_engine(options.engine, needing_weights(options, wanted.confidence))
     for path in files.wanted():
         make_folder(path.parent)
     read = partial(read_for, files.picture, paths, options)
+    if record is not None:
+        record.remove()
     result = fuse_files(read, engine, files, options, shown=not messages.quiet)
+    if record is not None:
+        record.write({}, result, [files.picture], stack_path)
     if messages.quiet:
         return
     for note in result["notes"]:

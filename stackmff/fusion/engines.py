@@ -12,6 +12,7 @@ import numpy as np
 from stackmff.errors import StackError
 from stackmff.files import parse_json, sha256
 from stackmff.images.colour import chroma, luma
+from stackmff.images.levels import Levels
 from stackmff.machine import (
     available_cores,
     finds_gpu,
@@ -75,9 +76,21 @@ def out_of_memory(shape: Sequence[int], where: object) -> StackError:
     )
 
 
-def weigh(engine: Engine, frames: np.ndarray) -> np.ndarray:
-    """The weights (N, h, w) float32 that an engine gives the frames (N, h, w, C) of a tile."""
-    return engine(luma(frames)[None], chroma(frames)[None] if engine.colour else None)[0]
+def weigh(engine: Engine, frames: np.ndarray, levels: Levels | None = None) -> np.ndarray:
+    """The weights that an engine gives the frames of a tile.
+
+    Args:
+        engine: of a network that weighs frames.
+        frames: (N, h, w, C).
+        levels: of their stack; None: they are weighed as they are.
+    Returns:
+        (N, h, w) float32.
+    """
+    lumas, chromas = luma(frames), chroma(frames) if engine.colour else None
+    if levels is not None:
+        lumas = levels.stretched(lumas)
+        chromas = None if chromas is None else levels.stretched_chroma(chromas)
+    return engine(lumas[None], None if chromas is None else chromas[None])[0]
 
 
 class TorchEngine:

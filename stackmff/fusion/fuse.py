@@ -167,10 +167,10 @@ def mixture_at(
     use = mixture.frames_used(len(frames))
     place = _window_around(frames.shape[1:3], x, y)
     top, _, left, _ = place
-    weights = weigh(engine, window(frames, *place, use))
-    weights = weights[:, y - top : y - top + 1, x - left : x - left + 1].copy()
     # Copies of frames are not looked for: that would read the whole stack.
     blend = WeightsBlend(frames, mixture, use)
+    weights = weigh(engine, window(frames, *place, use), blend.levels)
+    weights = weights[:, y - top : y - top + 1, x - left : x - left + 1].copy()
     blend.settle(weights, (y, y + 1, x, x + 1), (slice(0, 1), slice(0, 1)))
     shares = np.zeros(len(frames), np.float32)
     shares[use] = weights[:, 0, 0]

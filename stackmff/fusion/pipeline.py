@@ -22,6 +22,7 @@ from stackmff.fusion.options import ChoiceOptions, EngineOptions, FuseOptions
 from stackmff.fusion.retouch import apply_strokes, load_strokes
 from stackmff.images.formats import loses, to_8_bits, write_picture
 from stackmff.images.frame_store import release
+from stackmff.images.levels import levels_of, told_levels
 from stackmff.images.metadata import Metadata
 from stackmff.images.stack import Stack, read_stack
 from stackmff.images.stack_files import FramePath
@@ -134,7 +135,8 @@ def fuse_read(
         StackError: the frames cannot be aligned or fused.
     """
     frames, names = stack.frames, [path.name for path in stack.paths]
-    notes, alignment, order = list(stack.notes), None, list(range(len(names)))
+    notes, alignment = [*stack.notes, *told_levels(frames)], None
+    order = list(range(len(names)))
     if options.alignment.align != "off":
         alignment = _align(frames, names, options, save, known, shown)
         notes += decisions(alignment, names)
@@ -307,6 +309,7 @@ def decisions(alignment: Alignment, names: Sequence[str]) -> list[str]:
             f"parts of {len(alignment.fields)} frames were moved against one another, by "
             f"{most:.1f} px at most"
         )
+    notes += alignment.notes
     gains = alignment.gains[alignment.kept]
     if (gains != 1).any():
         notes.append(
@@ -405,7 +408,7 @@ def show(
     if made.area is not None:
         top, bottom, left, right = made.area
         frames = frames[:, top:bottom, left:right]
-    info = FrameInfo(names, kept, stack.metadata.profile)
+    info = FrameInfo(names, kept, stack.metadata.profile, levels_of(stack.frames))
     stem = files.picture.stem
     if files.previews is not None:
         write_previews(files.previews, stem, frames, fused, info, first_is_near)

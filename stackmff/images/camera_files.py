@@ -10,8 +10,11 @@ from PIL import Image
 from stackmff.errors import StackError
 from stackmff.images.metadata import Metadata, exif_for
 
-HEIF_SUFFIXES = (".heic", ".heif")
-RAW_SUFFIXES = (".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf", ".pef")
+HEIF_SUFFIXES = (".heic", ".heif", ".hif")
+RAW_SUFFIXES = (
+    ".dng", ".cr2", ".cr3", ".nef", ".nrw", ".arw", ".orf", ".rw2", ".rwl", ".raf", ".pef", ".srw",
+    ".3fr", ".iiq", ".x3f",
+)  # fmt: skip
 LIBRAW_TURNS = {3: 3, 5: 8, 6: 6}  # LibRaw's code of a rotation: EXIF's orientation
 HEIF_STARTS = tuple(b"ftyp" + brand for brand in (b"heic", b"heix", b"hevc", b"heim", b"mif1"))
 

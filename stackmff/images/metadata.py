@@ -19,6 +19,12 @@ from PIL import TiffImagePlugin, TiffTags
 from stackmff.images.xmp import xmp_for
 
 ORIENTATION, EXIF_IFD, GPS_IFD = 0x0112, 0x8769, 0x8825
+DESCRIPTION = 0x010E
+# Keys of ImageJ's description that say how the planes of a file belong together.
+OF_PLANES = {
+    b"images", b"slices", b"channels", b"frames", b"hyperstack", b"mode", b"loop", b"spacing",
+    b"finterval", b"fps", b"axes",
+}  # fmt: skip
 WIDTH, HEIGHT = 0xA002, 0xA003  # PixelXDimension and PixelYDimension, in the EXIF IFD
 
 Directory = TiffImagePlugin.ImageFileDirectory_v2
@@ -127,6 +133,11 @@ def exif_for(
                 inner = _loaded(source, head, first[tag], ALL - DROPPED, tag)
                 carried[tag] = _copy(inner, order, tag)
         first = _copy(first, order)
+        if DESCRIPTION in first:
+            text = description_for(first.pop(DESCRIPTION))
+            if text:
+                first.tagtype[DESCRIPTION] = TiffTags.ASCII
+                first[DESCRIPTION] = text
         first[ORIENTATION] = 1
         if EXIF_IFD in carried:
             for tag, side in ((WIDTH, width), (HEIGHT, height)):
@@ -135,6 +146,26 @@ def exif_for(
         return HEADS[order] + _together(first, carried)
     except DAMAGED:
         return None
+
+
+def description_for(text: str | bytes) -> bytes:
+    """The description of a TIFF file as it is true of a single picture made from it.
+
+    Programs for microscopes store there how the planes of a file belong together. Of ImageJ's lines
+    only those on values and units are kept; what tifffile and OME store is about planes alone.
+
+    Returns:
+        The text, empty if nothing remains.
+    """
+    text = text.encode("latin-1", "replace") if isinstance(text, str) else text
+    text = text.rstrip(b"\0")
+    if text.startswith(b'{"shape"') or b"<OME " in text:
+        return b""
+    if text.startswith(b"ImageJ="):
+        lines = text.splitlines()
+        kept = [line for line in lines if line.split(b"=")[0] not in OF_PLANES]
+        return b"\n".join(kept) + b"\n" if len(kept) > 1 else b""
+    return text
 
 
 def _loaded(

@@ -18,17 +18,19 @@ from stackmff.errors import StackError
 from stackmff.images.colour import cmyk_to_rgb
 from stackmff.images.decoded import CMYK_NOTE, Decoded
 from stackmff.images.metadata import (
+    DESCRIPTION,
     EXIF_IFD,
     GPS_IFD,
     ORIENTATION,
     Metadata,
+    description_for,
     exif_for,
     tiff_directory,
     tiff_tags,
 )
 
 TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # of 32 and 64 bits, in either byte order
-MAKE, XMP, ICC_PROFILE = 271, 700, 34675  # tags
+MAKE, SOFTWARE, XMP, ICC_PROFILE = 271, 305, 700, 34675  # tags
 BITS_PER_SAMPLE = 258
 MOST_PAGES = 10_000  # each takes a fraction of a millisecond, before anything is decoded
 X_RESOLUTION, Y_RESOLUTION, RESOLUTION_UNIT = 282, 283, 296
@@ -68,7 +70,7 @@ def _decode(source: BinaryIO, path: object, index: int | None) -> Decoded:
         numbers = (ORIENTATION, XMP, ICC_PROFILE, EXIF_IFD, GPS_IFD, MAKE)
         tags = {number: page.tags[number].value for number in numbers if number in page.tags}
         exif = None
-        if {EXIF_IFD, GPS_IFD, MAKE} & set(tags):
+        if {EXIF_IFD, GPS_IFD, MAKE} & set(tags) or _says_more(page):
             exif = exif_for(source, page.imagewidth, page.imagelength, page.offset)
     if samples.size == 0:
         raise StackError(f"{path} is cut short: export or copy it again")
@@ -292,6 +294,16 @@ def _extra_tags(
     # pointer, see _append_directories.
     extra += [(code + 1, LONG, 1, 0, True) for code in directories]
     return extra
+
+
+def _says_more(page: tifffile.TiffPage) -> bool:
+    """Whether a page has a description, a program or a resolution that is worth carrying over."""
+    tags = page.tags
+    texts = {number: tags[number].value for number in (DESCRIPTION, SOFTWARE) if number in tags}
+    described = description_for(texts.get(DESCRIPTION, b""))
+    program = texts.get(SOFTWARE, "")
+    sized = X_RESOLUTION in tags and tags[X_RESOLUTION].value not in ((1, 1), (0, 1), (0, 0))
+    return bool(described or sized or (program and program != "tifffile.py"))
 
 
 def _append_directories(buffer: io.BytesIO, directories: dict[int, Any]) -> None:

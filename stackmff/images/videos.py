@@ -13,7 +13,7 @@ import numpy as np
 
 from stackmff.errors import StackError
 
-VIDEO_SUFFIXES = (".mp4", ".mov", ".avi", ".mkv", ".webm")
+VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mts")
 
 # OpenCV reads this once, before the first video: the StackError says enough.
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")

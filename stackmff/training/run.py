@@ -229,7 +229,10 @@ class Run:
         self.average.network.load_state_dict(checkpoint["network"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.epoch, self.step = checkpoint["epoch"], checkpoint["step"]
-        self.step_in_epoch, self.best = state["step_in_epoch"], state["best"]
+        # Earlier versions scored an exact stack as infinite, which nothing surpasses.
+        best = state["best"]
+        self.best = -float("inf") if best == float("inf") else best
+        self.step_in_epoch = state["step_in_epoch"]
         self.validation = checkpoint["validation"]
         set_random_states(state["random"])
         self.last_is_whole = checkpoint.get("file") == LAST

@@ -31,6 +31,7 @@ from stackmff.fusion.retouch import (
 )
 from stackmff.images.formats import to_8_bits, write_picture
 from stackmff.images.frame_store import release
+from stackmff.images.levels import levels_of
 from stackmff.webapp.result_files import ResultFiles, decode_metadata, load_record
 
 TILE = 512  # px
@@ -64,6 +65,7 @@ class ShownResult:
         shape = tuple(record.shape)
         self.frames = np.memmap(self.files.frames, np.dtype(record.dtype), "r", 0, shape)
         self.height, self.width = shape[1:3]
+        self.levels = levels_of(self.frames)
         self.fused = np.load(self.files.fused, mmap_mode="r")
         self.focus_map = np.load(self.files.focus_map, mmap_mode="r")
         self.confidence: np.ndarray | None = None
@@ -153,7 +155,7 @@ class ShownResult:
         if layer == "confidence":
             sure = np.broadcast_to(certainty(part, len(self.kept)), part.shape)[..., None]
             return np.round(UNSURE + (255 - UNSURE) * sure).astype(np.uint8)
-        return reduced(part, max(part.shape), self.metadata.profile)
+        return reduced(part, max(part.shape), self.metadata.profile, self.levels)
 
     def pixel(self, x: int, y: int) -> dict[str, Any]:
         """Where a pixel of the picture comes from, according to the maps alone.
@@ -248,15 +250,20 @@ class ShownResult:
             return self.small_copy(layer) if shrinks else np.asarray(self.plane(layer))
 
         focus, picture = plane("focus"), plane("fused")
+        picture = picture if self.levels is None else self.levels.shown(picture)
         confidence = None if self.confidence is None else plane("confidence")
         sure = certainty(confidence, len(self.kept))
         profile = self.metadata.profile
         _, heights = surface(focus, picture, sure, self.first_is_near, SURFACE_SIDE, profile)
         side = TEXTURE_SIDE
-        whole = self.picture if max(self.size) <= side else picture
+        whole = self.picture if max(self.size) <= side else plane("fused")
         levels = np.round(65535 * heights).astype("<u2").tobytes()
         data = np.array(heights.shape[::-1], "<u2").tobytes() + levels
-        return len(data).to_bytes(4, "little") + data + _jpeg(reduced(whole, side, profile))
+        return (
+            len(data).to_bytes(4, "little")
+            + data
+            + _jpeg(reduced(whole, side, profile, self.levels))
+        )
 
     def export_picture(self, path: Path, bits: int, crop: bool) -> None:
         """Write the retouched picture.

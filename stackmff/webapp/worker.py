@@ -29,6 +29,7 @@ from stackmff.fusion.engines import Engine
 from stackmff.fusion.options import FuseOptions
 from stackmff.fusion.pipeline import Made, fuse_read, make_engine, write_slabs
 from stackmff.images.formats import decode, write_picture
+from stackmff.images.levels import levels_of
 from stackmff.images.metadata import Metadata
 from stackmff.images.stack import Stack, read_stack
 from stackmff.images.stack_files import frames_in_file
@@ -116,7 +117,8 @@ def examine_frame(frame: Any, folder: Path, number: int) -> dict[str, Any]:
     picture = decoded.picture
     height, width, channels = picture.shape
     profile = decoded.metadata.profile
-    write_picture(folder / f"{number}.jpg", reduced(picture, THUMB_SIDE, profile))
+    thumbnail = reduced(picture, THUMB_SIDE, profile, levels_of(picture[None]))
+    write_picture(folder / f"{number}.jpg", thumbnail)
     size = max(width // DRAFT, 1), max(height // DRAFT, 1)
     small = cv2.resize(picture, size, interpolation=cv2.INTER_AREA).reshape(*size[::-1], channels)
     write_picture(folder / f"{number}.png", small, Metadata(profile=profile))

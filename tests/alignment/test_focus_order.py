@@ -1,5 +1,7 @@
 """alignment/focus_order.py: stacks in and out of focus order, and the shortest path."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from drawn import draw_stack, texture
@@ -11,10 +13,12 @@ from stackmff.alignment.focus_order import (
     path_length,
     permute,
     put_in_order,
+    reorder,
     shortest_path,
 )
 from stackmff.images.formats import read_picture, write_picture
-from stackmff.images.stack import read_stack
+from stackmff.images.metadata import Metadata
+from stackmff.images.stack import Stack, read_stack
 
 
 def stack_of(n_frames, height=64, width=256):
@@ -148,3 +152,16 @@ def test_predict_of_shuffled_frames_is_that_of_the_frames(tmp_path, capsys):
     left, note = fused("bad", "--order", "given")
     assert "focus order" not in note
     assert (left != right).any()
+
+
+def test_the_note_on_a_new_order_is_short():
+    count = 216
+    order = np.arange(count)
+    order[[10, 200]] = order[[200, 10]]
+    frames = np.zeros((count, 2, 2, 1), np.uint8)
+    paths = [Path(f"IMG_{k:04}.JPG") for k in range(count)]
+    stack = Stack(frames, paths, Metadata(), [], [Metadata()] * count)
+    note = reorder(stack, order, [paths[k].name for k in order])
+    assert "2 of 216" in note and "IMG_0000.JPG IMG_0001.JPG" in note
+    assert "and 208 more" in note and len(note) < 250
+    assert stack.paths[10].name == "IMG_0200.JPG"

@@ -51,7 +51,15 @@ def test_means_run_over_pixels_and_channels():
 def test_equal_pictures():
     picture = texture(24, 32, 0)
     scores = score(picture, picture.copy(), 255)
-    assert scores["PSNR"] == np.inf
+    # That of a picture against its own rounding: an error uniform in half a step.
+    assert scores["PSNR"] == pytest.approx(58.92, abs=0.005)
+    floats = picture / np.float32(255)
+    assert score(floats, floats, 1)["PSNR"] == pytest.approx(scores["PSNR"])
+    sixteen = picture.astype(np.uint16) * 257
+    assert score(sixteen, sixteen, 65535)["PSNR"] == pytest.approx(107.12, abs=0.005)
+    nearly = picture.copy()
+    nearly[0, 0, 0] ^= 1
+    assert score(nearly, picture, 255)["PSNR"] == scores["PSNR"]  # no error so small can be told
     assert scores["SSIM"] == pytest.approx(1)
     assert [scores[name] for name in ("MSE", "MAE", "RMSE", "logRMS", "MAE_grey")] == [0] * 5
 

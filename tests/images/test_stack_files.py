@@ -94,7 +94,10 @@ def test_a_tiff_of_pages_among_other_pictures_is_refused(tmp_path):
 
 @pytest.mark.parametrize(
     ("suffix", "code"),
-    [(".mp4", "mp4v"), (".MOV", "mp4v"), (".avi", "MJPG"), (".mkv", "XVID"), (".webm", "VP80")],
+    [
+        *((".mp4", "mp4v"), (".m4v", "mp4v"), (".MOV", "mp4v"), (".avi", "MJPG")),
+        *((".mkv", "XVID"), (".webm", "VP80")),
+    ],
 )
 def test_a_video_is_a_stack(tmp_path, suffix, code):
     film(tmp_path / f"a{suffix}", 11, code)

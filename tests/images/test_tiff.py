@@ -14,7 +14,8 @@ from stackmff.errors import StackError
 from stackmff.images import formats
 from stackmff.images import tiff as tiff_module
 from stackmff.images.folders import list_frames
-from stackmff.images.formats import read_picture, write_picture
+from stackmff.images.formats import decode, read_picture, write_picture
+from stackmff.images.metadata import Metadata, tiff_tags
 
 
 def read_bytes(tmp_path, data, name="frame.png"):
@@ -128,3 +129,47 @@ def test_what_a_library_raises_names_the_file(tmp_path, monkeypatch):
     monkeypatch.setattr(formats, "upright", broken)
     with pytest.raises(StackError, match=r"a\.png cannot be read \(tuple index out of range\)"):
         read_picture(tmp_path / "a.png")
+
+
+def frame_of_imagej(grey):
+    options = {"imagej": True, "metadata": {"unit": "um"}, "resolution": (5.0, 5.0)}
+    return tiff(grey, **options)
+
+
+@pytest.mark.parametrize("suffix", [".tif", ".png"])
+def test_pixel_size_and_description_are_carried_without_exif(tmp_path, suffix):
+    grey = drawn(1, np.uint16)
+    (tmp_path / "a.tif").write_bytes(frame_of_imagej(grey[..., 0]))
+    decoded = decode(tmp_path / "a.tif")
+    np.testing.assert_array_equal(decoded.picture, grey)
+    write_picture(tmp_path / f"b{suffix}", decoded.picture, decoded.metadata)
+    again = decode(tmp_path / f"b{suffix}").metadata.exif
+    assert again is not None
+    tags, _ = tiff_tags(again)
+    assert float(tags[282][1]) == float(tags[283][1]) == 5
+    assert b"unit=um" in tags[270][1] and b"images" not in tags[270][1]
+
+
+def test_imagej_finds_its_unit_in_the_result(tmp_path):
+    (tmp_path / "a.tif").write_bytes(frame_of_imagej(drawn(1, np.uint16)[..., 0]))
+    decoded = decode(tmp_path / "a.tif")
+    write_picture(tmp_path / "b.tif", decoded.picture, decoded.metadata)
+    with tifffile.TiffFile(tmp_path / "b.tif") as file:
+        assert file.is_imagej and file.imagej_metadata["unit"] == "um"
+        assert file.pages[0].tags[282].value == (5, 1)
+
+
+def test_what_a_description_says_of_planes_is_left_out(tmp_path):
+    volume = np.stack([drawn(1, np.uint16)[..., 0]] * 3)
+    for options in ({"imagej": True}, {"ome": True}, {}):
+        (tmp_path / "a.tif").write_bytes(tiff(volume, photometric="minisblack", **options))
+        frames = list_frames(tmp_path / "a.tif")
+        metadata = decode(frames[0]).metadata
+        tags = tiff_tags(metadata.exif)[0] if metadata.exif else {}
+        text = tags.get(270, (2, b""))[1]
+        assert not any(word in text for word in (b"images=", b"slices", b"shape", b"OME"))
+
+
+def test_a_plain_tiff_still_has_no_metadata(tmp_path):
+    (tmp_path / "a.tif").write_bytes(tiff(drawn(3), photometric="rgb"))
+    assert decode(tmp_path / "a.tif").metadata == Metadata()

@@ -1,0 +1,122 @@
+"""alignment/exposure.py: frames in other exposures are matched, or left out by name."""
+
+import cv2
+import numpy as np
+import pytest
+from moving import defocused, scene, view
+
+import stackmff
+from stackmff.alignment.focus_order import focus_order
+from stackmff.alignment.measure import measure
+from stackmff.fusion.blending import CLIPPED_WEIGHT, clear_of_clipping
+from stackmff.images.colour import to_linear, to_srgb
+
+
+def exposed(frame, stops):
+    """An 8-bit frame as a camera gives it at another exposure: linear light, clipped."""
+    light = to_linear(frame / 255) * 2.0**stops
+    return np.uint8(np.rint(255 * to_srgb(np.minimum(light, 1))))
+
+
+@pytest.fixture(scope="module")
+def dark():
+    """Seven still frames of a scene, focused from left to right; little of it is bright."""
+    picture = scene(12)
+    return np.stack([exposed(view(defocused(picture, k / 6)), -0.6) for k in range(7)])
+
+
+@pytest.fixture(scope="module")
+def bright(dark):
+    """The same, exposed so that most of a frame that is a stop brighter clips."""
+    return np.stack([exposed(frame, 1.5) for frame in dark])
+
+
+def share(frame):
+    return (frame.max(-1) > 250).mean()
+
+
+def ratio_at(frame, other):
+    """Of two exposures of one frame, where neither is clipped."""
+    both = (frame < 250) & (other < 250)
+    return frame[both].mean() / other[both].mean()
+
+
+@pytest.mark.parametrize("stops", [1, 1.3])
+def test_a_brighter_frame_is_matched_from_what_is_not_clipped(bright, stops):
+    frames = np.stack([exposed(frame, -0.7) for frame in bright])
+    frames[2] = exposed(frames[2], stops)
+    assert 0.02 < share(frames[2]) < 1 / 3
+    alignment = measure(frames)
+    assert alignment.left_out == {}
+    assert alignment.gains[2] == pytest.approx(ratio_at(bright[2], exposed(bright[2], stops)), 0.1)
+    assert (alignment.gains[[0, 1, 3, 4, 5, 6]] == 1).all()
+
+
+def test_what_is_mostly_white_is_left_out_by_name(bright):
+    for stops in (1.5, 2.5):
+        frames = bright.copy()
+        frames[2] = exposed(frames[2], stops)
+        assert share(frames[2]) > 0.4
+        alignment = measure(frames)
+        assert list(alignment.left_out) == [2] and (alignment.gains == 1).all()
+        assert "is white" in alignment.left_out[2]
+
+
+def test_a_reference_of_another_exposure_does_not_decide_it(dark):
+    frames = dark.copy()
+    frames[3] = exposed(frames[3], -2)  # a misfired flash
+    alignment = measure(frames, names="abcdefg")
+    assert alignment.reference == 3 and (alignment.gains[[0, 1, 2, 4, 5, 6]] == 1).all()
+    assert (alignment.gains[3] > 1.5).all()
+    assert "the exposure of d, the reference, is unlike most" in alignment.notes[0]
+    result = stackmff.fuse(frames)
+    assert result.picture.mean() == pytest.approx(dark.mean(), rel=0.1)
+    assert any("unlike most" in note for note in result.notes)
+
+
+def test_a_white_reference_is_left_out_and_another_takes_its_place(bright):
+    frames = bright.copy()
+    frames[3] = exposed(frames[3], 2)
+    alignment = measure(frames)
+    assert list(alignment.left_out) == [3] and alignment.reference != 3
+    assert not any(alignment.moved)
+    kept = measure(frames, reference=3)
+    assert kept.reference == 3 and kept.left_out == {}
+
+
+def test_clipped_places_of_a_brighter_frame_never_win():
+    frame, others = np.full((40, 40, 3), 90, np.uint8), np.full((40, 40, 3), 90, np.uint8)
+    frame[10:20, 10:20] = 178  # white before it was darkened
+    frame[30:36, 30:36] = 178
+    others[5:25, 5:25] = 240  # other frames show what it is
+    kept = clear_of_clipping(frame, np.array([0.7]), others)
+    assert kept[12:18, 12:18].max() == pytest.approx(CLIPPED_WEIGHT, 1e-3)
+    assert (kept[28:] == 1).all()  # no frame shows more
+    assert kept.dtype == np.float32 and (kept[:5] == 1).all()
+
+
+def test_the_result_has_no_washed_out_patch(bright):
+    frames = np.stack([exposed(frame, -0.7) for frame in bright])
+    clean = stackmff.fuse(frames).picture
+    frames[2] = exposed(frames[2], 1.5)
+    errors = np.abs(stackmff.fuse(frames).picture.astype(float) - clean)
+    assert cv2.blur(errors.max(-1), (9, 9)).max() < 25
+
+
+def test_a_black_frame_or_a_flash_does_not_put_the_frames_out_of_order(dark):
+    wide = np.stack([np.tile(frame, (2, 3, 1)) for frame in dark])
+    assert focus_order(wide) is None
+    for stops in (-30, -3, 2):
+        frames = wide.copy()
+        frames[4] = exposed(frames[4], stops)
+        assert focus_order(frames) is None
+
+
+def test_the_order_is_found_beside_a_black_frame(dark):
+    order = [0, 3, 1, 5, 2, 4, 6]
+    frames = np.stack([np.tile(dark[k], (2, 3, 1)) for k in order])
+    found = focus_order(frames)
+    assert found is not None and [order[k] for k in found] == sorted(order)
+    with_black = np.concatenate([frames[:2], np.zeros_like(frames[:1]), frames[2:]])
+    found = focus_order(with_black)
+    assert [([*order[:2], None, *order[2:]])[k] for k in found if k != 2] == sorted(order)
