@@ -15,6 +15,9 @@ from typing import Any
 import torch
 from torch.nn import functional
 
+from stackmff.images.colour import LUMA
+from stackmff.images.tensors import weighted_sum
+
 SSIM_WINDOW = 11  # pixels
 SSIM_SIGMA = 1.5  # pixels
 SSIM_C1 = 0.01**2
@@ -22,6 +25,10 @@ SSIM_C2 = 0.03**2
 FREQUENCY_WINDOW = 11  # pixels
 LOG_MSE_FLOOR = 1e-5
 LABEL_TOLERANCE = 3 / 255  # an error of three grey levels makes a frame e times less likely
+HAZE_SIDE = 8  # pixels
+GLINT, GLINT_CHANGE = 0.75, 0.4  # least mean of a point of light, and its least change with focus
+GLINT_PIXELS = 10  # of points of light in a picture, which count half
+FAINT = 0.012  # local deviation of the luma below which detail does not count for more
 
 Output = Mapping[str, Any]  # of a network
 Batch = Mapping[str, Any]
@@ -150,6 +157,44 @@ def cross_entropy_term(output: Output, batch: Batch) -> torch.Tensor:
     return -(label * torch.log_softmax(output["logits"], dim=1)).sum(dim=1).mean()
 
 
+def haze_term(output: Output, batch: Batch) -> torch.Tensor:
+    """Mean absolute error of the means over squares of 8 px: of veils, not of detail."""
+    error = output["fused"] - batch["answer"]
+    return functional.avg_pool2d(error, HAZE_SIDE, ceil_mode=True).abs().mean()
+
+
+def faint_term(output: Output, batch: Batch) -> torch.Tensor:
+    """Error of the luma's detail relative to the detail that is there: faint texture counts.
+
+    Detail is the difference from the mean over 5x5 px, and how much of it there is its deviation
+    over 9x9 px.
+    """
+    fused, answer = (_detail(_luma(picture)) for picture in (output["fused"], batch["answer"]))
+    there = functional.avg_pool2d(answer**2, 9, 1, 4, count_include_pad=False).sqrt()
+    return ((fused - answer).abs() / (there + FAINT)).mean()
+
+
+def glints_term(output: Output, batch: Batch) -> torch.Tensor:
+    """Mean absolute error at points of light: few pixels, which are seen at once if missing.
+
+    They are bright in the answer, and differ between the frames. Few of them count for little.
+    """
+    frames = batch["stack"].mean(1)  # (B, N, H, W)
+    glints = (batch["answer"].mean(1) > GLINT) & (frames.amax(1) - frames.amin(1) > GLINT_CHANGE)
+    error = (output["fused"] - batch["answer"]).abs().mean(1)  # (B, H, W)
+    return ((error * glints).sum((1, 2)) / (glints.sum((1, 2)) + GLINT_PIXELS)).mean()
+
+
+def _luma(picture: torch.Tensor) -> torch.Tensor:
+    """The luma (B, 1, H, W) of pictures (B, C, H, W)."""
+    return weighted_sum(LUMA, picture[:, :, None]) if picture.shape[1] == 3 else picture
+
+
+def _detail(luma: torch.Tensor) -> torch.Tensor:
+    """(B, 1, H, W) without its mean over 5x5 px."""
+    return luma - functional.avg_pool2d(luma, 5, 1, 2, count_include_pad=False)
+
+
 TERMS: dict[str, Callable[[Output, Batch], torch.Tensor]] = {
     "l1": l1_term,
     "ssim": ssim_term,
@@ -158,6 +203,9 @@ TERMS: dict[str, Callable[[Output, Batch], torch.Tensor]] = {
     "mse": mse_term,
     "log_mse": log_mse_term,
     "cross_entropy": cross_entropy_term,
+    "haze": haze_term,
+    "faint": faint_term,
+    "glints": glints_term,
 }
 PUBLISHED_WEIGHTS = {"l1": 0.1, "ssim": 0.7, "laplacian": 0.1, "spatial_frequency": 0.1}
 DEFAULT_WEIGHTS = {"l1": 1.0, "ssim": 0.3, "laplacian": 0.5, "log_mse": 0.02}

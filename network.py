@@ -1,4 +1,4 @@
-"""The networks, from the bottom up: blocks, the published StackMFF, the default StackMix, loading.
+"""The networks, from the bottom up: blocks, StackMFF, the default StackMix, PyramidMix, loading.
 
 A network takes a luma stack (B, 1, N, H, W) and, if its `colour` is true, the chroma as well. Its
 `output` says what it returns: "weights" of the frames (B, N, H, W), or a fused "luma" (B, 1, H, W).
@@ -6,19 +6,21 @@ A network takes a luma stack (B, 1, N, H, W) and, if its `colour` is true, the c
 
 import itertools
 import json
+import math
 import pickle
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from stackmff.errors import StackError
-from stackmff.images.colour import CHROMA, LUMA
+from stackmff.fusion.finish import Finish
+from stackmff.images.tensors import cut_with_margin, enlarged, luma_and_chroma, pad_to_multiple
 
 # What torch and zipfile raise for files that are damaged or something else.
 UNREADABLE = (
@@ -27,50 +29,6 @@ UNREADABLE = (
 )
 
 Config = dict[str, Any]  # {"network": name, option: value, ...}
-
-
-def luma_and_chroma(stack: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """What a network sees of stacks in colour: `luma` and `chroma` of images/colour.py in torch.
-
-    Args:
-        stack: (B, 3, N, H, W) float RGB in [0, 1].
-    Returns:
-        (luma, chroma): (B, 1, N, H, W) in [0, 1] and (B, 2, N, ceil(H/2), ceil(W/2)), Cb and Cr in
-        [-0.5, 0.5] as means over 2x2 px.
-    """
-    # As sums, since autocast would compute products of matrices in 16 bits.
-    luma = weighted_sum(LUMA, stack)  # (B, N, H, W)
-    small = F.avg_pool2d(stack.flatten(1, 2), 2, ceil_mode=True).unflatten(1, stack.shape[1:3])
-    return luma[:, None], torch.stack([weighted_sum(row, small) for row in CHROMA], 1)
-
-
-def weighted_sum(weights: Sequence[float], stack: torch.Tensor) -> torch.Tensor:
-    """The weighted sum (B, N, H, W) of the planes of a stack (B, C, N, H, W)."""
-    total = torch.zeros_like(stack[:, 0])
-    for weight, plane in zip(weights, stack.unbind(1)):
-        total = total + weight * plane
-    return total
-
-
-def pad_to_multiple(stack: torch.Tensor, multiple: int) -> torch.Tensor:
-    """Pad height and width at the bottom and on the right to a multiple; N stays.
-
-    Pads by reflection without the edge, or by replication if a side is too short to reflect.
-
-    Args:
-        stack: (B, C, N, H, W), any range.
-        multiple: of which both sides are to be, px.
-    Returns:
-        (B, C, N, H', W').
-    """
-    frames = stack.flatten(1, 2)  # (B, C N, H, W), since 3D padding has no reflection
-    height, width = frames.shape[-2:]
-    down, right = -height % multiple, -width % multiple
-    if down:
-        frames = F.pad(frames, (0, 0, 0, down), mode="reflect" if down < height else "replicate")
-    if right:
-        frames = F.pad(frames, (0, right, 0, 0), mode="reflect" if right < width else "replicate")
-    return frames.unflatten(1, stack.shape[1:3])
 
 
 class ConvNormReLU3d(nn.Sequential):
@@ -451,14 +409,30 @@ class StackMix(FusionNetwork):
             (B, N, H, W) float32 weights with sum 1 over N, or logits.
         """
         height, width = stack.shape[-2:]
+        stem = F.relu(self.look(stack, chroma))
+        logits = self.unfold(self.head(torch.cat([self.trunk(stem), stem], 1)))
+        logits = logits[..., :height, :width].float()
+        return logits if return_logits else logits.softmax(1)
+
+    def look(self, stack: torch.Tensor, chroma: torch.Tensor | None) -> torch.Tensor:
+        """The stem's features before their ReLU, (B, C1 + Cc, N, H/4, W/4); see `forward`."""
         stem = self.stem(self.blocks(stack - 0.5, self.unshuffle))  # (B, C1, N, H/4, W/4)
-        if self.colour:
-            if chroma is None:
-                half = (-(-side // 2) for side in (height, width))
-                chroma = stack.new_zeros(len(stack), 2, stack.shape[2], *half)
-            coloured = self.chroma_stem(self.blocks(chroma, self.unshuffle // 2))
-            stem = torch.cat([stem, coloured], 1)  # (B, C1 + Cc, N, H/4, W/4)
-        stem = F.relu(stem)
+        if not self.colour:
+            return stem
+        if chroma is None:
+            half = (-(-side // 2) for side in stack.shape[-2:])
+            chroma = stack.new_zeros(len(stack), 2, stack.shape[2], *half)
+        coloured = self.chroma_stem(self.blocks(chroma, self.unshuffle // 2))
+        return torch.cat([stem, coloured], 1)
+
+    def trunk(self, stem: torch.Tensor, hint: torch.Tensor | None = None) -> torch.Tensor:
+        """The features of the levels, (B, C1, N, H/4, W/4).
+
+        Args:
+            stem: (B, C1 + Cc, N, H/4, W/4).
+            hint: (B, C1, N, H/4, W/4), added before all frames are compared for the second time;
+                None for nothing.
+        """
         skips = [self.encoders[0](stem)]  # (B, C1, N, H/4, W/4)
         for encoder in self.encoders[1:]:
             skips.append(encoder(self.pool(skips[-1])))  # (B, Ck, N, H/(2 2^k), W/(2 2^k))
@@ -466,14 +440,219 @@ class StackMix(FusionNetwork):
         x = self.ups[-1](x) + skips.pop()  # the coarsest level only corrects the next one
         for up, decoder, skip in zip(self.ups[-2::-1], self.decoders[::-1], skips[::-1]):
             x = decoder(torch.cat([up(x), skip], 1))
-        x = self.attention(self.compare(x))  # (B, C1, N, H/4, W/4)
-        x = self.head(torch.cat([x, stem], 1))  # (B, 16, N, H/4, W/4)
-        logits = F.pixel_shuffle(x.transpose(1, 2), self.unshuffle)[:, :, 0]  # (B, N, H, W)
-        logits = logits[..., :height, :width].float()
+        if hint is not None:
+            x = x + hint
+        return self.attention(self.compare(x))  # (B, C1, N, H/4, W/4)
+
+    def unfold(self, blocks: torch.Tensor) -> torch.Tensor:
+        """Rearrange the logits of 4x4 px in channels, (B, 16, N, H/4, W/4), to (B, N, H, W)."""
+        return F.pixel_shuffle(blocks.transpose(1, 2), self.unshuffle)[:, :, 0]
+
+
+def evened(weight: torch.Tensor, bias: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The nearest head, in least squares, whose 4x4 px blocks cannot be seen in plain places.
+
+    Where its input is the same in all blocks, or rises evenly from one to the next, its output is
+    the same in all pixels, or rises evenly.
+
+    Args:
+        weight: (16, C, 1, 3, 3) of a convolution whose outputs are the pixels of a block, row by
+            row.
+        bias: (16,).
+    Returns:
+        (weight, bias) of the same shapes.
+    """
+    side = math.isqrt(len(weight))
+    step = torch.arange(-1.0, 2.0, device=weight.device)
+    phase = (torch.arange(side, device=weight.device) - (side - 1) / 2) / side  # of a block
+    total = weight.sum((2, 3, 4))  # (16, C)
+    mean = total.mean(0)
+    weight = weight + ((mean - total) / 9)[..., None, None, None]
+    for ramp, place in (
+        (step[:, None].expand(3, 3), phase.repeat_interleave(side)),
+        (step.expand(3, 3), phase.repeat(side)),
+    ):
+        moment = (weight * ramp).sum((2, 3, 4))  # (16, C)
+        wanted = moment.mean(0) + mean * place[:, None]
+        weight = weight + ((wanted - moment) / 6)[..., None, None, None] * ramp
+    return weight, bias.mean().expand(len(bias))
+
+
+class Guide(NamedTuple):
+    """What the coarse level of PyramidMix hands down to the fine one.
+
+    The picture is padded at the bottom and on the right to a multiple of 256 px.
+
+    Attributes:
+        features: (B, C1, N, H/32, W/32).
+        logits: (B, 1, N, H/8, W/8).
+    """
+
+    features: torch.Tensor
+    logits: torch.Tensor
+
+
+Hints = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+
+
+class PyramidMix(FusionNetwork):
+    """StackMix twice: on the whole stack at an eighth of its size, then on all of its pixels.
+
+    The coarse level sees 800 px around each place, so that the widest blur lies within, and besides
+    the reduced frames how much fine detail each of them had there. Its features and logits guide
+    the fine level: both join its stem, the features also its last comparison, and a gate adds the
+    logits to its own. Both heads are `evened`.
+
+    Args:
+        widths, hidden, window, chroma: of both levels, see StackMix.
+        guide: channels of the layer between the levels.
+        finish: channels of the stage beyond the mixture, see fusion/finish.py; 0 for none.
+    Raises:
+        ValueError: an argument is not such a number.
+    """
+
+    output = "weights"
+    options: Mapping[str, Any] = MappingProxyType({**StackMix.options, "guide": 32, "finish": 0})
+    reduction, step = 8, 32  # px; tiles start on multiples of the step
+
+    def __init__(self, guide: int, finish: int, **options: Any) -> None:
+        super().__init__()
+        if type(guide) is not int or guide < 1:
+            raise ValueError(f"guide is {guide!r}, not a whole number above 0")
+        if type(finish) is not int or finish < 0:
+            raise ValueError(f"finish is {finish!r}, not a whole number from 0")
+        self.finish = Finish(finish) if finish else None
+        self.coarse, self.fine = StackMix(**options), StackMix(**options)
+        self.coarse.multiple = self.fine.multiple = self.step
+        self.colour = self.fine.colour
+        narrow = options["widths"][0]
+        stem = narrow + options["chroma"]
+        samples = 2 * StackMix.unshuffle**2
+        self.detail_stem = nn.Conv3d(samples, stem, (1, 3, 3), padding=(0, 1, 1), bias=False)
+        self.guide_in = nn.Conv3d(narrow + 2, guide, 1)
+        self.guide_out = nn.Conv3d(guide, stem + narrow, 1)
+        self.gate = nn.Conv2d(narrow + stem, 1, 1)
+        self.parts = (stem, narrow)
+        # Fresh layers change nothing, so that both levels can start from weights of StackMix.
+        for layer in (self.detail_stem, self.guide_out, self.gate):
+            nn.init.zeros_(layer.weight)
+        nn.init.zeros_(cast(torch.Tensor, self.guide_out.bias))
+        nn.init.constant_(cast(torch.Tensor, self.gate.bias), -3.0)
+
+    def reduced(self, planes: torch.Tensor) -> torch.Tensor:
+        """Means of (B, C, N, H, W) over squares of 8 px, sides rounded up."""
+        small = F.avg_pool2d(planes.flatten(1, 2), self.reduction, ceil_mode=True)
+        return small.unflatten(1, planes.shape[1:3])
+
+    def details(self, stack: torch.Tensor) -> torch.Tensor:
+        """How much detail of one and of two pixels there is in squares of 8 px.
+
+        Args:
+            stack: (B, 1, N, H, W) luma.
+        Returns:
+            (B, 2, N, H/8, W/8), sides rounded up; about [0, 1.5], the logarithm of the mean
+            absolute difference from the mean over 3x3.
+        """
+        planes, side, bands = stack[:, 0], self.reduction, []
+        for _ in range(2):
+            mean = F.avg_pool2d(planes, 3, 1, 1, count_include_pad=False)
+            energy = F.avg_pool2d((planes - mean).abs(), side, ceil_mode=True)
+            bands.append((1 + 1000 * energy).log2() / 4)
+            planes, side = F.avg_pool2d(planes, 2, ceil_mode=True), side // 2
+        return torch.stack(bands, 1)
+
+    def look_whole(self, stack: torch.Tensor, chroma: torch.Tensor | None = None) -> Guide:
+        """The Guide of whole pictures; arguments as for `forward`."""
+        small_chroma = None if chroma is None else self.reduced(chroma)
+        return self.guide(self.reduced(stack), small_chroma, self.details(stack))
+
+    def guide(
+        self, small: torch.Tensor, small_chroma: torch.Tensor | None, details: torch.Tensor
+    ) -> Guide:
+        """The Guide of frames that are reduced already: `reduced` luma and chroma, `details`."""
+        coarse = self.coarse
+        stem = coarse.look(small, small_chroma)
+        stem = F.relu(stem + self.detail_stem(coarse.blocks(details, coarse.unshuffle)))
+        features = coarse.trunk(stem)
+        blocks = self.heads(coarse, torch.cat([features, stem], 1))
+        return Guide(features, coarse.unfold(blocks)[:, None])
+
+    @staticmethod
+    def heads(level: StackMix, x: torch.Tensor) -> torch.Tensor:
+        """The evened head of a level: (B, C, N, H/4, W/4) to (B, 16, N, H/4, W/4)."""
+        weight, bias = evened(level.head.weight, cast(torch.Tensor, level.head.bias))
+        return F.conv3d(x, weight, bias, padding=(0, 1, 1))
+
+    def hints(
+        self, guide: Guide, rows: int, columns: int, place: tuple[int, int] = (0, 0)
+    ) -> Hints:
+        """What the guide says of a tile.
+
+        Args:
+            guide: of the whole picture.
+            rows, columns: of the tile, in steps of 32 px.
+            place: (top, left) of the tile in the picture, in the same steps.
+        Returns:
+            Two tensors (B, C, N, h/4, w/4), for the stem and for the last comparison, and the
+            coarse logits (B, 1, N, h, w).
+        """
+        top, left = place
+        features = enlarged(cut_with_margin(guide.features, top, left, rows, columns, 1), 4)
+        logits = cut_with_margin(guide.logits, 4 * top, 4 * left, 4 * rows, 4 * columns, 4).float()
+        below = logits - logits.amax(2, keepdim=True)
+        seen = torch.cat([features, below.clamp_min(-20) / 8, logits.softmax(2)], 1)
+        told = self.guide_out(F.relu(self.guide_in(seen)))  # (B, C, N, h/8 + 8, w/8 + 8)
+        told = enlarged(told[..., 3:-3, 3:-3], 2)[..., 2:-2, 2:-2]
+        near = enlarged(logits[..., 3:-3, 3:-3], self.reduction)[..., 8:-8, 8:-8]
+        to_stem, to_compare = told.split(self.parts, 1)
+        return to_stem, to_compare, near
+
+    def weigh(self, stack: torch.Tensor, chroma: torch.Tensor | None, hints: Hints) -> torch.Tensor:
+        """The logits (B, N, h, w) float32 of a tile with its `hints`; see `forward`."""
+        height, width = stack.shape[-2:]
+        to_stem, to_compare, near = hints
+        stem = F.relu(self.fine.look(stack, chroma) + to_stem)
+        x = torch.cat([self.fine.trunk(stem, to_compare), stem], 1)  # (B, 2 C1 + Cc, N, h/4, w/4)
+        gate = enlarged(self.gate(x.mean(2)).sigmoid()[:, :, None], 4)  # (B, 1, 1, h, w)
+        logits = self.fine.unfold(self.heads(self.fine, x)).float() + (gate * near)[:, 0]
+        return logits[..., :height, :width]
+
+    def refine(
+        self,
+        stack: torch.Tensor,
+        chroma: torch.Tensor | None,
+        guide: Guide,
+        place: tuple[int, int] = (0, 0),
+    ) -> torch.Tensor:
+        """The logits of a tile.
+
+        Args:
+            stack, chroma: of the tile, as for `forward`.
+            guide: of the whole picture.
+            place: (top, left) of the tile in it, multiples of 32 px.
+        Returns:
+            (B, N, h, w) float32.
+        """
+        rows, columns = (-(-side // self.step) for side in stack.shape[-2:])
+        at = place[0] // self.step, place[1] // self.step
+        return self.weigh(stack, chroma, self.hints(guide, rows, columns, at))
+
+    def forward(
+        self,
+        stack: torch.Tensor,
+        chroma: torch.Tensor | None = None,
+        return_logits: bool = False,
+    ) -> torch.Tensor:
+        """Weigh the frames; see `StackMix.forward`."""
+        logits = self.refine(stack, chroma, self.look_whole(stack, chroma))
         return logits if return_logits else logits.softmax(1)
 
 
-NETWORKS: dict[str, type[FusionNetwork]] = {"StackMix": StackMix, "StackMFF": StackMFF}
+NETWORKS: dict[str, type[FusionNetwork]] = {
+    "StackMix": StackMix,
+    "PyramidMix": PyramidMix,
+    "StackMFF": StackMFF,
+}
 
 
 def default_config(name: str) -> Config:

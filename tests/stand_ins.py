@@ -6,7 +6,8 @@ import numpy as np
 class Engine:
     """A stand-in for a network: what it does at a pixel depends on that pixel alone."""
 
-    colour = False
+    colour = goes_beyond = False
+    sight = 128
 
     def __init__(self, function, output="weights", tile=128):
         self.function = function
@@ -23,7 +24,10 @@ class Engine:
     def prepare(self, n_frames, height, width, count):
         return self.jobs
 
-    def __call__(self, tiles, chroma=None):
+    def for_stack(self, frames, use, levels=None):
+        return self
+
+    def __call__(self, tiles, chroma=None, place=(0, 0)):
         assert tiles.dtype == np.float32
         assert tiles.flags.c_contiguous
         self.shapes.append(tiles.shape)

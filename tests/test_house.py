@@ -30,6 +30,7 @@ WINGS = {
 }
 SCRIPTS = ["make_dataset", "train", "evaluate", "predict", "predict_dataset", "app"]
 TOOLS = ["align", "benchmark", "estimate_depth", "export", "make_shards", "robustness", "toolbox"]
+TOOLS += ["train_pyramid"]
 COMMANDS = [*SCRIPTS, *(f"tools.{name}" for name in TOOLS)]
 
 
@@ -96,7 +97,8 @@ def test_wings_import_only_what_they_may_and_all_that_they_may(wing):
 
 # What computes with torch; who calls these imports them inside a function.
 WITH_TORCH = {"synthesis/refocus", "synthesis/scenes", "synthesis/camera", "fusion/ifcnn"}
-WITH_TORCH |= {"synthesis/benchmark_set"}
+WITH_TORCH |= {"synthesis/benchmark_set", "synthesis/camera_scale", "fusion/finish"}
+WITH_TORCH |= {"images/tensors", "synthesis/wide_blur"}
 LIGHT = [
     path
     for path in sorted(PACKAGE.rglob("*.py"))

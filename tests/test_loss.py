@@ -40,8 +40,45 @@ def test_published_values(case):
 @pytest.mark.parametrize("name", [name for name in loss.TERMS if name != "cross_entropy"])
 def test_equal_pictures_cost_nothing(name):
     answer = drawn(20, 24, 0.4, 0.6)
-    value = loss.TERMS[name](luma_output(answer.clone()), {"answer": answer})
+    stack = torch.stack([answer, 1 - answer], 2)
+    value = loss.TERMS[name](luma_output(answer.clone()), {"answer": answer, "stack": stack})
     assert value.item() == pytest.approx(0, abs=1e-6)
+
+
+def test_haze_is_of_veils_and_not_of_detail():
+    answer = torch.full((1, 1, 16, 24), 0.5)
+    assert loss.haze_term(luma_output(answer + 0.1), {"answer": answer}).item() == pytest.approx(
+        0.1
+    )
+    y, x = torch.meshgrid(torch.arange(16), torch.arange(24), indexing="ij")
+    board = answer + 0.1 * (1 - 2.0 * ((x + y) % 2))
+    assert loss.haze_term(luma_output(board), {"answer": answer}).item() == pytest.approx(
+        0, abs=1e-6
+    )
+
+
+def test_faint_detail_counts_more_than_strong_detail():
+    torch.manual_seed(0)
+    detail, error = torch.randn(2, 1, 1, 32, 32)
+    faint, strong = (
+        loss.faint_term(
+            luma_output(0.5 + scale * detail + 0.005 * error), {"answer": 0.5 + scale * detail}
+        )
+        for scale in (0.01, 0.1)
+    )
+    assert faint > 3 * strong
+
+
+def test_a_missing_point_of_light_costs_its_error():
+    """It is white in one of two frames and in the answer, and was fused as the dark frame."""
+    answer = torch.full((1, 3, 16, 16), 0.2)
+    answer[..., 4:6, 4:9] = 1.0  # 10 px
+    dark = torch.full_like(answer, 0.2)
+    batch = {"answer": answer, "stack": torch.stack([answer, dark], 2)}
+    missed = loss.glints_term(luma_output(dark), batch).item()
+    assert missed == pytest.approx(0.8 * 10 / (10 + loss.GLINT_PIXELS))
+    steady = {"answer": answer, "stack": torch.stack([answer, answer], 2)}  # white in all frames
+    assert loss.glints_term(luma_output(dark), steady).item() == 0
 
 
 @pytest.mark.parametrize("name", list(loss.TERMS))

@@ -135,7 +135,7 @@ def export(model_path: Path) -> float:
     """
     openvino = import_openvino()
     network = load_network(model_path)
-    if network.output != "weights":
+    if network.config["network"] != "StackMix":
         raise StackError(
             f"{model_path} holds {network.config['network']}, and only StackMix is exported: "
             "predict.py runs it without an export"

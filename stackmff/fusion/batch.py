@@ -40,6 +40,8 @@ from stackmff.options import Options, add_options, as_record, option, parse
 from stackmff.processes import futures_ahead, join_processes, rank_and_world
 from stackmff.records import Record, wanted_record
 
+# Options that earlier records lack, and what their results were made with.
+NEWER = {"pure_mixture": False, "lenient": False}
 # Options that the results do not depend on, or that the record has by their SHA-256 (weights and
 # alignments).
 NOT_OF_RESULTS = {
@@ -264,8 +266,7 @@ class BatchJob:
     def wanted(self, paths: Sequence[FramePath], files: Files) -> dict[str, Any]:
         """What the record must name, see records.wanted_record."""
         options = {k: v for k, v in as_record(self.options).items() if k not in NOT_OF_RESULTS}
-        if not options["lenient"]:
-            del options["lenient"]  # records of earlier versions do not have it
+        options = {k: v for k, v in options.items() if NEWER.get(k) is not v}
         weights = {"network": self.weights}
         if files.known_alignment is not None:
             weights["alignment"] = sha256(files.known_alignment)

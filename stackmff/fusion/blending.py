@@ -10,7 +10,7 @@ import numpy as np
 from stackmff.alignment.geometry import Alignment, covered
 from stackmff.fusion.engines import Engine, weigh
 from stackmff.images.frame_store import release, window
-from stackmff.images.levels import levels_of
+from stackmff.images.levels import Levels, levels_of
 
 LEAST_WEIGHT = 1e-3  # of all frames that cover a pixel; below it they share it evenly
 BRIGHTER = 0.9  # gain below which a frame was so much brighter that what it clips shows
@@ -50,6 +50,7 @@ class Mixture:
             earlier ones: the weight of the last frame counts exp(tilt) times that of the first.
         deep: give 16 bits even if the frames have 8.
         maps: also give the focus map and the confidence, which takes time and memory.
+        pure: mix and nothing else, also if the engine goes beyond the mixture.
     """
 
     use: Sequence[int] | None = None
@@ -57,6 +58,7 @@ class Mixture:
     tilt: float = 0.0
     deep: bool = False
     maps: bool = True
+    pure: bool = False
 
     def frames_used(self, n_frames: int) -> list[int]:
         """The indices of the frames that take part, of `n_frames`."""
@@ -74,6 +76,7 @@ class Blend(Protocol):
 
     planes: int
     distinct: list[int]
+    levels: Levels | None
 
     def run(self, engine: Engine, place: Place, used: Used) -> np.ndarray:
         """What the engine says of a tile; (planes, h', w') float32 of its used part."""
@@ -127,6 +130,9 @@ def _empty(frames: np.ndarray, mixture: Mixture, confident: bool) -> Fused:
 class WeightsBlend:
     """Mixes the frames by the weights of a network: each pixel is a convex mixture of N pixels.
 
+    If the engine goes beyond the mixture, and it need not be pure, each value lies within the range
+    of the frames in 3x3 px.
+
     Copies of a frame are left out: they show nothing new and take time. Their share goes to the
     first of them.
 
@@ -154,10 +160,26 @@ class WeightsBlend:
     def run(self, engine: Engine, place: Place, used: Used) -> np.ndarray:
         """Fuse a tile; (planes, h', w') float32 of its used part."""
         tile = window(self.frames, *place, self.distinct)  # (N, h, w, C)
-        weights = weigh(engine, tile, self.levels)[:, *used]  # (N, h', w')
-        self.dampen(weights, tile, used)
-        self.settle(weights, place, used)
-        tile = tile[:, *used]
+        weights = weigh(engine, tile, self.levels, place[::2])  # (N, h, w)
+        colours = tile.shape[3] - (tile.shape[3] % 2 == 0)  # without alpha
+        finished = None
+        if engine.goes_beyond and not self.mixture.pure:
+            whole = slice(0, weights.shape[1]), slice(0, weights.shape[2])
+            self.dampen(weights, tile, whole)
+            self.settle(weights, place, whole)
+            finished = engine.finish(weights, tile[..., :colours])[:, *used]
+            weights = weights[:, *used]
+        else:
+            weights = weights[:, *used]
+            self.dampen(weights, tile, used)
+            self.settle(weights, place, used)
+        out = self.mixed(weights, tile[:, *used])
+        if finished is not None:
+            out[:colours] = finished
+        return out
+
+    def mixed(self, weights: np.ndarray, tile: np.ndarray) -> np.ndarray:
+        """Mix frames (N, h', w', C) by weights (N, h', w'); (planes, h', w') float32."""
         out = np.zeros((self.planes, *weights.shape[1:]), np.float32)
         product = np.empty(weights.shape[1:], np.float32)
         for k, frame, weight in zip(self.distinct, tile, weights, strict=True):
@@ -258,14 +280,14 @@ class FrameWeights:
 
     def __init__(self, frames: np.ndarray, mixture: Mixture) -> None:
         self.blend = WeightsBlend(frames, mixture)
-        self.distinct = self.blend.distinct
+        self.distinct, self.levels = self.blend.distinct, self.blend.levels
         self.planes = len(self.distinct)
         self.weights = np.zeros(frames.shape[:3], np.float32)  # (N, H, W)
 
     def run(self, engine: Engine, place: Place, used: Used) -> np.ndarray:
         """The weights of a tile; (frames that are not copies, h', w') float32 of its used part."""
         tile = window(self.blend.frames, *place, self.distinct)
-        weights = weigh(engine, tile, self.blend.levels)[:, *used].copy()
+        weights = weigh(engine, tile, self.blend.levels, place[::2])[:, *used].copy()
         self.blend.dampen(weights, tile, used)
         self.blend.settle(weights, place, used)
         return weights

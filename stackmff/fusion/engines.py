@@ -1,9 +1,10 @@
 """What runs a network: torch on any device, OpenVINO on a CPU."""
 
+import contextlib
 import queue
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol
 
@@ -24,27 +25,37 @@ from stackmff.machine import (
 
 TILES = {"weights": 1024, "luma": 640}  # the published network runs whole up to 640x640
 GRID = 32  # the networks pool by 16 or 32 px: sides of tiles, and where they start
+PROBE = 128  # px, side of the window in which the mixture of one pixel is computed
+WIDE_PROBE = 2048  # the same for what a coarse level sees of it
 EXPORT_SUFFIX = ".xml"  # of the exported network, beside its checkpoint; its weights are in .bin
 KEPT = 4  # compiled networks, for as many shapes
+
+
+Corner = tuple[int, int]  # (top, left) of a tile in its picture, px, multiples of GRID
 
 
 class Engine(Protocol):
     """What runs a network for fusion/fuse.py.
 
-    Called as engine(luma, chroma) it takes luma (1, N, h, w) float32 in [0, 1] and, if `colour`,
-    chroma (1, 2, N, ceil(h/2), ceil(w/2)) float32 in [-0.5, 0.5], else None. It returns the weights
-    of the frames (1, N, h, w) or a fused luma (1, 1, h, w), float32.
+    Called as engine(luma, chroma, place) it takes luma (1, N, h, w) float32 in [0, 1], if `colour`
+    chroma (1, 2, N, ceil(h/2), ceil(w/2)) float32 in [-0.5, 0.5], else None, and the place of the
+    tile in its picture, (top, left) px. It returns the weights of the frames (1, N, h, w) or a
+    fused luma (1, 1, h, w), float32.
 
     Attributes:
         output: "weights" or "luma", what it returns.
         colour: whether it takes the chroma.
+        goes_beyond: whether its pictures go beyond the mixture of the frames, see `finish`.
         tile: side of a tile, px.
+        sight: side of the window that it has to see for the weights of one pixel, px.
         samples, most_samples: N x height x width of a tile, see tiles.tile_area.
         seconds: the time that its calls have taken so far, summed up.
     """
 
     output: str
+    goes_beyond: bool
     tile: int
+    sight: int
     samples: int
     most_samples: int
     seconds: float
@@ -63,8 +74,34 @@ class Engine(Protocol):
             How many tiles to pass at a time, each from a thread of its own.
         """
 
-    def __call__(self, tiles: np.ndarray, chroma: np.ndarray | None = None) -> np.ndarray:
+    def for_stack(
+        self, frames: np.ndarray, use: Sequence[int], levels: Levels | None = None
+    ) -> "Engine":
+        """The engine for the tiles of one stack.
+
+        One whose network has a coarse level looks at the whole stack first; others return
+        themselves.
+
+        Args:
+            frames: (N, H, W, C) uint8 or uint16.
+            use: indices of the frames that the tiles will have.
+            levels: of the stack; None: it is seen as it is.
+        """
+
+    def __call__(
+        self, tiles: np.ndarray, chroma: np.ndarray | None = None, place: Corner = (0, 0)
+    ) -> np.ndarray:
         """Run the network on a tile."""
+
+    def finish(self, weights: np.ndarray, frames: np.ndarray) -> np.ndarray:
+        """Mix the frames of a tile and correct the mixture; only if it `goes_beyond` the mixture.
+
+        Args:
+            weights: (N, h, w) float32, sum 1 over N.
+            frames: (N, h, w, C) uint8 or uint16, C 1 or 3.
+        Returns:
+            (C, h, w) float32, in the range of the frames' dtype.
+        """
 
 
 def out_of_memory(shape: Sequence[int], where: object) -> StackError:
@@ -76,21 +113,40 @@ def out_of_memory(shape: Sequence[int], where: object) -> StackError:
     )
 
 
-def weigh(engine: Engine, frames: np.ndarray, levels: Levels | None = None) -> np.ndarray:
+def planes_of(
+    frames: np.ndarray, colour: bool, levels: Levels | None
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """What a network sees of frames.
+
+    Args:
+        frames: (N, h, w, C).
+        colour: whether it takes the chroma.
+        levels: of their stack; None: they are seen as they are.
+    Returns:
+        Luma (N, h, w) and chroma (2, N, ceil(h/2), ceil(w/2)) or None.
+    """
+    lumas, chromas = luma(frames), chroma(frames) if colour else None
+    if levels is not None:
+        lumas = levels.stretched(lumas)
+        chromas = None if chromas is None else levels.stretched_chroma(chromas)
+    return lumas, chromas
+
+
+def weigh(
+    engine: Engine, frames: np.ndarray, levels: Levels | None = None, place: Corner = (0, 0)
+) -> np.ndarray:
     """The weights that an engine gives the frames of a tile.
 
     Args:
         engine: of a network that weighs frames.
         frames: (N, h, w, C).
         levels: of their stack; None: they are weighed as they are.
+        place: (top, left) of the tile in what `for_stack` has seen, px.
     Returns:
         (N, h, w) float32.
     """
-    lumas, chromas = luma(frames), chroma(frames) if engine.colour else None
-    if levels is not None:
-        lumas = levels.stretched(lumas)
-        chromas = None if chromas is None else levels.stretched_chroma(chromas)
-    return engine(lumas[None], None if chromas is None else chromas[None])[0]
+    lumas, chromas = planes_of(frames, engine.colour, levels)
+    return engine(lumas[None], None if chromas is None else chromas[None], place)[0]
 
 
 class TorchEngine:
@@ -102,12 +158,14 @@ class TorchEngine:
     """
 
     samples = most_samples = 2**23  # about 1 GB at work
+    sight = PROBE
 
     def __init__(self, network: Any, device: Any) -> None:
         self.network = network
         self.device = device
         self.output: str = network.output
         self.has_colour = bool(network.colour)
+        self.goes_beyond = getattr(network, "finish", None) is not None
         self.tile = TILES[network.output]
         self.seconds = 0.0
 
@@ -123,24 +181,57 @@ class TorchEngine:
         """One tile at a time: torch spreads it over the cores."""
         return 1
 
-    def __call__(self, tiles: np.ndarray, chroma: np.ndarray | None = None) -> np.ndarray:
+    def for_stack(
+        self, frames: np.ndarray, use: Sequence[int], levels: Levels | None = None
+    ) -> Engine:
+        """Itself: its network sees a tile at a time."""
+        return self
+
+    def __call__(
+        self, tiles: np.ndarray, chroma: np.ndarray | None = None, place: Corner = (0, 0)
+    ) -> np.ndarray:
         """Run the network on a tile, see `Engine`."""
         import torch
 
-        start = time.perf_counter()
-        planes = [tiles[:, None]]  # (1, 1, N, h, w)
+        with self.at_work(tiles.shape), torch.inference_mode():
+            out: np.ndarray = self.network(*self.seen(tiles, chroma)).float().cpu().numpy()
+        return out
+
+    def seen(self, tiles: np.ndarray, chroma: np.ndarray | None) -> list[Any]:
+        """What the network takes, on its device: luma (1, 1, N, h, w), and chroma if it does."""
+        import torch
+
+        planes = [tiles[:, None]]
         if chroma is not None and self.colour:
             planes.append(chroma)
+        return [torch.from_numpy(one).to(self.device) for one in planes]
+
+    def finish(self, weights: np.ndarray, frames: np.ndarray) -> np.ndarray:
+        """Mix and correct, see `Engine`."""
+        import torch
+
+        most = np.float32(np.iinfo(frames.dtype).max)
+        with self.at_work(weights.shape), torch.inference_mode():
+            planes = np.ascontiguousarray(np.moveaxis(frames, -1, 0)).astype(np.float32) / most
+            stack = torch.from_numpy(planes).to(self.device)[None]
+            shares = torch.from_numpy(np.ascontiguousarray(weights)).to(self.device)[None]
+            out: np.ndarray = self.network.finish(shares, stack)[0].float().cpu().numpy() * most
+        return out
+
+    def at_work(self, shape: Sequence[int]) -> contextlib.AbstractContextManager[None]:
+        """Time the work on tiles (..., N, h, w), and report a lack of memory in one sentence."""
+        return self._watched(shape)
+
+    @contextlib.contextmanager
+    def _watched(self, shape: Sequence[int]) -> Iterator[None]:
+        start = time.perf_counter()
         try:
-            with torch.inference_mode():
-                seen = [torch.from_numpy(one).to(self.device) for one in planes]
-                out: np.ndarray = self.network(*seen).float().cpu().numpy()  # waits for a GPU
+            yield
         except RuntimeError as error:  # torch.OutOfMemoryError is a kind of it
             if "memory" not in str(error):
                 raise
-            raise out_of_memory(tiles.shape, self.device) from error
+            raise out_of_memory(shape, self.device) from error
         self.seconds += time.perf_counter() - start
-        return out
 
 
 class OpenVinoEngine:
@@ -155,6 +246,8 @@ class OpenVinoEngine:
     """
 
     output = "weights"
+    goes_beyond = False
+    sight = PROBE
     tile = TILES["weights"]
     samples, most_samples = 5 * 2**20, 24 * 2**20  # of a tile; 40 bytes each at work
     at_work: ClassVar[int] = 2 * samples  # of all tiles at work, but two of them always
@@ -229,7 +322,19 @@ class OpenVinoEngine:
             requests.put(compiled.create_infer_request())
         return requests
 
-    def __call__(self, tiles: np.ndarray, chroma: np.ndarray | None = None) -> np.ndarray:
+    def for_stack(
+        self, frames: np.ndarray, use: Sequence[int], levels: Levels | None = None
+    ) -> Engine:
+        """Itself: an exported network sees a tile at a time."""
+        return self
+
+    def finish(self, weights: np.ndarray, frames: np.ndarray) -> np.ndarray:
+        """An exported network does not go beyond the mixture."""
+        raise NotImplementedError
+
+    def __call__(
+        self, tiles: np.ndarray, chroma: np.ndarray | None = None, place: Corner = (0, 0)
+    ) -> np.ndarray:
         """Run the network on a tile, see `Engine`."""
         _, count, height, width = tiles.shape
         shape = self.shape
@@ -295,7 +400,16 @@ def torch_engine(model_path: Path, device: str = "auto") -> TorchEngine:
 
     need_torch(f"the network of {model_path} without an export")
     chosen = select_device(str(device))
-    return TorchEngine(load_network(model_path, chosen), chosen)
+    return engine_for(load_network(model_path, chosen), chosen)
+
+
+def engine_for(network: Any, device: Any) -> TorchEngine:
+    """The TorchEngine of a network; for one with a coarse level, that which shows it the whole."""
+    if not hasattr(network, "refine"):
+        return TorchEngine(network, device)
+    from stackmff.fusion.coarse_level import PyramidEngine
+
+    return PyramidEngine(network, device)
 
 
 def choose_engine(
@@ -349,4 +463,4 @@ def engine_of_module(network: Any) -> TorchEngine:
     import torch
 
     first = next(iter(network.parameters()), None)
-    return TorchEngine(network, torch.device("cpu") if first is None else first.device)
+    return engine_for(network, torch.device("cpu") if first is None else first.device)

@@ -13,7 +13,7 @@ from stackmff.fusion.blending import (
     Place,
     WeightsBlend,
 )
-from stackmff.fusion.engines import GRID, Engine, weigh
+from stackmff.fusion.engines import GRID, PROBE, Engine, weigh
 from stackmff.fusion.tiles import (
     OVERLAPS,
     Spans,
@@ -26,7 +26,6 @@ from stackmff.fusion.tiles import (
 from stackmff.images.frame_store import release, window
 from stackmff.processes import Progress, in_order
 
-PROBE = 128  # px, side of the window that the mixture of one pixel is told from
 WHOLE = Mixture()
 
 
@@ -120,6 +119,7 @@ def run_tiles(
     places = [(row, column) for row in rows for column in columns]
     sides = [max(stop - start for start, stop in spans) for spans in (rows, columns)]
     jobs = engine.prepare(len(blend.distinct), sides[0], sides[1], len(places))
+    engine = engine.for_stack(frames, blend.distinct, blend.levels)
 
     def run(place: tuple[tuple[int, int], tuple[int, int]]) -> tuple[int, int, np.ndarray]:
         (top, bottom), (left, right) = place
@@ -154,8 +154,9 @@ def mixture_at(
 ) -> np.ndarray:
     """The share of each frame in one pixel of the fused picture.
 
-    Only a small window is looked at, so that the answer is immediate; in a whole tile the shares
-    may differ by some hundredths.
+    Only a small window is looked at, so that the answer is immediate, or a wide one at a low
+    resolution if the network has a coarse level; in a whole tile the shares may differ by some
+    hundredths. What goes beyond the mixture is not in them.
 
     Args:
         frames, mixture: see `fuse_stack`.
@@ -165,11 +166,15 @@ def mixture_at(
         (N,) float32, sum 1; 0 for frames that take no part.
     """
     use = mixture.frames_used(len(frames))
-    place = _window_around(frames.shape[1:3], x, y)
-    top, _, left, _ = place
+    size = frames.shape[1:3]
+    high, low, near, far = window_around(size, x, y, engine.sight)
     # Copies of frames are not looked for: that would read the whole stack.
     blend = WeightsBlend(frames, mixture, use)
-    weights = weigh(engine, window(frames, *place, use), blend.levels)
+    engine = engine.for_stack(frames[:, high:low, near:far], use, blend.levels)
+    top, bottom, left, right = window_around(size, x, y, PROBE)
+    top, left = top - (top - high) % GRID, left - (left - near) % GRID
+    tile = window(frames, top, bottom, left, right, use)
+    weights = weigh(engine, tile, blend.levels, (top - high, left - near))
     weights = weights[:, y - top : y - top + 1, x - left : x - left + 1].copy()
     blend.settle(weights, (y, y + 1, x, x + 1), (slice(0, 1), slice(0, 1)))
     shares = np.zeros(len(frames), np.float32)
@@ -177,10 +182,10 @@ def mixture_at(
     return shares
 
 
-def _window_around(size: tuple[int, ...], x: int, y: int) -> Place:
-    """The window of PROBE px around a pixel, within a picture of (height, width)."""
+def window_around(size: tuple[int, ...], x: int, y: int, side: int) -> Place:
+    """The window of `side` px around a pixel, within a picture of (height, width)."""
     top, left = (
-        int(np.clip(at - PROBE // 2, 0, max(side - PROBE, 0)))
-        for at, side in zip((y, x), size, strict=True)
+        int(np.clip(at - side // 2, 0, max(length - side, 0)))
+        for at, length in zip((y, x), size, strict=True)
     )
-    return top, min(top + PROBE, size[0]), left, min(left + PROBE, size[1])
+    return top, min(top + side, size[0]), left, min(left + side, size[1])

@@ -105,6 +105,10 @@ class ChoiceOptions(Options):
         label="First frame",
         choice_labels={None: "unknown", "first": "nearest", "last": "farthest"},
     )
+    pure_mixture: bool = option(
+        False,
+        help="only mix the pixels of the frames at each place, also if the network can do more",
+    )
     smooth: float = option(
         0.0,
         help="smooth the focus map over about this radius, along the edges of the picture and out "

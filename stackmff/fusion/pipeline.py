@@ -149,6 +149,7 @@ def fuse_read(
         tilt=tilt_of(options.choices),
         deep=options.format.bits == 16,
         maps=maps,
+        pure=options.choices.pure_mixture,
     )
     area = None
     if options.alignment.crop and alignment is not None:

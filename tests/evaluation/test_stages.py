@@ -37,7 +37,7 @@ class Engine:
     """Takes the mean of the frames in 4 seconds, two tiles at a time, after a start of 8."""
 
     output, tile, samples, most_samples = "weights", 64, 2**23, 2**23
-    colour = False
+    colour = goes_beyond = False
     seconds = 0.0
 
     def __init__(self, clock):
@@ -47,7 +47,10 @@ class Engine:
         self.clock.pass_by(8)
         return 2
 
-    def __call__(self, tiles, chroma=None):
+    def for_stack(self, frames, use, levels=None):
+        return self
+
+    def __call__(self, tiles, chroma=None, place=(0, 0)):
         with self.clock.lock:
             self.seconds += 4
         self.clock.pass_by(4 / 2)  # while another tile has the same seconds

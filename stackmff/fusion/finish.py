@@ -1,0 +1,95 @@
+"""The stage beyond the mixture: what a mixture lacks beside edges, from the frames' own light."""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from stackmff.images.tensors import gaussian, luma_and_chroma, pad_to_multiple
+
+
+class Finish(nn.Module):
+    """Corrects a mixture with the light of the frames that are mixed there.
+
+    It predicts eight coefficients per pixel: for yi - m and for wide Gaussians of yi - m of the
+    three frames y1 to y3 with the most weight nearby, where m is the mixture, and for the finest
+    detail of m and of y1. The result is held to the range of the frames in 3x3 px. Before training
+    the coefficients are zero.
+
+    Args:
+        channels: of its layers, which work on blocks of 2x2 px.
+    """
+
+    frames, terms = 3, 8
+    margin = 32  # px beyond which nothing changes a pixel
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.enter = nn.Conv2d(4 * (self.terms + 1 + self.frames), channels, 3, padding=1)
+        self.blocks = nn.ModuleList(
+            nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=d, dilation=d) for _ in "ab")
+            for d in (1, 2)
+        )
+        self.leave = nn.Conv2d(channels, 4 * self.terms, 3, padding=1)
+        nn.init.zeros_(self.leave.weight)
+        assert self.leave.bias is not None
+        nn.init.zeros_(self.leave.bias)
+
+    def forward(self, weights: torch.Tensor, stack: torch.Tensor) -> torch.Tensor:
+        """Mix and correct.
+
+        Args:
+            weights: (B, N, H, W), sum 1 over N.
+            stack: (B, C, N, H, W) in [0, 1], C 1 or 3.
+        Returns:
+            (B, C, H, W) float32 in [0, 1].
+        """
+        height, width = stack.shape[-2:]
+        mixture = (weights[:, None] * stack).sum(2)  # (B, C, H, W)
+        low = -F.max_pool2d(-stack.amin(2), 3, 1, 1)
+        high = F.max_pool2d(stack.amax(2), 3, 1, 1)
+        share, index = self.heaviest(weights)  # (B, 3, H/2, W/2)
+        parts = self.parts(stack, mixture, index)  # (B, C, 8, H, W)
+        seen = torch.cat([parts, mixture[:, :, None] - 0.5], 2)
+        if stack.shape[1] == 3:
+            seen = luma_and_chroma(seen)[0]
+        blocks = F.pixel_unshuffle(pad_to_multiple(seen, 2)[:, 0], 2)
+        x = F.relu(self.enter(torch.cat([blocks, *[share] * 4], 1)))
+        for block in self.blocks:
+            first, second = block.children()
+            x = F.relu(x + second(F.relu(first(x))))
+        coefficients = F.pixel_shuffle(self.leave(x), 2)[:, None, :, :height, :width].float()
+        result = mixture + (coefficients * parts).sum(2)
+        return torch.minimum(torch.maximum(result, low), high)
+
+    def heaviest(self, weights: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The three frames with the most weight around each 2x2 px, the last repeated if N < 3.
+
+        Returns:
+            (share, index): (B, 3, H/2, W/2), the weight nearby and the number of the frame.
+        """
+        near = gaussian(F.avg_pool2d(weights, 2, ceil_mode=True), 1.25)  # (B, N, H/2, W/2)
+        share, index = near.topk(min(self.frames, near.shape[1]), dim=1)
+        missing = self.frames - index.shape[1]
+        index = torch.cat([index] + [index[:, -1:]] * missing, 1)
+        share = torch.cat([share] + [share[:, -1:]] * missing, 1)
+        return share, index
+
+    def parts(
+        self, stack: torch.Tensor, mixture: torch.Tensor, index: torch.Tensor
+    ) -> torch.Tensor:
+        """What the coefficients multiply, (B, C, 8, H, W).
+
+        Args:
+            stack: (B, C, N, H, W); mixture: (B, C, H, W).
+            index: (B, 3, H/2, W/2) numbers of frames.
+        """
+        height, width = stack.shape[-2:]
+        index = index.repeat_interleave(2, 2).repeat_interleave(2, 3)[..., :height, :width]
+        index = index[:, None].expand(-1, stack.shape[1], -1, -1, -1)
+        change = stack.gather(2, index) - mixture[:, :, None]  # (B, C, 3, H, W)
+        wide = F.avg_pool2d(change.flatten(1, 2), 2, ceil_mode=True)
+        wide = F.interpolate(gaussian(wide, 1.5), scale_factor=2, mode="bilinear")
+        wide = wide[..., :height, :width].unflatten(1, change.shape[1:3])
+        pair = torch.stack([mixture, mixture + change[:, :, 0]], 2)  # m and y1
+        finest = pair - gaussian(pair.flatten(1, 2), 1.0).unflatten(1, pair.shape[1:3])
+        return torch.cat([change, wide, finest], 2)

@@ -1,0 +1,419 @@
+"""Random scenes at camera scale: blur to 200 px and more, highlights far beyond white.
+
+`scenes.py` draws what a small picture shows; here are the situations of photographs of many
+megapixels. Circles of confusion are wide beside the detail, frames lie far apart in blur, points of
+light become discs with the shape of the aperture, dark bodies stand before bright grounds that no
+frame has in focus. Everything is drawn from a NumPy generator: one seed and number, one scene. A
+scene of 10 frames of 1024x768 takes a second of one core.
+"""
+
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from itertools import pairwise
+from typing import Any, NamedTuple, cast
+
+import cv2
+import numpy as np
+import torch
+
+from stackmff.images.colour import to_srgb
+from stackmff.synthesis.camera import recompress
+from stackmff.synthesis.photos import Photos
+from stackmff.synthesis.refocus import Aperture
+from stackmff.synthesis.scenes import TOLERANCE
+from stackmff.synthesis.shapes import SHAPES, draw_alpha
+from stackmff.synthesis.surface_detail import Tone, paint_glints, surface_colour
+from stackmff.synthesis.wide_blur import NO_LIGHTS, Surface, draw_sprites
+
+KEPT_GRAIN = 3000  # electrons at saturation; from there on the answer may keep the noise
+MOST_COC, LEAST_COC = 260.0, 12.0  # px per unit of disparity
+MOST_FRAMES = 12
+THIN = ("curves", "letters", "grid", "rays")  # shapes that are drawn at full resolution
+
+Planes = list[tuple[float, float]]  # (low, high) of disparity, each to be in focus
+Scene = tuple[np.ndarray, np.ndarray, dict[str, Any]]  # frames, answer, settings
+
+
+@lru_cache(maxsize=1)
+def code_of_linear() -> np.ndarray:
+    """The sRGB codes of linear light 0 to 1 in steps of 1/65535, (65536,) uint8."""
+    codes: np.ndarray = np.round(255 * to_srgb(np.arange(65536) / 65535)).astype(np.uint8)
+    return codes
+
+
+def draw_lights(rng: np.random.Generator, alpha: np.ndarray, count: int) -> np.ndarray:
+    """Up to `count` random points of light on a surface of cover `alpha` (H, W); see Surface."""
+    height, width = alpha.shape
+    x, y = rng.uniform(0, width, 4 * count), rng.uniform(0, height, 4 * count)
+    if rng.random() < 0.3:  # in a row, as street lamps and lit edges are
+        along = rng.random(4 * count)
+        x = (rng.uniform(0, width) + along * rng.normal(0, width / 2)) % width
+        y = (rng.uniform(0, height) + along * rng.normal(0, height / 2)) % height
+    seen = alpha[y.astype(int), x.astype(int)] > 0.5
+    x, y = x[seen][:count], y[seen][:count]
+    strength = np.exp(rng.uniform(np.log(3), np.log(100), len(x)))
+    across = np.exp(rng.uniform(np.log(1), np.log(6), len(x)))
+    if rng.random() < 0.3:  # strong enough for their discs to clip
+        strength *= rng.uniform(5, 60)
+    tint = np.exp(rng.normal(0, 0.4, (len(x), 3)))
+    lights = np.concatenate([np.stack([x, y], 1), strength[:, None] * tint, across[:, None]], 1)
+    return lights.astype(np.float32)
+
+
+def relief(
+    rng: np.random.Generator, height: int, width: int, low: float, high: float
+) -> np.ndarray:
+    """A slanted or bumpy disparity within [low, high], (height, width) float32."""
+    y, x = np.mgrid[0:1:17j, 0:1:17j]
+    angle = rng.uniform(0, 2 * np.pi)
+    surface = x * np.cos(angle) + y * np.sin(angle)
+    if rng.random() < 0.5:
+        for _ in range(rng.integers(1, 5)):
+            a, b, phase = rng.normal(0, 6), rng.normal(0, 6), rng.uniform(0, 2 * np.pi)
+            surface = surface + rng.uniform(0.1, 0.6) * np.sin(a * x + b * y + phase)
+    surface = (surface - surface.min()) / np.ptp(surface)
+    surface = (low + (high - low) * surface).astype(np.float32)
+    return cv2.resize(surface, (width, height), interpolation=cv2.INTER_CUBIC).clip(low, high)
+
+
+def body_alpha(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
+    """The cover of a body, one of SHAPES or a smooth large one: (height, width) float32."""
+    side = max(height, width)
+    if rng.random() < 0.3:
+        smooth = cv2.resize(
+            rng.normal(0, 1, (6, 6)).astype(np.float32), (side, side), interpolation=cv2.INTER_CUBIC
+        )
+        edge = smooth - np.float32(rng.uniform(-0.3, 0.6))
+        alpha = (edge * side / 8 + 0.5).clip(0, 1)
+    else:
+        half = -(-side // 2)
+        shape = rng.choice(list(SHAPES))
+        if shape in THIN:
+            alpha = draw_alpha(rng, side, shape)
+        else:
+            alpha = cv2.resize(draw_alpha(rng, half, shape), (side, side))
+    return np.ascontiguousarray(alpha[:height, :width])
+
+
+def tone_of(rng: np.random.Generator, chances: Mapping[Tone, float]) -> Tone:
+    """A random tone by {tone: chance}."""
+    return cast(Tone, str(rng.choice(list(chances), p=list(chances.values()))))
+
+
+def random_count(rng: np.random.Generator, most: int) -> int:
+    """A number from 1 to most, small ones more often."""
+    return int(np.exp(rng.uniform(0, np.log(most))))
+
+
+class Kind(NamedTuple):
+    """A kind of scene.
+
+    Attributes:
+        share: of the scenes.
+        grounds: {tone of the ground: chance}.
+        bodies: {tone of a body: chance}.
+        lights: chance of points of light on the ground.
+        ground_in_focus: chance that a frame has the ground in focus.
+    """
+
+    share: float
+    grounds: Mapping[Tone, float]
+    bodies: Mapping[Tone, float]
+    lights: float
+    ground_in_focus: float
+
+
+SPECIMENS: Mapping[Tone, float] = {"dark": 0.5, "normal": 0.35, "bright": 0.15}
+BODIES: Mapping[Tone, float] = {"dark": 0.25, "normal": 0.65, "bright": 0.1}
+KINDS = {
+    "specimen": Kind(
+        0.4, {"plain": 0.5, "bright": 0.25, "normal": 0.15, "dark": 0.1}, SPECIMENS, 0.15, 0.35
+    ),
+    "lights": Kind(0.25, {"dark": 0.5, "plain": 0.2, "normal": 0.3}, BODIES, 1.0, 0.7),
+    "sheet": Kind(0.12, {"normal": 0.6, "dark": 0.4}, BODIES, 0.0, 1.0),  # slanted or bumpy
+    "any": Kind(0.23, {"normal": 0.6, "plain": 0.2, "dark": 0.1, "bright": 0.1}, BODIES, 0.3, 0.6),
+}
+
+
+class Drawing(NamedTuple):
+    """The surfaces of a scene from back to front, and what is to be in focus."""
+
+    surfaces: list[Surface]
+    planes: Planes
+
+
+def draw_surfaces(rng: np.random.Generator, photos: Photos, height: int, width: int) -> Drawing:
+    """The surfaces of a random scene, and where to focus; arguments as of `large_scene`."""
+    name = str(rng.choice(list(KINDS), p=[kind.share for kind in KINDS.values()]))
+    kind = KINDS[name]
+    drawing = Drawing([], [])
+    sheet = name == "sheet"
+    draw_ground(rng, photos, (height, width), kind, sheet, drawing)
+    count = int(rng.integers(0, 2)) if sheet else int(rng.integers(1, 4))
+    start = 0.9 if sheet else rng.uniform(0.1, 0.7)
+    for low, high in pairwise(np.linspace(start, 1, count + 1)):
+        near = low + (high - low) * rng.uniform(0, 0.5), high
+        draw_body(rng, photos, (height, width), kind, near, drawing)
+    if len(drawing.planes) > 1 and rng.random() < 0.12:  # a body that no frame has in focus
+        drawing.planes.pop(int(rng.integers(len(drawing.planes))))
+    return drawing
+
+
+def draw_ground(
+    rng: np.random.Generator,
+    photos: Photos,
+    size: tuple[int, int],
+    kind: Kind,
+    sheet: bool,
+    drawing: Drawing,
+) -> None:
+    """Draw what covers the whole picture, at disparity 0 or, as a sheet, slanted or bumpy."""
+    height, width = size
+    opaque = np.ones((height, width), np.float32)
+    colour = surface_colour(rng, photos, height, width, tone_of(rng, kind.grounds))
+    if sheet:
+        disparity = relief(rng, height, width, 0, rng.uniform(0.4, 0.9))
+        drawing.surfaces.append(Surface(colour, opaque, disparity))
+        drawing.planes.append((0.0, float(disparity.max())))
+        return
+    if rng.random() < 0.1:
+        paint_glints(rng, colour, random_count(rng, 40))
+    lights = NO_LIGHTS
+    if rng.random() < kind.lights:
+        lights = draw_lights(rng, opaque, random_count(rng, 60))
+    drawing.surfaces.append(Surface(colour, opaque, 0.0, lights))
+    if rng.random() < kind.ground_in_focus:
+        drawing.planes.append((0.0, 0.0))
+
+
+def draw_body(
+    rng: np.random.Generator,
+    photos: Photos,
+    size: tuple[int, int],
+    kind: Kind,
+    near: tuple[float, float],
+    drawing: Drawing,
+) -> None:
+    """Draw a body with disparities in `near`, in three of ten cases with hairs before it."""
+    height, width = size
+    low, high = near
+    alpha = body_alpha(rng, height, width)
+    colour = surface_colour(rng, photos, height, width, tone_of(rng, kind.bodies))
+    if rng.random() < 0.35:
+        paint_glints(rng, colour, random_count(rng, 40))
+    disparity = relief(rng, height, width, low, high) if rng.random() < 0.6 else float(high)
+    lights = NO_LIGHTS
+    if rng.random() < 0.3:
+        lights = draw_lights(rng, alpha, random_count(rng, 30))
+    drawing.surfaces.append(Surface(colour, alpha, disparity, lights))
+    drawing.planes.append((float(np.min(disparity)), float(np.max(disparity))))
+    if rng.random() < 0.3:
+        plane = float(rng.uniform(low, min(high + 0.1, 1)))
+        hairs = draw_alpha(
+            rng, max(height, width), str(rng.choice(["curves", "curves", "branches"]))
+        )
+        hairs = np.ascontiguousarray(hairs[:height, :width])
+        colour = surface_colour(rng, photos, height, width, tone_of(rng, kind.bodies))
+        drawing.surfaces.append(Surface(colour, hairs, plane))
+        drawing.planes.append((plane, plane))
+
+
+def draw_focus(rng: np.random.Generator, planes: Planes, n_frames: int) -> np.ndarray:
+    """Focal planes over the ranges that are to be in focus, each at least once, nearest first."""
+    widths = np.array([high - low for low, high in planes]) + 0.02
+    ideal = widths / widths.sum() * n_frames
+    counts = np.maximum(ideal.astype(int), 1)
+    ranges = [
+        np.linspace(low, high, count + 2)[1:-1] if count == 1 else np.linspace(low, high, count)
+        for (low, high), count in zip(planes, counts, strict=True)
+    ]
+    focus = np.unique(np.concatenate(ranges))
+    if len(focus) < 2:
+        focus = np.unique(np.append(focus, [max(focus[0] - 0.3, 0), min(focus[0] + 0.3, 1)]))
+    if rng.random() < 0.3:
+        focus = np.unique((focus + rng.normal(0, 0.02, len(focus))).clip(0, 1.05))
+    return focus[::-1]
+
+
+def add_glare(picture: np.ndarray, share: float, sigma: float) -> np.ndarray:
+    """Light that the lens scatters from bright places.
+
+    Args:
+        picture: (H, W, 3) float32 linear light.
+        share: of the light that is scattered.
+        sigma: of the Gaussian over which it is scattered, px.
+    Returns:
+        As picture.
+    """
+    height, width = picture.shape[:2]
+    small = cv2.resize(picture, (-(-width // 8), -(-height // 8)), interpolation=cv2.INTER_AREA)
+    wide = cv2.GaussianBlur(small, (0, 0), sigma / 8)
+    wide = cv2.resize(wide, (width, height), interpolation=cv2.INTER_LINEAR)
+    mixed: np.ndarray = picture * (1 - share) + wide * share
+    return mixed
+
+
+def coded(
+    rng: np.random.Generator, linear: np.ndarray, noise: tuple[float, float] | None = None
+) -> np.ndarray:
+    """Linear light (H, W, 3) to sRGB codes (H, W, 3) uint8.
+
+    Args:
+        rng: NumPy generator.
+        linear: float32, clipped to [0, 1].
+        noise: (full well, read noise) in electrons, photon noise as a Gaussian of the same
+            variance; None for none.
+    """
+    linear = linear.clip(0, 1)
+    if noise:
+        full_well, read = (np.float32(part) for part in noise)
+        grain = rng.standard_normal(linear.shape, np.float32)
+        linear = (linear + np.sqrt(linear / full_well + (read / full_well) ** 2) * grain).clip(0, 1)
+    codes: np.ndarray = code_of_linear()[(linear * 65535 + 0.5).astype(np.uint16)]
+    return codes
+
+
+def random_aperture(rng: np.random.Generator) -> Aperture:
+    """A point spread at random, see refocus.Aperture."""
+    blades = int(rng.integers(5, 10)) if rng.random() < 0.4 else 0
+    softness = float(rng.choice([0.3, 0.6, 0.9])) if rng.random() < 0.25 else 0.0
+    cut = float(rng.choice([0.2, 0.4, 0.7])) if rng.random() < 0.15 else 0.0
+    return Aperture(blades, float(rng.uniform(0, 2 * np.pi)), softness, cut)
+
+
+class Camera(NamedTuple):
+    """How surfaces are photographed.
+
+    Attributes:
+        coc: circle of confusion per unit of disparity, px.
+        aperture: shape of the point spread.
+        sprites: its drawings, see `draw_sprites`.
+        noise: see `coded`.
+        glare: share and sigma of `add_glare`, or None.
+    """
+
+    coc: float
+    aperture: Aperture
+    sprites: list[np.ndarray]
+    noise: tuple[float, float] | None
+    glare: tuple[float, float] | None
+
+    def seen(
+        self,
+        surfaces: Sequence[Surface],
+        cocs: Sequence[float | np.ndarray],
+        turned: Sequence[bool],
+    ) -> np.ndarray:
+        """Surfaces under circles of confusion, one for each: (H, W, 3) float32 linear light.
+
+        Args:
+            surfaces: from back to front.
+            cocs: numbers, or (H, W), px.
+            turned: whether they are in front of the focal plane.
+        """
+        height, width = surfaces[0].alpha.shape
+        total = torch.zeros(height, width, 3)
+        for surface, coc, before in zip(surfaces, cocs, turned, strict=True):
+            layer = torch.from_numpy(surface.blurred(coc, self.aperture, self.sprites, before))
+            total.mul_(1 - layer[..., 3:]).add_(layer[..., :3])
+        picture: np.ndarray = total.numpy()
+        return add_glare(picture, *self.glare) if self.glare else picture
+
+    def cocs(self, surfaces: Sequence[Surface], plane: float) -> list[Any]:
+        """The circles of confusion of surfaces with the focus on a plane, px."""
+        return [self.coc * np.abs(s.disparity - np.float32(plane)) for s in surfaces]
+
+
+def random_camera(rng: np.random.Generator, coc: float) -> Camera:
+    """A camera with these circles of confusion, everything else at random."""
+    aperture = random_aperture(rng)
+    sprites = draw_sprites(rng, aperture)
+    noise = None
+    if rng.random() < 0.45:
+        noise = (float(np.exp(rng.uniform(np.log(300), np.log(20000)))), float(rng.uniform(1, 6)))
+    glare = (float(rng.uniform(0, 0.06)), float(rng.uniform(16, 120)))
+    return Camera(coc, aperture, sprites, noise, None if rng.random() < 0.6 else glare)
+
+
+def large_scene(
+    rng: np.random.Generator,
+    photos: Photos,
+    size: tuple[int, int],
+    most_frames: int = MOST_FRAMES,
+) -> Scene:
+    """A random scene at camera scale.
+
+    Args:
+        rng: NumPy generator.
+        photos: to cut from.
+        size: (height, width) px.
+        most_frames: bound of N.
+    Returns:
+        frames (N, height, width, 3) uint8, nearest focus first; answer (height, width, 3) uint8;
+        settings (plain JSON values). The answer has no noise, or that of the sharp frames if it is
+        faint, since a network whose answers never have any averages faint texture away. What no
+        frame has in focus is as blurred in it as where it is nearest to focus.
+    """
+    surfaces, planes = draw_surfaces(rng, photos, *size)
+    largest = float(np.exp(rng.uniform(np.log(LEAST_COC), np.log(MOST_COC))))
+    largest = min(largest, max(size) / 2)
+    focus = draw_focus(rng, planes, int(rng.integers(max(3, len(planes)), most_frames + 1)))
+    focus = focus[:most_frames]
+    camera = random_camera(rng, largest)
+    noise = camera.noise
+    keeps_grain = noise is not None and noise[0] > KEPT_GRAIN and rng.random() < 0.7
+    frames, grain = [], []
+    for plane in focus:
+        turned = [bool(np.mean(surface.disparity) > plane) for surface in surfaces]
+        picture = camera.seen(surfaces, camera.cocs(surfaces, plane), turned)
+        frames.append(coded(rng, picture, noise))
+        if keeps_grain:
+            grain.append(frames[-1].astype(np.int16) - coded(rng, picture))
+    answer = coded(rng, sharpest(camera, surfaces, focus))
+    if keeps_grain:
+        nearest = sharpest_frame(surfaces, focus)
+        kept = np.take_along_axis(np.stack(grain), nearest[None, ..., None], 0)[0]
+        answer = (answer + kept).clip(0, 255).astype(np.uint8)
+    if rng.random() < 0.15:
+        quality = int(rng.integers(80, 99))
+        frames = [recompress(frame, quality) for frame in frames]
+    settings = {
+        "focus": focus.tolist(),
+        "aperture_px": largest,
+        "noise": noise,
+        "glare": camera.glare,
+    }
+    return np.stack(frames), answer, settings
+
+
+def sharpest(camera: Camera, surfaces: Sequence[Surface], focus: np.ndarray) -> np.ndarray:
+    """Each surface as in its sharpest frame, (H, W, 3) linear light; blur up to TOLERANCE is none.
+
+    Args:
+        camera: its coc is used.
+        surfaces: from back to front.
+        focus: (N,) disparities of the focal planes.
+    """
+    least = []
+    for surface in surfaces:
+        coc = np.min([camera.cocs([surface], plane)[0] for plane in focus], 0)
+        least.append(coc * ((coc - TOLERANCE) / TOLERANCE).clip(0, 1))
+    return camera.seen(surfaces, least, [False] * len(surfaces))
+
+
+def sharpest_frame(surfaces: Sequence[Surface], focus: np.ndarray) -> np.ndarray:
+    """The index of the focal plane nearest to what is visible at each pixel, (H, W) int."""
+    seen = np.zeros(surfaces[0].alpha.shape, np.float32)
+    for surface in surfaces:
+        seen = np.where(surface.alpha >= 0.5, surface.disparity, seen)
+    nearest: np.ndarray = np.argmin([np.abs(seen - np.float32(plane)) for plane in focus], 0)
+    return nearest
+
+
+def numbered_large_scene(
+    photos: Photos, seed: int, number: int, most_frames: int = MOST_FRAMES
+) -> Scene:
+    """Scene `number` of a seed at camera scale, of 512 to 1088 px a side; see `large_scene`."""
+    rng = np.random.default_rng([seed, number, 27])
+    height, width = (int(64 * rng.integers(8, 18)) for _ in range(2))
+    return large_scene(rng, photos, (height, width), most_frames)
