@@ -20,9 +20,10 @@ from typing import Any
 
 import numpy as np
 
+from stackmff.alignment.align import align_by_options, find_reference
 from stackmff.alignment.focus_order import put_in_order
 from stackmff.alignment.geometry import Alignment
-from stackmff.alignment.measure import align_by_options, apply, find_reference
+from stackmff.alignment.measure import apply
 from stackmff.alignment.options import AlignOptions
 from stackmff.errors import StackError
 from stackmff.fusion import fuse as fusing

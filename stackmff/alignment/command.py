@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from stackmff.alignment.align import align_by_options, find_reference, told
 from stackmff.alignment.focus_order import put_in_order
 from stackmff.alignment.geometry import Alignment
-from stackmff.alignment.measure import align_by_options, apply, find_reference, told
+from stackmff.alignment.measure import apply
 from stackmff.alignment.options import AlignmentFiles, AlignOptions, unmeasured
 from stackmff.images.folders import list_frames
 from stackmff.images.formats import suffix_like, write_picture

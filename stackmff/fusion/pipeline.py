@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from stackmff.alignment.align import align_by_options, find_reference, told
 from stackmff.alignment.focus_order import focus_order, put_in_order, reorder
 from stackmff.alignment.geometry import Alignment, common_area
-from stackmff.alignment.measure import align_by_options, apply, find_reference, told
+from stackmff.alignment.measure import apply
 from stackmff.alignment.registration import farthest
 from stackmff.errors import StackError
 from stackmff.fusion.blending import Fused, Mixture

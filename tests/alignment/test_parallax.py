@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from stackmff.alignment import parallax, resampling
+from stackmff.alignment.align import align_by_options
 from stackmff.alignment.command import AlignCommand, get_parser
 from stackmff.alignment.geometry import Alignment, common_area, covered, places_of, spread
-from stackmff.alignment.measure import align_by_options, apply, measure
+from stackmff.alignment.measure import apply, measure
 from stackmff.alignment.record import load_alignment, save_alignment
 from stackmff.errors import StackError
 from stackmff.options import parse
