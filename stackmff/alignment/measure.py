@@ -99,20 +99,12 @@ def measure(
     notes: list[str] = []
     if thorough or not all(placement.still):
         placement.settle()
-        if not thorough and (apparent := placement.hold_still()):
-            notes.append(
-                f"no frame was moved: what seems to move, by up to {apparent:.1f} px, is blur that "
-                "comes and goes; --align on moves it"
-            )
+        notes += [] if thorough else _told_stillness(placement.hold_still())
     gains = np.ones((count, colours_of(frames)))
     if match_exposure:
         exposures = placement.exposures(lambda k: _fine_tiles(frames, levels, k), reference)
-        gains, like = exposures.gains, exposures.like
-        if like != placement.reference:
-            notes.append(
-                f"the exposure of {names[placement.reference]}, the reference, is unlike most: the "
-                f"frames were given that of {names[like]}"
-            )
+        gains = exposures.gains
+        notes += _told_exposures(exposures, placement.reference, names)
     fields = placement.fields() if local and not all(placement.still) else {}
     return Alignment(
         placement.reference,
@@ -124,6 +116,26 @@ def measure(
         factor * BLOCK,
         notes,
     )
+
+
+def _told_stillness(apparent: float) -> list[str]:
+    """A sentence if what seems to move, by up to `apparent` px, is blur."""
+    if not apparent:
+        return []
+    return [
+        f"no frame was moved: what seems to move, by up to {apparent:.1f} px, is blur that comes "
+        "and goes; --align on moves it"
+    ]
+
+
+def _told_exposures(exposures: Exposures, reference: int, names: Sequence[object]) -> list[str]:
+    """A sentence if the frames were not given the exposure of their reference."""
+    if exposures.like == reference:
+        return []
+    return [
+        f"the exposure of {names[reference]}, the reference, is unlike most: the frames were given "
+        f"that of {names[exposures.like]}"
+    ]
 
 
 class _Steps:
