@@ -48,11 +48,13 @@ class Match:
         transform: (3, 3) from pixel (x, y, 1) of a to pixel of b.
         covariance: (P, P) of the parameters, px^2, see registration.offsets.
         explained: the part of the variance of a that b explains once their blur is matched.
+        factor: how much smaller than the frames the compared pictures were.
     """
 
     transform: np.ndarray
     covariance: np.ndarray
     explained: float
+    factor: int
 
     @property
     def explains(self) -> bool:
@@ -132,7 +134,7 @@ class BlurMatcher:
         left = _left(self._matched(local, inside), inside)[counts]
         power = max(float(self.first[0][counts].var()), np.finfo(float).tiny)
         explained = 1 - float((left**2).mean()) / power
-        return Match(matrix, covariance, explained)
+        return Match(matrix, covariance, explained, self.factor)
 
     def best(self, guesses: list[np.ndarray]) -> Match | None:
         """The Match that fits best of those to which (3, 3) guesses lead."""

@@ -78,14 +78,11 @@ def measure(
         )
     notes: list[str] = []
     if thorough or not all(placement.still):
-        if placement.is_deceived_by_blur(lambda: focus_order(frames)):
-            notes.append(
-                "blur looked like motion that there was not: the frames were placed by matching "
-                "their blur"
-            )
-        else:
+        deceived = placement.is_deceived_by_blur(lambda: focus_order(frames))
+        if not deceived:
             placement.settle()
-        notes += [] if thorough else _told_stillness(placement.hold_still())
+        apparent = 0.0 if thorough else placement.hold_still()
+        notes += _told_blur(deceived, apparent)
     gains = np.ones((count, colours_of(frames)))
     if match_exposure:
         exposures = placement.exposures(lambda k: fine_tiles(frames, levels, k), reference)
@@ -104,14 +101,24 @@ def measure(
     )
 
 
-def _told_stillness(apparent: float) -> list[str]:
-    """A sentence if what seems to move, by up to `apparent` px, is blur."""
-    if not apparent:
-        return []
-    return [
-        f"no frame was moved: what seems to move, by up to {apparent:.1f} px, is blur that comes "
-        "and goes; --align on moves it"
-    ]
+def _told_blur(deceived: bool, apparent: float) -> list[str]:
+    """A sentence if blur looked like motion.
+
+    Args:
+        deceived: whether the frames were therefore placed by their matched blur.
+        apparent: px by which a frame of a stack that does not move seemed to; 0 if it moves.
+    """
+    if apparent:
+        return [
+            f"no frame was moved: what seems to move, by up to {apparent:.1f} px, is blur that "
+            "comes and goes; --align on moves it"
+        ]
+    if deceived:
+        return [
+            "blur looked like motion that there was not: the frames were placed by matching their "
+            "blur"
+        ]
+    return []
 
 
 def _told_exposures(exposures: Exposures, reference: int, names: Sequence[object]) -> list[str]:

@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from stackmff.alignment.blur_matching import BlurMatcher, least_gap
+from stackmff.alignment.blur_matching import BlurMatcher, Match, least_gap
 from stackmff.alignment.exposure import Exposures, Tiles, match
 from stackmff.alignment.linking import (
     Key,
@@ -143,13 +143,16 @@ class Placement:
 
     def _compare_by_blur(self, key: Key) -> Pair:
         """The Pair of two frames (a, b) by matched blur; it does not hold if that fails."""
-        first, second = (self._transform(k) for k in key)
-        matcher = self._matcher(key)
-        found = matcher.best([np.eye(3), second @ np.linalg.inv(first)])
+        found = self._match_blur(key)
         if found is None or not found.explains:
-            return Pair(np.eye(3), np.eye(PARAMETERS[self.motion]), 0.0, 1, matcher.factor)
+            return Pair(np.eye(3), np.eye(PARAMETERS[self.motion]), 0.0, 1, 1)
         blocks = self.views[key[0]].luma.size // BLOCK**2
-        return Pair(found.transform, found.covariance, found.explained, blocks, matcher.factor)
+        return Pair(found.transform, found.covariance, found.explained, blocks, found.factor)
+
+    def _match_blur(self, key: Key) -> Match | None:
+        """The Match of two frames (a, b) from where they are, or from no motion."""
+        first, second = (self._transform(k) for k in key)
+        return self._matcher(key).best([np.eye(3), second @ np.linalg.inv(first)])
 
     def _matcher(self, key: Key) -> BlurMatcher:
         """Compares two frames (a, b)."""
@@ -163,7 +166,9 @@ class Placement:
             By how many px a frame seemed to move; 0 if frames do move, or none seemed to.
         """
         levels = [view.levels()[0] for view in self.views]
-        if all(self.still) or moves(levels, self.transforms, self.size, self.motion):
+        if all(self.still) or moves(
+            levels, self.transforms, self.size, self.motion, self._match_blur
+        ):
             return 0.0
         self.still = [True] * len(self.still)
         return max(farthest(m, self.size) for m in self.transforms if m is not None)
