@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 import cv2
 import numpy as np
 
+from stackmff.alignment.sensor import Dirt
 from stackmff.errors import StackError
 
 NEAR = 0.02  # px; a pixel is covered if its place is outside the frame by no more
@@ -27,6 +28,7 @@ class Alignment:
             added to its pixel (x, y) before the transform, see `spread`; only of some frames.
         spacing: side of the fields' cells, px, a multiple of 4.
         notes: further sentences on what was decided.
+        dirt: what is on the sensor, and filled before the frames are moved.
     """
 
     reference: int
@@ -37,6 +39,7 @@ class Alignment:
     fields: dict[int, np.ndarray] = field(default_factory=dict)
     spacing: int = 4
     notes: list[str] = field(default_factory=list)
+    dirt: Dirt = field(default_factory=Dirt)
 
     @property
     def moved(self) -> list[bool]:

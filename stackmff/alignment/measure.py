@@ -1,6 +1,7 @@
 """Aligns a stack: measures how its frames move and are exposed, and applies that to them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -10,7 +11,8 @@ from stackmff.alignment.geometry import Alignment, colours_of
 from stackmff.alignment.placement import Placement
 from stackmff.alignment.registration import BLOCK, Motion, is_comparable
 from stackmff.alignment.resampling import resample
-from stackmff.alignment.views import Steps, factor_of, fine_tiles, look_at_all
+from stackmff.alignment.sensor import Dirt, full_size, hidden, hot_pixels, runs_of, suspects
+from stackmff.alignment.views import Steps, View, factor_of, fine_tiles, look_at_all
 from stackmff.errors import StackError
 from stackmff.images.frame_store import release
 from stackmff.images.levels import levels_of
@@ -26,6 +28,7 @@ def measure(
     names: Sequence[object] | None = None,
     thorough: bool = False,
     local: bool = True,
+    fill_dirt: bool = True,
 ) -> Alignment:
     """Find how the frames of a stack are brought onto one of them, and their exposures.
 
@@ -44,6 +47,7 @@ def measure(
         thorough: compare frames farther apart even if no neighbours seem to move.
         local: if frames move, also find how parts of them move against each other, see
             alignment/parallax.py.
+        fill_dirt: find hot pixels and dirt on the sensor, see alignment/sensor.py.
     Returns:
         Alignment. Frames that show no detail, or do not fit the reference, are left out. If none
         shows detail, or frames are smaller than about 40 px, all are left as they are.
@@ -62,27 +66,37 @@ def measure(
         return _unmoved(frames, middle)
     steps = Steps(progress, 2 * count - 1)
     levels = levels_of(frames)
-    views = look_at_all(frames, levels, steps)
+    dirt = Dirt(hot_pixels(frames)) if fill_dirt else Dirt()
+    views = look_at_all(frames, levels, dirt, steps)
     if all(view.plain for view in views):  # there is nothing to compare
         return _unmoved(frames, middle)
     if reference is not None and views[reference].plain:
         raise StackError(
             f"frame {names[reference]}, the reference, shows no detail: choose another --reference"
         )
-    placement = Placement(views, (height, width), motion, steps)
-    placement.connect(reference, middle)
+
+    def placed(views: list[View]) -> tuple[Placement, list[str]]:
+        placement = Placement(views, (height, width), motion, steps)
+        placement.connect(reference, middle)
+        return placement, _settled(placement, thorough, lambda: focus_order(frames))
+
+    placement, notes = placed(views)
+    if fill_dirt and (suspected := suspects([view.luma for view in views])) is not None:
+        dirty = suspected.passed(placement.placed, factor)
+        if dirty or suspected.dominant:
+            clean = [replace(view, luma=hidden(view.luma, suspected.labels)) for view in views]
+            again, told = placed(clean)
+            dirty = suspected.passed(again.placed, factor)
+            if dirty:
+                placement, notes = again, told
+                mask = np.isin(suspected.labels, dirty)
+                dirt = Dirt(dirt.hot, runs_of(full_size(mask, factor, (height, width))), len(dirty))
     if len(placement.kept) < 2:
         raise StackError(
             f"no other frame fits {names[placement.reference]}, the reference: give frames of one "
             "scene, choose another --reference, or fuse them as they are with --align off"
         )
-    notes: list[str] = []
-    if thorough or not all(placement.still):
-        deceived = placement.is_deceived_by_blur(lambda: focus_order(frames))
-        if not deceived:
-            placement.settle()
-        apparent = 0.0 if thorough else placement.hold_still()
-        notes += _told_blur(deceived, apparent)
+    notes += dirt.told()
     gains = np.ones((count, colours_of(frames)))
     if match_exposure:
         exposures = placement.exposures(lambda k: fine_tiles(frames, levels, k), reference)
@@ -98,7 +112,20 @@ def measure(
         fields,
         factor * BLOCK,
         notes,
+        dirt,
     )
+
+
+def _settled(
+    placement: Placement, thorough: bool, find_order: Callable[[], np.ndarray | None]
+) -> list[str]:
+    """Settle a placement that is connected, unless nothing moves; sentences on what was decided."""
+    if len(placement.kept) < 2 or (all(placement.still) and not thorough):
+        return []
+    deceived = placement.is_deceived_by_blur(find_order)
+    if not deceived:
+        placement.settle()
+    return _told_blur(deceived, 0.0 if thorough else placement.hold_still())
 
 
 def _told_blur(deceived: bool, apparent: float) -> list[str]:
@@ -141,8 +168,8 @@ def _unmoved(frames: np.ndarray, reference: int) -> Alignment:
 def apply(frames: np.ndarray, alignment: Alignment, progress: Progress | None = None) -> list[int]:
     """Bring the frames onto the reference, in place.
 
-    A frame that neither moves nor changes its exposure is not touched. Any other is resampled once,
-    by Lanczos' kernel; beyond its border the border is repeated.
+    A frame that neither moves nor changes its exposure is not touched, unless there is dirt on the
+    sensor. Any other is resampled once, by Lanczos' kernel; beyond its border that is repeated.
 
     Args:
         frames: (N, H, W, C) uint8 or uint16, writable.
@@ -156,6 +183,7 @@ def apply(frames: np.ndarray, alignment: Alignment, progress: Progress | None = 
     def bring(k: int) -> None:
         frame = frames[k]
         gains = alignment.gains[k]
+        alignment.dirt.filled(frame)
         if moved[k]:
             resample(frame, alignment, k)
         if (gains != 1).any():

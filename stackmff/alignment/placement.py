@@ -65,6 +65,15 @@ class Placement:
         """Indices of the frames that are not left out."""
         return [k for k, link in enumerate(self.chain) if link is not None]
 
+    @property
+    def placed(self) -> dict[int, np.ndarray]:
+        """{index: (3, 3) transform} of these frames; the identity of those that are not moved."""
+        return {
+            k: np.eye(3) if fixed else matrix
+            for k, (matrix, fixed) in enumerate(zip(self.transforms, self.still))
+            if matrix is not None
+        }
+
     def connect(self, reference: int | None, middle: int) -> None:
         """Compare neighbours, and choose the reference if it is not given.
 

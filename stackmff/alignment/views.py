@@ -10,6 +10,7 @@ import numpy as np
 from stackmff.alignment.exposure import FINE_TILES, Tiles, tiles_of
 from stackmff.alignment.parallax import Item, Result
 from stackmff.alignment.registration import Level, pyramid
+from stackmff.alignment.sensor import Dirt
 from stackmff.images.colour import luma
 from stackmff.images.frame_store import release
 from stackmff.images.levels import Levels
@@ -74,11 +75,15 @@ def factor_of(size: tuple[int, int]) -> int:
     return -(-max(size) // LONGEST)
 
 
-def look_at_all(frames: np.ndarray, levels: Levels | None, steps: Steps) -> list[View]:
-    """The views of (N, H, W, C) frames; `levels` are those of their stack."""
+def look_at_all(frames: np.ndarray, levels: Levels | None, dirt: Dirt, steps: Steps) -> list[View]:
+    """The views of (N, H, W, C) frames without dirt; `levels` are those of their stack."""
 
     def look(k: int) -> View:
-        view = _look_at(frames[k], levels)
+        frame = frames[k]
+        if dirt:
+            frame = np.array(frame)
+            dirt.filled(frame)
+        view = _look_at(frame, levels)
         release(frames)
         return view
 

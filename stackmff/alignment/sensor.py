@@ -1,0 +1,285 @@
+"""Hot pixels and dirt on the sensor: what stays where it is in all frames while the scene moves.
+
+It holds frames where they are when they are measured, and becomes a trail of dots or bars when they
+are moved. So it is found, hidden from the measuring, and filled from its surroundings before frames
+are resampled; the other frames show what it hid.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import cv2
+import numpy as np
+
+from stackmff.images.frame_store import release
+
+# A hot pixel differs in all frames by at least OUTSTANDING of the range from each of the 16 px that
+# surround it at a distance of 2 px. In most frames these are EVEN: their standard deviation is this
+# part of the difference at most. And the difference, or the pixel itself if it is saturated, varies
+# from frame to frame by no more than ALIKE of it. A glint of the scene does neither, since
+# it is out of focus in some frames.
+OUTSTANDING, EVEN, ALIKE = 0.06, 0.1, 0.08
+FEWEST_FRAMES, FEWEST_FOR_DIRT = 3, 5  # in fewer, things are alike by chance
+MOST_HOT = 0.002  # of the pixels; more are no defects but the scene
+
+WIDE = 6.0  # sigma in px of the small pictures: dirt differs from its surroundings within it
+CONSTANT = 11.0, 3.0  # standard deviations of the mean, and of a frame: the same in all of them
+LEAST = 0.012  # coded values; fainter dirt does not show
+NOISE = 0.0015  # coded values, added to the standard deviation
+HALO = 0.3  # of a spot's strength, by which what surrounds it may differ
+FEWEST_PIXELS = 6  # of the small pictures, of one spot
+MOST_DIRTY = 0.03  # of a frame; more is a scene that hardly changes from frame to frame
+DOMINANT = 0.3  # part of the detail in dirt that may hold frames where they are
+GROWN = 5  # px of the small pictures; side of the square by which spots grow, for their soft edges
+PASSED = 1.5  # times its own breadth by which the scene must move behind a spot, and at least
+FARTHEST = 4.0  # px of the small pictures
+RING = [(y, x) for y in range(-2, 3) for x in range(-2, 3) if max(abs(y), abs(x)) == 2]
+
+
+@dataclass
+class Dirt:
+    """What is to be filled in every frame before it is moved.
+
+    Attributes:
+        hot: (n, 2) int, row and column of hot pixels.
+        runs: (m, 3) int, row, first column and end of the parts of rows that dirt covers.
+        spots: number of connected parts of it.
+    """
+
+    hot: np.ndarray = field(default_factory=lambda: np.zeros((0, 2), int))
+    runs: np.ndarray = field(default_factory=lambda: np.zeros((0, 3), int))
+    spots: int = 0
+
+    def __bool__(self) -> bool:
+        return len(self.hot) > 0 or len(self.runs) > 0
+
+    def filled(self, frame: np.ndarray) -> None:
+        """Fill it in a frame (H, W, C), in place."""
+        _fill_hot(frame, self.hot)
+        for (top, bottom, left, right), mask in _boxes(self.runs, frame.shape[:2]):
+            part = frame[top:bottom, left:right]
+            part[mask] = np.rint(_filled(part, mask)[mask])
+
+    def told(self) -> list[str]:
+        """A sentence on it; none if there is none."""
+        kinds = [(len(self.hot), "hot pixel"), (self.spots, "spot of dirt")]
+        words = [f"{n} {_plural(word, n)}" for n, word in kinds if n]
+        if not words:
+            return []
+        return [
+            f"{' and '.join(words)} on the sensor were filled in all frames: --keep_hot_pixels "
+            "leaves them"
+        ]
+
+
+def _plural(word: str, count: int) -> str:
+    """ "hot pixels" for more than one."""
+    first, _, rest = word.partition(" of ")
+    return word if count == 1 else f"{first}s" + (f" of {rest}" if rest else "")
+
+
+def hot_pixels(frames: np.ndarray) -> np.ndarray:
+    """(n, 2) row and column of the pixels that are hot, or dead, in all frames.
+
+    Args:
+        frames: (N, H, W, C) uint8 or uint16; of frames in a file one at a time is read.
+    """
+    none = np.zeros((0, 2), int)
+    count, height, width, channels = frames.shape
+    if count < FEWEST_FRAMES or min(height, width) < 8:
+        return none
+    colours = 3 if channels >= 3 else 1
+    middle = count // 2
+    places = _outstanding(frames[middle][..., :colours])
+    release(frames)
+    even = np.zeros(len(places), int)
+    sums = np.zeros((2, 2, len(places)))  # of differences and values, and of their squares
+    for k in [middle, *(k for k in range(count) if k != middle)]:
+        if not len(places):
+            return none
+        stands_out, smooth, values = _still_outstanding(frames[k], places)
+        sums = np.add(sums, [values, values**2])[..., stands_out]
+        places, even = places[stands_out], (even + smooth)[stands_out]
+        release(frames)
+    means, squares = sums / count
+    deviations = np.sqrt(np.maximum(squares - means**2, 0)).min(0)
+    places = places[(2 * even > count) & (deviations <= ALIKE * np.abs(means[0]))]
+    found = np.unique(places[:, :2], axis=0)
+    return found if len(found) <= MOST_HOT * height * width else none
+
+
+def _outstanding(frame: np.ndarray) -> np.ndarray:
+    """(n, 4) row, column, channel and sign of what differs from four pixels 2 px away from it."""
+    least = int(OUTSTANDING * np.iinfo(frame.dtype).max)
+    inner = np.ascontiguousarray(frame[2:-2, 2:-2])
+    around = [frame[2:-2, :-4], frame[2:-2, 4:], frame[:-4, 2:-2], frame[4:, 2:-2]]
+    high, low = around[0], around[0]
+    for other in around[1:]:
+        high, low = np.maximum(high, other), np.minimum(low, other)
+    found = []
+    for sign, exceeds in (
+        (1, (inner > high) & (inner - np.minimum(high, inner) > least)),
+        (-1, (inner < low) & (low - np.minimum(low, inner) > least)),
+    ):
+        y, x, channel = np.nonzero(exceeds)
+        found.append(np.stack([y + 2, x + 2, channel, np.full_like(y, sign)], 1))
+    return np.concatenate(found)
+
+
+def _still_outstanding(
+    frame: np.ndarray, places: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Which places (n, 4) stand out in a frame, (n,) bool, and which on even ground, (n,) bool; by
+    how much they differ, and what they are, (2, n)."""
+    y, x, channel, sign = places.T
+    ring = np.stack([frame[y + dy, x + dx, channel] for dy, dx in RING]).astype(np.float32)
+    own = frame[y, x, channel].astype(np.float32)
+    gap = np.where(sign > 0, own - ring.max(0), ring.min(0) - own)
+    difference = own - np.median(ring, 0)
+    even = ring.std(0) <= EVEN * np.abs(difference)
+    values = np.stack([difference, own]).astype(np.float64)
+    return gap >= OUTSTANDING * np.iinfo(frame.dtype).max, even, values
+
+
+def _fill_hot(frame: np.ndarray, hot: np.ndarray) -> None:
+    """Give hot pixels, and those beside them, the median of what surrounds them, in place."""
+    if not len(hot):
+        return
+    y, x = hot.T
+    height, width = frame.shape[:2]
+    around = np.stack([frame[y + dy, x + dx] for dy, dx in RING])  # (16, n, C)
+    middle = np.rint(np.median(around, 0)).astype(frame.dtype)
+    for dy in (-1, 0, 1):
+        for dx in (-1, 0, 1):
+            frame[np.clip(y + dy, 0, height - 1), np.clip(x + dx, 0, width - 1)] = middle
+
+
+@dataclass
+class Suspects:
+    """Connected parts of small pictures that are the same in all frames.
+
+    Attributes:
+        labels: (h, w) int32, 0 where nothing is, else the number of a spot, from 1.
+        breadths: (n,) px, the shorter side of each.
+        centres: (n, 2) px, x and y.
+        dominant: whether so much of the detail is in them that they may hold frames where they are.
+    """
+
+    labels: np.ndarray
+    breadths: np.ndarray
+    centres: np.ndarray
+    dominant: bool
+
+    def passed(self, transforms: Mapping[int, np.ndarray], factor: int) -> list[int]:
+        """The numbers of the spots behind which the scene has moved away.
+
+        Args:
+            transforms: {frame: (3, 3) from the reference}.
+            factor: how much smaller than the frames the pictures are.
+        """
+        full = self.centres * factor + (factor - 1) / 2
+        places = np.stack([full @ m[:2, :2].T + m[:2, 2] for m in transforms.values()])  # (N, n, 2)
+        ways = np.hypot(*np.ptp(places, axis=0).T) / factor
+        least = np.maximum(PASSED * self.breadths, FARTHEST)
+        return (np.flatnonzero(ways >= least) + 1).tolist()
+
+
+def suspects(lumas: Sequence[np.ndarray]) -> Suspects | None:
+    """What may be dirt; None if nothing is the same in all frames, or too much is.
+
+    Args:
+        lumas: (h, w) uint16 of each frame, small.
+    """
+    if len(lumas) < FEWEST_FOR_DIRT:
+        return None
+    total = np.zeros(lumas[0].shape, np.float32)
+    squares, strength = total.copy(), total.copy()
+    for luma in lumas:
+        values = luma * np.float32(1 / 65535)
+        detail = values - cv2.GaussianBlur(values, (0, 0), WIDE)
+        total += detail
+        squares += detail**2
+        strength += cv2.Sobel(values, -1, 1, 0) ** 2 + cv2.Sobel(values, -1, 0, 1) ** 2
+    mean = np.abs(total) / len(lumas)
+    deviation = np.sqrt(np.maximum(squares / len(lumas) - mean**2, 0)) + NOISE
+    # What surrounds a strong spot differs from it, too.
+    reach = int(4 * WIDE) | 1
+    halo = HALO * cv2.dilate(mean, np.ones((reach, reach), np.uint8))
+    least = max(CONSTANT[0] / np.sqrt(len(lumas)), CONSTANT[1])
+    mask = ((mean > np.maximum(LEAST, halo)) & (mean > least * deviation)).astype(np.uint8)
+    mask = cv2.morphologyEx(mask, cv2.MORPH_OPEN, np.ones((2, 2), np.uint8))
+    count, labels, stats, centres = cv2.connectedComponentsWithStats(mask)
+    large = np.flatnonzero(stats[1:, cv2.CC_STAT_AREA] >= FEWEST_PIXELS) + 1
+    if not len(large) or stats[large, cv2.CC_STAT_AREA].sum() > MOST_DIRTY * mask.size:
+        return None
+    numbers = np.zeros(count, np.int32)
+    numbers[large] = np.arange(1, len(large) + 1)
+    kernel = np.ones((GROWN, GROWN), np.uint8)
+    grown = cv2.dilate(numbers[labels].astype(np.float32), kernel).astype(np.int32)
+    sides = stats[large][:, [cv2.CC_STAT_WIDTH, cv2.CC_STAT_HEIGHT]]
+    share = strength[grown > 0].sum() / max(float(strength.sum()), 1e-12)
+    return Suspects(grown, sides.min(1), centres[large], bool(share > DOMINANT))
+
+
+def hidden(luma: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """A small luma (h, w) uint16 without what is labelled; see Suspects."""
+    out = luma.copy()
+    for (top, bottom, left, right), mask in _boxes(runs_of(labels > 0), luma.shape):
+        part = out[top:bottom, left:right]
+        part[mask] = np.rint(_filled(part[..., None], mask)[mask][:, 0])
+    return out
+
+
+def full_size(mask: np.ndarray, factor: int, size: tuple[int, int]) -> np.ndarray:
+    """A mask (h, w) bool of small pictures for frames of `size` (height, width)."""
+    large = np.repeat(np.repeat(mask, factor, 0), factor, 1)
+    rest = [(0, max(full - got, 0)) for full, got in zip(size, large.shape)]
+    return np.pad(large, rest)[: size[0], : size[1]]
+
+
+def runs_of(mask: np.ndarray) -> np.ndarray:
+    """(m, 3) row, first column and end of the parts of rows where a mask (H, W) is true."""
+    edges = np.diff(np.pad(mask.astype(np.int8), ((0, 0), (1, 1))), axis=1)
+    rows, starts = np.nonzero(edges > 0)
+    return np.stack([rows, starts, np.nonzero(edges < 0)[1]], 1)
+
+
+def _boxes(
+    runs: np.ndarray, size: tuple[int, ...]
+) -> list[tuple[tuple[int, int, int, int], np.ndarray]]:
+    """For each connected part: a window (top, bottom, left, right) with room, and its mask."""
+    if not len(runs):
+        return []
+    height, width = size[:2]
+    mask = np.zeros((height, width), np.uint8)
+    for row, start, stop in runs:
+        mask[row, start:stop] = 1
+    _, _, stats, _ = cv2.connectedComponentsWithStats(mask)
+    out = []
+    for left, top, wide, high, _ in stats[1:]:
+        room = min(wide, high) + 4
+        box = (
+            max(top - room, 0),
+            min(top + high + room, height),
+            max(left - room, 0),
+            min(left + wide + room, width),
+        )
+        out.append((box, mask[box[0] : box[1], box[2] : box[3]] > 0))
+    return out
+
+
+def _filled(part: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """A part (h, w, C) of a frame, with a masked place (h, w) from what surrounds it; float32."""
+    known = (~mask).astype(np.float32)
+    distance = cv2.distanceTransform(mask.astype(np.uint8), cv2.DIST_L2, 3).max()
+    values = part.astype(np.float32) * known[..., None]
+    out = np.zeros(part.shape, np.float32)
+    missing = np.ones(mask.shape, bool)
+    for sigma in (distance / 2 + 1, distance + 1, 4 * distance + 1):
+        weight = cv2.GaussianBlur(known, (0, 0), sigma)
+        enough = missing & (weight > 1e-3)
+        for channel in range(part.shape[2]):
+            blurred = cv2.GaussianBlur(values[..., channel], (0, 0), sigma)
+            out[..., channel][enough] = blurred[enough] / weight[enough]
+        missing &= ~enough
+    return out
