@@ -81,12 +81,13 @@ def measure(
         return placement, _settled(placement, thorough, lambda: focus_order(frames))
 
     placement, notes = placed(views)
-    if fill_dirt and (suspected := suspects([view.luma for view in views])) is not None:
-        dirty = suspected.passed(placement.placed, factor)
+    lumas = [view.luma for view in views]
+    if fill_dirt and (suspected := suspects(lumas)) is not None:
+        dirty = suspected.confirmed(lumas, placement.placed, factor)
         if dirty or suspected.dominant:
             clean = [replace(view, luma=hidden(view.luma, suspected.labels)) for view in views]
             again, told = placed(clean)
-            dirty = suspected.passed(again.placed, factor)
+            dirty = suspected.confirmed(lumas, again.placed, factor)
             if dirty:
                 placement, notes = again, told
                 mask = np.isin(suspected.labels, dirty)

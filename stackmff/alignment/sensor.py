@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import cv2
 import numpy as np
 
+from stackmff.alignment.registration import at_scale
 from stackmff.images.frame_store import release
 
 # A hot pixel differs in all frames by at least OUTSTANDING of the range from each of the 16 px that
@@ -33,6 +34,7 @@ DOMINANT = 0.3  # part of the detail in dirt that may hold frames where they are
 GROWN = 5  # px of the small pictures; side of the square by which spots grow, for their soft edges
 PASSED = 1.5  # times its own breadth by which the scene must move behind a spot, and at least
 FARTHEST = 4.0  # px of the small pictures
+FOLLOWS = 0.5  # of its strength that is found where the scene has moved to: then it is of the scene
 RING = [(y, x) for y in range(-2, 3) for x in range(-2, 3) if max(abs(y), abs(x)) == 2]
 
 
@@ -160,28 +162,55 @@ class Suspects:
 
     Attributes:
         labels: (h, w) int32, 0 where nothing is, else the number of a spot, from 1.
+        detail: (h, w), how they differ from their surroundings, mean of the frames.
         breadths: (n,) px, the shorter side of each.
         centres: (n, 2) px, x and y.
         dominant: whether so much of the detail is in them that they may hold frames where they are.
     """
 
     labels: np.ndarray
+    detail: np.ndarray
     breadths: np.ndarray
     centres: np.ndarray
     dominant: bool
 
-    def passed(self, transforms: Mapping[int, np.ndarray], factor: int) -> list[int]:
-        """The numbers of the spots behind which the scene has moved away.
+    def confirmed(
+        self, lumas: Sequence[np.ndarray], transforms: Mapping[int, np.ndarray], factor: int
+    ) -> list[int]:
+        """The numbers of the spots that do not follow the scene that moves behind them.
 
         Args:
+            lumas: (h, w) uint16 of each frame, small, as they were.
             transforms: {frame: (3, 3) from the reference}.
             factor: how much smaller than the frames the pictures are.
         """
-        full = self.centres * factor + (factor - 1) / 2
-        places = np.stack([full @ m[:2, :2].T + m[:2, 2] for m in transforms.values()])  # (N, n, 2)
-        ways = np.hypot(*np.ptp(places, axis=0).T) / factor
+        y, x = np.nonzero(self.labels)
+        numbers = self.labels[y, x] - 1
+        count = len(self.breadths)
+        mean = self.detail[y, x].astype(np.float64)
+        power = np.bincount(numbers, mean**2, count)
         least = np.maximum(PASSED * self.breadths, FARTHEST)
-        return (np.flatnonzero(ways >= least) + 1).tolist()
+        followed, frames = np.zeros(count), np.zeros(count, int)
+        for k, matrix in transforms.items():
+            local = at_scale(matrix, factor)
+            places = cv2.transform(np.stack([x, y], -1)[None].astype(np.float32), local)
+            ways = np.hypot(*(cv2.transform(self.centres[None], local)[0] - self.centres).T)
+            far = ways >= least
+            if not far.any():
+                continue
+            there = cv2.remap(_detail(lumas[k]), places, None, cv2.INTER_LINEAR)[0]
+            product = np.bincount(numbers, mean * there, count) / power
+            followed[far] += product[far]
+            frames += far
+        # A line along the way of the scene is where it was, too, and so follows it.
+        stays = (frames > 0) & (followed < FOLLOWS * np.maximum(frames, 1))
+        return (np.flatnonzero(stays) + 1).tolist()
+
+
+def _detail(luma: np.ndarray) -> np.ndarray:
+    """How a small luma (h, w) uint16 differs from its surroundings, coded values."""
+    values = luma * np.float32(1 / 65535)
+    return values - cv2.GaussianBlur(values, (0, 0), WIDE)
 
 
 def suspects(lumas: Sequence[np.ndarray]) -> Suspects | None:
@@ -196,7 +225,7 @@ def suspects(lumas: Sequence[np.ndarray]) -> Suspects | None:
     squares, strength = total.copy(), total.copy()
     for luma in lumas:
         values = luma * np.float32(1 / 65535)
-        detail = values - cv2.GaussianBlur(values, (0, 0), WIDE)
+        detail = _detail(luma)
         total += detail
         squares += detail**2
         strength += cv2.Sobel(values, -1, 1, 0) ** 2 + cv2.Sobel(values, -1, 0, 1) ** 2
@@ -218,7 +247,7 @@ def suspects(lumas: Sequence[np.ndarray]) -> Suspects | None:
     grown = cv2.dilate(numbers[labels].astype(np.float32), kernel).astype(np.int32)
     sides = stats[large][:, [cv2.CC_STAT_WIDTH, cv2.CC_STAT_HEIGHT]]
     share = strength[grown > 0].sum() / max(float(strength.sum()), 1e-12)
-    return Suspects(grown, sides.min(1), centres[large], bool(share > DOMINANT))
+    return Suspects(grown, total / len(lumas), sides.min(1), centres[large], bool(share > DOMINANT))
 
 
 def hidden(luma: np.ndarray, labels: np.ndarray) -> np.ndarray:

@@ -139,3 +139,14 @@ def test_runs_are_those_of_the_mask():
 def test_what_is_told(hot, spots, words):
     (told,) = Dirt(np.full((hot, 2), 9), np.full((spots, 3), 9), spots).told()
     assert words in told and "--keep_hot_pixels" in told
+
+
+def test_lines_along_the_way_of_the_scene_are_no_dirt():
+    """They are in their place in all frames, but also where the scene has moved to."""
+    picture = scene(5, HEIGHT, WIDTH) * 0.2 + 120
+    for row in range(40, picture.shape[0] - 40, 30):
+        picture[row : row + 2, 60:-60] = 30
+    matrices = [motion((2.0 * (k - 4), 0)) for k in range(COUNT)]
+    frames = np.stack([view(picture, matrix, (WIDTH, HEIGHT)) for matrix in matrices])
+    alignment = measure(frames)
+    assert sum(alignment.moved) == COUNT - 1 and not alignment.dirt
