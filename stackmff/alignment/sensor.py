@@ -34,6 +34,8 @@ DOMINANT = 0.3  # part of the detail in dirt that may hold frames where they are
 GROWN = 5  # px of the small pictures; side of the square by which spots grow, for their soft edges
 PASSED = 1.5  # times its own breadth by which the scene must move behind a spot, and at least
 FARTHEST = 4.0  # px of the small pictures
+STEADIER = 5.0  # times the variance where it is: that where it would be if it was of the scene
+OFTEN = 1 / 3  # of the frames, at least, in which the scene must be so far
 FOLLOWS = 0.5  # of its strength that is found where the scene has moved to: then it is of the scene
 RING = [(y, x) for y in range(-2, 3) for x in range(-2, 3) if max(abs(y), abs(x)) == 2]
 
@@ -68,9 +70,10 @@ class Dirt:
         words = [f"{n} {_plural(word, n)}" for n, word in kinds if n]
         if not words:
             return []
+        verb, them = ("was", "it") if len(self.hot) + self.spots == 1 else ("were", "them")
         return [
-            f"{' and '.join(words)} on the sensor were filled in all frames: --keep_hot_pixels "
-            "leaves them"
+            f"{' and '.join(words)} on the sensor {verb} filled in all frames: --keep_hot_pixels "
+            f"leaves {them}"
         ]
 
 
@@ -177,7 +180,7 @@ class Suspects:
     def confirmed(
         self, lumas: Sequence[np.ndarray], transforms: Mapping[int, np.ndarray], factor: int
     ) -> list[int]:
-        """The numbers of the spots that do not follow the scene that moves behind them.
+        """The numbers of the spots that stay in their place while the scene moves behind them.
 
         Args:
             lumas: (h, w) uint16 of each frame, small, as they were.
@@ -185,26 +188,30 @@ class Suspects:
             factor: how much smaller than the frames the pictures are.
         """
         y, x = np.nonzero(self.labels)
-        numbers = self.labels[y, x] - 1
-        count = len(self.breadths)
-        mean = self.detail[y, x].astype(np.float64)
-        power = np.bincount(numbers, mean**2, count)
-        least = np.maximum(PASSED * self.breadths, FARTHEST)
-        followed, frames = np.zeros(count), np.zeros(count, int)
+        numbers, count = self.labels[y, x] - 1, len(self.breadths)
+        places = np.stack([x, y], -1)[None].astype(np.float32)
+        ways, stays, follows = [], [], []
         for k, matrix in transforms.items():
             local = at_scale(matrix, factor)
-            places = cv2.transform(np.stack([x, y], -1)[None].astype(np.float32), local)
-            ways = np.hypot(*(cv2.transform(self.centres[None], local)[0] - self.centres).T)
-            far = ways >= least
-            if not far.any():
-                continue
-            there = cv2.remap(_detail(lumas[k]), places, None, cv2.INTER_LINEAR)[0]
-            product = np.bincount(numbers, mean * there, count) / power
-            followed[far] += product[far]
-            frames += far
-        # A line along the way of the scene is where it was, too, and so follows it.
-        stays = (frames > 0) & (followed < FOLLOWS * np.maximum(frames, 1))
-        return (np.flatnonzero(stays) + 1).tolist()
+            detail = _detail(lumas[k])
+            moved = cv2.transform(places, local)
+            ways.append(np.hypot(*(cv2.transform(self.centres[None], local)[0] - self.centres).T))
+            stays.append(detail[y, x])
+            follows.append(cv2.remap(detail, moved, None, cv2.INTER_LINEAR)[0])
+        if not ways:
+            return []
+
+        def per_spot(values: np.ndarray) -> np.ndarray:
+            return np.bincount(numbers, values, count)
+
+        far = np.stack(ways) >= np.maximum(PASSED * self.breadths, FARTHEST)  # (N, n)
+        mean = np.mean(stays, 0)
+        product = np.stack([per_spot(mean * there) for there in follows])
+        followed = (product * far).sum(0) / np.maximum(far.sum(0), 1) / per_spot(mean**2)
+        enough = far.mean(0) >= OFTEN
+        # A thing of the scene may be so large, or blurred, that it varies little in either way.
+        steadier = per_spot(np.var(follows, 0)) > STEADIER * per_spot(np.var(stays, 0))
+        return (np.flatnonzero(enough & (followed < FOLLOWS) & steadier) + 1).tolist()
 
 
 def _detail(luma: np.ndarray) -> np.ndarray:

@@ -12,7 +12,7 @@ from stackmff.alignment.record import load_alignment, save_alignment
 from stackmff.alignment.sensor import Dirt, hot_pixels, runs_of
 
 HEIGHT, WIDTH, COUNT = 160, 200, 9
-MOTIONS = [motion((3.0 * (k - 4), 1.0 * (k - 4))) for k in range(COUNT)]
+MOTIONS = [motion((4.0 * (k - 4), 1.0 * (k - 4))) for k in range(COUNT)]
 SPOTS = [(40, 50), (90, 150), (120, 60)]
 HOT = [(30, 100, 0), (70, 40, 1), (100, 120, 2), (140, 180, 0)]
 
@@ -73,14 +73,14 @@ def test_hot_pixels_are_found_and_filled(clean, kind):
     assert max(errors(alignment, MOTIONS)) < 0.15
 
 
-def test_dirt_is_found_and_filled(clean):
-    frames = with_spots(clean, 0.5)
+def test_dirt_is_found_and_filled():
+    frames = with_spots(frames_of(contrast=0.5), 0.5)
     alignment = measure(frames)
     assert alignment.dirt.spots == 3 and len(alignment.dirt.hot) == 0
     assert any("3 spots of dirt on the sensor" in note for note in alignment.notes)
     assert max(errors(alignment, MOTIONS)) < 0.15
     apply(frames, alignment)
-    for y, x in SPOTS:  # on frame 0, which moved by 12 px, they were elsewhere
+    for y, x in SPOTS:  # on frame 0, which moved by 16 px, they were elsewhere
         place = alignment.transform(0)[:, :2].T @ ([x, y] - alignment.transform(0)[:, 2])
         column, row = np.rint(place).astype(int)
         if 8 < row < HEIGHT - 8 and 8 < column < WIDTH - 8:
