@@ -11,8 +11,9 @@ from stackmff.errors import StackError
 
 NEAR = 0.02  # px; a pixel is covered if its place is outside the frame by no more
 # Where a frame ends within the reference it fades out over FADE px, or FADE_PART of the longer side
-# if that is more, or FADE_OF_GAP times the px that it lacks there if that is less.
-FADE, FADE_PART, FADE_OF_GAP = 16, 0.01, 4
+# if that is more, or 2 + FADE_OF_GAP times the px that it lacks there if that is less; not at all if
+# it lacks less than LEAST_GAP px, where no step can be seen.
+FADE, FADE_PART, FADE_OF_GAP, LEAST_GAP = 16, 0.01, 4, 1.0
 LEAST_SHARE = 1e-4  # of a frame at its very end, for where no other reaches
 OVERSHOOT = 1.25  # about the most by which a cubic exceeds the values that it interpolates
 
@@ -133,7 +134,7 @@ def coverage(
         return None
     height, width = alignment.size
     longest = max(FADE, FADE_PART * max(height, width))
-    fades = np.where(lacks > 0, np.minimum(longest, 2 + FADE_OF_GAP * lacks), 0)
+    fades = np.where(lacks >= LEAST_GAP, np.minimum(longest, 2 + FADE_OF_GAP * lacks), 0)
     corners = _places(
         alignment.transform(index), np.array([left, right - 1]), np.array([top, bottom - 1])
     )
@@ -145,7 +146,7 @@ def coverage(
     places = places_of(alignment, index, top, bottom, left, right)
     inside = np.all((places >= -NEAR) & (places <= room + NEAR), axis=-1)
     share = np.ones(inside.shape, np.float32)
-    for side in np.flatnonzero(lacks):
+    for side in np.flatnonzero(fades):
         along, far = side // 2, side % 2
         distance = room[along] - places[..., along] if far else places[..., along]
         step = np.clip(distance / fades[side], 0, 1)

@@ -12,7 +12,7 @@ import numpy as np
 
 from stackmff.alignment.align import align_by_options, find_reference, told
 from stackmff.alignment.focus_order import focus_order, put_in_order, reorder
-from stackmff.alignment.geometry import Alignment, common_area, ends
+from stackmff.alignment.geometry import LEAST_GAP, Alignment, common_area, ends
 from stackmff.alignment.measure import apply
 from stackmff.alignment.registration import farthest
 from stackmff.errors import StackError
@@ -326,7 +326,7 @@ def decisions(alignment: Alignment, names: Sequence[str]) -> list[str]:
 def told_ends(alignment: Alignment) -> list[str]:
     """A sentence if moved frames end within the picture; none otherwise."""
     most = max(float(ends(alignment, k).max()) for k in alignment.kept)
-    if most < 1:
+    if most < LEAST_GAP:
         return []
     return [
         f"moved frames end up to {math.ceil(most)} px within the borders, where the others take "
