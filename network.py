@@ -281,6 +281,21 @@ class UpNorm3d(nn.Sequential):
         )
 
 
+class EvenTransposed3d(nn.ConvTranspose3d):
+    """A transposed convolution with the same weights for the 2x2 px that each pixel becomes.
+
+    Where maps are plain no pattern with a period of 2 px comes in, whatever is learned.
+    """
+
+    def __init__(self, c_in: int, c_out: int) -> None:
+        super().__init__(c_in, c_out, 1, stride=(1, 2, 2), bias=False)
+
+    def forward(self, x: torch.Tensor, output_size: list[int] | None = None) -> torch.Tensor:
+        """(B, C, N, H, W) to (B, C', N, 2H, 2W)."""
+        weight = self.weight.expand(-1, -1, 1, 2, 2)
+        return F.conv_transpose3d(x, weight, self.bias, self.stride)
+
+
 class LocalCoordinateAttention3d(nn.Module):
     """3D coordinate attention with means over a window around each place.
 
@@ -507,6 +522,16 @@ def bilinear(factor: int) -> torch.Tensor:
     return both.reshape(factor**2, 1, 1, 3, 3)
 
 
+def evened_ups(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """A state dict of StackMix whose transposed convolutions have become EvenTransposed3d."""
+    return {
+        name: value.mean((3, 4), keepdim=True)
+        if name.startswith("ups.") and value.ndim == 5
+        else value
+        for name, value in state.items()
+    }
+
+
 class Guide(NamedTuple):
     """What the coarse level of PyramidMix hands down to the fine one.
 
@@ -530,7 +555,8 @@ class PyramidMix(FusionNetwork):
     The coarse level sees 800 px around each place, so that the widest blur lies within, and besides
     the reduced frames how much fine detail each of them had there. Its features and logits guide
     the fine level: they are added where that works at an eighth of the size too, on the way down
-    and on the way up, and a gate adds the logits to its own. Both heads are `evened`.
+    and on the way up, and a gate adds the logits to its own. No pattern of blocks comes in: both
+    heads are `evened`, and so is what doubles the size of features, EvenTransposed3d.
 
     Args:
         widths, hidden, window, chroma: of both levels, see StackMix.
@@ -553,6 +579,9 @@ class PyramidMix(FusionNetwork):
         self.finish = Finish(finish) if finish else None
         self.coarse, self.fine = StackMix(**options), StackMix(**options)
         self.coarse.multiple = self.fine.multiple = self.step
+        for up in (*self.coarse.ups, *self.fine.ups):
+            conv = cast(nn.ConvTranspose3d, cast(UpNorm3d, up)[0])
+            cast(UpNorm3d, up)[0] = EvenTransposed3d(conv.in_channels, conv.out_channels)
         self.colour = self.fine.colour
         narrow, wide = options["widths"][:2]
         stem = narrow + options["chroma"]

@@ -23,6 +23,7 @@ from network import (
     Hints,
     PyramidMix,
     build_network,
+    evened_ups,
     load_checkpoint,
     load_network,
     luma_and_chroma,
@@ -249,7 +250,7 @@ def build_pyramid(options: PyramidOptions) -> PyramidMix:
     assert isinstance(network, PyramidMix)  # as its name says
     if name == "StackMix":
         for level in (network.coarse, network.fine):
-            level.load_state_dict(init.state_dict())
+            level.load_state_dict(evened_ups(init.state_dict()))
         return network.eval()
     fresh = network.state_dict()
     state = {
