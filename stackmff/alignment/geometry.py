@@ -11,8 +11,8 @@ from stackmff.errors import StackError
 
 NEAR = 0.02  # px; a pixel is covered if its place is outside the frame by no more
 # Where a frame ends within the reference it fades out over FADE px, or FADE_PART of the longer side
-# if that is more, or 2 + FADE_OF_GAP times the px that it lacks there if that is less; not at all if
-# it lacks less than LEAST_GAP px, where no step can be seen.
+# if that is more, or 2 + FADE_OF_GAP times the px that it lacks there if that is less; not at all
+# if it lacks less than LEAST_GAP px, where no step can be seen.
 FADE, FADE_PART, FADE_OF_GAP, LEAST_GAP = 16, 0.01, 4, 1.0
 LEAST_SHARE = 1e-4  # of a frame at its very end, for where no other reaches
 OVERSHOOT = 1.25  # about the most by which a cubic exceeds the values that it interpolates
