@@ -9,14 +9,25 @@ from stackmff.alignment.exposure import Exposures, expose
 from stackmff.alignment.focus_order import focus_order
 from stackmff.alignment.geometry import Alignment, colours_of
 from stackmff.alignment.placement import Placement
-from stackmff.alignment.registration import BLOCK, Motion, is_comparable
+from stackmff.alignment.registration import BLOCK, Motion, farthest, is_comparable
 from stackmff.alignment.resampling import resample
-from stackmff.alignment.sensor import Dirt, full_size, hidden, hot_pixels, runs_of, suspects
+from stackmff.alignment.sensor import (
+    FARTHEST,
+    Dirt,
+    full_size,
+    hidden,
+    hot_pixels,
+    may_hold_frames,
+    runs_of,
+    suspects,
+)
 from stackmff.alignment.views import Steps, View, factor_of, fine_tiles, look_at_all
 from stackmff.errors import StackError
 from stackmff.images.frame_store import release
 from stackmff.images.levels import levels_of
 from stackmff.processes import Progress
+
+Placed = tuple[Placement, list[str]]  # where frames are, and what was decided on that
 
 
 def measure(
@@ -75,23 +86,17 @@ def measure(
             f"frame {names[reference]}, the reference, shows no detail: choose another --reference"
         )
 
-    def placed(views: list[View]) -> tuple[Placement, list[str]]:
+    def placed(views: list[View]) -> Placed:
         placement = Placement(views, (height, width), motion, steps)
         placement.connect(reference, middle)
         return placement, _settled(placement, thorough, lambda: focus_order(frames))
 
     placement, notes = placed(views)
-    lumas = [view.luma for view in views]
-    if fill_dirt and (suspected := suspects(lumas)) is not None:
-        dirty = suspected.confirmed(lumas, placement.placed, factor)
-        if dirty or suspected.dominant:
-            clean = [replace(view, luma=hidden(view.luma, suspected.labels)) for view in views]
-            again, told = placed(clean)
-            dirty = suspected.confirmed(lumas, again.placed, factor)
-            if dirty:
-                placement, notes = again, told
-                mask = np.isin(suspected.labels, dirty)
-                dirt = Dirt(dirt.hot, runs_of(full_size(mask, factor, (height, width))), len(dirty))
+    if fill_dirt:
+        without = _dirt_behind(placement, views, placed)
+        if without is not None:
+            (runs, spots), (placement, notes) = without
+            dirt = Dirt(dirt.hot, runs, spots)
     if len(placement.kept) < 2:
         raise StackError(
             f"no other frame fits {names[placement.reference]}, the reference: give frames of one "
@@ -115,6 +120,37 @@ def measure(
         notes,
         dirt,
     )
+
+
+def _dirt_behind(
+    placement: Placement, views: list[View], placed: Callable[[list[View]], Placed]
+) -> tuple[tuple[np.ndarray, int], Placed] | None:
+    """Dirt on the sensor, if there is any, and where the frames are without it.
+
+    Args:
+        placement: of the frames with the dirt.
+        views: of the frames.
+        placed: finds where frames are by their views.
+    Returns:
+        (runs and number of the spots of dirt, see sensor.Dirt; what `placed` finds without them).
+    """
+    size, factor = placement.size, views[0].factor
+    lumas = [view.luma for view in views]
+    far = max((farthest(m, size) for m in placement.placed.values()), default=0.0)
+    if far < FARTHEST * factor and not may_hold_frames(lumas):
+        return None
+    found = suspects(lumas)
+    if found is None:
+        return None
+    if not found.dominant and not found.confirmed(lumas, placement.placed, factor):
+        return None
+    clean = [replace(view, luma=hidden(view.luma, found.labels)) for view in views]
+    again = placed(clean)
+    dirty = found.confirmed(lumas, again[0].placed, factor)
+    if not dirty:
+        return None
+    mask = np.isin(found.labels, dirty)
+    return (runs_of(full_size(mask, factor, size)), len(dirty)), again
 
 
 def _settled(

@@ -115,18 +115,18 @@ def hot_pixels(frames: np.ndarray) -> np.ndarray:
 
 def _outstanding(frame: np.ndarray) -> np.ndarray:
     """(n, 4) row, column, channel and sign of what differs from four pixels 2 px away from it."""
-    least = int(OUTSTANDING * np.iinfo(frame.dtype).max)
+    least = OUTSTANDING * np.iinfo(frame.dtype).max
+    left, right, above, below = (
+        np.ascontiguousarray(part)
+        for part in (frame[2:-2, :-4], frame[2:-2, 4:], frame[:-4, 2:-2], frame[4:, 2:-2])
+    )
     inner = np.ascontiguousarray(frame[2:-2, 2:-2])
-    around = [frame[2:-2, :-4], frame[2:-2, 4:], frame[:-4, 2:-2], frame[4:, 2:-2]]
-    high, low = around[0], around[0]
-    for other in around[1:]:
-        high, low = np.maximum(high, other), np.minimum(low, other)
+    high = cv2.max(cv2.max(left, right), cv2.max(above, below))
+    low = cv2.min(cv2.min(left, right), cv2.min(above, below))
     found = []
-    for sign, exceeds in (
-        (1, (inner > high) & (inner - np.minimum(high, inner) > least)),
-        (-1, (inner < low) & (low - np.minimum(low, inner) > least)),
-    ):
-        y, x, channel = np.nonzero(exceeds)
+    for sign, excess in ((1, cv2.subtract(inner, high)), (-1, cv2.subtract(low, inner))):
+        flat = np.flatnonzero(excess.ravel() > least)
+        y, x, channel = np.unravel_index(flat, inner.shape)
         found.append(np.stack([y + 2, x + 2, channel, np.full_like(y, sign)], 1))
     return np.concatenate(found)
 
@@ -255,6 +255,17 @@ def suspects(lumas: Sequence[np.ndarray]) -> Suspects | None:
     sides = stats[large][:, [cv2.CC_STAT_WIDTH, cv2.CC_STAT_HEIGHT]]
     share = strength[grown > 0].sum() / max(float(strength.sum()), 1e-12)
     return Suspects(grown, total / len(lumas), sides.min(1), centres[large], bool(share > DOMINANT))
+
+
+def may_hold_frames(lumas: Sequence[np.ndarray]) -> bool:
+    """Whether so much of the detail may be dirt that frames seem still; a quick look at half size.
+
+    Args:
+        lumas: as of `suspects`.
+    """
+    half = [cv2.resize(luma, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA) for luma in lumas]
+    found = suspects(half)
+    return found is not None and found.dominant
 
 
 def hidden(luma: np.ndarray, labels: np.ndarray) -> np.ndarray:

@@ -32,6 +32,7 @@ DETAIL = 4.0  # times the median of the least detail of the blocks: less is nois
 LARGEST = 4.0  # px of the finest level between neighbours; what moves so far is judged by its blur
 MISTAKEN = 1e-3  # probability that frames that do not move count as moving, if errors are as told
 OVERWHELMING = 10.0  # times the evidence that is needed: more needs no second opinion
+RESTLESS = 10.0  # mean square of what is seen, by its errors; blur alone gives at most 4
 MOST_MATCHED = 12  # pairs whose blur is matched for that: those that seem to move most
 
 MatchBlur = Callable[[Key], Match | None]
@@ -45,12 +46,14 @@ class _Evidence(NamedTuple):
         ratio: twice the logarithm of the likelihood ratio of the motion that was found to none.
         claimed: the same if they moved exactly as found.
         unlikely: what remains under the better of both, as a mean square: 1 if errors are as told.
+        restless: the same if they did not move.
     """
 
     key: Key
     ratio: float
     claimed: float
     unlikely: float
+    restless: float
 
 
 def moves(
@@ -87,6 +90,8 @@ def moves(
         )
         expected = parameters_of(found[a, b], size, motion)
         evidence.append(_evidence((a, b), seen, covariance, expected, factor * SYSTEMATIC))
+    if evidence and np.median([one.restless for one in evidence]) > RESTLESS:
+        return True  # in another way, as by parallax
     if evidence and not (strength := _strength(evidence)) > 1:
         return False
     if evidence and strength > OVERWHELMING:
@@ -129,7 +134,8 @@ def _evidence(
     rest = seen - expected
     none, found = float(seen @ weight @ seen), float(rest @ weight @ rest)
     claimed = float(expected @ weight @ expected)
-    return _Evidence(key, none - found, claimed, min(none, found) / len(seen))
+    mean = len(seen)
+    return _Evidence(key, none - found, claimed, min(none, found) / mean, none / mean)
 
 
 def _strength(evidence: Sequence[_Evidence]) -> float:

@@ -95,7 +95,9 @@ def test_larger_motion_is_not_questioned():
 
 def pairs_of(ratios):
     """Evidence of pairs with these likelihood ratios, and errors as large as was told."""
-    return [stillness._Evidence((k, k + 1), ratio, ratio, 1.0) for k, ratio in enumerate(ratios)]
+    return [
+        stillness._Evidence((k, k + 1), ratio, ratio, 1.0, 1.0) for k, ratio in enumerate(ratios)
+    ]
 
 
 def test_evidence_is_weighed_by_the_probability_of_a_mistake():
