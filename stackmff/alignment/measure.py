@@ -14,7 +14,7 @@ from stackmff.alignment.resampling import resample
 from stackmff.alignment.sensor import (
     FARTHEST,
     Dirt,
-    full_size,
+    enlarged,
     hidden,
     hot_pixels,
     may_hold_frames,
@@ -149,8 +149,8 @@ def _dirt_behind(
     dirty = found.confirmed(lumas, again[0].placed, factor)
     if not dirty:
         return None
-    mask = np.isin(found.labels, dirty)
-    return (runs_of(full_size(mask, factor, size)), len(dirty)), again
+    runs = runs_of(np.isin(found.labels, dirty))
+    return (enlarged(runs, factor), len(dirty)), again
 
 
 def _settled(

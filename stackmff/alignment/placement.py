@@ -119,22 +119,22 @@ class Placement:
             return False
         order = find_order()
         along = self.kept if order is None else [int(k) for k in order if k in self.kept]
-        self._measure_by_blur([key for key in pairwise(along) if key not in self.pairs])
-        self._measure_by_blur([*self.pairs, *skipping(along)])
-        while (
-            odd := contradicted(self.pairs, self.transforms, self.reference, self.size)
-        ) is not None:
+        nearest = [key for key in pairwise(along) if not {key, key[::-1]} & set(self.pairs)]
+        self._measure_by_blur([*self.pairs, *nearest])
+        self._measure_by_blur(skipping(along))
+        while (odd := self._contradicted()) is not None:
             self.leave_out(odd, UNPLACED)
             self._combine()
         return True
 
+    def _contradicted(self) -> int | None:
+        """See linking.contradicted."""
+        return contradicted(self.pairs, self.transforms, self.reference, self.size)
+
     def _measure_by_blur(self, keys: list[Key]) -> None:
-        """Compare pairs of frames by matched blur, and combine all pairs."""
-        for key, pair in self._compare_all(self._compare_by_blur, keys).items():
-            if pair.holds:
-                self.pairs[key] = pair
-            else:
-                self.pairs.pop(key, None)
+        """Compare pairs of frames by matched blur, where that works, and combine all pairs."""
+        found = self._compare_all(self._compare_by_blur, keys)
+        self.pairs |= {key: pair for key, pair in found.items() if pair.holds}
         self._combine()
 
     def _combine(self) -> None:

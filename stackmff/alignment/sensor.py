@@ -22,6 +22,7 @@ from stackmff.images.frame_store import release
 OUTSTANDING, EVEN, ALIKE = 0.06, 0.1, 0.08
 FEWEST_FRAMES, FEWEST_FOR_DIRT = 3, 5  # in fewer, things are alike by chance
 MOST_HOT = 0.002  # of the pixels; more are no defects but the scene
+MOST_CANDIDATES, AT_A_TIME = 0.03, 1 << 17  # of the values of a frame; and how many are looked at
 
 WIDE = 6.0  # sigma in px of the small pictures: dirt differs from its surroundings within it
 CONSTANT = 11.0, 3.0  # standard deviations of the mean, and of a frame: the same in all of them
@@ -78,7 +79,7 @@ class Dirt:
 
 
 def _plural(word: str, count: int) -> str:
-    """ "hot pixels" for more than one."""
+    """The plural of "hot pixel" or "spot of dirt", unless the count is 1."""
     first, _, rest = word.partition(" of ")
     return word if count == 1 else f"{first}s" + (f" of {rest}" if rest else "")
 
@@ -97,12 +98,18 @@ def hot_pixels(frames: np.ndarray) -> np.ndarray:
     middle = count // 2
     places = _outstanding(frames[middle][..., :colours])
     release(frames)
+    if len(places) > MOST_CANDIDATES * height * width * colours:
+        return none  # of noise or texture, before which no hot pixel shows
     even = np.zeros(len(places), int)
     sums = np.zeros((2, 2, len(places)))  # of differences and values, and of their squares
     for k in [middle, *(k for k in range(count) if k != middle)]:
         if not len(places):
             return none
-        stands_out, smooth, values = _still_outstanding(frames[k], places)
+        parts = [
+            _still_outstanding(frames[k], places[start : start + AT_A_TIME])
+            for start in range(0, len(places), AT_A_TIME)
+        ]
+        stands_out, smooth, values = (np.concatenate(part, -1) for part in zip(*parts))
         sums = np.add(sums, [values, values**2])[..., stands_out]
         places, even = places[stands_out], (even + smooth)[stands_out]
         release(frames)
@@ -277,11 +284,11 @@ def hidden(luma: np.ndarray, labels: np.ndarray) -> np.ndarray:
     return out
 
 
-def full_size(mask: np.ndarray, factor: int, size: tuple[int, int]) -> np.ndarray:
-    """A mask (h, w) bool of small pictures for frames of `size` (height, width)."""
-    large = np.repeat(np.repeat(mask, factor, 0), factor, 1)
-    rest = [(0, max(full - got, 0)) for full, got in zip(size, large.shape)]
-    return np.pad(large, rest)[: size[0], : size[1]]
+def enlarged(runs: np.ndarray, factor: int) -> np.ndarray:
+    """Runs (m, 3) of small pictures for the frames, which are `factor` larger; (m factor, 3)."""
+    rows = runs[:, :1] * factor + np.arange(factor)
+    columns = np.repeat(runs[:, 1:] * factor, factor, 0)
+    return np.column_stack([rows.ravel(), columns])
 
 
 def runs_of(mask: np.ndarray) -> np.ndarray:
@@ -295,24 +302,44 @@ def _boxes(
     runs: np.ndarray, size: tuple[int, ...]
 ) -> list[tuple[tuple[int, int, int, int], np.ndarray]]:
     """For each connected part: a window (top, bottom, left, right) with room, and its mask."""
-    if not len(runs):
-        return []
     height, width = size[:2]
-    mask = np.zeros((height, width), np.uint8)
-    for row, start, stop in runs:
-        mask[row, start:stop] = 1
-    _, _, stats, _ = cv2.connectedComponentsWithStats(mask)
     out = []
-    for left, top, wide, high, _ in stats[1:]:
-        room = min(wide, high) + 4
-        box = (
-            max(top - room, 0),
-            min(top + high + room, height),
-            max(left - room, 0),
-            min(left + wide + room, width),
-        )
-        out.append((box, mask[box[0] : box[1], box[2] : box[3]] > 0))
+    for part in _connected(runs):
+        top, bottom = part[:, 0].min(), part[:, 0].max() + 1
+        left, right = part[:, 1].min(), part[:, 2].max()
+        room = min(right - left, bottom - top) + 4
+        top, bottom = max(top - room, 0), min(bottom + room, height)
+        left, right = max(left - room, 0), min(right + room, width)
+        mask = np.zeros((bottom - top, right - left), bool)
+        for row, start, stop in part:
+            mask[row - top, start - left : stop - left] = True
+        out.append(((top, bottom, left, right), mask))
     return out
+
+
+def _connected(runs: np.ndarray) -> list[np.ndarray]:
+    """Runs (m, 3) by the parts that touch one another; no picture is made for that."""
+    parts: list[list[np.ndarray]] = []
+    above: list[tuple[np.ndarray, list[np.ndarray]]] = []  # runs of the row before, and their parts
+    row_before, current = -2, list(above)
+    for run in runs[np.argsort(runs[:, 0], kind="stable")]:
+        row, start, stop = run
+        if row != row_before:
+            above, current = (current if row == row_before + 1 else []), []
+            row_before = row
+        touching = [own for other, own in above if other[1] <= stop and start <= other[2]]
+        part = touching[0] if touching else []
+        part.append(run)
+        for other in {id(own): own for own in touching}.values():
+            if other is not part:
+                part.extend(other)
+                parts = [own for own in parts if own is not other]
+                above = [(one, part if own is other else own) for one, own in above]
+                current = [(one, part if own is other else own) for one, own in current]
+        if not touching:
+            parts.append(part)
+        current.append((run, part))
+    return [np.stack(part) for part in parts]
 
 
 def _filled(part: np.ndarray, mask: np.ndarray) -> np.ndarray:

@@ -5,11 +5,12 @@ import numpy as np
 import pytest
 from moving import defocused, errors, motion, scene, view
 
+from stackmff.alignment import sensor
 from stackmff.alignment.align import align_by_options
 from stackmff.alignment.measure import apply, measure
 from stackmff.alignment.options import AlignOptions
 from stackmff.alignment.record import load_alignment, save_alignment
-from stackmff.alignment.sensor import Dirt, hot_pixels, runs_of
+from stackmff.alignment.sensor import Dirt, enlarged, hot_pixels, runs_of
 
 HEIGHT, WIDTH, COUNT = 160, 200, 9
 MOTIONS = [motion((4.0 * (k - 4), 1.0 * (k - 4))) for k in range(COUNT)]
@@ -120,6 +121,23 @@ def test_dirt_is_in_the_file_of_the_alignment(tmp_path, clean):
     np.testing.assert_array_equal(loaded.hot, alignment.dirt.hot)
     np.testing.assert_array_equal(loaded.runs, alignment.dirt.runs)
     assert loaded.spots == alignment.dirt.spots
+
+
+def test_parts_that_touch_are_filled_as_one():
+    mask = np.zeros((12, 20), bool)
+    mask[2:6, 2], mask[2:6, 6], mask[5, 2:7] = True, True, True  # a U
+    mask[8:10, 12:15] = True
+    runs = runs_of(mask)
+    assert sorted(len(part) for part in sensor._connected(runs)) == [2, 7]
+    frame = np.full((12, 20, 1), 50, np.uint8)
+    frame[mask] = 250
+    Dirt(runs=runs, spots=2).filled(frame)
+    assert (frame == 50).all()
+    large = enlarged(runs, 3)
+    again = np.zeros((36, 60), bool)
+    for row, start, stop in large:
+        again[row, start:stop] = True
+    np.testing.assert_array_equal(again, mask.repeat(3, 0).repeat(3, 1))
 
 
 def test_runs_are_those_of_the_mask():
