@@ -46,7 +46,7 @@ from utils import seed_everything
 
 # Weights of the terms: of fused pictures, also of the fine level's mixture, of the coarse level, of
 # what its logits alone would give.
-PICTURE = {"l1": 1.0, "laplacian": 0.5, "log_mse": 0.02, "faint": 0.1, "haze": 0.7, "texture": 0.15}
+PICTURE = {"l1": 1.0, "laplacian": 0.5, "log_mse": 0.02, "faint": 0.1, "haze": 0.7, "texture": 0.1}
 GLINTS = {"glints": 0.3}
 COARSE = {"l1": 0.6, "log_mse": 0.012}
 EARLY = {"l1": 0.3, "faint": 0.03}
