@@ -1,9 +1,14 @@
-"""webapp/sessions.py, session.py, jobs.py: frames, work and results of sessions, and their end."""
+"""webapp/sessions.py, session.py, shelf.py, jobs.py: frames, work, versions, projects."""
 
+import contextlib
 import io
 import os
+import shutil
 import threading
 import time
+import zipfile
+from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -15,11 +20,13 @@ from stackmff.errors import StackError
 from stackmff.files import write_json
 from stackmff.fusion.retouch import Stroke
 from stackmff.processes import this_process
-from stackmff.webapp import session as session_module
+from stackmff.webapp import example, shelf
+from stackmff.webapp import sessions as sessions_module
 from stackmff.webapp.jobs import ExamineSpec, FuseSpec, JobQueue, WorkerJob
 from stackmff.webapp.results import ShownResult, carry_strokes
-from stackmff.webapp.sessions import PREFIX, Sessions, remove_abandoned
+from stackmff.webapp.sessions import PREFIX, Sessions, default_projects, remove_abandoned
 from stackmff.webapp.uploads import UploadLimits
+from stackmff.webapp.work_plan import WorkPlan, stages_of
 from stackmff.webapp.worker import open_frames
 from tests.drawn import draw_moved_stack, draw_stack, texture, tiff
 
@@ -35,6 +42,26 @@ def sessions(tmp_path):
     assert not list((tmp_path / "temporary").iterdir())
 
 
+@pytest.fixture
+def stack(sessions):
+    """The first stack of a new session."""
+    return sessions.get(sessions.new()).add_stack()
+
+
+@pytest.fixture
+def projects(tmp_path):
+    """Makes the sessions of one server after the other on one folder of projects."""
+    made = []
+
+    def start():
+        made.append(Sessions(UploadLimits(10**8, 10**6), projects=tmp_path / "projects"))
+        return made[-1]
+
+    yield start
+    for one in made:
+        one.close()
+
+
 def until(holds, seconds=30):
     end = time.monotonic() + seconds
     while not holds():
@@ -42,11 +69,26 @@ def until(holds, seconds=30):
         time.sleep(0.01)
 
 
-def bring(session, name, data):
+def bring(stack, name, data):
     """Upload a file as the page does."""
-    path = session.room_for(name, len(data))
+    path = stack.room_for(name, len(data))
     path.write_bytes(data)
-    session.arrived(path)
+    stack.arrived(path)
+
+
+def bring_drawn(stack, count=3, seed=0):
+    """Upload a drawn stack, and wait until it is examined."""
+    for k, frame in enumerate(draw_stack(texture(*SIDES, seed), count)):
+        bring(stack, f"{k}.png", cv2.imencode(".png", frame)[1].tobytes())
+    until(lambda: not stack.state()["examining"])
+
+
+def fused(stack, **values):
+    """Fuse and wait; returns the number of the version."""
+    stack.fuse(values)
+    until(lambda: stack.fuse_job is None)
+    assert stack.failure is None
+    return stack.versions[-1].number
 
 
 def stack_of(folder, count=3, seed=0):
@@ -58,39 +100,51 @@ def stack_of(folder, count=3, seed=0):
 
 
 def test_a_stack_is_examined_fused_retouched_and_exported(sessions, tmp_path):
-    stack = stack_of(tmp_path / "stack")
+    folder = stack_of(tmp_path / "stack")
     session = sessions.get(sessions.new())
+    stack = session.add_stack()
     for name in ("2.png", "0.png", "1.png"):
-        bring(session, name, (stack / name).read_bytes())
-    bring(session, "notes.jpg", b"a text, and no picture")
-    until(lambda: not session.state()["examining"])
-    state = session.state()
-    assert [frame["name"] for frame in state["frames"]] == ["0.png", "1.png", "2.png"]
-    assert max(frame["sharpness"] for frame in state["frames"]) == 1
-    (refused,) = state["refused"]
-    assert refused == "notes.jpg is not a picture, or is damaged: export or copy it again"
-    assert sorted(path.name for path in session.incoming.iterdir()) == ["0.png", "1.png", "2.png"]
-    session.fuse({})
+        bring(stack, name, (folder / name).read_bytes())
+    bring(stack, "notes.jpg", b"a text, and no picture")
+    until(lambda: not stack.state()["examining"])
+    state = stack.state()
+    assert [frame["name"] for frame in state["list"]] == ["0.png", "1.png", "2.png"]
+    assert max(frame["sharpness"] for frame in state["list"]) == 1
+    assert state["refused"] == ["Skipped notes.jpg: it is not an image, or is damaged"]
+    assert not state["in_order"]  # it was not checked yet
+    assert sorted(path.name for path in stack.incoming.iterdir()) == ["0.png", "1.png", "2.png"]
+    stack.fuse({})
     with pytest.raises(StackError, match="cancel that first"):
-        session.fuse({})
-    until(lambda: session.fuse_job is None)
-    assert session.failure is None
-    assert session.state()["result"]["names"] == ["0.png", "1.png", "2.png"]
-    session.paint({"frame": "2.png", "radius": 9, "softness": 0.5, "points": [[30, 20], [50, 30]]})
-    result = session.ready(whole=True)
-    result.export_picture(tmp_path / "page.tif", 16, False)
-    result.export_picture(tmp_path / "page8.png", 8, False)
-    strokes = result.export_other("strokes", tmp_path, "a")
-    words = ["--stack_path", str(stack), "--quiet", "--retouch", str(strokes)]
+        stack.fuse({})
+    until(lambda: stack.fuse_job is None)
+    assert stack.failure is None
+    state = stack.state()
+    assert state["in_order"]
+    assert state["results"][0]["names"] == ["0.png", "1.png", "2.png"]
+    stack.paint(1, {"frame": "2.png", "radius": 9, "softness": 0.5, "points": [[30, 20], [50, 30]]})
+    page, page8 = (
+        exported(session, stack, format=kind, bits=bits)
+        for kind, bits in (("tiff", 16), ("png", 8))
+    )
+    strokes = exported(session, stack, what="strokes")
+    words = ["--stack_path", str(folder), "--quiet", "--retouch", str(strokes)]
     predict.main([*words, "--bits", "16", "--output", str(tmp_path / "shell.tif")])
     predict.main([*words, "--output", str(tmp_path / "shell8.png")])
-    assert (tmp_path / "page.tif").read_bytes() == (tmp_path / "shell.tif").read_bytes()
-    assert (tmp_path / "page8.png").read_bytes() == (tmp_path / "shell8.png").read_bytes()
-    session.undo(1)
-    result.export_picture(tmp_path / "page.tif", 16, False)
+    assert page.read_bytes() == (tmp_path / "shell.tif").read_bytes()
+    assert page8.read_bytes() == (tmp_path / "shell8.png").read_bytes()
+    assert tifffile.imread(page).dtype == np.uint16
+    stack.undo(1, 1)
+    page = exported(session, stack, format="tiff", bits=16)
     predict.main([*words[:3], "--bits", "16", "--output", str(tmp_path / "plain.tif")])
-    assert (tmp_path / "page.tif").read_bytes() == (tmp_path / "plain.tif").read_bytes()
-    assert tifffile.imread(tmp_path / "page.tif").dtype == np.uint16
+    assert page.read_bytes() == (tmp_path / "plain.tif").read_bytes()
+
+
+def exported(session, stack, number=1, **wanted):
+    """The file that a page exports."""
+    export = session.export([(stack, number)], wanted)
+    until(lambda: export.state()["done"])
+    assert export.failure is None
+    return export.file
 
 
 def result_in(folder, names=("0.png", "1.png"), shape=(2, 40, 60, 3)):
@@ -105,84 +159,376 @@ def result_in(folder, names=("0.png", "1.png"), shape=(2, 40, 60, 3)):
     return str(folder)
 
 
-def run_of(session, number):
-    """A run that is said to go on; its job."""
-    draft = result_in(session.folder / f"run-{number}" / "draft", shape=(2, 10, 15, 3))
-    full = result_in(session.folder / f"run-{number}" / "full")
+def run_of(stack, names=("0.png", "1.png")):
+    """A run that is said to go on."""
+    stack.runs += 1
+    run = stack.folder / f"run-{stack.runs}"
+    draft = result_in(run / "draft", names, shape=(2, 10, 15, 3))
+    full = result_in(run / "full", names)
     spec = FuseSpec([], [], [], {}, draft, full)
-    session.progress = {}
-    session.fuse_job = FakeJob(spec, session._on_fusing, session._on_fuse_end)
+    stack.plan = WorkPlan(stages_of(spec, False))
+    stack.fuse_job = FakeJob(spec, stack._on_fusing, stack._on_fuse_end)
 
 
-def test_a_run_that_is_cancelled_brings_the_picture_before_back(sessions):
-    session = sessions.get(sessions.new())
-    stroke = {"frame": "1.png", "radius": 4, "softness": 0, "points": [[20, 20]]}
-    run_of(session, 1)
-    session._on_fusing({"made": "draft"})
+def finish(stack):
+    stack._on_fusing({"made": "full"})
+    stack._on_fuse_end(None)
+
+
+STROKE = {"frame": "1.png", "radius": 4, "softness": 0, "points": [[20, 20]]}
+
+
+def test_a_run_that_is_cancelled_leaves_the_versions_before(stack):
+    run_of(stack)
+    stack._on_fusing({"made": "draft"})
+    (told,) = stack.state()["results"]
+    assert told["draft"] and told["run"] == "draft-1"
     with pytest.raises(StackError, match="no result yet"):
-        session.paint(stroke)
-    session._on_fuse_end("")  # cancelled: the draft stays
-    assert session.state()["result"]["draft"]
-    run_of(session, 2)
-    session._on_fusing({"made": "draft"})
-    session._on_fusing({"made": "full"})
-    session._on_fuse_end(None)
-    session.paint(stroke)
-    first = session.result
-    run_of(session, 3)
-    session._on_fusing({"made": "draft"})
-    assert session.state()["result"]["draft"]
-    session._on_fuse_end("")
-    assert session.result is first
-    assert session.state()["result"]["strokes"] == 1
-    run_of(session, 4)
-    session._on_fusing({"made": "draft"})
-    session._on_fusing({"made": "full"})
-    session._on_fuse_end(None)
-    assert session.result is not first
-    assert session.state()["result"]["strokes"] == 1  # they are painted anew
-    assert (session.result.picture[20, 20] == 50 * 257).all()
-    left = [path for path in session.folder.glob("run-*/*") if path.is_dir()]
-    assert left == [session.result.folder]
+        stack.paint(1, STROKE)
+    stack._on_fuse_end("")
+    assert stack.state()["results"] == []
+    assert not list(stack.folder.glob("run-*"))
+    run_of(stack)
+    stack._on_fusing({"made": "draft"})
+    finish(stack)
+    stack.paint(2, STROKE)
+    run_of(stack)
+    stack._on_fuse_end("")  # cancelled
+    (told,) = stack.state()["results"]
+    assert (told["number"], told["strokes"], told["draft"]) == (2, 1, False)
 
 
-def test_strokes_of_frames_that_are_excluded_wait_for_them(sessions):
-    session = sessions.get(sessions.new())
-    strokes = [
-        {"frame": name, "radius": 4, "softness": 0, "points": [[20, 20]]}
-        for name in ("0.png", "1.png")
-    ]
-    for number, names, painted in (
-        (1, ("0.png", "1.png"), 0),
-        (2, ("0.png", "2.png"), 1),
-        (3, ("0.png", "1.png"), 2),
+def test_versions_are_kept_until_they_are_deleted(stack):
+    for _ in range(2):
+        run_of(stack)
+        finish(stack)
+        if stack.runs == 1:
+            stack.paint(1, STROKE)
+    told = stack.state()["results"]
+    # The strokes are painted anew, into the second version; each has its own from then on.
+    assert [(one["number"], one["strokes"]) for one in told] == [(1, 1), (2, 1)]
+    assert (stack.shown(2).picture[20, 20] == 50 * 257).all()
+    stack.undo(2, 1)
+    assert [one["strokes"] for one in stack.state()["results"]] == [1, 0]
+    stack.redo(2)
+    assert [one["undone"] for one in stack.state()["results"]] == [0, 0]
+    stack.delete_version(1)
+    assert [one["number"] for one in stack.state()["results"]] == [2]
+    assert not (stack.folder / "run-1").exists()
+    with pytest.raises(LookupError, match="this version was deleted"):
+        stack.shown(1)
+    with pytest.raises(LookupError):
+        stack.of_run("run-1")
+
+
+def test_what_was_seen_is_not_told_again(stack):
+    """A page that asks every third of a second need not get a thousand frames."""
+    run_of(stack)
+    finish(stack)
+    told = stack.state()
+    assert "list" in told and "results" in told
+    again = stack.state(told["changes"])
+    assert "list" not in again and "results" not in again
+    stamp = told["results"][0]["stamp"]
+    assert again["painted"]["run-1"]["stamp"] == stamp
+    stack.paint(1, STROKE)
+    now = stack.state(told["changes"])["painted"]["run-1"]
+    assert (now["strokes"], now["stamp"] == stamp) == (1, False)
+
+
+def test_frames_in_register_are_used_again(stack):
+    bring_drawn(stack)
+    fused(stack)
+    assert not list(stack.decoded.iterdir())  # read once, and no longer needed
+    seen = []
+    follow = WorkPlan.follow
+
+    def watched(plan, message):
+        seen.append(message["stage"])
+        follow(plan, message)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(WorkPlan, "follow", watched)
+        fused(stack, prefer="near")
+    assert set(seen) == {"fusing"}
+    first, second = (stack.shown(number) for number in (1, 2))
+    assert first.frames_file == second.frames_file
+    assert first.names == second.names
+    fused(stack, align="off")
+    assert stack.shown(3).frames_file != first.frames_file
+    stack.delete_version(3)
+    assert len(list(stack.folder.glob("aligned-*"))) == 1
+    fused(stack)  # the same as the first, from the frames that are there
+    assert np.array_equal(stack.shown(4).fused, first.fused)
+
+
+def test_frames_are_decoded_once(stack, tmp_path):
+    """They are kept as they were examined, and the files are not read again."""
+    bring_drawn(stack)
+    assert len(list(stack.decoded.glob("*.npy"))) == 3
+    for path in stack.incoming.iterdir():
+        path.write_bytes(b"gone")
+    fused(stack, align="off")
+    frames = stack.shown(1).frames
+    assert np.array_equal(frames[1][..., ::-1], draw_stack(texture(*SIDES, 0), 3)[1])
+
+
+def test_frames_that_are_not_kept_are_read(stack, monkeypatch):
+    monkeypatch.setattr(shelf.shutil, "disk_usage", lambda _: SimpleNamespace(free=3))
+    bring_drawn(stack)
+    assert not list(stack.decoded.iterdir())
+    monkeypatch.undo()
+    fused(stack)
+
+
+def test_strokes_of_frames_that_are_excluded_wait_for_them(stack):
+    for names, painted in (
+        (("0.png", "1.png"), 0),
+        (("0.png", "2.png"), 1),
+        (("0.png", "1.png"), 2),
     ):
-        full = result_in(session.place / f"run-{number}" / "full", names)
-        session.progress = {}
-        session.fuse_job = FakeJob(FuseSpec([], [], [], {}, None, full), None, None)
-        session._on_fusing({"made": "full"})
-        session._on_fuse_end(None)
-        told = session.state()["result"]
+        run_of(stack, names)
+        finish(stack)
+        told = stack.state()["results"][-1]
         assert told["strokes"] == painted
-        assert [note[:28] for note in told["notes"]] == (
-            ["not painted: strokes of 1.png"[:28]] if number == 2 else []
-        )
-        for stroke in strokes if number == 1 else []:
-            session.paint(stroke)
+        waits = ["not painted: strokes of 1.png"] if stack.runs == 2 else []
+        assert [note.partition(",")[0] for note in told["notes"]] == waits
+        for name in ("0.png", "1.png") if stack.runs == 1 else []:
+            stack.paint(1, STROKE | {"frame": name})
 
 
-def test_strokes_that_would_take_minutes_are_refused(sessions, monkeypatch):
-    session = sessions.get(sessions.new())
-    session.result = ShownResult(result_in(session.place / "run-1" / "full"))
-    stroke = {"frame": "1.png", "radius": 4, "softness": 0, "points": [[20, 20], [30, 20]]}
-    monkeypatch.setattr(session_module, "MOST_PAINT", 2 * 18 * 8)
+def test_strokes_that_would_take_minutes_are_refused(stack, monkeypatch):
+    """Bounded by the pixels to compute, which a few thin bytes can be many of."""
+    run_of(stack)
+    finish(stack)
+    stroke = STROKE | {"points": [[20, 20], [30, 20]]}
+    monkeypatch.setattr(shelf, "LEAST_PAINT", 2 * 18 * 8)
+    monkeypatch.setattr(shelf, "PAINT_TIMES", 0)
     file = {"width": 60, "height": 40, "strokes": [stroke, stroke]}
-    session.replay(file)
+    stack.replay(1, file)
     with pytest.raises(StackError, match="would take minutes"):
-        session.replay(file | {"strokes": [stroke] * 3})
+        stack.replay(1, file | {"strokes": [stroke] * 3})
     with pytest.raises(StackError, match="would take minutes"):
-        session.paint(stroke | {"points": [[20, 20], [30, 20]] * 9})
-    assert session.state()["result"]["strokes"] == 2
+        stack.paint(1, stroke | {"points": [[20, 20], [30, 20]] * 9})
+    assert stack.state()["results"][0]["strokes"] == 2
+
+
+def test_progress_only_grows():
+    """One measure over all stages, whichever of them take place."""
+    spec = FuseSpec([], [], [], {"slab": 3}, "draft", "full")
+    for aligned in (False, True):
+        plan, seen = WorkPlan(stages_of(spec, aligned)), [0.0]
+        parts = [("draft", "reading frames"), ("draft", "fusing"), (None, "reading frames")]
+        parts += [(None, "aligning"), (None, "fusing"), (None, "slabs"), (None, "unheard of")]
+        for part, name in parts:
+            for done in (0, 1, 4):
+                plan.follow({"stage": name, "done": done, "total": 4, "part": part})
+                seen.append(plan.state()["fraction"])
+        assert seen == sorted(seen)
+        assert seen[-1] == pytest.approx(1)
+    assert plan.state()["left"] == 0
+
+
+# Projects
+
+
+def test_a_project_outlives_its_server(projects):
+    first = projects()
+    token = first.new()
+    session = first.get(token)
+    stack = session.add_stack("my stack")
+    bring_drawn(stack)
+    ids = list(stack.order)
+    stack.arrange(ids[::-1], [])
+    number = fused(stack, near="last")
+    stroke = {"frame": "2.png", "radius": 9, "softness": 0.5, "points": [[30, 20], [50, 30]]}
+    stack.paint(number, stroke)
+    stack.paint(number, stroke | {"points": [[60, 20]]})
+    stack.undo(number, 1)
+    picture = np.array(stack.shown(number).picture)
+    told = stack.state()
+    first.close()
+    second = projects()
+    (listed,) = second.listing()
+    assert (listed["token"], listed["name"], listed["stacks"]) == (token, "my stack", 1)
+    assert listed["bytes"] > 10_000
+    again = second.get(token).stack(stack.number)
+    now = again.state()
+    for key in ("list", "values", "in_order", "name", "refused"):
+        assert now[key] == told[key], key
+    assert [(r["number"], r["strokes"], r["undone"]) for r in now["results"]] == [(number, 1, 1)]
+    assert np.array_equal(again.shown(number).picture, picture)
+    assert len(again.redo(number)) == 1
+    assert fused(again) == number + 1
+
+
+def test_a_kill_loses_nothing(projects, tmp_path):
+    """Everything is on the disk before it is asked for again: the folder is copied, as it is."""
+    running = projects()
+    session = running.get(running.new())
+    stack = session.add_stack()
+    bring_drawn(stack)
+    half = stack.room_for("half.png", 10**6)
+    half.write_bytes(b"\x89PNG")
+    number = fused(stack)
+    stack.paint(number, {"frame": "2.png", "radius": 9, "softness": 0.5, "points": [[30, 20]]})
+    late = stack.room_for("late.png", 9)
+    late.write_bytes(cv2.imencode(".png", texture(*SIDES, 3))[1].tobytes())
+    late.replace(stack.incoming / late.name)  # it arrived, and the server was killed
+    (stack.folder / "run-9" / "full").mkdir(parents=True)  # unfinished
+    stack.wanted = {"near": "first"}
+    stack.changed()
+    session.save()
+    other = tmp_path / "other"
+    shutil.copytree(tmp_path / "projects", other)
+    with contextlib.closing(Sessions(UploadLimits(10**8, 10**6), projects=other)) as server:
+        again = server.get(session.token).stack(stack.number)
+        until(lambda: not again.state()["examining"])
+        names = [frame["name"] for frame in again.state()["list"]]
+        assert names == ["0.png", "1.png", "2.png", "late.png"]
+        assert not list(again.arriving.iterdir())
+        assert "was stopped while it fused" in again.failure
+        assert not (again.folder / "run-9").exists()
+        assert again.state()["results"][0]["strokes"] == 1
+        again.arrange(again.order, [again.order[-1]])
+        assert fused(again) > 9
+
+
+def test_a_damaged_version_costs_no_other(projects):
+    first = projects()
+    token = first.new()
+    stack = first.get(token).add_stack()
+    for _ in range(2):
+        run_of(stack)
+        finish(stack)
+    run_of(stack)
+    finish(stack)
+    first.close()
+    (stack.folder / "run-1" / "full" / "result.json").write_text("{")
+    (stack.folder / "run-2" / "full" / "fused.npy").write_bytes(b"")
+    state = projects().get(token).stack(1).state()
+    assert [one.get("broken") is not None for one in state["results"]] == [True, False]
+    assert "cannot be read" in state["results"][0]["broken"]
+    assert state["refused"][0].startswith("version 1 cannot be read")
+    assert (stack.folder / "run-1" / "full" / "focus.npy").exists()
+    assert str(stack.folder) not in state["results"][0]["broken"]
+
+
+def test_projects_are_deleted_and_empty_ones_leave_nothing(projects, tmp_path):
+    server = projects()
+    token, empty = server.new(), server.new()
+    server.get(empty).add_stack()
+    run_of(stack := server.get(token).add_stack())
+    finish(stack)
+    server.get(token).save()
+    assert [one["token"] for one in server.listing()] == [token]
+    server.delete(token)
+    assert server.listing() == [] and server.get(token) is None
+    with pytest.raises(LookupError):
+        server.delete(token)
+    server.close()
+    assert list((tmp_path / "projects").iterdir()) == []
+
+
+def test_projects_of_a_server_that_others_reach_are_not_listed(tmp_path):
+    server = Sessions(UploadLimits(10**8, 10**6), projects=tmp_path / "p", listed=False)
+    run_of(stack := server.get(server.new()).add_stack())
+    finish(stack)
+    server.save()
+    assert server.listing() == []
+    server.close()
+
+
+def test_an_idle_project_is_closed_and_opened_again(projects):
+    server = projects()
+    token = server.new()
+    session = server.get(token)
+    run_of(stack := session.add_stack())
+    finish(stack)
+    session.seen -= server.shared.keep_seconds + 1
+    server.sweep()
+    assert token not in server.by_token
+    assert server.get(token) is not session
+    assert len(server.get(token).stack(1).versions) == 1
+
+
+def test_a_project_that_does_work_is_not_closed(projects):
+    server = projects()
+    token = server.new()
+    session = server.get(token)
+    run_of(stack := session.add_stack())
+    session.seen -= server.shared.keep_seconds + 1
+    server.sweep()
+    assert server.by_token[token] is session
+    stack._on_fuse_end("")
+
+
+def test_projects_have_a_folder_on_a_disk(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    monkeypatch.setattr(sessions_module.sys, "platform", "linux")
+    assert default_projects() == tmp_path / "stackmff" / "projects"
+
+
+# The shelf
+
+
+def test_stacks_are_queued_one_after_the_other(sessions):
+    session = sessions.get(sessions.new())
+    stacks = [session.add_stack(title) for title in ("one", "two", "three")]
+    for seed, stack in enumerate(stacks):
+        bring_drawn(stack, seed=seed)
+    odd = stacks[2]
+    odd.arrange(odd.order, odd.order[:2])
+    assert session.fuse_all({}) == ["three: a stack needs at least two frames: add some"]
+    works = [one["work"] for one in session.state()["stacks"]]
+    assert works[0] is not None and works[2] is None
+    until(lambda: not session.busy())
+    assert [one["versions"] for one in session.state()["stacks"]] == [1, 1, 0]
+    assert session.fuse_all({}) == ["three: a stack needs at least two frames: add some"]
+    export = session.export([(stack, 1) for stack in stacks[:2]], {"format": "png"})
+    until(lambda: export.state()["done"])
+    with zipfile.ZipFile(export.file) as archive:
+        assert sorted(archive.namelist()) == ["one_fused.png", "two_fused.png"]
+    session.delete_stack(stacks[0].number)
+    assert [one["name"] for one in session.state()["stacks"]] == ["two", "three"]
+    assert not stacks[0].folder.exists()
+    with pytest.raises(LookupError, match="this stack was deleted"):
+        session.stack(stacks[0].number)
+
+
+def test_exports_are_refused_by_what_is_wrong(sessions):
+    session = sessions.get(sessions.new())
+    run_of(stack := session.add_stack())
+    finish(stack)
+    for wanted, sentence in (
+        ({"format": "exe"}, "this format is not supported"),
+        ({"what": "../x"}, "has no ../x"),
+        ({"quality": 0}, "quality 0 is not"),
+        ({"quality": True}, "quality True is not"),
+        ({"area": "x"}, "the area to crop to is not"),
+        ({"area": [0, 10, 0]}, "the area to crop to is not"),
+        ({"area": [0, 41, 0, 10]}, "leads out of the picture of 60x40"),
+        ({"area": [10, 10, 0, 10]}, "leads out of the picture"),
+    ):
+        with pytest.raises(StackError, match=sentence):
+            session.export([(stack, 1)], wanted)
+    assert list((session.folder / "exports").iterdir()) == [] and not session.exports
+    export = session.export([(stack, 1)], {"what": "slabs"})
+    until(lambda: export.state()["done"])
+    assert "has no slabs" in export.state()["failure"]
+    for name, wanted in (("../{stack} v{version}", "_1 v1.png"), ("a/b", "a_b.png")):
+        spec = stack.export_spec(1, {"name": name}, session.folder)
+        assert Path(spec.path).parent == session.folder
+        assert Path(spec.path).name == wanted.replace("_1", f"_{stack.name()}")
+
+
+def test_the_example_is_drawn(sessions, monkeypatch):
+    monkeypatch.setattr(example, "FRAMES", 3)
+    small = example.scene()
+    near, far = (example.frame(*small, focus) for focus in (0.0, 1.0))
+    detail = lambda picture: float(np.abs(np.diff(picture.astype(int), axis=1)).mean())  # noqa: E731
+    assert detail(near[-300:]) > 1.3 * detail(far[-300:])
+    assert detail(far[:300]) > 1.3 * detail(near[:300])
 
 
 def test_strokes_of_another_size_wait(sessions, tmp_path):
@@ -194,13 +540,6 @@ def test_strokes_of_another_size_wait(sessions, tmp_path):
     assert (len(new.strokes), len(new.waiting)) == (0, 1)
     carry_strokes(new, last)
     assert (len(last.strokes), len(last.waiting)) == (1, 0)
-
-
-def test_a_cancelled_draft_is_removed(sessions):
-    session = sessions.get(sessions.new())
-    run_of(session, 1)
-    session._on_fuse_end("")
-    assert not list(session.folder.rglob("frames.raw"))
 
 
 def test_frames_of_a_film_share_one_reader(tmp_path):
@@ -277,8 +616,8 @@ def test_a_process_that_dies_is_told():
 
 
 def drawn_session(sessions, count=3, sides=(64, 96)):
-    """A session with frames that were never examined."""
-    session = sessions.get(sessions.new())
+    """A stack with frames that were never examined."""
+    session = sessions.get(sessions.new()).add_stack()
     for k in range(count):
         frame = {"id": k, "name": f"{k}.png", "number": None, "file": f"{k}.png", "bytes": 1}
         frame |= {"width": sides[1], "height": sides[0], "sharpness": k + 1.0}
@@ -288,15 +627,15 @@ def drawn_session(sessions, count=3, sides=(64, 96)):
 
 def test_frames_are_ordered_and_excluded(sessions):
     session = drawn_session(sessions, 12)
-    assert [frame["name"] for frame in session.state()["frames"]][-3:] == [
+    assert [frame["name"] for frame in session.state()["list"]][-3:] == [
         "9.png",
         "10.png",
         "11.png",
     ]
     session.arrange([*range(1, 12), 0], [3])
     state = session.state()
-    assert state["frames"][-1]["name"] == "0.png"
-    assert [frame["name"] for frame in state["frames"] if not frame["used"]] == ["3.png"]
+    assert state["list"][-1]["name"] == "0.png"
+    assert [frame["name"] for frame in state["list"] if not frame["used"]] == ["3.png"]
     with pytest.raises(StackError, match="have changed in the meantime"):
         session.arrange([0, 1], [])
     with pytest.raises(StackError, match="have changed in the meantime"):
@@ -308,57 +647,58 @@ def test_frames_out_of_focus_order_are_put_right(sessions, tmp_path):
     frames = draw_stack(texture(256, 320, 5), 7)
     names = "abcdefg"
     shuffled = dict(zip(names, (3, 0, 5, 1, 6, 2, 4), strict=True))
-    session = sessions.get(sessions.new())
+    session = sessions.get(sessions.new()).add_stack()
     for name, k in shuffled.items():
         bring(session, f"{name}.png", cv2.imencode(".png", frames[k])[1].tobytes())
     until(lambda: not session.state()["examining"])
     session.fuse({})
     until(lambda: session.fuse_job is None)
-    found = [frame["name"][0] for frame in session.state()["frames"]]
+    found = [frame["name"][0] for frame in session.state()["list"]]
     inside = sorted(names, key=shuffled.get)
     assert found in (inside, inside[::-1])
-    assert [name[0] for name in session.state()["result"]["names"]] == found
-    notes = session.state()["result"]["notes"]
+    assert [name[0] for name in session.state()["results"][-1]["names"]] == found
+    notes = session.state()["results"][-1]["notes"]
     assert any("brought into it: " + ".png ".join(found) in note for note in notes)
-    ids = {frame["name"][0]: frame["id"] for frame in session.state()["frames"]}
+    ids = {frame["name"][0]: frame["id"] for frame in session.state()["list"]}
     session.arrange([ids[name] for name in names], [ids["d"]])
     session.fuse({})
     until(lambda: session.fuse_job is None)
-    assert [name[0] for name in session.state()["result"]["names"]] == list("abcefg")
-    assert [frame["name"][0] for frame in session.state()["frames"]] == list(names)
+    assert [name[0] for name in session.state()["results"][-1]["names"]] == list("abcefg")
+    assert [frame["name"][0] for frame in session.state()["list"]] == list(names)
     session.arranged = False
     session.fuse({})
     until(lambda: session.fuse_job is None)
     rest = [name for name in found if name != "d"]
-    now = [frame["name"][0] for frame in session.state()["frames"]]
+    now = [frame["name"][0] for frame in session.state()["list"]]
     assert now[3] == "d" and [name for name in now if name != "d"] in (rest, rest[::-1])
 
 
 def test_frames_of_a_moving_camera_are_put_in_order_once_aligned(sessions):
-    session = sessions.get(sessions.new())
+    session = sessions.get(sessions.new()).add_stack()
     for name, frame in zip("abcd", draw_moved_stack(), strict=True):
         bring(session, f"{name}.png", cv2.imencode(".png", frame)[1].tobytes())
     until(lambda: not session.state()["examining"])
     session.fuse({})
     until(lambda: session.fuse_job is None)
     state = session.state()
-    assert [name[0] for name in state["result"]["names"]] == list("acbd")
-    assert [frame["name"][0] for frame in state["frames"]] == list("acbd")
-    assert any("brought into it: a.png c.png" in note for note in state["result"]["notes"])
+    assert [name[0] for name in state["results"][-1]["names"]] == list("acbd")
+    assert [frame["name"][0] for frame in state["list"]] == list("acbd")
+    assert any("brought into it: a.png c.png" in note for note in state["results"][-1]["notes"])
 
 
 def test_an_answer_among_the_frames_is_excluded(sessions):
     session = drawn_session(sessions)
     told = session.frames[0] | {"id": 9, "name": "AiF.png"}
     session._on_examined({"frame": told})
-    out = [frame["name"] for frame in session.state()["frames"] if not frame["used"]]
+    out = [frame["name"] for frame in session.state()["list"] if not frame["used"]]
     assert out == ["AiF.png"]
 
 
 def test_sentences_hide_the_server(sessions, tmp_path):
-    session = sessions.get(sessions.new())
+    session = sessions.get(sessions.new()).add_stack()
     assert session.without_paths(f"{session.incoming}/a.png is bad") == "a.png is bad"
     assert session.without_paths(f"{session.folder}/run-1/x") == "run-1/x"
+    assert session.without_paths(f"{session.folder.parent}/x") == "x"
     sessions.shared.root = tmp_path / "root"
     assert (
         session.without_paths(f"{sessions.shared.root}/stack/a.png is bad") == "stack/a.png is bad"
@@ -367,22 +707,24 @@ def test_sentences_hide_the_server(sessions, tmp_path):
 
 def test_a_file_is_uploaded_once_and_counted(sessions):
     session = sessions.get(sessions.new())
-    path = session.room_for("a.png", 10**8)
-    with pytest.raises(StackError, match=r"a\.png is already there"):
-        session.room_for("a.png", 1)
-    with pytest.raises(StackError, match="more than"):
-        session.room_for("b.png", 1)
-    session.drop(path)  # the sender has gone
-    assert not list(session.incoming.iterdir())
-    session.room_for("b.png", 10**8)
+    stack, other = session.add_stack(), session.add_stack()
+    path = session.room_for(stack, "a.png", 10**8)
+    with pytest.raises(StackError, match=r"a\.png is already in the stack, skipped"):
+        stack.room_for("a.png", 1)
+    for one in (stack, other):  # counted over all stacks of a session
+        with pytest.raises(StackError, match="more than"):
+            session.room_for(one, "b.png", 1)
+    stack.drop(path)  # the sender has gone
+    assert not list(stack.arriving.iterdir())
+    session.room_for(other, "b.png", 10**8)
 
 
 def test_a_decompression_bomb_leaves_nothing(sessions):
-    session = sessions.get(sessions.new())
+    session = sessions.get(sessions.new()).add_stack()
     big = tiff(np.zeros((2000, 2000), np.uint8), compression="zlib")
     bring(session, "bomb.tif", big)
     until(lambda: not session.state()["examining"])
-    assert session.state()["frames"] == []
+    assert session.state()["list"] == []
     (sentence,) = session.state()["refused"]
     assert sentence.startswith("bomb.tif declares 2000x2000 pixels, and 1 million is the maximum")
     assert not list(session.incoming.iterdir())
@@ -392,7 +734,7 @@ def test_a_decompression_bomb_leaves_nothing(sessions):
 
 def test_a_stack_in_one_file_with_a_broken_page_leaves_nothing(sessions):
     """Not some of its frames, whose file is gone, either."""
-    session = sessions.get(sessions.new())
+    session = sessions.get(sessions.new()).add_stack()
     pages = np.stack([texture(*SIDES, k) for k in range(3)])
     data = bytearray(tiff(pages, photometric="rgb", compression="zlib"))
     with tifffile.TiffFile(io.BytesIO(data)) as file:
@@ -403,7 +745,8 @@ def test_a_stack_in_one_file_with_a_broken_page_leaves_nothing(sessions):
     until(lambda: not session.state()["examining"])
     (sentence,) = session.state()["refused"]
     assert sentence.startswith("pages.tif (frame 2) is cut short, damaged")
-    assert [frame["name"] for frame in session.state()["frames"]] == ["a.png"]
+    assert not [path for path in session.decoded.iterdir() if path.stem == "0"]
+    assert [frame["name"] for frame in session.state()["list"]] == ["a.png"]
     assert [path.name for path in session.incoming.iterdir()] == ["a.png"]
     assert len(list(session.thumbs.iterdir())) == 2
     assert session.held == (session.incoming / "a.png").stat().st_size
@@ -411,8 +754,11 @@ def test_a_stack_in_one_file_with_a_broken_page_leaves_nothing(sessions):
 
 def test_a_file_that_ends_the_process_is_refused_and_the_others_are_looked_at(sessions):
     """Also where some of its frames had been told."""
-    session = sessions.get(sessions.new())
-    files = [session.room_for(name, 1) for name in ("a.tif", "b.png", "c.png")]
+    session = sessions.get(sessions.new()).add_stack()
+    files = [session.incoming / name for name in ("a.tif", "b.png", "c.png")]
+    for file in files:
+        file.touch()
+        session.uploads[file] = 1
     told = {"width": 9, "height": 9, "sharpness": 1.0}
     session.examine_job = FakeJob(ExamineSpec([str(file) for file in files], "", 0, 1), None, None)
     session._on_examined({"frame": told | {"id": 0, "name": "b.png", "file": str(files[1])}})
@@ -444,53 +790,43 @@ def test_sessions_are_separate_and_end(sessions):
     first, second = sessions.get(one), sessions.get(other)
     assert first.folder != second.folder
     assert first.folder not in second.folder.parents
-    first.room_for("a.png", 5)
-    second.room_for("a.png", 5)  # of the same name, elsewhere
-    first.touch(leaving=True)
-    first.seen -= session_module.LEAVING + 1
-    second.seen -= session_module.LEAVING + 1
+    for session in (first, second):
+        session.room_for(session.add_stack(), "a.png", 5)  # of the same name, elsewhere
+    first.seen -= sessions.shared.keep_seconds + 1
     sessions.sweep()
-    assert sessions.get(one) is None
+    assert sessions.get(one) is None  # this server keeps no projects
     assert sessions.get(other) is second
     assert not first.folder.exists()
     assert second.folder.exists()
 
 
-def test_clearing_removes_all(sessions):
+def test_a_late_file_of_a_deleted_stack_does_not_return(sessions):
     session = sessions.get(sessions.new())
-    session.room_for("a.png", 5)
-    (session.place / "run-1").mkdir()
-    session.clear()
-    assert [path for path in session.folder.rglob("*") if path.is_file()] == []
-    assert not list(session.folder.rglob("run-1"))
+    stack = session.add_stack()
+    old = stack.room_for("a.png", 5)
+    session.delete_stack(stack.number)
+    assert [path for path in session.folder.rglob("*.png")] == []
+    stack.arrived(old)
+    stack.drop(old)
+    assert stack.examine_job is None
     assert session.held == 0
 
 
-def test_a_late_file_of_a_cleared_stack_does_not_join_the_next(sessions):
-    session = sessions.get(sessions.new())
-    old = session.room_for("a.png", 5)
-    session.clear()
-    new = session.room_for("a.png", 7)
-    session.arrived(old)
-    assert session.examine_job is None
-    session.drop(old)
-    assert new.exists()
-    assert session.held == 7
-
-
-def test_messages_about_a_cleared_stack_are_ignored(sessions):
-    session = sessions.get(sessions.new())
-    session.examine_job = FakeJob(
-        ExamineSpec([], "", 0, 1), session._on_examined, session._on_examine_end
+def test_messages_about_a_deleted_stack_are_ignored(sessions):
+    stack = sessions.get(sessions.new()).add_stack()
+    stack.examine_job = FakeJob(
+        ExamineSpec([], "", 0, 1), stack._on_examined, stack._on_examine_end
     )
-    session.clear()
-    session._on_examined({"refused": "a.png", "sentence": "a.png is bad"})
-    assert session.state()["refused"] == []
+    job = stack.examine_job
+    stack.delete()
+    assert job.cancelled
+    stack._on_examined({"refused": "a.png", "sentence": "a.png is bad"})
+    assert stack.state()["refused"] == []
 
 
 def test_files_are_counted(sessions, monkeypatch):
-    monkeypatch.setattr(session_module, "MOST_FRAMES", 2)
-    session = sessions.get(sessions.new())
+    monkeypatch.setattr(shelf, "MOST_FRAMES", 2)
+    session = sessions.get(sessions.new()).add_stack()
     for name in ("a.png", "b.png"):
         session.room_for(name, 1)
     with pytest.raises(StackError, match=r"c\.png is one too many, and 2 frames are the maximum"):
@@ -499,8 +835,9 @@ def test_files_are_counted(sessions, monkeypatch):
 
 def test_names_of_any_length_find_room(sessions):
     session = sessions.get(sessions.new())
+    stack = session.add_stack()
     for letter in ("x", "漢", "😀"):
-        assert session.room_for(f"{letter * 250}1.png", 1).name.endswith(f"{letter}1.png")
+        assert session.room_for(stack, f"{letter * 250}1.png", 1).name.endswith(f"{letter}1.png")
 
 
 def test_what_dead_processes_left_is_removed(tmp_path):
