@@ -35,7 +35,7 @@ TILE = 512  # px
 SMALL = 4  # reduction of the copies that distant views are cut from
 MOST_LEVEL = 12  # of tiles
 UNSURE = (255, 96, 0)  # RGB of the overlay where it is not certain which frame is in focus
-KEPT = 12  # small copies, about 5 MB each for 24 megapixels
+MOST_COPIES = 200e6  # bytes of small copies of all results; about 5 MB each for 24 megapixels
 QUALITY = 92  # of JPEG
 OVERLAY_QUALITY = 80  # of WebP
 SURFACE_SIDE, TEXTURE_SIDE = 400, 1600  # px, of the 3D view's heights and texture
@@ -47,15 +47,69 @@ Box = tuple[int, int, int, int]  # (top, bottom, left, right), px
 Layer = str | int
 
 
+class CopyCache:
+    """Small copies of layers, of all results together.
+
+    Args:
+        most_bytes: beyond it, those that were used least recently are forgotten.
+    """
+
+    def __init__(self, most_bytes: float) -> None:
+        self.most_bytes, self.bytes = most_bytes, 0
+        self.copies: OrderedDict[tuple[str, Layer], np.ndarray] = OrderedDict()
+        self.lock = threading.Lock()
+
+    def get(self, owner: str, layer: Layer) -> np.ndarray | None:
+        """The copy of a layer of a result, or None."""
+        with self.lock:
+            found = self.copies.get((owner, layer))
+            if found is not None:
+                self.copies.move_to_end((owner, layer))
+            return found
+
+    def put(self, owner: str, layer: Layer, copy: np.ndarray) -> None:
+        """Keep a copy."""
+        with self.lock:
+            before = self.copies.pop((owner, layer), None)
+            self.bytes += copy.nbytes - (0 if before is None else before.nbytes)
+            self.copies[owner, layer] = copy
+            while self.bytes > self.most_bytes and len(self.copies) > 1:
+                _, gone = self.copies.popitem(last=False)
+                self.bytes -= gone.nbytes
+
+
+COPIES = CopyCache(MOST_COPIES)
+
+
+class Stamps:
+    """The stamp of a painted picture, which no two pictures share.
+
+    Browsers keep tiles by their address, which has it: whether strokes were undone or the server
+    was restarted, what they kept must not be shown for another picture.
+    """
+
+    def __init__(self) -> None:
+        self.boot, self.counter = secrets.token_hex(4), itertools.count()
+        self.now = ""
+        self.change()
+
+    def change(self) -> None:
+        """Another picture is there."""
+        self.now = f"{self.boot}-{next(self.counter)}"
+
+
 class ShownResult:
     """A result in a folder, as worker.py leaves it.
 
     Args:
         folder: see result_files.ResultFiles.
         painted: whether the strokes of its log are read and painted.
+        stamps: of its picture, where it was opened before in this process.
     """
 
-    def __init__(self, folder: str | Path, painted: bool = True) -> None:
+    def __init__(
+        self, folder: str | Path, painted: bool = True, stamps: Stamps | None = None
+    ) -> None:
         self.files = ResultFiles(folder)
         record = load_record(self.files.record)
         self.names, self.kept, self.notes = list(record.names), list(record.kept), record.notes
@@ -88,12 +142,9 @@ class ShownResult:
             colours = colours_of(self.frames)
             self.alignment = load_alignment(self.alignment_file, record.files, self.size, colours)
         self.picture = self.fused  # a copy of its own from the first stroke on
-        self.small: OrderedDict[Layer, np.ndarray] = OrderedDict()
+        self.owner = secrets.token_hex(8)  # of small copies
         self.lock = threading.RLock()
-        # Browsers keep tiles by their address, which has the stamp: no two pictures may share one,
-        # whether strokes were undone or the server was restarted.
-        self.boot, self.counter = secrets.token_hex(4), itertools.count()
-        self.stamp = self._new_stamp()
+        self.stamps = stamps or Stamps()
         self.log = StrokeLog(self.files.strokes, self.names)
         self.painted_with = self.log.read() if painted else Painted()
         if self.strokes:
@@ -131,13 +182,18 @@ class ShownResult:
         """The strokes of an earlier result that do not fit this one."""
         return self.painted_with.waiting
 
-    def _new_stamp(self) -> str:
-        return f"{self.boot}-{next(self.counter)}"
+    @property
+    def stamp(self) -> str:
+        """See Stamps."""
+        return self.stamps.now
 
     def _own_picture(self) -> None:
         """Give the result a copy of the fused picture to paint on."""
         if self.picture is self.fused:
-            shutil.copyfile(self.files.fused, self.files.retouched)
+            # A new file in its place: whoever still shows the one before goes on to do so.
+            made = self.files.retouched.with_suffix(".part")
+            shutil.copyfile(self.files.fused, made)
+            made.replace(self.files.retouched)
             self.picture = np.load(self.files.retouched, mmap_mode="r+")
 
     def plane(self, layer: Layer) -> np.ndarray:
@@ -156,18 +212,14 @@ class ShownResult:
 
     def small_copy(self, layer: Layer) -> np.ndarray:
         """A layer reduced SMALL times; the copy is kept for the next call."""
-        with self.lock:
-            if layer in self.small:
-                self.small.move_to_end(layer)
-                return self.small[layer]
+        known = COPIES.get(self.owner, layer)
+        if known is not None:
+            return known
         plane = self.plane(layer)
         size = -(-self.width // SMALL), -(-self.height // SMALL)
         copy = _shrunk(plane, size)
         release(self.frames)
-        with self.lock:
-            self.small[layer] = copy
-            while len(self.small) > KEPT:
-                self.small.popitem(last=False)
+        COPIES.put(self.owner, layer, copy)
         return copy
 
     def tile(self, layer: Layer, level: int, column: int, row: int) -> bytes | None:
@@ -293,7 +345,7 @@ class ShownResult:
     def _add(self, stroke: Stroke) -> Box:
         """Paint the last stroke over the others; return its box."""
         apply_strokes(self.picture, self.frames, [stroke], None, self.fused)
-        self.stamp = self._new_stamp()
+        self.stamps.change()
         return self._repainted(stroke.box(self.size))
 
     def undo(self, count: int = 1) -> list[Box]:
@@ -309,7 +361,7 @@ class ShownResult:
                 self.picture[top:bottom, left:right] = self.fused[top:bottom, left:right]
                 apply_strokes(self.picture, self.frames, self.strokes, box, self.fused)
                 boxes.append(self._repainted(box))
-                self.stamp = self._new_stamp()
+                self.stamps.change()
         return boxes
 
     def redo(self, count: int = 1) -> list[Box]:
@@ -328,12 +380,12 @@ class ShownResult:
     def _repainted(self, box: Box) -> Box:
         """Update the small copy where the picture has changed; return the box."""
         release(self.frames)
-        if "fused" in self.small:
+        whole = COPIES.get(self.owner, "fused")
+        if whole is not None:
             top, left = (box[k] // SMALL for k in (0, 2))
             bottom, right = (-(-box[k] // SMALL) for k in (1, 3))
             part = self.picture[top * SMALL : bottom * SMALL, left * SMALL : right * SMALL]
             if part.size:
-                whole = self.small["fused"]
                 whole[top:bottom, left:right] = _shrunk(part, (right - left, bottom - top))
         return box
 

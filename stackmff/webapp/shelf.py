@@ -19,8 +19,16 @@ from stackmff.webapp.exports import DEEP, OTHERS, SUFFIXES, Area
 from stackmff.webapp.form import check_values
 from stackmff.webapp.jobs import ExamineSpec, ExportSpec, FuseSpec, JobQueue, Message, WorkerJob
 from stackmff.webapp.kept_frames import forget
-from stackmff.webapp.result_files import ResultRecord, load_record
-from stackmff.webapp.results import Box, FramePicture, ShownResult, carry_strokes, waiting_notes
+from stackmff.webapp.result_files import ResultFiles, ResultRecord, load_record
+from stackmff.webapp.results import (
+    Box,
+    FramePicture,
+    ShownResult,
+    Stamps,
+    carry_strokes,
+    waiting_notes,
+)
+from stackmff.webapp.strokes import Painted, StrokeLog
 from stackmff.webapp.uploads import (
     MOST_FRAMES,
     UploadLimits,
@@ -74,7 +82,32 @@ class Version:
 
     def __init__(self, number: int, folder: Path) -> None:
         self.number, self.folder = number, folder
-        self.record: ResultRecord = load_record(folder / "result.json")
+        self.files = ResultFiles(folder)
+        self.record: ResultRecord = load_record(self.files.record)
+        self.stamps = Stamps()
+        self._painted: Painted | None = None
+        self.broken: str | None = None  # sentence on what it lacks
+
+    def open(self) -> ShownResult:
+        """The result, opened.
+
+        Raises:
+            StackError: its files are damaged.
+        """
+        try:
+            result = ShownResult(self.folder, stamps=self.stamps)
+        except UNREADABLE as error:
+            self.broken = f"version {self.number} cannot be read: {error}"
+            raise StackError(self.broken) from error
+        self._painted = result.painted_with
+        return result
+
+    @property
+    def painted(self) -> Painted:
+        """Its strokes, also while the result is not open."""
+        if self._painted is None:
+            self._painted = StrokeLog(self.files.strokes, self.record.names).read()
+        return self._painted
 
     @property
     def run(self) -> str:
@@ -139,7 +172,7 @@ class ShelfStack:
                 return
             self.dirty = False
             running = self.examine_job.spec.files if self.examine_job else []
-            left = [file for file in running if file not in self.examined]
+            left = [Path(file) for file in running if file not in self.examined]
             record = {
                 "title": self.title,
                 "frames": [
@@ -524,7 +557,7 @@ class ShelfStack:
             if version is None:
                 raise LookupError("this version was deleted")
             if number not in self.open_results:
-                self.open_results[number] = ShownResult(version.folder)
+                self.open_results[number] = version.open()
             self.open_results.move_to_end(number)
             while len(self.open_results) > MOST_SHOWN:
                 self.open_results.popitem(last=False)
@@ -695,18 +728,13 @@ class ShelfStack:
                 "runs": self.runs,
             }
             if seen == self.changes:
-                versions = [(one, self.open_results.get(one.number)) for one in self.versions]
-                told["painted"] = {
-                    one.run: self._painted_state(result)
-                    for one, result in versions
-                    if result is not None
-                }
-                return told
+                painted = {one.run: self._painted_state(one) for one in self.versions}
+                return told | {"painted": painted}
             most = max((frame["sharpness"] for frame in self.frames.values()), default=1) or 1
             told["list"] = [self._frame_state(key, most) for key in self.order]
             told["results"] = [self._version_state(version) for version in self.versions]
             if self.draft is not None:
-                told["results"].append(self._result_state(self._draft_run(), self.draft))
+                told["results"].append(self._draft_state(self.draft))
             return told
 
     def _frame_state(self, key: int, most: float) -> dict[str, Any]:
@@ -722,42 +750,56 @@ class ShelfStack:
         }
 
     def _version_state(self, version: Version) -> dict[str, Any]:
-        try:
-            return self._result_state(version.run, self.shown(version.number))
-        except UNREADABLE as error:
-            sentence = self.without_paths(f"this version cannot be read: {error}")
-            return {"run": version.run, "broken": sentence, "notes": [sentence]}
+        record, files = version.record, version.files
+        aligned = self.folder / (record.aligned or files.folder) / "alignment.json"
+        notes = [*record.notes, *waiting_notes(version.painted.waiting)]
+        if version.broken is not None:
+            return {"run": version.run, "broken": self.without_paths(version.broken), "notes": []}
+        return self._result_state(version.run, record, notes) | {
+            "confidence": files.confidence.exists(),
+            "aligned": aligned.exists(),
+            "slabs": files.slabs.is_dir(),
+            **self._painted_state(version),
+        }
 
-    def _result_state(self, run: str, result: ShownResult) -> dict[str, Any]:
-        notes = [*result.notes, *waiting_notes(result.waiting)]
-        height, width = result.shown_size
+    def _draft_state(self, draft: ShownResult) -> dict[str, Any]:
+        return self._result_state(self._draft_run(), load_record(draft.files.record), []) | {
+            "draft": True,
+            "least_level": draft.least_level,
+            "confidence": draft.confidence is not None,
+            "aligned": False,
+            "slabs": False,
+            "strokes": 0,
+            "undone": 0,
+            "stamp": draft.stamp,
+        }
+
+    def _result_state(self, run: str, record: ResultRecord, notes: Sequence[str]) -> dict[str, Any]:
+        height, width = record.whole or record.shape[1:3]
         return {
             "run": run,
             "number": int(run.partition("-")[2]),
-            "draft": run.startswith("draft"),
+            "draft": False,
+            "least_level": 0,
             "width": width,
             "height": height,
-            "least_level": result.least_level,
-            "names": result.names,
-            "kept": result.kept,
+            "names": record.names,
+            "kept": record.kept,
             "notes": [self.without_paths(note) for note in notes],
-            "seconds": round(result.seconds, 1),
-            "made": result.made,
-            "options": result.options,
-            "confidence": result.confidence is not None,
-            "bits": 8 * result.frames.itemsize,
-            "profile": result.metadata.profile is not None,
-            "area": result.area,
-            "aligned": result.alignment is not None,
-            "slabs": result.files.slabs.is_dir(),
-            **self._painted_state(result),
+            "seconds": round(record.seconds, 1),
+            "made": record.made,
+            "options": record.options,
+            "bits": 16 if record.dtype == "uint16" else 8,
+            "profile": record.metadata.get("profile") is not None,
+            "area": record.area,
         }
 
-    def _painted_state(self, result: ShownResult) -> dict[str, Any]:
+    def _painted_state(self, version: Version) -> dict[str, Any]:
+        painted = version.painted
         return {
-            "strokes": len(result.strokes),
-            "undone": len(result.undone),
-            "stamp": result.stamp,
+            "strokes": len(painted.strokes),
+            "undone": len(painted.undone),
+            "stamp": version.stamps.now,
         }
 
     def end(self) -> None:

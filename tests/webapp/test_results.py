@@ -18,7 +18,7 @@ from stackmff.images.formats import decode, to_8_bits
 from stackmff.images.stack import read_stack
 from stackmff.webapp.exports import write_export
 from stackmff.webapp.jobs import ExportSpec
-from stackmff.webapp.results import SMALL, TILE, ShownResult
+from stackmff.webapp.results import SMALL, TILE, CopyCache, ShownResult
 from tests.drawn import draw_stack, texture, waves
 from tests.stand_ins import Engine, brightest, only
 
@@ -260,6 +260,19 @@ def test_no_two_pictures_have_one_stamp(result):
     again.paint(stroke)
     seen.append(again.stamp)
     assert len(set(seen)) == len(seen)
+
+
+def test_small_copies_of_all_results_are_bounded():
+    cache = CopyCache(250)
+    for k in range(5):
+        cache.put("a", k, np.full(100, k, np.uint8))
+    assert cache.get("a", 0) is None
+    assert cache.get("a", 4)[0] == 4 and cache.get("a", 3)[0] == 3
+    cache.put("b", 3, np.zeros(100, np.uint8))
+    assert cache.get("a", 4) is None  # it was used least recently
+    assert cache.bytes == 200
+    cache.put("b", 3, np.zeros(50, np.uint8))
+    assert cache.bytes == 150
 
 
 def test_faint_strokes_are_faint(result):

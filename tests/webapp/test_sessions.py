@@ -406,7 +406,11 @@ def test_a_damaged_version_costs_no_other(projects):
     first.close()
     (stack.folder / "run-1" / "full" / "result.json").write_text("{")
     (stack.folder / "run-2" / "full" / "fused.npy").write_bytes(b"")
-    state = projects().get(token).stack(1).state()
+    again = projects().get(token).stack(1)
+    with pytest.raises(StackError, match="version 2 cannot be read"):
+        again.shown(2)
+    again.changed()
+    state = again.state()
     assert [one.get("broken") is not None for one in state["results"]] == [True, False]
     assert "cannot be read" in state["results"][0]["broken"]
     assert state["refused"][0].startswith("version 1 cannot be read")

@@ -99,7 +99,10 @@ function arrived(count, id) {
 /** Once the frames are there, Enter fuses them. */
 function framesArrived(examining, uploading, id) {
   if (id === undefined || examining || uploading || version() || !get().stack.frames) return;
-  queueMicrotask(() => document.activeElement === document.body && byId("go").focus());
+  queueMicrotask(() => {
+    const at = document.activeElement;
+    if (at === document.body || at.closest("header, #start")) byId("go").focus();
+  });
 }
 
 function theme(name) {

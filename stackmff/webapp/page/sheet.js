@@ -87,6 +87,13 @@ function mark(list) {
       item.scrollIntoView({ block: "nearest", inline: "nearest" });
     item.dataset.was = chosen ? "yes" : "";
     item.firstChild.setAttribute("aria-pressed", Boolean(chosen));
+    // What alignment left out is told in the notes, and seen here.
+    const at = found ? found.names.indexOf(item.firstChild.title) : -1;
+    const leftOut = at >= 0 && !found.kept.includes(at);
+    if (leftOut !== (item.lastChild.className === "badge")) {
+      if (leftOut) item.append(element("span", "left out", { className: "badge" }));
+      else item.lastChild.remove();
+    }
   }
 }
 

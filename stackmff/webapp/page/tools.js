@@ -104,7 +104,7 @@ function drawResult(found) {
   if (!get().crop && !view.gesture) view.crop.box = null;
   const index = Math.min(frame, found.names.length - 1);
   const other = tool === "retouch" ? frameLayer(found, index) : otherLayer(found);
-  const shown = overlay && tool !== "retouch" && (overlay !== "confidence" || found.confidence)
+  const shown = overlay && tool === "result" && (overlay !== "confidence" || found.confidence)
     ? { run: found.run, name: overlay, least: found.least_level } : null;
   const mode = side ? "side" : compares ? "wipe" : "single";
   // The brush comes first: what is drawn depends on it.

@@ -12,7 +12,11 @@ function draw() {
   const all = results(get());
   const shown = version();
   byId("versions").hidden = !shown;
-  if (!shown) return;
+  if (!shown) {
+    byId("versions").querySelector("ol").replaceChildren();
+    byId("notes").replaceChildren();
+    return;
+  }
   byId("versions").querySelector("ol").replaceChildren(...all.filter(one => !one.draft).map(one => {
     const told = [`${one.seconds} s`, ...optionsOf(one)];
     if (one.strokes) told.push(plural(one.strokes, "stroke"));

@@ -65,7 +65,7 @@ export class PictureView {
     }
     if (another || restamped) this.stamps.clear();
     if (!before || before.width !== picture.width || before.height !== picture.height) {
-      this.fitted = true;
+      [this.fitted, this.enlarged] = [true, false];
       this.crop.box = null;
       this.resize();
     } else if (swap && this.fitted) this.fit(this.enlarged);
