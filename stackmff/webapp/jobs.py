@@ -116,7 +116,39 @@ class ExampleSpec:
     kind: str = "example"
 
 
-Spec = TypeVar("Spec", ExamineSpec, FuseSpec, ExportSpec, ExampleSpec)
+@dataclass(frozen=True)
+class PackSpec:
+    """Write the archive of a project.
+
+    Attributes:
+        folder: of the project; path: of the archive.
+        longest: seconds that it may take.
+    """
+
+    folder: str
+    path: str
+    longest: float = 20 * LONGEST
+    kind: str = "pack"
+
+
+@dataclass(frozen=True)
+class UnpackSpec:
+    """Write the files of the archive of a project.
+
+    Attributes:
+        path: of the archive; folder: for the files.
+        most_bytes: that they may take.
+        longest: seconds that it may take.
+    """
+
+    path: str
+    folder: str
+    most_bytes: int
+    longest: float = 20 * LONGEST
+    kind: str = "unpack"
+
+
+Spec = TypeVar("Spec", ExamineSpec, FuseSpec, ExportSpec, ExampleSpec, PackSpec, UnpackSpec)
 
 
 class WorkerJob(Generic[Spec]):

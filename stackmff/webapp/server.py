@@ -170,6 +170,23 @@ class Endpoints:
     def begin(self, request: "Request") -> "Response":
         return json_answer({"token": self.sessions.new()})
 
+    async def add_project(self, request: "Request") -> "Response":
+        """Receive a project that was exported as one file."""
+        declared = request.headers.get("content-length", "")
+        size = int(declared) if declared.isdecimal() else None
+        path = await run_in_threadpool(self.sessions.room_for_project, size)
+        whole = False
+        try:
+            whole = await received(request, path) == size
+        finally:
+            if not whole:
+                path.unlink(missing_ok=True)
+        token = await run_in_threadpool(self.sessions.add_project, path)
+        return json_answer({"token": token})
+
+    def export_project(self, request: "Request", session: Session) -> "Response":
+        return json_answer({"id": session.export_project().number})
+
     def delete_project(self, request: "Request") -> "Response":
         self.sessions.delete(request.path_params["token"])
         return Response(status_code=204)
@@ -216,10 +233,7 @@ class Endpoints:
         path = await run_in_threadpool(session.room_for, stack, name, size)
         whole = False
         try:
-            with open(path, "wb") as file:
-                async for chunk in request.stream():
-                    await run_in_threadpool(file.write, chunk)
-                whole = file.tell() == size
+            whole = await received(request, path) == size
         finally:
             if not whole:
                 await run_in_threadpool(stack.drop, path)
@@ -355,6 +369,7 @@ class Endpoints:
             ("GET", "/page/{name}", self.file),
             ("GET", "/info", self.info),
             ("GET", "/projects", self.projects),
+            ("PUT", "/projects", self.add_project),
             ("POST", "/sessions", self.begin),
             ("DELETE", at, self.delete_project),
             ("GET", f"{at}/state", session(self.state)),
@@ -378,6 +393,7 @@ class Endpoints:
             ("POST", strokes, stack(self.paint)),
             ("DELETE", strokes, stack(self.undo)),
             ("POST", f"{strokes}/redo", stack(self.redo)),
+            ("POST", f"{at}/archive", session(self.export_project)),
             ("POST", f"{at}/exports", session(self.export)),
             ("GET", f"{at}/exports/{{export}}", session(self.export_state)),
             ("GET", f"{at}/exports/{{export}}/file", session(self.export_file)),
@@ -396,6 +412,14 @@ def index_in(word: str, count: int | None = None) -> int:
     if found is None or (count is not None and found >= count):
         raise LookupError("there is no such frame")
     return found
+
+
+async def received(request: "Request", path: Path) -> int:
+    """Write the body of a request to a file as it arrives; return its size in bytes."""
+    with open(path, "wb") as file:
+        async for chunk in request.stream():
+            await run_in_threadpool(file.write, chunk)
+        return file.tell()
 
 
 async def body_of(request: "Request") -> dict[str, Any]:

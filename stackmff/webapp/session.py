@@ -13,11 +13,13 @@ from stackmff.errors import StackError
 from stackmff.files import natural_key, parse_json, write_json
 from stackmff.webapp.example import NAME as EXAMPLE_NAME
 from stackmff.webapp.exports import write_all
-from stackmff.webapp.jobs import ExampleSpec, ExportSpec, Message, WorkerJob
+from stackmff.webapp.jobs import ExampleSpec, ExportSpec, Message, PackSpec, WorkerJob
 from stackmff.webapp.shelf import Shared, ShelfStack
-from stackmff.webapp.uploads import check_upload, files_below, safe_name
+from stackmff.webapp.uploads import check_upload, files_below, safe_name, safe_stem
 
 MOST_STACKS = 200
+# What a state file of other content makes of the code that reads it.
+DAMAGED = (OSError, ValueError, KeyError, TypeError, AttributeError)
 KEEP_EXPORT = 600.0  # seconds that an exported file waits to be downloaded
 MOST_EXPORTS = 8  # of a session, that wait or are written
 
@@ -38,7 +40,7 @@ class Export:
         self.notes: list[str] = []
         self.failure: str | None = None
         self.file: Path | None = None
-        self.jobs: list[WorkerJob[ExportSpec]] = []
+        self.jobs: list[WorkerJob[Any]] = []
 
     def state(self) -> dict[str, Any]:
         """What the page shows, for JSON."""
@@ -89,7 +91,12 @@ class Session:
             if not (folder / "stack.json").exists():  # one that was being deleted
                 shutil.rmtree(folder, ignore_errors=True)
                 continue
-            self.stacks[number] = ShelfStack(number, folder, self.shared)
+            try:
+                self.stacks[number] = ShelfStack(number, folder, self.shared)
+            except DAMAGED as error:
+                raise StackError(
+                    f"{folder} cannot be read ({error}): repair or remove it"
+                ) from error
 
     def save(self) -> None:
         """Write what has changed, to the disk."""
@@ -277,6 +284,28 @@ class Session:
             raise
         for job in made.jobs:
             self.shared.export_queue.add(job)
+        return made
+
+    def export_project(self) -> Export:
+        """Begin to write the whole project into one file."""
+        self.save()
+        with self.lock:
+            self._forget_exports()
+            if len(self.exports) >= MOST_EXPORTS:
+                raise StackError("too many files are being exported: download those first")
+            made = Export(self.folder / "exports" / secrets.token_hex(8))
+            self.exports[made.number] = made
+            made.folder.mkdir(parents=True)
+        path = made.folder / f"{safe_stem(self.title())}.stackmff.zip"
+
+        def on_end(sentence: str | None) -> None:
+            made.failure = None if sentence is None else self.without_paths(sentence) or "cancelled"
+            made.file = path if sentence is None else None
+
+        made.jobs.append(
+            WorkerJob(PackSpec(str(self.folder), str(path)), lambda told: None, on_end)
+        )
+        self.shared.export_queue.add(made.jobs[0])
         return made
 
     def _export_job(self, made: Export, spec: ExportSpec) -> WorkerJob[ExportSpec]:

@@ -8,6 +8,7 @@ is removed by the next one.
 
 import contextlib
 import os
+import queue
 import re
 import secrets
 import shutil
@@ -20,12 +21,12 @@ from pathlib import Path
 from typing import Any
 
 from stackmff.errors import StackError
-from stackmff.files import locked, make_folder
+from stackmff.files import locked, make_folder, write_json
 from stackmff.processes import is_alive, this_process
-from stackmff.webapp.jobs import JobQueue
+from stackmff.webapp.jobs import JobQueue, UnpackSpec, WorkerJob
 from stackmff.webapp.session import Session, read_project
 from stackmff.webapp.shelf import Shared
-from stackmff.webapp.uploads import UploadLimits
+from stackmff.webapp.uploads import UploadLimits, check_upload
 
 PREFIX = "focal-stacks-"  # of the folder of temporary files
 MOST_SESSIONS = 64
@@ -167,6 +168,48 @@ class Sessions:
             self.by_token.pop(token, None)
         session.delete()
 
+    def room_for_project(self, size: int | None) -> Path:
+        """Create an empty file for the archive of a project.
+
+        Args:
+            size: bytes; None: not declared.
+        Raises:
+            StackError: it is refused.
+        """
+        if not self.lasting:
+            raise StackError("this server keeps no projects: start it without --temp_dir")
+        check_upload(size, 0, self.folder, self.shared.limits)
+        handle, name = tempfile.mkstemp(suffix=".arriving", dir=self.folder)
+        os.close(handle)
+        return Path(name)
+
+    def add_project(self, archive: Path) -> str:
+        """Unpack the archive of a project, which is removed; return the secret name it gets.
+
+        Raises:
+            StackError: it is not one, or its files are damaged.
+        """
+        folder, token = self.folder / secrets.token_hex(8), secrets.token_urlsafe(24)
+        folder.mkdir()
+        free = shutil.disk_usage(self.folder).free
+        most = min(free, 4 * self.shared.limits.total_bytes)  # with aligned frames and results
+        ended: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        spec = UnpackSpec(str(archive), str(folder), most)
+        self.shared.export_queue.add(WorkerJob(spec, lambda told: None, ended.put))
+        try:
+            if (sentence := ended.get()) is not None:
+                raise StackError(sentence or "cancelled")
+            record = read_project(folder)
+            write_json(folder / "project.json", record | {"token": token, "used": time.time()})
+            with self.lock:
+                self.by_token[token] = self._opened(folder, token)
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        finally:
+            archive.unlink(missing_ok=True)
+        return token
+
     def save(self) -> None:
         """Write what has changed in any session."""
         for session in list(self.by_token.values()):
@@ -197,8 +240,9 @@ class Sessions:
             ended, self.by_token = list(self.by_token.values()), {}
         for session in ended:
             self._end(session)
-        for queue in (self.shared.fuse_queue, self.shared.examine_queue, self.shared.export_queue):
-            queue.close()
+        shared = self.shared
+        for jobs in (shared.fuse_queue, shared.examine_queue, shared.export_queue):
+            jobs.close()
         if not self.lasting:
             shutil.rmtree(self.folder, ignore_errors=True)
 

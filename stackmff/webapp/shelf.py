@@ -147,7 +147,7 @@ class ShelfStack:
         self.failure: str | None = None  # sentence
         self.versions: list[Version] = []
         self.draft: ShownResult | None = None
-        self.next_id = self.runs = self.changes = 0
+        self.next_id = self.runs = self.drafts = self.changes = 0
         self.wanted: dict[str, Any] | None = None  # values of the run that goes on
         self.values: dict[str, Any] = {}  # of the last run
         self.open_results: OrderedDict[int, ShownResult] = OrderedDict()
@@ -197,6 +197,16 @@ class ShelfStack:
         path = Path(file)
         return str(path.relative_to(self.folder) if path.is_relative_to(self.folder) else path)
 
+    def _outside(self, file: str) -> Path:
+        """The reverse of `_inside`; a file that is neither in the folder of the stack nor below the
+        root is not taken from a project that may come from anybody."""
+        path = (self.folder / file).resolve()
+        root = self.shared.root
+        if path.is_relative_to(self.folder.resolve()):
+            return self.folder / file
+        shared = root is not None and path.is_relative_to(root)
+        return path if shared else self.folder / "not there"
+
     def _load(self) -> None:
         """Read what `save` wrote, and what was made since."""
         record = parse_json((self.folder / "stack.json").read_bytes())
@@ -210,13 +220,13 @@ class ShelfStack:
         self.next_id, self.runs = record["next_id"], record["runs"]
         self.uploads = {path: path.stat().st_size for path in self.incoming.iterdir()}
         for frame in record["frames"]:
-            frame["file"] = str(self.folder / frame["file"])
+            frame["file"] = str(self._outside(frame["file"]))
             if Path(frame["file"]).exists() and (self.thumbs / f"{frame['id']}.png").exists():
                 self.frames[frame["id"]] = frame
         self.order = [key for key in record["order"] if key in self.frames]
         self.excluded = {key for key in record["excluded"] if key in self.frames}
         known = {frame["file"] for frame in self.frames.values()}
-        left = [self.folder / file for file in record["pending"]]
+        left = [self._outside(file) for file in record["pending"]]
         left += [path for path in sorted(self.uploads) if str(path) not in known]
         left = [path for path in dict.fromkeys(left) if path.exists()]
         for path in left:  # some of its frames may have been examined
@@ -481,6 +491,7 @@ class ShelfStack:
                 self.plan.follow(message)
             if message.get("made") == "draft" and job.spec.draft is not None:
                 self.draft = ShownResult(job.spec.draft)
+                self.drafts += 1
                 self.changed()
             elif message.get("made") == "full":
                 self._finish()
@@ -518,9 +529,11 @@ class ShelfStack:
                 self.failure = self.without_paths(sentence)
             run = Path(job.spec.full).parent
             made = any(version.folder.parent == run for version in self.versions)
+            # Its process has ended, so that the next run can have its number.
+            self.runs -= 0 if made else 1
             self.changed()
             self._remove_unused_aligned()
-        shutil.rmtree(run / "draft" if made else run, ignore_errors=True)
+            shutil.rmtree(run / "draft" if made else run, ignore_errors=True)
 
     def _remove_unused_aligned(self) -> None:
         """Remove frames in register that no version shows."""
@@ -576,7 +589,7 @@ class ShelfStack:
             raise LookupError(str(error)) from error
 
     def _draft_run(self) -> str:
-        return f"draft-{self.runs}"
+        return f"draft-{self.drafts}"
 
     def delete_version(self, number: int) -> None:
         """Delete a version and its strokes; LookupError where there is none."""

@@ -45,9 +45,17 @@ from stackmff.images.stack_files import frames_in_file
 from stackmff.options import build
 from stackmff.processes import answer_channel
 from stackmff.progress import ShowStage
+from stackmff.webapp.archive import pack, unpack
 from stackmff.webapp.example import write_example
 from stackmff.webapp.exports import write_export
-from stackmff.webapp.jobs import ExamineSpec, ExampleSpec, ExportSpec, FuseSpec
+from stackmff.webapp.jobs import (
+    ExamineSpec,
+    ExampleSpec,
+    ExportSpec,
+    FuseSpec,
+    PackSpec,
+    UnpackSpec,
+)
 from stackmff.webapp.kept_frames import forget, keep, with_kept
 from stackmff.webapp.result_files import (
     AlignedFiles,
@@ -391,12 +399,27 @@ def example(spec: ExampleSpec, reporter: Reporter) -> None:
         reporter.report(drawn=str(file))
 
 
+def pack_project(spec: PackSpec, reporter: Reporter) -> None:
+    """Write the archive of a project."""
+    bound_time(spec.longest)
+    pack(spec)
+
+
+def unpack_project(spec: UnpackSpec, reporter: Reporter) -> None:
+    """Write the files of the archive of a project."""
+    bound_memory(SPARE)
+    bound_time(spec.longest)
+    unpack(spec)
+
+
 # Each kind of spec: its class, and what does it.
 WORK: dict[str, tuple[Callable[..., Any], Callable[..., None]]] = {
     "examine": (ExamineSpec, examine),
     "fuse": (FuseSpec, fuse),
     "export": (ExportSpec, export),
     "example": (ExampleSpec, example),
+    "pack": (PackSpec, pack_project),
+    "unpack": (UnpackSpec, unpack_project),
 }
 
 

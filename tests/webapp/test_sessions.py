@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import json
 import os
 import shutil
 import threading
@@ -190,12 +191,13 @@ def test_a_run_that_is_cancelled_leaves_the_versions_before(stack):
     assert not list(stack.folder.glob("run-*"))
     run_of(stack)
     stack._on_fusing({"made": "draft"})
+    assert stack.state()["results"][0]["run"] == "draft-2"  # what browsers kept is of another one
     finish(stack)
-    stack.paint(2, STROKE)
+    stack.paint(1, STROKE)  # nobody misses the number of a run that was cancelled
     run_of(stack)
-    stack._on_fuse_end("")  # cancelled
+    stack._on_fuse_end("")
     (told,) = stack.state()["results"]
-    assert (told["number"], told["strokes"], told["draft"]) == (2, 1, False)
+    assert (told["number"], told["strokes"], told["draft"]) == (1, 1, False)
 
 
 def test_versions_are_kept_until_they_are_deleted(stack):
@@ -432,6 +434,81 @@ def test_projects_are_deleted_and_empty_ones_leave_nothing(projects, tmp_path):
         server.delete(token)
     server.close()
     assert list((tmp_path / "projects").iterdir()) == []
+
+
+def test_a_project_is_one_file_and_comes_back(projects, tmp_path):
+    server = projects()
+    session = server.get(server.new())
+    stack = session.add_stack("beetle")
+    bring_drawn(stack)
+    number = fused(stack)
+    stack.paint(number, STROKE)
+    export = session.export_project()
+    until(lambda: export.state()["done"])
+    assert export.file.name == "beetle.stackmff.zip"
+    data = export.file.read_bytes()
+    path = server.room_for_project(len(data))
+    path.write_bytes(data)
+    token = server.add_project(path)
+    assert token != session.token and not path.exists()
+    again = server.get(token).stack(stack.number)
+    assert again.folder != stack.folder
+    assert again.state()["results"][0]["strokes"] == 1
+    assert np.array_equal(again.shown(number).picture, stack.shown(number).picture)
+    assert fused(again, prefer="near") == number + 1
+
+
+def archive_of(path, files):
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return path
+
+
+PROJECT = json.dumps({"token": "x", "name": "n", "made": 1, "used": 1, "stacks": 1})
+
+
+def test_files_that_are_no_projects_are_refused(projects, tmp_path, monkeypatch):
+    server = projects()
+    hostile = tmp_path / "hostile.zip"
+    for files, sentence in (
+        ({"a.txt": "x"}, "is not a project"),
+        ({"project.json": PROJECT, "../evil": "x"}, "is not a project"),
+        ({"project.json": PROJECT, "/evil": "x"}, "is not a project"),
+        ({"project.json": PROJECT, "a\\..\\evil": "x"}, "is not a project"),
+        ({"project.json": "[]"}, "is not a project"),
+        ({"project.json": PROJECT, "stack-1/stack.json": "5"}, "cannot be read"),
+        ({"project.json": PROJECT, "stack-1/stack.json": "{}"}, "cannot be read"),
+        ({"project.json": PROJECT, "big": bytes(1000)}, "takes 0.0 GB"),
+    ):
+        if "big" in files:
+            monkeypatch.setattr(
+                sessions_module.shutil, "disk_usage", lambda _: SimpleNamespace(free=900)
+            )
+        with pytest.raises(StackError, match=sentence):
+            server.add_project(archive_of(hostile, files))
+    hostile.write_bytes(b"PK\x03\x04 no archive")
+    with pytest.raises(StackError, match="is not a project"):
+        server.add_project(hostile)
+    assert list((tmp_path / "projects").iterdir()) == []
+    assert not list(tmp_path.glob("evil"))
+
+
+def test_a_project_does_not_open_other_files(projects, tmp_path):
+    """One that somebody has sent names a picture of this machine for its frame."""
+    secret = tmp_path / "secret.png"
+    cv2.imwrite(str(secret), texture(*SIDES, 0))
+    frame = {"id": 0, "name": "a.png", "number": None, "file": str(secret), "width": 96}
+    frame |= {"height": 64, "sharpness": 1.0, "bytes": 9, "channels": 3}
+    state = {"title": None, "order": [0], "excluded": [], "arranged": False, "in_order": False}
+    state |= {"pending": [str(secret)], "next_id": 1, "runs": 0, "wanted": None, "values": {}}
+    state |= {"refused": [], "frames": [frame]}
+    files = {"project.json": PROJECT, "stack-1/stack.json": json.dumps(state)}
+    files |= {"stack-1/thumbs/0.png": secret.read_bytes()}
+    server = projects()
+    stack = server.get(server.add_project(archive_of(tmp_path / "a.zip", files))).stack(1)
+    until(lambda: not stack.state()["examining"])
+    assert stack.state()["list"] == []
 
 
 def test_projects_of_a_server_that_others_reach_are_not_listed(tmp_path):

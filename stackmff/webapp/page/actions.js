@@ -1,9 +1,10 @@
 // What the user does: each action changes the server's state, the store, or both.
 
 import { confirmed, plural } from "./elements.js";
-import { address, ask, enter, ofStack, session, sorted, upload } from "./server.js";
+import { address, ask, enter, fetched, ofStack, session, sorted, upload } from "./server.js";
 import { get, results, set, version } from "./store.js";
 
+const PROJECT_SUFFIX = ".stackmff.zip";
 const BUSY = 300; // ms between two requests of the state while something is going on
 const IDLE = 4000; // and otherwise, so that the tabs of one session agree
 let timer = 0;
@@ -87,7 +88,9 @@ export function tell(error, kind = "bad") {
   if (!messages.some(one => one.text === text)) set({ messages: [...messages, { kind, text }] });
 }
 
-export const capital = text => text.slice(0, 1).toUpperCase() + text.slice(1);
+/** A sentence with a capital, unless it begins with the name of a file. */
+export const capital = text =>
+  (/^[a-z]+[ ,:]/.test(text) ? text.slice(0, 1).toUpperCase() + text.slice(1) : text);
 export const dismiss = text => set({ messages: get().messages.filter(one => one.text !== text) });
 export const forgetMessages = () => set({ messages: [] });
 
@@ -106,6 +109,11 @@ export async function attempt(action) {
 /** Adds what was dropped or chosen: [[file, path of its folder or ""]]. */
 export async function add(found) {
   forgetMessages();
+  const project = found.find(([file]) => file.name.endsWith(PROJECT_SUFFIX));
+  if (project) {
+    await importProject(project[0]);
+    return;
+  }
   const { stacks, strokes, skipped } = sorted(found);
   if (skipped)
     tell(new Error(`Skipped ${plural(skipped, "file")} that ${skipped === 1 ? "is not an image"
@@ -221,6 +229,20 @@ export const deleteProject = project => attempt(async () => {
   set({ projects: await ask("GET", "/projects") });
 });
 
+/** Writes the project into one file and downloads it. */
+export const exportProject = ({ name, token }) => download(undefined, name, "/archive", token);
+
+export const importProject = file => attempt(async () => {
+  forgetMessages();
+  set({ importing: file.name });
+  try {
+    const { token } = await (await fetched("PUT", "/projects", file)).json();
+    await openProject(token);
+  } finally {
+    set({ importing: null });
+  }
+});
+
 // Work
 
 export const fuse = values => attempt(async () => {
@@ -307,20 +329,21 @@ export async function replayAll(files) {
 const pause = milliseconds => new Promise(settle => setTimeout(settle, milliseconds));
 
 /** Writes a file on the server and downloads it. */
-export async function download(wanted, label) {
+export async function download(wanted, label, to = "/exports", of = get().token) {
   const entry = { label, key: `${Date.now()}-${Math.random()}` };
   set({ exports: [...get().exports, entry] });
   try {
-    const { id } = await ask("POST", address("/exports"), wanted);
+    const { id } = await ask("POST", `/s/${of}${to}`, wanted);
+    const at = path => `/s/${of}/exports/${id}${path}`;
     for (;;) {
-      const found = await ask("GET", address(`/exports/${id}`));
+      const found = await ask("GET", at(""));
       if (found.failure) throw new Error(found.failure);
       found.notes.forEach(note => tell(new Error(note), "note"));
       if (found.done) break;
       await pause(BUSY);
     }
     const link = document.createElement("a");
-    link.href = address(`/exports/${id}/file`);
+    link.href = at("/file");
     link.download = "";
     link.click();
   } catch (error) {

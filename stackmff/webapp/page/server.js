@@ -9,7 +9,7 @@ export async function fetched(method, path, body) {
   let answer;
   try {
     answer = await fetch(path, {
-      method, body: body === undefined ? undefined : JSON.stringify(body),
+      method, body: body === undefined || body instanceof Blob ? body : JSON.stringify(body),
     });
   } catch {
     throw new Error("The server does not answer: check that it is still running");

@@ -1,6 +1,6 @@
 // The start page: where frames are dropped, and the projects on the disk.
 
-import { addExample, deleteProject, openFolder, openProject, tell } from "./actions.js";
+import { addExample, deleteProject, exportProject, importProject, openFolder, openProject, tell } from "./actions.js";
 import { age, byId, element, plural, size } from "./elements.js";
 import { ask, address, session } from "./server.js";
 import { get, watch } from "./store.js";
@@ -10,7 +10,19 @@ export function listen() {
   byId("example").onclick = addExample;
   byId("browse").hidden = !get().info.root;
   byId("browse").onclick = () => browse("").catch(tell);
+  byId("import").hidden = !get().info.lasting;
+  byId("import").onclick = () => byId("archive").click();
+  byId("archive").onchange = event => {
+    const [file] = event.target.files;
+    event.target.value = "";
+    if (file) importProject(file);
+  };
   watch(s => [s.projects], draw);
+  watch(s => [s.importing, s.exports, s.stackId], (importing, exports, stackId) => {
+    const text = importing ? `Opening ${importing} …`
+      : stackId === null && exports.length ? `${exports[0].label}: writing the file …` : "";
+    byId("start-work").textContent = text;
+  });
 }
 
 function draw(projects) {
@@ -20,6 +32,8 @@ function draw(projects) {
     return element("li", null, {},
       element("button", null, { className: "card", onclick: () => openProject(project.token).catch(tell) },
         element("b", project.name), element("span", told, { className: "soft" })),
+      element("button", "Export", { className: "toggle", title: "Save this project as one file",
+        ariaLabel: `Export the project ${project.name}`, onclick: () => exportProject(project) }),
       element("button", "✕", { className: "toggle", title: "Delete this project",
         ariaLabel: `Delete the project ${project.name}`, onclick: () => deleteProject(project) }));
   }));

@@ -21,6 +21,7 @@
  * @property {number} painting strokes that the server does not have yet
  * @property {object[]} messages {kind: "bad"|"note", text}
  * @property {object[]} exports that are being written: {name, id}
+ * @property {string|null} importing name of the project file that is opened
  * @property {number[]|null} crop [top, bottom, left, right], px
  * @property {boolean} cropping
  */
@@ -30,7 +31,7 @@ const state = {
   info: null, token: null, projects: [], stacks: [], stackId: null, stack: null, run: null,
   frame: 0, frameId: null, tool: "result", other: { kind: "frame" }, compareMode: "wipe",
   sourcePane: true, erasing: false, overlay: null, uploading: null, painting: 0, messages: [],
-  exports: [], crop: null, cropping: false,
+  exports: [], importing: null, crop: null, cropping: false,
 };
 const watchers = [];
 let waits = false;
