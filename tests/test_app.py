@@ -71,6 +71,22 @@ class Client:
         return state
 
 
+@contextlib.contextmanager
+def served(sessions):
+    """A Client of a page that is served in a thread, with a prober that needs no network."""
+    prober = Prober(None, "cpu")
+    prober.engine = Engine(brightest)
+    app = make_app(sessions, prober, ["stacks.example"])
+    server = uvicorn.Server(uvicorn.Config(app, log_level="error"))
+    listening = socket.create_server(("127.0.0.1", 0))
+    thread = threading.Thread(target=server.run, args=([listening],))
+    thread.start()
+    yield Client(listening.getsockname()[1], sessions, app.app.state.endpoints.turns)
+    server.should_exit = True
+    thread.join()
+    sessions.close()
+
+
 @pytest.fixture(scope="module")
 def client(tmp_path_factory):
     folder = tmp_path_factory.mktemp("app")
@@ -80,20 +96,44 @@ def client(tmp_path_factory):
     with contextlib.suppress(OSError):  # not on every file system
         os.mkdir(os.fsencode(folder / "root") + b"/k\xe4fer")
     sessions = Sessions(UploadLimits(10**7, 10**6), folder / "root", folder=folder / "temporary")
-    prober = Prober(None, "cpu")
-    prober.engine = Engine(brightest)
-    app = make_app(sessions, prober, ["stacks.example"])
-    config = uvicorn.Config(app, log_level="error")
-    server = uvicorn.Server(config)
-    listening = socket.create_server(("127.0.0.1", 0))
-    thread = threading.Thread(target=server.run, args=([listening],))
-    thread.start()
-    turns = app.app.state.endpoints.turns
-    yield Client(listening.getsockname()[1], sessions, turns)
-    server.should_exit = True
-    thread.join()
-    sessions.close()
+    with served(sessions) as found:
+        yield found
     assert not list((folder / "temporary").iterdir())
+
+
+def test_projects_are_listed_exported_opened_and_deleted(tmp_path):
+    with served(Sessions(UploadLimits(10**7, 10**6), projects=tmp_path / "projects")) as client:
+        assert client.ask("GET", "/info")[1]["lasting"]
+        at, of = client.stack()
+        picture = saved(texture(48, 64, 0), "PNG")
+        assert client.ask("PUT", f"{of}/files?name=a.png&folder=ants", picture)[0] == 200
+        client.until(of, lambda state: state["frames"] and not state["examining"])
+        client.sessions.save()
+        (project,) = client.ask("GET", "/projects")[1]
+        assert (project["name"], project["stacks"], f"/s/{project['token']}") == ("ants", 1, at)
+        status, told = client.ask("POST", f"{at}/archive")
+        assert status == 200
+        export, end = f"{at}/exports/{told['id']}", time.monotonic() + 30
+        while not client.ask("GET", export)[1]["done"]:
+            assert time.monotonic() < end
+        status, archive = client.ask("GET", f"{export}/file")
+        assert status == 200 and archive.startswith(b"PK")
+        assert "ants.stackmff.zip" in client.headers["content-disposition"]
+        status, told = client.ask("PUT", "/projects", archive)
+        assert status == 200 and told["token"] != project["token"]
+        assert client.ask("GET", f"/s/{told['token']}/state")[1]["stacks"][0]["name"] == "ants"
+        status, told = client.ask("PUT", "/projects", b"no archive")
+        assert (status, told["error"][:29]) == (413, "this file is not a project: c")
+        for one in client.ask("GET", "/projects")[1]:
+            assert client.ask("DELETE", f"/s/{one['token']}")[0] == 204
+        assert client.ask("GET", "/projects") == (200, [])
+        assert client.ask("DELETE", at)[0] == 404
+    assert list((tmp_path / "projects").iterdir()) == []
+
+
+def test_a_server_without_projects_opens_none(client):
+    status, told = client.ask("PUT", "/projects", b"PK")
+    assert (status, told["error"][:28]) == (413, "this server keeps no project")
 
 
 def files_of(sessions):
