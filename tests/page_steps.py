@@ -190,6 +190,49 @@ def stroke(page, frame=1):
     page.settled()
 
 
+def check_leaving(page, folder):
+    """The browser asks before the page is left while a stroke or a file is on its way."""
+    fused(page, write_stack(folder / "leaving", 3, seed=31))
+    asks = """
+        const leaving = new Event('beforeunload', {cancelable: true});
+        dispatchEvent(leaving);
+        return leaving.defaultPrevented;
+    """
+    slow = """
+        const known = window.fetch;
+        window.fetch = async (path, ...others) => {
+            const wait = String(path).includes('/strokes') ? 2000 : 0;
+            await new Promise(good => setTimeout(good, wait));
+            return known(path, ...others);
+        };
+        window.quick = () => (window.fetch = known);
+    """
+    must(not page.run(asks), "the browser asks although everything is saved")
+    page.run(slow)
+    page.click('[data-tool="retouch"]')
+    page.settled()
+    page.drag("#picture", [(0.7, 0.5), (0.75, 0.5)])
+    page.until(asks)
+    page.until(asks, False)
+    page.run("window.quick()")
+    home(page)
+
+
+def check_project_file(page, folder, downloads):
+    """A project is saved as one file, and opened again from it."""
+    page.drop(write_stack(folder / "filed", 3, seed=32, name="filed_{}.jpg"))
+    page.frames_read(3)
+    home(page)
+    page.until("return document.querySelector('#projects .card').innerText.includes('filed')")
+    count = page.run(TALLY.format("#projects li"))
+    file = page.download(downloads, "#projects li .toggle")
+    path = page.browser.find("#archive")
+    page.browser.ask("POST", f"{path}/value", {"text": str(file)})
+    page.frames_read(3)
+    home(page)
+    page.until(TALLY.format("#projects li"), count + 1)
+
+
 def check_redo(page, folder):
     """Z undoes and Shift+Z redoes, with Ctrl and without."""
     fused(page, write_stack(folder / "redo", 3, seed=6))
@@ -270,7 +313,7 @@ def check_compare(page, folder):
         page.settled()
         seen[value] = page.picture("#picture")
     must(page.text("#wipe-left") == "Frame", "the left end of the slider is not the frame")
-    inner = np.s_[100:-100, 300:-300]
+    inner = np.s_[150:-150, 360:-360]  # inside the picture, without the handle
     must(differ(seen[100][inner], result[inner]) < 0.5, "at Fused the slider shows something else")
     must(differ(seen[0][inner], result[inner]) > 1, "at Frame the slider shows the result")
     page.choose("#wipe", 100)
@@ -576,7 +619,7 @@ def check_start_page(page):
     page.click("#projects li .card")
     page.until("return document.querySelectorAll('#sheet li').length > 0")
     home(page)
-    page.click("#projects li .toggle")
+    page.click("#projects li .toggle:last-child")
     page.click("#yes")
     page.until(TALLY.format("#projects li"), count - 1)
 
@@ -588,6 +631,7 @@ def steps(page, folder: Path, downloads: Path, shots):
         "portraits": lambda: check_portraits(page, folder),
         "what is dropped": lambda: check_what_is_dropped(page, folder),
         "reload": lambda: check_reload(page, folder),
+        "leaving": lambda: check_leaving(page, folder),
         "redo": lambda: check_redo(page, folder),
         "deleting asks": lambda: check_deleting_asks(page, folder),
         "pixels": lambda: check_pixels(page, folder, 1),
@@ -603,6 +647,7 @@ def steps(page, folder: Path, downloads: Path, shots):
         "shelf": lambda: check_shelf(page, folder, shots),
         "versions": lambda: check_versions(page, folder),
         "profiles": lambda: check_profiles(page, folder, downloads),
+        "project file": lambda: check_project_file(page, folder, downloads),
         "example": lambda: check_example(page, shots),
         "start page": lambda: check_start_page(page),
     }
