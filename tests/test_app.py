@@ -128,6 +128,7 @@ def test_projects_are_listed_exported_opened_and_deleted(tmp_path):
             assert client.ask("DELETE", f"/s/{one['token']}")[0] == 204
         assert client.ask("GET", "/projects") == (200, [])
         assert client.ask("DELETE", at)[0] == 404
+        assert client.ask("GET", "/s/%C3%A4%ED%A0%80/state")[0] == 404
     assert list((tmp_path / "projects").iterdir()) == []
 
 

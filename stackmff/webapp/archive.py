@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from stackmff.errors import StackError
 from stackmff.webapp.jobs import PackSpec, UnpackSpec
 
-LEFT_OUT = ("exports", "arriving", "out", "decoded")  # folders of what is being done
+LEFT_OUT = ("exports", "arriving", "decoded")  # folders of what is being done
 MOST_FILES = 100_000
 NOT_ONE = "this file is not a project: choose one that was exported from the page"
 

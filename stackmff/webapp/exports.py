@@ -10,12 +10,13 @@ import numpy as np
 from PIL import Image, ImageCms
 
 from stackmff.errors import StackError
-from stackmff.files import parse_json, write_json
+from stackmff.files import parse_json, write_bytes, write_json
 from stackmff.fusion.retouch import apply_strokes, load_strokes
 from stackmff.images.formats import to_8_bits, write_picture
 from stackmff.images.metadata import Metadata
 from stackmff.webapp.jobs import ExportSpec
-from stackmff.webapp.results import ShownResult
+from stackmff.webapp.model import glb
+from stackmff.webapp.results import TALLEST, ShownResult
 
 Area = tuple[int, int, int, int]  # (top, bottom, left, right), px
 SUFFIXES = {"png": ".png", "tiff": ".tif", "jpeg": ".jpg", "webp": ".webp"}
@@ -26,6 +27,7 @@ OTHERS = {
     "alignment": ".json",
     "strokes": ".json",
     "slabs": ".zip",
+    "model": ".glb",
 }
 
 
@@ -39,12 +41,16 @@ def write_export(spec: ExportSpec) -> list[str]:
     """
     result = ShownResult(spec.result, painted=False)
     path = Path(spec.path)
-    if spec.what != "picture":
+    if spec.what not in ("picture", "model"):
         write_other(result, spec.what, path, Path(spec.strokes), spec.area)
         return []
     picture = np.array(result.fused)
     strokes = load_strokes(Path(spec.strokes), result.names, result.size)
     apply_strokes(picture, result.frames, strokes, None, result.fused)
+    if spec.what == "model":
+        result.picture = picture
+        write_bytes(path, glb(*result.relief(), TALLEST))
+        return []
     picture = cut(picture, spec.area)
     picture = picture if spec.bits == 16 and not spec.srgb else to_8_bits(picture)
     metadata = result.metadata

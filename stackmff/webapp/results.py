@@ -39,6 +39,7 @@ MOST_COPIES = 200e6  # bytes of small copies of all results; about 5 MB each for
 QUALITY = 92  # of JPEG
 OVERLAY_QUALITY = 80  # of WebP
 SURFACE_SIDE, TEXTURE_SIDE = 400, 1600  # px, of the 3D view's heights and texture
+TALLEST = 0.16  # height of the nearest point of the 3D view, in units of the longer side
 PLAIN_SHARE = 0.9  # a frame's share of a pixel from which on the pixel counts as that frame's
 LAYERS = ("fused", "plain", "focus", "confidence")  # besides the frames, named by their index
 NEAR = 12  # px around a place that is compared for sharpness
@@ -396,6 +397,13 @@ class ShownResult:
             The number of bytes before the texture, uint32; width, height and the heights (65535 is
             nearest), uint16; the texture, JPEG. Numbers are little-endian.
         """
+        heights, texture = self.relief()
+        levels = np.round(65535 * heights).astype("<u2").tobytes()
+        data = np.array(heights.shape[::-1], "<u2").tobytes() + levels
+        return len(data).to_bytes(4, "little") + data + texture
+
+    def relief(self) -> tuple[np.ndarray, bytes]:
+        """(heights, texture): (h, w) float in [0, 1], 1 is nearest, and a JPEG."""
         shrinks = max(self.size) >= SMALL * SURFACE_SIDE
 
         def plane(layer: Layer) -> np.ndarray:
@@ -409,13 +417,7 @@ class ShownResult:
         _, heights = surface(focus, picture, sure, self.first_is_near, SURFACE_SIDE, profile)
         side = TEXTURE_SIDE
         whole = self.picture if max(self.size) <= side else plane("fused")
-        levels = np.round(65535 * heights).astype("<u2").tobytes()
-        data = np.array(heights.shape[::-1], "<u2").tobytes() + levels
-        return (
-            len(data).to_bytes(4, "little")
-            + data
-            + _jpeg(reduced(whole, side, profile, self.levels))
-        )
+        return heights, _jpeg(reduced(whole, side, profile, self.levels))
 
 
 class FramePicture:

@@ -16,7 +16,7 @@ from stackmff.files import parse_json
 from stackmff.images.stack_files import VIDEO_SUFFIXES
 from stackmff.webapp.form import fuse_form
 from stackmff.webapp.guard import Guard
-from stackmff.webapp.results import LAYERS, MOST_LEVEL, TILE, Layer, Prober
+from stackmff.webapp.results import LAYERS, MOST_LEVEL, TALLEST, TILE, Layer, Prober
 from stackmff.webapp.session import Session
 from stackmff.webapp.sessions import Sessions
 from stackmff.webapp.shelf import ShelfStack
@@ -160,7 +160,7 @@ class Endpoints:
                 "suffixes": SUFFIXES,
                 "videos": VIDEO_SUFFIXES,
                 "tile": TILE,
-                "most_level": MOST_LEVEL,
+                "tallest": TALLEST,
             }
         )
 

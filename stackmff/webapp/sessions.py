@@ -131,7 +131,8 @@ class Sessions:
         """The folder of a project."""
         for path in self.folder.iterdir():
             with contextlib.suppress(StackError):
-                if secrets.compare_digest(read_project(path)["token"], token):
+                known = str(read_project(path)["token"]).encode(errors="replace")
+                if secrets.compare_digest(known, token.encode(errors="replace")):
                     return path
         return None
 

@@ -32,6 +32,7 @@ from stackmff.webapp.strokes import Painted, StrokeLog
 from stackmff.webapp.uploads import (
     MOST_FRAMES,
     UploadLimits,
+    check_declared,
     check_frames,
     check_room,
     odd_sizes,
@@ -127,8 +128,8 @@ class ShelfStack:
     def __init__(self, number: int, folder: Path, shared: Shared) -> None:
         self.number, self.folder, self.shared = number, Path(folder), shared
         self.lock = threading.RLock()
-        self.incoming, self.arriving, self.thumbs, self.decoded, self.out = (
-            self.folder / name for name in ("in", "arriving", "thumbs", "decoded", "out")
+        self.incoming, self.arriving, self.thumbs, self.decoded = (
+            self.folder / name for name in ("in", "arriving", "thumbs", "decoded")
         )
         self.examine_job: WorkerJob[ExamineSpec] | None = None
         self.fuse_job: WorkerJob[FuseSpec] | None = None
@@ -153,7 +154,7 @@ class ShelfStack:
         self.open_results: OrderedDict[int, ShownResult] = OrderedDict()
         self.open_frames: OrderedDict[tuple[int, int], FramePicture] = OrderedDict()
         self.dirty = False
-        for path in (self.incoming, self.arriving, self.thumbs, self.decoded, self.out):
+        for path in (self.incoming, self.arriving, self.thumbs, self.decoded):
             path.mkdir(parents=True, exist_ok=True)
         if (self.folder / "stack.json").exists():
             self._load()
@@ -211,9 +212,7 @@ class ShelfStack:
         """Read what `save` wrote, and what was made since."""
         record = parse_json((self.folder / "stack.json").read_bytes())
         shutil.rmtree(self.arriving, ignore_errors=True)  # uploads that were cut
-        shutil.rmtree(self.out, ignore_errors=True)
-        for path in (self.arriving, self.out):
-            path.mkdir()
+        self.arriving.mkdir()
         self.title, self.arranged = record["title"], record["arranged"]
         self.in_order, self.values = record["in_order"], record["values"]
         self.refused = record["refused"]
@@ -416,8 +415,9 @@ class ShelfStack:
             frame, kept = self.frames[key], self.decoded / f"{key}.npy"
             known = (key, kept.with_suffix(".json").exists())
             if known not in self.open_frames:
-                size = frame["height"], frame["width"]
-                self.open_frames[known] = FramePicture(kept, self.thumbs / f"{key}.png", size)
+                size, small = (frame["height"], frame["width"]), self.thumbs / f"{key}.png"
+                check_declared(small, self.shared.limits.frame_pixels)
+                self.open_frames[known] = FramePicture(kept, small, size)
                 while len(self.open_frames) > MOST_OPEN_FRAMES:
                     self.open_frames.popitem(last=False)
             return self.open_frames[known]
@@ -826,6 +826,8 @@ class ShelfStack:
             self.pending, self.wanted = [*left, *pending], wanted
             self.open_results.clear()
             self.open_frames.clear()
+            if self.versions:  # what is kept of the others is of no use any more
+                shutil.rmtree(self.decoded, ignore_errors=True)
 
     def delete(self) -> None:
         """Cancel all work and remove all files."""

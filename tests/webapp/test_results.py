@@ -2,6 +2,7 @@
 
 import base64
 import json
+import struct
 
 import cv2
 import numpy as np
@@ -273,6 +274,29 @@ def test_small_copies_of_all_results_are_bounded():
     assert cache.bytes == 200
     cache.put("b", 3, np.zeros(50, np.uint8))
     assert cache.bytes == 150
+
+
+def test_a_model_is_a_surface_with_a_texture(result, tmp_path):
+    result.paint(Stroke(1, 20.0, 0.5, np.array([[600.0, 40.0]])))
+    data = exported(result, tmp_path, "model", name="x.glb").read_bytes()
+    magic, version, length, text, kind = struct.unpack_from("<4sIII4s", data)
+    assert (magic, version, length, kind) == (b"glTF", 2, len(data), b"JSON")
+    record = json.loads(data[20 : 20 + text])
+    body = data[28 + text :]
+    places, across, corners, texture = (
+        body[view["byteOffset"] : view["byteOffset"] + view["byteLength"]]
+        for view in record["bufferViews"]
+    )
+    points = np.frombuffer(places, "<f4").reshape(-1, 3)
+    assert len(points) * 8 == len(across)
+    assert np.frombuffer(corners, "<u4").max() == len(points) - 1
+    assert points[:, 0].max() - points[:, 0].min() == pytest.approx(1, abs=0.01)
+    assert points[:, 2].min() >= 0 and points[:, 2].max() <= 0.161
+    assert record["accessors"][0]["max"] == points.max(0).tolist()
+    # The surface is seen from +z: its faces turn counter-clockwise.
+    a, b, c = points[np.frombuffer(corners, "<u4")[:3]]
+    assert np.cross(b - a, c - a)[2] > 0
+    assert opened(texture).shape == (HEIGHT, WIDTH, 3)
 
 
 def test_faint_strokes_are_faint(result):

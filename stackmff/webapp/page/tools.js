@@ -29,7 +29,7 @@ export function listen() {
     },
     cropped: crop => set({ crop }),
   });
-  scene = new View3D(byId("scene"));
+  scene = new View3D(byId("scene"), get().info.tallest);
   replayed.by = settled;
   buttons();
   watch(s => [s.stack, s.run, s.frame, s.frameId, s.tool, s.other, s.compareMode, s.sourcePane,
