@@ -704,6 +704,7 @@ class ShelfStack:
             return {
                 "id": self.number,
                 "name": self.name(),
+                "titled": self.title is not None,
                 "cover": self.order[len(self.order) // 2] if self.order else None,
                 "frames": len(self.order),
                 "used": len(self.order) - len(self.excluded),

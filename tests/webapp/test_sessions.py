@@ -866,6 +866,21 @@ def test_a_file_that_takes_for_ever_is_abandoned(tmp_path):
     queue.close()
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="nothing to wait for")
+def test_a_frame_that_takes_for_ever_ends_the_fusion(tmp_path):
+    """As one that was exchanged since it was examined."""
+    for name in ("a.png", "b.png"):
+        os.mkfifo(tmp_path / name)
+    frames = [(str(tmp_path / name), None) for name in ("a.png", "b.png")]
+    full, aligned = (str(tmp_path / name) for name in ("full", "aligned"))
+    spec = FuseSpec(frames, ["a.png", "b.png"], [], {}, None, full, aligned, longest=0.2)
+    queue, ended = JobQueue(), []
+    queue.add(WorkerJob(spec, lambda message: None, ended.append))
+    until(lambda: ended)
+    assert ended == ["the work stopped: it exceeded its time limit"]
+    queue.close()
+
+
 def test_sessions_are_separate_and_end(sessions):
     one, other = sessions.new(), sessions.new()
     first, second = sessions.get(one), sessions.get(other)

@@ -92,12 +92,12 @@ function drawAbout(stack, uploading) {
 function about(stack, uploading) {
   if (!stack) return "";
   const all = frames({ stack });
-  if (uploading || stack.examining) return stack.name;
-  if (!all.length) return `${stack.name}: no frames yet`;
+  const of = stack.titled ? `${stack.name}: ` : "";
+  if (uploading || stack.examining || !all.length) return stack.titled ? stack.name : "";
   const { width, height } = all[Math.floor(all.length / 2)];
   const sizes = `${width} × ${height}`;
-  if (all.length === 1) return `${stack.name}: 1 frame of ${sizes}, add at least one more`;
+  if (all.length === 1) return `${of}1 frame of ${sizes}, add at least one more`;
   const some = stack.used < all.length ? `${stack.used} of ${all.length}` : stack.used;
   const order = stack.in_order ? ", in focus order" : "";
-  return `${stack.name}: ${some} frames of ${sizes}${order}`;
+  return `${of}${some} frames of ${sizes}${order}`;
 }
