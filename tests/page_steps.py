@@ -550,6 +550,25 @@ def check_shelf(page, folder, shots):
     home(page)
 
 
+def check_pages(page, folder):
+    """Two TIFFs of several pages are two stacks; TIFFs of one page each are one."""
+    for k, name in enumerate(("moth", "wing")):
+        frames = np.stack(draw_stack(texture(60, 90, 50 + k), 3))
+        (folder / "pages").mkdir(exist_ok=True)
+        tifffile.imwrite(folder / "pages" / f"{name}.tif", frames, photometric="rgb")
+    singles = write_stack(folder / "singles", 2, (60, 90), seed=52, name="one_{}.tif")
+    page.drop([*sorted((folder / "pages").iterdir()), *singles])
+    page.until(TALLY.format("#shelf .card"), 3)
+    page.until("return document.querySelector('#fuse-all').innerText", "Fuse all (3)")
+    told = page.run(
+        "return [...document.querySelectorAll('#shelf .card')].map(one =>"
+        " one.querySelector('.name').title + ': ' + one.querySelector('.state').textContent)"
+    )
+    wanted = ["moth: 3 frames", "wing: 3 frames", "one_401: 2 frames"]
+    must(sorted(told) == sorted(wanted), f"the shelf shows {told}")
+    home(page)
+
+
 def check_versions(page, folder):
     """Each run is kept with its options, and two can be compared."""
     fused(page, write_stack(folder / "versions", 3, seed=24))
@@ -645,6 +664,7 @@ def steps(page, folder: Path, downloads: Path, shots):
         "keyboard": lambda: check_keyboard(page, folder),
         "source": lambda: check_source(page, folder, shots),
         "shelf": lambda: check_shelf(page, folder, shots),
+        "pages": lambda: check_pages(page, folder),
         "versions": lambda: check_versions(page, folder),
         "profiles": lambda: check_profiles(page, folder, downloads),
         "project file": lambda: check_project_file(page, folder, downloads),

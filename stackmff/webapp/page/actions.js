@@ -114,7 +114,7 @@ export async function add(found) {
     await importProject(project[0]);
     return;
   }
-  const { stacks, strokes, skipped } = sorted(found);
+  const { stacks, strokes, skipped } = await sorted(found);
   if (skipped)
     tell(new Error(`Skipped ${plural(skipped, "file")} that ${skipped === 1 ? "is not an image"
       : "are not images"}`), "note");

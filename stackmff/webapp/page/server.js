@@ -1,6 +1,7 @@
 // Requests to the server, and uploads.
 
 import { get, set } from "./store.js";
+import { hasPages } from "./tiff.js";
 
 export const address = path => `/s/${get().token}${path}`;
 export const ofStack = path => address(`/k/${get().stackId}${path}`);
@@ -49,10 +50,10 @@ const isVideo = name => get().info.videos.includes(suffixOf(name));
 
 /**
  * What was dropped or chosen, as the stacks that it makes.
- * @returns {{stacks: {title: string, files: File[]}[], strokes: File[], skipped: number}}
+ * @returns {Promise<{stacks: {title: string, files: File[]}[], strokes: File[], skipped: number}>}
  *     the stack of loose pictures has the title ""
  */
-export function sorted(found) {
+export async function sorted(found) {
   const stacks = new Map();
   const strokes = [];
   let skipped = 0;
@@ -60,15 +61,16 @@ export function sorted(found) {
     if (/\.json$/i.test(file.name) && !folder) strokes.push(file);
     else if (!isKnown(file.name)) skipped += file.name.startsWith(".") ? 0 : 1;
     else {
-      const title = isVideo(file.name) ? `${folder}/${file.name}` : folder;
+      const alone = isVideo(file.name) || (/\.tiff?$/i.test(file.name) && await hasPages(file));
+      const title = alone ? `${folder}/${file.name}` : folder;
       if (!stacks.has(title)) stacks.set(title, []);
       stacks.get(title).push(file);
     }
   }
-  const named = [...stacks].map(([title, files]) => ({
-    title: title.split("/").filter(Boolean).at(-1)?.replace(/\.[^.]*$/, match =>
-      isVideo(match) ? "" : match) ?? "", files,
-  }));
+  const named = [...stacks].map(([path, files]) => {
+    const last = path.split("/").filter(Boolean).at(-1) ?? "";
+    return { title: last === files[0].name ? last.replace(/\.[^.]*$/, "") : last, files };
+  });
   return { stacks: named, strokes, skipped };
 }
 
