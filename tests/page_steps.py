@@ -585,6 +585,10 @@ def check_versions(page, folder):
     must(page.text("#left") == "Version 1", "the other version is not shown")
     page.click("#versions li:nth-child(1) .card")
     page.until("return document.querySelector('#right').innerText", "Fused, version 1")
+    page.click('[data-tool="retouch"]')  # a version that gets ready does not interrupt
+    page.fuse()
+    must(page.notes() == "Version 3 is ready", f"a new version tells {page.notes()!r}")
+    must(page.text("#right") == "Fused, version 1", "a new version takes the retouched one away")
     home(page)
 
 

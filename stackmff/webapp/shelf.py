@@ -579,8 +579,11 @@ class ShelfStack:
     def of_run(self, run: str) -> ShownResult:
         """The result of a name in addresses, "run-3" or "draft-3"; LookupError if it is gone."""
         kind, _, number = run.partition("-")
-        if kind == "draft" and self.draft is not None and self._draft_run() == run:
-            return self.draft
+        if kind == "draft" and run == self._draft_run():
+            if self.draft is not None:
+                return self.draft
+            if self.versions:  # a page that does not know yet asks for the same place of it
+                return self.shown()
         if kind != "run" or not number.isdecimal():
             raise LookupError("there is no such result")
         try:

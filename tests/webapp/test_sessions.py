@@ -192,7 +192,11 @@ def test_a_run_that_is_cancelled_leaves_the_versions_before(stack):
     run_of(stack)
     stack._on_fusing({"made": "draft"})
     assert stack.state()["results"][0]["run"] == "draft-2"  # what browsers kept is of another one
+    assert stack.of_run("draft-2") is stack.draft
     finish(stack)
+    assert stack.of_run("draft-2") is stack.shown(1)
+    with pytest.raises(LookupError):
+        stack.of_run("draft-1")
     stack.paint(1, STROKE)  # nobody misses the number of a run that was cancelled
     run_of(stack)
     stack._on_fuse_end("")

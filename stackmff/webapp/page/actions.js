@@ -247,7 +247,9 @@ export const importProject = file => attempt(async () => {
 
 export const fuse = values => attempt(async () => {
   forgetMessages();
-  set({ frameId: null, follow: true });
+  // What is looked at stays while the next version is made.
+  const shown = version();
+  set({ frameId: null, run: shown && !shown.draft ? shown.run : null });
   await ask("POST", ofStack("/work"), values);
   await refresh();
 });

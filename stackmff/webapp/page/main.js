@@ -8,7 +8,7 @@ import { ask, droppedFiles } from "./server.js";
 import * as sheet from "./sheet.js";
 import * as shelf from "./shelf.js";
 import * as start from "./start.js";
-import { get, set, version, watch } from "./store.js";
+import { get, results, set, version, watch } from "./store.js";
 import * as tools from "./tools.js";
 import * as versions from "./versions.js";
 import * as work from "./work.js";
@@ -90,7 +90,10 @@ function arrived(count, id) {
   known = { count, id };
   if (count === undefined || before?.id !== id || before.count === undefined || count <= before.count)
     return;
-  if (get().tool === "retouch" && get().run !== null) return; // it does not interrupt
+  if (get().tool === "retouch" && get().run !== null) { // it does not interrupt
+    tell(new Error(`Version ${results(get()).at(-1).number} is ready`), "note");
+    return;
+  }
   set({ run: null });
   const at = document.activeElement;
   if (at === document.body || at.closest("#fuse")) byId("picture").focus({ preventScroll: true });
