@@ -15,7 +15,6 @@ from stackmff.fusion.blending import (
 )
 from stackmff.fusion.engines import GRID, PROBE, Engine, weigh
 from stackmff.fusion.tiles import (
-    OVERLAPS,
     Spans,
     ramp,
     tile_area,
@@ -85,7 +84,7 @@ def plan_tiles(
         shape: (N, height, width).
         tile: side of a tile, px; a picture up to this size is done whole. None: the engine's, less
             if a network that weighs frames gets many.
-        overlap: of neighbouring tiles, px, up to half a tile; None: OVERLAPS.
+        overlap: of neighbouring tiles, px, up to half a tile; None: the engine's.
     Returns:
         (rows, columns): lists of (start, stop), px.
     Raises:
@@ -94,7 +93,7 @@ def plan_tiles(
     n_frames, height, width = shape
     area = tile_area(engine, n_frames) if tile is None else tile**2
     if overlap is None:
-        overlap = min(OVERLAPS[engine.output], math.isqrt(area) // (2 * GRID) * GRID)
+        overlap = min(engine.overlap, math.isqrt(area) // (2 * GRID) * GRID)
     if tile is None:
         return tile_plan(height, width, area, overlap)
     return tile_spans(height, tile, overlap), tile_spans(width, tile, overlap)
@@ -118,8 +117,9 @@ def run_tiles(
     rows, columns = plan_tiles(engine, (len(blend.distinct), height, width), tile, overlap)
     places = [(row, column) for row in rows for column in columns]
     sides = [max(stop - start for start, stop in spans) for spans in (rows, columns)]
-    jobs = engine.prepare(len(blend.distinct), sides[0], sides[1], len(places))
+    # First the look at the whole, whose memory is free again when the tiles need theirs.
     engine = engine.for_stack(frames, blend.distinct, blend.levels)
+    jobs = engine.prepare(len(blend.distinct), sides[0], sides[1], len(places))
 
     def run(place: tuple[tuple[int, int], tuple[int, int]]) -> tuple[int, int, np.ndarray]:
         (top, bottom), (left, right) = place
