@@ -560,6 +560,7 @@ def check_pages(page, folder):
     page.drop([*sorted((folder / "pages").iterdir()), *singles])
     page.until(TALLY.format("#shelf .card"), 3)
     page.until("return document.querySelector('#fuse-all').innerText", "Fuse all (3)")
+    page.until("return !document.querySelector('#fuse-all').disabled")
     told = page.run(
         "return [...document.querySelectorAll('#shelf .card')].map(one =>"
         " one.querySelector('.name').title + ': ' + one.querySelector('.state').textContent)"

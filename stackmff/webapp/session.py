@@ -14,7 +14,8 @@ from stackmff.files import natural_key, parse_json, write_json
 from stackmff.webapp.example import NAME as EXAMPLE_NAME
 from stackmff.webapp.exports import write_all
 from stackmff.webapp.jobs import ExampleSpec, ExportSpec, Message, PackSpec, WorkerJob
-from stackmff.webapp.shelf import Shared, ShelfStack
+from stackmff.webapp.shelf import ShelfStack
+from stackmff.webapp.stack_frames import Shared
 from stackmff.webapp.uploads import check_upload, files_below, safe_name, safe_stem
 
 MOST_STACKS = 200

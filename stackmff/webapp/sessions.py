@@ -25,7 +25,7 @@ from stackmff.files import locked, make_folder, write_json
 from stackmff.processes import is_alive, this_process
 from stackmff.webapp.jobs import JobQueue, UnpackSpec, WorkerJob
 from stackmff.webapp.session import Session, read_project
-from stackmff.webapp.shelf import Shared
+from stackmff.webapp.stack_frames import Shared
 from stackmff.webapp.uploads import UploadLimits, check_upload
 
 PREFIX = "focal-stacks-"  # of the folder of temporary files
