@@ -85,7 +85,6 @@ class ExportSpec:
         quality: of JPEG, 1 to 100; of WebP too, where None is lossless.
         srgb: convert to sRGB; else the profile of the frames is kept.
         area: (top, bottom, left, right) px to crop to, or None.
-        frame_pixels: largest size of a frame, px.
         longest: seconds that it may take.
     """
 
@@ -97,7 +96,6 @@ class ExportSpec:
     quality: int | None = None
     srgb: bool = False
     area: tuple[int, int, int, int] | None = None
-    frame_pixels: int = 200_000_000
     longest: float = 10 * LONGEST
     kind: str = "export"
 

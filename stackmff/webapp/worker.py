@@ -65,6 +65,7 @@ from stackmff.webapp.result_files import (
     decode_metadata,
     encode_metadata,
     load_aligned,
+    load_record,
 )
 from stackmff.webapp.uploads import check_declared, frames_of
 
@@ -72,6 +73,7 @@ DRAFT = 4  # reduction of a draft, each side
 THUMB_SIDE = 320  # px
 SPARE = 2 * 2**30  # bytes that examining may take in addition to the frame itself
 AT_WORK = 32  # bytes per pixel of a frame while it is decoded: 16-bit RGBA, and copies of it
+TO_EXPORT = 96  # bytes per pixel of a picture: itself, its maps, strokes, the encoded file
 PAUSE = 0.1  # seconds between two reports on one stage
 NICENESS = 5  # of os.nice, so that the server stays responsive
 
@@ -388,6 +390,10 @@ def describe(
 
 def export(spec: ExportSpec, reporter: Reporter) -> None:
     """Write a file of a result."""
+    record = load_record(ResultFiles(spec.result).record)
+    n_frames, height, width, channels = record.shape
+    mapped = n_frames * height * width * channels * np.dtype(record.dtype).itemsize
+    bound_memory(mapped + TO_EXPORT * height * width + SPARE)
     bound_time(spec.longest)
     reporter.report(notes=write_export(spec))
 
