@@ -15,6 +15,8 @@ import pytest
 
 from app import get_parser, main
 from stackmff.errors import StackError
+from stackmff.images.formats import READ_SUFFIXES
+from stackmff.images.stack_files import VIDEO_SUFFIXES
 from stackmff.options import parse
 from stackmff.processes import child_environment
 from stackmff.webapp.command import AppOptions
@@ -173,7 +175,8 @@ def test_the_page_is_told_what_it_needs(client):
     status, told = client.ask("GET", "/info")
     assert status == 200
     assert [field["label"] for field in told["form"]][:2] == ["Match exposure", "Alignment"]
-    assert ".jpg" in told["suffixes"] and ".mp4" in told["videos"]
+    assert set(told["suffixes"]) == {*READ_SUFFIXES, *VIDEO_SUFFIXES}
+    assert set(told["videos"]) == set(VIDEO_SUFFIXES)
     assert told["root"] and not told["lasting"]
     assert client.ask("GET", "/projects") == (200, [])
 
