@@ -1,5 +1,6 @@
 """From the frames of a stack to all its results: order, alignment, fusion, files."""
 
+import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +12,7 @@ import numpy as np
 
 from stackmff.alignment.align import align_by_options, find_reference, told
 from stackmff.alignment.focus_order import focus_order, put_in_order, reorder
-from stackmff.alignment.geometry import Alignment, common_area
+from stackmff.alignment.geometry import LEAST_GAP, Alignment, common_area, ends
 from stackmff.alignment.measure import apply
 from stackmff.alignment.registration import farthest
 from stackmff.errors import StackError
@@ -180,14 +181,16 @@ def fuse_aligned(
         maps=maps,
         pure=options.choices.pure_mixture,
     )
-    area = None
+    area, notes = None, [*found.notes]
     if options.alignment.crop and found.alignment is not None:
         area = common_area(found.alignment)
+    elif found.alignment is not None:
+        notes += told_ends(found.alignment)
     with stage("fusing", shown) as progress:
         fused = fuse_stack(stack.frames, engine, mixture, progress)
     if options.choices.smooth and fused.focus_map is not None:
         fused = replace(fused, focus_map=_smoothed(fused, options.choices.smooth))
-    return Made(fused, mixture, area, [*found.notes], found.order)
+    return Made(fused, mixture, area, notes, found.order)
 
 
 def fuse_read(
@@ -370,6 +373,17 @@ def decisions(alignment: Alignment, names: Sequence[str]) -> list[str]:
         stops = CODED_GAMMA * np.log2(gains)
         notes.append(f"exposure matched ({stops.min():+.2f} to {stops.max():+.2f} EV)")
     return notes
+
+
+def told_ends(alignment: Alignment) -> list[str]:
+    """A sentence if moved frames end within the picture; none otherwise."""
+    most = max(float(ends(alignment, k).max()) for k in alignment.kept)
+    if most < LEAST_GAP:
+        return []
+    return [
+        f"moved frames end up to {math.ceil(most)} px within the borders, where the others take "
+        "their place, perhaps blurred: --crop removes that"
+    ]
 
 
 def _smoothed(fused: Fused, radius: float) -> np.ndarray:

@@ -20,6 +20,8 @@ LEAST_PAINT = 1e8  # px to compute for strokes that are sent at once, about 20 n
 PAINT_TIMES = 25  # the same, times the pixels of the picture
 MOST_SHOWN = 4  # results that are open at a time
 UNREADABLE = (StackError, OSError, ValueError, KeyError, TypeError, EOFError)  # a damaged file
+# What the command line and the page call the same.
+CROP_WORDS = ("--crop removes that", "a crop to the area all frames cover removes that")
 TEMPLATE = "{stack}_fused"  # name of an exported picture
 
 
@@ -267,7 +269,7 @@ class StackVersions(StackFrames):
             "height": height,
             "names": record.names,
             "kept": record.kept,
-            "notes": [self.without_paths(note) for note in notes],
+            "notes": [self.without_paths(note).replace(*CROP_WORDS) for note in notes],
             "seconds": round(record.seconds, 1),
             "made": record.made,
             "options": record.options,
