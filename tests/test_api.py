@@ -51,7 +51,7 @@ def test_arrays_are_not_changed_and_are_moved_like_files(tmp_path):
     result, aligned = stackmff.fuse(frames), stackmff.align(frames)
     for frame, old in zip(frames, before, strict=True):
         np.testing.assert_array_equal(frame, old)
-    assert any(result.alignment.moved) and any("were moved onto" in note for note in result.notes)
+    assert any(result.alignment.moved) and any("aligned to" in note for note in result.notes)
     matrix = aligned.transforms[aligned.reference]
     np.testing.assert_array_equal(matrix, np.eye(2, 3))
     assert aligned.frames.shape == (len(frames), *frames[0].shape) and aligned.left_out == {}

@@ -15,12 +15,14 @@ import pytest
 
 from app import get_parser, main
 from stackmff.errors import StackError
+from stackmff.images.formats import READ_SUFFIXES
+from stackmff.images.stack_files import VIDEO_SUFFIXES
 from stackmff.options import parse
 from stackmff.processes import child_environment
 from stackmff.webapp.command import AppOptions
 from stackmff.webapp.guard import is_local
 from stackmff.webapp.results import Prober
-from stackmff.webapp.server import make_app
+from stackmff.webapp.server import MOST_WAITING, make_app
 from stackmff.webapp.sessions import Sessions
 from stackmff.webapp.uploads import UploadLimits
 from tests.drawn import draw_stack, saved, texture
@@ -33,8 +35,8 @@ pytest.importorskip("starlette")
 class Client:
     """Speaks HTTP to a page that is served in a thread of this process."""
 
-    def __init__(self, port, sessions):
-        self.port, self.sessions = port, sessions
+    def __init__(self, port, sessions, turns=None):
+        self.port, self.sessions, self.turns = port, sessions, turns
 
     def ask(self, method, path, body=None, headers=None):
         """(status, JSON or bytes) of an answer."""
@@ -54,12 +56,37 @@ class Client:
         assert status == 200
         return f"/s/{told['token']}"
 
-    def until(self, at, holds):
+    def stack(self, at=None):
+        """The addresses of a session and of a new stack in it."""
+        at = at or self.begin()
+        status, told = self.ask("POST", f"{at}/stacks", {})
+        assert status == 200
+        return at, f"{at}/k/{told['id']}"
+
+    def until(self, of, holds):
+        """Wait until the state of a stack holds."""
         end = time.monotonic() + 30
-        while not holds(state := self.ask("GET", f"{at}/state")[1]):
+        at, number = of.split("/k/")
+        while not holds(state := self.ask("GET", f"{at}/state?stack={number}")[1]["stack"]):
             assert time.monotonic() < end
             time.sleep(0.02)
         return state
+
+
+@contextlib.contextmanager
+def served(sessions):
+    """A Client of a page that is served in a thread, with a prober that needs no network."""
+    prober = Prober(None, "cpu")
+    prober.engine = Engine(brightest)
+    app = make_app(sessions, prober, ["stacks.example"])
+    server = uvicorn.Server(uvicorn.Config(app, log_level="error"))
+    listening = socket.create_server(("127.0.0.1", 0))
+    thread = threading.Thread(target=server.run, args=([listening],))
+    thread.start()
+    yield Client(listening.getsockname()[1], sessions, app.app.state.endpoints.turns)
+    server.should_exit = True
+    thread.join()
+    sessions.close()
 
 
 @pytest.fixture(scope="module")
@@ -71,20 +98,45 @@ def client(tmp_path_factory):
     with contextlib.suppress(OSError):  # not on every file system
         os.mkdir(os.fsencode(folder / "root") + b"/k\xe4fer")
     sessions = Sessions(UploadLimits(10**7, 10**6), folder / "root", folder=folder / "temporary")
-    prober = Prober(None, "cpu")
-    prober.engine = Engine(brightest)
-    config = uvicorn.Config(
-        make_app(sessions, prober, ["stacks.example"]), log_level="error", lifespan="off"
-    )
-    server = uvicorn.Server(config)
-    listening = socket.create_server(("127.0.0.1", 0))
-    thread = threading.Thread(target=server.run, args=([listening],))
-    thread.start()
-    yield Client(listening.getsockname()[1], sessions)
-    server.should_exit = True
-    thread.join()
-    sessions.close()
+    with served(sessions) as found:
+        yield found
     assert not list((folder / "temporary").iterdir())
+
+
+def test_projects_are_listed_exported_opened_and_deleted(tmp_path):
+    with served(Sessions(UploadLimits(10**7, 10**6), projects=tmp_path / "projects")) as client:
+        assert client.ask("GET", "/info")[1]["lasting"]
+        at, of = client.stack()
+        picture = saved(texture(48, 64, 0), "PNG")
+        assert client.ask("PUT", f"{of}/files?name=a.png&folder=ants", picture)[0] == 200
+        client.until(of, lambda state: state["frames"] and not state["examining"])
+        client.sessions.save()
+        (project,) = client.ask("GET", "/projects")[1]
+        assert (project["name"], project["stacks"], f"/s/{project['token']}") == ("ants", 1, at)
+        status, told = client.ask("POST", f"{at}/archive")
+        assert status == 200
+        export, end = f"{at}/exports/{told['id']}", time.monotonic() + 30
+        while not client.ask("GET", export)[1]["done"]:
+            assert time.monotonic() < end
+        status, archive = client.ask("GET", f"{export}/file")
+        assert status == 200 and archive.startswith(b"PK")
+        assert "ants.stackmff.zip" in client.headers["content-disposition"]
+        status, told = client.ask("PUT", "/projects", archive)
+        assert status == 200 and told["token"] != project["token"]
+        assert client.ask("GET", f"/s/{told['token']}/state")[1]["stacks"][0]["name"] == "ants"
+        status, told = client.ask("PUT", "/projects", b"no archive")
+        assert (status, told["error"][:29]) == (413, "this file is not a project: c")
+        for one in client.ask("GET", "/projects")[1]:
+            assert client.ask("DELETE", f"/s/{one['token']}")[0] == 204
+        assert client.ask("GET", "/projects") == (200, [])
+        assert client.ask("DELETE", at)[0] == 404
+        assert client.ask("GET", "/s/%C3%A4%ED%A0%80/state")[0] == 404
+    assert list((tmp_path / "projects").iterdir()) == []
+
+
+def test_a_server_without_projects_opens_none(client):
+    status, told = client.ask("PUT", "/projects", b"PK")
+    assert (status, told["error"][:28]) == (413, "this server keeps no project")
 
 
 def files_of(sessions):
@@ -119,67 +171,116 @@ def test_no_other_file_is_served(client, path):
     assert client.ask("GET", path)[0] == 404
 
 
-def test_a_whole_session(client):
-    at = client.begin()
-    for k, frame in enumerate(draw_stack(texture(48, 64, 0), 3)):
-        status, _ = client.ask("PUT", f"{at}/files?name=f{k}.png", saved(frame, "PNG"))
-        assert status == 200
-    state = client.until(at, lambda state: len(state["frames"]) == 3 and not state["examining"])
-    first, *others = [frame["id"] for frame in state["frames"]]
-    assert client.ask("GET", f"{at}/thumb/{first}")[1].startswith(b"\xff\xd8")
-    assert client.ask("POST", f"{at}/frames", {"order": [*others, first], "excluded": []})[0] == 200
-    assert client.ask("POST", f"{at}/work", {"slab": 2})[0] == 200
-    state = client.until(at, lambda state: state["work"] is None)
-    assert state["failure"] is None
-    result = state["result"]
-    assert result["names"] == ["f1.png", "f2.png", "f0.png"]
-    status, tile = client.ask("GET", f"{at}/tile/{result['run']}/fused/0/0/0")
+def test_the_page_is_told_what_it_needs(client):
+    status, told = client.ask("GET", "/info")
     assert status == 200
-    assert tile.startswith(b"\xff\xd8")
-    assert client.ask("GET", f"{at}/tile/other/fused/0/0/0")[0] == 404
-    assert client.ask("GET", f"{at}/tile/{result['run']}/7/0/0/0")[0] == 404
-    assert client.ask("GET", f"{at}/pixel/3/4")[1]["frame"] in result["names"]
-    shares = client.ask("GET", f"{at}/mixture/3/4")[1]["shares"]
+    assert [field["label"] for field in told["form"]][:2] == ["Match exposure", "Alignment"]
+    assert set(told["suffixes"]) == {*READ_SUFFIXES, *VIDEO_SUFFIXES}
+    assert set(told["videos"]) == set(VIDEO_SUFFIXES)
+    assert told["root"] and not told["lasting"]
+    assert client.ask("GET", "/projects") == (200, [])
+
+
+def test_a_whole_session(client):
+    at, of = client.stack()
+    for k, frame in enumerate(draw_stack(texture(48, 64, 0), 3)):
+        status, _ = client.ask("PUT", f"{of}/files?name=f{k}.png", saved(frame, "PNG"))
+        assert status == 200
+    state = client.until(of, lambda state: state["frames"] == 3 and not state["examining"])
+    first, *others = [frame["id"] for frame in state["list"]]
+    assert client.ask("GET", f"{of}/thumb/{first}")[1].startswith(b"\xff\xd8")
+    status, tile = client.ask("GET", f"{of}/tile/frame/{first}/0/0/0")  # before it is fused
+    assert status == 200 and tile.startswith(b"\xff\xd8")
+    assert client.ask("GET", f"{of}/tile/frame/99/0/0/0")[0] == 404
+    assert client.ask("POST", f"{of}/frames", {"order": [*others, first], "excluded": []})[0] == 200
+    assert client.ask("POST", f"{of}/work", {"slab": 2})[0] == 200
+    state = client.until(of, lambda state: state["work"] is None)
+    assert state["failure"] is None
+    (result,) = state["results"]
+    assert result["names"] == ["f1.png", "f2.png", "f0.png"]
+    run, version = result["run"], f"{of}/v/{result['number']}"
+    for layer in ("fused", "plain", "focus", "confidence", "2"):
+        status, tile = client.ask("GET", f"{of}/tile/{run}/{layer}/0/0/0")
+        assert status == 200
+        assert tile.startswith(b"RIFF" if layer == "confidence" else b"\xff\xd8")
+    for wrong in ("other/fused", "run-99/fused", "run-x/fused", "draft-1/fused", f"{run}/7"):
+        assert client.ask("GET", f"{of}/tile/{wrong}/0/0/0")[0] == 404
+    assert client.ask("GET", f"{of}/tile/{run}/fused/99/0/0")[0] == 404
+    assert client.ask("GET", f"{of}/pixel/{run}/3/4")[1]["frame"] in result["names"]
+    assert client.ask("GET", f"{of}/sharpest/{run}/3/4")[1]["index"] in (0, 1, 2)
+    shares = client.ask("GET", f"{of}/mixture/{run}/3/4")[1]["shares"]
     assert sum(share for _, share in shares) == pytest.approx(1, abs=0.01)
     stroke = {"frame": "f0.png", "radius": 5, "softness": 0.5, "points": [[9, 9]]}
-    assert client.ask("POST", f"{at}/strokes", stroke)[1]["boxes"] == [[4, 15, 4, 15]]
-    status, form = client.ask("POST", "/sessions")
-    assert [field["label"] for field in form["form"]][:2] == ["Match exposure", "Align"]
-    for wrong in ({"frame": "no.png"}, {"frame": "\ud800"}, {"radius": 10**400}):
-        status, told = client.ask("POST", f"{at}/strokes", stroke | wrong)
+    status, told = client.ask("POST", f"{version}/strokes", stroke)
+    assert (told["boxes"], told["strokes"]) == ([[4, 15, 4, 15]], 1)
+    assert told["stamp"] != result["stamp"]
+    for wrong in (
+        {"frame": "no.png"},
+        {"frame": "\ud800"},
+        {"radius": 10**400},
+        {"opacity": 0},
+        {"opacity": 1.5},
+        {"opacity": "x"},
+    ):
+        status, told = client.ask("POST", f"{version}/strokes", stroke | wrong)
         assert (status, told["error"][:29]) == (400, "this stroke cannot be painted")
     file = {"name": "s.json", "width": 64, "height": 48, "strokes": [stroke, stroke]}
-    assert client.ask("POST", f"{at}/strokes", file)[1]["boxes"] == [[4, 15, 4, 15]] * 2
-    status, told = client.ask("POST", f"{at}/strokes", file | {"width": 65})
+    assert client.ask("POST", f"{version}/strokes", file)[1]["boxes"] == [[4, 15, 4, 15]] * 2
+    status, told = client.ask("POST", f"{version}/strokes", file | {"width": 65})
     assert (status, told["error"][:40]) == (400, "s.json is for a picture of 65x48, this o")
-    assert client.ask("GET", f"{at}/state")[1]["result"]["strokes"] == 3
-    for query, name in (
-        ("format=tiff&bits=16", "f2_fused.tif"),
-        ("format=png&bits=8", "f2_fused.png"),
-        ("format=jpeg", "f2_fused.jpg"),
-        ("what=strokes", "f2_strokes.json"),
-        ("what=focus", "f2_focus.png"),
-        ("what=alignment", "f2_alignment.json"),
-        ("what=slabs", "f2_slabs.zip"),
-    ):
-        status, data = client.ask("GET", f"{at}/export?{query}")
-        assert status == 200, data
-        assert f'filename="{name}"' in client.headers["content-disposition"]
+    counts = [
+        (told["strokes"], told["undone"])
+        for _, told in (
+            client.ask("DELETE", f"{version}/strokes"),
+            client.ask("POST", f"{version}/strokes/redo"),
+            client.ask("DELETE", f"{version}/strokes?all=1"),
+            client.ask("POST", f"{version}/strokes/redo"),
+        )
+    ]
+    assert counts == [(2, 1), (3, 0), (0, 3), (1, 2)]
+    assert client.ask("GET", f"{of}/surface/{run}")[0] == 200
     session = client.sessions.get(at.rpartition("/")[2])
+    place = {"stack": int(of.rpartition("/")[2]), "version": result["number"]}
+    for wanted, name in (
+        ({"format": "tiff", "bits": 16}, "f2_fused.tif"),
+        ({"format": "png"}, "f2_fused.png"),
+        ({"format": "jpeg", "quality": 50, "name": "a b"}, "a b.jpg"),
+        ({"format": "webp", "area": [0, 9, 0, 9]}, "f2_fused.webp"),
+        ({"what": "strokes"}, "f2_strokes.json"),
+        ({"what": "focus"}, "f2_focus.png"),
+        ({"what": "alignment"}, "f2_alignment.json"),
+        ({"what": "slabs"}, "f2_slabs.zip"),
+        ({"all": True}, "f2_fused.png"),
+    ):
+        status, told = client.ask("POST", f"{at}/exports", place | wanted)
+        assert status == 200, told
+        export, end = f"{at}/exports/{told['id']}", time.monotonic() + 30
+        while not (told := client.ask("GET", export)[1])["done"]:
+            assert time.monotonic() < end
+        assert (told["failure"], told["name"]) == (None, name)
+        assert client.ask("GET", f"{export}/file")[0] == 200
+        assert name.replace(" ", "%20") in client.headers["content-disposition"].replace(" ", "%20")
     end = time.monotonic() + 10
-    while list(session.out.iterdir()):  # they go once they are sent
+    while list((session.folder / "exports").iterdir()):  # they go once they are sent
         assert time.monotonic() < end
-    assert client.ask("GET", f"{at}/export?format=exe")[0] == 400
-    assert client.ask("GET", f"{at}/surface")[0] == 200
-    assert client.ask("DELETE", f"{at}/strokes")[0] == 200
-    assert client.ask("DELETE", f"{at}/frames")[1]["frames"] == []
+    assert client.ask("GET", f"{export}/file")[0] == 404
+    for wrong in (place | {"format": "exe"}, {"what": "picture"}, place | {"stack": "x"}):
+        assert client.ask("POST", f"{at}/exports", wrong)[0] == 400
+    assert client.ask("POST", f"{at}/exports", place | {"version": 99})[0] == 404
+    assert client.ask("DELETE", version)[0] == 204
+    assert client.ask("DELETE", version)[0] == 404
+    assert client.ask("DELETE", of)[0] == 204
+    assert client.ask("GET", f"{at}/state?stack={place['stack']}")[1]["stack"] is None
+    assert client.ask("POST", f"{of}/work", {})[0] == 404
+    assert client.ask("DELETE", at)[0] == 204
+    assert client.ask("GET", f"{at}/state")[0] == 404
 
 
 def test_an_upload_of_10_gb_is_refused_before_it_starts(client):
-    at = client.begin()
+    _, of = client.stack()
     before = files_of(client.sessions)
     link = http.client.HTTPConnection("127.0.0.1", client.port, timeout=20)
-    link.putrequest("PUT", f"{at}/files?name=a.tif")
+    link.putrequest("PUT", f"{of}/files?name=a.tif")
     link.putheader("Content-Length", str(10 * 10**9))
     link.endheaders()
     link.send(b"II*\0")
@@ -191,17 +292,17 @@ def test_an_upload_of_10_gb_is_refused_before_it_starts(client):
 
 
 def test_a_body_without_a_size_is_refused(client):
-    at = client.begin()
-    status, told = client.ask("PUT", f"{at}/files?name=a.png", iter([b"abc"]))
+    _, of = client.stack()
+    status, told = client.ask("PUT", f"{of}/files?name=a.png", iter([b"abc"]))
     assert status == 413
     assert "does not declare the size" in told["error"]
 
 
 def test_an_interrupted_upload_leaves_nothing(client):
-    at = client.begin()
+    at, of = client.stack()
     before = files_of(client.sessions)
     link = socket.create_connection(("127.0.0.1", client.port))
-    head = f"PUT {at}/files?name=a.png HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 1000\r\n\r\n"
+    head = f"PUT {of}/files?name=a.png HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 1000\r\n\r\n"
     link.sendall(head.encode() + b"half of it")
     end = time.monotonic() + 10
     while files_of(client.sessions) == before:
@@ -214,16 +315,14 @@ def test_an_interrupted_upload_leaves_nothing(client):
 
 
 def test_text_named_jpg_is_refused(client):
-    at = client.begin()
+    _, of = client.stack()
     before = files_of(client.sessions)
-    assert client.ask("PUT", f"{at}/files?name=notes.jpg", b"a text")[0] == 200
-    state = client.until(at, lambda state: state["refused"])
-    assert state["refused"] == [
-        "notes.jpg is not a picture, or is damaged: export or copy it again"
-    ]
-    assert state["frames"] == []
+    assert client.ask("PUT", f"{of}/files?name=notes.jpg", b"a text")[0] == 200
+    state = client.until(of, lambda state: state["refused"] and not state["examining"])
+    assert state["refused"] == ["Skipped notes.jpg: it is not an image, or is damaged"]
+    assert state["list"] == []
     assert files_of(client.sessions) == before
-    status, told = client.ask("PUT", f"{at}/files?name=notes.txt", b"a text")
+    status, told = client.ask("PUT", f"{of}/files?name=notes.txt", b"a text")
     assert (status, told["error"][:20]) == (413, "notes.txt is not a s")
 
 
@@ -249,12 +348,13 @@ def test_the_root_is_listed(client):
 
 
 def test_sessions_do_not_see_each_other(client):
-    at, other = client.begin(), client.begin()
+    (_, of), other = client.stack(), client.begin()
     picture = saved(texture(48, 64, 0), "PNG")
-    assert client.ask("PUT", f"{at}/files?name=a.png", picture)[0] == 200
-    client.until(at, lambda state: state["frames"])
-    assert client.ask("GET", f"{other}/state")[1]["frames"] == []
-    assert client.ask("GET", f"{other}/thumb/0")[0] == 404
+    assert client.ask("PUT", f"{of}/files?name=a.png", picture)[0] == 200
+    client.until(of, lambda state: state["frames"])
+    number = of.rpartition("/")[2]
+    assert client.ask("GET", f"{other}/state")[1]["stacks"] == []
+    assert client.ask("GET", f"{other}/k/{number}/thumb/0")[0] == 404
     status, told = client.ask("GET", "/s/guessed/state")
     assert (status, told["error"]) == (404, "this session has ended: reload the page")
 
@@ -279,9 +379,9 @@ def test_other_sites_are_refused(client):
 
 @pytest.mark.parametrize("body", [b"", b"[1]", b"{", b"\xff", b"[" * 200_000])
 def test_invalid_json_is_refused(client, body):
-    at = client.begin()
-    for path in ("work", "frames", "open", "strokes"):
-        status, told = client.ask("POST", f"{at}/{path}", body)
+    at, of = client.stack()
+    for path in (f"{of}/work", f"{of}/frames", f"{at}/open", f"{of}/v/1/strokes", f"{at}/exports"):
+        status, told = client.ask("POST", path, body)
         assert status == 400
         assert "reload the page" in told["error"]
 
@@ -294,23 +394,37 @@ def test_invalid_json_is_refused(client, body):
         ("frames", {"order": [], "excluded": [[1]]}),
         ("frames", {"order": []}),
         ("open", {"path": "\ud800"}),
-        ("strokes", {"strokes": 5}),
+        ("v/1/strokes", {"strokes": 5}),
     ],
 )
 def test_invalid_values_are_refused(client, path, body):
-    status, told = client.ask("POST", f"{client.begin()}/{path}", body)
+    at, of = client.stack()
+    status, told = client.ask("POST", f"{at if path == 'open' else of}/{path}", body)
     assert status == 400
     assert told["error"]
 
 
-@pytest.mark.parametrize("path", ["pixel/{}/1", "thumb/{}", "tile/run-1-full/{}/1/1/1"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "{of}/pixel/run-1/{}/1",
+        "{of}/thumb/{}",
+        "{of}/tile/run-1/{}/1/1/1",
+        "{of}/tile/frame/{}/1/1/1",
+        "{of}/tile/run-{}/fused/1/1/1",
+        "{at}/k/{}/thumb/1",
+    ],
+)
 def test_numbers_of_any_length_are_answered(client, path):
-    assert client.ask("GET", f"{client.begin()}/{path.format('9' * 5000)}")[0] == 404
+    at, of = client.stack()
+    for digits in (5000, 200, 15):
+        assert client.ask("GET", path.format("9" * digits, at=at, of=of))[0] == 404
+    assert client.ask("GET", f"{at}/state?stack={'9' * 5000}&seen=x")[0] == 200
 
 
 def test_a_name_is_not_changed(client):
-    at = client.begin()
-    status, told = client.ask("PUT", f"{at}/files?name=a%2541%2B.png", b"x")
+    _, of = client.stack()
+    status, told = client.ask("PUT", f"{of}/files?name=a%2541%2B.png", b"x")
     assert (status, told["name"]) == (200, "a%41+.png")
 
 
@@ -326,23 +440,30 @@ def test_names_that_are_not_valid_text_are_listed(client):
 
 def test_a_blocked_session_does_not_block_the_others(client):
     """What takes a session's lock leaves the loop that answers all to the others."""
-    at, other = client.begin(), client.begin()
+    (at, of), other = client.stack(), client.begin()
     session = client.sessions.get(at.rpartition("/")[2])
+    stack = session.stack(int(of.rpartition("/")[2]))
+    # Far more than the server has threads: each session has turns of its own.
     asking = [
-        threading.Thread(target=client.ask, args=("POST", f"{at}/{path}", body))
-        for path, body in (("frames", {"order": [], "excluded": []}), ("work", {}))
+        threading.Thread(target=client.ask, args=("POST", f"{of}/frames", body))
+        for body in [{"order": [], "excluded": []}] * (MOST_WAITING + 20)
     ]
-    with session.lock:
+    with stack.lock:
         for thread in asking:
             thread.start()
-        time.sleep(0.2)
+        start = time.monotonic()
+        while client.turns.here[at.rpartition("/")[2]] < MOST_WAITING:
+            assert time.monotonic() < start + 20
         assert client.ask("GET", f"{other}/state")[0] == 200
+        status, told = client.ask("GET", f"{at}/state")
+        assert (status, told["error"][:18]) == (400, "the server is busy")
     for thread in asking:
         thread.join()
+    assert client.ask("GET", f"{at}/state")[0] == 200
 
 
 def test_a_huge_body_is_refused(client):
-    status, told = client.ask("POST", f"{client.begin()}/strokes", b"[" * (5 * 2**20))
+    status, told = client.ask("POST", f"{client.stack()[1]}/v/1/strokes", b"[" * (5 * 2**20))
     assert (status, told["error"][:25]) == (400, "this request is too large")
 
 
@@ -357,6 +478,8 @@ def test_wrong_options_are_refused(tmp_path, capsys):
         (["--port", "70000"], "70000 must be at most 65535"),
         (["--max_upload_gb", "0"], "0 must be above 0"),
         (["--keep_minutes", "-1"], "-1 must be above 0"),
+        (["--temp_dir", str(tmp_path / "none")], "is not a folder: choose an existing one"),
+        (["--temp_dir", str(tmp_path), "--projects", "x"], "--projects contradicts --temp_dir"),
     ):
         with pytest.raises(SystemExit):
             parse(get_parser(), words, AppOptions)
@@ -378,14 +501,14 @@ def test_the_page_is_served_from_any_folder(tmp_path):
         try:
             address = process.stdout.readline().split()[2]
             client = Client(int(address.rpartition(":")[2]), None)
-            at = client.begin()
+            _, of = client.stack()
             for k, frame in enumerate(draw_stack(texture(48, 64, 0), 3)):
-                client.ask("PUT", f"{at}/files?name=f{k}.png", saved(frame, "PNG"))
-            client.until(at, lambda state: len(state["frames"]) == 3 and not state["examining"])
+                client.ask("PUT", f"{of}/files?name=f{k}.png", saved(frame, "PNG"))
+            client.until(of, lambda state: state["frames"] == 3 and not state["examining"])
             assert client.ask("GET", "/page/options.js")[0] == 200
-            assert client.ask("POST", f"{at}/work", {"align": "off"})[0] == 200
-            state = client.until(at, lambda state: state["work"] is None)
-            assert state["failure"] is None and state["result"]["names"][0] == "f0.png"
+            assert client.ask("POST", f"{of}/work", {"align": "off"})[0] == 200
+            state = client.until(of, lambda state: state["work"] is None)
+            assert state["failure"] is None and state["results"][0]["names"][0] == "f0.png"
         finally:
             process.send_signal(signal.SIGINT)
             process.communicate()

@@ -66,8 +66,8 @@ class FuseAlignOptions(AlignOptions):
         "auto",
         help="auto: measure, and align if neighbouring frames show that it is needed; on: compare "
         "frames farther apart as well; off: take the frames as they are (default: %(default)s)",
-        label="Align",
-        choice_labels={"auto": "if needed", "on": "also slow drift", "off": "off"},
+        label="Alignment",
+        choice_labels={"auto": "Automatic", "on": "Include slow drift", "off": "Off"},
     )
     crop: bool = option(
         False,
@@ -95,15 +95,15 @@ class ChoiceOptions(Options):
         None,
         help="what to show where a near and a far object share a pixel, as beside the edges of "
         "what is out of focus (default: as the network weighs them)",
-        label="Edges",
-        choice_labels={None: "as weighted", "near": "near object", "far": "far object"},
+        label="Where near and far overlap",
+        choice_labels={None: "Automatic", "near": "Favour foreground", "far": "Favour background"},
     )
     near: Literal["first", "last"] | None = option(
         None,
         help="which end of the stack is focused nearest (default: first for --prefer; the 3D view "
         "of --preview goes by the picture)",
-        label="First frame",
-        choice_labels={None: "unknown", "first": "nearest", "last": "farthest"},
+        label="Focus order",
+        choice_labels={None: "Unknown", "first": "Near to far", "last": "Far to near"},
     )
     pure_mixture: bool = option(
         False,
@@ -122,7 +122,7 @@ class ChoiceOptions(Options):
         help="also fuse every N neighbouring frames to a separate 16-bit TIFF, for retouching",
         low=2,
         metavar="N",
-        label="Frames per slab",
+        label="Also save slabs of N frames",
     )
 
 

@@ -31,6 +31,7 @@ from stackmff.images.stack_files import FramePath
 from stackmff.machine import share_one_heap
 from stackmff.progress import ShowStage, stage
 
+CODED_GAMMA = 2.2  # coded values are about this root of the light
 TILT = 4.0  # of --prefer: where two frames share a pixel evenly, one gets 55 times the other's part
 
 Area = tuple[int, int, int, int]  # (top, bottom, left, right), px
@@ -115,6 +116,83 @@ def read_for(output: Path, paths: Sequence[FramePath], options: FuseOptions) -> 
     return stack
 
 
+@dataclass
+class InRegister:
+    """What brought the frames of a Stack into register, and into focus order.
+
+    Attributes:
+        alignment: by which they were moved; None if they were taken as they are.
+        notes: sentences on what was decided.
+        order: (N,) ints, the place of each frame in the Stack as it was read.
+    """
+
+    alignment: Alignment | None
+    notes: list[str]
+    order: list[int]
+
+
+def align_read(
+    stack: Stack,
+    options: FuseOptions,
+    save: Path | None = None,
+    known: Path | None = None,
+    shown: Shown = False,
+) -> InRegister:
+    """Align the frames of a Stack in place, and put them in focus order.
+
+    Args:
+        stack: its frames are changed in place.
+        options: of fusion; those of alignment count.
+        save, known, shown: as of `fuse_read`.
+    Raises:
+        StackError: the frames cannot be aligned.
+    """
+    frames, names = stack.frames, [path.name for path in stack.paths]
+    notes, alignment = [*stack.notes, *told_levels(frames)], None
+    order = list(range(len(names)))
+    if options.alignment.align != "off":
+        alignment = _align(frames, names, options, save, known, shown)
+        notes += decisions(alignment, names)
+        in_register = order_in_register(frames, alignment)
+        if options.alignment.order == "auto" and in_register is not None:
+            notes.append(reorder(stack, in_register, [names[k] for k in in_register]))
+            alignment, order = alignment.reordered(in_register), in_register.tolist()
+    return InRegister(alignment, notes, order)
+
+
+def fuse_aligned(
+    stack: Stack,
+    found: InRegister,
+    engine: Engine,
+    options: FuseOptions,
+    maps: bool = True,
+    shown: Shown = False,
+) -> Made:
+    """Fuse a Stack whose frames are in register.
+
+    Args:
+        stack: its frames are read alone; found: by `align_read`.
+        engine, options, maps, shown: as of `fuse_read`.
+    """
+    mixture = Mixture(
+        alignment=found.alignment,
+        tilt=tilt_of(options.choices),
+        deep=options.format.bits == 16,
+        maps=maps,
+        pure=options.choices.pure_mixture,
+    )
+    area, notes = None, [*found.notes]
+    if options.alignment.crop and found.alignment is not None:
+        area = common_area(found.alignment)
+    elif found.alignment is not None:
+        notes += told_ends(found.alignment)
+    with stage("fusing", shown) as progress:
+        fused = fuse_stack(stack.frames, engine, mixture, progress)
+    if options.choices.smooth and fused.focus_map is not None:
+        fused = replace(fused, focus_map=_smoothed(fused, options.choices.smooth))
+    return Made(fused, mixture, area, notes, found.order)
+
+
 def fuse_read(
     stack: Stack,
     engine: Engine,
@@ -136,33 +214,8 @@ def fuse_read(
     Raises:
         StackError: the frames cannot be aligned or fused.
     """
-    frames, names = stack.frames, [path.name for path in stack.paths]
-    notes, alignment = [*stack.notes, *told_levels(frames)], None
-    order = list(range(len(names)))
-    if options.alignment.align != "off":
-        alignment = _align(frames, names, options, save, known, shown)
-        notes += decisions(alignment, names)
-        in_register = order_in_register(frames, alignment)
-        if options.alignment.order == "auto" and in_register is not None:
-            notes.append(reorder(stack, in_register, [names[k] for k in in_register]))
-            alignment, order = alignment.reordered(in_register), in_register.tolist()
-    mixture = Mixture(
-        alignment=alignment,
-        tilt=tilt_of(options.choices),
-        deep=options.format.bits == 16,
-        maps=maps,
-        pure=options.choices.pure_mixture,
-    )
-    area = None
-    if options.alignment.crop and alignment is not None:
-        area = common_area(alignment)
-    elif alignment is not None:
-        notes += told_ends(alignment)
-    with stage("fusing", shown) as progress:
-        fused = fuse_stack(frames, engine, mixture, progress)
-    if options.choices.smooth and fused.focus_map is not None:
-        fused = replace(fused, focus_map=_smoothed(fused, options.choices.smooth))
-    return Made(fused, mixture, area, notes, order)
+    found = align_read(stack, options, save, known, shown)
+    return fuse_aligned(stack, found, engine, options, maps, shown)
 
 
 def order_in_register(frames: np.ndarray, alignment: Alignment) -> np.ndarray | None:
@@ -305,21 +358,20 @@ def decisions(alignment: Alignment, names: Sequence[str]) -> list[str]:
     if moved:
         most = max(farthest(matrix, alignment.size) for matrix in moved)
         notes.append(
-            f"{len(moved)} of {len(names)} frames were moved onto {names[alignment.reference]}, "
-            f"by {most:.1f} px at most"
+            f"{len(moved)} of {len(names)} frames aligned to {names[alignment.reference]} "
+            f"(up to {most:.1f} px)"
         )
     if alignment.fields:
         most = max(np.hypot(*field.transpose(2, 0, 1)).max() for field in alignment.fields.values())
+        count = len(alignment.fields)
         notes.append(
-            f"parts of {len(alignment.fields)} frames were moved against one another, by "
-            f"{most:.1f} px at most"
+            f"parallax corrected in {count} frame{'s' if count > 1 else ''} (up to {most:.1f} px)"
         )
     notes += alignment.notes
     gains = alignment.gains[alignment.kept]
     if (gains != 1).any():
-        notes.append(
-            f"exposures were matched, by factors of {gains.min():.3f} to {gains.max():.3f}"
-        )
+        stops = CODED_GAMMA * np.log2(gains)
+        notes.append(f"exposure matched ({stops.min():+.2f} to {stops.max():+.2f} EV)")
     return notes
 
 

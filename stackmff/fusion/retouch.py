@@ -1,8 +1,8 @@
 """Brush strokes on a fused picture: where they are, one frame is shown instead of the mixture.
 
 The file of strokes is JSON: the size of the picture, and for each stroke the name of the frame
-(null brings the mixture back), the radius in px, the softness, and the points [x, y] that it goes
-through, pixel centres at integers.
+(null brings the mixture back), the radius in px, the softness, the opacity where it is not 1, and
+the points [x, y] that it goes through, pixel centres at integers.
 """
 
 from collections.abc import Sequence
@@ -30,12 +30,14 @@ class Stroke:
         radius: px, above 0.
         softness: share of the radius over which the stroke fades, in [0, 1].
         points: (P, 2) float64, x and y, P >= 1.
+        opacity: share of the frame in the core of the stroke, above 0 and at most 1.
     """
 
     frame: int | None
     radius: float
     softness: float
     points: np.ndarray
+    opacity: float = 1.0
 
     def box(self, size: Sequence[int]) -> Box:
         """The box of all that it may touch in a picture of (height, width)."""
@@ -52,7 +54,8 @@ def cover(stroke: Stroke, top: int, bottom: int, left: int, right: int) -> np.nd
         stroke: the stroke.
         top, bottom, left, right: px, bottom and right exclusive.
     Returns:
-        (bottom - top, right - left) float32 in [0, 1]: 1 in the core, fading smoothly to 0.
+        (bottom - top, right - left) float32 in [0, 1]: the opacity in the core, fading smoothly
+        to 0.
     """
     out = np.zeros((bottom - top, right - left), np.float32)
     ends = stroke.points[1:] if len(stroke.points) > 1 else stroke.points
@@ -72,7 +75,7 @@ def cover(stroke: Stroke, top: int, bottom: int, left: int, right: int) -> np.nd
         share = np.clip((stroke.radius - away) / fade, 0, 1).astype(np.float32)
         part = out[y0 - top : y1 - top, x0 - left : x1 - left]
         np.maximum(part, share * share * (3 - 2 * share), out=part)
-    return out
+    return out if stroke.opacity == 1 else out * np.float32(stroke.opacity)
 
 
 def cost_of(stroke: Stroke, size: Sequence[int]) -> float:
@@ -132,7 +135,7 @@ def stroke_of(record: Any, names: Sequence[str]) -> Stroke:
     """The Stroke of a record of the file; ValueError if it is not one.
 
     Args:
-        record: {"frame", "radius", "softness", "points"}.
+        record: {"frame", "radius", "softness", "points"}, and "opacity" where it is not 1.
         names: of the frames.
     """
     if not isinstance(record, dict) or not isinstance(record.get("points"), list):
@@ -142,26 +145,29 @@ def stroke_of(record: Any, names: Sequence[str]) -> Stroke:
     try:
         points = np.array(record["points"], np.float64)
         radius, softness = float(record["radius"]), float(record["softness"])
+        opacity = float(record.get("opacity", 1))
     except OverflowError as error:  # JSON has numbers of any length
         raise ValueError("its numbers are too large") from error
     # Far beyond any picture, so that no number here overflows.
     if points.ndim != 2 or points.shape[1] != 2 or not (np.abs(points) < 1e6).all():
         raise ValueError("its points are not pairs of numbers in range")
-    if not (0 < radius < 1e5 and 0 <= softness <= 1):
-        raise ValueError("its radius or softness is out of range")
+    if not (0 < radius < 1e5 and 0 <= softness <= 1 and 0 < opacity <= 1):
+        raise ValueError("its radius, softness or opacity is out of range")
     if (frame := record["frame"]) is not None and frame not in names:
         raise ValueError(f"its frame {frame} is not in the stack")
-    return Stroke(None if frame is None else list(names).index(frame), radius, softness, points)
+    index = None if frame is None else list(names).index(frame)
+    return Stroke(index, radius, softness, points, opacity)
 
 
 def record_of(stroke: Stroke, names: Sequence[str]) -> dict[str, Any]:
     """The record of a Stroke, for `stroke_of`."""
-    return {
+    record: dict[str, Any] = {
         "frame": None if stroke.frame is None else names[stroke.frame],
         "radius": stroke.radius,
         "softness": stroke.softness,
         "points": stroke.points.tolist(),
     }
+    return record if stroke.opacity == 1 else record | {"opacity": stroke.opacity}
 
 
 def save_strokes(

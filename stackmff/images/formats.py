@@ -229,6 +229,7 @@ def write_picture(
     picture: np.ndarray,
     metadata: Metadata | None = None,
     durable: bool = True,
+    quality: int | None = None,
 ) -> list[str]:
     """Write a picture in the format of the suffix, atomically.
 
@@ -242,6 +243,7 @@ def write_picture(
             a profile of another colour space, and what the format has no place for: everything in
             BMP, blocks beyond 64 KB in JPEG, EXIF in TIFF files beyond 4 GB.
         durable: see files.atomic_path.
+        quality: of JPEG and WebP, 1 to 100; None: JPEG has 95, WebP is lossless.
     Returns:
         A sentence on each block of the metadata that was left out.
     Raises:
@@ -256,7 +258,7 @@ def write_picture(
     metadata, notes = metadata_for(metadata, picture)
     metadata, unfit = _that_fits(suffix, metadata, picture.shape[2])
     try:
-        data = _encode(suffix, picture, metadata)
+        data = _encode(suffix, picture, metadata, quality)
     except (cv2.error, ValueError, OSError, struct.error) as error:
         height, width = picture.shape[:2]
         raise StackError(
@@ -295,19 +297,22 @@ def _is_taken(suffix: str, metadata: Metadata, channels: int) -> bool:
     return suffix != ".bmp"
 
 
-def _encode(suffix: str, picture: np.ndarray, metadata: Metadata) -> bytes:
+def _encode(
+    suffix: str, picture: np.ndarray, metadata: Metadata, quality: int | None = None
+) -> bytes:
     """The content of a picture file.
 
     Args:
         suffix: of PICTURE_SUFFIXES, in lower case.
         picture: (H, W, C).
         metadata: corrected for the picture.
+        quality: as of `write_picture`.
     """
     if suffix == ".png":
         return _encode_png(picture, metadata)
     if suffix in TIFF_SUFFIXES:
         return encode_tiff(picture, metadata)
-    return _encode_8_bit(suffix, picture, metadata)
+    return _encode_8_bit(suffix, picture, metadata, quality)
 
 
 def _encode_png(picture: np.ndarray, metadata: Metadata) -> bytes:
@@ -335,7 +340,9 @@ def _encode_png(picture: np.ndarray, metadata: Metadata) -> bytes:
     return data[:PNG_HEADER] + chunks[PNG_HEADER : chunks.rindex(b"IDAT") - 4] + data[PNG_HEADER:]
 
 
-def _encode_8_bit(suffix: str, picture: np.ndarray, metadata: Metadata) -> bytes:
+def _encode_8_bit(
+    suffix: str, picture: np.ndarray, metadata: Metadata, quality: int | None
+) -> bytes:
     """A JPEG, BMP or WebP file."""
     picture = to_8_bits(picture)
     if suffix != ".webp" and picture.shape[2] in (2, 4):
@@ -347,11 +354,13 @@ def _encode_8_bit(suffix: str, picture: np.ndarray, metadata: Metadata) -> bytes
     buffer = io.BytesIO()
     if suffix == ".bmp":
         image.save(buffer, "BMP")
+    elif suffix == ".webp" and quality is not None:
+        image.save(buffer, "WEBP", quality=quality, method=4, **carried)
     elif suffix == ".webp":
         # More effort takes up to fifteen times as long, and the file is no smaller.
         image.save(buffer, "WEBP", lossless=True, exact=True, quality=0, method=4, **carried)
     else:
-        image.save(buffer, "JPEG", quality=95, subsampling=0, **carried)
+        image.save(buffer, "JPEG", quality=quality or 95, subsampling=0, **carried)
     return buffer.getvalue()
 
 

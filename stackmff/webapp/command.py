@@ -14,9 +14,10 @@ from stackmff.options import HelpFormatter, Options, add_options, option, parse
 from stackmff.webapp.guard import is_local
 from stackmff.webapp.results import Prober
 from stackmff.webapp.server import find_uvicorn, make_app
-from stackmff.webapp.sessions import Sessions
+from stackmff.webapp.sessions import Sessions, default_projects
 from stackmff.webapp.uploads import UploadLimits
 
+SAVE = 0.5  # seconds between two looks for what has to be written
 SWEEP = 30.0  # seconds between two searches for sessions that have ended
 
 
@@ -57,16 +58,38 @@ class LimitOptions(Options):
     max_megapixels: float = option(200.0, help="size of one frame", above=0)
     keep_minutes: float = option(
         60.0,
-        help="a session whose page has not been heard from for this long is removed, with its "
-        "files",
+        help="a session whose page has not been heard from for this long is closed; its project "
+        "stays, with --temp_dir it is removed",
         above=0,
+    )
+
+
+@dataclass(frozen=True)
+class ProjectOptions(Options):
+    """Where the work is kept."""
+
+    title = "projects"
+
+    projects: Path | None = option(
+        None,
+        help="folder for projects, which keep frames, results and strokes until they are deleted "
+        "on the page, on a disk with room for them (default: the user's folder for data)",
+        metavar="DIR",
     )
     temp_dir: Path | None = option(
         None,
-        help="folder for temporary files, on a disk with room for the frames of all sessions "
-        "(default: the system's)",
+        help="keep no projects: what a page works on lies in a folder in DIR and is removed when "
+        "its session is closed",
         metavar="DIR",
     )
+
+    def contradiction(self) -> str | None:
+        """Both folders, or one that does not exist."""
+        if self.projects is not None and self.temp_dir is not None:
+            return "--projects contradicts --temp_dir: remove one of them"
+        if self.temp_dir is not None and not self.temp_dir.is_dir():
+            return f"--temp_dir {self.temp_dir} is not a folder: choose an existing one"
+        return None
 
 
 @dataclass(frozen=True)
@@ -75,14 +98,14 @@ class AppOptions(Options):
 
     server: ServerOptions = ServerOptions()
     limits: LimitOptions = LimitOptions()
+    work: ProjectOptions = ProjectOptions()
     network: EngineOptions = EngineOptions()
 
     def contradiction(self) -> str | None:
         """A folder that does not exist."""
-        folders = {"root": self.server.root, "temp_dir": self.limits.temp_dir}
-        for name, path in folders.items():
-            if path is not None and not path.is_dir():
-                return f"--{name} {path} is not a folder: choose an existing one"
+        root = self.server.root
+        if root is not None and not root.is_dir():
+            return f"--root {root} is not a folder: choose an existing one"
         return None
 
 
@@ -107,8 +130,17 @@ def make_sessions(options: AppOptions) -> Sessions:
         "model_path": str(options.network.model_path.resolve()),
         "device": options.network.device,
     }
-    keep_seconds = 60 * options.limits.keep_minutes
-    return Sessions(limits, options.server.root, keep_seconds, engine, options.limits.temp_dir)
+    work = options.work
+    return Sessions(
+        limits,
+        options.server.root,
+        60 * options.limits.keep_minutes,
+        engine,
+        folder=work.temp_dir,
+        projects=None if work.temp_dir else work.projects or default_projects(),
+        # Other visitors see no projects, unless somebody has said where they are.
+        listed=is_local(options.server.host) or work.projects is not None,
+    )
 
 
 def serve(options: AppOptions, sessions: Sessions) -> None:
@@ -154,7 +186,12 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
         while not done.wait(SWEEP):
             sessions.sweep()
 
-    threading.Thread(target=sweep, daemon=True).start()
+    def save() -> None:
+        while not done.wait(SAVE):
+            sessions.save()
+
+    for work in (sweep, save):
+        threading.Thread(target=work, daemon=True).start()
     try:
         serve(options, sessions)
     finally:

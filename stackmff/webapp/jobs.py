@@ -4,7 +4,7 @@ import subprocess
 import threading
 from collections import deque
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Generic, TypeVar
 
 from stackmff.processes import GRACE, answers, child, end_process, how_it_ended
@@ -26,6 +26,8 @@ class ExamineSpec:
         first_id: id of the first frame; the others follow.
         frame_pixels: largest size of a frame, px.
         longest: seconds for each file, or for each frame of a file that holds several.
+        decoded: folder for the frames as they were decoded, for the fusion; None: none.
+        decoded_room: bytes that may be kept there.
     """
 
     files: list[str]
@@ -33,6 +35,8 @@ class ExamineSpec:
     first_id: int
     frame_pixels: int
     longest: float = LONGEST
+    decoded: str | None = None
+    decoded_room: int = 0
     kind: str = "examine"
 
 
@@ -47,6 +51,12 @@ class FuseSpec:
         options: {name: value} of options of fusion.options.FuseOptions, plain JSON.
         draft: folder for the result of the draft; None: no draft.
         full: folder for the result.
+        aligned: folder of the frames in register; where it has them, they are not read again.
+            None: they are in `full`.
+        decoded: the file of each frame as it was decoded, which may be missing; they are removed
+            once they are read.
+        whole: (height, width) px of the frames, which the draft stands for.
+        longest: seconds for reading and decoding each frame.
     """
 
     frames: list[tuple[str, int | None]]
@@ -55,10 +65,88 @@ class FuseSpec:
     options: dict[str, Any]
     draft: str | None
     full: str
+    aligned: str | None = None
+    decoded: list[str] = field(default_factory=list)
+    whole: tuple[int, int] | None = None
+    longest: float = LONGEST
     kind: str = "fuse"
 
 
-Spec = TypeVar("Spec", ExamineSpec, FuseSpec)
+@dataclass(frozen=True)
+class ExportSpec:
+    """Write a file of a result.
+
+    Attributes:
+        result: folder of the result.
+        strokes: file of the strokes that the picture is painted with.
+        path: file to write.
+        what: "picture", or as of exports.write_other.
+        bits: 8 or 16.
+        quality: of JPEG, 1 to 100; of WebP too, where None is lossless.
+        srgb: convert to sRGB; else the profile of the frames is kept.
+        area: (top, bottom, left, right) px to crop to, or None.
+        longest: seconds that it may take.
+    """
+
+    result: str
+    strokes: str
+    path: str
+    what: str
+    bits: int = 8
+    quality: int | None = None
+    srgb: bool = False
+    area: tuple[int, int, int, int] | None = None
+    longest: float = 10 * LONGEST
+    kind: str = "export"
+
+
+@dataclass(frozen=True)
+class ExampleSpec:
+    """Draw the frames of the example.
+
+    Attributes:
+        folder: for the frames.
+        longest: seconds that it may take.
+    """
+
+    folder: str
+    longest: float = LONGEST
+    kind: str = "example"
+
+
+@dataclass(frozen=True)
+class PackSpec:
+    """Write the archive of a project.
+
+    Attributes:
+        folder: of the project; path: of the archive.
+        longest: seconds that it may take.
+    """
+
+    folder: str
+    path: str
+    longest: float = 20 * LONGEST
+    kind: str = "pack"
+
+
+@dataclass(frozen=True)
+class UnpackSpec:
+    """Write the files of the archive of a project.
+
+    Attributes:
+        path: of the archive; folder: for the files.
+        most_bytes: that they may take.
+        longest: seconds that it may take.
+    """
+
+    path: str
+    folder: str
+    most_bytes: int
+    longest: float = 20 * LONGEST
+    kind: str = "unpack"
+
+
+Spec = TypeVar("Spec", ExamineSpec, FuseSpec, ExportSpec, ExampleSpec, PackSpec, UnpackSpec)
 
 
 class WorkerJob(Generic[Spec]):

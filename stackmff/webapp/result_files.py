@@ -3,7 +3,7 @@
 import base64
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +15,15 @@ class ResultFiles:
     """The paths in the folder of a result.
 
     Attributes:
-        frames: raw samples (N, H, W, C), aligned.
+        frames: raw samples (N, H, W, C), aligned; missing where they lie in AlignedFiles.
         fused: .npy, (H, W, C) uint16.
         focus_map: .npy, (H, W) uint16, 0 the first frame, 65535 the last.
         confidence: .npy, (H, W) uint8; missing where the network predicts no weights.
-        alignment: .json; missing where the frames were not aligned.
+        alignment: .json; missing as `frames`, and where the frames were not aligned.
         slabs: folder; missing where none were wanted.
         retouched: .npy, a copy of `fused` that strokes are painted on.
-        record: .json, the ResultRecord.
+        record: .json, the ResultRecord, which is written last.
+        strokes: .jsonl, what was painted, undone and redone, see strokes.py.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -35,6 +36,53 @@ class ResultFiles:
         self.slabs = self.folder / "slabs"
         self.retouched = self.folder / "retouched.npy"
         self.record = self.folder / "result.json"
+        self.strokes = self.folder / "strokes.jsonl"
+
+
+class AlignedFiles:
+    """The paths in the folder of frames in register, which several results share.
+
+    Attributes:
+        frames: raw samples (N, H, W, C).
+        alignment: .json; missing where the frames were not aligned.
+        record: .json, the AlignedRecord, which is written last.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        self.frames = self.folder / "frames.raw"
+        self.alignment = self.folder / "alignment.json"
+        self.record = self.folder / "aligned.json"
+
+
+@dataclass
+class AlignedRecord:
+    """What is known of frames in register besides their pixels, as JSON.
+
+    Attributes:
+        shape, dtype: of the frames.
+        paths: (file, number in it or None) of each frame, in their order; a file in the folder of
+            the stack by its place there.
+        names: of the frames, in that order.
+        notes: sentences on what was decided.
+        metadata: of the reference frame, {name of a block: base64 or None}.
+    """
+
+    shape: Sequence[int]
+    dtype: str
+    paths: Sequence[Sequence[Any]]
+    names: Sequence[str]
+    notes: list[str]
+    metadata: dict[str, str | None]
+
+    def save(self, path: Path) -> None:
+        """Write it, atomically; StackError where that fails."""
+        write_json(path, asdict(self))
+
+
+def load_aligned(path: Path) -> AlignedRecord:
+    """Read an AlignedRecord."""
+    return AlignedRecord(**json.loads(path.read_text(encoding="utf-8")))
 
 
 @dataclass
@@ -52,6 +100,10 @@ class ResultRecord:
         tilt: see fusion.pipeline.tilt_of.
         first_is_near: whether the first frame is focused nearest; None: unknown.
         seconds: time taken.
+        options: {name: value} of the options of the page that it was made with.
+        aligned: name of the folder of its frames, beside that of its run; None: they are its own.
+        whole: (height, width) px of the picture that a draft stands for; None: it is no draft.
+        made: when, seconds since 1970.
     """
 
     shape: Sequence[int]
@@ -65,6 +117,10 @@ class ResultRecord:
     tilt: float
     first_is_near: bool | None
     seconds: float
+    options: dict[str, Any] = field(default_factory=dict)
+    aligned: str | None = None
+    whole: Sequence[int] | None = None
+    made: float = 0.0
 
     def save(self, path: Path) -> None:
         """Write it, atomically; StackError where that fails."""

@@ -1,8 +1,9 @@
 """What the page shows of a result: tiles at any zoom, the origin of a pixel, the 3D view."""
 
+import itertools
+import secrets
 import shutil
 import threading
-import zipfile
 from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,31 +22,81 @@ from stackmff.files import natural_key
 from stackmff.fusion.blending import Mixture
 from stackmff.fusion.engines import Engine, choose_engine
 from stackmff.fusion.fuse import mixture_at
-from stackmff.fusion.retouch import (
-    Stroke,
-    apply_strokes,
-    cover,
-    record_of,
-    save_strokes,
-    stroke_of,
-)
-from stackmff.images.formats import to_8_bits, write_picture
+from stackmff.fusion.retouch import Stroke, apply_strokes, cover, record_of, stroke_of
+from stackmff.images.colour import luma
+from stackmff.images.formats import decode
 from stackmff.images.frame_store import release
 from stackmff.images.levels import levels_of
-from stackmff.webapp.result_files import ResultFiles, decode_metadata, load_record
+from stackmff.webapp.kept_frames import is_kept
+from stackmff.webapp.result_files import AlignedFiles, ResultFiles, decode_metadata, load_record
+from stackmff.webapp.strokes import Painted, StrokeLog, Waiting
 
 TILE = 512  # px
 SMALL = 4  # reduction of the copies that distant views are cut from
-UNSURE = np.array((225, 60, 40), np.float32)  # the page multiplies the picture by it
-KEPT = 12  # small copies, about 5 MB each for 24 megapixels
+MOST_LEVEL = 12  # of tiles
+UNSURE = (255, 96, 0)  # RGB of the overlay where it is not certain which frame is in focus
+MOST_COPIES = 200e6  # bytes of small copies of all results; about 5 MB each for 24 megapixels
 QUALITY = 92  # of JPEG
+OVERLAY_QUALITY = 80  # of WebP
 SURFACE_SIDE, TEXTURE_SIDE = 400, 1600  # px, of the 3D view's heights and texture
+TALLEST = 0.16  # height of the nearest point of the 3D view, in units of the longer side
 PLAIN_SHARE = 0.9  # a frame's share of a pixel from which on the pixel counts as that frame's
-LAYERS = ("fused", "focus", "confidence")  # besides the frames, which are named by their index
-SUFFIXES = {"png": ".png", "tiff": ".tif", "jpeg": ".jpg"}
+LAYERS = ("fused", "plain", "focus", "confidence")  # besides the frames, named by their index
+NEAR = 12  # px around a place that is compared for sharpness
 
 Box = tuple[int, int, int, int]  # (top, bottom, left, right), px
 Layer = str | int
+
+
+class CopyCache:
+    """Small copies of layers, of all results together.
+
+    Args:
+        most_bytes: beyond it, those that were used least recently are forgotten.
+    """
+
+    def __init__(self, most_bytes: float) -> None:
+        self.most_bytes, self.bytes = most_bytes, 0
+        self.copies: OrderedDict[tuple[str, Layer], np.ndarray] = OrderedDict()
+        self.lock = threading.Lock()
+
+    def get(self, owner: str, layer: Layer) -> np.ndarray | None:
+        """The copy of a layer of a result, or None."""
+        with self.lock:
+            found = self.copies.get((owner, layer))
+            if found is not None:
+                self.copies.move_to_end((owner, layer))
+            return found
+
+    def put(self, owner: str, layer: Layer, copy: np.ndarray) -> None:
+        """Keep a copy."""
+        with self.lock:
+            before = self.copies.pop((owner, layer), None)
+            self.bytes += copy.nbytes - (0 if before is None else before.nbytes)
+            self.copies[owner, layer] = copy
+            while self.bytes > self.most_bytes and len(self.copies) > 1:
+                _, gone = self.copies.popitem(last=False)
+                self.bytes -= gone.nbytes
+
+
+COPIES = CopyCache(MOST_COPIES)
+
+
+class Stamps:
+    """The stamp of a painted picture, which no two pictures share.
+
+    Browsers keep tiles by their address, which has it: whether strokes were undone or the server
+    was restarted, what they kept must not be shown for another picture.
+    """
+
+    def __init__(self) -> None:
+        self.boot, self.counter = secrets.token_hex(4), itertools.count()
+        self.now = ""
+        self.change()
+
+    def change(self) -> None:
+        """Another picture is there."""
+        self.now = f"{self.boot}-{next(self.counter)}"
 
 
 class ShownResult:
@@ -53,18 +104,34 @@ class ShownResult:
 
     Args:
         folder: see result_files.ResultFiles.
+        painted: whether the strokes of its log are read and painted.
+        stamps: of its picture, where it was opened before in this process.
     """
 
-    def __init__(self, folder: str | Path) -> None:
+    def __init__(
+        self, folder: str | Path, painted: bool = True, stamps: Stamps | None = None
+    ) -> None:
         self.files = ResultFiles(folder)
         record = load_record(self.files.record)
         self.names, self.kept, self.notes = list(record.names), list(record.kept), record.notes
         self.area, self.seconds = record.area, record.seconds
         self.tilt, self.first_is_near = record.tilt, record.first_is_near
+        self.options, self.made = record.options, record.made
         self.metadata = decode_metadata(record.metadata)
         shape = tuple(record.shape)
-        self.frames = np.memmap(self.files.frames, np.dtype(record.dtype), "r", 0, shape)
         self.height, self.width = shape[1:3]
+        # A draft is shown at the size of the picture that it stands for.
+        self.shown_size = (self.height, self.width)
+        self.least_level = 0
+        if record.whole is not None:
+            self.shown_size = (record.whole[0], record.whole[1])
+            self.least_level = round(np.log2(max(record.whole) / max(self.size)))
+        aligned = ResultFiles(folder)
+        self.frames_file, self.alignment_file = aligned.frames, aligned.alignment
+        if record.aligned is not None:
+            shared = AlignedFiles(self.folder.parent.parent / Path(record.aligned).name)
+            self.frames_file, self.alignment_file = shared.frames, shared.alignment
+        self.frames = np.memmap(self.frames_file, np.dtype(record.dtype), "r", 0, shape)
         self.levels = levels_of(self.frames)
         self.fused = np.load(self.files.fused, mmap_mode="r")
         self.focus_map = np.load(self.files.focus_map, mmap_mode="r")
@@ -72,16 +139,19 @@ class ShownResult:
         if self.files.confidence.exists():
             self.confidence = np.load(self.files.confidence, mmap_mode="r")
         self.alignment: Alignment | None = None
-        if self.files.alignment.exists():
+        if self.alignment_file.exists():
             colours = colours_of(self.frames)
-            size = self.height, self.width
-            self.alignment = load_alignment(self.files.alignment, record.files, size, colours)
+            self.alignment = load_alignment(self.alignment_file, record.files, self.size, colours)
         self.picture = self.fused  # a copy of its own from the first stroke on
-        self.strokes: list[Stroke] = []
-        # (size, record) of strokes of an earlier result that do not fit this one.
-        self.waiting: list[tuple[tuple[int, int], dict[str, Any]]] = []
-        self.small: OrderedDict[Layer, np.ndarray] = OrderedDict()
+        self.owner = secrets.token_hex(8)  # of small copies
         self.lock = threading.RLock()
+        self.stamps = stamps or Stamps()
+        self.log = StrokeLog(self.files.strokes, self.names)
+        self.painted_with = self.log.read() if painted else Painted()
+        if self.strokes:
+            self._own_picture()
+            apply_strokes(self.picture, self.frames, self.strokes, None, self.fused)
+            release(self.frames)
 
     @property
     def folder(self) -> Path:
@@ -90,7 +160,7 @@ class ShownResult:
 
     @property
     def name(self) -> str:
-        """The name of the result among those of its session."""
+        """The name of the result among those of its stack."""
         return f"{self.folder.parent.name}-{self.folder.name}"
 
     @property
@@ -98,10 +168,41 @@ class ShownResult:
         """(height, width), px."""
         return self.height, self.width
 
+    @property
+    def strokes(self) -> list[Stroke]:
+        """The strokes that are painted."""
+        return self.painted_with.strokes
+
+    @property
+    def undone(self) -> list[Stroke]:
+        """The strokes that can be redone, the next one last."""
+        return self.painted_with.undone
+
+    @property
+    def waiting(self) -> list[Waiting]:
+        """The strokes of an earlier result that do not fit this one."""
+        return self.painted_with.waiting
+
+    @property
+    def stamp(self) -> str:
+        """See Stamps."""
+        return self.stamps.now
+
+    def _own_picture(self) -> None:
+        """Give the result a copy of the fused picture to paint on."""
+        if self.picture is self.fused:
+            # A new file in its place: whoever still shows the one before goes on to do so.
+            made = self.files.retouched.with_suffix(".part")
+            shutil.copyfile(self.files.fused, made)
+            made.replace(self.files.retouched)
+            self.picture = np.load(self.files.retouched, mmap_mode="r+")
+
     def plane(self, layer: Layer) -> np.ndarray:
         """The pixels (H, W) or (H, W, C) of a layer: one of LAYERS, or the index of a frame."""
         if layer == "fused":
             return self.picture
+        if layer == "plain":
+            return self.fused
         if layer == "focus":
             return self.focus_map
         if layer == "confidence":
@@ -112,29 +213,27 @@ class ShownResult:
 
     def small_copy(self, layer: Layer) -> np.ndarray:
         """A layer reduced SMALL times; the copy is kept for the next call."""
-        with self.lock:
-            if layer in self.small:
-                self.small.move_to_end(layer)
-                return self.small[layer]
+        known = COPIES.get(self.owner, layer)
+        if known is not None:
+            return known
         plane = self.plane(layer)
         size = -(-self.width // SMALL), -(-self.height // SMALL)
         copy = _shrunk(plane, size)
         release(self.frames)
-        with self.lock:
-            self.small[layer] = copy
-            while len(self.small) > KEPT:
-                self.small.popitem(last=False)
+        COPIES.put(self.owner, layer, copy)
         return copy
 
     def tile(self, layer: Layer, level: int, column: int, row: int) -> bytes | None:
-        """A tile as JPEG; None where the picture has no such tile.
+        """A tile as JPEG, of the confidence as WebP; None where the picture has no such tile.
 
         Args:
             layer: as of `plane`.
-            level: the picture is reduced 2^level times.
+            level: the picture that is shown is reduced 2^level times.
             column, row: of the tile, from 0.
         """
-        step = 2**level
+        if level < self.least_level:
+            return None
+        step = 2 ** (level - self.least_level)
         source, factor = self.plane(layer), step
         if step >= SMALL:
             source, factor = self.small_copy(layer), step // SMALL
@@ -146,15 +245,22 @@ class ShownResult:
         if factor > 1:
             height, width = part.shape[:2]
             part = _shrunk(part, (-(-width // factor), -(-height // factor)))
-        return _jpeg(self.painted(layer, part))
+        return (
+            _webp(self.doubt(part)) if layer == "confidence" else _jpeg(self.painted(layer, part))
+        )
+
+    def doubt(self, part: np.ndarray) -> np.ndarray:
+        """The overlay of a part of the confidence: (h, w, 4) uint8 RGBA, clear where it is sure."""
+        sure = np.broadcast_to(certainty(part, len(self.kept)), part.shape)
+        out = np.empty((*part.shape, 4), np.uint8)
+        out[..., :3] = UNSURE
+        out[..., 3] = np.round(255 * (1 - sure))
+        return out
 
     def painted(self, layer: Layer, part: np.ndarray) -> np.ndarray:
         """A part of a layer in the colours that the page shows, (h, w, 3) uint8 sRGB."""
         if layer == "focus":
             return colour_map(part / np.float32(65535))
-        if layer == "confidence":
-            sure = np.broadcast_to(certainty(part, len(self.kept)), part.shape)[..., None]
-            return np.round(UNSURE + (255 - UNSURE) * sure).astype(np.uint8)
         return reduced(part, max(part.shape), self.metadata.profile, self.levels)
 
     def pixel(self, x: int, y: int) -> dict[str, Any]:
@@ -166,14 +272,10 @@ class ShownResult:
         Raises:
             StackError: the pixel is outside the picture.
         """
-        if not (0 <= x < self.width and 0 <= y < self.height):
-            raise StackError(
-                f"pixel {x}, {y} is outside the picture of {self.width}x{self.height}: choose one "
-                "inside"
-            )
-        expected = int(self.focus_map[y, x]) / 65535 * (len(self.names) - 1)
+        column, row = self.own_place(x, y)
+        expected = int(self.focus_map[row, column]) / 65535 * (len(self.names) - 1)
         index = round(expected)
-        share = None if self.confidence is None else int(self.confidence[y, x]) / 255
+        share = None if self.confidence is None else int(self.confidence[row, column]) / 255
         return {
             "x": x,
             "y": y,
@@ -183,6 +285,36 @@ class ShownResult:
             "mixed": share is not None and share < PLAIN_SHARE,
             "stroke": self.stroke_at(x, y),
         }
+
+    def own_place(self, x: int, y: int) -> tuple[int, int]:
+        """(x, y) in this result of a pixel of the picture that is shown.
+
+        Raises:
+            StackError: the pixel is outside the picture.
+        """
+        height, width = self.shown_size
+        if not (0 <= x < width and 0 <= y < height):
+            raise StackError(
+                f"pixel {x}, {y} is outside the picture of {width}x{height}: choose one inside"
+            )
+        return min(x >> self.least_level, self.width - 1), min(
+            y >> self.least_level, self.height - 1
+        )
+
+    def sharpest_at(self, x: int, y: int) -> int:
+        """The index of the frame with most detail around a pixel of the picture that is shown."""
+        column, row = self.own_place(x, y)
+        window = np.s_[
+            max(row - NEAR, 0) : row + NEAR + 1, max(column - NEAR, 0) : column + NEAR + 1
+        ]
+        found = []
+        for k in self.kept:
+            part = luma(np.ascontiguousarray(self.frames[k][window])).astype(np.float32)
+            found.append(
+                float((cv2.Laplacian(cv2.GaussianBlur(part, (3, 3), 0), cv2.CV_32F) ** 2).mean())
+            )
+        release(self.frames)
+        return self.kept[int(np.argmax(found))]
 
     def stroke_at(self, x: int, y: int) -> dict[str, Any] | None:
         """{"frame": name or None, "share"} of the last stroke that covers a pixel, or None."""
@@ -198,7 +330,7 @@ class ShownResult:
     def shares_at(self, x: int, y: int, engine: Engine) -> list[tuple[str, float]]:
         """(name, share) of the frames that a pixel is mixed of, largest first."""
         mixture = Mixture(self.kept, self.alignment, self.tilt)
-        shares = mixture_at(self.frames, engine, x, y, mixture)
+        shares = mixture_at(self.frames, engine, *self.own_place(x, y), mixture)
         release(self.frames)
         found = [(self.names[k], round(float(shares[k]), 3)) for k in np.argsort(-shares)]
         return [(name, share) for name, share in found if share >= 0.005]
@@ -206,34 +338,55 @@ class ShownResult:
     def paint(self, stroke: Stroke) -> Box:
         """Paint one more stroke; return the box that has changed."""
         with self.lock:
-            if self.picture is self.fused:
-                shutil.copyfile(self.files.fused, self.files.retouched)
-                self.picture = np.load(self.files.retouched, mmap_mode="r+")
-            self.strokes.append(stroke)
-            apply_strokes(self.picture, self.frames, [stroke], None, self.fused)
-            return self._repainted(stroke.box(self.size))
+            self._own_picture()
+            self.log.paint(stroke)
+            self.painted_with.paint(stroke)
+            return self._add(stroke)
+
+    def _add(self, stroke: Stroke) -> Box:
+        """Paint the last stroke over the others; return its box."""
+        apply_strokes(self.picture, self.frames, [stroke], None, self.fused)
+        self.stamps.change()
+        return self._repainted(stroke.box(self.size))
 
     def undo(self, count: int = 1) -> list[Box]:
         """Undo the last strokes; return the boxes that have changed."""
         boxes = []
         with self.lock:
-            for _ in range(min(count, len(self.strokes))):
-                box = self.strokes.pop().box(self.size)
+            count = min(count, len(self.strokes))
+            if count:
+                self.log.write(undo=count)
+            for _ in range(count):
+                box = self.painted_with.undo().box(self.size)
                 top, bottom, left, right = box
                 self.picture[top:bottom, left:right] = self.fused[top:bottom, left:right]
                 apply_strokes(self.picture, self.frames, self.strokes, box, self.fused)
                 boxes.append(self._repainted(box))
+                self.stamps.change()
         return boxes
+
+    def redo(self, count: int = 1) -> list[Box]:
+        """Paint the strokes again that were undone last; return the boxes that have changed."""
+        with self.lock:
+            count = min(count, len(self.undone))
+            if count:
+                self.log.write(redo=count)
+            return [self._add(self.painted_with.redo()) for _ in range(count)]
+
+    def wait(self, size: tuple[int, int], record: dict[str, Any]) -> None:
+        """Keep a stroke that does not fit this result; size: (height, width) of its picture."""
+        self.log.write(wait=[*size, record])
+        self.waiting.append((size, record))
 
     def _repainted(self, box: Box) -> Box:
         """Update the small copy where the picture has changed; return the box."""
         release(self.frames)
-        if "fused" in self.small:
+        whole = COPIES.get(self.owner, "fused")
+        if whole is not None:
             top, left = (box[k] // SMALL for k in (0, 2))
             bottom, right = (-(-box[k] // SMALL) for k in (1, 3))
             part = self.picture[top * SMALL : bottom * SMALL, left * SMALL : right * SMALL]
             if part.size:
-                whole = self.small["fused"]
                 whole[top:bottom, left:right] = _shrunk(part, (right - left, bottom - top))
         return box
 
@@ -244,6 +397,13 @@ class ShownResult:
             The number of bytes before the texture, uint32; width, height and the heights (65535 is
             nearest), uint16; the texture, JPEG. Numbers are little-endian.
         """
+        heights, texture = self.relief()
+        levels = np.round(65535 * heights).astype("<u2").tobytes()
+        data = np.array(heights.shape[::-1], "<u2").tobytes() + levels
+        return len(data).to_bytes(4, "little") + data + texture
+
+    def relief(self) -> tuple[np.ndarray, bytes]:
+        """(heights, texture): (h, w) float in [0, 1], 1 is nearest, and a JPEG."""
         shrinks = max(self.size) >= SMALL * SURFACE_SIDE
 
         def plane(layer: Layer) -> np.ndarray:
@@ -257,60 +417,42 @@ class ShownResult:
         _, heights = surface(focus, picture, sure, self.first_is_near, SURFACE_SIDE, profile)
         side = TEXTURE_SIDE
         whole = self.picture if max(self.size) <= side else plane("fused")
-        levels = np.round(65535 * heights).astype("<u2").tobytes()
-        data = np.array(heights.shape[::-1], "<u2").tobytes() + levels
-        return (
-            len(data).to_bytes(4, "little")
-            + data
-            + _jpeg(reduced(whole, side, profile, self.levels))
-        )
+        return heights, _jpeg(reduced(whole, side, profile, self.levels))
 
-    def export_picture(self, path: Path, bits: int, crop: bool) -> None:
-        """Write the retouched picture.
 
-        Args:
-            path: its suffix is the format.
-            bits: 8 or 16.
-            crop: to the area that all frames cover.
-        """
-        with self.lock:
-            picture = np.array(self.picture)
-        if crop and self.area:
-            top, bottom, left, right = self.area
-            picture = picture[top:bottom, left:right]
-        picture = picture if bits == 16 else to_8_bits(picture)
-        write_picture(path, picture, self.metadata)
+class FramePicture:
+    """A frame before it is fused, as the page shows it: as it was decoded, or its small copy.
 
-    def export_other(self, what: str, folder: Path, name: str) -> Path:
-        """Write another file than the picture.
+    Args:
+        kept: file of the frame as it was decoded, which may be missing.
+        small: file of its small copy.
+        size: (height, width) px of the frame.
+    """
 
-        Args:
-            what: "focus", "confidence", "alignment", "strokes" or "slabs".
-            folder: for the file.
-            name: first part of its name.
-        Returns:
-            Its path.
-        Raises:
-            StackError: this result has no such file.
-        """
-        path = folder / f"{name}_{what}"
-        if what in ("focus", "confidence"):
-            path = path.with_name(f"{path.name}.png")
-            write_picture(path, np.array(self.plane(what)))
-        elif what == "strokes":
-            path = path.with_name(f"{path.name}.json")
-            save_strokes(path, self.strokes, self.names, self.size)
-        elif what == "alignment" and self.alignment is not None:
-            path = path.with_name(f"{path.name}.json")
-            shutil.copyfile(self.files.alignment, path)
-        elif what == "slabs" and (slabs := sorted(self.files.slabs.glob("*.tif"))):
-            path = path.with_name(f"{path.name}.zip")
-            with zipfile.ZipFile(path, "w") as archive:  # uncompressed: the TIFFs already are
-                for slab in slabs:
-                    archive.write(slab, slab.name)
-        else:
-            raise StackError(f"this result has no {what}: fuse again with that option")
-        return path
+    def __init__(self, kept: Path, small: Path, size: tuple[int, int]) -> None:
+        self.shown_size = size
+        self.least_level = 0 if is_kept(kept) else round(np.log2(SMALL))
+        if self.least_level == 0:
+            self.pixels = np.load(kept, mmap_mode="r")
+        decoded = decode(small)  # our own file
+        self.small, self.profile = decoded.picture, decoded.metadata.profile
+        self.levels = levels_of(self.small[None])
+
+    def tile(self, level: int, column: int, row: int) -> bytes | None:
+        """As ShownResult.tile."""
+        source, factor = self.small, 2**level // SMALL
+        if factor == 0:
+            if self.least_level:
+                return None
+            source, factor = self.pixels, 2**level
+        top, left = row * TILE * factor, column * TILE * factor
+        part = source[top : top + TILE * factor, left : left + TILE * factor]
+        if 0 in part.shape[:2]:
+            return None
+        height, width = part.shape[:2]
+        if factor > 1:
+            part = _shrunk(np.ascontiguousarray(part), (-(-width // factor), -(-height // factor)))
+        return _jpeg(reduced(part, max(part.shape), self.profile, self.levels))
 
 
 def carry_strokes(old: ShownResult | None, new: ShownResult) -> None:
@@ -322,10 +464,10 @@ def carry_strokes(old: ShownResult | None, new: ShownResult) -> None:
         if size == new.size and record["frame"] in (None, *new.names):
             new.paint(stroke_of(record, new.names))
         else:
-            new.waiting.append((size, record))
+            new.wait(size, record)
 
 
-def waiting_notes(waiting: Sequence[tuple[tuple[int, int], dict[str, Any]]]) -> list[str]:
+def waiting_notes(waiting: Sequence[Waiting]) -> list[str]:
     """A sentence on strokes that wait, see ShownResult.waiting; none where none do."""
     names = sorted({record["frame"] or "the eraser" for _, record in waiting}, key=natural_key)
     if not waiting:
@@ -350,6 +492,12 @@ def _jpeg(picture: np.ndarray) -> bytes:
     bgr = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
     _, data = cv2.imencode(".jpg", bgr, settings)
     return bytes(data)
+
+
+def _webp(picture: np.ndarray) -> bytes:
+    """(h, w, 4) uint8 RGBA as WebP."""
+    bgra = cv2.cvtColor(picture, cv2.COLOR_RGBA2BGRA)
+    return bytes(cv2.imencode(".webp", bgra, [cv2.IMWRITE_WEBP_QUALITY, OVERLAY_QUALITY])[1])
 
 
 class Prober:

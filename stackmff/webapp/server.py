@@ -1,24 +1,29 @@
 """The HTTP server: what the page asks for, and the answers."""
 
+import asyncio
+import contextlib
+import inspect
 import json
-import shutil
 import socket
-import tempfile
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from stackmff.errors import KNOWN_FAILURES, StackError, sentence_of
 from stackmff.files import parse_json
+from stackmff.images.stack_files import VIDEO_SUFFIXES
 from stackmff.webapp.form import fuse_form
 from stackmff.webapp.guard import Guard
-from stackmff.webapp.results import LAYERS, SUFFIXES, Layer, Prober
+from stackmff.webapp.results import LAYERS, MOST_LEVEL, TALLEST, TILE, Layer, Prober
 from stackmff.webapp.session import Session
 from stackmff.webapp.sessions import Sessions
-from stackmff.webapp.uploads import listing, safe_stem
+from stackmff.webapp.shelf import ShelfStack
+from stackmff.webapp.uploads import SUFFIXES, listing, safe_stem
 
 try:
+    import anyio.to_thread
     from starlette.applications import Starlette
     from starlette.background import BackgroundTask
     from starlette.concurrency import run_in_threadpool
@@ -34,7 +39,10 @@ PAGE = Path(__file__).with_name("page")
 KINDS = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
 LARGEST_BODY = 4 * 2**20  # bytes of JSON
 UNREADABLE = "the server cannot read this request: reload the page"
-KEEP = {"Cache-Control": "private, max-age=3600, immutable"}  # of tiles, whose URLs have a version
+KEEP = {"Cache-Control": "private, max-age=3600, immutable"}  # of tiles, whose URLs have a stamp
+AT_ONCE = 4  # requests of one session that are worked on; the others wait for their turn
+MOST_WAITING = 100  # requests of one session that wait; a browser sends six
+THREADS = 128  # for all requests
 
 
 def find_uvicorn() -> ModuleType:
@@ -56,11 +64,38 @@ def json_answer(
     return Response(json.dumps(content), status, headers, "application/json")
 
 
-class Endpoints:
-    """The answers to the page's requests. Methods that are not coroutines run in threads.
+class Turns:
+    """Lets only a few requests of each session be worked on at a time.
 
-    Coroutines leave to threads whatever takes the lock of a session: strokes are painted under it,
-    and all other sessions would wait.
+    Strokes are painted under the lock of their stack. Requests that wait for it would take all
+    threads of the server, and those of other sessions would get none.
+    """
+
+    def __init__(self) -> None:
+        self.gates: dict[str, asyncio.Semaphore] = {}
+        self.here: Counter[str] = Counter()
+
+    @contextlib.asynccontextmanager
+    async def turn(self, token: str) -> AsyncIterator[None]:
+        """Wait for the turn of a request; StackError where too many wait."""
+        if self.here[token] >= AT_ONCE + MOST_WAITING:
+            raise StackError("the server is busy with earlier requests of this page: wait a little")
+        gate = self.gates.setdefault(token, asyncio.Semaphore(AT_ONCE))
+        self.here[token] += 1
+        try:
+            async with gate:
+                yield
+        finally:
+            self.here[token] -= 1
+            if not self.here[token]:
+                del self.here[token], self.gates[token]
+
+
+class Endpoints:
+    """The answers to the page's requests.
+
+    Methods that take a session or a stack, and the body of the request where they have a third
+    argument, run in threads, in the turn of their session.
 
     Args:
         sessions: of the server.
@@ -69,6 +104,7 @@ class Endpoints:
 
     def __init__(self, sessions: Sessions, prober: Prober) -> None:
         self.sessions, self.prober = sessions, prober
+        self.turns = Turns()
 
     def session(self, request: "Request") -> Session:
         """The session that a URL names; LookupError where it has ended."""
@@ -77,6 +113,33 @@ class Endpoints:
             raise LookupError("this session has ended: reload the page")
         return session
 
+    def of_session(self, answer: Callable[..., "Response"]) -> Callable[..., Awaitable["Response"]]:
+        """The endpoint of a method that takes the request and its session."""
+        return self._in_turn(answer, self.session)
+
+    def of_stack(self, answer: Callable[..., "Response"]) -> Callable[..., Awaitable["Response"]]:
+        """The endpoint of a method that takes the request and the stack that its URL names."""
+
+        def stack(request: "Request") -> ShelfStack:
+            return self.session(request).stack(request.path_params["stack"])
+
+        return self._in_turn(answer, stack)
+
+    def _in_turn(
+        self, answer: Callable[..., "Response"], find: Callable[["Request"], Any]
+    ) -> Callable[..., Awaitable["Response"]]:
+        has_body = len(inspect.signature(answer).parameters) == 3
+
+        def work(request: "Request", more: list[Any]) -> "Response":
+            return answer(request, find(request), *more)
+
+        async def endpoint(request: "Request") -> "Response":
+            more = [await body_of(request)] if has_body else []
+            async with self.turns.turn(request.path_params["token"]):
+                return await run_in_threadpool(work, request, more)
+
+        return endpoint
+
     def file(self, request: "Request") -> "Response":
         name = request.path_params.get("name", "index.html")
         files = {path.name: path for path in PAGE.iterdir() if path.suffix in KINDS}
@@ -84,175 +147,279 @@ class Endpoints:
             raise LookupError("there is no such file")
         return Response(files[name].read_bytes(), media_type=KINDS[files[name].suffix])
 
-    def begin(self, request: "Request") -> "Response":
+    # Sessions
+
+    def info(self, request: "Request") -> "Response":
         shared = self.sessions.shared
         return json_answer(
             {
-                "token": self.sessions.new(),
                 "most_bytes": shared.limits.total_bytes,
                 "root": shared.root is not None,
+                "lasting": self.sessions.lasting,
                 "form": fuse_form(),
+                "suffixes": SUFFIXES,
+                "videos": VIDEO_SUFFIXES,
+                "tile": TILE,
+                "tallest": TALLEST,
             }
         )
 
-    def leave(self, request: "Request") -> "Response":
-        self.session(request).touch(leaving=True)
-        return Response(status_code=204)
+    def projects(self, request: "Request") -> "Response":
+        return json_answer(self.sessions.listing())
 
-    def state(self, request: "Request") -> "Response":
-        return json_answer(self.session(request).state())
+    def begin(self, request: "Request") -> "Response":
+        return json_answer({"token": self.sessions.new()})
 
-    async def upload(self, request: "Request") -> "Response":
-        """Receive a file: the body of its request is written to the disk as it arrives."""
-        session = self.session(request)
+    async def add_project(self, request: "Request") -> "Response":
+        """Receive a project that was exported as one file."""
         declared = request.headers.get("content-length", "")
         size = int(declared) if declared.isdecimal() else None
-        name = request.query_params.get("name", "")
-        path = await run_in_threadpool(session.room_for, name, size)
+        path = await run_in_threadpool(self.sessions.room_for_project, size)
         whole = False
         try:
-            with open(path, "wb") as file:
-                async for chunk in request.stream():
-                    await run_in_threadpool(file.write, chunk)
-                whole = file.tell() == size
+            whole = await received(request, path) == size
         finally:
             if not whole:
-                await run_in_threadpool(session.drop, path)
-        title = request.query_params.get("folder")
-        await run_in_threadpool(session.arrived, path, title and safe_stem(title))
-        return json_answer({"name": path.name})
+                path.unlink(missing_ok=True)
+        token = await run_in_threadpool(self.sessions.add_project, path)
+        return json_answer({"token": token})
 
-    def browse(self, request: "Request") -> "Response":
-        self.session(request)
+    def export_project(self, request: "Request", session: Session) -> "Response":
+        return json_answer({"id": session.export_project().number})
+
+    def delete_project(self, request: "Request") -> "Response":
+        self.sessions.delete(request.path_params["token"])
+        return Response(status_code=204)
+
+    def state(self, request: "Request", session: Session) -> "Response":
+        asked = request.query_params
+        number, seen = (number_in(asked.get(name)) for name in ("stack", "seen"))
+        return json_answer(session.state(number, seen))
+
+    def browse(self, request: "Request", session: Session) -> "Response":
         word = request.query_params.get("path", "")
         root = self.sessions.shared.root
         if root is None:
             raise StackError("the server shares no folder: start it with --root DIR")
         return json_answer(listing(root, word))
 
-    async def open(self, request: "Request") -> "Response":
-        session, body = self.session(request), await body_of(request)
-        await run_in_threadpool(session.open, str(body.get("path", "")))
-        return await run_in_threadpool(self.state, request)
+    def open(self, request: "Request", session: Session, body: dict[str, Any]) -> "Response":
+        return json_answer({"id": session.open(str(body.get("path", ""))).number})
 
-    async def arrange(self, request: "Request") -> "Response":
-        session, body = self.session(request), await body_of(request)
+    def example(self, request: "Request", session: Session) -> "Response":
+        return json_answer({"id": session.add_example().number})
+
+    def add_stack(self, request: "Request", session: Session, body: dict[str, Any]) -> "Response":
+        title = body.get("title")
+        stack = session.add_stack(safe_stem(str(title)) if title else None)
+        return json_answer({"id": stack.number})
+
+    def fuse_all(self, request: "Request", session: Session, body: dict[str, Any]) -> "Response":
+        return json_answer({"refused": session.fuse_all(body)})
+
+    def delete_stack(self, request: "Request", session: Session) -> "Response":
+        session.delete_stack(request.path_params["stack"])
+        return Response(status_code=204)
+
+    # Frames
+
+    async def upload(self, request: "Request") -> "Response":
+        """Receive a file: the body of its request is written to the disk as it arrives."""
+        session = await run_in_threadpool(self.session, request)
+        stack = session.stack(request.path_params["stack"])
+        declared = request.headers.get("content-length", "")
+        size = int(declared) if declared.isdecimal() else None
+        name = request.query_params.get("name", "")
+        path = await run_in_threadpool(session.room_for, stack, name, size)
+        whole = False
+        try:
+            whole = await received(request, path) == size
+        finally:
+            if not whole:
+                await run_in_threadpool(stack.drop, path)
+        title = request.query_params.get("folder")
+        await run_in_threadpool(stack.arrived, path, title and safe_stem(title))
+        return json_answer({"name": path.name})
+
+    def arrange(self, request: "Request", stack: ShelfStack, body: dict[str, Any]) -> "Response":
         order, excluded = body.get("order"), body.get("excluded")
         if not isinstance(order, list) or not isinstance(excluded, list):
             raise StackError(UNREADABLE)
-        await run_in_threadpool(session.arrange, order, excluded)
-        return await run_in_threadpool(self.state, request)
+        stack.arrange(order, excluded)
+        return json_answer({})
 
-    def clear(self, request: "Request") -> "Response":
-        session = self.session(request)
-        session.clear()
-        return json_answer(session.state())
-
-    def thumb(self, request: "Request") -> "Response":
-        path = self.session(request).thumbs / f"{request.path_params['key']}.jpg"
+    def thumb(self, request: "Request", stack: ShelfStack) -> "Response":
+        path = stack.thumbs / f"{request.path_params['key']}.jpg"
         return FileResponse(path, headers=KEEP) if path.exists() else Response(status_code=404)
 
-    async def fuse(self, request: "Request") -> "Response":
-        session, body = self.session(request), await body_of(request)
-        await run_in_threadpool(session.fuse, body)
-        return await run_in_threadpool(self.state, request)
+    # Work
 
-    def cancel(self, request: "Request") -> "Response":
-        session = self.session(request)
-        session.cancel_fusing()
-        return json_answer(session.state())
+    def fuse(self, request: "Request", stack: ShelfStack, body: dict[str, Any]) -> "Response":
+        stack.fuse(body)
+        return json_answer({})
 
-    def tile(self, request: "Request") -> "Response":
-        result, at = self.session(request).ready(), request.path_params
-        layer: Layer = at["layer"]
-        if at["run"] != result.name:
-            raise LookupError("there is a newer result")
-        if layer not in LAYERS:
-            if not at["layer"].isdecimal() or int(at["layer"]) >= len(result.names):
-                raise LookupError("there is no such frame")
-            layer = int(at["layer"])
-        if at["level"] > 12:
+    def cancel(self, request: "Request", stack: ShelfStack) -> "Response":
+        stack.cancel_fusing()
+        return json_answer({})
+
+    # Results
+
+    def tile(self, request: "Request", stack: ShelfStack) -> "Response":
+        at = request.path_params
+        run, word, place = at["run"], at["layer"], (at["level"], at["column"], at["row"])
+        data = None
+        if at["level"] > MOST_LEVEL:
             raise LookupError("there is no such tile")
-        data = result.tile(layer, at["level"], at["column"], at["row"])
+        if run == "frame":
+            data = stack.frame_picture(index_in(word)).tile(*place)
+        else:
+            result = stack.of_run(run)
+            layer: Layer = word if word in LAYERS else index_in(word, len(result.names))
+            data = result.tile(layer, *place)
         if data is None:
             raise LookupError("there is no such tile")
-        return Response(data, media_type="image/jpeg", headers=KEEP)
+        kind = "image/webp" if word == "confidence" else "image/jpeg"
+        return Response(data, media_type=kind, headers=KEEP)
 
-    def pixel(self, request: "Request") -> "Response":
+    def pixel(self, request: "Request", stack: ShelfStack) -> "Response":
         at = request.path_params
-        return json_answer(self.session(request).ready().pixel(at["x"], at["y"]))
+        return json_answer(stack.of_run(at["run"]).pixel(at["x"], at["y"]))
 
-    def mixture(self, request: "Request") -> "Response":
-        result, at = self.session(request).ready(), request.path_params
-        result.pixel(at["x"], at["y"])
+    def mixture(self, request: "Request", stack: ShelfStack) -> "Response":
+        at = request.path_params
+        result = stack.of_run(at["run"])
+        result.own_place(at["x"], at["y"])
         return json_answer({"shares": self.prober.shares(result, at["x"], at["y"])})
 
-    def surface(self, request: "Request") -> "Response":
-        data = self.session(request).ready().surface()
+    def sharpest(self, request: "Request", stack: ShelfStack) -> "Response":
+        at = request.path_params
+        return json_answer({"index": stack.of_run(at["run"]).sharpest_at(at["x"], at["y"])})
+
+    def surface(self, request: "Request", stack: ShelfStack) -> "Response":
+        data = stack.of_run(request.path_params["run"]).surface()
         return Response(data, media_type="application/octet-stream")
 
-    async def paint(self, request: "Request") -> "Response":
-        session, body = self.session(request), await body_of(request)
-        paint = session.replay if "strokes" in body else session.paint
-        boxes = await run_in_threadpool(paint, body)
-        return json_answer({"boxes": boxes, "version": session.version})
+    def delete_version(self, request: "Request", stack: ShelfStack) -> "Response":
+        stack.delete_version(request.path_params["version"])
+        return Response(status_code=204)
 
-    def undo(self, request: "Request") -> "Response":
-        session = self.session(request)
+    def paint(self, request: "Request", stack: ShelfStack, body: dict[str, Any]) -> "Response":
+        number = request.path_params["version"]
+        boxes = (stack.replay if "strokes" in body else stack.paint)(number, body)
+        return self._painted(stack, number, boxes)
+
+    def undo(self, request: "Request", stack: ShelfStack) -> "Response":
+        number = request.path_params["version"]
         every = request.query_params.get("all") == "1"
-        boxes = session.undo(len(session.ready().strokes) if every else 1)
-        return json_answer({"boxes": boxes, "version": session.version})
+        count = len(stack.shown(number).strokes) if every else 1
+        return self._painted(stack, number, stack.undo(number, count))
 
-    def export(self, request: "Request") -> "Response":
-        """An exported file. It is written for each request and removed when it has been sent."""
-        session, asked = self.session(request), request.query_params
-        result, name = session.ready(whole=True), session.name()
-        what = asked.get("what", "picture")
-        # In a folder of its own: the same name may be requested twice at a time.
-        folder = Path(tempfile.mkdtemp(dir=session.out))
-        end = BackgroundTask(shutil.rmtree, folder, ignore_errors=True)
-        try:
-            if what == "picture":
-                suffix = SUFFIXES.get(asked.get("format", "png"))
-                if suffix is None:
-                    raise StackError("this format is not supported: choose PNG, TIFF or JPEG")
-                path = folder / f"{name}_fused{suffix}"
-                bits = 16 if asked.get("bits") == "16" else 8
-                result.export_picture(path, bits, asked.get("crop") == "1")
-            else:
-                path = result.export_other(what, folder, name)
-        except BaseException:
-            shutil.rmtree(folder, ignore_errors=True)
-            raise
-        return FileResponse(path, filename=path.name, background=end)
+    def redo(self, request: "Request", stack: ShelfStack) -> "Response":
+        number = request.path_params["version"]
+        return self._painted(stack, number, stack.redo(number))
+
+    def _painted(self, stack: ShelfStack, number: int, boxes: list[Any]) -> "Response":
+        result = stack.shown(number)
+        counts = {"strokes": len(result.strokes), "undone": len(result.undone)}
+        return json_answer({"boxes": boxes, "stamp": result.stamp, **counts})
+
+    # Exports
+
+    def export(self, request: "Request", session: Session, body: dict[str, Any]) -> "Response":
+        """Begin to write a file: of a version of a stack, or of the last ones of all stacks."""
+        if body.get("all") is True:
+            stacks = [one for one in session.stacks.values() if one.versions]
+            wanted = [(one, one.versions[-1].number) for one in stacks]
+        else:
+            stack, version = body.get("stack"), body.get("version")
+            if type(stack) is not int or type(version) is not int:
+                raise StackError(UNREADABLE)
+            wanted = [(session.stack(stack), version)]
+        return json_answer({"id": session.export(wanted, body).number})
+
+    def export_state(self, request: "Request", session: Session) -> "Response":
+        return json_answer(self._export_of(request, session).state())
+
+    def export_file(self, request: "Request", session: Session) -> "Response":
+        """An exported file, which is removed when it has been sent."""
+        export = self._export_of(request, session)
+        if export.file is None:
+            raise LookupError("this file is not ready")
+        end = BackgroundTask(session.forget_export, export)
+        return FileResponse(export.file, filename=export.file.name, background=end)
+
+    def _export_of(self, request: "Request", session: Session) -> Any:
+        export = session.exports.get(request.path_params["export"])
+        if export is None:
+            raise LookupError(
+                "this file was downloaded, or nobody fetched it in time: export it again"
+            )
+        return export
 
     def routes(self) -> "list[Route]":
         """Which method answers which request."""
         at = "/s/{token}"
-        tile = "/tile/{run}/{layer}/{level:int}/{column:int}/{row:int}"
-        table = [
+        of = f"{at}/k/{{stack:int}}"
+        place = "{run}/{x:int}/{y:int}"
+        tile = f"{of}/tile/{{run}}/{{layer}}/{{level:int}}/{{column:int}}/{{row:int}}"
+        strokes = f"{of}/v/{{version:int}}/strokes"
+        session, stack = self.of_session, self.of_stack
+        table: list[tuple[str, str, Any]] = [
             ("GET", "/", self.file),
             ("GET", "/page/{name}", self.file),
+            ("GET", "/info", self.info),
+            ("GET", "/projects", self.projects),
+            ("PUT", "/projects", self.add_project),
             ("POST", "/sessions", self.begin),
-            ("POST", f"{at}/leave", self.leave),
-            ("GET", f"{at}/state", self.state),
-            ("PUT", f"{at}/files", self.upload),
-            ("GET", f"{at}/browse", self.browse),
-            ("POST", f"{at}/open", self.open),
-            ("POST", f"{at}/frames", self.arrange),
-            ("DELETE", f"{at}/frames", self.clear),
-            ("GET", f"{at}/thumb/{{key:int}}", self.thumb),
-            ("POST", f"{at}/work", self.fuse),
-            ("DELETE", f"{at}/work", self.cancel),
-            ("GET", f"{at}{tile}", self.tile),
-            ("GET", f"{at}/pixel/{{x:int}}/{{y:int}}", self.pixel),
-            ("GET", f"{at}/mixture/{{x:int}}/{{y:int}}", self.mixture),
-            ("GET", f"{at}/surface", self.surface),
-            ("POST", f"{at}/strokes", self.paint),
-            ("DELETE", f"{at}/strokes", self.undo),
-            ("GET", f"{at}/export", self.export),
+            ("DELETE", at, self.delete_project),
+            ("GET", f"{at}/state", session(self.state)),
+            ("GET", f"{at}/browse", session(self.browse)),
+            ("POST", f"{at}/open", session(self.open)),
+            ("POST", f"{at}/example", session(self.example)),
+            ("POST", f"{at}/stacks", session(self.add_stack)),
+            ("POST", f"{at}/work", session(self.fuse_all)),
+            ("DELETE", of, session(self.delete_stack)),
+            ("PUT", f"{of}/files", self.upload),
+            ("POST", f"{of}/frames", stack(self.arrange)),
+            ("GET", f"{of}/thumb/{{key:int}}", stack(self.thumb)),
+            ("POST", f"{of}/work", stack(self.fuse)),
+            ("DELETE", f"{of}/work", stack(self.cancel)),
+            ("GET", tile, stack(self.tile)),
+            ("GET", f"{of}/pixel/{place}", stack(self.pixel)),
+            ("GET", f"{of}/mixture/{place}", stack(self.mixture)),
+            ("GET", f"{of}/sharpest/{place}", stack(self.sharpest)),
+            ("GET", f"{of}/surface/{{run}}", stack(self.surface)),
+            ("DELETE", f"{of}/v/{{version:int}}", stack(self.delete_version)),
+            ("POST", strokes, stack(self.paint)),
+            ("DELETE", strokes, stack(self.undo)),
+            ("POST", f"{strokes}/redo", stack(self.redo)),
+            ("POST", f"{at}/archive", session(self.export_project)),
+            ("POST", f"{at}/exports", session(self.export)),
+            ("GET", f"{at}/exports/{{export}}", session(self.export_state)),
+            ("GET", f"{at}/exports/{{export}}/file", session(self.export_file)),
         ]
         return [Route(path, endpoint, methods=[method]) for method, path, endpoint in table]
+
+
+def number_in(word: str | None) -> int | None:
+    """A number of a query; None where it is not one."""
+    return int(word) if word is not None and word.isdecimal() and len(word) < 16 else None
+
+
+def index_in(word: str, count: int | None = None) -> int:
+    """An index of an address, below `count` if that is given; LookupError where it is not one."""
+    found = number_in(word)
+    if found is None or (count is not None and found >= count):
+        raise LookupError("there is no such frame")
+    return found
+
+
+async def received(request: "Request", path: Path) -> int:
+    """Write the body of a request to a file as it arrives; return its size in bytes."""
+    with open(path, "wb") as file:
+        async for chunk in request.stream():
+            await run_in_threadpool(file.write, chunk)
+        return file.tell()
 
 
 async def body_of(request: "Request") -> dict[str, Any]:
@@ -274,8 +441,8 @@ async def body_of(request: "Request") -> dict[str, Any]:
 def refused(request: "Request", error: Exception) -> "Response":
     """Answer a known failure with its sentence, without the folders of the server."""
     sentence = sentence_of(error)
-    sessions: Sessions = request.app.state.sessions
-    session = sessions.by_token.get(request.path_params.get("token", ""))
+    endpoints: Endpoints = request.app.state.endpoints
+    session = endpoints.sessions.by_token.get(request.path_params.get("token", ""))
     if session is not None:
         sentence = session.without_paths(sentence)
     if request.method == "PUT":  # the rest of the file need not be sent
@@ -293,6 +460,13 @@ def disconnected(request: "Request", error: Exception) -> "Response":
     return Response(status_code=400)
 
 
+@contextlib.asynccontextmanager
+async def with_threads(app: Any) -> AsyncIterator[None]:
+    """Give the server THREADS threads."""
+    anyio.to_thread.current_default_thread_limiter().total_tokens = THREADS
+    yield
+
+
 def make_app(sessions: Sessions, prober: Prober, names: Iterable[str] = ()) -> Guard:
     """The ASGI application that uvicorn serves.
 
@@ -302,8 +476,13 @@ def make_app(sessions: Sessions, prober: Prober, names: Iterable[str] = ()) -> G
     """
     handlers: dict[Any, Any] = {kind: refused for kind in KNOWN_FAILURES}
     handlers |= {LookupError: missing, ClientDisconnect: disconnected}
-    app = Starlette(routes=Endpoints(sessions, prober).routes(), exception_handlers=handlers)
-    app.state.sessions = sessions
+    endpoints = Endpoints(sessions, prober)
+    app = Starlette(
+        routes=endpoints.routes(),
+        exception_handlers=handlers,
+        lifespan=with_threads,
+    )
+    app.state.endpoints = endpoints
     own = socket.gethostname()
     short = own.partition(".")[0]
     return Guard(app, {"localhost", own, short, f"{short}.local", *names}, json_answer)

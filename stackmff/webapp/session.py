@@ -1,159 +1,211 @@
-"""One session: the frames that a page has brought, the work on them, the result."""
+"""One session: the shelf of stacks that a page works on, in a folder that outlives the server."""
 
-import re
+import contextlib
+import secrets
 import shutil
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from stackmff.errors import StackError
-from stackmff.files import natural_key
-from stackmff.fusion.retouch import Stroke, cost_of, stroke_of, strokes_of
-from stackmff.images.folders import NEVER_STACKS
-from stackmff.webapp.form import check_values
-from stackmff.webapp.jobs import ExamineSpec, FuseSpec, JobQueue, Message, WorkerJob
-from stackmff.webapp.results import Box, ShownResult, carry_strokes, waiting_notes
-from stackmff.webapp.uploads import (
-    MOST_FRAMES,
-    UploadLimits,
-    check_frames,
-    check_room,
-    check_upload,
-    files_below,
-    safe_name,
-    safe_stem,
-)
+from stackmff.files import natural_key, parse_json, write_json
+from stackmff.webapp.example import NAME as EXAMPLE_NAME
+from stackmff.webapp.exports import write_all
+from stackmff.webapp.jobs import ExampleSpec, ExportSpec, Message, PackSpec, WorkerJob
+from stackmff.webapp.shelf import ShelfStack
+from stackmff.webapp.stack_frames import Shared
+from stackmff.webapp.uploads import check_upload, files_below, safe_name, safe_stem
 
-LEAVING = 60  # seconds that a page has to return after it was closed or reloaded
-MOST_PAINT = 5e9  # px to compute for strokes that are sent at once, about 20 ns each
-DRAFT_LEAST = 1600  # px, longest side from which on a draft is shown first
+MOST_STACKS = 200
+# What a state file of other content makes of the code that reads it.
+DAMAGED = (OSError, ValueError, KeyError, TypeError, AttributeError)
+KEEP_EXPORT = 600.0  # seconds that an exported file waits to be downloaded
+MOST_EXPORTS = 8  # of a session, that wait or are written
 
 
-@dataclass
-class Shared:
-    """What all sessions of a server have in common.
+class Export:
+    """A file that is being written for a download.
 
-    Attributes:
-        limits: of each session.
-        root: folder that is shared, or None.
-        keep_seconds: a session whose page has not been heard from for this long is removed.
-        fuse_values: {name: value} of options of FuseOptions for every run, plain JSON.
-        examine_queue, fuse_queue: the two kinds of jobs.
+    Args:
+        folder: of its own, for the file; the same name may be wanted twice at a time.
+        count: of the files that become one archive; 1: it is the file itself.
     """
 
-    limits: UploadLimits
-    root: Path | None
-    keep_seconds: float
-    fuse_values: dict[str, Any]
-    examine_queue: JobQueue
-    fuse_queue: JobQueue
+    def __init__(self, folder: Path, count: int = 1) -> None:
+        self.folder, self.left = folder, count
+        self.number = secrets.token_hex(8)
+        self.made = time.monotonic()
+        self.paths: list[Path] = []
+        self.notes: list[str] = []
+        self.failure: str | None = None
+        self.file: Path | None = None
+        self.jobs: list[WorkerJob[Any]] = []
+
+    def state(self) -> dict[str, Any]:
+        """What the page shows, for JSON."""
+        name = None if self.file is None else self.file.name
+        done = self.file is not None or self.failure is not None
+        return {
+            "id": self.number,
+            "done": done,
+            "name": name,
+            "failure": self.failure,
+            "notes": self.notes,
+        }
 
 
 class Session:
-    """The frames, the work and the result of one page.
+    """The shelf of one page: its stacks, in the folder of a project.
 
     Args:
-        folder: of its temporary files; created here.
+        folder: of the project; created here, or read where it is there already.
         shared: with the other sessions.
+        token: the secret name of a new one.
     """
 
-    def __init__(self, folder: Path, shared: Shared) -> None:
+    def __init__(self, folder: Path, shared: Shared, token: str = "") -> None:
         self.folder, self.shared = Path(folder), shared
         self.lock = threading.RLock()
-        self.seen, self.patience = time.monotonic(), shared.keep_seconds
-        self.next_id = self.version = self.runs = self.stacks = 0
-        self.examine_job: WorkerJob[ExamineSpec] | None = None
-        self.fuse_job: WorkerJob[FuseSpec] | None = None
-        self.progress: Message = {}
-        self._begin()
+        self.seen = time.monotonic()
+        self.stacks: dict[int, ShelfStack] = {}
+        self.last = 0  # number of the last stack
+        self.name: str | None = None
+        self.token, self.made = token, time.time()
+        self.exports: dict[str, Export] = {}
+        self.examples: set[WorkerJob[ExampleSpec]] = set()
+        self.ended = False
+        self.resources = contextlib.ExitStack()  # closed with the session
+        self.folder.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(self.folder / "exports", ignore_errors=True)
+        (self.folder / "exports").mkdir()
+        if (self.folder / "project.json").exists():
+            self._load()
 
-    def _begin(self) -> None:
-        """Begin a new stack, in a folder of its own, where late files of the old one cannot go."""
-        self.stacks += 1
-        self.place = self.folder / f"stack-{self.stacks}"
-        self.incoming, self.thumbs, self.out = (
-            self.place / name for name in ("in", "thumbs", "out")
-        )
-        self.uploads: dict[Path, int] = {}  # their sizes, also of unfinished ones
-        self.frames: dict[int, dict[str, Any]] = {}  # by id, as of worker.examine_frame
-        self.order: list[int] = []
-        self.excluded: set[int] = set()
-        self.arranged = False  # whether the order was set by hand
-        self.refused: list[str] = []  # sentences
-        self.pending: list[Path] = []  # files to examine
-        self.examined: set[str] = set()  # files that the running job has finished
-        self.title: str | None = None  # of the folder that the frames come from
-        self.failure: str | None = None  # sentence
-        self.result: ShownResult | None = None
-        self.is_draft = False
-        self.former: ShownResult | None = (
-            None  # the result before, while a draft of the next is shown
-        )
-        for path in (self.incoming, self.thumbs, self.out):
-            path.mkdir(parents=True)
+    def _load(self) -> None:
+        record = read_project(self.folder)
+        self.token, self.name, self.made = record["token"], record["name"], record["made"]
+        for folder in sorted(self.folder.glob("stack-*"), key=natural_key):
+            number = int(folder.name.partition("-")[2])
+            self.last = max(self.last, number)
+            if not (folder / "stack.json").exists():  # one that was being deleted
+                shutil.rmtree(folder, ignore_errors=True)
+                continue
+            try:
+                self.stacks[number] = ShelfStack(number, folder, self.shared)
+            except DAMAGED as error:
+                raise StackError(
+                    f"{folder} cannot be read ({error}): repair or remove it"
+                ) from error
+
+    def save(self) -> None:
+        """Write what has changed, to the disk."""
+        with self.lock:
+            if self.ended:
+                return
+            stacks = list(self.stacks.values())
+            changed = not (self.folder / "project.json").exists()
+            changed = changed or any(stack.dirty for stack in stacks)
+            if changed:
+                record = {
+                    "token": self.token,
+                    "name": self.title(),
+                    "made": self.made,
+                    "used": time.time(),
+                    "stacks": sum(bool(stack.frames or stack.versions) for stack in stacks),
+                }
+                write_json(self.folder / "project.json", record)
+        for stack in stacks:
+            with contextlib.suppress(FileNotFoundError):  # it was deleted meanwhile
+                stack.save()
+
+    def title(self) -> str:
+        """The name of the project: that of its first stack, and how many more there are."""
+        with self.lock:
+            if self.name:
+                return self.name
+            names = [stack.name() for stack in self.stacks.values() if stack.order]
+        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        return f"{names[0]}{more}" if names else "Empty project"
 
     @property
     def held(self) -> int:
         """Bytes of all uploads, including unfinished ones."""
-        return sum(self.uploads.values())
+        with self.lock:
+            return sum(stack.held for stack in self.stacks.values())
 
-    def touch(self, leaving: bool = False) -> None:
-        """Note that the page is there, or that it is being closed."""
+    def touch(self) -> None:
+        """Note that the page is there."""
         self.seen = time.monotonic()
-        self.patience = LEAVING if leaving else self.shared.keep_seconds
+
+    def busy(self) -> bool:
+        """Whether work goes on, or waits."""
+        with self.lock:
+            jobs = any(stack.fuse_job or stack.examine_job for stack in self.stacks.values())
+            return jobs or bool(self.examples)
+
+    def is_empty(self) -> bool:
+        """Whether there is nothing that anybody could miss."""
+        with self.lock:
+            stacks = self.stacks.values()
+            return not self.busy() and not any(
+                stack.frames or stack.versions or stack.uploads or stack.pending for stack in stacks
+            )
 
     def without_paths(self, sentence: str) -> str:
         """A sentence without the folders of the server."""
-        for folder in (self.incoming, self.thumbs, self.place, self.folder, self.shared.root):
-            if folder is not None:
-                sentence = re.sub(re.escape(str(folder)) + r"/*", "", sentence)
+        for stack in list(self.stacks.values()):
+            sentence = stack.without_paths(sentence)
+        for folder in (self.folder, self.shared.root):
+            sentence = sentence.replace(f"{folder}/", "") if folder is not None else sentence
         return sentence
 
-    # Frames
+    # Stacks
 
-    def room_for(self, word: str, size: int | None) -> Path:
-        """Create an empty file for an upload.
+    def stack(self, number: int) -> ShelfStack:
+        """A stack; LookupError where there is none."""
+        found = self.stacks.get(number)
+        if found is None:
+            raise LookupError("this stack was deleted")
+        return found
+
+    def add_stack(self, title: str | None = None) -> ShelfStack:
+        """A new stack; an empty one without a title is used again."""
+        with self.lock:
+            if len(self.stacks) >= MOST_STACKS:
+                raise StackError(
+                    f"{MOST_STACKS} stacks are the maximum: delete some, or begin a new project"
+                )
+            self.last += 1
+            made = ShelfStack(self.last, self.folder / f"stack-{self.last}", self.shared)
+            made.title = title
+            made.changed()
+            self.stacks[self.last] = made
+        self.save()
+        return made
+
+    def delete_stack(self, number: int) -> None:
+        """Delete a stack with all that was made of it; LookupError where there is none."""
+        with self.lock:
+            stack = self.stack(number)
+            del self.stacks[number]
+        stack.delete()
+        self.save()
+
+    def room_for(self, stack: ShelfStack, word: str, size: int | None) -> Path:
+        """Create an empty file for an upload to a stack.
 
         Args:
-            word: its name in the browser.
-            size: bytes; None: not declared.
+            stack: that it is for; word: its name in the browser; size: bytes, None: not declared.
         Raises:
             StackError: the file is refused.
         """
-        with self.lock:
-            name = safe_name(word)
-            path = self.incoming / name
-            known = {frame["name"].casefold() for frame in self.frames.values()}
-            if path.exists() or name.casefold() in known:
-                raise StackError(f"{name} is already there: rename the file, or begin a new stack")
-            if max(len(self.uploads), len(self.frames)) >= MOST_FRAMES:
-                raise StackError(
-                    f"{name} is one too many, and {MOST_FRAMES} frames are the maximum: upload "
-                    "fewer frames"
-                )
-            held = check_upload(size, self.held, self.folder, self.shared.limits)
-            path.touch()
-            self.uploads[path] = held
-            return path
+        name = safe_name(word)
+        checked = check_upload(size, self.held, self.folder, self.shared.limits)
+        return stack.room_for(name, checked)
 
-    def drop(self, path: Path) -> None:
-        """Forget a file that did not arrive, or that is not a frame."""
-        with self.lock:
-            self.uploads.pop(path, None)
-            path.unlink(missing_ok=True)
-
-    def arrived(self, path: Path, title: str | None = None) -> None:
-        """Examine a file that is complete; title: of the folder that it comes from."""
-        with self.lock:
-            if not path.exists():  # the stack was cleared meanwhile
-                return
-            self.title = title or self.title
-            self._examine([path])
-
-    def open(self, word: str) -> None:
+    def open(self, word: str) -> ShelfStack:
         """Open a folder or file below the root as a new stack.
 
         Raises:
@@ -161,313 +213,192 @@ class Session:
         """
         files = files_below(self.shared.root, word)
         assert self.shared.root is not None
-        self.clear()
-        with self.lock:
-            title = Path(word).stem if Path(word).suffix else Path(word).name
-            self.title = title or self.shared.root.name
-            self._examine(files)
+        title = Path(word).stem if Path(word).suffix else Path(word).name
+        stack = self.add_stack(title or self.shared.root.name)
+        stack.open(files, title or self.shared.root.name)
+        return stack
 
-    def _examine(self, files: Iterable[Path]) -> None:
-        self.pending += files
-        if self.examine_job is not None or not self.pending:
-            return
-        spec = ExamineSpec(
-            files=[str(file) for file in self.pending],
-            folder=str(self.thumbs),
-            first_id=self.next_id,
-            frame_pixels=self.shared.limits.frame_pixels,
-        )
-        self.pending, self.examined = [], set()
-        self.examine_job = WorkerJob(spec, self._on_examined, self._on_examine_end)
-        self.shared.examine_queue.add(self.examine_job)
+    def add_example(self) -> ShelfStack:
+        """Add the stack of the example; its frames are drawn by a process."""
+        stack = self.add_stack(EXAMPLE_NAME)
+        drawn: list[Path] = []
 
-    def _on_examined(self, message: Message) -> None:
-        with self.lock:
-            if self.examine_job is not None and self.examine_job.cancelled:  # of a cleared stack
-                return
-            if "frame" in message:
-                self._add_frame(message["frame"])
-            elif "refused" in message:
-                self.refused.append(self.without_paths(message["sentence"]))
-                path = Path(message["refused"])
-                self._forget_frames_of(path)
-                if path.parent == self.incoming:
-                    self.drop(path)
-            elif "examined" in message:
-                self.examined.add(message["examined"])
+        def on_message(message: Message) -> None:
+            if "drawn" in message:
+                drawn.append(Path(message["drawn"]))
 
-    def _add_frame(self, frame: dict[str, Any]) -> None:
-        self.next_id = max(self.next_id, frame["id"] + 1)
-        self.frames[frame["id"]] = frame
-        if Path(frame["name"]).stem.casefold() in NEVER_STACKS:  # an answer, not a frame
-            self.excluded.add(frame["id"])
-        self.order.append(frame["id"])
-        if not self.arranged:
-            self.order.sort(key=lambda key: natural_key(self.frames[key]["name"]))
-
-    def _forget_frames_of(self, file: Path) -> None:
-        """Forget the frames of a refused file that precede the broken one: nobody would notice
-        that the others are missing."""
-        for key in [key for key, frame in self.frames.items() if frame["file"] == str(file)]:
-            del self.frames[key]
-            self.order.remove(key)
-            self.excluded.discard(key)
-            for suffix in (".jpg", ".png"):
-                (self.thumbs / f"{key}{suffix}").unlink(missing_ok=True)
-
-    def _on_examine_end(self, sentence: str | None) -> None:
-        with self.lock:
-            assert self.examine_job is not None
-            files = self.examine_job.spec.files
-            self.examine_job = None
-            if sentence:  # one file has ended the process; the others may be good
-                left = [Path(file) for file in files if file not in self.examined]
-                left = [file for file in left if file.exists()]
-                if left:
-                    bad, *rest = left
-                    self._on_examined({"refused": str(bad), "sentence": f"{bad.name}: {sentence}"})
-                    self.pending = rest + self.pending
-            self._examine([])
-
-    def arrange(self, order: Sequence[int], excluded: Sequence[int]) -> None:
-        """Set the order of the frames and those that are excluded, both by their ids.
-
-        Raises:
-            StackError: these are not the ids of the frames.
-        """
-        with self.lock:
-            known = all(type(key) is int and key in self.frames for key in [*order, *excluded])
-            if not known or sorted(order) != sorted(self.order):
-                raise StackError("the frames have changed in the meantime: reload the page")
-            self.arranged = self.arranged or list(order) != self.order
-            self.order, self.excluded = list(order), set(excluded)
-
-    def clear(self) -> None:
-        """Begin a new stack, without frames, result and files."""
-        with self.lock:
-            for job in (self.fuse_job, self.examine_job):
-                if job is not None:
-                    job.cancelled = True  # its messages are ignored from now on
-            left = self.place
-            self._begin()
-            self.version += 1
-        self.cancel()
-        shutil.rmtree(left, ignore_errors=True)
-
-    # Work
-
-    def fuse(self, values: Mapping[str, Any]) -> None:
-        """Begin to fuse.
-
-        Args:
-            values: {name: value} of the options in form.fuse_form; each may be missing.
-        Raises:
-            StackError: as form.check_values; or the frames do not go together, or do not fit into
-                memory or on the disk.
-        """
-        values = check_values(values)
-        with self.lock:
-            if self.fuse_job is not None:
-                raise StackError("these frames are being fused already: cancel that first")
-            use = [self.frames[key] for key in self.order if key not in self.excluded]
-            check_frames(use)
-            check_room(use, self.folder)
-            self.runs += 1
-            run = self.place / f"run-{self.runs}"
-            longest = max(use[0]["width"], use[0]["height"])
-            spec = FuseSpec(
-                frames=[(frame["file"], frame["number"]) for frame in use],
-                names=[frame["name"] for frame in use],
-                small=[str(self.thumbs / f"{frame['id']}.png") for frame in use],
-                options=self.shared.fuse_values
-                | values
-                | ({"order": "given"} if self.arranged else {}),
-                draft=str(run / "draft") if longest >= DRAFT_LEAST else None,
-                full=str(run / "full"),
-            )
-            self.refused, self.failure = [], None
-            self.progress = {"stage": "waiting", "done": 0, "total": 0}
-            self.fuse_job = WorkerJob(spec, self._on_fusing, self._on_fuse_end)
-            self.shared.fuse_queue.add(self.fuse_job)
-
-    def _on_fusing(self, message: Message) -> None:
-        if "stage" in message:
-            self.progress = message
-        if "made" not in message:
-            return
-        with self.lock:
-            assert self.fuse_job is not None
-            if self.fuse_job.cancelled:
-                return
-            made = ShownResult(getattr(self.fuse_job.spec, message["made"]))
-            before = [self.former, self.result]
-            if message["made"] == "draft":
-                if not self.is_draft:
-                    self.former = before.pop()  # it is shown again if this run is cancelled
-                self.is_draft = True
-            else:
-                self.is_draft = False
-                carry_strokes(self.former or self.result, made)
-                self.former = None
-            self.result = made
-            self._follow(made.names)
-            self.version += 1
-        self._remove(before)
-
-    def _follow(self, names: Sequence[str]) -> None:
-        """Show the frames in the order in which they were fused; the others keep their places."""
-        if self.arranged:
-            return
-        place = {name: k for k, name in enumerate(names)}
-        places = {key: place.get(self.frames[key]["name"], -1) for key in self.order}
-        fused = iter(sorted((k for k in self.order if places[k] >= 0), key=places.__getitem__))
-        self.order = [k if places[k] < 0 else next(fused) for k in self.order]
-
-    def _on_fuse_end(self, sentence: str | None) -> None:
-        with self.lock:
-            assert self.fuse_job is not None
-            job, self.fuse_job, self.progress = self.fuse_job, None, {}
-            former, self.former = self.former, None
+        def on_end(sentence: str | None) -> None:
+            self.examples.discard(job)
             if sentence:
-                self.failure = self.without_paths(sentence)
-            if former is not None:
-                former, self.result = self.result, former
-                self.is_draft = False
-                self.version += 1
-            shown = self.result and str(self.result.folder)
-        self._remove([former])
-        for folder in (job.spec.draft, job.spec.full):  # unfinished results
-            if folder is not None and folder != shown:
-                shutil.rmtree(folder, ignore_errors=True)
+                stack.failure = sentence
+            for path in drawn:
+                if stack.arriving.is_dir():
+                    stack.uploads[path] = path.stat().st_size
+                    stack.arrived(path)
 
-    def _remove(self, results: Iterable[ShownResult | None]) -> None:
-        """Remove the files of results that are no longer shown."""
-        for result in results:
-            if result is not None:
-                shutil.rmtree(result.folder, ignore_errors=True)
+        job = WorkerJob(ExampleSpec(str(stack.arriving)), on_message, on_end)
+        self.examples.add(job)
+        self.shared.examine_queue.add(job)
+        return stack
 
-    def cancel(self) -> None:
-        """Cancel all work; it has ended on return."""
-        self.cancel_fusing()
-        if (job := self.examine_job) is not None:
-            self.shared.examine_queue.cancel(job)
+    def fuse_all(self, values: Mapping[str, Any]) -> list[str]:
+        """Begin to fuse every stack that has no version yet; returns why some could not."""
+        refused = []
+        for stack in list(self.stacks.values()):
+            if stack.versions or stack.fuse_job is not None or not stack.order:
+                continue
+            try:
+                stack.fuse(values)
+            except StackError as error:
+                refused.append(f"{stack.name()}: {stack.without_paths(str(error))}")
+        return refused
 
-    def cancel_fusing(self) -> None:
-        """Cancel the fusion alone."""
-        if (job := self.fuse_job) is not None:
-            self.shared.fuse_queue.cancel(job)
+    # Exports
 
-    # Results
-
-    def ready(self, whole: bool = False) -> ShownResult:
-        """The result.
+    def export(self, wanted: Iterable[tuple[ShelfStack, int]], what: Mapping[str, Any]) -> Export:
+        """Begin to write files of versions; several become one archive.
 
         Args:
-            whole: a draft does not count.
+            wanted: (stack, number of a version).
+            what: as of ShelfStack.export_spec.
         Raises:
-            StackError: there is none.
+            StackError: as there, or too many are being written.
         """
-        result = self.result
-        if result is None or (whole and self.is_draft):
-            raise StackError("there is no result yet: fuse the frames first")
-        return result
-
-    def paint(self, record: Mapping[str, Any]) -> list[Box]:
-        """Paint a stroke, see retouch.stroke_of; return the boxes that have changed."""
+        places = list(wanted)
         with self.lock:
-            result = self.ready(whole=True)
-            try:
-                stroke = stroke_of(record, result.names)
-            except (ValueError, KeyError, TypeError) as error:
-                raise StackError(f"this stroke cannot be painted: {error}") from error
-            return self._paint(result, [stroke])
+            self._forget_exports()
+            if len(self.exports) >= MOST_EXPORTS:
+                raise StackError("too many files are being exported: download those first")
+            if not places:
+                raise StackError("there is no result yet: fuse the frames first")
+            folder = self.folder / "exports" / secrets.token_hex(8)
+            made = Export(folder, len(places))
+            self.exports[made.number] = made
+        try:
+            for k, (stack, number) in enumerate(places):
+                own = folder / str(k)
+                own.mkdir(parents=True)
+                spec = stack.export_spec(number, what, own)
+                made.jobs.append(self._export_job(made, spec))
+        except BaseException:
+            self.forget_export(made)
+            raise
+        for job in made.jobs:
+            self.shared.export_queue.add(job)
+        return made
 
-    def replay(self, record: Mapping[str, Any]) -> list[Box]:
-        """Paint the strokes of a file, see retouch.save_strokes, in addition to those there are."""
+    def export_project(self) -> Export:
+        """Begin to write the whole project into one file."""
+        self.save()
         with self.lock:
-            result = self.ready(whole=True)
-            name = str(record.get("name", "this file"))
-            strokes = strokes_of(record, name, result.names, result.size)
-            return self._paint(result, strokes)
+            self._forget_exports()
+            if len(self.exports) >= MOST_EXPORTS:
+                raise StackError("too many files are being exported: download those first")
+            made = Export(self.folder / "exports" / secrets.token_hex(8))
+            self.exports[made.number] = made
+            made.folder.mkdir(parents=True)
+        path = made.folder / f"{safe_stem(self.title())}.stackmff.zip"
 
-    def _paint(self, result: ShownResult, strokes: Sequence[Stroke]) -> list[Box]:
-        if sum(cost_of(stroke, result.size) for stroke in strokes) > MOST_PAINT:
-            raise StackError(
-                "these strokes would take minutes to paint: paint shorter or thinner ones"
-            )
-        boxes = [result.paint(stroke) for stroke in strokes]
-        self.version += 1
-        return boxes
+        def on_end(sentence: str | None) -> None:
+            made.failure = None if sentence is None else self.without_paths(sentence) or "cancelled"
+            made.file = path if sentence is None else None
 
-    def undo(self, count: int) -> list[Box]:
-        """Undo the last strokes; return the boxes that have changed."""
+        made.jobs.append(
+            WorkerJob(PackSpec(str(self.folder), str(path)), lambda told: None, on_end)
+        )
+        self.shared.export_queue.add(made.jobs[0])
+        return made
+
+    def _export_job(self, made: Export, spec: ExportSpec) -> WorkerJob[ExportSpec]:
+        def on_message(message: Message) -> None:
+            made.notes += message.get("notes", [])
+
+        def on_end(sentence: str | None) -> None:
+            with self.lock:
+                made.left -= 1
+                if sentence is not None:
+                    made.failure = made.failure or self.without_paths(sentence) or "cancelled"
+                    return
+                made.paths.append(Path(spec.path))
+                if made.left:
+                    return
+            if len(made.paths) == 1:
+                made.file = made.paths[0]
+            elif made.failure is None:
+                archive = made.folder / "fused.zip"
+                write_all(archive, made.paths)
+                made.file = archive
+
+        return WorkerJob(spec, on_message, on_end)
+
+    def forget_export(self, export: Export) -> None:
+        """Remove the file of an export."""
         with self.lock:
-            boxes = self.ready(whole=True).undo(count)
-            self.version += 1
-        return boxes
+            self.exports.pop(export.number, None)
+        shutil.rmtree(export.folder, ignore_errors=True)
 
-    def name(self) -> str:
-        """The name of exported files: that of the folder or video, else of the reference frame."""
-        if self.title:
-            return safe_stem(self.title)
-        files = {frame["file"] for frame in self.frames.values()}
-        if len(files) == 1:
-            return safe_stem(Path(*files).stem)
-        result = self.ready()
-        reference = len(result.names) // 2
-        if result.alignment is not None:
-            reference = result.alignment.reference
-        return safe_stem(Path(result.names[reference]).stem)
+    def _forget_exports(self) -> None:
+        """Remove the files that nobody has downloaded."""
+        now = time.monotonic()
+        for export in list(self.exports.values()):
+            if export.state()["done"] and now - export.made > KEEP_EXPORT:
+                self.forget_export(export)
 
-    def state(self) -> dict[str, Any]:
-        """All that the page shows, for JSON."""
+    # What the page shows
+
+    def state(self, number: int | None = None, seen: int | None = None) -> dict[str, Any]:
+        """All that the page shows, for JSON.
+
+        Args:
+            number: of the stack that it shows in detail; None: none.
+            seen: as of ShelfStack.state.
+        """
         with self.lock:
-            most = max((frame["sharpness"] for frame in self.frames.values()), default=1) or 1
-            job, result = self.fuse_job, self.result
-            work = None
-            if job is not None:
-                work = self.progress | {"before": self.shared.fuse_queue.jobs_ahead(job)}
-            return {
-                "frames": [self._frame_state(key, most) for key in self.order],
-                "refused": self.refused,
-                "examining": self.examine_job is not None,
-                "work": work,
-                "failure": self.failure,
-                "version": self.version,
-                "result": None if result is None else self._result_state(result),
-            }
-
-    def _frame_state(self, key: int, most: float) -> dict[str, Any]:
-        frame = self.frames[key]
+            stacks = list(self.stacks.values())
+        shown = next((stack for stack in stacks if stack.number == number), None)
         return {
-            "id": key,
-            "name": frame["name"],
-            "width": frame["width"],
-            "height": frame["height"],
-            "sharpness": round(frame["sharpness"] / most, 3),
-            "used": key not in self.excluded,
+            "name": self.title(),
+            "stacks": [stack.summary() for stack in stacks],
+            "stack": None if shown is None else shown.state(seen),
         }
 
-    def _result_state(self, result: ShownResult) -> dict[str, Any]:
-        notes = [*result.notes, *waiting_notes(result.waiting)]
-        return {
-            "run": result.name,
-            "draft": self.is_draft,
-            "width": result.width,
-            "height": result.height,
-            "names": result.names,
-            "kept": result.kept,
-            "notes": [self.without_paths(note) for note in notes],
-            "seconds": round(result.seconds, 1),
-            "confidence": result.confidence is not None,
-            "bits": 8 * result.frames.itemsize,
-            "area": result.area,
-            "slabs": result.files.slabs.is_dir(),
-            "strokes": len(result.strokes),
-        }
+    def close(self) -> None:
+        """Cancel all work, write everything, close all files; they stay."""
+        self._cancel()
+        for stack in self.stacks.values():
+            stack.end()
+            stack.changed()
+        with contextlib.suppress(StackError, OSError):  # the disk is full, or its folder is gone
+            self.save()
+        self.ended = True
+        shutil.rmtree(self.folder / "exports", ignore_errors=True)
+        self.resources.close()
 
-    def end(self) -> None:
+    def delete(self) -> None:
         """Cancel all work and remove all files."""
-        self.pending = []
-        self.cancel()
+        self._cancel()
+        self.ended = True
+        for stack in list(self.stacks.values()):
+            stack.delete()
+        self.resources.close()
         shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _cancel(self) -> None:
+        for job in list(self.examples):
+            self.shared.examine_queue.cancel(job)
+        for export in list(self.exports.values()):
+            for one in export.jobs:
+                self.shared.export_queue.cancel(one)
+
+
+def read_project(folder: Path) -> dict[str, Any]:
+    """What a project says of itself: {"token", "name", "made", "used", "stacks"}.
+
+    Raises:
+        StackError: the folder is not that of a project.
+    """
+    try:
+        record = parse_json((folder / "project.json").read_bytes())
+        return {key: record[key] for key in ("token", "name", "made", "used", "stacks")}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise StackError(f"{folder} is not a project: delete it") from error

@@ -1,12 +1,18 @@
-"""All sessions of a server: their secret names, their end, their temporary files.
+"""All sessions of a server: their secret names, the projects on the disk that they work on.
 
-A session ends when its page has not been heard from for a while. Files left behind by processes
-that were killed are removed by the next server that starts.
+A session whose page has not been heard from for a while is closed; its project stays, and is opened
+again when the page returns, also after the server was killed. A server without projects keeps the
+sessions in a temporary folder and removes them instead; what such a server leaves when it is killed
+is removed by the next one.
 """
 
+import contextlib
+import os
+import queue
 import re
 import secrets
 import shutil
+import sys
 import tempfile
 import threading
 import time
@@ -15,13 +21,27 @@ from pathlib import Path
 from typing import Any
 
 from stackmff.errors import StackError
+from stackmff.files import locked, make_folder, write_json
 from stackmff.processes import is_alive, this_process
-from stackmff.webapp.jobs import JobQueue
-from stackmff.webapp.session import Session, Shared
-from stackmff.webapp.uploads import UploadLimits
+from stackmff.webapp.jobs import JobQueue, UnpackSpec, WorkerJob
+from stackmff.webapp.session import Session, read_project
+from stackmff.webapp.stack_frames import Shared
+from stackmff.webapp.uploads import UploadLimits, check_upload
 
 PREFIX = "focal-stacks-"  # of the folder of temporary files
 MOST_SESSIONS = 64
+EXPORTS_AT_ONCE = 2  # files that are written for downloads at a time
+
+
+def default_projects() -> Path:
+    """The folder for projects: in the user's folder for data, which is on a disk."""
+    home = Path.home()
+    if sys.platform == "darwin":
+        return home / "Library" / "Application Support" / "stackmff" / "projects"
+    if os.name == "nt":
+        return Path(os.environ.get("LOCALAPPDATA") or home) / "stackmff" / "projects"
+    data = os.environ.get("XDG_DATA_HOME") or home / ".local" / "share"
+    return Path(data) / "stackmff" / "projects"
 
 
 class Sessions:
@@ -30,9 +50,11 @@ class Sessions:
     Args:
         limits: of each session.
         root: folder that is shared, or None.
-        keep_seconds: a session whose page has not been heard from for this long is removed.
+        keep_seconds: a session whose page has not been heard from for this long is closed.
         fuse_values: {name: value} of options of FuseOptions for every run, plain JSON.
-        folder: for temporary files; None: the system's.
+        folder: for temporary files, where there are no projects; None: the system's.
+        projects: folder of the projects; None: there are none, and closed sessions are removed.
+        listed: whether the page may list the projects.
     Raises:
         StackError: the folder cannot be written to.
     """
@@ -44,15 +66,14 @@ class Sessions:
         keep_seconds: float = 3600,
         fuse_values: Mapping[str, Any] | None = None,
         folder: Path | None = None,
+        projects: Path | None = None,
+        listed: bool = True,
     ) -> None:
-        parent = Path(folder or tempfile.gettempdir())
-        remove_abandoned(parent)
-        try:
-            self.folder = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{this_process()}-", dir=parent))
-        except OSError as error:
-            raise StackError(
-                f"{parent} cannot be written to ({error.strerror}): choose another --temp_dir"
-            ) from error
+        self.lasting, self.listed = projects is not None, listed
+        self.folder = temporary_folder(folder) if projects is None else Path(projects)
+        make_folder(self.folder)
+        with contextlib.suppress(OSError):  # the names in it are secret
+            self.folder.chmod(0o700)
         self.shared = Shared(
             limits=limits,
             root=None if root is None else Path(root).resolve(),
@@ -60,9 +81,11 @@ class Sessions:
             fuse_values=dict(fuse_values or {}),
             examine_queue=JobQueue(),
             fuse_queue=JobQueue(),
+            export_queue=JobQueue(EXPORTS_AT_ONCE),
         )
         self.lock = threading.Lock()
         self.by_token: dict[str, Session] = {}
+        self.sizes: dict[Path, tuple[float, int]] = {}  # of projects: (when they were used, bytes)
 
     def new(self) -> str:
         """Begin a session; return its secret name."""
@@ -72,34 +95,175 @@ class Sessions:
                 raise StackError("the server has too many sessions: try again later")
             token = secrets.token_urlsafe(24)
             # The folder has another name: the list of processes shows it.
-            self.by_token[token] = Session(self.folder / secrets.token_hex(8), self.shared)
+            session = self._opened(self.folder / secrets.token_hex(8), token)
+            self.by_token[token] = session
             return token
 
+    def _opened(self, folder: Path, token: str) -> Session:
+        """The session of a project's folder, which no other server may open."""
+        with contextlib.ExitStack() as resources:
+            if self.lasting:
+                advice = "close it there first"
+                resources.enter_context(locked(folder, advice))
+            session = Session(folder, self.shared, token)
+            session.resources = resources.pop_all()
+        session.save()
+        return session
+
     def get(self, token: str) -> Session | None:
-        """The session of a secret name, which is kept alive by this; None where there is none."""
+        """The session of a secret name, which is kept alive by this; None where there is none.
+
+        Raises:
+            StackError: its project is open in another server.
+        """
         session = self.by_token.get(token)
+        if session is None and self.lasting:
+            with self.lock:
+                session = self.by_token.get(token)
+                folder = None if session is not None else self._folder_of(token)
+                if folder is not None:
+                    session = self.by_token[token] = self._opened(folder, token)
         if session is not None:
             session.touch()
         return session
 
-    def sweep(self) -> None:
-        """End the sessions whose pages have not been heard from for too long."""
-        now = time.monotonic()
+    def _folder_of(self, token: str) -> Path | None:
+        """The folder of a project."""
+        for path in self.folder.iterdir():
+            with contextlib.suppress(StackError):
+                known = str(read_project(path)["token"]).encode(errors="replace")
+                if secrets.compare_digest(known, token.encode(errors="replace")):
+                    return path
+        return None
+
+    def listing(self) -> list[dict[str, Any]]:
+        """The projects, the one that was used last first: [{"token", "name", "made", "used",
+        "stacks", "bytes"}]; empty where they may not be listed."""
+        if not (self.lasting and self.listed):
+            return []
+        out = []
+        for path in self.folder.iterdir():
+            with contextlib.suppress(StackError):
+                record = read_project(path)
+                if record["stacks"]:
+                    out.append(record | {"bytes": self._size(path, record["used"])})
+        return sorted(out, key=lambda record: -record["used"])
+
+    def _size(self, folder: Path, used: float) -> int:
+        """Bytes of a project's files."""
+        known = self.sizes.get(folder)
+        if known is None or known[0] != used:
+            size = 0
+            for path in folder.rglob("*"):
+                with contextlib.suppress(OSError):
+                    size += path.stat().st_size if path.is_file() else 0
+            known = self.sizes[folder] = used, size
+        return known[1]
+
+    def delete(self, token: str) -> None:
+        """Delete a project with all its files; LookupError where there is none."""
+        session = self.get(token)
+        if session is None:
+            raise LookupError("this project was deleted")
         with self.lock:
-            gone = [key for key, one in self.by_token.items() if now - one.seen > one.patience]
+            self.by_token.pop(token, None)
+        session.delete()
+
+    def room_for_project(self, size: int | None) -> Path:
+        """Create an empty file for the archive of a project.
+
+        Args:
+            size: bytes; None: not declared.
+        Raises:
+            StackError: it is refused.
+        """
+        if not self.lasting:
+            raise StackError("this server keeps no projects: start it without --temp_dir")
+        check_upload(size, 0, self.folder, self.shared.limits)
+        handle, name = tempfile.mkstemp(suffix=".arriving", dir=self.folder)
+        os.close(handle)
+        return Path(name)
+
+    def add_project(self, archive: Path) -> str:
+        """Unpack the archive of a project, which is removed; return the secret name it gets.
+
+        Raises:
+            StackError: it is not one, or its files are damaged.
+        """
+        folder, token = self.folder / secrets.token_hex(8), secrets.token_urlsafe(24)
+        folder.mkdir()
+        free = shutil.disk_usage(self.folder).free
+        most = min(free, 4 * self.shared.limits.total_bytes)  # with aligned frames and results
+        ended: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        spec = UnpackSpec(str(archive), str(folder), most)
+        self.shared.export_queue.add(WorkerJob(spec, lambda told: None, ended.put))
+        try:
+            if (sentence := ended.get()) is not None:
+                raise StackError(sentence or "cancelled")
+            record = read_project(folder)
+            write_json(folder / "project.json", record | {"token": token, "used": time.time()})
+            with self.lock:
+                self.by_token[token] = self._opened(folder, token)
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        finally:
+            archive.unlink(missing_ok=True)
+        return token
+
+    def save(self) -> None:
+        """Write what has changed in any session."""
+        for session in list(self.by_token.values()):
+            with contextlib.suppress(StackError, OSError):  # a full disk is told by what needs it
+                session.save()
+
+    def sweep(self) -> None:
+        """Close the sessions whose pages have not been heard from for too long."""
+        now, keep = time.monotonic(), self.shared.keep_seconds
+        with self.lock:
+            gone = [key for key, one in self.by_token.items() if now - one.seen > keep]
+            if self.lasting:  # work that was begun is finished
+                gone = [key for key in gone if not self.by_token[key].busy()]
             ended = [self.by_token.pop(key) for key in gone]
         for session in ended:
-            session.end()
+            self._end(session)
+
+    def _end(self, session: Session) -> None:
+        """Close a session; remove it where nothing lasts, or nothing is in it."""
+        if self.lasting and not session.is_empty():
+            session.close()
+        else:
+            session.delete()
 
     def close(self) -> None:
-        """End all sessions and remove all files."""
+        """Close all sessions; remove all temporary files."""
         with self.lock:
             ended, self.by_token = list(self.by_token.values()), {}
         for session in ended:
-            session.end()
-        self.shared.fuse_queue.close()
-        self.shared.examine_queue.close()
-        shutil.rmtree(self.folder, ignore_errors=True)
+            self._end(session)
+        shared = self.shared
+        for jobs in (shared.fuse_queue, shared.examine_queue, shared.export_queue):
+            jobs.close()
+        if not self.lasting:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def temporary_folder(folder: Path | None) -> Path:
+    """A new folder for temporary files of this process; those of dead ones are removed.
+
+    Args:
+        folder: that it is made in; None: the system's.
+    Raises:
+        StackError: it cannot be written to.
+    """
+    parent = Path(folder or tempfile.gettempdir())
+    remove_abandoned(parent)
+    try:
+        return Path(tempfile.mkdtemp(prefix=f"{PREFIX}{this_process()}-", dir=parent))
+    except OSError as error:
+        raise StackError(
+            f"{parent} cannot be written to ({error.strerror}): choose another --temp_dir"
+        ) from error
 
 
 def remove_abandoned(parent: Path) -> None:

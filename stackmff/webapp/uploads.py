@@ -110,8 +110,8 @@ def check_upload(size: int | None, held: int, folder: Path, limits: UploadLimits
     free = shutil.disk_usage(folder).free
     if size > free:
         raise StackError(
-            f"the disk for temporary files has {gigabytes(free)} free, and the file takes "
-            f"{gigabytes(size)}: start the server with another --temp_dir"
+            f"the disk for projects has {gigabytes(free)} free, and the file takes "
+            f"{gigabytes(size)}: delete projects, or start the server with another --projects"
         )
     return size
 
@@ -305,14 +305,31 @@ def check_frames(frames: Sequence[Mapping[str, Any]]) -> None:
     if len(set(names)) < len(names):
         name = max(names, key=names.count)
         raise StackError(f"two frames are called {name}: exclude one, or rename its file")
+    if odd := odd_sizes(frames):
+        raise StackError(odd)
+
+
+def odd_sizes(frames: Sequence[Mapping[str, Any]]) -> str | None:
+    """A sentence on the frames that differ in size from most; None where none does.
+
+    Args:
+        frames: as of `check_frames`.
+    """
     sizes = [(frame["width"], frame["height"]) for frame in frames]
+    if len(set(sizes)) < 2:
+        return None
     size = max(sorted(set(sizes)), key=sizes.count)
-    for frame, own in zip(frames, sizes):
-        if own not in (size, size[::-1]):  # a picture on its side is rotated
-            raise StackError(
-                f"{frame['name']} is {own[0]}x{own[1]}, the others are {size[0]}x{size[1]}: "
-                "exclude it, or export all frames at the same size"
-            )
+    # A picture on its side is rotated.
+    odd = [k for k, own in enumerate(sizes) if own not in (size, size[::-1])]
+    if not odd:
+        return None
+    first, own = frames[odd[0]]["name"], sizes[odd[0]]
+    many = f" ({len(odd)} frames differ)" if len(odd) > 1 else ""
+    which = "it" if len(odd) == 1 else "them"
+    return (
+        f"{first} is {own[0]}x{own[1]}, the others are {size[0]}x{size[1]}{many}: exclude {which}, "
+        "or export all frames at the same size"
+    )
 
 
 def check_room(frames: Sequence[Mapping[str, Any]], folder: Path) -> None:

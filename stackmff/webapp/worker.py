@@ -12,7 +12,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 from typing import IO, Any
@@ -21,13 +21,22 @@ import cv2
 import numpy as np
 
 from stackmff.alignment.focus_order import put_in_order
-from stackmff.alignment.geometry import common_area
+from stackmff.alignment.geometry import colours_of, common_area
+from stackmff.alignment.record import load_alignment
 from stackmff.display.drawing import reduced
 from stackmff.display.previews import sharpness
 from stackmff.errors import KNOWN_FAILURES, StackError, sentence_of
 from stackmff.fusion.engines import Engine
 from stackmff.fusion.options import FuseOptions
-from stackmff.fusion.pipeline import Made, fuse_read, make_engine, write_slabs
+from stackmff.fusion.pipeline import (
+    InRegister,
+    Made,
+    align_read,
+    fuse_aligned,
+    make_engine,
+    write_slabs,
+)
+from stackmff.images.decoded import Decoded
 from stackmff.images.formats import decode, write_picture
 from stackmff.images.levels import levels_of
 from stackmff.images.metadata import Metadata
@@ -35,14 +44,36 @@ from stackmff.images.stack import Stack, read_stack
 from stackmff.images.stack_files import frames_in_file
 from stackmff.options import build
 from stackmff.processes import answer_channel
-from stackmff.webapp.jobs import ExamineSpec, FuseSpec
-from stackmff.webapp.result_files import ResultFiles, ResultRecord, encode_metadata
+from stackmff.progress import ShowStage
+from stackmff.webapp.archive import pack, unpack
+from stackmff.webapp.example import write_example
+from stackmff.webapp.exports import write_export
+from stackmff.webapp.jobs import (
+    ExamineSpec,
+    ExampleSpec,
+    ExportSpec,
+    FuseSpec,
+    PackSpec,
+    UnpackSpec,
+)
+from stackmff.webapp.kept_frames import forget, keep, with_kept
+from stackmff.webapp.result_files import (
+    AlignedFiles,
+    AlignedRecord,
+    ResultFiles,
+    ResultRecord,
+    decode_metadata,
+    encode_metadata,
+    load_aligned,
+    load_record,
+)
 from stackmff.webapp.uploads import check_declared, frames_of
 
 DRAFT = 4  # reduction of a draft, each side
 THUMB_SIDE = 320  # px
 SPARE = 2 * 2**30  # bytes that examining may take in addition to the frame itself
 AT_WORK = 32  # bytes per pixel of a frame while it is decoded: 16-bit RGBA, and copies of it
+TO_EXPORT = 96  # bytes per pixel of a picture: itself, its maps, strokes, the encoded file
 PAUSE = 0.1  # seconds between two reports on one stage
 NICENESS = 5  # of os.nice, so that the server stays responsive
 
@@ -82,6 +113,7 @@ def examine(spec: ExamineSpec, reporter: Reporter) -> None:
     """Find the size and sharpness of each frame, write its thumbnail and a copy for the draft."""
     bound_memory(AT_WORK * spec.frame_pixels + SPARE)
     folder, number = Path(spec.folder), spec.first_id
+    keeper = Keeper(spec.decoded, spec.decoded_room)
     for done, file in enumerate(map(Path, spec.files)):
         reporter.stage("examining frames", done, len(spec.files))
         try:
@@ -90,7 +122,7 @@ def examine(spec: ExamineSpec, reporter: Reporter) -> None:
             frames = frames_of(file)
             for frame in frames:
                 bound_time(spec.longest)
-                found = examine_frame(frame, folder, number)
+                found = examine_frame(frame, folder, number, keeper)
                 reporter.report(frame=found | {"file": str(file)}, of=len(frames))
                 number += 1
         except KNOWN_FAILURES as error:
@@ -105,23 +137,50 @@ def examine(spec: ExamineSpec, reporter: Reporter) -> None:
     reporter.stage("examining frames", len(spec.files), len(spec.files))
 
 
-def examine_frame(frame: Any, folder: Path, number: int) -> dict[str, Any]:
+class Keeper:
+    """Keeps frames as they were decoded, as long as there is room; see kept_frames.py.
+
+    Args:
+        folder: for them; None: none is kept.
+        room: bytes.
+    """
+
+    def __init__(self, folder: str | None, room: int) -> None:
+        self.folder, self.room = folder, room
+
+    def keep(self, decoded: Decoded, number: int) -> None:
+        """Keep the frame of an id."""
+        size = decoded.picture.nbytes
+        if self.folder is None or size > self.room:
+            return
+        self.room -= size
+        path = Path(self.folder) / f"{number}.npy"
+        try:
+            keep(decoded, path)
+        except (OSError, StackError):  # the disk is full: the frame is decoded again
+            forget(path)
+            self.room = 0
+
+
+def examine_frame(frame: Any, folder: Path, number: int, keeper: Keeper) -> dict[str, Any]:
     """Describe one frame; write its thumbnail <number>.jpg and its small copy <number>.png.
 
     Args:
         frame: a path, or a frame in a file, see uploads.frames_of.
         folder: for both pictures.
         number: the id of the frame.
+        keeper: keeps the frame as it was decoded.
     """
     decoded = decode(frame)
     picture = decoded.picture
     height, width, channels = picture.shape
     profile = decoded.metadata.profile
+    keeper.keep(decoded, number)
     thumbnail = reduced(picture, THUMB_SIDE, profile, levels_of(picture[None]))
-    write_picture(folder / f"{number}.jpg", thumbnail)
+    write_picture(folder / f"{number}.jpg", thumbnail, durable=False)
     size = max(width // DRAFT, 1), max(height // DRAFT, 1)
     small = cv2.resize(picture, size, interpolation=cv2.INTER_AREA).reshape(*size[::-1], channels)
-    write_picture(folder / f"{number}.png", small, Metadata(profile=profile))
+    write_picture(folder / f"{number}.png", small, Metadata(profile=profile), durable=False)
     return {
         "id": number,
         "name": frame.name,
@@ -158,23 +217,6 @@ def bound_time(seconds: float) -> None:
         signal.setitimer(signal.ITIMER_REAL, seconds)
 
 
-@dataclass
-class FuseTask:
-    """One stack to fuse, the draft or the full one.
-
-    Attributes:
-        files: where the result goes.
-        paths: of the frames: paths, or frames in a file.
-        names: of the frames.
-        part: "draft", or None for the full result.
-    """
-
-    files: ResultFiles
-    paths: Sequence[Any]
-    names: Sequence[str]
-    part: str | None = None
-
-
 def fuse(spec: FuseSpec, reporter: Reporter) -> None:
     """Fuse a draft, if one is wanted, then the frames themselves."""
     options = build(FuseOptions, spec.options, strict=True)
@@ -184,14 +226,116 @@ def fuse(spec: FuseSpec, reporter: Reporter) -> None:
     engine = make_engine(options.engine, ["--prefer"] if options.choices.prefer else [])
     engine.load()
     if spec.draft is not None:
-        small = [Path(file) for file in spec.small]
         try:
-            draft = FuseTask(ResultFiles(spec.draft), small, spec.names, "draft")
-            fuse_task(draft, engine, options, reporter)
+            fuse_draft(spec, spec.draft, engine, options, reporter)
         except KNOWN_FAILURES as error:
             reporter.report(draft_failed=sentence_of(error))
-    full = FuseTask(ResultFiles(spec.full), open_frames(spec.frames), spec.names)
-    fuse_task(full, engine, options, reporter)
+    fuse_full(spec, engine, options, reporter)
+
+
+def fuse_draft(
+    spec: FuseSpec, folder: str, engine: Engine, options: FuseOptions, reporter: Reporter
+) -> None:
+    """Fuse the small copies into a folder."""
+    start = time.perf_counter()
+    files, show = ResultFiles(folder), partial(reporter.stage, part="draft")
+    files.folder.mkdir(parents=True)
+    reading = partial(show, "reading frames")
+    stack = read_stack(list(map(Path, spec.small)), store=files.frames, progress=reading)
+    names = list(spec.names)
+    if options.alignment.order == "auto":
+        names = put_in_order(stack, names)
+    save = None if options.alignment.align == "off" else files.alignment
+    found = align_read(stack, options, save, shown=show)
+    made = fuse_aligned(stack, found, engine, options, shown=show)
+    names = [names[k] for k in made.order]
+    write_planes(files, made, engine)
+    record = describe(stack, made, names, options, time.perf_counter() - start)
+    record.notes = []  # they speak of the small copies
+    height, width = stack.frames.shape[1:3]
+    whole = spec.whole or (DRAFT * height, DRAFT * width)
+    # The frames may have been turned as their content is.
+    record.whole = whole[::-1] if (whole[0] > whole[1]) != (height > width) else whole
+    record.save(files.record)
+    reporter.report(made="draft")
+
+
+def fuse_full(spec: FuseSpec, engine: Engine, options: FuseOptions, reporter: Reporter) -> None:
+    """Fuse the frames and write the files that results.ShownResult reads."""
+    start = time.perf_counter()
+    files, show = ResultFiles(spec.full), reporter.stage
+    files.folder.mkdir(parents=True)
+    aligned = AlignedFiles(spec.aligned or spec.full)
+    if aligned.record.exists():
+        stack, found, names = load_in_register(aligned)
+    else:
+        stack, found, names = bring_in_register(spec, aligned, options, show)
+    made = fuse_aligned(stack, found, engine, options, shown=show)
+    write_planes(files, made, engine)
+    if options.choices.slab is not None:
+        write_slabs(files.slabs, stack, engine, made, options.choices.slab, show)
+    record = describe(stack, made, names, options, time.perf_counter() - start)
+    record.options, record.made = spec.options, time.time()
+    record.aligned = None if spec.aligned is None else aligned.folder.name
+    record.save(files.record)
+    reporter.report(made="full")
+
+
+def bring_in_register(
+    spec: FuseSpec, files: AlignedFiles, options: FuseOptions, show: ShowStage
+) -> tuple[Stack, InRegister, list[str]]:
+    """Read the frames and align them; returns them with their names, in their order."""
+    files.folder.mkdir(parents=True, exist_ok=True)
+    originals = open_frames(spec.frames)
+    frames = with_kept(originals, spec.decoded)
+    bound_time(spec.longest * 2)  # two are decoded at a time
+
+    def reading(done: int, total: int) -> None:
+        bound_time(spec.longest * 2)
+        show("reading frames", done, total)
+
+    stack = read_stack(frames, store=files.frames, progress=reading)
+    bound_time(0)
+    base = files.folder.parent
+    inside = [
+        [file if not Path(file).is_relative_to(base) else str(Path(file).relative_to(base)), number]
+        for file, number in spec.frames
+    ]
+    places = dict(zip(map(str, frames), inside, strict=True))
+    names_of = dict(zip(map(str, frames), spec.names, strict=True))
+    for path in spec.decoded:
+        forget(path)
+    if options.alignment.order == "auto":
+        put_in_order(stack, list(spec.names))
+    save = None if options.alignment.align == "off" else files.alignment
+    found = align_read(stack, options, save, shown=show)
+    names = [names_of[str(path)] for path in stack.paths]
+    record = AlignedRecord(
+        shape=list(stack.frames.shape),
+        dtype=stack.frames.dtype.name,
+        paths=[places[str(path)] for path in stack.paths],
+        names=names,
+        notes=found.notes,
+        metadata=encode_metadata(stack.metadata),
+    )
+    record.save(files.record)
+    return stack, found, names
+
+
+def load_in_register(files: AlignedFiles) -> tuple[Stack, InRegister, list[str]]:
+    """Frames that `bring_in_register` has left, as it returns them."""
+    record = load_aligned(files.record)
+    shape = record.shape[0], record.shape[1], record.shape[2], record.shape[3]
+    frames = np.memmap(files.frames, np.dtype(record.dtype), "r", 0, shape)
+    base = files.folder.parent
+    paths = open_frames([(str(base / file), number) for file, number in record.paths])
+    alignment = None
+    if files.alignment.exists():
+        names, size = [path.name for path in paths], (shape[1], shape[2])
+        alignment = load_alignment(files.alignment, names, size, colours_of(frames))
+    stack = Stack(frames, paths, decode_metadata(record.metadata))
+    found = InRegister(alignment, list(record.notes), list(range(shape[0])))
+    return stack, found, list(record.names)
 
 
 def open_frames(places: Sequence[tuple[str, int | None]]) -> list[Any]:
@@ -202,28 +346,6 @@ def open_frames(places: Sequence[tuple[str, int | None]]) -> list[Any]:
     """
     inside = cache(lambda file: frames_in_file(Path(file)))
     return [Path(file) if number is None else inside(file)[number - 1] for file, number in places]
-
-
-def fuse_task(task: FuseTask, engine: Engine, options: FuseOptions, reporter: Reporter) -> None:
-    """Fuse the frames of a task and write the files that results.ShownResult reads."""
-    start = time.perf_counter()
-    show = partial(reporter.stage, part=task.part)
-    task.files.folder.mkdir(parents=True)
-    stack = read_stack(
-        task.paths, store=task.files.frames, progress=partial(show, "reading frames")
-    )
-    names = list(task.names)
-    if options.alignment.order == "auto":
-        names = put_in_order(stack, names)
-    save = None if options.alignment.align == "off" else task.files.alignment
-    made = fuse_read(stack, engine, options, save=save, shown=show)
-    names = [names[k] for k in made.order]
-    write_planes(task.files, made, engine)
-    if options.choices.slab is not None and task.part is None:
-        write_slabs(task.files.slabs, stack, engine, made, options.choices.slab, show)
-    record = describe(stack, made, names, options, time.perf_counter() - start)
-    record.save(task.files.record)
-    reporter.report(made=task.part or "full")
 
 
 def write_planes(files: ResultFiles, made: Made, engine: Engine) -> None:
@@ -266,10 +388,44 @@ def describe(
     )
 
 
+def export(spec: ExportSpec, reporter: Reporter) -> None:
+    """Write a file of a result."""
+    record = load_record(ResultFiles(spec.result).record)
+    n_frames, height, width, channels = record.shape
+    mapped = n_frames * height * width * channels * np.dtype(record.dtype).itemsize
+    bound_memory(mapped + TO_EXPORT * height * width + SPARE)
+    bound_time(spec.longest)
+    reporter.report(notes=write_export(spec))
+
+
+def example(spec: ExampleSpec, reporter: Reporter) -> None:
+    """Draw the frames of the example."""
+    bound_time(spec.longest)
+    for file in write_example(Path(spec.folder)):
+        reporter.report(drawn=str(file))
+
+
+def pack_project(spec: PackSpec, reporter: Reporter) -> None:
+    """Write the archive of a project."""
+    bound_time(spec.longest)
+    pack(spec)
+
+
+def unpack_project(spec: UnpackSpec, reporter: Reporter) -> None:
+    """Write the files of the archive of a project."""
+    bound_memory(SPARE)
+    bound_time(spec.longest)
+    unpack(spec)
+
+
 # Each kind of spec: its class, and what does it.
 WORK: dict[str, tuple[Callable[..., Any], Callable[..., None]]] = {
     "examine": (ExamineSpec, examine),
     "fuse": (FuseSpec, fuse),
+    "export": (ExportSpec, export),
+    "example": (ExampleSpec, example),
+    "pack": (PackSpec, pack_project),
+    "unpack": (UnpackSpec, unpack_project),
 }
 
 

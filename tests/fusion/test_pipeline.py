@@ -75,7 +75,7 @@ def test_a_moving_stack_is_aligned_and_cropped_unless_told_otherwise(tmp_path):
     inner = slice(5, -5), slice(5, -30)  # the stripes where both are blurred
     aligned = np.abs(pictures["auto"].astype(int) - reference)[inner].mean()
     assert aligned < 0.3 * np.abs(last - reference)[inner].mean()
-    assert any("frames were moved onto 2.png, by" in note for note in notes["auto"])
+    assert any("frames aligned to 2.png (up to" in note for note in notes["auto"])
     height, width = reference.shape[:2]
     assert pictures["auto"].shape == reference.shape
     # The frames start 6, 3, 0 and -3 px to the right of the reference.
@@ -164,8 +164,8 @@ def test_what_is_said_of_an_alignment():
     other = Alignment(1, (40, 60), [moved, eye, None], gains * [[0.9], [1], [1]], {2: "is black"})
     said = decisions(other, ["a", "b", "c"])
     assert said[0] == "left out: frame c is black"
-    assert said[1] == "1 of 3 frames were moved onto b, by 5.0 px at most"
-    assert said[2] == "exposures were matched, by factors of 0.900 to 1.000"
+    assert said[1] == "1 of 3 frames aligned to b (up to 5.0 px)"
+    assert said[2] == "exposure matched (-0.33 to +0.00 EV)"
 
 
 def test_cropping_takes_all_parts():

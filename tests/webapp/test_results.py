@@ -1,18 +1,25 @@
-"""webapp/results.py: tiles, the origin of pixels, strokes, exported files."""
+"""webapp/results.py, strokes.py, exports.py: tiles, the origin of pixels, strokes, files."""
 
+import base64
 import json
+import struct
 
 import cv2
 import numpy as np
 import pytest
+from PIL import ImageCms
 
+from stackmff.alignment.geometry import Alignment
+from stackmff.alignment.record import load_alignment, save_alignment
 from stackmff.errors import StackError
 from stackmff.fusion.blending import Mixture
 from stackmff.fusion.fuse import fuse_stack, mixture_at
-from stackmff.fusion.retouch import Stroke
-from stackmff.images.formats import to_8_bits
+from stackmff.fusion.retouch import Stroke, save_strokes
+from stackmff.images.formats import decode, to_8_bits
 from stackmff.images.stack import read_stack
-from stackmff.webapp.results import SMALL, TILE, ShownResult
+from stackmff.webapp.exports import write_export
+from stackmff.webapp.jobs import ExportSpec
+from stackmff.webapp.results import SMALL, TILE, CopyCache, ShownResult
 from tests.drawn import draw_stack, texture, waves
 from tests.stand_ins import Engine, brightest, only
 
@@ -79,9 +86,11 @@ def test_overlays_are_painted(result):
     focus = opened(result.tile("focus", 2, 0, 0))
     assert focus[5, 5, 2] > focus[5, 5, 1]  # dark blue, the first frame
     assert focus[5, -5, 0] > focus[5, -5, 2]  # yellow, the last one
-    sure = opened(result.tile("confidence", 0, 1, 0))
-    assert sure[50, 400].min() > 250
-    assert sure[50, 650 - TILE, 2] < 200
+    data = np.frombuffer(result.tile("confidence", 0, 1, 0), np.uint8)
+    doubt = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)  # BGRA
+    assert doubt[50, 400, 3] < 5  # clear where it is sure
+    assert doubt[50, 650 - TILE, 3] > 100
+    assert doubt[50, 650 - TILE, 2] > 200  # orange
 
 
 def test_a_pixel_names_its_frame_or_the_mixture(result):
@@ -159,18 +168,178 @@ def test_a_surface_comes_with_its_texture(result):
     assert opened(data[4 + length :]).shape == (HEIGHT, WIDTH, 3)
 
 
+def exported(result, folder, what="picture", area=None, name="x.png", **more):
+    strokes = folder / "strokes.json"
+    save_strokes(strokes, result.strokes, result.names, result.size)
+    path = folder / name
+    write_export(ExportSpec(str(result.folder), str(strokes), str(path), what, area=area, **more))
+    return path
+
+
 def test_files_that_a_result_lacks_are_refused(result, tmp_path):
     for what in ("alignment", "slabs", "../x"):
         with pytest.raises(StackError, match="fuse again with that option"):
-            result.export_other(what, tmp_path, "x")
-    assert result.export_other("focus", tmp_path, "x").name == "x_focus.png"
+            exported(result, tmp_path, what)
 
 
-def test_a_crop_keeps_the_common_area_alone(result, tmp_path):
-    result.area = [10, 50, 20, 80]
-    result.export_picture(tmp_path / "a.png", 8, True)
-    cut = cv2.imread(str(tmp_path / "a.png"))[..., ::-1]
+def test_a_crop_keeps_its_area_of_the_picture_and_of_the_maps(result, tmp_path):
+    result.paint(Stroke(1, 20.0, 0.5, np.array([[40.0, 30.0]])))
+    area = (10, 50, 20, 80)
+    cut = cv2.imread(str(exported(result, tmp_path, area=area)))[..., ::-1]
     assert np.array_equal(cut, to_8_bits(np.array(result.picture[10:50, 20:80])))
+    for what, plane in (("focus", result.focus_map), ("confidence", result.confidence)):
+        path = exported(result, tmp_path, what, area)
+        assert np.array_equal(cv2.imread(str(path), -1), plane[10:50, 20:80])
+
+
+def test_an_exported_alignment_names_the_area(result, tmp_path):
+    still = Alignment(1, result.size, [np.eye(2, 3)] * 3, np.ones((3, 3)))
+    save_alignment(result.files.alignment, still, result.names)
+    again = ShownResult(result.folder)
+    path = exported(again, tmp_path, "alignment", (10, 50, 20, 80), "x.json")
+    assert json.loads(path.read_text())["area"] == [10, 50, 20, 80]
+    load_alignment(path, result.names, result.size, 3)  # whole frames can be aligned with it
+
+
+def test_an_export_in_srgb_has_no_profile(result, tmp_path):
+    record = json.loads(result.files.record.read_text())
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("XYZ")).tobytes()
+    record["metadata"]["profile"] = base64.b64encode(profile).decode()
+    result.files.record.write_text(json.dumps(record))
+    with pytest.raises(StackError, match="cannot be converted to sRGB"):
+        exported(result, tmp_path, srgb=True)
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    record["metadata"]["profile"] = base64.b64encode(profile).decode()
+    result.files.record.write_text(json.dumps(record))
+    assert decode(exported(result, tmp_path)).metadata.profile == profile
+    decoded = decode(exported(result, tmp_path, srgb=True))
+    assert decoded.metadata.profile is None
+    wanted = to_8_bits(np.array(result.fused)).astype(int)
+    assert np.abs(decoded.picture.astype(int) - wanted).max() <= 1
+
+
+def test_a_lower_quality_makes_a_smaller_file(result, tmp_path):
+    for name in ("a.jpg", "a.webp"):
+        sizes = [
+            exported(result, tmp_path, name=name, quality=quality).stat().st_size
+            for quality in (95, 30)
+        ]
+        assert sizes[1] < sizes[0]
+
+
+def test_strokes_are_redone_and_come_back(result):
+    """Also after the process was killed in the middle of a line of the log."""
+    strokes = [Stroke(1, 20.0, 0.5, np.array([[x, 40.0]]), 0.7) for x in (100.0, 400.0, 700.0)]
+    for stroke in strokes:
+        result.paint(stroke)
+    whole = np.array(result.picture)
+    assert len(result.undo(2)) == 2
+    partly = np.array(result.picture)
+    assert [len(result.strokes), len(result.undone)] == [1, 2]
+    with open(result.files.strokes, "a") as log:
+        log.write('\n{"paint": {"frame": "a.p')
+    again = ShownResult(result.folder)
+    assert np.array_equal(again.picture, partly)
+    assert len(again.redo()) == 1 and len(again.redo(5)) == 1
+    assert again.redo() == []
+    assert np.array_equal(again.picture, whole)
+    again.undo()
+    again.paint(strokes[0])
+    assert again.undone == []  # another stroke ends what can be redone
+    assert len(ShownResult(result.folder).strokes) == 3
+
+
+def test_no_two_pictures_have_one_stamp(result):
+    """Browsers keep tiles for an hour by their address, which has the stamp."""
+    stroke = Stroke(1, 20.0, 0.5, np.array([[100.0, 40.0]]))
+    seen = [result.stamp]
+    for change in (lambda: result.paint(stroke), result.undo, result.redo, result.undo):
+        change()
+        seen.append(result.stamp)
+    again = ShownResult(result.folder)
+    seen.append(again.stamp)
+    again.paint(stroke)
+    seen.append(again.stamp)
+    assert len(set(seen)) == len(seen)
+
+
+def test_small_copies_of_all_results_are_bounded():
+    cache = CopyCache(250)
+    for k in range(5):
+        cache.put("a", k, np.full(100, k, np.uint8))
+    assert cache.get("a", 0) is None
+    assert cache.get("a", 4)[0] == 4 and cache.get("a", 3)[0] == 3
+    cache.put("b", 3, np.zeros(100, np.uint8))
+    assert cache.get("a", 4) is None  # it was used least recently
+    assert cache.bytes == 200
+    cache.put("b", 3, np.zeros(50, np.uint8))
+    assert cache.bytes == 150
+
+
+def test_a_model_is_a_surface_with_a_texture(result, tmp_path):
+    result.paint(Stroke(1, 20.0, 0.5, np.array([[600.0, 40.0]])))
+    data = exported(result, tmp_path, "model", name="x.glb").read_bytes()
+    magic, version, length, text, kind = struct.unpack_from("<4sIII4s", data)
+    assert (magic, version, length, kind) == (b"glTF", 2, len(data), b"JSON")
+    record = json.loads(data[20 : 20 + text])
+    body = data[28 + text :]
+    places, across, corners, texture = (
+        body[view["byteOffset"] : view["byteOffset"] + view["byteLength"]]
+        for view in record["bufferViews"]
+    )
+    points = np.frombuffer(places, "<f4").reshape(-1, 3)
+    assert len(points) * 8 == len(across)
+    assert np.frombuffer(corners, "<u4").max() == len(points) - 1
+    assert points[:, 0].max() - points[:, 0].min() == pytest.approx(1, abs=0.01)
+    assert points[:, 2].min() >= 0 and points[:, 2].max() <= 0.161
+    assert record["accessors"][0]["max"] == points.max(0).tolist()
+    # The surface is seen from +z: its faces turn counter-clockwise.
+    a, b, c = points[np.frombuffer(corners, "<u4")[:3]]
+    assert np.cross(b - a, c - a)[2] > 0
+    assert opened(texture).shape == (HEIGHT, WIDTH, 3)
+
+
+def test_faint_strokes_are_faint(result):
+    before = result.picture[40, 600].astype(int)
+    result.paint(Stroke(1, 20.0, 0.0, np.array([[600.0, 40.0]]), 0.25))
+    wanted = before + (257 * result.frames[1][40, 600].astype(int) - before) * 0.25
+    assert np.abs(result.picture[40, 600] - wanted).max() <= 1
+
+
+def test_the_sharpest_frame_of_a_place_is_found(tmp_path):
+    answer = texture(60, 90, 0)
+    frames = np.stack([cv2.GaussianBlur(answer, (0, 0), 3), answer, answer // 2 + 60])
+    folder = written(tmp_path / "one", frames)
+    assert ShownResult(folder).sharpest_at(45, 30) == 1
+    with pytest.raises(StackError, match="outside the picture"):
+        ShownResult(folder).sharpest_at(90, 30)
+
+
+def test_a_draft_is_shown_in_the_place_of_the_picture(tmp_path):
+    frames = np.stack(draw_stack(texture(100, 300, 0), 3))
+    folder = written(tmp_path / "draft", frames, whole=(402, 1203))
+    draft = ShownResult(folder)
+    assert draft.shown_size == (402, 1203)
+    assert draft.tile("fused", 1, 0, 0) is None  # it has no such detail
+    assert opened(draft.tile("fused", 2, 0, 0)).shape[:2] == (100, 300)
+    assert opened(draft.tile(0, 3, 0, 0)).shape[:2] == (50, 150)
+    assert draft.pixel(1202, 401)["frame"] in draft.names
+    with pytest.raises(StackError, match="outside the picture of 1203x402"):
+        draft.pixel(1203, 0)
+
+
+def written(folder, frames, **more):
+    """A result of frames as a process leaves it; returns its folder."""
+    folder.mkdir(parents=True)
+    frames.tofile(folder / "frames.raw")
+    np.save(folder / "fused.npy", frames[0].astype(np.uint16) * 257)
+    np.save(folder / "focus.npy", np.zeros(frames.shape[1:3], np.uint16))
+    names = [f"{k}.png" for k in range(len(frames))]
+    record = {"shape": frames.shape, "dtype": "uint8", "files": names, "names": names}
+    record |= {"kept": list(range(len(names))), "notes": [], "area": None, "seconds": 1.0}
+    record |= {"tilt": 0, "first_is_near": None, "metadata": {}}
+    (folder / "result.json").write_text(json.dumps(record | more))
+    return folder
 
 
 def test_8_bits_of_16_are_those_fused_at_once():

@@ -88,7 +88,7 @@ def test_uploads_are_counted(tmp_path, monkeypatch):
     with pytest.raises(StackError, match="does not declare the size"):
         check_upload(None, 0, tmp_path, LIMITS)
     monkeypatch.setattr(uploads.shutil, "disk_usage", lambda _: SimpleNamespace(free=100))
-    with pytest.raises(StackError, match="--temp_dir"):
+    with pytest.raises(StackError, match="--projects"):
         check_upload(101, 0, tmp_path, LIMITS)
 
 

@@ -46,6 +46,16 @@ function valueOf({ kind, choices, default: value }, input) {
   return kind === "int" || kind === "float" ? Number(input.value) : input.value;
 }
 
+/** Shows the values of an earlier run; fields that it does not have get their defaults. */
+export function fill(chosen) {
+  for (const { field, input } of inputs.values()) {
+    const value = chosen[field.name] ?? (field.name in chosen ? null : field.default);
+    if (field.kind === "switch") input.checked = value;
+    else if (field.kind === "choice") input.value = field.choices.indexOf(value);
+    else input.value = value ?? "";
+  }
+}
+
 export function values() {
   // {name: value} for the server, or null after the browser has marked an input that is wrong.
   const bad = [...inputs.values()].find(({ input }) => !input.checkValidity());

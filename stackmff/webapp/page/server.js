@@ -1,81 +1,114 @@
 // Requests to the server, and uploads.
 
-const KNOWN = new RegExp("\\.(jpe?g|png|tiff?|bmp|webp|hei[cf]|hif|dng|cr[23]|nef|nrw|arw|orf|"
-  + "rw2|rwl|raf|pef|srw|3fr|iiq|x3f|mp4|m4v|mov|avi|mkv|webm|mts)$", "i");
-let token = sessionStorage.getItem("token");
-export let session = JSON.parse(sessionStorage.getItem("session") || "null");
+import { get, set } from "./store.js";
+import { hasPages } from "./tiff.js";
 
-export function address(path) {
-  return `/s/${token}${path}`;
-}
+export const address = path => `/s/${get().token}${path}`;
+export const ofStack = path => address(`/k/${get().stackId}${path}`);
 
-export async function begin() {
-  // Continues the session of this tab, or begins one if there is none or it has ended.
-  if (token && session && (await fetch(address("/state"))).ok) return;
-  const answer = await fetch("/sessions", { method: "POST" });
-  const found = await answer.json();
-  if (!answer.ok) throw new Error(found.error);
-  [session, token] = [found, found.token];
-  sessionStorage.setItem("token", token);
-  sessionStorage.setItem("session", JSON.stringify(found));
+export async function fetched(method, path, body) {
+  let answer;
+  try {
+    answer = await fetch(path, {
+      method, body: body === undefined || body instanceof Blob ? body : JSON.stringify(body),
+    });
+  } catch {
+    throw new Error("The server does not answer: check that it is still running");
+  }
+  if (answer.ok) return answer;
+  const found = await answer.json().catch(() => ({}));
+  const error = new Error(found.error || `the server answers with status ${answer.status}`);
+  error.status = answer.status;
+  throw error;
 }
 
 export async function ask(method, path, body) {
-  let answer;
-  try {
-    answer = await fetch(address(path), {
-      method, body: body === undefined ? undefined : JSON.stringify(body),
-    });
-  } catch {
-    throw new Error("the server does not answer: check that it is still running");
-  }
-  const found = await answer.json().catch(() => ({}));
-  if (!answer.ok) throw new Error(found.error || `the server answers with status ${answer.status}`);
-  return found;
+  const answer = await fetched(method, path, body);
+  return answer.status === 204 ? {} : answer.json();
 }
 
-export async function bytes(path) {
-  const answer = await fetch(address(path));
-  if (!answer.ok) throw new Error((await answer.json()).error);
-  return answer.arrayBuffer();
+export const bytes = async path => (await fetched("GET", path)).arrayBuffer();
+
+/** The token of the session; begins one on the start page. */
+export async function session() {
+  if (get().token) return get().token;
+  const { token } = await ask("POST", "/sessions");
+  enter(token);
+  return token;
+}
+
+export function enter(token) {
+  set({ token });
+  history.replaceState(null, "", token ? `#${token}` : location.pathname);
+}
+
+// Files that are dropped
+
+const suffixOf = name => name.slice(name.lastIndexOf(".")).toLowerCase();
+export const isKnown = name => !name.startsWith(".") && get().info.suffixes.includes(suffixOf(name));
+const isVideo = name => get().info.videos.includes(suffixOf(name));
+
+/**
+ * What was dropped or chosen, as the stacks that it makes.
+ * @returns {Promise<{stacks: {title: string, files: File[]}[], strokes: File[], skipped: number}>}
+ *     the stack of loose pictures has the title ""
+ */
+export async function sorted(found) {
+  const stacks = new Map();
+  const strokes = [];
+  let skipped = 0;
+  for (const [file, folder] of found) {
+    if (/\.json$/i.test(file.name) && !folder) strokes.push(file);
+    else if (!isKnown(file.name)) skipped += file.name.startsWith(".") ? 0 : 1;
+    else {
+      const alone = isVideo(file.name) || (/\.tiff?$/i.test(file.name) && await hasPages(file));
+      const title = alone ? `${folder}/${file.name}` : folder;
+      if (!stacks.has(title)) stacks.set(title, []);
+      stacks.get(title).push(file);
+    }
+  }
+  const named = [...stacks].map(([path, files]) => {
+    const last = path.split("/").filter(Boolean).at(-1) ?? "";
+    return { title: last === files[0].name ? last.replace(/\.[^.]*$/, "") : last, files };
+  });
+  return { stacks: named, strokes, skipped };
 }
 
 export async function droppedFiles(transfer) {
-  // [[file, name of its folder or ""]] of what was dropped, including the files in dropped folders.
+  // [[file, path of its folder or ""]] of what was dropped, including nested folders.
   const entries = [...transfer.items].map(item => item.webkitGetAsEntry?.()).filter(Boolean);
   if (!entries.length) return [...transfer.files].map(file => [file, ""]);
   const found = [];
-  for (const entry of entries) {
+  const walk = async (entry, folder) => {
     if (entry.isFile) {
-      found.push([await new Promise((good, bad) => entry.file(good, bad)), ""]);
-      continue;
+      found.push([await new Promise((good, bad) => entry.file(good, bad)), folder]);
+      return;
     }
     const reader = entry.createReader();
     for (;;) {
       const inside = await new Promise((good, bad) => reader.readEntries(good, bad));
       if (!inside.length) break;
-      for (const one of inside)
-        if (one.isFile && KNOWN.test(one.name) && !one.name.startsWith("."))
-          found.push([await new Promise((good, bad) => one.file(good, bad)), entry.name]);
+      for (const one of inside) await walk(one, `${folder}/${entry.name}`);
     }
-  }
+  };
+  for (const entry of entries) await walk(entry, "");
   return found;
 }
 
+/** Uploads [{id of the stack, file, folder}], three at a time. Returns sentences on what failed. */
 export async function upload(files, onProgress) {
-  // Uploads [[file, folder]], three at a time; onProgress(bytes sent, bytes in all). Returns
-  // sentences on what failed.
-  const total = files.reduce((sum, [file]) => sum + file.size, 0);
-  if (total > session.most_bytes)
-    return [`${(total / 1e9).toFixed(1)} GB are more than the ${session.most_bytes / 1e9} GB that ` +
-      "a session may upload: upload fewer frames"];
+  const total = files.reduce((sum, { file }) => sum + file.size, 0);
+  const most = get().info.most_bytes;
+  if (total > most)
+    return [`${(total / 1e9).toFixed(1)} GB are more than the ${most / 1e9} GB that a session may `
+      + "upload: upload fewer frames"];
   const sent = new Map();
   const failed = [];
   const queue = [...files];
-  const one = (file, folder) => new Promise(settle => {
+  const one = ({ id, file, folder }) => new Promise(settle => {
     const request = new XMLHttpRequest();
     const query = new URLSearchParams({ name: file.name, ...(folder && { folder }) });
-    request.open("PUT", address(`/files?${query}`));
+    request.open("PUT", address(`/k/${id}/files?${query}`));
     request.upload.onprogress = event => {
       sent.set(file, event.loaded);
       onProgress([...sent.values()].reduce((a, b) => a + b, 0), total);
@@ -92,10 +125,8 @@ export async function upload(files, onProgress) {
     request.send(file);
   });
   const worker = async () => {
-    while (queue.length) await one(...queue.shift());
+    while (queue.length) await one(queue.shift());
   };
   await Promise.all([worker(), worker(), worker()]);
   return failed;
 }
-
-addEventListener("pagehide", () => token && navigator.sendBeacon(address("/leave")));

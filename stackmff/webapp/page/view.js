@@ -1,33 +1,50 @@
-// The picture on its canvas: tiles, comparison slider, zoom, overlays, brush.
+// The picture on its canvas: tiles, panes, the comparison slider, zoom, overlays, brush, crop.
 
-const TILE = 512;
-const MOST_TILES = 400;
-const GRIP = 16; // px beside the line of the comparison slider where it can be dragged
+import { CropBox } from "./crop.js";
+
+const MOST_BYTES = 200e6; // of decoded tiles
+const GRIP = 18; // px beside the line of the comparison slider where it can be dragged
 const STILL = 4; // px; a pointer that moves less is a click
+const MARGIN = 12; // px around a picture that fits
+
+/**
+ * @typedef {{run: string, name: string, stamp?: string, least: number}} Layer
+ *   of a result or a frame; stamp: of tiles that can change
+ */
 
 export class PictureView {
-  // on: {probe(x, y), stroke(points), wiped(share), zoomed(scale)}
-  constructor(canvas, on) {
-    this.canvas = canvas;
-    this.on = on;
+  /**
+   * @param {HTMLCanvasElement} canvas
+   * @param {number} tile side of a tile, px
+   * @param {object} on {address(layer, level, column, row), probe(x, y), stroke(stroke), wiped(share),
+   *   zoomed(scale, fitted), sharpest(x, y), step(way), cropped(box)}
+   */
+  constructor(canvas, tile, on) {
+    Object.assign(this, { canvas, on, side: tile });
     this.context = canvas.getContext("2d");
     this.cover = document.createElement("canvas"); // mask of a stroke that tiles do not show yet
     this.tiles = new Map();
-    this.picture = null;
+    this.bytes = 0;
+    this.picture = null; // {width, height}
+    this.main = null; // Layer
+    this.other = null; // Layer, or null
+    this.mode = "single"; // or "wipe" or "side"
+    this.flicker = false; // the other layer alone is shown
     this.scale = 1; // px of the screen per px of the picture
-    this.x = this.y = 0; // px of the picture, at the centre of the canvas
+    this.x = this.y = 0; // px of the picture, at the centre of a pane
     this.fitted = true;
+    this.enlarged = false; // whether a fitted picture may be larger than its pixels
     this.wipe = 0.5;
-    this.frame = 0;
-    this.overlay = null;
+    this.overlay = null; // Layer
     this.opacity = 0.6;
-    this.brush = null; // {frame, radius, softness}
+    this.brush = null; // {frame: Layer or null, radius, softness, opacity}
     this.pointers = new Map();
     this.gesture = null;
     this.mark = null;
-    this.cursor = null;
+    this.cursor = null; // px of the picture
     this.unsettled = []; // strokes that the tiles do not show yet
-    this.versions = new Map(); // of tiles of the fused picture that have changed
+    this.stamps = new Map(); // of tiles of the painted picture that have changed since its stamp
+    this.crop = new CropBox(this);
     new ResizeObserver(() => this.resize()).observe(canvas);
     for (const kind of ["down", "move", "up", "cancel", "leave"])
       canvas.addEventListener("pointer" + kind, event => this[kind](event));
@@ -35,25 +52,24 @@ export class PictureView {
     canvas.addEventListener("keydown", event => this.key(event));
   }
 
-  show(picture, address) {
-    // picture: {run, width, height, names}; address(layer, level, column, row)
+  /** @param {object} wanted {picture, main, other, mode, overlay} */
+  show({ picture, main, other, mode, overlay }) {
     const before = this.picture;
-    this.address = address;
-    this.picture = picture;
-    if (!before || before.run !== picture.run) {
-      this.versions.clear();
+    const another = !this.main || this.main.run !== main.run;
+    const restamped = !another && this.main.stamp !== main.stamp && this.main.name === main.name;
+    const swap = mode !== this.mode;
+    Object.assign(this, { picture, main, other, mode, overlay });
+    if (another) {
       this.unsettled = [];
       this.mark = null;
-      this.frame = Math.min(this.frame, picture.names.length - 1);
-      if (before && !this.fitted) {
-        // The full picture replaces its draft.
-        const ratio = picture.width / before.width;
-        this.x *= ratio;
-        this.y *= ratio;
-        this.scale /= ratio;
-      }
     }
-    this.resize();
+    if (another || restamped) this.stamps.clear();
+    if (!before || before.width !== picture.width || before.height !== picture.height) {
+      [this.fitted, this.enlarged] = [true, false];
+      this.crop.box = null;
+      this.resize();
+    } else if (swap && this.fitted) this.fit(this.enlarged);
+    else this.draw();
   }
 
   get pixels() {
@@ -65,28 +81,85 @@ export class PictureView {
     if (!box.width || !this.picture) return;
     this.canvas.width = Math.round(box.width * this.pixels);
     this.canvas.height = Math.round(box.height * this.pixels);
-    if (this.fitted) this.fit();
+    if (this.fitted) this.fit(this.enlarged);
     else this.draw();
   }
 
-  fit() {
+  // Places
+
+  /** The parts of the canvas: {layer, x, y, width, height}. The last one has the result. */
+  panes() {
+    const { width, height } = this.canvas;
+    if (this.mode !== "side" || !this.other) return [{ layer: this.main, x: 0, y: 0, width, height }];
+    const gap = 2 * this.pixels;
+    if (width >= height) {
+      const half = Math.floor((width - gap) / 2);
+      return [{ layer: this.other, x: 0, y: 0, width: half, height },
+        { layer: this.main, x: width - half, y: 0, width: half, height }];
+    }
+    const half = Math.floor((height - gap) / 2);
+    return [{ layer: this.other, x: 0, y: 0, width, height: half },
+      { layer: this.main, x: 0, y: height - half, width, height: half }];
+  }
+
+  paneAt([x, y]) {
+    const inside = pane => x >= pane.x && y >= pane.y && x < pane.x + pane.width
+      && y < pane.y + pane.height;
+    return this.panes().find(inside) ?? this.panes().at(-1);
+  }
+
+  /** Px of the picture at px of the canvas. */
+  place(x, y, pane = this.paneAt([x, y])) {
+    return [
+      this.x + (x - pane.x - pane.width / 2) / this.scale,
+      this.y + (y - pane.y - pane.height / 2) / this.scale,
+    ];
+  }
+
+  /** Px of the canvas at px of the picture. */
+  spot(px, py, pane = this.panes().at(-1)) {
+    return [
+      (px - this.x) * this.scale + pane.x + pane.width / 2,
+      (py - this.y) * this.scale + pane.y + pane.height / 2,
+    ];
+  }
+
+  /** Where the comparison slider is, px of the canvas: a share of the visible part of the picture. */
+  line() {
+    const [left, right] = this.edges();
+    return left + (right - left) * this.wipe;
+  }
+
+  edges() {
+    return [Math.max(this.spot(0, 0)[0], 0),
+      Math.min(this.spot(this.picture.width, 0)[0], this.canvas.width)];
+  }
+
+  // Zoom
+
+  /** Fits the picture into its pane; it is enlarged beyond its pixels only if that is asked for. */
+  fit(enlarged = false) {
+    if (!this.picture) return;
     const { width, height } = this.picture;
-    const margin = 12 * this.pixels;
-    this.scale = Math.min(
-      (this.canvas.width - 2 * margin) / width, (this.canvas.height - 2 * margin) / height,
-    );
+    const pane = this.panes()[0];
+    const margin = 2 * MARGIN * this.pixels;
+    const most = Math.min((pane.width - margin) / width, (pane.height - margin) / height);
+    this.scale = Math.max(enlarged ? most : Math.min(most, 1), 1e-3);
     [this.x, this.y] = [width / 2, height / 2];
-    this.fitted = true;
+    [this.fitted, this.enlarged] = [true, enlarged];
     this.zoomed();
   }
 
-  zoom(scale, x = this.canvas.width / 2, y = this.canvas.height / 2) {
+  zoom(scale, x, y) {
     // The point of the picture at x, y of the canvas stays there.
+    const pane = x === undefined ? this.panes().at(-1) : this.paneAt([x, y]);
+    const [cx, cy] = [pane.x + pane.width / 2, pane.y + pane.height / 2];
+    [x, y] = [x ?? cx, y ?? cy];
     const least = Math.min(0.05, 200 / Math.max(this.picture.width, this.picture.height));
     scale = Math.min(Math.max(scale, least), 32);
-    const [px, py] = this.place(x, y);
-    this.x = px - (x - this.canvas.width / 2) / scale;
-    this.y = py - (y - this.canvas.height / 2) / scale;
+    const [px, py] = this.place(x, y, pane);
+    this.x = px - (x - cx) / scale;
+    this.y = py - (y - cy) / scale;
     this.scale = scale;
     this.fitted = false;
     this.zoomed();
@@ -94,7 +167,7 @@ export class PictureView {
 
   zoomed() {
     this.hold();
-    this.on.zoomed(this.scale);
+    this.on.zoomed(this.scale, this.fitted);
     this.draw();
   }
 
@@ -104,25 +177,12 @@ export class PictureView {
     this.y = Math.min(Math.max(this.y, 0), this.picture.height);
   }
 
-  place(x, y) {
-    return [
-      this.x + (x - this.canvas.width / 2) / this.scale,
-      this.y + (y - this.canvas.height / 2) / this.scale,
-    ];
-  }
-
-  spot(px, py) {
-    return [
-      (px - this.x) * this.scale + this.canvas.width / 2,
-      (py - this.y) * this.scale + this.canvas.height / 2,
-    ];
-  }
-
-  line() {
-    // Where the comparison slider is, px of the canvas: a share of the visible part of the picture.
-    const left = Math.max(this.spot(0, 0)[0], 0);
-    const right = Math.min(this.spot(this.picture.width, 0)[0], this.canvas.width);
-    return left + (right - left) * this.wipe;
+  pan(right, down) {
+    this.x -= right / this.scale;
+    this.y -= down / this.scale;
+    this.fitted = false;
+    this.hold();
+    this.draw();
   }
 
   // Drawing
@@ -141,51 +201,69 @@ export class PictureView {
     context.setTransform(1, 0, 0, 1, 0, 0);
     context.clearRect(0, 0, canvas.width, canvas.height);
     context.imageSmoothingEnabled = this.scale < 2;
-    const line = this.line();
-    const comparing = this.wipe > 0 && !this.brush;
-    this.layer(context, "fused");
-    this.paintUnsettled();
-    if (this.overlay) {
-      // Certain pixels are white: multiplication leaves them unchanged.
-      if (this.overlay === "confidence") context.globalCompositeOperation = "multiply";
-      context.globalAlpha = this.opacity;
-      this.layer(context, this.overlay);
-      context.globalAlpha = 1;
-      context.globalCompositeOperation = "source-over";
-    }
-    if (comparing) {
+    for (const pane of this.panes()) {
       context.save();
       context.beginPath();
-      context.rect(0, 0, line, canvas.height);
+      context.rect(pane.x, pane.y, pane.width, pane.height);
       context.clip();
-      context.clearRect(0, 0, line, canvas.height);
-      this.layer(context, String(this.frame));
+      this.paintPane(pane);
       context.restore();
     }
-    if (!this.brush) this.paintLine(line);
+    if (this.wiping) this.paintLine(this.line());
     if (this.mark) this.paintMark();
-    if (this.brush && this.cursor) this.paintCursor();
+    if (this.crop.active) this.crop.paint(context);
+    if (this.brush && this.cursor) for (const pane of this.panes()) this.paintCursor(pane);
     this.forget();
   }
 
-  layer(context, name) {
+  get wiping() {
+    return this.mode === "wipe" && this.other && !this.flicker;
+  }
+
+  paintPane(pane) {
+    const { context, canvas } = this;
+    const painted = pane.layer === this.main;
+    const shown = this.flicker && this.other ? this.other : pane.layer;
+    // Under an overlay the picture is grey, so that the overlay's colours are seen on any picture.
+    if (this.overlay && painted && shown === this.main) context.filter = "grayscale(1)";
+    this.layer(context, shown, pane);
+    context.filter = "none";
+    if (shown !== this.main) return;
+    this.paintUnsettled(pane);
+    if (this.overlay) {
+      context.globalAlpha = this.opacity;
+      this.layer(context, this.overlay, pane);
+      context.globalAlpha = 1;
+    }
+    if (!this.wiping) return;
+    context.save();
+    context.beginPath();
+    context.rect(0, 0, this.line(), canvas.height);
+    context.clip();
+    context.clearRect(0, 0, this.line(), canvas.height);
+    this.layer(context, this.other, pane);
+    context.restore();
+  }
+
+  layer(context, layer, pane) {
     // Coarser tiles stand in for those that are not loaded yet.
     const { width, height } = this.picture;
-    const last = Math.max(0, Math.ceil(Math.log2(Math.max(width, height) / TILE)));
-    const wanted = Math.min(Math.max(Math.floor(Math.log2(1 / this.scale) + 0.01), 0), last);
+    const last = Math.max(0, Math.ceil(Math.log2(Math.max(width, height) / this.side)), layer.least);
+    const exact = Math.max(Math.floor(Math.log2(1 / this.scale) + 0.01), layer.least, 0);
+    const wanted = Math.min(exact, last);
+    const [left, top] = this.place(pane.x, pane.y, pane);
+    const [right, bottom] = this.place(pane.x + pane.width, pane.y + pane.height, pane);
     for (let level = last; level >= wanted; level--) {
-      const step = TILE * 2 ** level;
-      const [left, top] = this.place(0, 0);
-      const [right, bottom] = this.place(this.canvas.width, this.canvas.height);
+      const step = this.side * 2 ** level;
       const columns = [Math.max(0, Math.floor(left / step)), Math.min(right, width) / step];
       const rows = [Math.max(0, Math.floor(top / step)), Math.min(bottom, height) / step];
       for (let row = rows[0]; row < rows[1]; row++)
         for (let column = columns[0]; column < columns[1]; column++) {
-          const image = this.tile(name, level, column, row, level === wanted || level === last);
+          const image = this.tile(layer, level, column, row, level === wanted || level === last);
           if (!image) continue;
-          const [x0, y0] = this.spot(column * step, row * step);
+          const [x0, y0] = this.spot(column * step, row * step, pane);
           const [x1, y1] = this.spot(
-            Math.min((column + 1) * step, width), Math.min((row + 1) * step, height),
+            Math.min((column + 1) * step, width), Math.min((row + 1) * step, height), pane,
           );
           // Whole pixels, so that there is no seam between neighbours.
           const [a, b] = [Math.round(x0), Math.round(y0)];
@@ -194,62 +272,71 @@ export class PictureView {
     }
   }
 
-  tile(name, level, column, row, load) {
-    const key = `${this.picture.run}/${name}/${level}/${column}/${row}`;
-    const version = (name === "fused" && this.versions.get(`${level}/${column}/${row}`)) || 0;
+  tile(layer, level, column, row, load) {
+    const key = `${layer.run}/${layer.name}/${level}/${column}/${row}`;
+    const stamp = layer.stamp && (this.stamps.get(`${level}/${column}/${row}`) ?? layer.stamp);
     let tile = this.tiles.get(key);
     if (tile) {
       this.tiles.delete(key); // to the end: the most recently used one is removed last
       this.tiles.set(key, tile);
     }
-    if (load && (!tile || tile.asked !== version)) {
-      tile = tile || { image: null };
-      tile.asked = version;
+    if (load && (!tile || tile.asked !== stamp)) {
+      tile = tile || { image: null, bytes: 0 };
+      tile.asked = stamp;
       this.tiles.set(key, tile);
       const image = new Image();
+      image.decoding = "async";
       const settle = () => {
-        if (tile.asked === version) {
-          if (image.naturalWidth) tile.image = image;
-          tile.version = version;
+        if (tile.asked === stamp) {
+          if (image.naturalWidth) {
+            this.bytes -= tile.bytes;
+            tile.bytes = 4 * image.naturalWidth * image.naturalHeight;
+            if (this.tiles.get(key) === tile) this.bytes += tile.bytes;
+            tile.image = image;
+          }
+          tile.stamp = stamp;
+          tile.settled = true;
         }
         this.draw();
       };
+      tile.settled = false;
       image.onload = image.onerror = settle;
-      image.src = `${this.address(name, level, column, row)}?v=${version}`;
+      image.src = this.on.address(layer, level, column, row) + (stamp ? `?v=${stamp}` : "");
     }
     return tile && tile.image;
   }
 
   forget() {
-    for (const key of this.tiles.keys()) {
-      if (this.tiles.size <= MOST_TILES) break;
+    for (const [key, tile] of this.tiles) {
+      if (this.bytes <= MOST_BYTES) break;
       this.tiles.delete(key);
+      this.bytes -= tile.bytes;
     }
   }
 
   get busy() {
-    return [...this.tiles.values()].some(tile => tile.version !== tile.asked);
+    return [...this.tiles.values()].some(tile => !tile.settled);
   }
 
-  changed(boxes, version) {
-    // boxes: [top, bottom, left, right] of the fused picture that have changed.
+  /** Ask again for the tiles of the painted picture in boxes [top, bottom, left, right]. */
+  changed(boxes, stamp) {
     const { width, height } = this.picture;
-    const last = Math.max(0, Math.ceil(Math.log2(Math.max(width, height) / TILE)));
+    const last = Math.max(0, Math.ceil(Math.log2(Math.max(width, height) / this.side)));
     for (const [top, bottom, left, right] of boxes)
       for (let level = 0; level <= last; level++) {
-        const step = TILE * 2 ** level;
+        const step = this.side * 2 ** level;
         for (let row = Math.floor(top / step); row * step < bottom; row++)
           for (let column = Math.floor(left / step); column * step < right; column++)
-            this.versions.set(`${level}/${column}/${row}`, version);
+            this.stamps.set(`${level}/${column}/${row}`, stamp);
       }
     this.draw();
   }
 
-  paintUnsettled() {
+  paintUnsettled(pane) {
     // Strokes that the tiles do not show yet: the frame, masked by the stroke.
     this.unsettled = this.unsettled.filter(stroke => !stroke.sent || performance.now() < stroke.until);
-    if (this.unsettled.some(stroke => stroke.sent) && !this.busy) {
-      this.unsettled = this.unsettled.filter(stroke => !stroke.sent);
+    if (this.unsettled.some(stroke => stroke.done) && !this.busy) {
+      this.unsettled = this.unsettled.filter(stroke => !stroke.done);
     } else if (this.unsettled.some(stroke => stroke.sent)) setTimeout(() => this.draw(), 60);
     for (const stroke of this.unsettled) {
       const { cover } = this;
@@ -261,25 +348,27 @@ export class PictureView {
       context.lineWidth = Math.max(2 * stroke.radius * this.scale - fade, 1);
       context.beginPath();
       stroke.points.forEach(([x, y], k) =>
-        context[k ? "lineTo" : "moveTo"](...this.spot(x + 0.5, y + 0.5)));
+        context[k ? "lineTo" : "moveTo"](...this.spot(x + 0.5, y + 0.5, pane)));
       if (stroke.points.length === 1)
-        context.lineTo(...this.spot(stroke.points[0][0] + 0.51, stroke.points[0][1] + 0.5));
+        context.lineTo(...this.spot(stroke.points[0][0] + 0.51, stroke.points[0][1] + 0.5, pane));
       context.stroke();
       context.filter = "none";
       context.globalCompositeOperation = "source-in";
       if (stroke.frame === null) {
         context.fillStyle = "rgb(255 255 255 / 0.4)"; // the fused picture comes with the tiles
         context.fillRect(0, 0, cover.width, cover.height);
-      } else this.layerInto(context, String(stroke.frame));
+      } else this.layerInto(context, stroke.frame, pane);
+      this.context.globalAlpha = stroke.opacity;
       this.context.drawImage(cover, 0, 0);
+      this.context.globalAlpha = 1;
     }
   }
 
-  layerInto(context, name) {
+  layerInto(context, layer, pane) {
     // "source-in" clears what a tile does not cover, so the layer is drawn as one picture.
     this.layerCanvas = this.layerCanvas || document.createElement("canvas");
     [this.layerCanvas.width, this.layerCanvas.height] = [this.canvas.width, this.canvas.height];
-    this.layer(this.layerCanvas.getContext("2d"), name);
+    this.layer(this.layerCanvas.getContext("2d"), layer, pane);
     context.drawImage(this.layerCanvas, 0, 0);
   }
 
@@ -323,18 +412,23 @@ export class PictureView {
     }
   }
 
-  paintCursor() {
+  paintCursor(pane) {
     const { context, pixels } = this;
     const radius = this.brush.radius * this.scale;
     const rings = [[radius, 1], [radius * (1 - this.brush.softness), 0.5]];
+    context.save();
+    context.beginPath();
+    context.rect(pane.x, pane.y, pane.width, pane.height);
+    context.clip();
     for (const [size, alpha] of rings)
       for (const [colour, wide] of [[`rgb(0 0 0 / ${alpha})`, 3], [`rgb(255 255 255 / ${alpha})`, 1.4]]) {
         context.strokeStyle = colour;
         context.lineWidth = wide * pixels;
         context.beginPath();
-        context.arc(...this.cursor, Math.max(size, 1), 0, 7);
+        context.arc(...this.spot(...this.cursor, pane), Math.max(size, 1), 0, 7);
         context.stroke();
       }
+    context.restore();
   }
 
   // Input
@@ -349,16 +443,22 @@ export class PictureView {
     this.canvas.setPointerCapture(event.pointerId);
     const at = this.at(event);
     this.pointers.set(event.pointerId, at);
+    if (event.pointerType === "pen") this.pen = true;
     if (this.pointers.size === 2) {
-      this.gesture = { kind: "pinch", far: this.apart() };
+      this.gesture = { kind: "pinch", far: this.apart(), middle: this.middle() };
       this.unsettled = this.unsettled.filter(stroke => stroke.sent);
       return;
     }
-    const near = Math.abs(at[0] - this.line()) < GRIP * this.pixels;
+    const near = this.wiping && Math.abs(at[0] - this.line()) < GRIP * this.pixels;
+    // Once a pen has been seen, fingers move the picture.
+    const paints = this.brush && event.button === 0 && !event.shiftKey && !event.altKey
+      && !(this.pen && event.pointerType === "touch");
     let kind = "pan";
-    if (this.brush && event.button === 0 && !event.shiftKey) kind = "paint";
-    else if (!this.brush && near) kind = "wipe";
-    this.gesture = { kind, start: at, last: at, moved: false };
+    if (this.crop.active) kind = "crop";
+    else if (paints) kind = "paint";
+    else if (near) kind = "wipe";
+    this.gesture = { kind, start: at, last: at, moved: false, alt: event.altKey };
+    if (kind === "crop") this.crop.begin(this.place(...at));
     if (kind === "paint") {
       this.unsettled.push({ ...this.brush, points: [this.pixel(at)], sent: false });
       this.draw();
@@ -367,7 +467,12 @@ export class PictureView {
 
   apart() {
     const [[ax, ay], [bx, by]] = [...this.pointers.values()];
-    return Math.hypot(ax - bx, ay - by);
+    return Math.max(Math.hypot(ax - bx, ay - by), 1);
+  }
+
+  middle() {
+    const [[ax, ay], [bx, by]] = [...this.pointers.values()];
+    return [(ax + bx) / 2, (ay + by) / 2];
   }
 
   pixel(at) {
@@ -376,38 +481,36 @@ export class PictureView {
   }
 
   move(event) {
+    if (!this.picture) return;
     const at = this.at(event);
-    this.cursor = at;
+    this.cursor = this.place(...at);
     const gesture = this.gesture;
-    if (this.picture && !gesture) {
-      const near = Math.abs(at[0] - this.line()) < GRIP * this.pixels;
-      this.canvas.style.cursor = this.brush ? "none" : near ? "ew-resize" : "crosshair";
+    if (!gesture) {
+      const near = this.wiping && Math.abs(at[0] - this.line()) < GRIP * this.pixels;
+      this.canvas.style.cursor = this.crop.active ? this.crop.cursor(this.cursor)
+        : this.brush ? "none" : near ? "ew-resize" : "crosshair";
       if (this.brush) this.draw();
       return;
     }
-    if (!gesture || !this.pointers.has(event.pointerId)) return;
+    if (!this.pointers.has(event.pointerId)) return;
     this.pointers.set(event.pointerId, at);
     if (gesture.kind === "pinch") {
-      const far = this.apart();
-      const [[ax, ay], [bx, by]] = [...this.pointers.values()];
-      this.zoom((this.scale * far) / gesture.far, (ax + bx) / 2, (ay + by) / 2);
-      gesture.far = far;
+      const [far, middle] = [this.apart(), this.middle()];
+      this.pan(middle[0] - gesture.middle[0], middle[1] - gesture.middle[1]);
+      this.zoom((this.scale * far) / gesture.far, ...middle);
+      Object.assign(gesture, { far, middle });
       return;
     }
     gesture.moved ||= Math.hypot(at[0] - gesture.start[0], at[1] - gesture.start[1]) > STILL * this.pixels;
     if (gesture.kind === "paint") {
       for (const one of event.getCoalescedEvents?.() ?? [event]) this.lead(this.at(one));
+    } else if (gesture.kind === "crop") {
+      this.crop.lead(this.cursor);
     } else if (gesture.kind === "wipe") {
-      const left = Math.max(this.spot(0, 0)[0], 0);
-      const right = Math.min(this.spot(this.picture.width, 0)[0], this.canvas.width);
+      const [left, right] = this.edges();
       this.wipe = Math.min(Math.max((at[0] - left) / (right - left), 0), 1);
       this.on.wiped(this.wipe);
-    } else if (gesture.moved) {
-      this.x -= (at[0] - gesture.last[0]) / this.scale;
-      this.y -= (at[1] - gesture.last[1]) / this.scale;
-      this.fitted = false;
-      this.hold();
-    }
+    } else if (gesture.moved) this.pan(at[0] - gesture.last[0], at[1] - gesture.last[1]);
     gesture.last = at;
     this.draw();
   }
@@ -422,7 +525,10 @@ export class PictureView {
   up(event) {
     this.pointers.delete(event.pointerId);
     const gesture = this.gesture;
-    this.gesture = null;
+    // The finger that stays after a pinch goes on to move the picture.
+    const [rest] = this.pointers.values();
+    this.gesture = gesture?.kind === "pinch" && rest
+      ? { kind: "pan", start: rest, last: rest, moved: true } : null;
     if (!gesture || event.type === "pointercancel") return;
     if (gesture.kind === "paint") {
       const stroke = this.unsettled.at(-1);
@@ -430,15 +536,21 @@ export class PictureView {
         if (gesture.moved) this.lead(gesture.last, 0);
         this.on.stroke(stroke);
       }
-    } else if (gesture.kind !== "pinch" && !gesture.moved) {
-      this.click(this.place(...gesture.start));
+    } else if (gesture.kind === "crop") {
+      this.on.cropped(this.crop.whole());
+    } else if (gesture.kind === "pan" && !gesture.moved) {
+      this.click(this.place(...gesture.start), gesture.alt);
     }
     this.draw();
   }
 
-  click(place) {
+  click(place, alt = false) {
     const [x, y] = place.map(Math.floor);
     if (x < 0 || y < 0 || x >= this.picture.width || y >= this.picture.height) return;
+    if (alt) {
+      this.on.sharpest(x, y);
+      return;
+    }
     this.mark = [x, y];
     this.on.probe(x, y);
     this.draw();
@@ -455,16 +567,16 @@ export class PictureView {
   }
 
   key(event) {
-    const way = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[event.key];
-    if (!this.picture || event.ctrlKey || event.metaKey || event.altKey) return;
-    if (way) {
-      const step = this.canvas.height / 8 / this.scale;
-      this.x += way[0] * step;
-      this.y += way[1] * step;
-      this.fitted = false;
-      this.hold();
+    if (!this.picture || event.ctrlKey || event.metaKey) return;
+    const way = { ArrowLeft: [1, 0], ArrowRight: [-1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1] }[event.key];
+    if (way && event.altKey && this.wiping) {
+      this.wipe = Math.min(Math.max(this.wipe - 0.02 * way[0], 0), 1);
+      this.on.wiped(this.wipe);
       this.draw();
-    } else if ("+=-".includes(event.key)) this.zoom(this.scale * 2 ** (event.key === "-" ? -0.5 : 0.5));
+    } else if (event.altKey) return;
+    else if (way && this.brush && way[1]) this.on.step(-way[1]);
+    else if (way) this.pan(...way.map(side => (side * this.canvas.height) / 8));
+    else if ("+=-".includes(event.key)) this.zoom(this.scale * 2 ** (event.key === "-" ? -0.5 : 0.5));
     else if (event.key === "Enter" && !this.brush) this.click([this.x, this.y]);
     else return;
     event.preventDefault();

@@ -1,6 +1,5 @@
 // The 3D view: the fused picture draped over its heights, which can be turned.
 
-const HEIGHT = 0.16; // of the highest point, in units of the longer side
 const VERTEX = `
 attribute vec2 at;
 attribute vec2 height; // height, and brightness
@@ -22,8 +21,9 @@ varying float light;
 void main() { gl_FragColor = vec4(texture2D(picture, place).rgb * light, 1.); }`;
 
 export class View3D {
-  constructor(canvas) {
-    this.canvas = canvas;
+  /** tallest: height of the highest point, in units of the longer side */
+  constructor(canvas, tallest) {
+    Object.assign(this, { canvas, tallest });
     [this.turn, this.tilt, this.distance] = [-0.28, 0.7, 1.25];
     canvas.addEventListener("pointerdown", event => {
       canvas.setPointerCapture(event.pointerId);
@@ -106,7 +106,7 @@ export class View3D {
     const high = new Float32Array(width * height * 2);
     const z = (x, y) => {
       const column = Math.min(Math.max(x, 0), width - 1);
-      return (levels[Math.min(Math.max(y, 0), height - 1) * width + column] / 65535) * HEIGHT;
+      return (levels[Math.min(Math.max(y, 0), height - 1) * width + column] / 65535) * this.tallest;
     };
     for (let y = 0, k = 0; y < height; y++)
       for (let x = 0; x < width; x++, k += 2) {

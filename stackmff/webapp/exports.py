@@ -1,0 +1,135 @@
+"""Exported files of a result: the picture, its maps, what it was made by."""
+
+import io
+import shutil
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageCms
+
+from stackmff.errors import StackError
+from stackmff.files import parse_json, write_bytes, write_json
+from stackmff.fusion.retouch import apply_strokes, load_strokes
+from stackmff.images.formats import to_8_bits, write_picture
+from stackmff.images.metadata import Metadata
+from stackmff.webapp.jobs import ExportSpec
+from stackmff.webapp.model import glb
+from stackmff.webapp.results import TALLEST, ShownResult
+
+Area = tuple[int, int, int, int]  # (top, bottom, left, right), px
+SUFFIXES = {"png": ".png", "tiff": ".tif", "jpeg": ".jpg", "webp": ".webp"}
+DEEP = ("png", "tiff")  # formats that have 16 bits
+OTHERS = {
+    "focus": ".png",
+    "confidence": ".png",
+    "alignment": ".json",
+    "strokes": ".json",
+    "slabs": ".zip",
+    "model": ".glb",
+}
+
+
+def write_export(spec: ExportSpec) -> list[str]:
+    """Write the file that a spec asks for.
+
+    Returns:
+        Sentences on what the format could not keep.
+    Raises:
+        StackError: the result has no such file, or it cannot be written.
+    """
+    result = ShownResult(spec.result, painted=False)
+    path = Path(spec.path)
+    if spec.what not in ("picture", "model"):
+        write_other(result, spec.what, path, Path(spec.strokes), spec.area)
+        return []
+    picture = np.array(result.fused)
+    strokes = load_strokes(Path(spec.strokes), result.names, result.size)
+    apply_strokes(picture, result.frames, strokes, None, result.fused)
+    if spec.what == "model":
+        result.picture = picture
+        write_bytes(path, glb(*result.relief(), TALLEST))
+        return []
+    picture = cut(picture, spec.area)
+    picture = picture if spec.bits == 16 and not spec.srgb else to_8_bits(picture)
+    metadata = result.metadata
+    if spec.srgb and metadata.profile is not None:
+        picture, metadata = in_srgb(picture, metadata)
+    return write_picture(path, picture, metadata, quality=spec.quality)
+
+
+def cut(picture: np.ndarray, area: Area | None) -> np.ndarray:
+    """A picture (H, W) or (H, W, C) cropped to an area; None: whole."""
+    if area is None:
+        return picture
+    top, bottom, left, right = area
+    return np.ascontiguousarray(picture[top:bottom, left:right])
+
+
+def in_srgb(picture: np.ndarray, metadata: Metadata) -> tuple[np.ndarray, Metadata]:
+    """A picture (H, W, C) uint8 converted from its profile to sRGB, which needs no profile.
+
+    Raises:
+        StackError: the profile is damaged or is not one of this picture's colours.
+    """
+    assert metadata.profile is not None
+    colours = 1 if picture.shape[2] <= 2 else 3
+    image = Image.fromarray(picture[..., 0] if colours == 1 else picture[..., :3])
+    try:
+        source = ImageCms.ImageCmsProfile(io.BytesIO(metadata.profile))
+        wanted = ImageCms.createProfile("sRGB")
+        converted = ImageCms.profileToProfile(image, source, wanted, outputMode="RGB")
+    except (ImageCms.PyCMSError, OSError) as error:
+        raise StackError(
+            f"the colour profile of the frames cannot be converted to sRGB ({error}): keep the "
+            "profile"
+        ) from error
+    alpha = [picture[..., -1:]] if picture.shape[2] in (2, 4) else []
+    out = np.concatenate([np.asarray(converted), *alpha], axis=2)
+    return out, replace(metadata, profile=None)
+
+
+def write_other(
+    result: ShownResult, what: str, path: Path, strokes: Path, area: Area | None
+) -> None:
+    """Write another file than the picture.
+
+    Args:
+        result: that it is of.
+        what: one of OTHERS.
+        path: of the file.
+        strokes: file of the strokes.
+        area: that the picture is cropped to, or None. The maps are cropped too; the alignment is
+            that of whole frames, and names the area.
+    Raises:
+        StackError: this result has no such file.
+    """
+    if what in ("focus", "confidence"):
+        plane = result.confidence if what == "confidence" else result.focus_map
+        if plane is not None:
+            write_picture(path, cut(np.array(plane), area))
+            return
+    elif what == "strokes":
+        shutil.copyfile(strokes, path)
+        return
+    elif what == "alignment" and result.alignment is not None:
+        record = parse_json(result.alignment_file.read_bytes())
+        write_json(path, record if area is None else {"area": list(area), **record})
+        return
+    elif what == "slabs" and (slabs := sorted(result.files.slabs.glob("*.tif"))):
+        with zipfile.ZipFile(path, "w") as archive:  # uncompressed: the TIFFs already are
+            for slab in slabs:
+                archive.write(slab, slab.name)
+        return
+    raise StackError(f"this result has no {what}: fuse again with that option")
+
+
+def write_all(path: Path, files: list[Path]) -> None:
+    """Put files into a zip archive, which numbers those that share a name."""
+    names: dict[str, int] = {}
+    with zipfile.ZipFile(path, "w") as archive:
+        for file in files:
+            count = names[file.name] = names.get(file.name, 0) + 1
+            name = file.name if count == 1 else f"{file.stem} ({count}){file.suffix}"
+            archive.write(file, name)

@@ -1,0 +1,99 @@
+// Export: what is written, how, and what is being written.
+
+import { download } from "./actions.js";
+import { byId, element } from "./elements.js";
+import { get, set, version, watch } from "./store.js";
+
+const REMEMBERED = ["template", "format", "bits", "quality", "srgb"]; // choices that come back
+const value = input => (input.type === "checkbox" ? input.checked : input.value);
+
+export function listen() {
+  for (const id of REMEMBERED) {
+    const known = localStorage.getItem(`export-${id}`);
+    if (known !== null) {
+      if (byId(id).type === "checkbox") byId(id).checked = known === "true";
+      else byId(id).value = known;
+    }
+    byId(id).onchange = () => {
+      localStorage.setItem(`export-${id}`, value(byId(id)));
+      drawChoices();
+    };
+  }
+  byId("crop").onchange = () => set({ cropping: byId("crop").value === "free" });
+  byId("save").onclick = () => save(false);
+  byId("save-all").onclick = () => save(true);
+  for (const button of document.querySelectorAll("[data-what]"))
+    button.onclick = () => {
+      const { number } = version();
+      download({ stack: get().stackId, version: number, what: button.dataset.what, area: area() },
+        button.textContent);
+    };
+  watch(s => [s.stack?.results, s.run, s.stacks], draw);
+  watch(s => [s.exports], drawExports);
+  watch(s => [s.crop, s.cropping, s.stack?.results, s.run], drawCrop);
+  drawChoices();
+}
+
+/** The area that the picture and its maps are cropped to: null, "common", or four numbers. */
+function area() {
+  const chosen = byId("crop").value;
+  return chosen === "free" ? get().crop : chosen || null;
+}
+
+function save(all) {
+  const quality = byId("quality");
+  if (!quality.reportValidity()) return;
+  const format = byId("format").value;
+  const lossy = format === "jpeg" || format === "webp";
+  const wanted = {
+    what: "picture", format, bits: Number(byId("bits").value), srgb: byId("srgb").checked,
+    quality: lossy && quality.value !== "" ? Number(quality.value) : null,
+    name: byId("template").value,
+  };
+  if (all) download({ ...wanted, all: true, area: area() === "common" ? "common" : null }, "All stacks");
+  else
+    download({ ...wanted, stack: get().stackId, version: version().number, area: area() },
+      "The picture");
+}
+
+function drawChoices() {
+  const format = byId("format").value;
+  const deep = format === "tiff" || format === "png";
+  byId("bits").disabled = !deep || byId("srgb").checked;
+  if (byId("bits").disabled) byId("bits").value = "8";
+  else byId("bits").value = localStorage.getItem("export-bits") ?? "16";
+  byId("quality-option").hidden = deep;
+  byId("quality").placeholder = format === "webp" ? "lossless" : "95";
+}
+
+function draw() {
+  const found = version();
+  byId("export").hidden = !found || found.draft;
+  if (byId("export").hidden) return;
+  byId("srgb-option").hidden = !found.profile;
+  const offered = {
+    focus: true, confidence: found.confidence, alignment: found.aligned,
+    strokes: found.strokes > 0, slabs: found.slabs, model: true,
+  };
+  for (const button of document.querySelectorAll("[data-what]"))
+    button.hidden = !offered[button.dataset.what];
+  byId("save-all").hidden = get().stacks.filter(one => one.versions).length < 2;
+  const whole = !found.area || found.area.join() === [0, found.height, 0, found.width].join();
+  byId("crop").querySelector("[value=common]").disabled = whole;
+}
+
+function drawCrop(crop) {
+  const found = version();
+  const chosen = byId("crop").value;
+  const box = chosen === "free" ? crop : chosen === "common" ? found?.area : null;
+  byId("crop-size").hidden = !chosen;
+  byId("crop-size").textContent = box ? `${box[3] - box[2]} × ${box[1] - box[0]} pixels`
+    : "Draw a rectangle on the picture";
+  byId("save").disabled = chosen === "free" && !crop;
+}
+
+function drawExports(running) {
+  byId("exporting").replaceChildren(...running.map(({ label }) =>
+    element("li", `${label}: writing the file …`, {}, element("progress", null,
+      { ariaLabel: "Writing the file" }))));
+}

@@ -1,0 +1,79 @@
+// The state of the page, in one place. Views draw what they watch; actions change it.
+
+/**
+ * @typedef {object} State
+ * @property {object|null} info what the server told of itself, see Endpoints.info
+ * @property {string|null} token of the session, null on the start page
+ * @property {object[]} projects
+ * @property {object[]} stacks on the shelf, see ShelfStack.summary
+ * @property {number|null} stackId of the stack that is shown
+ * @property {object|null} stack see ShelfStack.state, its frames in `list`
+ * @property {string|null} run of the version that was chosen; null: the last one
+ * @property {number} frame index of the chosen frame in the names of the version
+ * @property {number|null} frameId id of the frame that is looked at before there is a result
+ * @property {"result"|"compare"|"retouch"|"3d"} tool
+ * @property {{kind: string, run?: string}} other what the picture is compared with
+ * @property {"wipe"|"side"} compareMode
+ * @property {boolean} sourcePane whether the source is shown beside the retouched picture
+ * @property {boolean} erasing
+ * @property {string|null} overlay
+ * @property {[number, number]|null} uploading bytes sent, bytes in all
+ * @property {number} painting strokes that the server does not have yet
+ * @property {object[]} messages {kind: "bad"|"note", text}
+ * @property {object[]} exports that are being written: {name, id}
+ * @property {string|null} importing name of the project file that is opened
+ * @property {number[]|null} crop [top, bottom, left, right], px
+ * @property {boolean} cropping
+ */
+
+/** @type {State} */
+const state = {
+  info: null, token: null, projects: [], stacks: [], stackId: null, stack: null, run: null,
+  frame: 0, frameId: null, tool: "result", other: { kind: "frame" }, compareMode: "wipe",
+  sourcePane: true, erasing: false, overlay: null, uploading: null, painting: 0, messages: [],
+  exports: [], importing: null, crop: null, cropping: false,
+};
+const watchers = [];
+let waits = false;
+
+export const get = () => state;
+
+export function set(patch) {
+  Object.assign(state, patch);
+  if (waits) return;
+  waits = true;
+  queueMicrotask(() => {
+    waits = false;
+    for (const watcher of watchers) watcher();
+  });
+}
+
+/** Calls draw(...values) now and whenever one of the values that `pick` takes has changed. */
+export function watch(pick, draw) {
+  let before;
+  const look = () => {
+    const now = pick(state);
+    if (before && now.every((value, k) => value === before[k])) return;
+    before = now;
+    draw(...now);
+  };
+  watchers.push(look);
+  look();
+}
+
+// What follows from the state
+
+const NONE = [];
+export const results = one => one.stack?.results?.filter(result => !result.broken) ?? NONE;
+
+/** The version that is shown: the chosen one, else the last; null before there is any. */
+export function version(one = state) {
+  const all = results(one);
+  return all.find(result => result.run === one.run) ?? all.at(-1) ?? null;
+}
+
+export const frames = one => one.stack?.list ?? NONE;
+
+/** The id of the frame that a version's name belongs to, or null. */
+export const idOf = (name, one = state) =>
+  frames(one).find(frame => frame.name === name)?.id ?? null;

@@ -1,0 +1,329 @@
+// The viewer with its tools: what is shown on the canvas, and how.
+
+import { painting, replayed, tell } from "./actions.js";
+import { byId } from "./elements.js";
+import { probe } from "./probe.js";
+import { ask, bytes, ofStack } from "./server.js";
+import { frames, get, results, set, version, watch } from "./store.js";
+import { PictureView } from "./view.js";
+import { View3D } from "./view3d.js";
+
+let view;
+let scene;
+let sceneOf = null; // run and stamp of the result that the 3D view shows
+let wasRun = null;
+
+export function listen() {
+  view = new PictureView(byId("picture"), get().info.tile, {
+    address: (layer, ...at) => ofStack(`/tile/${layer.run}/${layer.name}/${at.join("/")}`),
+    probe: (x, y) => version() && get().frameId === null && probe(view, x, y),
+    stroke, sharpest,
+    step: way => stepSource(way),
+    wiped: share => {
+      byId("wipe").value = 100 - share * 100;
+    },
+    zoomed: (scale, fitted) => {
+      byId("zoom").value = `${(scale * 100).toFixed(scale < 0.1 ? 1 : 0)} %`;
+      byId("fit").setAttribute("aria-pressed", fitted);
+      setBrush();
+    },
+    cropped: crop => set({ crop }),
+  });
+  scene = new View3D(byId("scene"), get().info.tallest);
+  replayed.by = settled;
+  buttons();
+  watch(s => [s.stack, s.run, s.frame, s.frameId, s.tool, s.other, s.compareMode, s.sourcePane,
+    s.erasing, s.overlay, s.crop, s.cropping], draw);
+}
+
+// What is shown
+
+const fusedLayer = found => ({ run: found.run, name: "fused", stamp: found.stamp, least: found.least_level });
+const frameLayer = (found, index) => ({ run: found.run, name: String(index), least: found.least_level });
+
+/** The layer that the result is compared with. */
+function otherLayer(found) {
+  const { other, frame } = get();
+  if (other.kind === "plain") return { run: found.run, name: "plain", least: found.least_level };
+  const another = other.kind === "version" && results(get()).find(one => one.run === other.run);
+  if (another && another.width === found.width && another.height === found.height)
+    return fusedLayer(another);
+  return frameLayer(found, Math.min(frame, found.names.length - 1));
+}
+
+function otherName(found) {
+  const { other, frame } = get();
+  if (other.kind === "plain") return "Without retouching";
+  const another = other.kind === "version" && results(get()).find(one => one.run === other.run);
+  return another ? `Version ${another.number}` : found.names[Math.min(frame, found.names.length - 1)];
+}
+
+function draw() {
+  const { stack, frameId, tool } = get();
+  const found = version();
+  const isFrame = frameId !== null;
+  document.body.dataset.stage = !get().token || get().stackId === null ? "start"
+    : isFrame ? "frame" : found ? "result" : stack && !stack.frames && !stack.examining
+      && !get().waitsForFrames && !get().uploading ? "start" : "frames";
+  const mode = isFrame ? "frame" : tool;
+  if (byId("tools").dataset.tool !== mode) {
+    byId("tools").dataset.tool = mode;
+    byId("probe").hidden = true;
+    view.mark = null;
+  }
+  for (const button of document.querySelectorAll("button[data-tool]"))
+    button.setAttribute("aria-pressed", button.dataset.tool === tool);
+  byId("picture").hidden = tool === "3d" && !isFrame;
+  byId("scene").hidden = !byId("picture").hidden;
+  if (isFrame) drawFrame(frameId);
+  else if (found) drawResult(found);
+  else byId("left").textContent = byId("right").textContent = "";
+}
+
+function drawFrame(id) {
+  const frame = frames(get()).find(one => one.id === id);
+  if (!frame) return set({ frameId: null });
+  view.brush = null;
+  view.crop.active = false;
+  const main = { run: "frame", name: String(id), least: frame.whole ? 0 : 2, stamp: String(frame.whole) };
+  view.show({ picture: frame, main, other: null, mode: "single", overlay: null });
+  byId("left").textContent = frame.used ? frame.name : `${frame.name}, excluded`;
+  byId("right").textContent = "";
+  drawLegend(null);
+  return undefined;
+}
+
+function drawResult(found) {
+  const { tool, compareMode, sourcePane, overlay, erasing, cropping, frame } = get();
+  document.querySelector("button[data-tool=retouch]").disabled = found.draft;
+  if (found.draft && tool === "retouch") set({ tool: "result" });
+  const compares = tool === "compare";
+  const side = compares ? compareMode === "side" : tool === "retouch" && sourcePane;
+  view.crop.active = cropping && tool === "result";
+  view.crop.box ??= get().crop;
+  if (!get().crop && !view.gesture) view.crop.box = null;
+  const index = Math.min(frame, found.names.length - 1);
+  const other = tool === "retouch" ? frameLayer(found, index) : otherLayer(found);
+  const shown = overlay && tool === "result" && (overlay !== "confidence" || found.confidence)
+    ? { run: found.run, name: overlay, least: found.least_level } : null;
+  const mode = side ? "side" : compares ? "wipe" : "single";
+  // The brush comes first: what is drawn depends on it.
+  view.brush = tool !== "retouch" ? null
+    : { frame: erasing ? null : frameLayer(found, index), radius: 1, softness: 0, opacity: 1 };
+  view.show({ picture: found, main: fusedLayer(found), other, mode, overlay: shown });
+  setBrush();
+  if (found.run !== wasRun) {
+    wasRun = found.run;
+    byId("probe").hidden = true;
+  }
+  byId("overlay").querySelector("[value=confidence]").disabled = !found.confidence;
+  byId("overlay").value = overlay ?? "";
+  byId("opacity").hidden = !overlay;
+  byId("undo").disabled = !found.strokes;
+  byId("redo").disabled = !found.undone;
+  byId("eraser").setAttribute("aria-pressed", erasing);
+  byId("pane").setAttribute("aria-pressed", sourcePane);
+  byId("side").setAttribute("aria-pressed", compareMode === "side");
+  byId("tools").classList.toggle("beside", compareMode === "side");
+  drawChoices(found, index);
+  drawTags(found, index);
+  drawLegend(shown && overlay, found);
+  if (tool === "3d") showScene(found);
+}
+
+function drawChoices(found, index) {
+  const { other } = get();
+  const names = found.names.map((name, k) => [`frame ${k}`, name]);
+  fillSelect(byId("source"), names, `frame ${index}`);
+  const rest = results(get()).filter(one => one !== found && !one.draft && one.width === found.width
+    && one.height === found.height).map(one => [`version ${one.run}`, `Version ${one.number}`]);
+  if (found.strokes) rest.unshift(["plain", "Without retouching"]);
+  const chosen = other.kind === "version" ? `version ${other.run}`
+    : other.kind === "plain" && found.strokes ? "plain" : `frame ${index}`;
+  fillSelect(byId("other"), [...rest, ...names], chosen);
+  byId("wipe-left").textContent = chosen.startsWith("frame") ? "Frame" : "Other";
+}
+
+function fillSelect(select, entries, chosen) {
+  const key = JSON.stringify(entries);
+  if (select.dataset.entries !== key) {
+    select.dataset.entries = key;
+    select.replaceChildren(...entries.map(([value, text]) => new Option(text, value)));
+  }
+  select.value = chosen;
+}
+
+function drawTags(found, index) {
+  const { tool, erasing, sourcePane, compareMode } = get();
+  const of = found.draft ? "Draft" : results(get()).filter(one => !one.draft).length > 1
+    ? `Fused, version ${found.number}` : "Fused";
+  let left = "";
+  if (tool === "compare") left = otherName(found);
+  else if (tool === "retouch" && erasing) left = "Restores the fused result";
+  else if (tool === "retouch") left = found.names[index];
+  byId("left").textContent = left;
+  byId("right").textContent = tool === "3d" ? "" : of;
+  const beside = tool === "compare" ? compareMode === "side" : tool === "retouch" && sourcePane;
+  byId("viewer").classList.toggle("beside", beside);
+}
+
+function drawLegend(overlay, found) {
+  byId("legend").hidden = !overlay;
+  if (!overlay) return;
+  const words = overlay === "focus" ? [found.names[0], found.names.at(-1)] : ["sure", "unsure"];
+  const [bar, ...ends] = byId("legend").children;
+  bar.className = `${overlay}-legend`;
+  ends.forEach((end, k) => (end.textContent = words[k]));
+}
+
+async function showScene(found) {
+  const wanted = `${get().stackId}/${found.run}/${found.stamp}`;
+  if (sceneOf === wanted) return scene.draw();
+  sceneOf = wanted;
+  try {
+    await scene.show(await bytes(ofStack(`/surface/${found.run}`)));
+  } catch (error) {
+    sceneOf = null;
+    tell(error);
+  }
+  return undefined;
+}
+
+// The brush
+
+function setBrush() {
+  // The slider sets the size as a share of the picture, so that it suits pictures of any size.
+  if (!view.brush || !view.picture) return;
+  const longest = Math.max(view.picture.width, view.picture.height);
+  const share = Number(byId("radius").value) / 100;
+  view.brush.radius = Math.round(longest * 0.1 * share ** 2 * 10) / 10 + 2;
+  view.brush.softness = Number(byId("softness").value) / 100;
+  view.brush.opacity = Number(byId("strength").value) / 100;
+  view.draw();
+}
+
+async function stroke(painted) {
+  const found = version();
+  const record = {
+    frame: painted.frame === null ? null : found.names[Number(painted.frame.name)],
+    radius: painted.radius, softness: painted.softness, points: painted.points,
+    ...(painted.opacity < 1 && { opacity: painted.opacity }),
+  };
+  Object.assign(painted, { sent: true, until: performance.now() + 30000 });
+  const done = await painting("POST", record);
+  if (done) painted.done = true;
+  else view.unsettled = view.unsettled.filter(one => one !== painted);
+  settled(done);
+}
+
+/** Shows what a change of the strokes has changed. */
+function settled(done) {
+  if (done && done.run === version()?.run) view.changed(done.boxes, done.stamp);
+  view.draw();
+}
+
+async function sharpest(x, y) {
+  try {
+    const { index } = await ask("GET", ofStack(`/sharpest/${version().run}/${x}/${y}`));
+    set({ frame: index, erasing: false });
+  } catch (error) {
+    tell(error);
+  }
+}
+
+function stepSource(way) {
+  const found = version();
+  if (!found) return;
+  const index = Math.min(Math.max(get().frame + way, 0), found.names.length - 1);
+  set({ frame: index, erasing: false, other: { kind: "frame" } });
+}
+
+// Buttons and keys
+
+export function use(tool) {
+  set({ tool, frameId: null, cropping: tool === "result" && byId("crop").value === "free" });
+}
+
+function buttons() {
+  for (const button of document.querySelectorAll("button[data-tool]"))
+    button.onclick = () => use(button.dataset.tool);
+  byId("wipe").oninput = event => {
+    view.wipe = 1 - event.target.value / 100;
+    view.draw();
+  };
+  byId("other").onchange = event => {
+    const [kind, rest] = event.target.value.split(/ (.*)/);
+    if (kind === "frame") set({ frame: Number(rest), other: { kind } });
+    else set({ other: { kind, run: rest } });
+  };
+  byId("source").onchange = event => set({ frame: Number(event.target.value.slice(6)), erasing: false });
+  byId("side").onclick = () => set({ compareMode: get().compareMode === "side" ? "wipe" : "side" });
+  byId("pane").onclick = () => set({ sourcePane: !get().sourcePane });
+  byId("overlay").onchange = event => {
+    set({ overlay: event.target.value || null });
+    byId("opacity").value = event.target.value === "confidence" ? 90 : 60;
+    byId("opacity").oninput();
+  };
+  byId("opacity").oninput = () => {
+    view.opacity = byId("opacity").value / 100;
+    view.draw();
+  };
+  byId("fit").onclick = () => view.fit(view.fitted && !view.enlarged && view.scale >= 1);
+  byId("actual-size").onclick = () => view.zoom(1, ...(view.mark ? view.spot(...view.mark) : []));
+  byId("radius").oninput = byId("softness").oninput = byId("strength").oninput = setBrush;
+  byId("eraser").onclick = () => set({ erasing: !get().erasing });
+  byId("undo").onclick = async () => settled(await painting("DELETE"));
+  byId("redo").onclick = async () => settled(await painting("POST", undefined, "/redo"));
+  byId("close-frame").onclick = () => set({ frameId: null });
+}
+
+const inField = event => event.target.closest?.("select, dialog, input[type=text], input[type=number]");
+
+/** Whether a key was taken. */
+export function key(event) {
+  const found = version();
+  const { tool, frameId } = get();
+  const shows = found || frameId !== null;
+  if (!shows || inField(event)) return false;
+  const letter = event.key.toLowerCase();
+  const retouches = tool === "retouch" && frameId === null;
+  if ((letter === "z" || letter === "y") && !event.altKey && retouches)
+    byId(letter === "y" || event.shiftKey ? "redo" : "undo").click();
+  else if (event.ctrlKey || event.metaKey || event.altKey) return false;
+  else if (letter === "f") byId("fit").click();
+  else if (letter === "1") byId("actual-size").click();
+  else if (event.key === "Escape") escape();
+  else if (letter === " " && found && (event.target === document.body || event.target.closest("#viewer")))
+    flicker(true);
+  else if (retouches && "[]".includes(letter)) {
+    byId("radius").value = Number(byId("radius").value) + (letter === "]" ? 4 : -4);
+    setBrush();
+  } else if (retouches && letter === "e") byId("eraser").click();
+  else if (found && "crv3".includes(letter) && frameId === null)
+    use({ c: "compare", r: found.draft ? tool : "retouch", v: "result", 3: "3d" }[letter]);
+  else if (found && (letter === "," || letter === ".") && frameId === null)
+    stepSource(letter === "," ? -1 : 1);
+  else return false;
+  return true;
+}
+
+export function keyUp(event) {
+  if (event.key === " ") flicker(false);
+}
+
+function flicker(on) {
+  if (view.flicker === on) return;
+  view.flicker = on;
+  byId("right").classList.toggle("away", on);
+  byId("left").textContent = on ? otherName(version()) : byId("left").textContent;
+  view.draw();
+  if (!on) draw();
+}
+
+function escape() {
+  if (get().frameId !== null && byId("probe").hidden) set({ frameId: null });
+  byId("probe").hidden = true;
+  view.mark = null;
+  view.draw();
+}
+

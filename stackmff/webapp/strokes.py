@@ -1,0 +1,93 @@
+"""The strokes of a result on the disk: a log that is only appended to, so a kill loses nothing.
+
+Each line is one JSON object: {"paint": record of a stroke}, {"undo": count}, {"redo": count}, or
+{"wait": [height, width, record]} for a stroke of an earlier result that does not fit this one.
+"""
+
+import contextlib
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from stackmff.files import parse_json
+from stackmff.fusion.retouch import Stroke, record_of, stroke_of
+
+Waiting = tuple[tuple[int, int], dict[str, Any]]  # ((height, width), record of a stroke)
+
+
+@dataclass
+class Painted:
+    """What a log of strokes comes to.
+
+    Attributes:
+        strokes: that are painted, in their order.
+        undone: that were undone and can be redone, the next one last.
+        waiting: that do not fit this result.
+    """
+
+    strokes: list[Stroke] = field(default_factory=list)
+    undone: list[Stroke] = field(default_factory=list)
+    waiting: list[Waiting] = field(default_factory=list)
+
+    def paint(self, stroke: Stroke) -> None:
+        """Add a stroke; what was undone can no longer be redone."""
+        self.strokes.append(stroke)
+        self.undone.clear()
+
+    def undo(self) -> Stroke:
+        """Take the last stroke back, and return it."""
+        self.undone.append(self.strokes.pop())
+        return self.undone[-1]
+
+    def redo(self) -> Stroke:
+        """Add the stroke again that was undone last, and return it."""
+        self.strokes.append(self.undone.pop())
+        return self.strokes[-1]
+
+
+class StrokeLog:
+    """The log of one result.
+
+    Args:
+        path: of the file, which may not exist yet.
+        names: of the frames.
+    """
+
+    def __init__(self, path: Path, names: Sequence[str]) -> None:
+        self.path, self.names = path, names
+
+    def write(self, **entry: Any) -> None:
+        """Append an entry; it is on the disk on return."""
+        # The line before may have been cut by a kill: each entry begins one of its own.
+        with open(self.path, "a", encoding="ascii") as file:
+            file.write("\n" + json.dumps(entry))
+            file.flush()
+            os.fsync(file.fileno())
+
+    def paint(self, stroke: Stroke) -> None:
+        """Append a stroke."""
+        self.write(paint=record_of(stroke, self.names))
+
+    def read(self) -> Painted:
+        """What the entries come to; a line that was cut by a kill, and what cannot be, is passed
+        over."""
+        painted = Painted()
+        with contextlib.suppress(FileNotFoundError):
+            for line in self.path.read_bytes().splitlines():
+                with contextlib.suppress(ValueError, KeyError, TypeError, IndexError):
+                    self._apply(painted, parse_json(line))
+        return painted
+
+    def _apply(self, painted: Painted, entry: dict[str, Any]) -> None:
+        if "paint" in entry:
+            painted.paint(stroke_of(entry["paint"], self.names))
+        for _ in range(entry.get("undo", 0)):
+            painted.undo()
+        for _ in range(entry.get("redo", 0)):
+            painted.redo()
+        if "wait" in entry:
+            height, width, record = entry["wait"]
+            painted.waiting.append(((height, width), record))

@@ -1,0 +1,312 @@
+"""The versions of one stack on the shelf: what is shown of them, painted on them, exported."""
+
+import shutil
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from stackmff.errors import StackError
+from stackmff.fusion.retouch import Stroke, cost_of, save_strokes, stroke_of, strokes_of
+from stackmff.webapp.exports import DEEP, OTHERS, SUFFIXES, Area
+from stackmff.webapp.jobs import ExportSpec, FuseSpec, WorkerJob
+from stackmff.webapp.result_files import ResultFiles, ResultRecord, load_record
+from stackmff.webapp.results import Box, ShownResult, Stamps, waiting_notes
+from stackmff.webapp.stack_frames import Shared, StackFrames
+from stackmff.webapp.strokes import Painted, StrokeLog
+from stackmff.webapp.uploads import safe_stem
+
+LEAST_PAINT = 1e8  # px to compute for strokes that are sent at once, about 20 ns each
+PAINT_TIMES = 25  # the same, times the pixels of the picture
+MOST_SHOWN = 4  # results that are open at a time
+UNREADABLE = (StackError, OSError, ValueError, KeyError, TypeError, EOFError)  # a damaged file
+# What the command line and the page call the same.
+CROP_WORDS = ("--crop removes that", "a crop to the area all frames cover removes that")
+TEMPLATE = "{stack}_fused"  # name of an exported picture
+
+
+class Version:
+    """One result of a stack, which is kept until it is deleted.
+
+    Args:
+        number: of its run, from 1.
+        folder: of the result, see result_files.ResultFiles.
+    """
+
+    def __init__(self, number: int, folder: Path) -> None:
+        self.number, self.folder = number, folder
+        self.files = ResultFiles(folder)
+        self.record: ResultRecord = load_record(self.files.record)
+        self.stamps = Stamps()
+        self._painted: Painted | None = None
+        self.broken: str | None = None  # sentence on what it lacks
+
+    def open(self) -> ShownResult:
+        """The result, opened.
+
+        Raises:
+            StackError: its files are damaged.
+        """
+        try:
+            result = ShownResult(self.folder, stamps=self.stamps)
+        except UNREADABLE as error:
+            self.broken = f"version {self.number} cannot be read: {error}"
+            raise StackError(self.broken) from error
+        self._painted = result.painted_with
+        return result
+
+    @property
+    def painted(self) -> Painted:
+        """Its strokes, also while the result is not open."""
+        if self._painted is None:
+            self._painted = StrokeLog(self.files.strokes, self.record.names).read()
+        return self._painted
+
+    @property
+    def run(self) -> str:
+        """Its name in addresses."""
+        return f"run-{self.number}"
+
+
+class StackVersions(StackFrames):
+    """The versions of a stack, besides its frames.
+
+    Args:
+        folder, shared: as of StackFrames.
+    """
+
+    def __init__(self, folder: Path, shared: Shared) -> None:
+        super().__init__(folder, shared)
+        self.versions: list[Version] = []
+        self.draft: ShownResult | None = None
+        self.fuse_job: WorkerJob[FuseSpec] | None = None
+        self.open_results: OrderedDict[int, ShownResult] = OrderedDict()
+        self.runs = self.drafts = 0
+
+    def shown(self, number: int | None = None) -> ShownResult:
+        """The result of a version; None: of the last one.
+
+        Raises:
+            StackError: there is none yet.
+            LookupError: this one is not there.
+        """
+        with self.lock:
+            if not self.versions and (number is None or number > self.runs or self.fuse_job):
+                raise StackError("there is no result yet: fuse the frames first")
+            number = self.versions[-1].number if number is None else number
+            version = next((one for one in self.versions if one.number == number), None)
+            if version is None:
+                raise LookupError("this version was deleted")
+            if number not in self.open_results:
+                self.open_results[number] = version.open()
+            self.open_results.move_to_end(number)
+            while len(self.open_results) > MOST_SHOWN:
+                self.open_results.popitem(last=False)
+            return self.open_results[number]
+
+    def of_run(self, run: str) -> ShownResult:
+        """The result of a name in addresses, "run-3" or "draft-3"; LookupError if it is gone."""
+        kind, _, number = run.partition("-")
+        if kind == "draft" and run == self._draft_run():
+            if self.draft is not None:
+                return self.draft
+            if self.versions:  # a page that does not know yet asks for the same place of it
+                return self.shown()
+        if kind != "run" or not number.isdecimal():
+            raise LookupError("there is no such result")
+        try:
+            return self.shown(int(number))
+        except StackError as error:
+            raise LookupError(str(error)) from error
+
+    def _draft_run(self) -> str:
+        return f"draft-{self.drafts}"
+
+    def delete_version(self, number: int) -> None:
+        """Delete a version and its strokes; LookupError where there is none."""
+        with self.lock:
+            self.shown(number)
+            version = next(one for one in self.versions if one.number == number)
+            self.versions.remove(version)
+            self.open_results.pop(number, None)
+            self._remove_unused_aligned()
+            self.changed()
+        shutil.rmtree(version.folder.parent, ignore_errors=True)
+
+    def _remove_unused_aligned(self) -> None:
+        """Remove frames in register that no version shows."""
+        used = {version.record.aligned for version in self.versions}
+        for folder in self.folder.glob("aligned-*"):
+            if folder.name not in used:
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def paint(self, number: int, record: Mapping[str, Any]) -> list[Box]:
+        """Paint a stroke, see retouch.stroke_of; return the boxes that have changed."""
+        with self.lock:
+            result = self.shown(number)
+            try:
+                stroke = stroke_of(record, result.names)
+            except (ValueError, KeyError, TypeError) as error:
+                raise StackError(f"this stroke cannot be painted: {error}") from error
+            return self._paint(result, [stroke])
+
+    def replay(self, number: int, record: Mapping[str, Any]) -> list[Box]:
+        """Paint the strokes of a file, see retouch.save_strokes, in addition to those there are."""
+        with self.lock:
+            result = self.shown(number)
+            name = str(record.get("name", "this file"))
+            strokes = strokes_of(record, name, result.names, result.size)
+            return self._paint(result, strokes)
+
+    def _paint(self, result: ShownResult, strokes: Sequence[Stroke]) -> list[Box]:
+        most = max(LEAST_PAINT, PAINT_TIMES * result.height * result.width)
+        if sum(cost_of(stroke, result.size) for stroke in strokes) > most:
+            raise StackError(
+                "these strokes would take minutes to paint: paint shorter or thinner ones"
+            )
+        return [result.paint(stroke) for stroke in strokes]
+
+    def undo(self, number: int, count: int) -> list[Box]:
+        """Undo the last strokes; return the boxes that have changed."""
+        with self.lock:
+            return self.shown(number).undo(count)
+
+    def redo(self, number: int, count: int = 1) -> list[Box]:
+        """Redo the strokes that were undone last; return the boxes that have changed."""
+        with self.lock:
+            return self.shown(number).redo(count)
+
+    def export_spec(self, number: int, wanted: Mapping[str, Any], folder: Path) -> ExportSpec:
+        """What writes an exported file into a folder.
+
+        Args:
+            number: of the version.
+            wanted: {"what", "format", "bits", "quality", "srgb", "area", "name"}, from JSON; all
+                may be missing. In the name of a picture {stack} and {version} are replaced.
+            folder: for the file; the strokes are written beside it.
+        Raises:
+            StackError: something that is wanted does not exist.
+        """
+        with self.lock:
+            result = self.shown(number)
+            strokes = folder / "strokes.json"
+            save_strokes(strokes, result.strokes, result.names, result.size)
+            what, kind = wanted.get("what", "picture"), wanted.get("format", "png")
+            if what != "picture" and what not in OTHERS:
+                raise StackError(f"this result has no {what}: choose something else")
+            if kind not in SUFFIXES:
+                raise StackError("this format is not supported: choose PNG, TIFF, JPEG or WebP")
+            template = str(wanted.get("name") or TEMPLATE)
+            if what != "picture":
+                template = f"{{stack}}_{what}"
+            name = template.replace("{stack}", self.name()).replace("{version}", str(number))
+            suffix = SUFFIXES[kind] if what == "picture" else OTHERS[what]
+            quality = wanted.get("quality")
+            if quality is not None and not (type(quality) is int and 1 <= quality <= 100):
+                raise StackError(f"the quality {quality} is not a whole number from 1 to 100")
+            return ExportSpec(
+                result=str(result.folder),
+                strokes=str(strokes),
+                path=str(folder / f"{safe_stem(name)}{suffix}"),
+                what=what,
+                bits=16 if wanted.get("bits") == 16 and kind in DEEP else 8,
+                quality=quality,
+                srgb=wanted.get("srgb") is True,
+                area=area_of(wanted.get("area"), result),
+            )
+
+    def name(self) -> str:
+        """The name of the stack: that of its folder or video, else of its reference frame."""
+        if self.title:
+            return safe_stem(self.title)
+        files = {frame["file"] for frame in self.frames.values()}
+        if len(files) == 1:
+            return safe_stem(Path(*files).stem)
+        if self.versions:
+            names = self.versions[-1].record.names
+            reference = len(names) // 2
+            result = self.open_results.get(self.versions[-1].number)
+            if result is not None and result.alignment is not None:
+                reference = result.alignment.reference
+            return safe_stem(Path(names[reference]).stem)
+        if self.order:
+            return safe_stem(Path(self.frames[self.order[len(self.order) // 2]]["name"]).stem)
+        return "New stack"
+
+    def _version_state(self, version: Version) -> dict[str, Any]:
+        record, files = version.record, version.files
+        aligned = self.folder / (record.aligned or files.folder) / "alignment.json"
+        notes = [*record.notes, *waiting_notes(version.painted.waiting)]
+        if version.broken is not None:
+            return {"run": version.run, "broken": self.without_paths(version.broken), "notes": []}
+        return self._result_state(version.run, record, notes) | {
+            "confidence": files.confidence.exists(),
+            "aligned": aligned.exists(),
+            "slabs": files.slabs.is_dir(),
+            **self._painted_state(version),
+        }
+
+    def _draft_state(self, draft: ShownResult) -> dict[str, Any]:
+        return self._result_state(self._draft_run(), load_record(draft.files.record), []) | {
+            "draft": True,
+            "least_level": draft.least_level,
+            "confidence": draft.confidence is not None,
+            "aligned": False,
+            "slabs": False,
+            "strokes": 0,
+            "undone": 0,
+            "stamp": draft.stamp,
+        }
+
+    def _result_state(self, run: str, record: ResultRecord, notes: Sequence[str]) -> dict[str, Any]:
+        height, width = record.whole or record.shape[1:3]
+        return {
+            "run": run,
+            "number": int(run.partition("-")[2]),
+            "draft": False,
+            "least_level": 0,
+            "width": width,
+            "height": height,
+            "names": record.names,
+            "kept": record.kept,
+            "notes": [self.without_paths(note).replace(*CROP_WORDS) for note in notes],
+            "seconds": round(record.seconds, 1),
+            "made": record.made,
+            "options": record.options,
+            "bits": 16 if record.dtype == "uint16" else 8,
+            "profile": record.metadata.get("profile") is not None,
+            "area": record.area,
+        }
+
+    def _painted_state(self, version: Version) -> dict[str, Any]:
+        painted = version.painted
+        return {
+            "strokes": len(painted.strokes),
+            "undone": len(painted.undone),
+            "stamp": version.stamps.now,
+        }
+
+
+def area_of(area: Any, result: ShownResult) -> Area | None:
+    """The area that an export is cropped to.
+
+    Args:
+        area: from JSON: None, "common" for the area that all frames cover, or
+            [top, bottom, left, right], px.
+        result: that is exported.
+    Raises:
+        StackError: it is none of these, or leads out of the picture.
+    """
+    if area is None or (area == "common" and result.area is None):
+        return None
+    area = result.area if area == "common" else area
+    whole = isinstance(area, list | tuple) and len(area) == 4
+    if not (whole and all(type(side) is int for side in area)):
+        raise StackError("the area to crop to is not [top, bottom, left, right]: reload the page")
+    top, bottom, left, right = area
+    if not (0 <= top < bottom <= result.height and 0 <= left < right <= result.width):
+        raise StackError(
+            f"the area to crop to leads out of the picture of {result.width}x{result.height}: "
+            "choose one inside"
+        )
+    return top, bottom, left, right
