@@ -18,6 +18,12 @@ from stackmff.errors import StackError, what_happened
 from stackmff.files import make_folder, sha256, write_csv
 from stackmff.fusion.command import needing_weights
 from stackmff.fusion.engines import Engine
+from stackmff.fusion.hyperstack import (
+    check_hyperstack,
+    fuse_hyperstack,
+    hyperstack_at,
+    hyperstack_suffix,
+)
 from stackmff.fusion.options import (
     FuseOptions,
     MessageOptions,
@@ -34,6 +40,7 @@ from stackmff.images.folders import (
     stacks_in,
 )
 from stackmff.images.formats import result_suffix
+from stackmff.images.hyperstacks import Hyperstack
 from stackmff.images.stack import Stack
 from stackmff.images.stack_files import FramePath
 from stackmff.options import Options, add_options, as_record, option, parse
@@ -41,7 +48,7 @@ from stackmff.processes import futures_ahead, join_processes, rank_and_world
 from stackmff.records import Record, wanted_record
 
 # Options that earlier records lack, and what their results were made with.
-NEWER = {"pure_mixture": False, "lenient": False}
+NEWER = {"pure_mixture": False, "lenient": False, "focus_from": None}
 # Options that the results do not depend on, or that the record has by their SHA-256 (weights and
 # alignments).
 NOT_OF_RESULTS = {
@@ -247,11 +254,11 @@ class BatchJob:
         self.record = Record(target, self.name)
         self.card = target / "records" / "cards" / f"{self.name}.json"
 
-    def files(self, paths: Sequence[FramePath]) -> Files:
-        """The Files of what is wanted."""
+    def files(self, paths: Sequence[FramePath], suffix: str | None = None) -> Files:
+        """The Files of what is wanted; `suffix` of the picture in place of that of the options."""
         output, target, name = self.options.output, self.target, self.name
         known = output.use_alignment and output.use_alignment / f"{name}.json"
-        suffix = result_suffix(self.options.fuse.format.out_format, paths)
+        suffix = suffix or result_suffix(self.options.fuse.format.out_format, paths)
         return Files(
             target / f"{name}{suffix}",
             target / "focus_map" / f"{name}.png" if output.focus_map else None,
@@ -272,15 +279,22 @@ class BatchJob:
             weights["alignment"] = sha256(files.known_alignment)
         return wanted_record(paths, weights, options)
 
-    def read(self) -> tuple[dict[str, Any], Files, Stack] | None:
-        """Read the frames.
+    def read(self) -> tuple[dict[str, Any], Files, Stack | Hyperstack] | None:
+        """Read the frames, if they are one stack.
 
         Returns:
-            (wanted, files, Stack): what the record shall name and the files to write; or None if
-            the record and the results say that all is done.
+            (wanted, files, Stack or Hyperstack): what the record shall name and the files to write;
+            or None if the record and the results say that all is done.
         """
-        paths = list_frames(self.source)
-        files = self.files(paths)
+        hyperstack = hyperstack_at(self.source)
+        paths: Sequence[FramePath]
+        if hyperstack is not None:
+            paths = hyperstack.stack()
+            files = Files(self.files(paths, hyperstack_suffix(self.options.fuse)).picture)
+            check_hyperstack(hyperstack, files.picture, self.options.fuse)
+        else:
+            paths = list_frames(self.source)
+            files = self.files(paths)
         wanted = self.wanted(paths, files)
         if self.options.messages.verbose:
             tqdm.write(f"{self.source}: {' '.join(path.name for path in paths)}")
@@ -288,6 +302,8 @@ class BatchJob:
         anew = self.options.output.overwrite or not has_slabs
         if not anew and self.record.says_done(wanted, self.results(files), self.tell):
             return None
+        if hyperstack is not None:
+            return wanted, files, hyperstack
         return wanted, files, read_for(files.picture, paths, self.options.fuse)
 
     def results(self, files: Files) -> list[Path | None]:
@@ -297,10 +313,18 @@ class BatchJob:
             paths += preview_files(files.previews, self.name)
         return paths
 
-    def fuse(self, engine: Engine, wanted: dict[str, Any], files: Files, stack: Stack) -> None:
+    def fuse(
+        self, engine: Engine, wanted: dict[str, Any], files: Files, stack: Stack | Hyperstack
+    ) -> None:
         """Fuse what `read` has returned."""
         self.record.remove()
-        result = fuse_files(lambda: stack, engine, files, self.options.fuse)
+        if isinstance(stack, Hyperstack):
+            self.card.unlink(missing_ok=True)
+            result = fuse_hyperstack(stack, engine, files.picture, self.options.fuse)
+            if len(self.files(stack.stack()).wanted()) > 2:  # the picture and the card
+                self.tell("a hyperstack has no maps, previews or alignments")
+        else:
+            result = fuse_files(lambda: stack, engine, files, self.options.fuse)
         for note in result["notes"]:
             self.tell(note)
         slabs = [] if files.slabs is None else sorted(files.slabs.glob("slab_*.tif"))

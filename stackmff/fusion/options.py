@@ -49,12 +49,18 @@ class MemoryOptions(Options):
 
 @dataclass(frozen=True)
 class ReadOptions(Options):
-    """Which files are taken for frames."""
+    """What is taken for a frame, and for its focus."""
 
     title = "reading"
 
     lenient: bool = option(
         False, help="take JPEG files whose compressed data are damaged; a note names them"
+    )
+    focus_from: str | None = option(
+        None,
+        help="of a hyperstack: fuse all channels by the focus of this one, its name or its number "
+        "from 1 (default: each by its own)",
+        metavar="CHANNEL",
     )
 
 

@@ -11,14 +11,14 @@ import struct
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import cv2
 import numpy as np
 from PIL import Image, ImageCms, PngImagePlugin
 
 from stackmff.errors import StackError, in_one_sentence
-from stackmff.files import read_bytes, write_bytes
+from stackmff.files import atomic_path, read_bytes
 from stackmff.images.camera_files import (
     HEIF_STARTS,
     HEIF_SUFFIXES,
@@ -28,17 +28,24 @@ from stackmff.images.camera_files import (
 )
 from stackmff.images.colour import cmyk_to_rgb
 from stackmff.images.decoded import CMYK_NOTE, Decoded, Embedded, upright
+from stackmff.images.headers import declared_by
 from stackmff.images.jpeg import JPEG_START, damage_in
 from stackmff.images.metadata import Metadata, metadata_for, orientation_of
+from stackmff.images.png import (
+    PNG_GREY_ALPHA,
+    PNG_HEADER,
+    PNG_START,
+    STRIP,
+    png_by_strips,
+    png_is_whole,
+)
 from stackmff.images.stack_files import TIFF_SUFFIXES, FramePath
 from stackmff.images.tiff import TIFF_STARTS, decode_tiff, encode_tiff, lost_in_tiff
 
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp")  # read and written
 READ_SUFFIXES = (*PICTURE_SUFFIXES, *HEIF_SUFFIXES, *RAW_SUFFIXES)
 FORMATS = {"png": ".png", "jpg": ".jpg", "tif": ".tif", "bmp": ".bmp", "webp": ".webp"}
-PNG_START = b"\x89PNG\r\n\x1a\n"
-PNG_HEADER = 33  # bytes: the start and the chunk IHDR
-PNG_GREY_ALPHA = 4  # colour type, byte 25 of the file
+LARGE = 2**28  # bytes of a picture of which no copy is made to write it
 XMP_IN_JPEG = b"http://ns.adobe.com/xap/1.0/\0"
 BLOCK_NAMES = {"exif": "the EXIF block", "xmp": "the XMP packet", "profile": "the colour profile"}
 
@@ -65,7 +72,21 @@ def decode(
     if not isinstance(path, (str, Path)):
         with in_one_sentence(path):
             return path.decode(orientation)
+    if _is_tiff(path):  # it is decoded from the file, which need not be in memory
+        with in_one_sentence(path), open(path, "rb") as source:
+            return upright(decode_tiff(source, path), orientation)
     return decode_bytes(read_bytes(path), path, orientation, lenient)
+
+
+def _is_tiff(path: str | Path) -> bool:
+    """Whether a file is to be decoded as a TIFF; False if it cannot be read, which is reported."""
+    if Path(path).suffix.lower() in RAW_SUFFIXES:
+        return False
+    try:
+        with open(path, "rb") as source:
+            return source.read(4) in TIFF_STARTS
+    except OSError:
+        return False
 
 
 def decode_bytes(
@@ -100,8 +121,11 @@ def _decode_opencv(data: bytes, path: object, lenient: bool) -> Decoded:
     damaged = StackError(
         f"{path} is not a picture, is cut short or damaged: export or copy it again"
     )
-    if data.startswith(PNG_START) and not _png_is_whole(data):
+    if data.startswith(PNG_START) and not png_is_whole(data):
         raise damaged  # checked here, because libpng would print a line of its own
+    header = declared_by(data)
+    if header is not None and len(data) < header.least_bytes:
+        raise damaged  # before memory for all that it declares is taken
     # A damaged file is reported by the StackError alone, without OpenCV's own lines.
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     try:
@@ -138,22 +162,12 @@ def _from_bgr(picture: np.ndarray, data: bytes) -> np.ndarray:
     """OpenCV's picture, (H, W) or (H, W, C), in the program's order of channels."""
     if picture.ndim == 2:
         return picture[..., None]  # (H, W, 1)
-    if picture.shape[2] == 3:
-        return cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
     if data.startswith(PNG_START) and data[25] == PNG_GREY_ALPHA:
         return picture[..., [0, 3]]
-    return cv2.cvtColor(picture, cv2.COLOR_BGRA2RGBA)
-
-
-def _png_is_whole(data: bytes) -> bool:
-    """Whether the chunks of a PNG are complete up to its end mark."""
-    position = len(PNG_START)
-    while position + 12 <= len(data):
-        length, kind = struct.unpack_from(">I4s", data, position)
-        position += 12 + length
-        if kind == b"IEND":
-            return position <= len(data)
-    return False
+    code = cv2.COLOR_BGR2RGB if picture.shape[2] == 3 else cv2.COLOR_BGRA2RGBA
+    for top in range(0, len(picture), STRIP):  # in place, for a second one may be too large
+        picture[top : top + STRIP] = cv2.cvtColor(picture[top : top + STRIP], code)
+    return picture
 
 
 def _is_animation(data: bytes) -> bool:
@@ -198,7 +212,10 @@ def to_8_bits(picture: np.ndarray) -> np.ndarray:
     """
     if picture.dtype == np.uint8:
         return picture
-    return ((picture.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    out = np.empty(picture.shape, np.uint8)
+    for top in range(0, len(picture), STRIP):
+        out[top : top + STRIP] = (picture[top : top + STRIP].astype(np.uint32) + 128) // 257
+    return out
 
 
 def suffix_like(path: FramePath) -> str:
@@ -255,14 +272,14 @@ def write_picture(
     picture = picture.reshape(*picture.shape[:2], -1)  # (H, W, C)
     metadata, notes = metadata_for(metadata, picture)
     metadata, unfit = _that_fits(suffix, metadata, picture.shape[2])
-    try:
-        data = _encode(suffix, picture, metadata)
-    except (cv2.error, ValueError, OSError, struct.error) as error:
-        height, width = picture.shape[:2]
-        raise StackError(
-            f"{path}: {width}x{height} cannot be encoded ({error}): use PNG or TIFF"
-        ) from error
-    write_bytes(path, data, durable)
+    height, width = picture.shape[:2]
+    with atomic_path(path, durable) as temporary, open(temporary, "w+b") as file:
+        try:
+            _encode(suffix, picture, metadata, file)
+        except (cv2.error, ValueError, struct.error) as error:
+            raise StackError(
+                f"{path}: {width}x{height} cannot be encoded ({error}): use PNG or TIFF"
+            ) from error
     return notes + unfit
 
 
@@ -289,53 +306,65 @@ def _that_fits(suffix: str, metadata: Metadata, channels: int) -> tuple[Metadata
 def _is_taken(suffix: str, metadata: Metadata, channels: int) -> bool:
     """Whether a picture of one pixel can be written with these metadata."""
     try:
-        _encode(suffix, np.zeros((1, 1, channels), np.uint8), metadata)
+        _encode(suffix, np.zeros((1, 1, channels), np.uint8), metadata, io.BytesIO())
     except Exception:  # each library raises classes of its own
         return False
     return suffix != ".bmp"
 
 
-def _encode(suffix: str, picture: np.ndarray, metadata: Metadata) -> bytes:
-    """The content of a picture file.
+def _encode(suffix: str, picture: np.ndarray, metadata: Metadata, file: BinaryIO) -> None:
+    """Write the content of a picture file.
 
     Args:
         suffix: of PICTURE_SUFFIXES, in lower case.
         picture: (H, W, C).
         metadata: corrected for the picture.
+        file: open for reading and writing, empty.
     """
-    if suffix == ".png":
-        return _encode_png(picture, metadata)
     if suffix in TIFF_SUFFIXES:
-        return encode_tiff(picture, metadata)
-    return _encode_8_bit(suffix, picture, metadata)
+        encode_tiff(picture, metadata, file)
+    elif suffix != ".png":
+        file.write(_encode_8_bit(suffix, picture, metadata))
+    elif picture.nbytes > LARGE:
+        file.writelines(png_by_strips(picture, _png_chunks(metadata, picture.shape[2])))
+    else:
+        data = _encode_png(picture)
+        file.write(data[:PNG_HEADER])
+        file.write(_png_chunks(metadata, picture.shape[2]))
+        file.write(data[PNG_HEADER:])
 
 
-def _encode_png(picture: np.ndarray, metadata: Metadata) -> bytes:
-    """A PNG file."""
+def _encode_png(picture: np.ndarray) -> memoryview:
+    """A PNG file without metadata."""
     if picture.shape[2] == 2:  # the only kind that OpenCV cannot encode
         from imagecodecs import png_encode
 
-        data = bytes(png_encode(np.ascontiguousarray(picture)))
-    else:
-        codes = {3: cv2.COLOR_RGB2BGR, 4: cv2.COLOR_RGBA2BGRA}
-        code = codes.get(picture.shape[2])
-        bgr = picture if code is None else cv2.cvtColor(picture, code)
-        data = cv2.imencode(".png", bgr)[1].tobytes()
+        return memoryview(bytes(png_encode(np.ascontiguousarray(picture))))
+    codes = {3: cv2.COLOR_RGB2BGR, 4: cv2.COLOR_RGBA2BGRA}
+    code = codes.get(picture.shape[2])
+    bgr = picture if code is None else cv2.cvtColor(picture, code)
+    return cv2.imencode(".png", bgr)[1].data
+
+
+def _png_chunks(metadata: Metadata, channels: int) -> bytes:
+    """The chunks of a PNG file that hold its metadata, which follow its header.
+
+    They are taken from a picture of one pixel that Pillow writes: OpenCV writes no file if libpng
+    rejects the profile, Pillow has no 16-bit colour.
+    """
     if metadata == Metadata():
-        return data
-    # The metadata chunks are taken from a picture of one pixel that Pillow writes, and go behind
-    # the header: OpenCV writes no file if libpng rejects the profile, Pillow has no 16-bit colour.
+        return b""
     info = PngImagePlugin.PngInfo()
     if metadata.xmp:
         info.add_itxt("XML:com.adobe.xmp", metadata.xmp.decode())
     buffer = io.BytesIO()
-    pixel = Image.new("L" if picture.shape[2] <= 2 else "RGB", (1, 1))
+    pixel = Image.new("L" if channels <= 2 else "RGB", (1, 1))
     pixel.save(buffer, "PNG", pnginfo=info, **_for_pillow(replace(metadata, xmp=None)))
     chunks = buffer.getvalue()
-    return data[:PNG_HEADER] + chunks[PNG_HEADER : chunks.rindex(b"IDAT") - 4] + data[PNG_HEADER:]
+    return chunks[PNG_HEADER : chunks.rindex(b"IDAT") - 4]
 
 
-def _encode_8_bit(suffix: str, picture: np.ndarray, metadata: Metadata) -> bytes:
+def _encode_8_bit(suffix: str, picture: np.ndarray, metadata: Metadata) -> memoryview:
     """A JPEG, BMP or WebP file."""
     picture = to_8_bits(picture)
     if suffix != ".webp" and picture.shape[2] in (2, 4):
@@ -345,14 +374,17 @@ def _encode_8_bit(suffix: str, picture: np.ndarray, metadata: Metadata) -> bytes
         metadata = replace(metadata, profile=None)
     carried = _for_pillow(metadata)
     buffer = io.BytesIO()
-    if suffix == ".bmp":
-        image.save(buffer, "BMP")
-    elif suffix == ".webp":
-        # More effort takes up to fifteen times as long, and the file is no smaller.
-        image.save(buffer, "WEBP", lossless=True, exact=True, quality=0, method=4, **carried)
-    else:
-        image.save(buffer, "JPEG", quality=95, subsampling=0, **carried)
-    return buffer.getvalue()
+    try:
+        if suffix == ".bmp":
+            image.save(buffer, "BMP")
+        elif suffix == ".webp":
+            # More effort takes up to fifteen times as long, and the file is no smaller.
+            image.save(buffer, "WEBP", lossless=True, exact=True, quality=0, method=4, **carried)
+        else:
+            image.save(buffer, "JPEG", quality=95, subsampling=0, **carried)
+    except OSError as error:  # Pillow's own, for there is no file yet
+        raise ValueError(str(error)) from error
+    return buffer.getbuffer()
 
 
 def _for_pillow(metadata: Metadata) -> dict[str, Any]:

@@ -227,13 +227,14 @@ def _from_cmyk(samples: np.ndarray, profile: bytes | None) -> np.ndarray:
         return np.asarray(image.convert("RGB"))
 
 
-def encode_tiff(picture: np.ndarray, metadata: Metadata) -> bytes:
-    """A TIFF file, deflate-compressed.
+def encode_tiff(picture: np.ndarray, metadata: Metadata, file: BinaryIO) -> None:
+    """Write a TIFF file, deflate-compressed.
 
     Args:
         picture: (H, W, C) uint8 or uint16, C as in images/formats.py.
         metadata: corrected for this picture; EXIF is left out of a file beyond 4 GB, and a
             resolution that is no positive number.
+        file: open for reading and writing, empty.
     Raises:
         ValueError, OSError, struct.error: the picture cannot be encoded.
     """
@@ -242,9 +243,8 @@ def encode_tiff(picture: np.ndarray, metadata: Metadata) -> bytes:
     unit_tags = (X_RESOLUTION, Y_RESOLUTION, RESOLUTION_UNIT)  # written by tifffile's own options
     x_resolution, y_resolution, unit = (tags.pop(code, (0, None))[1] for code in unit_tags)
     has_resolution = _is_positive(x_resolution) and _is_positive(y_resolution)
-    buffer = io.BytesIO()
     tifffile.imwrite(
-        buffer,
+        file,
         picture if channels > 1 else picture[..., 0],
         photometric="rgb" if channels >= 3 else "minisblack",
         planarconfig="contig" if channels > 1 else None,
@@ -259,8 +259,7 @@ def encode_tiff(picture: np.ndarray, metadata: Metadata) -> bytes:
         resolution=(x_resolution, y_resolution) if has_resolution else None,
         resolutionunit=unit,
     )
-    _append_directories(buffer, directories)
-    return buffer.getvalue()
+    _append_directories(file, directories)
 
 
 def lost_in_tiff(metadata: Metadata) -> list[str]:
@@ -306,7 +305,7 @@ def _says_more(page: tifffile.TiffPage) -> bool:
     return bool(described or sized or (program and program != "tifffile.py"))
 
 
-def _append_directories(buffer: io.BytesIO, directories: dict[int, Any]) -> None:
+def _append_directories(buffer: BinaryIO, directories: dict[int, Any]) -> None:
     """Append EXIF directories to a TIFF file, and point the reserved tags to them."""
     buffer.seek(0)
     with tifffile.TiffFile(buffer) as file:
