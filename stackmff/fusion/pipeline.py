@@ -19,6 +19,7 @@ from stackmff.fusion.blending import Fused, Mixture
 from stackmff.fusion.engines import Engine, choose_engine
 from stackmff.fusion.focus_maps import smooth_map
 from stackmff.fusion.fuse import fuse_stack
+from stackmff.fusion.memory import keep_in_file
 from stackmff.fusion.options import ChoiceOptions, EngineOptions, FuseOptions
 from stackmff.fusion.retouch import apply_strokes, load_strokes
 from stackmff.images.formats import loses, to_8_bits, write_picture
@@ -105,7 +106,7 @@ def read_for(output: Path, paths: Sequence[FramePath], options: FuseOptions) -> 
     stack = read_stack(
         paths,
         spill=Path(output).parent,
-        low_memory=options.memory.low_memory,
+        low_memory=keep_in_file(paths, Path(output), options),
         reference=reference,
         lenient=options.reading.lenient,
     )
