@@ -30,12 +30,12 @@ from stackmff.fusion import fuse as fusing
 from stackmff.fusion.command import needing_weights
 from stackmff.fusion.engines import Engine, engine_of_module
 from stackmff.fusion.options import EngineOptions, FuseOptions
-from stackmff.fusion.pipeline import Made, decisions, finished, fuse_read, make_engine
+from stackmff.fusion.pipeline import Made, decisions, finished, fuse_read, make_engine, read_sound
 from stackmff.images.folders import list_frames
 from stackmff.images.formats import loses, write_picture
 from stackmff.images.levels import told_levels
 from stackmff.images.metadata import Metadata
-from stackmff.images.stack import Stack, read_stack
+from stackmff.images.stack import Stack
 from stackmff.options import build
 from stackmff.processes import Progress
 from stackmff.progress import ShowStage
@@ -181,6 +181,8 @@ def frame_weights(frames: Frames, *, network: Any = None, **options: Any) -> np.
     if engine.output != "weights":
         raise StackError("this network predicts a luma, no weights: use a StackMix checkpoint")
     read, _ = _read(frames, AlignOptions(order="given"))
+    if any(note.startswith("left out: ") for note in read.notes):
+        raise StackError(f"{read.notes[-1]}: remove it from the stack")
     engine.load()
     return fusing.frame_weights(read.frames, engine)
 
@@ -214,17 +216,15 @@ def _read(
     """The Stack of what is given, and the place in the input of each of its frames."""
     if isinstance(given, (str, os.PathLike)):
         paths = list_frames(Path(given))
-        reference = find_reference(options.reference, [path.name for path in paths])
+        before = list(paths)
         place = Path(tempfile.gettempdir())
-        stack = read_stack(
-            paths, spill=place, low_memory=low_memory, reference=reference, lenient=lenient
-        )
+        stack = read_sound(paths, options.reference, lenient, spill=place, low_memory=low_memory)
     else:
         frames = _as_frames(given)
         find_reference(options.reference, [str(k) for k in range(len(frames))])
         paths = [Path(str(k)) for k in range(len(frames))]
         stack = Stack(frames, paths, Metadata(), [], [Metadata() for _ in paths])
-    before = list(stack.paths)
+        before = list(stack.paths)
     if options.order == "auto":
         put_in_order(stack)
     return stack, [before.index(path) for path in stack.paths]

@@ -54,7 +54,9 @@ class ReadOptions(Options):
     title = "reading"
 
     lenient: bool = option(
-        False, help="take JPEG files whose compressed data are damaged; a note names them"
+        False,
+        help="take files whose compressed data are damaged, and frames with parts that are flat, "
+        "grey or repeated; a note names them",
     )
     focus_from: str | None = option(
         None,

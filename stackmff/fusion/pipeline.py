@@ -22,6 +22,7 @@ from stackmff.fusion.fuse import fuse_stack
 from stackmff.fusion.memory import keep_in_file
 from stackmff.fusion.options import ChoiceOptions, EngineOptions, FuseOptions
 from stackmff.fusion.retouch import apply_strokes, load_strokes
+from stackmff.images.disagreement import disagreeing_frames
 from stackmff.images.formats import loses, to_8_bits, write_picture
 from stackmff.images.frame_store import release
 from stackmff.images.levels import levels_of, told_levels
@@ -32,6 +33,8 @@ from stackmff.machine import share_one_heap
 from stackmff.progress import ShowStage, stage
 
 TILT = 4.0  # of --prefer: where two frames share a pixel evenly, one gets 55 times the other's part
+
+ODD_PARTS = "parts are flat, grey or repeated where its neighbours are not, as of a damaged file"
 
 Area = tuple[int, int, int, int]  # (top, bottom, left, right), px
 Shown = bool | ShowStage
@@ -102,16 +105,52 @@ class Made:
 def read_for(output: Path, paths: Sequence[FramePath], options: FuseOptions) -> Stack:
     """Read the frames that are to be fused into the file `output`, in the order that --order asks
     for; see stack.read_stack."""
-    reference = find_reference(options.alignment.reference, [path.name for path in paths])
-    stack = read_stack(
+    stack = read_sound(
         paths,
+        options.alignment.reference,
+        options.reading.lenient,
         spill=Path(output).parent,
         low_memory=keep_in_file(paths, Path(output), options),
-        reference=reference,
-        lenient=options.reading.lenient,
     )
     if options.alignment.order == "auto":
         put_in_order(stack)
+    return stack
+
+
+def read_sound(
+    paths: Sequence[FramePath],
+    reference: str | None,
+    lenient: bool,
+    *,
+    spill: Path,
+    low_memory: bool,
+) -> Stack:
+    """Read a stack without frames that have damaged parts, see images/disagreement.py.
+
+    Args:
+        paths: of the frames.
+        reference: as of align.find_reference.
+        lenient: take damaged frames, and tell.
+        spill, low_memory: see frame_store.allocate.
+    Raises:
+        StackError: as read_stack and find_reference.
+    """
+
+    def read(chosen: Sequence[FramePath]) -> Stack:
+        index = find_reference(reference, [path.name for path in chosen])
+        return read_stack(
+            chosen, spill=spill, low_memory=low_memory, reference=index, lenient=lenient
+        )
+
+    stack = read(paths)
+    odd = disagreeing_frames(stack.frames)
+    names = ", ".join(stack.paths[k].name for k in odd)
+    if odd and lenient:
+        stack.notes.append(f"{names}: {ODD_PARTS}; taken as it is")
+    elif odd:
+        del stack  # frees its memory
+        stack = read([path for k, path in enumerate(paths) if k not in odd])
+        stack.notes.append(f"left out: {names}: {ODD_PARTS}; --lenient takes it")
     return stack
 
 

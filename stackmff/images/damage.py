@@ -7,11 +7,53 @@ what a disk or card gives in place of a lost sector, zeros, does not look like t
 import struct
 from collections.abc import Iterator
 
+from stackmff.errors import StackError
+
 ZEROED = "zeros in its compressed data, as of a sector that was lost"
-ZEROS = bytes(128)  # codes of 1024 zero bits: two pixels in each bit would be one run of either
-FEWEST = 2048  # bytes of a plane of a picture; a flat one takes a few hundred, of which any is zero
+SECTOR = 512  # bytes
+NEAR = 2  # bytes beside a lost sector that may be zero by chance
+ZEROS = bytes(SECTOR)
 CODED = (b"VP8 ", b"VP8L", b"ALPH")  # chunks of WebP
-DEEPEST = 8  # boxes in boxes of HEIC
+
+
+def refused_or_told(path: object, damage: str | None, lenient: bool) -> str | None:
+    """A note on what is damaged in a file; None if nothing is.
+
+    Args:
+        path: of the file.
+        damage: in a few words, or None.
+        lenient: take it as it is.
+    Raises:
+        StackError: it is damaged, and not lenient.
+    """
+    if damage is None:
+        return None
+    if not lenient:
+        raise StackError(
+            f"{path} is damaged ({damage}): copy it again, or take it as it is with --lenient of "
+            "predict.py and predict_dataset.py"
+        )
+    return f"it is damaged ({damage}) and was taken as it is"
+
+
+def lost_sector(data: bytes, start: int, end: int) -> str | None:
+    """What is damaged in a part of a file of arithmetic codes, in a few words; None: nothing.
+
+    Black areas may be coded by zeros too. Zeros in place of a sector begin and end as sectors do,
+    or there are as many as in one; by chance that is so for one area in a hundred.
+
+    Args:
+        data: the content of the file.
+        start, end: of the part.
+    """
+    last = start
+    while (first := data.find(ZEROS, last, end)) >= 0:
+        last = end - len(data[first:end].lstrip(b"\0"))
+        begins = -first % SECTOR <= NEAR
+        ends = last % SECTOR <= NEAR or last >= end - NEAR
+        if (begins and ends) or last - first <= SECTOR + NEAR:
+            return ZEROED
+    return None
 
 
 def damage_in_webp(data: bytes) -> str | None:
@@ -27,8 +69,8 @@ def damage_in_webp(data: bytes) -> str | None:
             int.from_bytes(data[place + 4 : place + 8], "little"),
         )
         end = place + 8 + length
-        if kind in CODED and length >= FEWEST and data.find(ZEROS, place + 8, end) >= 0:
-            return ZEROED
+        if kind in CODED and (damage := lost_sector(data, place + 8, end)):
+            return damage
         place = end + length % 2
     return None
 
@@ -42,12 +84,16 @@ def damage_in_heif(data: bytes) -> str | None:
     Args:
         data: the content of the file.
     """
-    for kind, parts in _items(data):
+    try:
+        items = list(_items(data))
+    except (ValueError, IndexError, struct.error):
+        return None  # the decoder reports that
+    for kind, parts in items:
         if kind == b"hvc1":
             damage = _damage_in_units(b"".join(data[start:end] for start, end in parts))
         else:
-            found = any(data.find(ZEROS, start, end) >= 0 for start, end in parts)
-            damage = ZEROED if found and sum(b - a for a, b in parts) >= FEWEST else None
+            found = [lost_sector(data, start, end) for start, end in parts]
+            damage = next((one for one in found if one), None)
         if damage is not None:
             return damage
     return None
@@ -61,10 +107,9 @@ def _damage_in_units(item: bytes) -> str | None:
         start, place = place + 4, place + 4 + length
         if length == 0 or place > len(item):
             return "the lengths of its compressed data contradict one another"
-        # Zeros behind the data are allowed.
-        if b"\0\0\0" in item[start:place].rstrip(b"\0"):
-            return ZEROED
-        if item[start:place].endswith(ZEROS):
+        unit = item[start:place]
+        # A few zeros behind the data are allowed.
+        if b"\0\0\0" in unit.rstrip(b"\0") or unit.endswith(bytes(SECTOR // 8)):
             return ZEROED
     return None
 

@@ -27,6 +27,7 @@ from stackmff.images.camera_files import (
     read_raw,
 )
 from stackmff.images.colour import cmyk_to_rgb
+from stackmff.images.damage import damage_in_heif, damage_in_webp, refused_or_told
 from stackmff.images.decoded import CMYK_NOTE, Decoded, Embedded, upright
 from stackmff.images.headers import declared_by
 from stackmff.images.jpeg import JPEG_START, damage_in
@@ -59,7 +60,7 @@ def decode(
         path: a JPEG, PNG, TIFF, BMP, WebP, HEIC or RAW file; the content decides, not the suffix,
             except for RAW. Or a picture inside a file.
         orientation: EXIF orientation to use in place of the file's own.
-        lenient: take a JPEG whose compressed data are damaged, with a note.
+        lenient: take a file whose compressed data are damaged, with a note.
     Returns:
         Decoded. Palettes are looked up, 1-bit pictures become 0 and 255, 8-bit CMYK becomes RGB
         (by its profile if it has one), 10 and 12 bits of HEIC become 16. RAW is developed to
@@ -71,10 +72,10 @@ def decode(
     """
     if not isinstance(path, (str, Path)):
         with in_one_sentence(path):
-            return path.decode(orientation)
+            return path.decode(orientation, lenient)
     if _is_tiff(path):  # it is decoded from the file, which need not be in memory
         with in_one_sentence(path), open(path, "rb") as source:
-            return upright(decode_tiff(source, path), orientation)
+            return upright(decode_tiff(source, path, lenient=lenient), orientation)
     return decode_bytes(read_bytes(path), path, orientation, lenient)
 
 
@@ -103,9 +104,10 @@ def decode_bytes(
         if Path(str(path)).suffix.lower() in RAW_SUFFIXES:
             decoded = Decoded(*read_raw(data, path))
         elif data.startswith(TIFF_STARTS):
-            decoded = decode_tiff(io.BytesIO(data), path)
+            decoded = decode_tiff(io.BytesIO(data), path, lenient=lenient)
         elif data[4:12] in HEIF_STARTS:
-            decoded = Decoded(*read_heif(data, path))
+            note = refused_or_told(path, damage_in_heif(data), lenient)
+            decoded = Decoded(*read_heif(data, path), note=note)
         else:
             decoded = _decode_opencv(data, path, lenient)
         return upright(decoded, orientation)
@@ -136,12 +138,12 @@ def _decode_opencv(data: bytes, path: object, lenient: bool) -> Decoded:
         raise damaged from error
     if picture is None:
         raise damaged
-    damage = damage_in(data) if data.startswith(JPEG_START) else None
-    if damage and not lenient:
-        raise StackError(
-            f"{path} is damaged ({damage}): copy it again, or take it as it is with --lenient of "
-            "predict.py and predict_dataset.py"
-        )
+    damage = None
+    if data.startswith(JPEG_START):
+        damage = damage_in(data)
+    elif data.startswith(b"RIFF"):
+        damage = damage_in_webp(data)
+    note = refused_or_told(path, damage, lenient)
     if _is_animation(data):
         raise StackError(f"{path} is an animation: save each picture as a separate file")
     if picture.dtype not in (np.uint8, np.uint16):
@@ -149,12 +151,11 @@ def _decode_opencv(data: bytes, path: object, lenient: bool) -> Decoded:
     blocks = {kind: chunk.tobytes() for kind, chunk in zip(kinds, chunks)}
     exif = blocks.get(cv2.IMAGE_METADATA_EXIF)
     xmp = blocks.get(cv2.IMAGE_METADATA_XMP, b"").removeprefix(XMP_IN_JPEG)
-    profile, note = blocks.get(cv2.IMAGE_METADATA_ICCP), None
+    profile = blocks.get(cv2.IMAGE_METADATA_ICCP)
     picture = _from_bgr(picture, data)
     if profile is not None and profile[16:20] == b"CMYK":  # OpenCV converts without the profile
-        picture, profile, note = _jpeg_by_profile(data, picture, profile), None, CMYK_NOTE
-    if damage:
-        note = f"it is damaged ({damage}) and was taken as it is"
+        picture, profile = _jpeg_by_profile(data, picture, profile), None
+        note = note or CMYK_NOTE
     return Decoded(picture, Metadata(exif, xmp or None, profile), orientation_of(exif), note)
 
 

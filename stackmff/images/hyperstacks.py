@@ -268,7 +268,7 @@ class Plane(Page):
     index: int
     channel: int
 
-    def decode(self, orientation: int | None = None) -> Decoded:
+    def decode(self, orientation: int | None = None, lenient: bool = False) -> Decoded:
         values = self.source.raw(self.index)
         scale = self.source.scale(self.channel)
         picture = values if scale is None else scale.coded(values)

@@ -45,5 +45,5 @@ class Page(ABC):
         return f"{self.file} (frame {self.number})"
 
     @abstractmethod
-    def decode(self, orientation: int | None = None) -> Decoded:
+    def decode(self, orientation: int | None = None, lenient: bool = False) -> Decoded:
         """Read the frame; arguments, result and errors as of formats.decode."""

@@ -24,10 +24,10 @@ class TiffPage(Page):
 
     index: int
 
-    def decode(self, orientation: int | None = None) -> Decoded:
+    def decode(self, orientation: int | None = None, lenient: bool = False) -> Decoded:
         try:
             with open(self.file, "rb") as source:
-                decoded = decode_tiff(source, self, self.index)
+                decoded = decode_tiff(source, self, self.index, lenient)
         except OSError as error:
             raise StackError(f"{self} cannot be read: {error.strerror or error}") from error
         return upright(decoded, orientation)
@@ -39,7 +39,7 @@ class VideoFrame(Page):
 
     video: Video = field(compare=False, repr=False)
 
-    def decode(self, orientation: int | None = None) -> Decoded:
+    def decode(self, orientation: int | None = None, lenient: bool = False) -> Decoded:
         # OpenCV turns videos upright.
         return Decoded(self.video.read(self.number - 1), Metadata())
 

@@ -16,7 +16,9 @@ from PIL import Image, ImageCms
 
 from stackmff.errors import StackError
 from stackmff.images.colour import cmyk_to_rgb
+from stackmff.images.damage import refused_or_told
 from stackmff.images.decoded import CMYK_NOTE, Decoded
+from stackmff.images.jpeg import damage_in
 from stackmff.images.metadata import (
     DESCRIPTION,
     EXIF_IFD,
@@ -37,19 +39,22 @@ X_RESOLUTION, Y_RESOLUTION, RESOLUTION_UNIT = 282, 283, 296
 BYTE, LONG = 1, 4  # types of tags
 
 
-def decode_tiff(source: BinaryIO, path: object, index: int | None = None) -> Decoded:
+def decode_tiff(
+    source: BinaryIO, path: object, index: int | None = None, lenient: bool = False
+) -> Decoded:
     """Read one picture of a TIFF file, as it is stored: see decoded.upright.
 
     Args:
         source: the open file.
         path: its name in error messages.
         index: of the page; None: the file's only picture, not counting thumbnails and masks.
+        lenient: take JPEG inside the file whose data are damaged, with a note.
     Raises:
         StackError: as formats.decode; or there are several pictures and no index is given.
     """
     logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # the StackError says enough
     try:
-        return _decode(source, path, index)
+        return _decode(source, path, index, lenient)
     except StackError:
         raise
     except (
@@ -61,12 +66,13 @@ def decode_tiff(source: BinaryIO, path: object, index: int | None = None) -> Dec
         ) from error
 
 
-def _decode(source: BinaryIO, path: object, index: int | None) -> Decoded:
+def _decode(source: BinaryIO, path: object, index: int | None, lenient: bool) -> Decoded:
     """As `decode_tiff`; a damaged file may raise anything."""
     with tifffile.TiffFile(source) as file:
         found = (_pictures_in(file) or [0]) if index is None else [index]
         page = file.pages[found[0]].aspage()
         samples = page.asarray() if _is_whole(file, page, source) else np.empty(0)
+        damage = refused_or_told(path, _damage_in_jpeg(file, page), lenient)
         numbers = (ORIENTATION, XMP, ICC_PROFILE, EXIF_IFD, GPS_IFD, MAKE)
         tags = {number: page.tags[number].value for number in numbers if number in page.tags}
         exif = None
@@ -85,7 +91,21 @@ def _decode(source: BinaryIO, path: object, index: int | None) -> Decoded:
     metadata = Metadata(exif, xmp if isinstance(xmp, bytes) else None, profile)
     # A damaged tag may be of any type.
     turned = orientation if isinstance(orientation, int) and 1 <= orientation <= 8 else 1
-    return Decoded(picture, metadata, turned, note)
+    return Decoded(picture, metadata, turned, damage or note)
+
+
+def _damage_in_jpeg(file: tifffile.TiffFile, page: tifffile.TiffPage) -> str | None:
+    """What is damaged in the JPEG of a page, in a few words; None: nothing, or it has none."""
+    if page.compression != tifffile.COMPRESSION.JPEG:
+        return None
+    tables = page.jpegtables
+    for offset, count in zip(page.dataoffsets, page.databytecounts, strict=True):
+        file.filehandle.seek(offset)
+        data: bytes = file.filehandle.read(count)
+        # The tables that the segments share are a JPEG without a picture.
+        if data and (damage := damage_in(data if tables is None else tables[:-2] + data[2:])):
+            return damage
+    return None
 
 
 def _is_whole(file: tifffile.TiffFile, page: tifffile.TiffPage, source: BinaryIO) -> bool:
