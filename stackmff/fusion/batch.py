@@ -4,7 +4,7 @@ import argparse
 import contextlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -33,6 +33,8 @@ from stackmff.fusion.options import (
 from stackmff.fusion.pipeline import Files, fuse_files, make_engine, read_for
 from stackmff.images.folders import (
     STACK_FOLDERS,
+    by_stem,
+    frames_in,
     list_folders,
     list_frames,
     stack_name,
@@ -40,6 +42,14 @@ from stackmff.images.folders import (
     stacks_in,
 )
 from stackmff.images.formats import result_suffix
+from stackmff.images.groups import (
+    FrameGroup,
+    Split,
+    StackSource,
+    is_card_folder,
+    place_of,
+    split_brackets,
+)
 from stackmff.images.hyperstacks import Hyperstack
 from stackmff.images.stack import Stack
 from stackmff.images.stack_files import FramePath
@@ -61,6 +71,8 @@ NOT_OF_RESULTS = {
     "low_memory",
     "use_alignment",
     "part",
+    "split",
+    "dry_run",
 }
 COLUMNS = ("stack", "width", "height", "frames", "network_seconds", "seconds")
 
@@ -96,7 +108,7 @@ class BatchOptions(Options):
     stack_basedir_path: Path = option(
         help="its sub-folders that hold pictures, its multi-page TIFFs and its videos are the "
         f"stacks, or those below its {', '.join(STACK_FOLDERS)}; or it holds several such data "
-        "sets",
+        "sets, a set of pairs, or the pictures of several brackets",
         metavar="DIR",
         positional=True,
     )
@@ -107,6 +119,14 @@ class BatchOptions(Options):
         metavar="K/N",
         convert=part_of,
     )
+    split: Split = option(
+        "auto",
+        help="pictures that lie in DIR itself, or in a folder of a card such as 100CANON, are "
+        "split into stacks: auto: at pauses between captures, where the focus distance turns back, "
+        "and where the scene changes; time: at pauses alone; off: they are one stack "
+        "(default: %(default)s)",
+    )
+    dry_run: bool = option(False, help="only print the stacks and their frames")
 
 
 @dataclass(frozen=True)
@@ -179,13 +199,18 @@ def get_parser(prog: str | None = None) -> argparse.ArgumentParser:
     return parser
 
 
-def find_datasets(base: Path) -> dict[str, list[Path]]:
+def find_datasets(
+    base: Path, split: Split = "auto", tell: Callable[[str], None] = tqdm.write
+) -> dict[str, list[StackSource]]:
     """The stacks below a folder.
 
     Args:
-        base: a folder of stacks; or one with a folder of STACK_FOLDERS; or one with several such.
+        base: a folder of stacks; or one with a folder of STACK_FOLDERS; or one with several such;
+            or one with the pictures of several brackets.
+        split: how pictures that lie in one folder are split into stacks, see groups.py.
+        tell: called with a sentence on such a split.
     Returns:
-        {name of the data set: folders or files of its stacks}, in natural order.
+        {name of the data set: its stacks}, in natural order.
     Raises:
         StackError: there is no folder, it has no stacks, or only the user can choose.
     """
@@ -201,6 +226,7 @@ def find_datasets(base: Path) -> dict[str, list[Path]]:
         own = stacks_in(base, [folder for folder, root in below if root is None])
         if own and name in datasets:
             raise StackError(f"{base} and {base / name} would share their results: rename one")
+        own = split_all(base, own, split, tell)
         if own:
             datasets = {name: own, **datasets}
     datasets = {name: stacks for name, stacks in datasets.items() if stacks}
@@ -212,8 +238,37 @@ def find_datasets(base: Path) -> dict[str, list[Path]]:
     return datasets
 
 
+def split_all(
+    base: Path, own: list[StackSource], split: Split, tell: Callable[[str], None]
+) -> list[StackSource]:
+    """The stacks of a folder, those split that hold several: its own pictures, cards' folders.
+
+    Args:
+        base: the folder.
+        own: its stacks, as of folders.stacks_in.
+        split, tell: as of `find_datasets`.
+    """
+    pairs = {path for one in own if isinstance(one, FrameGroup) for path in one.paths}
+    loose = [path for path in frames_in(base) if path not in pairs]
+    places = [one for one in own if isinstance(one, Path) and one.is_dir() and is_card_folder(one)]
+    out = [one for one in own if one not in places]
+    for place, pictures in [(base, loose), *((place, frames_in(place)) for place in places)]:
+        is_own = place == base
+        if len(pictures) < 2 or (split == "off" and not is_own) or (is_own and own):
+            out += [] if is_own else [place]
+            continue
+        by_stem(pictures)
+        found = split_brackets(pictures, split)
+        if len(found.stacks) + len(found.single) == 1 and not is_own:
+            out.append(place)  # it keeps its name
+        else:
+            out += found.stacks
+            tell(f"note: {place}: {found.told()}; --split off takes all as one stack")
+    return out
+
+
 def result_folders(
-    base: Path, datasets: dict[str, list[Path]], output_dir: Path | None
+    base: Path, datasets: dict[str, list[StackSource]], output_dir: Path | None
 ) -> dict[str, Path]:
     """{name of the data set: folder of its results}; StackError if they would become stacks."""
     if output_dir is None:
@@ -224,7 +279,9 @@ def result_folders(
         targets = dict.fromkeys(datasets, output_dir)
     searched = {base.resolve()} if stack_root(base) is None else set()
     searched |= {stacks[0].parent.resolve() for stacks in datasets.values()}
-    stacks = {stack.resolve() for group in datasets.values() for stack in group}
+    stacks = {
+        stack.resolve() for group in datasets.values() for stack in group if isinstance(stack, Path)
+    }
     for target in targets.values():
         place = target.resolve()
         if {place, place.parent} & searched or {place, *place.parents} & stacks:
@@ -239,13 +296,15 @@ class BatchJob:
     """One stack of a data set: its files, and the record of how its results came to be.
 
     Args:
-        source: folder of the frames, or the file that they are in.
+        source: folder of the frames, the file that they are in, or a group of files.
         target: folder of the results of the data set.
         options: of each stack.
         weights: SHA-256 of the weights.
     """
 
-    def __init__(self, source: Path, target: Path, options: BatchJobOptions, weights: str) -> None:
+    def __init__(
+        self, source: StackSource, target: Path, options: BatchJobOptions, weights: str
+    ) -> None:
         self.source = source
         self.name = stack_name(source)
         self.target = target
@@ -286,7 +345,7 @@ class BatchJob:
             (wanted, files, Stack or Hyperstack): what the record shall name and the files to write;
             or None if the record and the results say that all is done.
         """
-        hyperstack = hyperstack_at(self.source)
+        hyperstack = hyperstack_at(self.source) if isinstance(self.source, Path) else None
         paths: Sequence[FramePath]
         if hyperstack is not None:
             paths = hyperstack.stack()
@@ -328,7 +387,7 @@ class BatchJob:
         for note in result["notes"]:
             self.tell(note)
         slabs = [] if files.slabs is None else sorted(files.slabs.glob("slab_*.tif"))
-        self.record.write(wanted, result, [*self.results(files), *slabs], self.source)
+        self.record.write(wanted, result, [*self.results(files), *slabs], place_of(self.source))
 
     def tell(self, note: str) -> None:
         """Print a note on this stack, unless none are wanted."""
@@ -344,7 +403,7 @@ class BatchJob:
 
 
 def make_jobs(
-    options: BatchJobOptions, datasets: dict[str, list[Path]], targets: dict[str, Path]
+    options: BatchJobOptions, datasets: dict[str, list[StackSource]], targets: dict[str, Path]
 ) -> list[BatchJob]:
     """The jobs of all data sets in order."""
     weights = sha256(options.fuse.engine.model_path)
@@ -409,17 +468,40 @@ def write_summaries(jobs: Sequence[BatchJob]) -> None:
             write_report(target / "report.html", f"Fused: {target.resolve().name}", cards)
 
 
+def show_plan(datasets: dict[str, list[StackSource]], targets: dict[str, Path]) -> int:
+    """Print the stacks and their frames; exit status 1 if one cannot be fused."""
+    status = 0
+    for name, stacks in datasets.items():
+        for stack in stacks:
+            try:
+                frames = list_frames(stack)
+            except StackError as error:
+                status = 1
+                print(f"failed: {stack}: {error}", file=sys.stderr)
+                continue
+            ends = f"{frames[0].name} to {frames[-1].name}"
+            print(f"{targets[name] / stack_name(stack)}: {len(frames)} frames, {ends}")
+    return status
+
+
 def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
     """Fuse the stacks of a data set."""
     batch, options = parse(get_parser(prog), argv, BatchOptions, BatchJobOptions)
     output, quiet = options.output, options.messages.quiet
     rank, world, _ = rank_and_world()
-    datasets = find_datasets(batch.stack_basedir_path)
+
+    def tell(sentence: str) -> None:
+        if rank == 0 and not quiet:
+            print(sentence, file=sys.stderr)
+
+    datasets = find_datasets(batch.stack_basedir_path, batch.split, tell)
     targets = result_folders(batch.stack_basedir_path, datasets, output.output_dir)
+    if batch.dry_run:
+        return show_plan(datasets, targets)
     engine = make_engine(options.fuse.engine, needing_weights(options.fuse, output.confidence))
     jobs = make_jobs(options, datasets, targets)
     for job in () if output.overwrite else jobs:
-        job.record.check_source(job.source, "--output_dir")
+        job.record.check_source(place_of(job.source), "--output_dir")
     for target in targets.values():
         make_folder(target / "records")
     if world > 1:

@@ -85,6 +85,15 @@ def declared_heif(source: BinaryIO) -> tuple[int, int, int] | None:
     return *file.size, channels * (2 if file.info.get("bit_depth", 8) > 8 else 1)
 
 
+def exif_of_heif(source: BinaryIO) -> bytes:
+    """The EXIF block of a HEIC file; empty if it has none, or pillow-heif is not installed."""
+    try:
+        block = importlib.import_module("pillow_heif").open_heif(source).info.get("exif")
+    except Exception:  # reading the file reports it
+        return b""
+    return bytes(block or b"").removeprefix(b"Exif\0\0")
+
+
 def read_heif(data: bytes, path: object) -> tuple[np.ndarray, Metadata]:
     """Read the main picture of a HEIC file.
 

@@ -7,6 +7,12 @@ from pathlib import Path
 from stackmff.errors import StackError
 from stackmff.files import natural_key
 from stackmff.images.formats import READ_SUFFIXES, decode
+from stackmff.images.groups import (
+    FrameGroup,
+    StackSource,
+    pairs_in_folders,
+    pairs_in_names,
+)
 from stackmff.images.stack_files import (
     TIFF_SUFFIXES,
     VIDEO_SUFFIXES,
@@ -21,14 +27,14 @@ NEVER_STACKS = ("aif", "depth", "disparity")  # names of folders; a picture so n
 SYSTEM_FOLDERS = ("lost+found", "system volume information", "$recycle.bin")  # of a whole disk
 
 
-def find_stacks(folder: str | Path) -> dict[str, Path]:
+def find_stacks(folder: str | Path) -> dict[str, StackSource]:
     """The stacks of a data set.
 
     Args:
         folder: its stacks are its sub-folders that contain pictures, multi-page TIFFs and videos;
             or those in one of STACK_FOLDERS below it.
     Returns:
-        {name: path}, folders first, each in natural order.
+        {name: stack}, as of `stacks_in`.
     Raises:
         StackError: there is none, or two have the same name.
     """
@@ -49,33 +55,44 @@ def stack_root(folder: str | Path) -> Path | None:
     return found[0] if found else None
 
 
-def stacks_in(folder: str | Path, folders: Iterable[Path] | None = None) -> list[Path]:
+def stacks_in(folder: str | Path, folders: Iterable[Path] | None = None) -> list[StackSource]:
     """The stacks in a folder: sub-folders that contain pictures, and stacks that are one file.
+
+    In sets of pairs, see groups.py, the stacks are groups of files.
 
     Args:
         folder: to search.
         folders: the sub-folders to consider; None: all.
     Returns:
-        List of paths, folders first, each in natural order; may be empty. What cannot be read is
-        included, so that reading it reports why.
+        List, folders first, each in natural order; may be empty. What cannot be read is included,
+        so that reading it reports why.
     Raises:
         StackError: two have the same name, and would have the same result.
     """
     folders = list_folders(folder) if folders is None else folders
-    stacks = [path for path in folders if _may_hold_pictures(path)] + list_stack_files(folder)
-    names: dict[str, Path] = {}
-    for path in stacks:
-        if (other := names.setdefault(stack_name(path), path)) != path:
-            raise StackError(f"{path} and {other.name} have the same name: rename one of them")
+    found = {path: _pictures_or_none(path) for path in folders}
+    readable = {path: pictures for path, pictures in found.items() if pictures}
+    pairs, taken = pairs_in_folders(readable)
+    stacks: list[StackSource] = [*pairs]
+    for path, pictures in found.items():
+        if path not in taken and pictures != []:
+            stacks += pairs_in_names(pictures or []) or [path]
+    stacks += pairs_in_names(list_pictures(folder))
+    stacks += list_stack_files(folder)
+    names: dict[str, StackSource] = {}
+    for stack in stacks:
+        if (other := names.setdefault(stack_name(stack), stack)) != stack:
+            name = other.name
+            raise StackError(f"{stack} and {name} have the same name: rename one of them")
     return stacks
 
 
-def _may_hold_pictures(folder: Path) -> bool:
-    """Whether a folder contains pictures; True if it cannot be read."""
+def _pictures_or_none(folder: Path) -> list[Path] | None:
+    """The pictures in a folder; None if it cannot be read."""
     try:
-        return bool(list_pictures(folder))
+        return list_pictures(folder)
     except StackError:
-        return True
+        return None
 
 
 def list_folders(folder: str | Path) -> list[Path]:
@@ -164,17 +181,19 @@ def frames_in(folder: str | Path) -> list[Path]:
     return [path for path in list_pictures(folder) if path.stem.casefold() not in NEVER_STACKS]
 
 
-def list_frames(path: str | Path) -> list[FramePath]:
+def list_frames(path: str | StackSource) -> list[FramePath]:
     """The frames of a stack, at least two of them.
 
     Args:
-        path: a folder: the frames are `frames_in` it, or the pages of the only file there if that
-            is a multi-page TIFF. Or such a TIFF, or a video.
+        path: a group of files; or a folder: the frames are `frames_in` it, or the pages of the only
+            file there if that is a multi-page TIFF. Or such a TIFF, or a video.
     Raises:
         StackError: `path` is neither, cannot be read, contains fewer than two frames, or a frame
             in two formats.
     """
     frames: list[FramePath]
+    if isinstance(path, FrameGroup):
+        return [*path.paths]
     if Path(path).is_file():
         frames = [*frames_in_file(path)]
     else:
@@ -208,8 +227,11 @@ def list_answers(folder: str | Path) -> dict[str, Path]:
     """
     pictures = list_pictures(folder)
     if pictures:
-        return by_stem(pictures)
-    answers: dict[str, Path] = {}
+        answers = by_stem(pictures)
+        if all(name.endswith("_F") for name in answers):  # of Real-MFF, whose frames end in _A, _B
+            answers = {name.removesuffix("_F"): path for name, path in answers.items()}
+        return answers
+    answers = {}
     for stack in list_folders(folder):
         found = [path for path in list_pictures(stack) if path.stem.casefold() == "aif"]
         if len(found) > 1:
@@ -235,8 +257,10 @@ def by_stem(paths: Sequence[Path]) -> dict[str, Path]:
     return found
 
 
-def stack_name(path: str | Path) -> str:
-    """The name of a stack: of its folder, or of its file without the suffix."""
+def stack_name(path: str | StackSource) -> str:
+    """The name of a stack: of its folder or group, or of its file without the suffix."""
+    if isinstance(path, FrameGroup):
+        return path.name
     path = Path(path).resolve()
     return path.stem if path.is_file() else path.name
 

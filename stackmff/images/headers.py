@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import BinaryIO
 
 import tifffile
+from PIL import Image
 
-from stackmff.images.camera_files import HEIF_STARTS, RAW_SUFFIXES, declared_heif
+from stackmff.images.camera_files import HEIF_STARTS, RAW_SUFFIXES, declared_heif, exif_of_heif
 from stackmff.images.jpeg import JPEG_START, START_OF_SCAN
+from stackmff.images.metadata import Taken, taken_by
 from stackmff.images.png import PNG_START
 from stackmff.images.tiff import TIFF_STARTS
 
@@ -23,6 +25,7 @@ JPEG_FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # markers; the others a
 MOST_SEGMENTS = 2000  # of a JPEG before its frame; large profiles and extended XMP take hundreds
 # Deflate codes at most 258 bytes by 2 bits. A block of 8x8 samples of a JPEG takes a bit at least.
 DEFLATE_FACTOR, JPEG_BLOCK_SAMPLES = 1032, 8 * 64
+EXIF_SEGMENT = 0xE1  # APP1
 LAST_HUFFMAN = 0xC8  # marker of a frame; those above have arithmetic codes
 
 
@@ -60,6 +63,39 @@ def declared(path: Path) -> Declared | None:
             return declared_in(source)
     except OSError:
         return None
+
+
+def taken(path: Path) -> Taken:
+    """When and how a picture was taken, by its EXIF block; of RAW, if it is based on TIFF."""
+    try:
+        with open(path, "rb") as source:
+            start = source.read(32)
+            source.seek(0)
+            if start.startswith(JPEG_START):
+                return taken_by(io.BytesIO(_exif_of_jpeg(source)))
+            if start[:4] in TIFF_STARTS or path.suffix.lower() in RAW_SUFFIXES:
+                return taken_by(source)
+            if start[4:12] in HEIF_STARTS:
+                return taken_by(io.BytesIO(exif_of_heif(source)))
+            with Image.open(source) as image:
+                block = image.info.get("exif", b"")
+                return taken_by(io.BytesIO(block.removeprefix(b"Exif\0\0")))
+    except Exception:  # reading the picture reports what is damaged
+        return Taken()
+
+
+def _exif_of_jpeg(source: BinaryIO) -> bytes:
+    """The EXIF block of a JPEG; empty if it has none."""
+    source.seek(2)
+    for _ in range(MOST_SEGMENTS):
+        marker = source.read(2)
+        if len(marker) < 2 or marker[0] != 0xFF or marker[1] == START_OF_SCAN:
+            break
+        length = int.from_bytes(source.read(2), "big")
+        content = source.read(length - 2) if length >= 2 else b""
+        if marker[1] == EXIF_SEGMENT and content.startswith(b"Exif\0\0"):
+            return content[6:]
+    return b""
 
 
 def declared_in(source: BinaryIO) -> Declared | None:

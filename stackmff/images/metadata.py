@@ -11,6 +11,7 @@ import struct
 import warnings
 from collections.abc import Set
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -20,6 +21,7 @@ from stackmff.images.xmp import xmp_for
 
 ORIENTATION, EXIF_IFD, GPS_IFD = 0x0112, 0x8769, 0x8825
 DESCRIPTION = 0x010E
+TIME, PARTS_OF_SECOND, DISTANCE = 0x9003, 0x9291, 0x9206  # of the EXIF IFD
 # Keys of ImageJ's description that say how the planes of a file belong together.
 OF_PLANES = {
     b"images", b"slices", b"channels", b"frames", b"hyperstack", b"mode", b"loop", b"spacing",
@@ -81,6 +83,38 @@ def orientation_of(block: bytes | None) -> int:
     except DAMAGED:
         return 1  # damaged metadata do not make an intact picture unreadable
     return orientation if orientation in range(1, 9) else 1
+
+
+@dataclass(frozen=True)
+class Taken:
+    """When a photograph was taken, and how far it is focused; None: it does not say."""
+
+    time: datetime | None = None
+    distance: float | None = None  # m
+
+
+def taken_by(source: BinaryIO) -> Taken:
+    """When and how a photograph was taken, by its EXIF block.
+
+    Args:
+        source: the block, or an open file that is based on TIFF.
+    """
+    try:
+        head = source.read(8)
+        first = _loaded(source, head, None, {EXIF_IFD})
+        inner = _loaded(source, head, first[EXIF_IFD], {TIME, PARTS_OF_SECOND, DISTANCE}, EXIF_IFD)
+    except DAMAGED:
+        return Taken()
+    time, distance = None, None
+    with contextlib.suppress(*DAMAGED):
+        parts = str(inner.get(PARTS_OF_SECOND, "")).strip(" \0")
+        second = float(f"0.{parts}") if parts.isdecimal() else 0.0
+        time = datetime.strptime(str(inner[TIME]).strip(" \0"), "%Y:%m:%d %H:%M:%S")
+        time += timedelta(seconds=second)
+    with contextlib.suppress(*DAMAGED):
+        value = float(inner[DISTANCE])
+        distance = value if 0 < value < float("inf") else None
+    return Taken(time, distance)
 
 
 def metadata_for(metadata: Metadata | None, picture: np.ndarray) -> tuple[Metadata, list[str]]:

@@ -218,7 +218,7 @@ class _Reader:
         self.first = _First(
             (height, width),
             kind_of(first.picture),
-            _thumbnail(first.picture),
+            thumbnail(first.picture),
             first.orientation,
             first.metadata,
         )
@@ -280,19 +280,19 @@ def _turned_alike(
     if other.picture.shape[:2] != first.size:
         return decoded, []
     if decoded.picture.shape[:2] == first.size:
-        alike = [_likeness(_thumbnail(one.picture), first.small) for one in (decoded, other)]
+        alike = [likeness(thumbnail(one.picture), first.small) for one in (decoded, other)]
         if alike[0] >= alike[1]:
             return decoded, []
     return other, ["the EXIF orientation does not match the content and was ignored"]
 
 
-def _thumbnail(picture: np.ndarray) -> np.ndarray:
+def thumbnail(picture: np.ndarray) -> np.ndarray:
     """A picture (H, W, C) reduced to the luma of (48, 48) px, float32."""
     small = cv2.resize(picture, (48, 48), interpolation=cv2.INTER_AREA)
     return luma(small.reshape(48, 48, -1))
 
 
-def _likeness(small: np.ndarray, other: np.ndarray) -> float:
+def likeness(small: np.ndarray, other: np.ndarray) -> float:
     """Correlation of two thumbnails; 0 if one is uniform."""
     a, b = (one - one.mean() for one in (small, other))
     return float((a * b).sum() / max(np.sqrt((a * a).sum() * (b * b).sum()), 1e-9))
