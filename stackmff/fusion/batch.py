@@ -33,10 +33,12 @@ from stackmff.fusion.options import (
 from stackmff.fusion.pipeline import Files, fuse_files, make_engine, read_for
 from stackmff.images.folders import (
     STACK_FOLDERS,
-    by_stem,
+    Prefer,
     frames_in,
     list_folders,
     list_frames,
+    one_a_shot,
+    passed_over,
     stack_name,
     stack_root,
     stacks_in,
@@ -58,7 +60,7 @@ from stackmff.processes import futures_ahead, join_processes, rank_and_world
 from stackmff.records import Record, wanted_record
 
 # Options that earlier records lack, and what their results were made with.
-NEWER = {"pure_mixture": False, "lenient": False, "focus_from": None}
+NEWER = {"pure_mixture": False, "lenient": False, "focus_from": None, "prefer_files": None}
 # Options that the results do not depend on, or that the record has by their SHA-256 (weights and
 # alignments).
 NOT_OF_RESULTS = {
@@ -200,7 +202,10 @@ def get_parser(prog: str | None = None) -> argparse.ArgumentParser:
 
 
 def find_datasets(
-    base: Path, split: Split = "auto", tell: Callable[[str], None] = tqdm.write
+    base: Path,
+    split: Split = "auto",
+    tell: Callable[[str], None] = tqdm.write,
+    prefer: Prefer | None = None,
 ) -> dict[str, list[StackSource]]:
     """The stacks below a folder.
 
@@ -209,6 +214,7 @@ def find_datasets(
             or one with the pictures of several brackets.
         split: how pictures that lie in one folder are split into stacks, see groups.py.
         tell: called with a sentence on such a split.
+        prefer: see folders.one_a_shot.
     Returns:
         {name of the data set: its stacks}, in natural order.
     Raises:
@@ -226,7 +232,7 @@ def find_datasets(
         own = stacks_in(base, [folder for folder, root in below if root is None])
         if own and name in datasets:
             raise StackError(f"{base} and {base / name} would share their results: rename one")
-        own = split_all(base, own, split, tell)
+        own = split_all(base, own, split, tell, prefer)
         if own:
             datasets = {name: own, **datasets}
     datasets = {name: stacks for name, stacks in datasets.items() if stacks}
@@ -239,14 +245,18 @@ def find_datasets(
 
 
 def split_all(
-    base: Path, own: list[StackSource], split: Split, tell: Callable[[str], None]
+    base: Path,
+    own: list[StackSource],
+    split: Split,
+    tell: Callable[[str], None],
+    prefer: Prefer | None = None,
 ) -> list[StackSource]:
     """The stacks of a folder, those split that hold several: its own pictures, cards' folders.
 
     Args:
         base: the folder.
         own: its stacks, as of folders.stacks_in.
-        split, tell: as of `find_datasets`.
+        split, tell, prefer: as of `find_datasets`.
     """
     pairs = {path for one in own if isinstance(one, FrameGroup) for path in one.paths}
     loose = [path for path in frames_in(base) if path not in pairs]
@@ -257,8 +267,7 @@ def split_all(
         if len(pictures) < 2 or (split == "off" and not is_own) or (is_own and own):
             out += [] if is_own else [place]
             continue
-        by_stem(pictures)
-        found = split_brackets(pictures, split)
+        found = split_brackets(one_a_shot(pictures, prefer), split)
         if len(found.stacks) + len(found.single) == 1 and not is_own:
             out.append(place)  # it keeps its name
         else:
@@ -352,7 +361,7 @@ class BatchJob:
             files = Files(self.files(paths, hyperstack_suffix(self.options.fuse)).picture)
             check_hyperstack(hyperstack, files.picture, self.options.fuse)
         else:
-            paths = list_frames(self.source)
+            paths = list_frames(self.source, self.options.fuse.reading.prefer_files)
             files = self.files(paths)
         wanted = self.wanted(paths, files)
         if self.options.messages.verbose:
@@ -384,7 +393,9 @@ class BatchJob:
                 self.tell("a hyperstack has no maps, previews or alignments")
         else:
             result = fuse_files(lambda: stack, engine, files, self.options.fuse)
-        for note in result["notes"]:
+        source = self.source
+        left = passed_over(source) if isinstance(source, Path) and source.is_dir() else None
+        for note in [left, *result["notes"]] if left else result["notes"]:
             self.tell(note)
         slabs = [] if files.slabs is None else sorted(files.slabs.glob("slab_*.tif"))
         self.record.write(wanted, result, [*self.results(files), *slabs], place_of(self.source))
@@ -468,13 +479,15 @@ def write_summaries(jobs: Sequence[BatchJob]) -> None:
             write_report(target / "report.html", f"Fused: {target.resolve().name}", cards)
 
 
-def show_plan(datasets: dict[str, list[StackSource]], targets: dict[str, Path]) -> int:
+def show_plan(
+    datasets: dict[str, list[StackSource]], targets: dict[str, Path], prefer: Prefer | None
+) -> int:
     """Print the stacks and their frames; exit status 1 if one cannot be fused."""
     status = 0
     for name, stacks in datasets.items():
         for stack in stacks:
             try:
-                frames = list_frames(stack)
+                frames = list_frames(stack, prefer)
             except StackError as error:
                 status = 1
                 print(f"failed: {stack}: {error}", file=sys.stderr)
@@ -494,10 +507,12 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
         if rank == 0 and not quiet:
             print(sentence, file=sys.stderr)
 
-    datasets = find_datasets(batch.stack_basedir_path, batch.split, tell)
+    datasets = find_datasets(
+        batch.stack_basedir_path, batch.split, tell, options.fuse.reading.prefer_files
+    )
     targets = result_folders(batch.stack_basedir_path, datasets, output.output_dir)
     if batch.dry_run:
-        return show_plan(datasets, targets)
+        return show_plan(datasets, targets, options.fuse.reading.prefer_files)
     engine = make_engine(options.fuse.engine, needing_weights(options.fuse, output.confidence))
     jobs = make_jobs(options, datasets, targets)
     for job in () if output.overwrite else jobs:

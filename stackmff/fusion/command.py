@@ -24,7 +24,7 @@ from stackmff.fusion.options import (
     check_maps,
 )
 from stackmff.fusion.pipeline import Files, fuse_files, make_engine, read_for
-from stackmff.images.folders import clash, list_frames, stack_name
+from stackmff.images.folders import clash, list_frames, passed_over, stack_name
 from stackmff.images.formats import FORMATS, PICTURE_SUFFIXES, result_suffix, same_format
 from stackmff.images.hyperstacks import Hyperstack
 from stackmff.images.stack_files import FramePath
@@ -228,7 +228,10 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
     stack_path, wanted, options = command.stack.stack_path, command.output, command.fuse
     messages = command.messages
     hyperstack = as_hyperstack(command)
-    paths = list_frames(stack_path) if hyperstack is None else [*hyperstack.stack()]
+    if hyperstack is None:
+        paths = list_frames(stack_path, options.reading.prefer_files)
+    else:
+        paths = [*hyperstack.stack()]
     out_format = options.format.out_format
     if hyperstack is not None and wanted.output is None:
         out_format = {value: key for key, value in FORMATS.items()}[hyperstack_suffix(options)]
@@ -257,7 +260,8 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
         record.write({}, result, [files.picture], stack_path)
     if messages.quiet:
         return
-    for note in result["notes"]:
+    left = passed_over(stack_path) if stack_path.is_dir() else None
+    for note in [left, *result["notes"]] if left else result["notes"]:
         print(f"note: {note}", file=sys.stderr)
     size = f"{result['width']}x{result['height']}"
     stacks = ""

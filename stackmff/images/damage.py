@@ -8,6 +8,7 @@ import struct
 from collections.abc import Iterator
 
 from stackmff.errors import StackError
+from stackmff.images.boxes import boxes
 
 ZEROED = "zeros in its compressed data, as of a sector that was lost"
 SECTOR = 512  # bytes
@@ -124,10 +125,10 @@ def _items(data: bytes) -> Iterator[tuple[bytes, list[tuple[int, int]]]]:
     """
     kinds: dict[int, bytes] = {}
     places: dict[int, list[tuple[int, int]]] = {}
-    for kind, start, end in _boxes(data, 0, len(data)):
+    for kind, start, end in boxes(data, 0, len(data)):
         if kind != b"meta":
             continue
-        for inner, first, last in _boxes(data, start + 4, end):
+        for inner, first, last in boxes(data, start + 4, end):
             if inner == b"iinf":
                 kinds = _kinds(data, first, last)
             elif inner == b"iloc":
@@ -137,26 +138,11 @@ def _items(data: bytes) -> Iterator[tuple[bytes, list[tuple[int, int]]]]:
             yield kinds[item], parts
 
 
-def _boxes(data: bytes, start: int, end: int) -> Iterator[tuple[bytes, int, int]]:
-    """(kind, start of its content, end) of the boxes in a part of a file."""
-    while start + 8 <= end:
-        length, kind = struct.unpack_from(">I4s", data, start)
-        head = 8
-        if length == 1:
-            (length,), head = struct.unpack_from(">Q", data, start + 8), 16
-        elif length == 0:
-            length = end - start
-        if length < head:
-            raise ValueError("a box is shorter than its head")
-        yield kind, start + head, min(start + length, end)
-        start += length
-
-
 def _kinds(data: bytes, start: int, end: int) -> dict[int, bytes]:
     """{number: kind} of the items that the box iinf describes."""
     first = start + (6 if data[start] == 0 else 8)
     out = {}
-    for kind, at, _ in _boxes(data, first, end):
+    for kind, at, _ in boxes(data, first, end):
         if kind == b"infe" and data[at] >= 2:
             wide = data[at] > 2
             item = int.from_bytes(data[at + 4 : at + (8 if wide else 6)], "big")

@@ -1,11 +1,15 @@
 """Which files of a folder are the frames of which stack."""
 
 import os
+import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Literal
 
 from stackmff.errors import StackError
 from stackmff.files import natural_key
+from stackmff.images.camera_files import RAW_SUFFIXES
 from stackmff.images.formats import READ_SUFFIXES, decode
 from stackmff.images.groups import (
     FrameGroup,
@@ -21,9 +25,19 @@ from stackmff.images.stack_files import (
     frames_in_file,
 )
 
+Prefer = Literal["raw", "jpeg"]
+
 ANSWER_FOLDER = "AiF"  # of a data set
 STACK_FOLDERS = ("dof_stack", "image stack", "stacks")  # of a data set; each contains the stacks
 NEVER_STACKS = ("aif", "depth", "disparity")  # names of folders; a picture so named is not a frame
+# Endings of names that phones give to the JPEG and the RAW of one shot.
+PHONE = re.compile(r"(\.RAW-\d+)?\.(COVER|ORIGINAL|MAIN)$", re.IGNORECASE)
+LOOK_LIKE_PICTURES = (
+    ".gif", ".psd", ".jp2", ".j2k", ".jpx", ".exr", ".hdr", ".tga", ".pcx", ".ppm", ".pgm", ".pbm",
+    ".pfm", ".svg", ".eps", ".xcf", ".heics", ".dcm", ".fits", ".czi", ".lif", ".nd2", ".oib",
+    ".oif", ".lsm", ".svs", ".vsi", ".ims", ".mrw", ".srf", ".sr2", ".kdc", ".dcr", ".erf", ".mef",
+    ".mos", ".crw", ".fff", ".gpr", ".jpe", ".jfif", ".jps", ".mpo",
+)  # fmt: skip
 SYSTEM_FOLDERS = ("lost+found", "system volume information", "$recycle.bin")  # of a whole disk
 
 
@@ -181,15 +195,16 @@ def frames_in(folder: str | Path) -> list[Path]:
     return [path for path in list_pictures(folder) if path.stem.casefold() not in NEVER_STACKS]
 
 
-def list_frames(path: str | StackSource) -> list[FramePath]:
+def list_frames(path: str | StackSource, prefer: Prefer | None = None) -> list[FramePath]:
     """The frames of a stack, at least two of them.
 
     Args:
         path: a group of files; or a folder: the frames are `frames_in` it, or the pages of the only
             file there if that is a multi-page TIFF. Or such a TIFF, or a video.
+        prefer: see `one_a_shot`.
     Raises:
-        StackError: `path` is neither, cannot be read, contains fewer than two frames, or a frame
-            in two formats.
+        StackError: `path` is neither, cannot be read, contains fewer than two frames, or a shot in
+            two formats and `prefer` does not say which.
     """
     frames: list[FramePath]
     if isinstance(path, FrameGroup):
@@ -197,8 +212,7 @@ def list_frames(path: str | StackSource) -> list[FramePath]:
     if Path(path).is_file():
         frames = [*frames_in_file(path)]
     else:
-        files = frames_in(path)
-        by_stem(files)  # a camera's RAW and JPEG are one frame
+        files = one_a_shot(frames_in(path), prefer)
         frames = [*files]
         if len(files) == 1 and files[0].suffix.lower() in TIFF_SUFFIXES:
             frames = [*frames_in_file(files[0])]
@@ -212,6 +226,51 @@ def list_frames(path: str | StackSource) -> list[FramePath]:
             decode(only.file)  # reports the damage, if the pages could not be counted
         raise StackError(f"{path} holds one picture: a stack needs two or more")
     return frames
+
+
+def one_a_shot(files: Sequence[Path], prefer: Prefer | None) -> list[Path]:
+    """The pictures of a stack, one of each shot: a camera may write a RAW and a JPEG of it.
+
+    Args:
+        files: in their order.
+        prefer: which of the two is the frame; None: there must be but one.
+    Raises:
+        StackError: there are two of a shot, and `prefer` does not say which.
+    """
+    shots: dict[str, list[Path]] = {}
+    for path in files:
+        shots.setdefault(PHONE.sub("", path.stem), []).append(path)
+    out = []
+    for found in shots.values():
+        if len(found) > 1 and prefer is not None:
+            wanted = [p for p in found if (p.suffix.lower() in RAW_SUFFIXES) == (prefer == "raw")]
+            found = wanted or found
+        if len(found) > 1:
+            advice = "choose with --prefer_files raw or jpeg, or move one of them elsewhere"
+            kinds = {path.suffix.lower() in RAW_SUFFIXES for path in found}
+            raise StackError(
+                f"{found[1]} and {found[0].name} have the same name: "
+                + (advice if len(kinds) == 2 else "move one of them elsewhere")
+            )
+        out += found
+    return out
+
+
+def passed_over(folder: str | Path) -> str | None:
+    """A sentence on files in a folder that look like pictures and are none here; None: none do."""
+    kinds = Counter(
+        path.suffix.lower()
+        for path in _inside(folder)
+        if path.suffix.lower() in (*LOOK_LIKE_PICTURES, *VIDEO_SUFFIXES)
+        and not path.name.startswith(".")
+        and path.is_file()
+    )
+    if not kinds:
+        return None
+    total = sum(kinds.values())
+    listed = ", ".join(f"{count} {suffix}" for suffix, count in sorted(kinds.items()))
+    are = "file that looks like a picture is" if total == 1 else "files that look like pictures are"
+    return f"{total} {are} passed over ({listed}): export them as PNG or TIFF if they are frames"
 
 
 def list_answers(folder: str | Path) -> dict[str, Path]:

@@ -19,6 +19,15 @@ from PIL import Image, ImageCms, PngImagePlugin
 
 from stackmff.errors import StackError, in_one_sentence
 from stackmff.files import atomic_path, read_bytes
+from stackmff.images.avif_jxl import (
+    AVIF_SUFFIX,
+    JXL_STARTS,
+    JXL_SUFFIX,
+    as_srgb,
+    is_avif,
+    read_avif,
+    read_jxl,
+)
 from stackmff.images.camera_files import (
     HEIF_STARTS,
     HEIF_SUFFIXES,
@@ -30,8 +39,15 @@ from stackmff.images.colour import cmyk_to_rgb
 from stackmff.images.damage import damage_in_heif, damage_in_webp, refused_or_told
 from stackmff.images.decoded import CMYK_NOTE, Decoded, Embedded, upright
 from stackmff.images.headers import declared_by
+from stackmff.images.iptc import iptc_of_jpeg, xmp_of_iptc
 from stackmff.images.jpeg import JPEG_START, damage_in
-from stackmff.images.metadata import Metadata, metadata_for, orientation_of
+from stackmff.images.metadata import (
+    Metadata,
+    metadata_for,
+    orientation_of,
+    resolution_of,
+    with_resolution,
+)
 from stackmff.images.png import (
     PNG_GREY_ALPHA,
     PNG_HEADER,
@@ -39,12 +55,14 @@ from stackmff.images.png import (
     STRIP,
     png_by_strips,
     png_is_whole,
+    png_resolution,
+    resolution_chunk,
 )
 from stackmff.images.stack_files import TIFF_SUFFIXES, FramePath
 from stackmff.images.tiff import TIFF_STARTS, decode_tiff, encode_tiff, lost_in_tiff
 
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp")  # read and written
-READ_SUFFIXES = (*PICTURE_SUFFIXES, *HEIF_SUFFIXES, *RAW_SUFFIXES)
+READ_SUFFIXES = (*PICTURE_SUFFIXES, *HEIF_SUFFIXES, AVIF_SUFFIX, JXL_SUFFIX, *RAW_SUFFIXES)
 FORMATS = {"png": ".png", "jpg": ".jpg", "tif": ".tif", "bmp": ".bmp", "webp": ".webp"}
 LARGE = 2**28  # bytes of a picture of which no copy is made to write it
 XMP_IN_JPEG = b"http://ns.adobe.com/xap/1.0/\0"
@@ -105,9 +123,15 @@ def decode_bytes(
             decoded = Decoded(*read_raw(data, path))
         elif data.startswith(TIFF_STARTS):
             decoded = decode_tiff(io.BytesIO(data), path, lenient=lenient)
+        elif is_avif(data):
+            decoded = read_avif(data, path, lenient)
         elif data[4:12] in HEIF_STARTS:
             note = refused_or_told(path, damage_in_heif(data), lenient)
-            decoded = Decoded(*read_heif(data, path), note=note)
+            picture, metadata = read_heif(data, path)
+            picture, profile, note = as_srgb(data, picture, metadata.profile, note)
+            decoded = Decoded(picture, replace(metadata, profile=profile), note=note)
+        elif data.startswith(JXL_STARTS):
+            decoded = read_jxl(data, path)
         else:
             decoded = _decode_opencv(data, path, lenient)
         return upright(decoded, orientation)
@@ -156,7 +180,12 @@ def _decode_opencv(data: bytes, path: object, lenient: bool) -> Decoded:
     if profile is not None and profile[16:20] == b"CMYK":  # OpenCV converts without the profile
         picture, profile = _jpeg_by_profile(data, picture, profile), None
         note = note or CMYK_NOTE
-    return Decoded(picture, Metadata(exif, xmp or None, profile), orientation_of(exif), note)
+    orientation = orientation_of(exif)
+    if data.startswith(PNG_START) and (per_metre := png_resolution(data)) is not None:
+        exif = with_resolution(exif, per_metre)
+    if not xmp and data.startswith(JPEG_START):
+        xmp = xmp_of_iptc(iptc_of_jpeg(data)) or b""
+    return Decoded(picture, Metadata(exif, xmp or None, profile), orientation, note)
 
 
 def _from_bgr(picture: np.ndarray, data: bytes) -> np.ndarray:
@@ -361,8 +390,10 @@ def _png_chunks(metadata: Metadata, channels: int) -> bytes:
     buffer = io.BytesIO()
     pixel = Image.new("L" if channels <= 2 else "RGB", (1, 1))
     pixel.save(buffer, "PNG", pnginfo=info, **_for_pillow(replace(metadata, xmp=None)))
-    chunks = buffer.getvalue()
-    return chunks[PNG_HEADER : chunks.rindex(b"IDAT") - 4]
+    written = buffer.getvalue()
+    chunks = written[PNG_HEADER : written.rindex(b"IDAT") - 4]
+    per_metre = resolution_of(metadata.exif)
+    return chunks if per_metre is None else chunks + resolution_chunk(per_metre)
 
 
 def _encode_8_bit(suffix: str, picture: np.ndarray, metadata: Metadata) -> memoryview:

@@ -14,6 +14,7 @@ from typing import BinaryIO
 import tifffile
 from PIL import Image
 
+from stackmff.images.avif_jxl import JXL_STARTS, is_avif, size_of_jxl
 from stackmff.images.camera_files import HEIF_STARTS, RAW_SUFFIXES, declared_heif, exif_of_heif
 from stackmff.images.jpeg import JPEG_START, START_OF_SCAN
 from stackmff.images.metadata import Taken, taken_by
@@ -114,6 +115,12 @@ def declared_in(source: BinaryIO) -> Declared | None:
             return Declared(abs(width), abs(height), 4 if bits == 32 else 3)
         if start.startswith(b"RIFF") and start[8:12] == b"WEBP":
             return _of_webp(start)
+        if is_avif(start):
+            with Image.open(source, formats=("AVIF",)) as image:
+                return Declared(*image.size, 8)
+        if start.startswith(JXL_STARTS):
+            size = size_of_jxl(source.read(4096))
+            return size and Declared(*size, 8)
         if start[4:12] in HEIF_STARTS:
             found = declared_heif(source)
             return found and Declared(*found)

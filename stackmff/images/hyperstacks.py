@@ -24,7 +24,7 @@ from stackmff.errors import StackError, in_one_sentence
 from stackmff.images.decoded import Decoded
 from stackmff.images.metadata import Metadata
 from stackmff.images.pages import Page
-from stackmff.images.tiff import X_RESOLUTION, Y_RESOLUTION
+from stackmff.images.tiff import X_RESOLUTION, Y_RESOLUTION, tiff_directories
 
 KEPT = "TC"  # axes of stacks: time, channel
 FOCUS = "ZTIQ"  # axes along which the focus may differ, the likeliest first
@@ -340,6 +340,14 @@ def _read_header(
 ) -> Hyperstack | None:
     """As `hyperstack_in`, of a file of a form or with samples of an unusual type."""
     page = opened.pages[0].aspage()
+    if form == "shaped":
+        try:
+            tiff_directories(opened, MOST_PLANES)
+        except tifffile.TiffFileError as error:
+            raise StackError(
+                f"{file} is cut short, damaged or an unknown kind of TIFF ({error}): "
+                "export or copy it again"
+            ) from error
     if len(opened.pages) > MOST_PLANES:
         raise StackError(f"{file} has more than {MOST_PLANES} planes: split it")
     root = _check_ome(file, opened) if form == "ome" else None

@@ -13,6 +13,8 @@ PNG_START = b"\x89PNG\r\n\x1a\n"
 PNG_HEADER = 33  # bytes: the start and the chunk IHDR
 PNG_GREY_ALPHA = 4  # colour type, byte 25 of the file
 PNG_KINDS = {1: 0, 2: PNG_GREY_ALPHA, 3: 2, 4: 6}  # colour types by the number of channels
+METRE = 1  # unit of a resolution
+UNSIZED = {2834, 2835}  # 72 per inch
 SUB = 1  # filter: each sample less that of the pixel to its left
 STRIP = 128  # rows that are converted or written at a time
 
@@ -26,6 +28,23 @@ def png_is_whole(data: bytes) -> bool:
         if kind == b"IEND":
             return position <= len(data)
     return False
+
+
+def png_resolution(data: bytes) -> tuple[int, int] | None:
+    """Pixels per metre along x and y that a PNG has; None if it has none, or only their ratio.
+
+    What programs write for want of a size, 72 per inch, counts as none.
+    """
+    at = data.find(b"pHYs", PNG_HEADER, max(data.find(b"IDAT"), 0))
+    if at < 0 or data[at - 4 : at] != b"\0\0\0\x09" or data[at + 12] != METRE:
+        return None
+    across, down = struct.unpack_from(">II", data, at + 4)
+    return (across, down) if across and down and {across, down} - UNSIZED else None
+
+
+def resolution_chunk(per_metre: tuple[int, int]) -> bytes:
+    """The chunk that gives the pixels per metre along x and y."""
+    return _chunk(b"pHYs", struct.pack(">IIB", *per_metre, METRE))
 
 
 def png_by_strips(picture: np.ndarray, chunks: bytes) -> Iterator[bytes]:

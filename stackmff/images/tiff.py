@@ -18,6 +18,7 @@ from stackmff.errors import StackError
 from stackmff.images.colour import cmyk_to_rgb
 from stackmff.images.damage import refused_or_told
 from stackmff.images.decoded import CMYK_NOTE, Decoded
+from stackmff.images.iptc import xmp_of_iptc
 from stackmff.images.jpeg import damage_in
 from stackmff.images.metadata import (
     DESCRIPTION,
@@ -32,7 +33,7 @@ from stackmff.images.metadata import (
 )
 
 TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # of 32 and 64 bits, in either byte order
-MAKE, SOFTWARE, XMP, ICC_PROFILE = 271, 305, 700, 34675  # tags
+MAKE, SOFTWARE, XMP, IPTC, ICC_PROFILE = 271, 305, 700, 33723, 34675  # tags
 BITS_PER_SAMPLE = 258
 MOST_PAGES = 10_000  # each takes a fraction of a millisecond, before anything is decoded
 X_RESOLUTION, Y_RESOLUTION, RESOLUTION_UNIT = 282, 283, 296
@@ -73,7 +74,7 @@ def _decode(source: BinaryIO, path: object, index: int | None, lenient: bool) ->
         page = file.pages[found[0]].aspage()
         samples = page.asarray() if _is_whole(file, page, source) else np.empty(0)
         damage = refused_or_told(path, _damage_in_jpeg(file, page), lenient)
-        numbers = (ORIENTATION, XMP, ICC_PROFILE, EXIF_IFD, GPS_IFD, MAKE)
+        numbers = (ORIENTATION, XMP, IPTC, ICC_PROFILE, EXIF_IFD, GPS_IFD, MAKE)
         tags = {number: page.tags[number].value for number in numbers if number in page.tags}
         exif = None
         if {EXIF_IFD, GPS_IFD, MAKE} & set(tags) or _says_more(page):
@@ -88,10 +89,21 @@ def _decode(source: BinaryIO, path: object, index: int | None, lenient: bool) ->
     profile, xmp, orientation = tags.get(ICC_PROFILE), tags.get(XMP), tags.get(ORIENTATION)
     profile = profile if isinstance(profile, bytes) else None
     picture, profile, note = _to_grey_or_rgb(page, samples, profile, path)
-    metadata = Metadata(exif, xmp if isinstance(xmp, bytes) else None, profile)
+    xmp = xmp if isinstance(xmp, bytes) else xmp_of_iptc(_iptc_of(tags.get(IPTC)))
+    metadata = Metadata(exif, xmp, profile)
     # A damaged tag may be of any type.
     turned = orientation if isinstance(orientation, int) and 1 <= orientation <= 8 else 1
     return Decoded(picture, metadata, turned, damage or note)
+
+
+def _iptc_of(value: Any) -> bytes | None:
+    """The IPTC block of a tag, which some programs write as whole numbers of 4 bytes."""
+    if isinstance(value, tuple):
+        try:
+            return struct.pack(f"<{len(value)}I", *value)
+        except struct.error:
+            return None
+    return value if isinstance(value, bytes) else None
 
 
 def _damage_in_jpeg(file: tifffile.TiffFile, page: tifffile.TiffPage) -> str | None:
@@ -134,20 +146,24 @@ def _pictures_in(file: tifffile.TiffFile) -> list[int]:
     return [k for k, page in enumerate(pages) if not page.is_reduced and not page.is_mask]
 
 
-def tiff_directories(file: tifffile.TiffFile) -> list[tifffile.TiffPage]:
+def tiff_directories(file: tifffile.TiffFile, most: int | None = None) -> list[tifffile.TiffPage]:
     """All pages of a TIFF file, including thumbnails and masks.
 
+    Args:
+        file: the open file.
+        most: pages that it may have; None: MOST_PAGES.
     Raises:
         tifffile.TiffFileError: a page links back to an earlier one, so that there is no end; or
-            there are more than MOST_PAGES.
+            there are too many.
     """
+    most = MOST_PAGES if most is None else most
     pages: list[tifffile.TiffPage] = []
     seen: set[int] = set()
     for page in file.pages:
         if page.offset in seen:
             raise tifffile.TiffFileError("its pages form a loop")
-        if len(pages) == MOST_PAGES:
-            raise tifffile.TiffFileError(f"it has more than {MOST_PAGES} pages")
+        if len(pages) == most:
+            raise tifffile.TiffFileError(f"it has more than {most} pages")
         seen.add(page.offset)
         pages.append(page.aspage())
     return pages

@@ -17,9 +17,11 @@ import tifffile
 from PIL import Image, UnidentifiedImageError
 
 from stackmff.errors import StackError
+from stackmff.images.avif_jxl import AVIF_SUFFIX, JXL_SUFFIX
 from stackmff.images.camera_files import HEIF_STARTS, HEIF_SUFFIXES, RAW_SUFFIXES
 from stackmff.images.folders import frames_in, list_folders, list_stack_files
 from stackmff.images.formats import READ_SUFFIXES
+from stackmff.images.headers import declared
 from stackmff.images.stack_files import (
     TIFF_SUFFIXES,
     VIDEO_SUFFIXES,
@@ -263,6 +265,11 @@ def declared_sizes(file: Path, suffix: str) -> list[tuple[int, int]]:
             with tifffile.TiffFile(file) as tiff:
                 pages = tiff_directories(tiff)
                 return [(page.imagewidth, page.imagelength * page.imagedepth) for page in pages]
+        if suffix in (AVIF_SUFFIX, JXL_SUFFIX):
+            header = declared(file)
+            if header is None:
+                raise none
+            return [(header.width, header.height)]
         if start[4:12] in HEIF_STARTS or suffix in HEIF_SUFFIXES:
             return heif_sizes(file)
         limit, Image.MAX_IMAGE_PIXELS = (

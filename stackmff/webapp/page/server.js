@@ -1,6 +1,6 @@
 // Requests to the server, and uploads.
 
-const KNOWN = new RegExp("\\.(jpe?g|png|tiff?|bmp|webp|hei[cf]|hif|dng|cr[23]|nef|nrw|arw|orf|"
+const KNOWN = new RegExp("\\.(jpe?g|png|tiff?|bmp|webp|hei[cf]|hif|avif|jxl|dng|cr[23]|nef|nrw|arw|orf|"
   + "rw2|rwl|raf|pef|srw|3fr|iiq|x3f|mp4|m4v|mov|avi|mkv|webm|mts)$", "i");
 let token = sessionStorage.getItem("token");
 export let session = JSON.parse(sessionStorage.getItem("session") || "null");
