@@ -4,6 +4,7 @@ A session ends when its page has not been heard from for a while. Files left beh
 that were killed are removed by the next server that starts.
 """
 
+import os
 import re
 import secrets
 import shutil
@@ -15,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from stackmff.errors import StackError
-from stackmff.processes import is_alive, this_process
+from stackmff.files import claim, is_abandoned
+from stackmff.processes import this_process
 from stackmff.webapp.jobs import JobQueue
 from stackmff.webapp.session import Session, Shared
 from stackmff.webapp.uploads import UploadLimits
@@ -49,6 +51,7 @@ class Sessions:
         remove_abandoned(parent)
         try:
             self.folder = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{this_process()}-", dir=parent))
+            self.claimed = claim(self.folder)
         except OSError as error:
             raise StackError(
                 f"{parent} cannot be written to ({error.strerror}): choose another --temp_dir"
@@ -100,12 +103,14 @@ class Sessions:
         self.shared.fuse_queue.close()
         self.shared.examine_queue.close()
         shutil.rmtree(self.folder, ignore_errors=True)
+        if self.claimed is not None:
+            os.close(self.claimed)
+            self.claimed = None
 
 
 def remove_abandoned(parent: Path) -> None:
-    """Remove the temporary folders of processes of this machine that no longer run."""
-    host, _, _ = this_process().rpartition("-")
-    pattern = re.compile(rf"{re.escape(PREFIX + host)}-(\d+)-\w+")
+    """Remove the temporary folders of servers that no longer run, see files.claim."""
+    pattern = re.compile(rf"{re.escape(PREFIX)}([A-Za-z0-9-]*)-\d+-\w+")
     for path in parent.glob(f"{PREFIX}*"):
-        if (match := pattern.fullmatch(path.name)) and not is_alive(int(match[1])):
+        if (match := pattern.fullmatch(path.name)) and is_abandoned(path, match[1]):
             shutil.rmtree(path, ignore_errors=True)
