@@ -29,6 +29,7 @@ HAZE_SIDE = 8  # pixels
 GLINT, GLINT_CHANGE = 0.75, 0.4  # least mean of a point of light, and its least change with focus
 GLINT_PIXELS = 10  # of points of light in a picture, which count half
 FAINT = 0.012  # local deviation of the luma below which detail does not count for more
+LEAST_TEXTURE = 0.002  # local deviation of the luma that nobody sees, half a grey level
 
 Output = Mapping[str, Any]  # of a network
 Batch = Mapping[str, Any]
@@ -174,6 +175,20 @@ def faint_term(output: Output, batch: Batch) -> torch.Tensor:
     return ((fused - answer).abs() / (there + FAINT)).mean()
 
 
+def texture_term(output: Output, batch: Batch) -> torch.Tensor:
+    """How far the local strength of the luma's detail is off, as a logarithm.
+
+    An average of frames that are unsure has less detail than each of them, and is seen as a smear;
+    the terms above prefer it, since a wrong frame's detail is twice wrong. Here any detail of the
+    right strength is right.
+    """
+    strengths = []
+    for picture in (output["fused"], batch["answer"]):
+        variance = functional.avg_pool2d(_detail(_luma(picture)) ** 2, 9, 3, 4)
+        strengths.append((variance + LEAST_TEXTURE**2).log2() / 2)
+    return functional.l1_loss(*strengths)
+
+
 def glints_term(output: Output, batch: Batch) -> torch.Tensor:
     """Mean absolute error at points of light: few pixels, which are seen at once if missing.
 
@@ -205,6 +220,7 @@ TERMS: dict[str, Callable[[Output, Batch], torch.Tensor]] = {
     "cross_entropy": cross_entropy_term,
     "haze": haze_term,
     "faint": faint_term,
+    "texture": texture_term,
     "glints": glints_term,
 }
 PUBLISHED_WEIGHTS = {"l1": 0.1, "ssim": 0.7, "laplacian": 0.1, "spatial_frequency": 0.1}

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from stackmff.errors import StackError
+from stackmff.fusion.coarse_level import DETAILS, LOG_GAIN, REDUCTION
 from stackmff.fusion.finish import Finish
 from stackmff.images.tensors import cut_with_margin, enlarged, luma_and_chroma, pad_to_multiple
 
@@ -280,6 +281,21 @@ class UpNorm3d(nn.Sequential):
         )
 
 
+class EvenTransposed3d(nn.ConvTranspose3d):
+    """A transposed convolution with the same weights for the 2x2 px that each pixel becomes.
+
+    Where maps are plain no pattern with a period of 2 px comes in, whatever is learned.
+    """
+
+    def __init__(self, c_in: int, c_out: int) -> None:
+        super().__init__(c_in, c_out, 1, stride=(1, 2, 2), bias=False)
+
+    def forward(self, x: torch.Tensor, output_size: list[int] | None = None) -> torch.Tensor:
+        """(B, C, N, H, W) to (B, C', N, 2H, 2W)."""
+        weight = self.weight.expand(-1, -1, 1, 2, 2)
+        return F.conv_transpose3d(x, weight, self.bias, self.stride)
+
+
 class LocalCoordinateAttention3d(nn.Module):
     """3D coordinate attention with means over a window around each place.
 
@@ -425,23 +441,38 @@ class StackMix(FusionNetwork):
         coloured = self.chroma_stem(self.blocks(chroma, self.unshuffle // 2))
         return torch.cat([stem, coloured], 1)
 
-    def trunk(self, stem: torch.Tensor, hint: torch.Tensor | None = None) -> torch.Tensor:
-        """The features of the levels, (B, C1, N, H/4, W/4).
+    def trunk(self, stem: torch.Tensor) -> torch.Tensor:
+        """The features of the levels, (B, C1, N, H/4, W/4), from the stem's after their ReLU."""
+        return self.ascend(*self.descend(stem))
+
+    def descend(
+        self, stem: torch.Tensor, hint: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """All levels but the first.
 
         Args:
             stem: (B, C1 + Cc, N, H/4, W/4).
-            hint: (B, C1, N, H/4, W/4), added before all frames are compared for the second time;
-                None for nothing.
+            hint: (B, C1, N, H/8, W/8), added to what the second level sees; None for nothing.
+        Returns:
+            (B, C2, N, H/8, W/8) for the first level, and its own features (B, C1, N, H/4, W/4).
         """
         skips = [self.encoders[0](stem)]  # (B, C1, N, H/4, W/4)
         for encoder in self.encoders[1:]:
-            skips.append(encoder(self.pool(skips[-1])))  # (B, Ck, N, H/(2 2^k), W/(2 2^k))
+            x = self.pool(skips[-1])
+            if hint is not None and len(skips) == 1:
+                x = x + hint
+            skips.append(encoder(x))  # (B, Ck, N, H/(2 2^k), W/(2 2^k))
         x = skips.pop()
-        x = self.ups[-1](x) + skips.pop()  # the coarsest level only corrects the next one
-        for up, decoder, skip in zip(self.ups[-2::-1], self.decoders[::-1], skips[::-1]):
-            x = decoder(torch.cat([up(x), skip], 1))
-        if hint is not None:
-            x = x + hint
+        if len(self.ups) > 1:
+            x = self.ups[-1](x) + skips.pop()  # the coarsest level only corrects the next one
+        for up, decoder in zip(self.ups[-2:0:-1], self.decoders[:0:-1], strict=True):
+            x = decoder(torch.cat([up(x), skips.pop()], 1))
+        return x, skips.pop()
+
+    def ascend(self, x: torch.Tensor, skip: torch.Tensor) -> torch.Tensor:
+        """The features (B, C1, N, H/4, W/4) from what `descend` returns."""
+        x = self.ups[0](x)
+        x = self.decoders[0](torch.cat([x, skip], 1)) if len(self.decoders) else x + skip
         return self.attention(self.compare(x))  # (B, C1, N, H/4, W/4)
 
     def unfold(self, blocks: torch.Tensor) -> torch.Tensor:
@@ -478,6 +509,29 @@ def evened(weight: torch.Tensor, bias: torch.Tensor) -> tuple[torch.Tensor, torc
     return weight, bias.mean().expand(len(bias))
 
 
+def bilinear(factor: int) -> torch.Tensor:
+    """The weights (factor², 1, 1, 3, 3) that enlarge maps by bilinear interpolation.
+
+    Of a convolution whose outputs are the factor x factor pixels of a block, row by row; beyond the
+    maps it sees zeros.
+    """
+    phase = (torch.arange(factor) + 0.5) / factor - 0.5
+    place = torch.arange(-1.0, 2.0)
+    one = (1 - (phase[:, None] - place).abs()).clamp_min(0)  # (factor, 3)
+    both = one[:, None, :, None] * one[:, None]  # (factor, factor, 3, 3)
+    return both.reshape(factor**2, 1, 1, 3, 3)
+
+
+def evened_ups(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """A state dict of StackMix whose transposed convolutions have become EvenTransposed3d."""
+    return {
+        name: value.mean((3, 4), keepdim=True)
+        if name.startswith("ups.") and value.ndim == 5
+        else value
+        for name, value in state.items()
+    }
+
+
 class Guide(NamedTuple):
     """What the coarse level of PyramidMix hands down to the fine one.
 
@@ -500,8 +554,9 @@ class PyramidMix(FusionNetwork):
 
     The coarse level sees 800 px around each place, so that the widest blur lies within, and besides
     the reduced frames how much fine detail each of them had there. Its features and logits guide
-    the fine level: both join its stem, the features also its last comparison, and a gate adds the
-    logits to its own. Both heads are `evened`.
+    the fine level: they are added where that works at an eighth of the size too, on the way down
+    and on the way up, and a gate adds the logits to its own. No pattern of blocks comes in: both
+    heads are `evened`, and so is what doubles the size of features, EvenTransposed3d.
 
     Args:
         widths, hidden, window, chroma: of both levels, see StackMix.
@@ -513,7 +568,7 @@ class PyramidMix(FusionNetwork):
 
     output = "weights"
     options: Mapping[str, Any] = MappingProxyType({**StackMix.options, "guide": 32, "finish": 0})
-    reduction, step = 8, 32  # px; tiles start on multiples of the step
+    reduction, step = REDUCTION, 32  # px; tiles start on multiples of the step
 
     def __init__(self, guide: int, finish: int, **options: Any) -> None:
         super().__init__()
@@ -524,15 +579,19 @@ class PyramidMix(FusionNetwork):
         self.finish = Finish(finish) if finish else None
         self.coarse, self.fine = StackMix(**options), StackMix(**options)
         self.coarse.multiple = self.fine.multiple = self.step
+        for up in (*self.coarse.ups, *self.fine.ups):
+            conv = cast(nn.ConvTranspose3d, cast(UpNorm3d, up)[0])
+            cast(UpNorm3d, up)[0] = EvenTransposed3d(conv.in_channels, conv.out_channels)
         self.colour = self.fine.colour
-        narrow = options["widths"][0]
+        narrow, wide = options["widths"][:2]
         stem = narrow + options["chroma"]
-        samples = 2 * StackMix.unshuffle**2
+        samples = DETAILS * StackMix.unshuffle**2
         self.detail_stem = nn.Conv3d(samples, stem, (1, 3, 3), padding=(0, 1, 1), bias=False)
         self.guide_in = nn.Conv3d(narrow + 2, guide, 1)
-        self.guide_out = nn.Conv3d(guide, stem + narrow, 1)
-        self.gate = nn.Conv2d(narrow + stem, 1, 1)
-        self.parts = (stem, narrow)
+        self.guide_out = nn.Conv3d(guide, narrow + wide, 1)
+        self.gate = nn.Conv2d(wide, 1, 1)
+        self.parts = (narrow, wide)
+        self.register_buffer("spread", bilinear(StackMix.unshuffle), persistent=False)
         # Fresh layers change nothing, so that both levels can start from weights of StackMix.
         for layer in (self.detail_stem, self.guide_out, self.gate):
             nn.init.zeros_(layer.weight)
@@ -545,19 +604,19 @@ class PyramidMix(FusionNetwork):
         return small.unflatten(1, planes.shape[1:3])
 
     def details(self, stack: torch.Tensor) -> torch.Tensor:
-        """How much detail of one and of two pixels there is in squares of 8 px.
+        """How much detail of one, two and four pixels there is in squares of 8 px.
 
         Args:
             stack: (B, 1, N, H, W) luma.
         Returns:
-            (B, 2, N, H/8, W/8), sides rounded up; about [0, 1.5], the logarithm of the mean
+            (B, DETAILS, N, H/8, W/8), sides rounded up; about [0, 1.5], the logarithm of the mean
             absolute difference from the mean over 3x3.
         """
         planes, side, bands = stack[:, 0], self.reduction, []
-        for _ in range(2):
+        for _ in range(DETAILS):
             mean = F.avg_pool2d(planes, 3, 1, 1, count_include_pad=False)
             energy = F.avg_pool2d((planes - mean).abs(), side, ceil_mode=True)
-            bands.append((1 + 1000 * energy).log2() / 4)
+            bands.append((1 + LOG_GAIN * energy).log2() / 4)
             planes, side = F.avg_pool2d(planes, 2, ceil_mode=True), side // 2
         return torch.stack(bands, 1)
 
@@ -577,65 +636,85 @@ class PyramidMix(FusionNetwork):
         blocks = self.heads(coarse, torch.cat([features, stem], 1))
         return Guide(features, coarse.unfold(blocks)[:, None])
 
-    @staticmethod
-    def heads(level: StackMix, x: torch.Tensor) -> torch.Tensor:
-        """The evened head of a level: (B, C, N, H/4, W/4) to (B, 16, N, H/4, W/4)."""
+    def heads(
+        self, level: StackMix, x: torch.Tensor, near: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """The evened head of a level.
+
+        Args:
+            level: of the two.
+            x: (B, C, N, H/4, W/4).
+            near: (B, 1, N, H/4, W/4), which is enlarged and added; None for nothing.
+        Returns:
+            (B, 16, N, H/4, W/4).
+        """
         weight, bias = evened(level.head.weight, cast(torch.Tensor, level.head.bias))
+        if near is not None:  # in one convolution, since sums at full size cost time
+            x = torch.cat([x, near.to(x.dtype)], 1)
+            weight = torch.cat([weight, cast(torch.Tensor, self.spread)], 1)
         return F.conv3d(x, weight, bias, padding=(0, 1, 1))
 
-    def hints(
-        self, guide: Guide, rows: int, columns: int, place: tuple[int, int] = (0, 0)
-    ) -> Hints:
-        """What the guide says of a tile.
+    def cut(self, guide: Guide, size: tuple[int, int], place: tuple[int, int] = (0, 0)) -> Guide:
+        """The part of a guide that a tile takes, with a margin of 32 px.
 
         Args:
             guide: of the whole picture.
-            rows, columns: of the tile, in steps of 32 px.
-            place: (top, left) of the tile in the picture, in the same steps.
-        Returns:
-            Two tensors (B, C, N, h/4, w/4), for the stem and for the last comparison, and the
-            coarse logits (B, 1, N, h, w).
+            size: (height, width) of the tile, px.
+            place: (top, left) of the tile in the picture, multiples of 32 px.
         """
-        top, left = place
-        features = enlarged(cut_with_margin(guide.features, top, left, rows, columns, 1), 4)
-        logits = cut_with_margin(guide.logits, 4 * top, 4 * left, 4 * rows, 4 * columns, 4).float()
-        below = logits - logits.amax(2, keepdim=True)
-        seen = torch.cat([features, below.clamp_min(-20) / 8, logits.softmax(2)], 1)
-        told = self.guide_out(F.relu(self.guide_in(seen)))  # (B, C, N, h/8 + 8, w/8 + 8)
-        told = enlarged(told[..., 3:-3, 3:-3], 2)[..., 2:-2, 2:-2]
-        near = enlarged(logits[..., 3:-3, 3:-3], self.reduction)[..., 8:-8, 8:-8]
-        to_stem, to_compare = told.split(self.parts, 1)
-        return to_stem, to_compare, near
+        rows, columns = (-(-side // self.step) for side in size)
+        parts = []
+        for maps in guide:
+            each = maps.shape[-2] // guide.features.shape[-2]  # positions along 32 px
+            top, left = (each * (at // self.step) for at in place)
+            parts.append(cut_with_margin(maps, top, left, each * rows, each * columns, each))
+        return Guide(*parts)
+
+    def hints(self, window: Guide) -> Hints:
+        """What the guide says of a tile.
+
+        Args:
+            window: from `cut`.
+        Returns:
+            Two tensors (B, C, N, h/8, w/8), for the way down and the way up, and the coarse logits
+            (B, 1, N, h/8 + 2, w/8 + 2); h and w are multiples of 32 px.
+        """
+        features, logits = enlarged(window.features, 4), window.logits.float()
+        features = features[..., 4:-4, 4:-4]  # (B, C1, N, h/8, w/8)
+        below = (logits - logits.amax(2, keepdim=True))[..., 3:-3, 3:-3]
+        inner = below[..., 1:-1, 1:-1]
+        seen = torch.cat([features, inner.clamp_min(-20) / 8, inner.softmax(2)], 1)
+        down, up = self.guide_out(F.relu(self.guide_in(seen))).split(self.parts, 1)
+        return down, up, below
+
+    def near(self, below: torch.Tensor) -> torch.Tensor:
+        """Coarse logits (B, 1, N, h/8 + 2, w/8 + 2), enlarged to (B, 1, N, h/4, w/4)."""
+        return enlarged(below, 2)[..., 2:-2, 2:-2]
 
     def weigh(self, stack: torch.Tensor, chroma: torch.Tensor | None, hints: Hints) -> torch.Tensor:
         """The logits (B, N, h, w) float32 of a tile with its `hints`; see `forward`."""
         height, width = stack.shape[-2:]
-        to_stem, to_compare, near = hints
-        stem = F.relu(self.fine.look(stack, chroma) + to_stem)
-        x = torch.cat([self.fine.trunk(stem, to_compare), stem], 1)  # (B, 2 C1 + Cc, N, h/4, w/4)
-        gate = enlarged(self.gate(x.mean(2)).sigmoid()[:, :, None], 4)  # (B, 1, 1, h, w)
-        logits = self.fine.unfold(self.heads(self.fine, x)).float() + (gate * near)[:, 0]
-        return logits[..., :height, :width]
+        down, up, below = hints
+        stem = F.relu(self.fine.look(stack, chroma))
+        x, skip = self.fine.descend(stem, down)
+        x = x + up
+        gate = F.pad(self.gate(x.mean(2)).sigmoid(), (1, 1, 1, 1), mode="replicate")
+        near = self.near(gate[:, :, None] * below)
+        blocks = self.heads(self.fine, torch.cat([self.fine.ascend(x, skip), stem], 1), near)
+        return self.fine.unfold(blocks).float()[..., :height, :width]
 
     def refine(
-        self,
-        stack: torch.Tensor,
-        chroma: torch.Tensor | None,
-        guide: Guide,
-        place: tuple[int, int] = (0, 0),
+        self, stack: torch.Tensor, chroma: torch.Tensor | None, window: Guide
     ) -> torch.Tensor:
         """The logits of a tile.
 
         Args:
             stack, chroma: of the tile, as for `forward`.
-            guide: of the whole picture.
-            place: (top, left) of the tile in it, multiples of 32 px.
+            window: the part of the guide that it takes, from `cut`.
         Returns:
             (B, N, h, w) float32.
         """
-        rows, columns = (-(-side // self.step) for side in stack.shape[-2:])
-        at = place[0] // self.step, place[1] // self.step
-        return self.weigh(stack, chroma, self.hints(guide, rows, columns, at))
+        return self.weigh(stack, chroma, self.hints(window))
 
     def forward(
         self,
@@ -644,7 +723,9 @@ class PyramidMix(FusionNetwork):
         return_logits: bool = False,
     ) -> torch.Tensor:
         """Weigh the frames; see `StackMix.forward`."""
-        logits = self.refine(stack, chroma, self.look_whole(stack, chroma))
+        height, width = stack.shape[-2:]
+        window = self.cut(self.look_whole(stack, chroma), (height, width))
+        logits = self.refine(stack, chroma, window)
         return logits if return_logits else logits.softmax(1)
 
 

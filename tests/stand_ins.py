@@ -8,6 +8,7 @@ class Engine:
 
     colour = goes_beyond = False
     sight = 128
+    overlap = 64
 
     def __init__(self, function, output="weights", tile=128):
         self.function = function

@@ -142,6 +142,45 @@ def test_tiles_leave_no_seam(engine):
     assert mean <= 0.05 and share <= 0.005
 
 
+def hazy_ground(seed, side=512, n_frames=6):
+    """A dark plain ground into which each frame spills other light, beside a body: uint16."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:side, :side].astype(np.float32) / side
+    texture_of_body = rng.uniform(0, 255, (side, side // 3)).astype(np.float32)
+    frames = []
+    for k in range(n_frames):
+        where = (x - rng.uniform(0.3, 1)) ** 2 + (y - rng.uniform(0, 1)) ** 2
+        frame = 30 + 8 * x + 14 * rng.uniform(0.3, 1) * np.exp(-where / 0.08)
+        frame[:, : side // 3] = texture_of_body
+        soft = cv2.GaussianBlur(frame, (0, 0), 0.5 + 8 * abs(k - 2))
+        frame[:, : side // 2] = soft[:, : side // 2]
+        frames.append(frame + rng.normal(0, 0.3, frame.shape))
+    codes = np.clip(np.round(np.array(frames) * 257), 0, 65535)
+    return np.repeat(codes.astype(np.uint16)[..., None], 3, axis=3)
+
+
+def peak(plain, period):
+    """The power at a period along the rows of a plane, against that of periods nearby."""
+    side = 256
+    rows = (plain - cv2.blur(plain, (31, 31)))[:, :side] * np.hanning(side)
+    power = (np.abs(np.fft.rfft(rows, axis=1)) ** 2).mean(0)
+    at = side // period
+    near = [k for k in range(at - 8, at + 9) if abs(k - at) > 2 and 0 < k < len(power)]
+    return power[at] / np.median(power[near])
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_no_grid_comes_into_plain_places(engine, seed):
+    """Networks that work on blocks like to leave their period there."""
+    frames = hazy_ground(seed)
+    plain = fuse_stack(frames, engine).picture[:, 256:, 1].astype(np.float32)
+    for plane in (plain, np.ascontiguousarray(plain[128:384].T)):
+        for period in (2, 4, 8, 16):
+            assert peak(plane, period) < 1.4
+    ripple = np.float32([0, 200, 0, -200]) / 4  # a fifth of a grey level in 16 bits
+    assert peak(plain + np.tile(ripple, 64), 4) > 1.4
+
+
 def test_the_table_names_the_file():
     """weights/README.md has the SHA-256 of every file beside it."""
     table = (Path(WEIGHTS).parent / "README.md").read_text()

@@ -1,24 +1,36 @@
-"""Export a checkpoint of StackMix for the CPU engine, OpenVINO, beside the checkpoint."""
+"""Export a checkpoint of StackMix or PyramidMix for the CPU engine, OpenVINO, beside it."""
 
 import argparse
+import itertools
 import tempfile
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from network import FactorisedBlock, FusionNetwork, load_network
+from network import (
+    FactorisedBlock,
+    FusionNetwork,
+    Guide,
+    PyramidMix,
+    StackMix,
+    evened,
+    load_network,
+)
 from stackmff.errors import StackError
 from stackmff.files import atomic_path, sha256, write_json
-from stackmff.fusion.engines import EXPORT_SUFFIX, GRID, OpenVinoEngine, TorchEngine, weigh
+from stackmff.fusion.coarse_level import DETAILS, POSITIONS
+from stackmff.fusion.engines import EXPORT_SUFFIX, GRID, engine_for, guide_export, openvino_engine
+from stackmff.fusion.fuse import frame_weights
 from stackmff.machine import import_openvino
 from stackmff.options import Options, add_options, option, parse
 from stackmff.processes import run_main
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
 
 EXAMPLE = (3, 3 * GRID, 2 * GRID)  # N, H, W of the stack that the network is traced on
@@ -79,48 +91,97 @@ def frames_in_3d(network: "nn.Module") -> "nn.Module":
     return network
 
 
-def convert(network: FusionNetwork) -> Any:
-    """An OpenVINO model from luma (N, H, W) to the weights of the frames (N, H, W), float32.
+def convert(network: FusionNetwork) -> list[Any]:
+    """OpenVINO models of a network, float32, for any N, and H and W that are multiples of GRID.
 
-    For a network that sees colour it also takes chroma (2, N, H/2, W/2).
+    The last one takes luma (N, H, W), if the network sees colour chroma (2, N, H/2, W/2), and if it
+    has a coarse level also the two parts of its guide for the tile, see fusion/coarse_level.py. It
+    gives the weights of the frames (N, H, W). The coarse level is a model of its own before it: it
+    takes what is reduced, luma, chroma and details (DETAILS, N, H, W), and gives the guide.
 
     Args:
-        network: StackMix in eval mode; it is changed in place.
-    Returns:
-        openvino.Model for any N, and H and W that are multiples of GRID.
+        network: StackMix or PyramidMix in eval mode; it is changed in place.
     """
     import torch
 
-    openvino = import_openvino()
+    class Whole(torch.nn.Module):
+        """A network without coarse level."""
 
-    class OneStack(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.network = frames_in_3d(fold_norms(network))
+            self.network = network
 
         def forward(self, luma: torch.Tensor, chroma: torch.Tensor | None = None) -> torch.Tensor:
             seen = (luma[None, None],) if chroma is None else (luma[None, None], chroma[None])
             weights: torch.Tensor = self.network(*seen)[0]
             return weights
 
+    class Coarse(Whole):
+        """The coarse level."""
+
+        def forward(self, luma: torch.Tensor, *rest: torch.Tensor) -> Any:
+            *chroma, details = (planes[None] for planes in rest)
+            guide = self.network.guide(luma[None, None], chroma[0] if chroma else None, details)
+            return tuple(maps[0] for maps in guide)
+
+    class Fine(Whole):
+        """The fine level."""
+
+        def forward(self, luma: torch.Tensor, *rest: torch.Tensor) -> torch.Tensor:
+            *chroma, features, logits = (planes[None] for planes in rest)
+            guide = Guide(features, logits)
+            seen = luma[None, None], chroma[0] if chroma else None
+            weights: torch.Tensor = self.network.refine(*seen, guide)[0].softmax(0)
+            return weights
+
+    frames_in_3d(fold_norms(network))
+    n_frames, height, width = EXAMPLE
     inputs = {"luma": torch.rand(EXAMPLE)}
     if network.colour:
-        n_frames, height, width = EXAMPLE
         inputs["chroma"] = torch.rand(2, n_frames, height // 2, width // 2) - 0.5
+    if not isinstance(network, PyramidMix):
+        return [traced(Whole(), inputs, ["weights"])]
+    with torch.no_grad():
+        for level in (network.coarse, network.fine):  # so that nothing of it is left in the graph
+            weight, bias = evened(level.head.weight, cast(torch.Tensor, level.head.bias))
+            level.head.weight.data, cast(Any, level.head.bias).data = weight, bias
+    of_coarse = {**inputs, "details": torch.rand(DETAILS, *EXAMPLE)}
+    with torch.no_grad():
+        guide = Coarse()(*of_coarse.values())
+    names = list(POSITIONS)
+    coarse = traced(Coarse(), of_coarse, names)
+    for name, maps in zip(names, guide, strict=True):
+        each = POSITIONS[name]
+        sides = (each * (side // GRID + 2) for side in (height, width))
+        inputs[name] = torch.rand(len(maps), n_frames, *sides)
+    return [coarse, traced(Fine(), inputs, ["weights"])]
+
+
+def traced(
+    module: "nn.Module", inputs: Mapping[str, "torch.Tensor"], outputs: Sequence[str]
+) -> Any:
+    """An OpenVINO model of a module.
+
+    Args:
+        module: called with `inputs`, in their order.
+        inputs: {name: example (..., N, H, W)}; the last three sides may vary, others not.
+        outputs: names of what it returns.
+    """
+    openvino = import_openvino()
     with warnings.catch_warnings():
         # Tracing warns that it follows one branch of the padding: none, as sides are multiples.
         warnings.simplefilter("ignore")
         model = openvino.convert_model(
-            OneStack(),
+            module,
             example_input=tuple(inputs.values()),
             input=[
-                openvino.PartialShape([-1] * 3 if planes.ndim == 3 else [2, -1, -1, -1])
+                openvino.PartialShape([*planes.shape[:-3], -1, -1, -1])
                 for planes in inputs.values()
             ],
         )
-    for node, name in zip(model.inputs, inputs, strict=True):
-        node.get_tensor().set_names({name})
-    model.outputs[0].get_tensor().set_names({"weights"})
+    for nodes, names in ((model.inputs, inputs), (model.outputs, outputs)):
+        for node, name in zip(nodes, names, strict=True):
+            node.get_tensor().set_names({name})
     return model
 
 
@@ -135,27 +196,33 @@ def export(model_path: Path) -> float:
     """
     openvino = import_openvino()
     network = load_network(model_path)
-    if network.config["network"] != "StackMix":
+    if not isinstance(network, StackMix | PyramidMix):
         raise StackError(
-            f"{model_path} holds {network.config['network']}, and only StackMix is exported: "
-            "predict.py runs it without an export"
+            f"{model_path} holds {network.config['network']}, and only StackMix and PyramidMix are "
+            "exported: predict.py runs it without an export"
         )
-    model = convert(load_network(model_path))
+    models = convert(load_network(model_path))
     target = model_path.with_suffix(EXPORT_SUFFIX)
     record = {model_path.name: sha256(model_path)}
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".export") as folder:
         made = Path(folder) / target.name
-        openvino.save_model(model, made, compress_to_fp16=False)
+        paths = [guide_export(made), made][-len(models) :]
+        for model, path in zip(models, paths, strict=True):
+            openvino.save_model(model, path, compress_to_fp16=False)
         error = largest_error(network, made)
         if error > LARGEST_ERROR:
             raise StackError(
                 f"{target}: the export differs by {error:.2g}: try another version of OpenVINO"
             )
-        model_path.with_suffix(".json").unlink(missing_ok=True)  # until both files are there
-        for suffix in (EXPORT_SUFFIX, ".bin"):
-            place = target.with_suffix(suffix)
+        model_path.with_suffix(".json").unlink(missing_ok=True)  # until all files are there
+        if len(models) == 1:  # a coarse level that was exported before would be taken for its own
+            for suffix in (EXPORT_SUFFIX, ".bin"):
+                guide_export(target).with_suffix(suffix).unlink(missing_ok=True)
+        for path, suffix in itertools.product(paths, (EXPORT_SUFFIX, ".bin")):
+            part = path.with_suffix(suffix)
+            place = target.with_name(part.name)
             with atomic_path(place) as temporary:
-                made.with_suffix(suffix).replace(temporary)
+                part.replace(temporary)
             record[place.name] = sha256(place)
     write_json(model_path.with_suffix(".json"), record)
     return error
@@ -168,8 +235,8 @@ def largest_error(network: FusionNetwork, path: Path) -> float:
     rng, errors = np.random.default_rng(0), []
     for n_frames, height, width in ((1, 32, 32), (2, 96, 64), (5, 128, 192)):
         frames = rng.integers(0, 256, (n_frames, height, width, 3), np.uint8)
-        wanted = weigh(TorchEngine(network, torch.device("cpu")), frames)
-        errors.append(np.abs(weigh(OpenVinoEngine(path, "fp32"), frames) - wanted).max())
+        wanted = frame_weights(frames, engine_for(network, torch.device("cpu")))
+        errors.append(np.abs(frame_weights(frames, openvino_engine(path, "fp32")) - wanted).max())
     return float(max(errors))
 
 

@@ -23,6 +23,7 @@ from network import (
     Hints,
     PyramidMix,
     build_network,
+    evened_ups,
     load_checkpoint,
     load_network,
     luma_and_chroma,
@@ -30,11 +31,12 @@ from network import (
 from stackmff.errors import StackError
 from stackmff.evaluation.metrics import psnr
 from stackmff.files import make_folder, write_bytes
+from stackmff.images.tensors import enlarged
 from stackmff.machine import select_device
 from stackmff.options import Options, add_options, build, given_values, option, parse, values_of
 from stackmff.processes import run_main
 from stackmff.records import run_record
-from stackmff.shipped import WEIGHTS as DEFAULT_WEIGHTS
+from stackmff.shipped import WEIGHTS
 from stackmff.synthesis.photos import PhotoFolder, Photos, list_photos
 from stackmff.training.log import Log, Means, say
 from stackmff.training.optimisation import Average, autocast
@@ -44,8 +46,8 @@ from utils import seed_everything
 
 # Weights of the terms: of fused pictures, also of the fine level's mixture, of the coarse level, of
 # what its logits alone would give.
-PICTURE = {"l1": 1.0, "laplacian": 0.5, "log_mse": 0.02, "faint": 0.1, "haze": 0.7}
-GLINTS = {"glints": 0.05}
+PICTURE = {"l1": 1.0, "laplacian": 0.5, "log_mse": 0.02, "faint": 0.1, "haze": 0.7, "texture": 0.15}
+GLINTS = {"glints": 0.3}
 COARSE = {"l1": 0.6, "log_mse": 0.012}
 EARLY = {"l1": 0.3, "faint": 0.03}
 SSIM = 0.3  # of the luma, of fused pictures
@@ -70,7 +72,7 @@ class PyramidOptions(Options):
     )
     experiments: Path = option(Path("experiments"), help="folder of all runs", metavar="DIR")
     init: Path = option(
-        DEFAULT_WEIGHTS,
+        WEIGHTS.with_name("checkpoint_stackmix.pth"),
         help="checkpoint of a StackMix, with which both levels start, or of a PyramidMix",
         metavar="FILE",
     )
@@ -169,18 +171,20 @@ class Weighed(NamedTuple):
 def weigh_batch(network: PyramidMix, batch: PyramidBatch) -> Weighed:
     """Run both levels."""
     luma, chroma = luma_and_chroma(batch.stack)
-    rows, columns = (-(-side // network.step) for side in batch.stack.shape[-2:])
+    size = batch.stack.shape[-2], batch.stack.shape[-1]
     if batch.small is None or batch.small_answer is None or batch.details is None:
         guide = network.look_whole(luma, chroma)
         small = network.reduced(batch.stack)
         small_answer = F.avg_pool2d(batch.answer, network.reduction, ceil_mode=True)
-        hints = network.hints(guide, rows, columns)
+        hints = network.hints(network.cut(guide, size))
     else:
         small, small_answer = batch.small, batch.small_answer
         guide = network.guide(*luma_and_chroma(small), batch.details)
-        told = [network.hints(guide, rows, columns, place) for place in batch.places]
-        to_stem, to_compare, near = (torch.cat(part) for part in zip(*told, strict=True))
-        hints = to_stem, to_compare, near
+        # Places are in steps, as batches hold them.
+        corners = [(network.step * top, network.step * left) for top, left in batch.places]
+        told = [network.hints(network.cut(guide, size, corner)) for corner in corners]
+        down, up, below = (torch.cat(part) for part in zip(*told, strict=True))
+        hints = down, up, below
     return Weighed(network.weigh(luma, chroma, hints), guide, hints, small, small_answer)
 
 
@@ -207,7 +211,8 @@ def levels_loss(
         values["finished"] = picture_loss(finished, batch)
         total = 0.5 * (total + values["finished"])
     height, width = stack.shape[-2:]
-    near = mixed(weighed.hints[2][:, 0, :, :height, :width], stack)
+    near = enlarged(network.near(weighed.hints[2]), network.fine.unshuffle)
+    near = mixed(near[:, 0, :, :height, :width], stack)
     values |= {"coarse": coarse_loss(weighed), "early": terms_loss(near, {"answer": answer}, EARLY)}
     return total + values["coarse"] + values["early"], values
 
@@ -245,12 +250,13 @@ def build_pyramid(options: PyramidOptions) -> PyramidMix:
     assert isinstance(network, PyramidMix)  # as its name says
     if name == "StackMix":
         for level in (network.coarse, network.fine):
-            level.load_state_dict(init.state_dict())
+            level.load_state_dict(evened_ups(init.state_dict()))
         return network.eval()
+    fresh = network.state_dict()
     state = {
         key: value
         for key, value in init.state_dict().items()
-        if options.finish == init.config["finish"] or not key.startswith("finish.")
+        if key in fresh and value.shape == fresh[key].shape
     }
     network.load_state_dict(state, strict=False)  # the stage beyond the mixture may be new
     return network.eval()

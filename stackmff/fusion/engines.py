@@ -24,6 +24,10 @@ from stackmff.machine import (
 )
 
 TILES = {"weights": 1024, "luma": 640}  # the published network runs whole up to 640x640
+# Overlap of tiles, px. StackMix in tiles of 640 px then differs from the whole by 0.02 grey levels
+# on average (real stacks). The published network's attention means over all of its tile, so that no
+# overlap makes its tiles exact (0.4 levels); a longer ramp hides the seam.
+OVERLAPS = {"weights": 64, "luma": 128}
 GRID = 32  # the networks pool by 16 or 32 px: sides of tiles, and where they start
 PROBE = 128  # px, side of the window in which the mixture of one pixel is computed
 WIDE_PROBE = 2048  # the same for what a coarse level sees of it
@@ -47,18 +51,22 @@ class Engine(Protocol):
         colour: whether it takes the chroma.
         goes_beyond: whether its pictures go beyond the mixture of the frames, see `finish`.
         tile: side of a tile, px.
+        overlap: of neighbouring tiles, px.
         sight: side of the window that it has to see for the weights of one pixel, px.
         samples, most_samples: N x height x width of a tile, see tiles.tile_area.
-        seconds: the time that its calls have taken so far, summed up.
     """
 
     output: str
     goes_beyond: bool
     tile: int
+    overlap: int
     sight: int
     samples: int
     most_samples: int
-    seconds: float
+
+    @property
+    def seconds(self) -> float:
+        """The time that its calls have taken so far, summed up."""
 
     @property
     def colour(self) -> bool:
@@ -149,6 +157,31 @@ def weigh(
     return engine(lumas[None], None if chromas is None else chromas[None], place)[0]
 
 
+class Work:
+    """The time that an engine has worked, whichever of its copies and threads did.
+
+    Attributes:
+        seconds: summed up.
+    """
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self.lock = threading.Lock()
+
+    @contextlib.contextmanager
+    def on(self, shape: Sequence[int], where: object) -> Iterator[None]:
+        """Time the work on tiles (..., N, h, w); `where` is named if memory lacks."""
+        start = time.perf_counter()
+        try:
+            yield
+        except RuntimeError as error:  # torch.OutOfMemoryError is a kind of it
+            if "memory" not in str(error) and "alloc" not in str(error):
+                raise
+            raise out_of_memory(shape, where) from error
+        with self.lock:
+            self.seconds += time.perf_counter() - start
+
+
 class TorchEngine:
     """Runs a network in torch.
 
@@ -166,8 +199,13 @@ class TorchEngine:
         self.output: str = network.output
         self.has_colour = bool(network.colour)
         self.goes_beyond = getattr(network, "finish", None) is not None
-        self.tile = TILES[network.output]
-        self.seconds = 0.0
+        self.tile, self.overlap = TILES[network.output], OVERLAPS[network.output]
+        self.work = Work()
+
+    @property
+    def seconds(self) -> float:
+        """The time that its calls have taken so far, summed up."""
+        return self.work.seconds
 
     @property
     def colour(self) -> bool:
@@ -220,18 +258,7 @@ class TorchEngine:
 
     def at_work(self, shape: Sequence[int]) -> contextlib.AbstractContextManager[None]:
         """Time the work on tiles (..., N, h, w), and report a lack of memory in one sentence."""
-        return self._watched(shape)
-
-    @contextlib.contextmanager
-    def _watched(self, shape: Sequence[int]) -> Iterator[None]:
-        start = time.perf_counter()
-        try:
-            yield
-        except RuntimeError as error:  # torch.OutOfMemoryError is a kind of it
-            if "memory" not in str(error):
-                raise
-            raise out_of_memory(shape, self.device) from error
-        self.seconds += time.perf_counter() - start
+        return self.work.on(shape, self.device)
 
 
 class OpenVinoEngine:
@@ -246,52 +273,68 @@ class OpenVinoEngine:
     """
 
     output = "weights"
+    inputs: ClassVar[Sequence[str]] = ("luma", "chroma")  # that it knows
     goes_beyond = False
     sight = PROBE
-    tile = TILES["weights"]
+    tile, overlap = TILES["weights"], OVERLAPS["weights"]
     samples, most_samples = 5 * 2**20, 24 * 2**20  # of a tile; 40 bytes each at work
-    at_work: ClassVar[int] = 2 * samples  # of all tiles at work, but two of them always
+    at_once: ClassVar[int] = 2 * samples  # of all tiles at work, but two of them always
 
     def __init__(self, path: Path, precision: str = "auto") -> None:
         self.path = Path(path)
         self.precision = precision
         self.cores = available_cores()
-        self.seconds = 0.0
+        self.work = Work()
         self.core: Any = None
         self.model: Any = None
+        self.names: list[str] = []  # of its inputs
         # {(n_frames, height, width, streams): queue of its requests}
         self.compiled: dict[tuple[int, int, int, int], queue.Queue[Any]] = {}
         self.requests: queue.Queue[Any] = queue.Queue()
         self.shape: tuple[int, int, int] | None = None
-        self.lock = threading.Lock()
+
+    @property
+    def seconds(self) -> float:
+        """The time that its calls have taken so far, summed up."""
+        return self.work.seconds
 
     @property
     def colour(self) -> bool:
-        """Whether the export has a second input, the chroma."""
+        """Whether the export has the chroma among its inputs."""
         self.load()
-        return len(self.model.inputs) > 1
+        return "chroma" in self.names
 
     def load(self) -> None:
         """Import OpenVINO and read the export."""
         if self.core is not None:
             return
         self.core, self.tensor = the_core(), import_openvino().Tensor
-        try:
-            self.model = self.core.read_model(self.path)
-        except RuntimeError as error:
+        self.model = self.read(self.path)
+        self.names = [node.get_any_name() for node in self.model.inputs]
+        if extra := set(self.names) - set(self.inputs):
             raise StackError(
-                f"{self.path} is not an exported network, or is truncated: export it again with "
-                "python -m tools.export"
-            ) from error
+                f"{self.path} also takes {', '.join(sorted(extra))}: export its checkpoint again, "
+                "so that its coarse level lies beside it"
+            )
         if self.precision == "auto":
             capable = self.core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
             self.precision = "bf16" if "BF16" in capable else "fp32"
+
+    def read(self, path: Path) -> Any:
+        """Read an export; raises StackError if it is none."""
+        try:
+            return self.core.read_model(path)
+        except RuntimeError as error:
+            raise StackError(
+                f"{path} is not an exported network, or is truncated: export it again with "
+                "python -m tools.export"
+            ) from error
 
     def prepare(self, n_frames: int, height: int, width: int, count: int) -> int:
         """Compile for `count` tiles of up to height x width px, see `Engine`."""
         self.load()
         height, width = (-(-side // GRID) * GRID for side in (height, width))
-        bounded = max(self.at_work // (n_frames * height * width), 2)
+        bounded = max(self.at_once // (n_frames * height * width), 2)
         streams = min(self.cores, count, bounded)
         key = (n_frames, height, width, streams)
         if key not in self.compiled:
@@ -304,11 +347,16 @@ class OpenVinoEngine:
     def compile(self, n_frames: int, height: int, width: int, streams: int) -> "queue.Queue[Any]":
         """A queue of `streams` requests of the network for one shape."""
         model = self.model.clone()
-        shapes = {"luma": [n_frames, height, width]}
-        if self.colour:
-            shapes["chroma"] = [2, n_frames, height // 2, width // 2]
-        model.reshape(shapes)
-        compiled = self.core.compile_model(
+        model.reshape(self.shapes_of(n_frames, height, width))
+        compiled = self.compiled_model(model, streams)
+        requests: queue.Queue[Any] = queue.Queue(streams)
+        for _ in range(streams):
+            requests.put(compiled.create_infer_request())
+        return requests
+
+    def compiled_model(self, model: Any, streams: int) -> Any:
+        """Compile a model of fixed shape for as many requests at a time."""
+        return self.core.compile_model(
             model,
             "CPU",
             {
@@ -317,10 +365,28 @@ class OpenVinoEngine:
                 "INFERENCE_NUM_THREADS": self.cores,
             },
         )
-        requests: queue.Queue[Any] = queue.Queue(streams)
-        for _ in range(streams):
-            requests.put(compiled.create_infer_request())
-        return requests
+
+    def shapes_of(self, n_frames: int, height: int, width: int) -> dict[str, list[int]]:
+        """The shapes of the inputs for tiles of one shape, in their order."""
+        shapes = {"luma": [n_frames, height, width]}
+        if self.colour:
+            shapes["chroma"] = [2, n_frames, height // 2, width // 2]
+        return shapes
+
+    def seen(
+        self, luma: np.ndarray, chroma: np.ndarray | None, shape: Sequence[int], place: Corner
+    ) -> list[np.ndarray]:
+        """The inputs for a tile.
+
+        Args:
+            luma: (N, h, w); chroma: (2, N, ceil(h/2), ceil(w/2)) or None.
+            shape: (height, width) for which the network is compiled.
+            place: of the tile, see `Engine`.
+        """
+        seen = [extended(luma, shape)]
+        if chroma is not None and self.colour:
+            seen.append(extended(chroma, [side // 2 for side in shape]))
+        return seen
 
     def for_stack(
         self, frames: np.ndarray, use: Sequence[int], levels: Levels | None = None
@@ -342,49 +408,65 @@ class OpenVinoEngine:
             self.prepare(count, height, width, 1)
             shape = self.shape
         assert shape is not None  # prepare has set it
-        seen = [extended(tiles[0], shape[1:])]
-        if chroma is not None and self.colour:
-            seen.append(extended(chroma[0], [side // 2 for side in shape[1:]]))
+        seen = self.seen(tiles[0], None if chroma is None else chroma[0], shape[1:], place)
         out = np.empty(shape, np.float32)
         request = self.requests.get()
-        start = time.perf_counter()
         try:
-            request.set_output_tensor(self.tensor(out, shared_memory=True))
-            request.infer(seen, share_inputs=True, share_outputs=True)
-        except RuntimeError as error:
-            if "memory" not in str(error) and "alloc" not in str(error):
-                raise
-            raise out_of_memory(tiles.shape, "this machine") from error
+            with self.at_work(tiles.shape):
+                request.set_output_tensor(self.tensor(out, shared_memory=True))
+                request.infer(seen, share_inputs=True, share_outputs=True)
         finally:
             self.requests.put(request)
-        with self.lock:
-            self.seconds += time.perf_counter() - start
         return out[None, :, :height, :width]
+
+    def at_work(self, shape: Sequence[int]) -> contextlib.AbstractContextManager[None]:
+        """Time the work on tiles (..., N, h, w), and report a lack of memory in one sentence."""
+        return self.work.on(shape, "this machine")
 
 
 def extended(planes: np.ndarray, shape: Sequence[int]) -> np.ndarray:
-    """(..., h, w) planes, mirrored at the bottom and the right to the sides of `shape`."""
-    rest = [most - have for have, most in zip(planes.shape[-2:], shape)]
-    if not any(rest):
-        return planes
-    return np.pad(planes, [(0, 0)] * (planes.ndim - 2) + [(0, more) for more in rest], "reflect")
+    """(..., h, w) planes, continued at the bottom and the right to the sides of `shape`.
+
+    As the network itself would: mirrored, or if a side is too short for that, by its last row or
+    column.
+    """
+    for axis, most in zip((planes.ndim - 2, planes.ndim - 1), shape, strict=True):
+        have = planes.shape[axis]
+        if most > have:
+            pads = [(0, most - have if one == axis else 0) for one in range(planes.ndim)]
+            planes = np.pad(planes, pads, "reflect" if most < 2 * have else "edge")
+    return planes
 
 
 def export_of(model_path: Path) -> Path | None:
     """The export that belongs to a checkpoint, or None.
 
-    Beside checkpoint.pth lie checkpoint.xml and checkpoint.bin; checkpoint.json has the SHA-256 of
-    the checkpoint that was exported and of both files.
+    Beside checkpoint.pth lie checkpoint.xml and checkpoint.bin, with a coarse level also those of
+    `guide_export`; checkpoint.json has the SHA-256 of the checkpoint that was exported and of them.
     """
     model_path = Path(model_path)
     path = model_path.with_suffix(EXPORT_SUFFIX)
     try:
         record = parse_json(model_path.with_suffix(".json").read_text(encoding="utf-8"))
-        names = {model_path.name, path.name, path.with_suffix(".bin").name}
+        names = {model_path.name, path.name, path.with_suffix(".bin").name, *record}
         whole = all(sha256(model_path.with_name(name)) == record[name] for name in names)
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return path if whole else None
+
+
+def guide_export(path: Path) -> Path:
+    """Where the coarse level of the export at `path` lies, if its network has one."""
+    return path.with_name(f"{path.stem}.guide{path.suffix}")
+
+
+def openvino_engine(path: Path, precision: str = "auto") -> OpenVinoEngine:
+    """The engine of an export, with a coarse level if it has one; see OpenVinoEngine."""
+    if not guide_export(path).is_file():
+        return OpenVinoEngine(path, precision)
+    from stackmff.fusion.coarse_level import OpenVinoPyramidEngine
+
+    return OpenVinoPyramidEngine(path, precision)
 
 
 def torch_engine(model_path: Path, device: str = "auto") -> TorchEngine:
@@ -438,7 +520,7 @@ def choose_engine(
             )
         return torch_engine(model_path, device)
     if export := export_of(model_path):
-        return OpenVinoEngine(export, precision)
+        return openvino_engine(export, precision)
     if engine == "openvino":
         raise StackError(
             f"{model_path} has no export that belongs to it: make one with "

@@ -15,7 +15,6 @@ from stackmff.fusion.blending import (
 )
 from stackmff.fusion.engines import GRID, PROBE, Engine, weigh
 from stackmff.fusion.tiles import (
-    OVERLAPS,
     Spans,
     ramp,
     tile_area,
@@ -85,7 +84,7 @@ def plan_tiles(
         shape: (N, height, width).
         tile: side of a tile, px; a picture up to this size is done whole. None: the engine's, less
             if a network that weighs frames gets many.
-        overlap: of neighbouring tiles, px, up to half a tile; None: OVERLAPS.
+        overlap: of neighbouring tiles, px, up to half a tile; None: the engine's.
     Returns:
         (rows, columns): lists of (start, stop), px.
     Raises:
@@ -94,7 +93,7 @@ def plan_tiles(
     n_frames, height, width = shape
     area = tile_area(engine, n_frames) if tile is None else tile**2
     if overlap is None:
-        overlap = min(OVERLAPS[engine.output], math.isqrt(area) // (2 * GRID) * GRID)
+        overlap = min(engine.overlap, math.isqrt(area) // (2 * GRID) * GRID)
     if tile is None:
         return tile_plan(height, width, area, overlap)
     return tile_spans(height, tile, overlap), tile_spans(width, tile, overlap)

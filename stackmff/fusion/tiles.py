@@ -4,10 +4,6 @@ import numpy as np
 
 from stackmff.fusion.engines import GRID, Engine
 
-# Overlap of tiles, px. StackMix in tiles of 640 px then differs from the whole by 0.02 grey levels
-# on average (real stacks). The published network's attention means over all of its tile, so that no
-# overlap makes its tiles exact (0.4 levels); a longer ramp hides the seam.
-OVERLAPS = {"weights": 64, "luma": 128}
 MEDIUM_TILE, SMALL_TILE = 512, 128
 
 Spans = list[tuple[int, int]]  # (start, stop) of tiles along one side, px

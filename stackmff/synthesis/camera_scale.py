@@ -176,7 +176,7 @@ def draw_ground(
         drawing.surfaces.append(Surface(colour, opaque, disparity))
         drawing.planes.append((0.0, float(disparity.max())))
         return
-    if rng.random() < 0.1:
+    if rng.random() < 0.2:
         paint_glints(rng, colour, random_count(rng, 40))
     lights = NO_LIGHTS
     if rng.random() < kind.lights:
@@ -199,8 +199,8 @@ def draw_body(
     low, high = near
     alpha = body_alpha(rng, height, width)
     colour = surface_colour(rng, photos, height, width, tone_of(rng, kind.bodies))
-    if rng.random() < 0.35:
-        paint_glints(rng, colour, random_count(rng, 40))
+    if rng.random() < 0.5:
+        paint_glints(rng, colour, random_count(rng, 80))
     disparity = relief(rng, height, width, low, high) if rng.random() < 0.6 else float(high)
     lights = NO_LIGHTS
     if rng.random() < 0.3:
@@ -357,7 +357,8 @@ def large_scene(
     surfaces, planes = draw_surfaces(rng, photos, *size)
     largest = float(np.exp(rng.uniform(np.log(LEAST_COC), np.log(MOST_COC))))
     largest = min(largest, max(size) / 2)
-    focus = draw_focus(rng, planes, int(rng.integers(max(3, len(planes)), most_frames + 1)))
+    fewest = min(max(3, len(planes)), most_frames)
+    focus = draw_focus(rng, planes, int(rng.integers(fewest, most_frames + 1)))
     focus = focus[:most_frames]
     camera = random_camera(rng, largest)
     noise = camera.noise

@@ -17,7 +17,7 @@ MOST_POINTS = 300  # of a curve; more are averaged
 INK, FAINT, GREY = (30, 30, 30), (226, 226, 226), (110, 110, 110)
 COLOURS = [(31, 97, 168), (214, 96, 24), (44, 140, 72), (150, 60, 150), (120, 90, 60)]
 COLOURS += [(200, 40, 60), (20, 150, 160), (160, 130, 0), (90, 80, 190)]
-COLOURS += [(110, 110, 110), (230, 110, 170), (60, 60, 20)]
+COLOURS += [(110, 110, 110), (230, 110, 170), (60, 60, 20), (130, 190, 80)]
 
 
 Curve = tuple[Sequence[float], Sequence[float]]  # steps and values, equally many

@@ -18,10 +18,11 @@ from stackmff.fusion.engines import (
     choose_engine,
     export_of,
     extended,
+    guide_export,
+    openvino_engine,
     torch_engine,
-    weigh,
 )
-from stackmff.fusion.fuse import fuse_stack
+from stackmff.fusion.fuse import frame_weights, fuse_stack, mixture_at
 from stackmff.images.formats import write_picture
 from stackmff.machine import select_device
 from stackmff.shipped import WEIGHTS
@@ -49,23 +50,50 @@ def stack_of(n_frames, height, width):
     return np.stack(draw_stack(texture(height, width, 3), n_frames))
 
 
+def guided_network(path, widths=(8, 8, 8)):
+    """A PyramidMix whose levels and the layers between them all count, in a file."""
+    torch.manual_seed(1)
+    config = {"network": "PyramidMix", "widths": widths, "hidden": 4, "window": 3, "guide": 8}
+    network = build_network(config)
+    for layer in (network.detail_stem, network.guide_out, network.gate):
+        torch.nn.init.normal_(layer.weight, std=0.1)
+    for level in (network.coarse, network.fine):
+        torch.nn.init.normal_(level.head.weight, std=0.2)
+    torch.save({"config": network.config, "network": network.state_dict()}, path)
+
+
+@pytest.fixture(scope="module")
+def guided(tmp_path_factory):
+    """A small PyramidMix and its export."""
+    path = tmp_path_factory.mktemp("guided") / "small.pth"
+    guided_network(path)
+    assert export.export(path) < 1e-4
+    return path
+
+
+@pytest.fixture(params=["exported", "guided"])
+def either(request):
+    """The checkpoints with exports of both networks."""
+    return request.getfixturevalue(request.param)
+
+
 @pytest.mark.parametrize("shape", [(1, 20, 30), (2, 64, 96), (7, 100, 70)])
-def test_openvino_fuses_as_torch_does(exported, shape):
+def test_openvino_fuses_as_torch_does(either, shape):
     frames = stack_of(*shape)
-    wanted = fuse_stack(frames, torch_engine(exported, "cpu"))
-    engine = OpenVinoEngine(export_of(exported), "fp32")
+    wanted = fuse_stack(frames, torch_engine(either, "cpu"))
+    engine = openvino_engine(export_of(either), "fp32")
     fused = fuse_stack(frames, engine)
     assert np.abs(fused.picture.astype(int) - wanted.picture).max() <= 1  # rounding
     assert np.abs(fused.confidence.astype(int) - wanted.confidence).max() <= 1
     assert engine.seconds > 0
 
 
-@pytest.mark.parametrize("size", [(64, 96), (50, 70), (33, 95), (20, 40)])
-def test_what_fills_a_tile_up_is_what_torch_fills_it_up_with(exported, size):
+@pytest.mark.parametrize("size", [(64, 96), (50, 70), (33, 95), (20, 40), (3, 310), (1, 1)])
+def test_what_fills_a_tile_up_is_what_torch_fills_it_up_with(either, size):
     """Up to the borders, where other pixels beyond would change the weights by far more."""
     frames = stack_of(3, *size)
-    wanted = weigh(torch_engine(exported, "cpu"), frames)
-    found = weigh(OpenVinoEngine(export_of(exported), "fp32"), frames)
+    wanted = frame_weights(frames, torch_engine(either, "cpu"))
+    found = frame_weights(frames, openvino_engine(export_of(either), "fp32"))
     assert found.shape == wanted.shape == (3, *size)
     np.testing.assert_allclose(found, wanted, atol=1e-4)  # the bound of export.py
 
@@ -77,9 +105,38 @@ def test_a_tile_is_mirrored_at_its_last_row_and_column():
     assert extended(planes, (3, 4)) is planes
 
 
-def test_tiles_run_side_by_side_as_one_after_the_other(exported):
+def test_a_mixture_of_a_pixel_is_the_same_in_both_engines(either):
+    frames = stack_of(3, 300, 260)
+    shares = [
+        mixture_at(frames, engine, 259, 171)
+        for engine in (torch_engine(either, "cpu"), openvino_engine(export_of(either), "fp32"))
+    ]
+    np.testing.assert_allclose(*shares, atol=1e-4)
+
+
+def test_an_export_without_coarse_level_takes_the_place_of_one_with(tmp_path):
+    path = tmp_path / "small.pth"
+    guided_network(path, (8, 8))
+    export.export(path)
+    assert guide_export(path.with_suffix(".xml")).is_file()
+    plain = build_network({"network": "StackMix", "widths": (8, 8), "hidden": 4, "window": 3})
+    torch.save({"config": plain.config, "network": plain.state_dict()}, path)
+    assert export_of(path) is None
+    export.export(path)
+    assert type(openvino_engine(export_of(path))) is OpenVinoEngine
+
+
+@pytest.mark.parametrize("part", ["small.guide.xml", "small.guide.bin"])
+def test_an_export_that_lost_its_coarse_level_is_not_used(guided, tmp_path, part):
+    for path in guided.parent.iterdir():
+        if path.name != part:
+            (tmp_path / path.name).write_bytes(path.read_bytes())
+    assert export_of(tmp_path / "small.pth") is None
+
+
+def test_tiles_run_side_by_side_as_one_after_the_other(either):
     frames = stack_of(3, 300, 340)
-    engine = OpenVinoEngine(export_of(exported), "fp32")
+    engine = openvino_engine(export_of(either), "fp32")
     pictures = []
     for engine.cores in (1, 3):
         pictures.append(fuse_stack(frames, engine, tile=160, overlap=64).picture)
@@ -105,7 +162,7 @@ def test_the_shipped_export_belongs_to_the_shipped_weights():
     frames = stack_of(5, 128, 160)
     wanted = fuse_stack(frames, torch_engine(WEIGHTS, "cpu")).picture.astype(float)
     for precision, most in (("fp32", 0.02), ("auto", 0.25)):
-        fused = fuse_stack(frames, OpenVinoEngine(export_of(WEIGHTS), precision)).picture
+        fused = fuse_stack(frames, openvino_engine(export_of(WEIGHTS), precision)).picture
         assert np.abs(fused - wanted).mean() < most
         assert (np.abs(fused - wanted) > 1).mean() < 0.005
 
@@ -150,9 +207,14 @@ def test_what_is_not_exported(tmp_path):
     network = build_network(default_config("StackMFF"))
     path = tmp_path / "luma.pth"
     torch.save({"config": network.config, "network": network.state_dict()}, path)
-    with pytest.raises(StackError, match="only StackMix is exported"):
+    with pytest.raises(StackError, match="only StackMix and PyramidMix are"):
         export.export(path)
     assert [p.name for p in tmp_path.iterdir()] == ["luma.pth"]
+
+
+def test_an_export_with_a_coarse_level_does_not_run_without_it(guided):
+    with pytest.raises(StackError, match=r"small.xml also takes features, logits: export"):
+        OpenVinoEngine(export_of(guided)).load()
 
 
 def test_a_broken_export_is_named(tmp_path):
