@@ -17,7 +17,7 @@ from stackmff.display.report import Card, write_card, write_report
 from stackmff.errors import StackError, what_happened
 from stackmff.files import make_folder, sha256, write_csv
 from stackmff.fusion.command import needing_weights
-from stackmff.fusion.engines import Engine
+from stackmff.fusion.engines import Engine, told_of_export
 from stackmff.fusion.hyperstack import (
     check_hyperstack,
     fuse_hyperstack,
@@ -514,6 +514,10 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
     if batch.dry_run:
         return show_plan(datasets, targets, options.fuse.reading.prefer_files)
     engine = make_engine(options.fuse.engine, needing_weights(options.fuse, output.confidence))
+    for sentence in told_of_export(
+        options.fuse.engine.model_path, engine, options.fuse.engine.engine
+    ):
+        tell(f"note: {sentence}")
     jobs = make_jobs(options, datasets, targets)
     for job in () if output.overwrite else jobs:
         job.record.check_source(place_of(job.source), "--output_dir")

@@ -11,6 +11,7 @@ from stackmff.alignment.options import AlignmentFiles
 from stackmff.display.previews import preview_files
 from stackmff.errors import StackError
 from stackmff.files import make_folder
+from stackmff.fusion.engines import told_of_export
 from stackmff.fusion.hyperstack import (
     check_hyperstack,
     fuse_hyperstack,
@@ -261,7 +262,8 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
     if messages.quiet:
         return
     left = passed_over(stack_path) if stack_path.is_dir() else None
-    for note in [left, *result["notes"]] if left else result["notes"]:
+    notes = told_of_export(options.engine.model_path, engine, options.engine.engine)
+    for note in [*notes, *([left] if left else []), *result["notes"]]:
         print(f"note: {note}", file=sys.stderr)
     size = f"{result['width']}x{result['height']}"
     stacks = ""
