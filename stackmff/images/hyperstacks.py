@@ -126,6 +126,7 @@ class Hyperstack:
         self.dtype = layout.stored.newbyteorder("=")
         self.lock, self.pages_lock = threading.Lock(), threading.Lock()
         self.pages: Any = None  # of the open file, once one was read
+        self.last: tuple[int, np.ndarray] | None = None  # the page of several planes read last
         self.scales: dict[int, Scale | None] = {}
 
     def __len__(self) -> int:
@@ -236,8 +237,13 @@ class Hyperstack:
                 opened = _opened(self.file)
                 weakref.finalize(self, opened.close)
                 self.pages = opened.series[0].pages
-            whole: np.ndarray = self.pages[page].asarray()
-        return whole.reshape(-1, *self.layout.shape)[inside]
+            if self.last is None or self.last[0] != page:
+                self.last = None  # frees its memory
+                self.last = page, self.pages[page].asarray()
+            whole = self.last[1].reshape(-1, *self.layout.shape)
+            if self.layout.per_page == 1:
+                self.last = None
+        return whole[inside]
 
     def notes(self, channel: int) -> list[str]:
         """Sentences on how the samples of a channel were scaled."""
@@ -369,6 +375,13 @@ def _read_header(
         )
     lead = _leading(series)
     shape = series.shape[: len(lead)]
+    whole = math.prod(series.shape) * series.dtype.itemsize
+    held = opened.filehandle.size - (series.dataoffset or 0)
+    if math.prod(shape) > MOST_PLANES or (series.dataoffset is not None and whole > held):
+        raise StackError(
+            f"{file} declares axes {series.axes} {series.shape}, which is more than it holds: it "
+            "is cut short, or its description is wrong: export or copy it again"
+        )
     axes = lead.replace("S", "Q")
     pages_are_planes = len(opened.pages) == len(series.pages) == math.prod(shape)
     is_virtual = opened.is_imagej and _is_one_directory(opened)
