@@ -187,6 +187,7 @@ def use_tiff(path: Path, whole: bytes) -> str:
         return "other"
     with contextlib.suppress(StackError):
         read_stack(list_frames(path))
+        return "other"
     return use_picture(path, whole)
 
 
@@ -542,6 +543,11 @@ def decode_shape(data: bytes, name: str, folder: Path) -> tuple[int, ...]:
     path = folder / name
     path.write_bytes(data)
     return read_picture(path).shape
+
+
+def name_of(kind: Kind, seed: tuple[int, ...]) -> str:
+    """Which of its files is damaged by a seed."""
+    return list(kind.files)[int(np.random.default_rng(seed).integers(0, len(kind.files)))]
 
 
 def run_one(kind: Kind, folder: Path, seed: tuple[int, ...]) -> str:

@@ -24,7 +24,7 @@ from stackmff.errors import StackError, in_one_sentence
 from stackmff.images.decoded import Decoded
 from stackmff.images.metadata import Metadata
 from stackmff.images.pages import Page
-from stackmff.images.tiff import X_RESOLUTION, Y_RESOLUTION, tiff_directories
+from stackmff.images.tiff import X_RESOLUTION, Y_RESOLUTION, lacks_segments, tiff_directories
 
 KEPT = "TC"  # axes of stacks: time, channel
 FOCUS = "ZTIQ"  # axes along which the focus may differ, the likeliest first
@@ -377,7 +377,10 @@ def _read_header(
     shape = series.shape[: len(lead)]
     whole = math.prod(series.shape) * series.dtype.itemsize
     held = opened.filehandle.size - (series.dataoffset or 0)
-    if math.prod(shape) > MOST_PLANES or (series.dataoffset is not None and whole > held):
+    is_short = (
+        whole > held if series.dataoffset is not None else lacks_segments(series.pages[0].aspage())
+    )
+    if math.prod(shape) > MOST_PLANES or is_short:
         raise StackError(
             f"{file} declares axes {series.axes} {series.shape}, which is more than it holds: it "
             "is cut short, or its description is wrong: export or copy it again"

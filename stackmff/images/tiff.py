@@ -6,6 +6,7 @@ the alpha of grey ones and premultiplies the colours of RGBA ones.
 
 import io
 import logging
+import math
 import struct
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -123,7 +124,13 @@ def _damage_in_jpeg(file: tifffile.TiffFile, page: tifffile.TiffPage) -> str | N
 def _is_whole(file: tifffile.TiffFile, page: tifffile.TiffPage, source: BinaryIO) -> bool:
     """Whether all samples and tags of a page are inside the file."""
     ends = [offset + count for offset, count in zip(page.dataoffsets, page.databytecounts)]
-    return max(ends, default=0) <= source.seek(0, io.SEEK_END) and not _lost_tags(file, page)
+    is_inside = max(ends, default=0) <= source.seek(0, io.SEEK_END)
+    return is_inside and not lacks_segments(page) and not _lost_tags(file, page)
+
+
+def lacks_segments(page: tifffile.TiffPage) -> bool:
+    """Whether a page has fewer strips or tiles than its size needs; tifffile takes them for black."""
+    return sum(count > 0 for count in page.databytecounts) < math.prod(page.chunked)
 
 
 def _lost_tags(file: tifffile.TiffFile, page: tifffile.TiffPage) -> set[int]:
