@@ -17,6 +17,7 @@ METHODS ?= available
 SCENES ?= 15000
 EPOCHS ?= 20
 FINAL_EPOCHS ?= 4
+PYRAMID_STEPS ?= 10000
 RUN_NAME ?= weights
 
 .PHONY: demo test pytest lint lowest check weights benchmark photos-there clean
@@ -54,8 +55,10 @@ check: lint $(VENV)/.optional
 
 # All commands resume where they were stopped, and so does this target; another RUN_NAME starts anew.
 # In training a batch norm sees stacks of one number of frames at a time, in use the mean over all of
-# them; so the second run freezes the statistics and trains the network as it is used.
+# them; so the second run freezes the statistics and trains the network as it is used. The third one
+# puts a coarse level before it, and trains both on scenes at camera scale and on small ones.
 FINAL = $(RUN_NAME)_final_$(EPOCHS)
+PYRAMID = $(RUN_NAME)_pyramid
 TRAIN = $(RUN) train.py --datapath data/$(RUN_NAME) --image_size 192 192 --resume auto
 
 weights: photos-there $(VENV)/.ready
@@ -64,7 +67,11 @@ weights: photos-there $(VENV)/.ready
 	$(TRAIN) --exp_name $(RUN_NAME) --epochs $(EPOCHS) --decay_fraction 0.4
 	$(TRAIN) --exp_name $(FINAL) --init experiments/$(RUN_NAME)/best.pth --freeze_norm \
 		--epochs $(FINAL_EPOCHS) --lr 1e-3 --decay_fraction 0.98
-	@echo "The weights: experiments/$(FINAL)/best.pth, for predict.py --model_path"
+	$(RUN) -m tools.train_pyramid --exp_name $(PYRAMID) --photos "$(PHOTOS)" \
+		--init experiments/$(FINAL)/best.pth --steps $(PYRAMID_STEPS) --lr 1.3e-3 \
+		$(if $(wildcard experiments/$(PYRAMID)/last.pth),--resume)
+	$(RUN) -m tools.export --model_path experiments/$(PYRAMID)/best.pth
+	@echo "The weights: experiments/$(PYRAMID)/best.pth, for predict.py --model_path"
 
 # METHODS="all IFCNN:weights=FILE" takes IFCNN too, whose weights its authors give away.
 benchmark: $(VENV)/.optional

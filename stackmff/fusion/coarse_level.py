@@ -5,6 +5,7 @@ the top left of the picture and have one or more positions along GRID px of it.
 """
 
 import copy
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -39,6 +40,7 @@ POSITIONS = {"features": 1, "logits": GRID // REDUCTION}
 # tiles of 512 px it then differs from the whole by 0.03 grey levels on average, StackMix by 0.04
 # with twice as much.
 FINE_OVERLAP = 32
+KEPT_SAMPLES = 2**20  # N x height x width up to which a compiled coarse level is kept
 LOG_GAIN = 1000.0  # of a detail before its logarithm, so that a thousandth of white counts
 
 Guide = list[np.ndarray]
@@ -141,9 +143,9 @@ class OpenVinoPyramidEngine(OpenVinoEngine):
         """The engine for the tiles of one stack, see `Engine`."""
         self.load()
         told = copy.copy(self)
-        told.guide = look(
-            frames, use, levels, self.colour, self.most_samples, self.look_at, self.cores
-        )
+        told.guide = look(frames, use, levels, self.colour, self.samples, self.look_at, self.cores)
+        if any(math.prod(shape) > KEPT_SAMPLES for shape in self.looks):
+            self.looks.clear()  # the memory is wanted for the tiles
         return told
 
     def look_at(self, small: np.ndarray, chroma: np.ndarray | None, details: np.ndarray) -> Guide:

@@ -117,8 +117,9 @@ def run_tiles(
     rows, columns = plan_tiles(engine, (len(blend.distinct), height, width), tile, overlap)
     places = [(row, column) for row in rows for column in columns]
     sides = [max(stop - start for start, stop in spans) for spans in (rows, columns)]
-    jobs = engine.prepare(len(blend.distinct), sides[0], sides[1], len(places))
+    # First the look at the whole, whose memory is free again when the tiles need theirs.
     engine = engine.for_stack(blend.guide, blend.distinct, blend.levels)
+    jobs = engine.prepare(len(blend.distinct), sides[0], sides[1], len(places))
 
     def run(place: tuple[tuple[int, int], tuple[int, int]]) -> tuple[int, int, np.ndarray]:
         (top, bottom), (left, right) = place

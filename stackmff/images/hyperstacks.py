@@ -377,9 +377,8 @@ def _read_header(
     shape = series.shape[: len(lead)]
     whole = math.prod(series.shape) * series.dtype.itemsize
     held = opened.filehandle.size - (series.dataoffset or 0)
-    is_short = (
-        whole > held if series.dataoffset is not None else lacks_segments(series.pages[0].aspage())
-    )
+    page = opened.pages[0].aspage()
+    is_short = lacks_segments(page) if series.dataoffset is None else whole > held
     if math.prod(shape) > MOST_PLANES or is_short:
         raise StackError(
             f"{file} declares axes {series.axes} {series.shape}, which is more than it holds: it "

@@ -129,7 +129,7 @@ def _is_whole(file: tifffile.TiffFile, page: tifffile.TiffPage, source: BinaryIO
 
 
 def lacks_segments(page: tifffile.TiffPage) -> bool:
-    """Whether a page has fewer strips or tiles than its size needs; tifffile takes them for black."""
+    """Whether a page has fewer strips or tiles than it needs, which tifffile takes for black."""
     return sum(count > 0 for count in page.databytecounts) < math.prod(page.chunked)
 
 
