@@ -9,7 +9,7 @@ import numpy as np
 
 from stackmff.images.frame_store import release
 
-SAMPLES = 320  # along each side of a frame, about, of those that are looked at
+SAMPLES = 160  # along each side of a frame, about, of those that are looked at
 BLOCK = 8  # samples along each side of a block
 LEVEL = 1 / 255  # of the range
 FLAT, COLOURFUL, UNLIKE, LIKE = 1 * LEVEL, 8 * LEVEL, 12 * LEVEL, 6 * LEVEL
