@@ -10,6 +10,7 @@ from stackmff.alignment.geometry import Alignment, colours_of
 from stackmff.alignment.measure import measure
 from stackmff.alignment.options import AlignOptions
 from stackmff.alignment.record import load_alignment, save_alignment
+from stackmff.alignment.sensor import Dirt
 from stackmff.errors import StackError
 from stackmff.files import natural_key
 from stackmff.processes import Progress
@@ -61,6 +62,8 @@ def align_by_options(
         alignment = load_alignment(use, names, (height, width), colours_of(frames))
         if not options.match_exposure:
             alignment = replace(alignment, gains=np.ones_like(alignment.gains))
+        if options.keep_hot_pixels:
+            alignment = replace(alignment, dirt=Dirt())
     else:
         alignment = measure(
             frames,
@@ -71,6 +74,7 @@ def align_by_options(
             names,
             thorough,
             local=options.parallax == "auto",
+            fill_dirt=not options.keep_hot_pixels,
         )
     if options.strict and alignment.left_out:
         raise StackError(

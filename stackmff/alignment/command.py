@@ -4,10 +4,13 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
+
+import numpy as np
 
 from stackmff.alignment.align import align_by_options, find_reference, told
 from stackmff.alignment.focus_order import put_in_order
-from stackmff.alignment.geometry import Alignment
+from stackmff.alignment.geometry import Alignment, covered, ends
 from stackmff.alignment.measure import apply
 from stackmff.alignment.options import AlignmentFiles, AlignOptions, unmeasured
 from stackmff.images.folders import list_frames
@@ -17,6 +20,8 @@ from stackmff.images.levels import told_levels
 from stackmff.images.stack import Stack, read_stack
 from stackmff.options import Options, add_options, option, parse
 from stackmff.progress import stage
+
+ALPHA_SUFFIXES = (".png", ".tif", ".tiff", ".webp")  # of formats that keep alpha
 
 
 @dataclass(frozen=True)
@@ -32,6 +37,11 @@ class AlignFiles(Options):
     )
     output_dir: Path = option(
         help="folder for the aligned frames, which keep their names", metavar="DIR"
+    )
+    fill: Literal["alpha", "edge"] = option(
+        "alpha",
+        help="where moved frames end: alpha: they are transparent, in TIFF, PNG and WebP; edge: "
+        "their edge is repeated, as it is in other formats (default: %(default)s)",
     )
     alignment: AlignmentFiles = AlignmentFiles()
 
@@ -69,16 +79,37 @@ def get_parser(prog: str | None = None) -> argparse.ArgumentParser:
     return parser
 
 
-def _write_frames(folder: Path, stack: Stack, kept: Sequence[int]) -> None:
-    """Write the frames that are kept, each with its own metadata."""
+def _write_frames(folder: Path, stack: Stack, alignment: Alignment, fill: str) -> None:
+    """Write the frames that are kept, each with its own metadata.
+
+    All have alpha if any of them ends within the reference and `fill` is "alpha", so that they
+    remain frames of one kind.
+    """
+    kept = alignment.kept
+    transparent = fill == "alpha" and any(ends(alignment, k).any() for k in kept)
     for k, source in enumerate(stack.paths):
         path = folder / f"{source.stem}{suffix_like(source)}"
         if k in kept:
-            for note in write_picture(path, stack.frames[k], stack.frame_metadata[k]):
+            frame = stack.frames[k]
+            if transparent and path.suffix in ALPHA_SUFFIXES:
+                frame = _with_alpha(frame, alignment, k)
+            for note in write_picture(path, frame, stack.frame_metadata[k]):
                 print(f"note: {path.name}: {note}")
             release(stack.frames)
         else:  # that of an earlier run is aligned to another reference
             path.unlink(missing_ok=True)
+
+
+def _with_alpha(frame: np.ndarray, alignment: Alignment, k: int) -> np.ndarray:
+    """A resampled frame (H, W, C) with alpha, which is 0 where frame k does not reach."""
+    height, width, channels = frame.shape
+    white = np.iinfo(frame.dtype).max
+    alpha = np.full((height, width), white, frame.dtype)
+    if channels in (2, 4):
+        alpha, frame = frame[..., -1].copy(), frame[..., :-1]
+    if (mask := covered(alignment, k, 0, height, 0, width)) is not None:
+        alpha[~mask] = 0
+    return np.dstack([frame, alpha])
 
 
 def _summary(folder: Path, alignment: Alignment, names: Sequence[str]) -> str:
@@ -112,10 +143,10 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
             progress,
         )
     with stage("resampling", True) as progress:
-        kept = apply(stack.frames, alignment, progress)
+        apply(stack.frames, alignment, progress)
     for sentence in told(alignment, names):
         print(f"left out: {sentence}")
     for note in alignment.notes:
         print(f"note: {note}")
-    _write_frames(files.output_dir, stack, kept)
+    _write_frames(files.output_dir, stack, alignment, files.fill)
     print(_summary(files.output_dir, alignment, names))

@@ -23,8 +23,10 @@ LEAST_FLOOR = 0.02  # squared grey levels; detail below it is rounding
 LEAST_CHANGE = 0.2  # of the logarithm of detail; cells that change less do not tell the order
 
 # Frames are out of focus order if detail changes more than the minimum by at least LEAST_EXCESS of
-# it, and an order is found that leaves at most MOST_LEFT of this excess.
-LEAST_EXCESS, MOST_LEFT = 0.1, 0.5
+# it, and an order is found that saves at least half of this excess. If that one exceeds the minimum
+# too, it must save LEAST_SAVED: of cells in transmitted light, whose far frames have rings in place
+# of blur, a wrong order saves 0.2. MUCH_SAVED is enough where noise and wide blur leave more.
+LEAST_EXCESS, LEAST_SAVED, MUCH_SAVED = 0.1, 0.25, 0.35
 OTHERWISE = 1.4  # times the usual coded brightness, or a part of it: exposed in another way
 SAMPLES = 256  # along each side of a frame, at least, that its brightness is told from
 NAMED = 8  # frames in the note of a new order
@@ -162,11 +164,18 @@ def focus_order(frames: np.ndarray) -> np.ndarray | None:
     if excess <= LEAST_EXCESS:
         return None
     best, length = shortest_path(distance, ends)
-    if length - 1 > excess * MOST_LEFT:
+    if not _is_better(excess, length - 1):
         return None
     if np.dot(best, given) < np.dot(best[::-1], given):
         best = best[::-1]
     return _with_the_others(alike[best], count)
+
+
+def _is_better(excess: float, left: float) -> bool:
+    """Whether an order that leaves `left` of the excess of the given one is to take its place."""
+    saved = excess - left
+    enough = 0.0 if left <= LEAST_EXCESS else LEAST_SAVED
+    return saved >= MUCH_SAVED or (saved >= excess / 2 and saved >= enough)
 
 
 def alike_exposed(frames: np.ndarray) -> np.ndarray:

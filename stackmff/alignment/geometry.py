@@ -6,9 +6,15 @@ from dataclasses import dataclass, field, replace
 import cv2
 import numpy as np
 
+from stackmff.alignment.sensor import Dirt
 from stackmff.errors import StackError
 
 NEAR = 0.02  # px; a pixel is covered if its place is outside the frame by no more
+# Where a frame ends within the reference it fades out over FADE px, or FADE_PART of the longer side
+# if that is more, or 2 + FADE_OF_GAP times the px that it lacks there if that is less; not at all
+# if it lacks less than LEAST_GAP px, where no step can be seen.
+FADE, FADE_PART, FADE_OF_GAP, LEAST_GAP = 16, 0.01, 4, 1.0
+LEAST_SHARE = 1e-4  # of a frame at its very end, for where no other reaches
 OVERSHOOT = 1.25  # about the most by which a cubic exceeds the values that it interpolates
 
 
@@ -27,6 +33,7 @@ class Alignment:
             added to its pixel (x, y) before the transform, see `spread`; only of some frames.
         spacing: side of the fields' cells, px, a multiple of 4.
         notes: further sentences on what was decided.
+        dirt: what is on the sensor, and filled before the frames are moved.
     """
 
     reference: int
@@ -37,6 +44,7 @@ class Alignment:
     fields: dict[int, np.ndarray] = field(default_factory=dict)
     spacing: int = 4
     notes: list[str] = field(default_factory=list)
+    dirt: Dirt = field(default_factory=Dirt)
 
     @property
     def moved(self) -> list[bool]:
@@ -94,6 +102,56 @@ def covered(
     places = places_of(alignment, index, top, bottom, left, right)
     mask = np.all((places >= -NEAR) & (places <= room + NEAR), axis=-1)
     return None if mask.all() else mask
+
+
+def ends(alignment: Alignment, index: int) -> np.ndarray:
+    """By how many px a frame that is kept ends within the reference: left, right, top, bottom."""
+    if not alignment.moved[index]:
+        return np.zeros(4)
+    height, width = alignment.size
+    room = np.array([width - 1, height - 1])
+    corners = _places(
+        alignment.transform(index), np.array([0, width - 1]), np.array([0, height - 1])
+    )
+    lacks = np.stack([-corners.min((0, 1)), corners.max((0, 1)) - room], 1).ravel()
+    lacks += np.repeat(_reach(alignment, index), 2)
+    return np.where(lacks > NEAR, lacks, 0.0)
+
+
+def coverage(
+    alignment: Alignment, index: int, top: int, bottom: int, left: int, right: int
+) -> np.ndarray | None:
+    """How much a frame counts in the pixels of a window of the reference.
+
+    Args:
+        alignment, index, top, bottom, left, right: as of `covered`.
+    Returns:
+        None if it counts fully everywhere, else (h, w) float32: 0 where it does not cover the
+        pixel, and less than 1 near the sides where it ends.
+    """
+    lacks = ends(alignment, index)
+    if not lacks.any():
+        return None
+    height, width = alignment.size
+    longest = max(FADE, FADE_PART * max(height, width))
+    fades = np.where(lacks >= LEAST_GAP, np.minimum(longest, 2 + FADE_OF_GAP * lacks), 0)
+    corners = _places(
+        alignment.transform(index), np.array([left, right - 1]), np.array([top, bottom - 1])
+    )
+    room = np.array([width - 1, height - 1])
+    reach = _reach(alignment, index)
+    near = np.stack([corners.min((0, 1)) - reach, room - corners.max((0, 1)) - reach], 1).ravel()
+    if (near >= fades)[lacks > 0].all():
+        return None
+    places = places_of(alignment, index, top, bottom, left, right)
+    inside = np.all((places >= -NEAR) & (places <= room + NEAR), axis=-1)
+    share = np.ones(inside.shape, np.float32)
+    for side in np.flatnonzero(fades):
+        along, far = side // 2, side % 2
+        distance = room[along] - places[..., along] if far else places[..., along]
+        step = np.clip(distance / fades[side], 0, 1)
+        share *= (step * step * (3 - 2 * step)).astype(np.float32)
+    return np.maximum(share, np.float32(LEAST_SHARE)) * inside
 
 
 def places_of(

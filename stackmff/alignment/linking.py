@@ -10,6 +10,7 @@ from stackmff.alignment.registration import (
     PARAMETERS,
     Motion,
     Pair,
+    farthest,
     parameters_of,
     small_motion,
 )
@@ -24,6 +25,8 @@ SYSTEMATIC, UNLIKE = 0.03, 2.0
 DOUBT = 2.0
 LOOPS = ((4, 2), (16, 8), (64, 32))  # (distance, step) of frames that are compared against drift
 DIRECT = 4, 16  # (least step, most frames) of those that are compared with the reference itself
+SKIPPED = ((2, 1), (3, 3))  # (distance, step) of frames that are compared to check their neighbours
+CLOSED = 4.0, 0.005  # standard deviations, and part of the diagonal, within which pairs agree
 ATTEMPTS = 4  # number of frames against which one that does not fit its neighbours is tried
 
 Key = tuple[int, int]  # indices of two frames
@@ -185,6 +188,41 @@ def loops(pairs: Pairs, transforms: Transforms, reference: int) -> list[Key]:
     keys += [(reference, k) for k in kept[:: max(apart, -(-len(kept) // most))]]
     new = {_ordered(key) for key in keys if key[0] != key[1]}
     return sorted(new - {_ordered(key) for key in pairs})
+
+
+def skipping(kept: Sequence[int]) -> list[Key]:
+    """The frames (a, b), two and three apart, that are compared to check their neighbours.
+
+    Args:
+        kept: indices of the frames that are placed, in their order.
+    """
+    return [key for distance, every in SKIPPED for key in zip(kept[::every], kept[distance::every])]
+
+
+def contradicted(
+    pairs: Pairs, transforms: Transforms, reference: int, size: tuple[int, int]
+) -> int | None:
+    """The frame whose place most of its pairs contradict, by the most; None if there is none.
+
+    Args:
+        pairs: those that hold.
+        transforms: of the frames, from all pairs.
+        reference: index of the frame that is taken as it is.
+        size: (height, width) of the frames, px.
+    """
+    sigmas, part = CLOSED
+    ratios: dict[int, list[float]] = {}
+    for (a, b), pair in pairs.items():
+        first, second = transforms[a], transforms[b]
+        if first is None or second is None:
+            continue
+        gap = farthest(np.linalg.inv(second) @ pair.transform @ first, size)
+        allowed = max(sigmas * float(np.sqrt(_variance(pair))), part * float(np.hypot(*size)))
+        for k in {a, b} - {reference}:
+            ratios.setdefault(k, []).append(gap / allowed)
+    medians = {k: float(np.median(own)) for k, own in ratios.items()}
+    worst = max(medians, key=lambda k: medians[k], default=None)
+    return worst if worst is not None and medians[worst] > 1 else None
 
 
 def _ordered(key: Key) -> Key:

@@ -41,6 +41,11 @@ class AlignOptions(Options):
         flag="no_match_exposure",
         label="Match exposure",
     )
+    keep_hot_pixels: bool = option(
+        False,
+        help="leave hot pixels and dirt on the sensor as they are (default: find what stays in its "
+        "place while the scene moves, and fill it from its surroundings)",
+    )
     strict: bool = option(
         False,
         help="treat a frame that cannot be aligned as an error (default: name it and leave it out)",

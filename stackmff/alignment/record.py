@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from stackmff.alignment.geometry import Alignment
+from stackmff.alignment.sensor import Dirt
 from stackmff.errors import StackError
 from stackmff.files import parse_json, read_bytes, write_json
 
@@ -40,6 +41,12 @@ def save_alignment(path: str | Path, alignment: Alignment, names: Sequence[str])
     }
     if alignment.fields:
         record["spacing"] = alignment.spacing
+    if alignment.dirt:
+        record["dirt"] = {
+            "hot": alignment.dirt.hot.tolist(),
+            "runs": alignment.dirt.runs.tolist(),
+            "spots": alignment.dirt.spots,
+        }
     write_json(path, record | {"frames": frames})
 
 
@@ -76,6 +83,7 @@ def load_alignment(
         {k: frame.left_out for k, frame in enumerate(chosen) if frame.left_out is not None},
         {k: frame.field for k, frame in enumerate(chosen) if frame.field is not None},
         saved.spacing,
+        dirt=saved.dirt,
     )
 
 
@@ -95,6 +103,7 @@ class _Saved(NamedTuple):
     size: tuple[int, int]
     frames: dict[str, _SavedFrame]
     spacing: int
+    dirt: Dirt
 
 
 def _read(path: str | Path) -> _Saved:
@@ -109,7 +118,7 @@ def _read(path: str | Path) -> _Saved:
             raise ValueError("the spacing is not a multiple of 4")
         if any(np.abs(field).max() > max(size) for field in fields):
             raise ValueError("a displacement is out of reach")
-        return _Saved(reference, size, frames, spacing)
+        return _Saved(reference, size, frames, spacing, _dirt_of(record.get("dirt"), size))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise StackError(f"{path} is not an alignment: write it with --save_alignment") from error
 
@@ -150,6 +159,20 @@ def _field_of(written: dict[str, list[str]]) -> np.ndarray:
     if not field.size or not np.isfinite(field).all():
         raise ValueError("the field is empty or not finite")
     return np.ascontiguousarray(field)
+
+
+def _dirt_of(written: dict[str, Any] | None, size: tuple[int, int]) -> Dirt:
+    """The Dirt of the file, if any, on frames of `size`; ValueError if it is wrong."""
+    if written is None:
+        return Dirt()
+    hot = np.array(written["hot"], int).reshape(-1, 2)
+    runs = np.array(written["runs"], int).reshape(-1, 3)
+    height, width = size
+    inside = (hot >= 2).all() and (hot < [height - 2, width - 2]).all()
+    inside = inside and (runs >= 0).all() and (runs <= [height - 1, width, width]).all()
+    if not inside:
+        raise ValueError("dirt is beyond the frame")
+    return Dirt(hot, runs, int(written["spots"]))
 
 
 def _frame_of(record: dict[str, Any]) -> _SavedFrame:

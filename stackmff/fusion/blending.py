@@ -7,14 +7,15 @@ from typing import Any, Protocol
 import cv2
 import numpy as np
 
-from stackmff.alignment.geometry import Alignment, covered
+from stackmff.alignment.geometry import Alignment, coverage, covered
 from stackmff.fusion.engines import Engine, weigh
 from stackmff.images.frame_store import release, window
 from stackmff.images.levels import Levels, levels_of
 
-LEAST_WEIGHT = 1e-3  # of all frames that cover a pixel; below it they share it evenly
+LEAST_WEIGHT = 1e-3  # added to that of frames that take over where others end
 BRIGHTER = 0.9  # gain below which a frame was so much brighter that what it clips shows
 CLIPPED = 0.98  # of white
+FADING = np.float32(0.99)  # a frame that counts less takes nothing of what others lose
 EXCEEDED = 1.04  # times what a clipped pixel came to: another frame shows that it is more
 CLIP_REACH = 5  # px; side of the square by which clipped areas grow, and fade
 CLIPPED_WEIGHT = 1e-3  # what is left of the weight of a clipped pixel, for where all are clipped
@@ -224,25 +225,20 @@ class WeightsBlend:
         weights /= weights.sum(0)
 
     def settle(self, weights: np.ndarray, place: Place, used: Used) -> None:
-        """Tilt weights (N, h', w'), and share out what frames have where they cover nothing."""
+        """Tilt weights (N, h', w'), and share out what frames have where they end, or beyond."""
         top, left = (place[2 * side] + used[side].start for side in (0, 1))
         bottom, right = top + weights.shape[1], left + weights.shape[2]
-        masks = _covers(self.mixture, self.distinct, (top, bottom, left, right))
-        partly = any(mask is not None for mask in masks)
+        shares: list[np.ndarray | None] = [None] * len(self.distinct)
+        if (alignment := self.mixture.alignment) is not None:
+            shares = [coverage(alignment, k, top, bottom, left, right) for k in self.distinct]
+        partly = any(share is not None for share in shares)
         if not partly and (self.factors == 1).all():
             return
-        for k, weight, mask in zip(self.distinct, weights, masks, strict=True):
+        for k, weight in zip(self.distinct, weights, strict=True):
             weight *= self.factors[k]
-            if mask is not None:
-                weight *= mask
-        total = weights.sum(0)
-        if partly and (bare := total < LEAST_WEIGHT).any():  # all went to frames that end here
-            for weight, mask in zip(weights, masks, strict=True):
-                weight[bare] = LEAST_WEIGHT if mask is None else LEAST_WEIGHT * mask[bare]
-            total = weights.sum(0)
-            weights[:, total == 0] = 1  # no frame reaches there: their edges are continued
-            total = weights.sum(0)
-        weights /= total
+        weights /= weights.sum(0)
+        if partly:
+            _share_out(weights, shares)
 
     def finish(self, band: np.ndarray, top: int) -> None:
         """Round the finished rows (planes, h, W) into the result."""
@@ -255,6 +251,35 @@ class WeightsBlend:
             self.fused.focus_map[rows] = _rounded(band[-2], self.scale, np.uint16)
         if self.fused.confidence is not None:
             self.fused.confidence[rows] = _rounded(band[-1], 255, np.uint8)
+
+
+def _share_out(weights: np.ndarray, shares: list[np.ndarray | None]) -> None:
+    """Give what frames lose where they end to those that do not end there, in place.
+
+    These get it in proportion to their own weights, or evenly if they have none, and without a
+    step: a frame fades out.
+
+    Args:
+        weights: (N, h, w), sum 1 over N.
+        shares: for each frame (h, w), how much it counts, see geometry.coverage; None: fully.
+    """
+    lost = np.zeros(weights.shape[1:], np.float32)
+    total = lost.copy()
+    takers: list[np.ndarray] = []
+    for weight, share in zip(weights, shares, strict=True):
+        taker = weight + np.float32(LEAST_WEIGHT)
+        if share is not None:
+            # Where every frame fades, those that fade take over from one another.
+            taker *= np.maximum((share - FADING) / (1 - FADING), 0) + np.float32(1e-6) * share
+            lost += weight * (1 - share)
+            weight *= share
+        takers.append(taker)
+        total += taker
+    bare = total == 0  # no frame reaches there: their edges are continued
+    lost /= np.where(bare, 1, total)
+    for weight, taker in zip(weights, takers, strict=True):
+        weight += taker * lost
+    weights[:, bare] = 1 / len(weights)
 
 
 def clear_of_clipping(frame: np.ndarray, gains: np.ndarray, others: np.ndarray) -> np.ndarray:

@@ -1,5 +1,6 @@
 """From the frames of a stack to all its results: order, alignment, fusion, files."""
 
+import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +12,7 @@ import numpy as np
 
 from stackmff.alignment.align import align_by_options, find_reference, told
 from stackmff.alignment.focus_order import focus_order, put_in_order, reorder
-from stackmff.alignment.geometry import Alignment, common_area
+from stackmff.alignment.geometry import LEAST_GAP, Alignment, common_area, ends
 from stackmff.alignment.measure import apply
 from stackmff.alignment.registration import farthest
 from stackmff.errors import StackError
@@ -195,6 +196,8 @@ def fuse_read(
     area = None
     if options.alignment.crop and alignment is not None:
         area = common_area(alignment)
+    elif alignment is not None:
+        notes += told_ends(alignment)
     with stage("fusing", shown) as progress:
         fused = fuse_stack(frames, engine, mixture, progress)
     if options.choices.smooth and fused.focus_map is not None:
@@ -358,6 +361,17 @@ def decisions(alignment: Alignment, names: Sequence[str]) -> list[str]:
             f"exposures were matched, by factors of {gains.min():.3f} to {gains.max():.3f}"
         )
     return notes
+
+
+def told_ends(alignment: Alignment) -> list[str]:
+    """A sentence if moved frames end within the picture; none otherwise."""
+    most = max(float(ends(alignment, k).max()) for k in alignment.kept)
+    if most < LEAST_GAP:
+        return []
+    return [
+        f"moved frames end up to {math.ceil(most)} px within the borders, where the others take "
+        "their place, perhaps blurred: --crop removes that"
+    ]
 
 
 def _smoothed(fused: Fused, radius: float) -> np.ndarray:

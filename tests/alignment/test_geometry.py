@@ -5,7 +5,7 @@ import pytest
 from moving import HEIGHT, MOTIONS, WIDTH, motion, scene, shifted, view
 
 from stackmff.alignment import resampling
-from stackmff.alignment.geometry import Alignment, common_area, covered
+from stackmff.alignment.geometry import Alignment, common_area, coverage, covered, ends
 from stackmff.errors import StackError
 
 
@@ -29,6 +29,25 @@ def test_what_a_frame_covers():
     expected = np.zeros((40, 60), bool)
     expected[:37, 5:] = True
     np.testing.assert_array_equal(mask, expected[10:, 2:])
+
+
+def test_by_how_much_frames_end_within_the_reference():
+    alignment = shifted((0, 0), (-5, 3), (0, 0.01))
+    np.testing.assert_allclose(ends(alignment, 1), [5, 0, 0, 3])
+    assert not ends(alignment, 0).any() and not ends(alignment, 2).any()
+
+
+def test_a_frame_fades_out_where_it_ends_and_only_there():
+    alignment = shifted((0, 0), (-5, 1.5), (0.8, 0), size=(80, 90))
+    assert coverage(alignment, 0, 0, 80, 0, 90) is None
+    share = coverage(alignment, 1, 0, 80, 0, 90)
+    np.testing.assert_array_equal(share > 0, covered(alignment, 1, 0, 80, 0, 90))
+    assert (share[:70, 21:] == 1).all() and (np.diff(share[40]) >= 0).all()  # 16 px from px 5 on
+    assert (share[71:, 50] < 1).all()  # 8 px: it lacks but 1.5 px
+    assert coverage(alignment, 1, 0, 70, 21, 90) is None
+    part = coverage(alignment, 1, 10, 60, 3, 30)
+    np.testing.assert_allclose(part, share[10:60, 3:30])
+    assert set(np.unique(coverage(alignment, 2, 0, 80, 0, 90))) == {0, 1}  # no step can be seen
 
 
 def test_the_area_that_all_frames_cover():

@@ -5,7 +5,7 @@ import pytest
 from moving import HEIGHT, MOTIONS, WIDTH, defocused, errors, motion, moving_frames, scene, view
 
 from stackmff.alignment import linking, registration
-from stackmff.alignment import measure as measure_module
+from stackmff.alignment import placement as placement_module
 from stackmff.alignment.measure import apply, measure
 from stackmff.alignment.registration import farthest
 from stackmff.errors import StackError
@@ -204,6 +204,6 @@ def test_frames_that_are_little_alike_must_move_farther_to_count_as_moving():
         pair = registration.Pair(np.eye(3), np.zeros((4, 4)), likeness, 100, 1)
         pair.transform[0, 2] = 0.6
         _, (matrix, variance, doubt) = linking.chain_of({(0, 1): pair}, 0, 2)
-        limit = measure_module.SURE * np.sqrt(variance + doubt)
-        moves[likeness] = farthest(matrix, size) > max(limit, measure_module.STILL)
+        limit = placement_module.SURE * np.sqrt(variance + doubt)
+        moves[likeness] = farthest(matrix, size) > max(limit, placement_module.STILL)
     assert moves == {0.99: True, 0.85: False}

@@ -6,6 +6,7 @@ import pytest
 from moving import MOTIONS, ROOM, defocused, errors, motion, moving_frames, scene, view
 
 import stackmff
+from stackmff.alignment import stillness
 from stackmff.alignment.measure import measure
 from stackmff.images.colour import to_linear, to_srgb
 
@@ -90,3 +91,34 @@ def test_one_frame_among_many_still_ones_moves():
 def test_larger_motion_is_not_questioned():
     assert measure(moving_frames()).notes == []
     assert max(errors(measure(moving_frames()), MOTIONS)) < 0.06
+
+
+def pairs_of(ratios):
+    """Evidence of pairs with these likelihood ratios, and errors as large as was told."""
+    return [
+        stillness._Evidence((k, k + 1), ratio, ratio, 1.0, 1.0) for k, ratio in enumerate(ratios)
+    ]
+
+
+def test_evidence_is_weighed_by_the_probability_of_a_mistake():
+    needed = 2 * np.log(1 / stillness.MISTAKEN)
+    assert stillness._strength(pairs_of([needed / 4] * 4)) == pytest.approx(1)
+    # One of many frames that moves alone needs more: each of them is a chance to be mistaken.
+    alone = 2 * np.log(40 / stillness.MISTAKEN)
+    assert stillness._strength(pairs_of([alone] + [-100] * 39)) == pytest.approx(1)
+    scattered = [one._replace(unlikely=3.0) for one in pairs_of([needed / 4] * 4)]
+    assert stillness._strength(scattered) == pytest.approx(1 / 3)
+
+
+def test_what_is_sharp_is_doubted_where_matched_blur_shows_no_motion(still, monkeypatch):
+    """The ratio of one pair that is far too large by mistake does not move the stack."""
+    real, asked = stillness._evidence, []
+
+    def mistaken(key, *rest):
+        asked.append(key)
+        found = real(key, *rest)
+        return found._replace(ratio=50.0) if asked.count(key) == 1 and key == (5, 6) else found
+
+    monkeypatch.setattr(stillness, "_evidence", mistaken)
+    alignment = measure(still)
+    assert asked.count((5, 6)) == 2 and not any(alignment.moved)

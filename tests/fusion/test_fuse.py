@@ -254,16 +254,34 @@ def shifted(frames, shifts):
 
 
 def test_only_frames_that_cover_a_pixel_take_part():
-    """Frame 1 has all the weight and does not reach the last 10 columns: the others share them."""
+    """Frame 1 has all the weight and does not reach the last 10 columns: the others share them.
+
+    It fades out over the 16 columns before.
+    """
     frames = noise(3, 90, 150, 3)
     _, alignment = shifted(frames, [0, 10, 0])
     fused = fuse_stack(
         frames, Engine(only(1), tile=64), overlap=0, mixture=Mixture(alignment=alignment)
     )
-    np.testing.assert_array_equal(fused.picture[:, :140], frames[1, :, :140])
+    np.testing.assert_array_equal(fused.picture[:, :124], frames[1, :, :124])
     end = fused.picture[:, 140:].astype(int)
     assert np.abs(end - (frames[0, :, 140:].astype(int) + frames[2, :, 140:]) / 2).max() <= 1
-    assert (fused.focus_map == 32768).all()  # frame 1, or frames 0 and 2 alike
+    focus = fused.focus_map.astype(int)
+    assert np.abs(focus - 32768).max() <= 1  # frame 1, or frames 0 and 2 alike
+
+
+def test_there_is_no_step_where_a_frame_ends():
+    """The frame with all the weight is 100 levels brighter than the others."""
+    frames = np.full((3, 40, 120, 1), 60, np.uint8)
+    frames[1] += 100
+    for shift in (12, -12):
+        _, alignment = shifted(frames, [0, shift, 0])
+        mixture = Mixture(alignment=alignment)
+        picture = fuse_stack(frames, Engine(only(1)), mixture).picture[20, :, 0].astype(int)
+        picture = picture if shift > 0 else picture[::-1]
+        assert picture[0] == 160 and picture[-1] == 60
+        steepest = 100 * 1.5 / 16  # of a cubic ramp over 16 px
+        assert np.abs(np.diff(picture)).max() <= steepest + 1 and (np.diff(picture) <= 0).all()
 
 
 def test_a_network_that_draws_takes_its_colours_from_frames_that_cover_a_pixel():

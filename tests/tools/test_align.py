@@ -10,6 +10,7 @@ from moving import (
 )
 from PIL import Image
 
+from stackmff.alignment.geometry import covered
 from stackmff.alignment.measure import apply, measure
 from stackmff.errors import StackError
 from stackmff.images.formats import read_picture, write_picture
@@ -44,7 +45,8 @@ def test_the_command_writes_the_aligned_frames(folder, moving, tmp_path, capsys)
     expected = moving.copy()
     apply(expected, measure(expected))
     for k in range(5):
-        np.testing.assert_array_equal(read_picture(out / f"{k}.png"), expected[k])
+        written = read_picture(out / f"{k}.png")
+        np.testing.assert_array_equal(written[..., :3], expected[k])
     words = ("--stack_path", folder, "--output_dir")
     run(*words, tmp_path / "again", "--reference", "2", "--save_alignment", saved)
     run(*words, tmp_path / "used", "--use_alignment", saved)
@@ -52,6 +54,32 @@ def test_the_command_writes_the_aligned_frames(folder, moving, tmp_path, capsys)
         data = (out / f"{k}.png").read_bytes()
         assert (tmp_path / "again" / f"{k}.png").read_bytes() == data
         assert (tmp_path / "used" / f"{k}.png").read_bytes() == data
+
+
+def test_frames_are_transparent_where_they_end(folder, moving, tmp_path):
+    alignment = measure(moving)
+    words = "--stack_path", folder, "--reference", "2.png", "--output_dir"
+    run(*words, tmp_path / "out")
+    run(*words, tmp_path / "edge", "--fill", "edge")
+    height, width = moving.shape[1:3]
+    for k in range(5):
+        alpha = read_picture(tmp_path / "out" / f"{k}.png")[..., 3]
+        mask = covered(alignment, k, 0, height, 0, width)
+        np.testing.assert_array_equal(alpha == 255, True if mask is None else mask)
+        assert set(np.unique(alpha)) <= {0, 255} and (mask is None) == (k == alignment.reference)
+        assert read_picture(tmp_path / "edge" / f"{k}.png").shape[2] == 3
+
+
+def test_alpha_of_the_frames_is_kept_within_their_ends(moving, tmp_path):
+    for k, frame in enumerate(moving):
+        alpha = np.full_like(frame[..., :1], 100)
+        write_picture(tmp_path / "stack" / f"{k}.tif", np.concatenate([frame, alpha], 2))
+        write_picture(tmp_path / "jpeg" / f"{k}.jpg", frame)
+    for name in ("stack", "jpeg"):
+        run("--stack_path", tmp_path / name, "--output_dir", tmp_path / f"{name}_out")
+    alpha = read_picture(tmp_path / "stack_out" / "0.tif")[..., 3]
+    assert set(np.unique(alpha)) == {0, 100}
+    assert read_picture(tmp_path / "jpeg_out" / "0.jpg").shape[2] == 3
 
 
 def test_the_command_takes_frames_in_focus_order(tmp_path, capsys):

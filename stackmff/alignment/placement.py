@@ -1,0 +1,283 @@
+"""Where the frames of a stack are: from pairs of frames that are compared to one place for each."""
+
+from collections.abc import Callable, Iterable
+from itertools import pairwise
+
+import numpy as np
+
+from stackmff.alignment.blur_matching import BlurMatcher, Match, least_gap
+from stackmff.alignment.exposure import Exposures, Tiles, match
+from stackmff.alignment.linking import (
+    Key,
+    Link,
+    Pairs,
+    chain_of,
+    connect,
+    contradicted,
+    loops,
+    settle,
+    skipping,
+)
+from stackmff.alignment.parallax import Fields, refine
+from stackmff.alignment.registration import BLOCK, PARAMETERS, Motion, Pair, farthest, register
+from stackmff.alignment.stillness import moves
+from stackmff.alignment.views import Steps, View
+
+STILL = 0.1  # px; a frame is not moved if none of its corners moves farther
+SURE = 4  # standard deviations by which a corner must move before any frame is moved
+MOST_JUDGED = 24  # pairs, those that look least alike, that are judged by their blur
+UNPLACED = "cannot be placed: compared with different frames it lies at different places"
+
+
+class Placement:
+    """Finds where the frames of a stack are, pair by pair.
+
+    Args:
+        views: of the N frames.
+        size: (height, width) of the frames, px.
+        motion: of the frames.
+        steps: by which the work is done.
+
+    Attributes:
+        reference: index of the frame that the others are placed on.
+        pairs: the pairs of frames that hold, {(a, b): Pair}.
+        chain: for each frame its Link; None if it is left out.
+        transforms: for each frame (3, 3) from the reference, or None.
+        still: for each frame whether it is not moved.
+        reasons: {index: why, in words that follow the name} of frames that were left out although
+            they fit the reference.
+    """
+
+    reference: int
+    pairs: Pairs
+    chain: list[Link | None]
+    transforms: list[np.ndarray | None]
+    still: list[bool]
+
+    def __init__(
+        self, views: list[View], size: tuple[int, int], motion: Motion, steps: Steps
+    ) -> None:
+        self.views, self.size, self.motion, self.steps = views, size, motion, steps
+        self.reasons: dict[int, str] = {}
+
+    @property
+    def kept(self) -> list[int]:
+        """Indices of the frames that are not left out."""
+        return [k for k, link in enumerate(self.chain) if link is not None]
+
+    @property
+    def placed(self) -> dict[int, np.ndarray]:
+        """{index: (3, 3) transform} of these frames; the identity of those that are not moved."""
+        return {
+            k: np.eye(3) if fixed else matrix
+            for k, (matrix, fixed) in enumerate(zip(self.transforms, self.still))
+            if matrix is not None
+        }
+
+    def connect(self, reference: int | None, middle: int) -> None:
+        """Compare neighbours, and choose the reference if it is not given.
+
+        Args:
+            reference: index, or None.
+            middle: index near which it is chosen.
+        """
+        seen = [k for k, view in enumerate(self.views) if not view.plain]
+        neighbours = list(pairwise(seen))
+        found = self._compare_all(self._compare, neighbours)
+        self.reference, self.pairs = connect(found, seen, reference, middle, self._compare)
+        self.chain = chain_of(self.pairs, self.reference, len(self.views))
+        self.transforms = [None if link is None else link.transform for link in self.chain]
+        self.still = self._which_are_still(
+            lambda link: SURE * float(np.sqrt(link.variance + link.doubt))
+        )
+
+    def settle(self) -> None:
+        """Compare frames farther apart, and combine all pairs."""
+        more = loops(self.pairs, self.transforms, self.reference)
+        checks = self._compare_all(self._compare_again, more)
+        self.pairs |= {key: pair for key, pair in checks.items() if pair.holds and pair.sure}
+        self.transforms = settle(
+            self.pairs, self.transforms, self.reference, self.size, self.motion
+        )
+        self.still = self._which_are_still(lambda link: float(np.sqrt(link.variance)))
+
+    def is_deceived_by_blur(self, find_order: Callable[[], np.ndarray | None]) -> bool:
+        """Whether blur was mistaken for motion; if so, all pairs are measured by matched blur.
+
+        Then neighbours in focus order, and frames two and three apart in it, are compared, too. A
+        frame that most of its pairs contradict is left out. See alignment/blur_matching.py.
+
+        Args:
+            find_order: gives the focus order; None if that is the order of the frames.
+        """
+        least = least_gap(self.views[self.reference].luma.shape) * self.views[0].factor
+        moving = [
+            k for k, pair in self.pairs.items() if farthest(pair.transform, self.size) > least
+        ]
+        moving.sort(key=lambda key: self.pairs[key].likeness)
+        if not any(self.steps.run(self._is_refuted, moving[:MOST_JUDGED])):
+            return False
+        order = find_order()
+        along = self.kept if order is None else [int(k) for k in order if k in self.kept]
+        nearest = [key for key in pairwise(along) if not {key, key[::-1]} & set(self.pairs)]
+        self._measure_by_blur([*self.pairs, *nearest])
+        self._measure_by_blur(skipping(along))
+        while (odd := self._contradicted()) is not None:
+            self.leave_out(odd, UNPLACED)
+            self._combine()
+        return True
+
+    def _contradicted(self) -> int | None:
+        """See linking.contradicted."""
+        return contradicted(self.pairs, self.transforms, self.reference, self.size)
+
+    def _measure_by_blur(self, keys: list[Key]) -> None:
+        """Compare pairs of frames by matched blur, where that works, and combine all pairs."""
+        found = self._compare_all(self._compare_by_blur, keys)
+        self.pairs |= {key: pair for key, pair in found.items() if pair.holds}
+        self._combine()
+
+    def _combine(self) -> None:
+        """Place the frames by all pairs."""
+        self.chain = chain_of(self.pairs, self.reference, len(self.views))
+        chained = [None if link is None else link.transform for link in self.chain]
+        self.transforms = settle(self.pairs, chained, self.reference, self.size, self.motion)
+        self.still = self._which_are_still(lambda link: float(np.sqrt(link.variance)))
+
+    def _is_refuted(self, key: Key) -> bool:
+        """Whether two frames (a, b) fit clearly better elsewhere once their blur is matched."""
+        matcher, known = self._matcher(key), self.pairs[key].transform
+        found = matcher.best([np.eye(3), known])
+        return found is not None and found.explains and matcher.refutes(known, found)
+
+    def _compare_by_blur(self, key: Key) -> Pair:
+        """The Pair of two frames (a, b) by matched blur; it does not hold if that fails."""
+        found = self._match_blur(key)
+        if found is None or not found.explains:
+            return Pair(np.eye(3), np.eye(PARAMETERS[self.motion]), 0.0, 1, 1)
+        blocks = self.views[key[0]].luma.size // BLOCK**2
+        return Pair(found.transform, found.covariance, found.explained, blocks, found.factor)
+
+    def _match_blur(self, key: Key) -> Match | None:
+        """The Match of two frames (a, b) from where they are, or from no motion."""
+        first, second = (self._transform(k) for k in key)
+        return self._matcher(key).best([np.eye(3), second @ np.linalg.inv(first)])
+
+    def _matcher(self, key: Key) -> BlurMatcher:
+        """Compares two frames (a, b)."""
+        first, second = (self.views[k] for k in key)
+        return BlurMatcher(first.luma, second.luma, first.factor, self.size, self.motion)
+
+    def hold_still(self) -> float:
+        """Decide that no frame moves if what is sharp does not, see stillness.moves.
+
+        Returns:
+            By how many px a frame seemed to move; 0 if frames do move, or none seemed to.
+        """
+        levels = [view.levels()[0] for view in self.views]
+        if all(self.still) or moves(
+            levels, self.transforms, self.size, self.motion, self._match_blur
+        ):
+            return 0.0
+        self.still = [True] * len(self.still)
+        return max(farthest(m, self.size) for m in self.transforms if m is not None)
+
+    def _compare_all(self, compare: Callable[[Key], Pair], keys: list[Key]) -> Pairs:
+        return dict(zip(keys, self.steps.run(compare, keys)))
+
+    def _compare(self, key: Key) -> Pair:
+        """The Pair of two frames (a, b)."""
+        a, b = (self.views[k].levels() for k in key)
+        return register(a, b, self.size, self.motion)
+
+    def _compare_again(self, key: Key) -> Pair:
+        """The Pair of two frames (a, b), starting from what is known of them."""
+        first, second = (self._transform(k) for k in key)
+        a, b = (self.views[k].levels() for k in key)
+        return register(a, b, self.size, self.motion, second @ np.linalg.inv(first))
+
+    def _transform(self, k: int) -> np.ndarray:
+        """The (3, 3) transform of a frame that is kept."""
+        matrix = self.transforms[k]
+        assert matrix is not None, f"frame {k} is left out"
+        return matrix
+
+    def _which_are_still(self, deviation: Callable[[Link], float]) -> list[bool]:
+        """For each frame whether it moves too little, or too uncertainly, to be moved.
+
+        Args:
+            deviation: standard deviation, px, below which the motion of a frame is uncertain.
+        """
+        return [
+            link is None
+            or matrix is None
+            or farthest(matrix, self.size) <= max(STILL, deviation(link))
+            for link, matrix in zip(self.chain, self.transforms)
+        ]
+
+    def exposures(self, finer: Callable[[int], Tiles], wanted: int | None) -> Exposures:
+        """Find the exposures, and leave out frames that cannot be matched; see exposure.match.
+
+        If the reference is one of them, the frame whose exposure the others get takes its place.
+
+        Args:
+            finer: as of exposure.match.
+            wanted: the reference that was asked for, which is kept; None: none was.
+        """
+        tiles = [view.tiles for view in self.views]
+        found = match(tiles, self.pairs, self.transforms, self.reference, finer)
+        if self.reference in found.unmatched and wanted is None:
+            self.place_on(found.like)
+        for k, why in found.unmatched.items():
+            if k != self.reference:
+                self.leave_out(k, why)
+                found.gains[k] = 1
+        return found
+
+    def place_on(self, reference: int) -> None:
+        """Make another frame the reference."""
+        inverse = np.linalg.inv(self._transform(reference))
+        self.reference = reference
+        self.transforms = [None if m is None else m @ inverse for m in self.transforms]
+        # What was still stays so only if the new reference was.
+        moves = not self.still[reference]
+        self.still = [k == reference or (s and not moves) for k, s in enumerate(self.still)]
+
+    def leave_out(self, k: int, why: str) -> None:
+        """Leave out a frame that was placed.
+
+        Args:
+            k: index.
+            why: in words that follow the name of the frame.
+        """
+        self.reasons[k] = why
+        self.chain[k] = self.transforms[k] = None
+        self.pairs = {key: pair for key, pair in self.pairs.items() if k not in key}
+
+    def fields(self) -> Fields:
+        """See parallax.refine; without fields that hardly move frames that are not moved."""
+        levels_of = [view.levels for view in self.views]
+        fields = refine(
+            levels_of, self.transforms, self.reference, list(self.pairs), self.steps.run
+        )
+        return {
+            k: field
+            for k, field in fields.items()
+            if not self.still[k] or np.abs(field).max() > STILL
+        }
+
+    def left_out(self) -> dict[int, str]:
+        """{index: why} of the frames that are left out."""
+        unfit = "does not fit the reference: it shows another scene or is too blurred"
+        return {
+            k: "shows no detail" if self.views[k].plain else self.reasons.get(k, unfit)
+            for k, matrix in enumerate(self.transforms)
+            if matrix is None
+        }
+
+    def final_transforms(self, fields: Iterable[int]) -> list[np.ndarray | None]:
+        """The transforms (2, 3); frames that are not moved and have no field have the identity."""
+        return [
+            None if matrix is None else np.eye(2, 3) if fixed and k not in fields else matrix[:2]
+            for k, (matrix, fixed) in enumerate(zip(self.transforms, self.still))
+        ]
