@@ -29,17 +29,18 @@ from stackmff.errors import StackError
 from stackmff.fusion import fuse as fusing
 from stackmff.fusion.command import needing_weights
 from stackmff.fusion.engines import Engine, engine_of_module
-from stackmff.fusion.options import EngineOptions, FuseOptions
-from stackmff.fusion.pipeline import Made, decisions, finished, fuse_read, make_engine
+from stackmff.fusion.options import EngineOptions, FuseOptions, ReadOptions
+from stackmff.fusion.pipeline import Made, decisions, finished, fuse_read, make_engine, read_sound
 from stackmff.images.folders import list_frames
 from stackmff.images.formats import loses, write_picture
 from stackmff.images.levels import told_levels
 from stackmff.images.metadata import Metadata
-from stackmff.images.stack import Stack, read_stack
+from stackmff.images.stack import Stack
 from stackmff.options import build
 from stackmff.processes import Progress
 from stackmff.progress import ShowStage
 
+DEFAULT_READING = ReadOptions()
 Frames = str | os.PathLike[str] | np.ndarray | Sequence[np.ndarray]
 
 
@@ -129,7 +130,7 @@ def fuse(
     """
     chosen = _fuse_options(options)
     engine = _engine(network, chosen)
-    read, order = _read(stack, chosen.alignment, chosen.memory.low_memory, chosen.reading.lenient)
+    read, order = _read(stack, chosen.alignment, chosen.memory.low_memory, chosen.reading)
     made = fuse_read(read, engine, chosen, shown=progress)
     return _result(made, read, chosen.format.bits, [order[k] for k in made.order])
 
@@ -181,6 +182,8 @@ def frame_weights(frames: Frames, *, network: Any = None, **options: Any) -> np.
     if engine.output != "weights":
         raise StackError("this network predicts a luma, no weights: use a StackMix checkpoint")
     read, _ = _read(frames, AlignOptions(order="given"))
+    if any(note.startswith("left out: ") for note in read.notes):
+        raise StackError(f"{read.notes[-1]}: remove it from the stack")
     engine.load()
     return fusing.frame_weights(read.frames, engine)
 
@@ -198,6 +201,8 @@ def _fuse_options(options: dict[str, Any]) -> FuseOptions:
     for name in ("slab", "out_format"):
         if name in options:
             raise StackError(f"{name} makes files: it is an option of the command alone")
+    if options.get("focus_from") is not None:
+        raise StackError("focus_from is for hyperstacks: it is an option of the command alone")
     return build(FuseOptions, _plain(options), strict=True)
 
 
@@ -209,22 +214,25 @@ def _engine(network: Any, options: FuseOptions) -> Engine:
 
 
 def _read(
-    given: Frames, options: AlignOptions, low_memory: bool = False, lenient: bool = False
+    given: Frames,
+    options: AlignOptions,
+    low_memory: bool = False,
+    reading: ReadOptions = DEFAULT_READING,
 ) -> tuple[Stack, list[int]]:
     """The Stack of what is given, and the place in the input of each of its frames."""
     if isinstance(given, (str, os.PathLike)):
-        paths = list_frames(Path(given))
-        reference = find_reference(options.reference, [path.name for path in paths])
+        paths = list_frames(Path(given), reading.prefer_files)
+        before = list(paths)
         place = Path(tempfile.gettempdir())
-        stack = read_stack(
-            paths, spill=place, low_memory=low_memory, reference=reference, lenient=lenient
+        stack = read_sound(
+            paths, options.reference, reading.lenient, spill=place, low_memory=low_memory
         )
     else:
         frames = _as_frames(given)
         find_reference(options.reference, [str(k) for k in range(len(frames))])
         paths = [Path(str(k)) for k in range(len(frames))]
         stack = Stack(frames, paths, Metadata(), [], [Metadata() for _ in paths])
-    before = list(stack.paths)
+        before = list(stack.paths)
     if options.order == "auto":
         put_in_order(stack)
     return stack, [before.index(path) for path in stack.paths]

@@ -12,6 +12,7 @@ import platform
 import re
 import shutil
 import tempfile
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -39,15 +40,87 @@ def natural_key(name: str | Path) -> tuple[list[tuple[int, str]], str]:
     return [(int(p), "") if p.isdecimal() else (-1, p.casefold()) for p in parts], text
 
 
+def claim(place: int | Path) -> int | None:
+    """Mark a file or folder as in use by this process, until it closes it or ends, however it ends.
+
+    The mark is the system's lock (flock), so that it holds between containers, which may give their
+    processes the same numbers, and dies with the process.
+
+    Args:
+        place: an open descriptor, or the path of a folder.
+    Returns:
+        The descriptor that holds the mark; None where the system or the file system has none.
+    """
+    if fcntl is None:
+        return place if isinstance(place, int) else None
+    handle = place if isinstance(place, int) else os.open(place, os.O_RDONLY)
+    with contextlib.suppress(OSError):
+        fcntl.flock(handle, fcntl.LOCK_EX)
+    return handle
+
+
+def is_abandoned(path: Path, host: str) -> bool:
+    """Whether a temporary file or folder, marked by `claim`, is in use by no process.
+
+    On a network some systems do not tell of the locks of other machines; what these have made
+    counts as in use for a day.
+
+    Args:
+        path: of the file or folder.
+        host: the machine that made it, as of `this_process`.
+    """
+    if fcntl is None:
+        return False
+    try:
+        if host != this_process().rpartition("-")[0]:
+            newest = max(entry.stat().st_mtime for entry in (path, *path.glob("*")))
+            if time.time() - newest < 24 * 3600:
+                return False
+        handle = os.open(path, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    finally:
+        os.close(handle)
+    return True
+
+
+# Of temporary files: that of this version; that of earlier ones, which did not mark theirs.
+TEMPORARY = re.compile(r"\..*\.stackmff-([A-Za-z0-9-]*)-\d+\.[^.]+(\.[^.]*)?", re.DOTALL)
+UNMARKED = re.compile(r"\..*\.([A-Za-z0-9-]*)-(\d+)\.[^.]+(\.[^.]*)?", re.DOTALL)
+
+
 @functools.cache  # a folder of thousands of results is listed only once
 def remove_leftovers(folder: Path) -> None:
-    """Remove temporary files that processes of this machine left in a folder when they died."""
-    host, _, _ = this_process().rpartition("-")
-    pattern = re.compile(rf"\..*\.{re.escape(host)}-(\d+)\.[^.]+(\.[^.]*)?", re.DOTALL)
+    """Remove temporary files that processes left in a folder when they died."""
+    own_host = this_process().rpartition("-")[0]
     for path in Path(folder).iterdir():
-        if (match := pattern.fullmatch(path.name)) and not is_alive(int(match[1])):
+        if match := TEMPORARY.fullmatch(path.name):
+            gone = is_abandoned(path, match[1])
+        elif match := UNMARKED.fullmatch(path.name):
+            gone = match[1] == own_host and not is_alive(int(match[2]))
+        else:
+            continue
+        if gone:
             with contextlib.suppress(OSError):
                 path.unlink()
+
+
+def _temporary_beside(path: Path) -> tuple[int, str]:
+    """(descriptor, name) of a new temporary file beside a path, claimed by this process."""
+    while True:
+        handle, name = tempfile.mkstemp(
+            suffix=path.suffix,
+            prefix=f".{path.stem[:40]}.stackmff-{this_process()}.",
+            dir=path.parent,
+        )
+        claim(handle)
+        if os.path.exists(name):  # another process may have removed it before it was claimed
+            return handle, name
+        os.close(handle)
 
 
 @contextlib.contextmanager
@@ -67,14 +140,11 @@ def atomic_path(path: str | Path, durable: bool = True) -> Iterator[Path]:
         StackError: the folder cannot be created or the file cannot be written.
     """
     path = Path(path)
-    temporary = None
+    handle, temporary = -1, None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         remove_leftovers(path.parent)
-        handle, temporary = tempfile.mkstemp(
-            suffix=path.suffix, prefix=f".{path.stem[:40]}.{this_process()}.", dir=path.parent
-        )
-        os.close(handle)
+        handle, temporary = _temporary_beside(path)
         yield Path(temporary)
         umask = os.umask(0)
         os.umask(umask)
@@ -93,6 +163,7 @@ def atomic_path(path: str | Path, durable: bool = True) -> Iterator[Path]:
         if temporary is not None:
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
+            os.close(handle)
 
 
 def sync(path: Path) -> None:

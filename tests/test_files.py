@@ -13,6 +13,7 @@ from calling import holding
 
 from stackmff import files
 from stackmff.errors import StackError
+from stackmff.processes import this_process
 
 HOUSE = Path(__file__).parents[1]
 
@@ -119,3 +120,37 @@ def test_a_second_name_stays_when_the_file_is_written_anew(tmp_path, monkeypatch
 def test_json_that_cannot_be_parsed_is_a_value_error(text):
     with pytest.raises(ValueError):
         files.parse_json(text)
+
+
+def test_leftovers_are_told_from_files_in_use_by_their_lock(tmp_path):
+    """Not by the number of the process, which is 1 in each container."""
+    own = this_process()
+    host = own.rpartition("-")[0]
+    used, left = tmp_path / f".a.stackmff-{own}.x.png", tmp_path / f".b.stackmff-{host}-1.y.png"
+    elsewhere, old = (tmp_path / f".c.stackmff-other-7.{end}.png" for end in "zw")
+    unmarked, hidden = tmp_path / f".d.{host}-999999999.v.png", tmp_path / ".e.other-7.u.png"
+    for path in (used, left, elsewhere, old, unmarked, hidden):
+        path.touch()
+    os.utime(old, (1e9, 1e9))
+    with open(used, "rb") as file:
+        files.claim(file.fileno())
+        files.remove_leftovers.cache_clear()
+        files.remove_leftovers(tmp_path)
+        assert sorted(tmp_path.iterdir()) == sorted([used, elsewhere, hidden])
+    files.remove_leftovers.cache_clear()
+    files.remove_leftovers(tmp_path)
+    assert not used.exists()
+
+
+def test_a_file_that_is_removed_before_it_is_claimed_is_made_again(tmp_path, monkeypatch):
+    claim, removed = files.claim, []
+
+    def too_late(handle):
+        if not removed:
+            removed.append(next(tmp_path.iterdir()))
+            removed[0].unlink()
+        return claim(handle)
+
+    monkeypatch.setattr(files, "claim", too_late)
+    files.write_text(tmp_path / "a.txt", "words")
+    assert removed and (tmp_path / "a.txt").read_text() == "words"

@@ -216,7 +216,7 @@ def test_what_is_done_again(tmp_path, weights, monkeypatch, capsys):
 
 # Options that change no result, or what of their files is recorded by its SHA-256.
 WITHOUT_EFFECT = {
-    *("stack_basedir_path", "output_dir", "part"),  # which stacks, and where to
+    *("stack_basedir_path", "output_dir", "part", "split", "dry_run"),  # which stacks, and where to
     *("overwrite", "verbose", "quiet", "low_memory"),
     *("model_path", "use_alignment"),
 }

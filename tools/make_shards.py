@@ -7,11 +7,19 @@ import tarfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
 from stackmff.errors import StackError
-from stackmff.files import atomic_path, make_folder, read_bytes, remove_leftovers
+from stackmff.files import (
+    atomic_path,
+    make_folder,
+    parse_json,
+    read_bytes,
+    remove_leftovers,
+    write_json,
+)
 from stackmff.options import Options, add_options, option, parse
 from stackmff.processes import run_main
 from stackmff.training.data_sets import find_pairs
@@ -68,33 +76,49 @@ def members_of(pair: Pair) -> list[Member]:
     return members
 
 
+def sources_of(members: Sequence[Member]) -> list[list[Any]]:
+    """Name in the shard, size and modification time of each file, as plain JSON values."""
+    status = [(name, path.stat()) for name, path in members if isinstance(path, Path)]
+    return [[name, one.st_size, one.st_mtime_ns] for name, one in status]
+
+
+def beside(path: Path) -> Path:
+    """The file that tells from what a shard was packed."""
+    return path.with_name(f".{path.name}.json")
+
+
 def is_packed(path: Path, members: Sequence[Member]) -> bool:
-    """Whether a shard exists with these names and sizes and is newer than its files."""
+    """Whether a shard exists and was packed from these files as they are.
+
+    A file that was replaced by one of the same size and an older date is another one, too. Shards
+    of earlier versions must be newer than their files.
+    """
     try:
         have = [(file.name, file.size) for file in list_stored(path)]
         packed = path.stat().st_mtime_ns
+        sources = sources_of(members)
     except (StackError, OSError):
         return False
-    wanted: list[tuple[str, int]] = []
-    for name, content in members:
-        if isinstance(content, bytes):
-            wanted.append((name, len(content)))
-            continue
-        status = content.stat()
-        if status.st_mtime_ns > packed:  # a changed TIFF or BMP may have the size that it had
-            return False
-        wanted.append((name, status.st_size))
-    return have == wanted
+    sizes = {name: size for name, size, _ in sources}
+    wanted = [(n, len(c) if isinstance(c, bytes) else sizes[n]) for n, c in members]
+    try:
+        known = parse_json(beside(path).read_bytes())
+    except (OSError, ValueError):
+        return have == wanted and all(changed <= packed for *_, changed in sources)
+    return have == wanted and known == sources
 
 
 def write_shard(path: Path, members: Sequence[Member]) -> None:
     """Write a shard, byte for byte the same for the same files; errors as of `atomic_path`."""
+    sources = sources_of(members)
+    beside(path).unlink(missing_ok=True)
     with atomic_path(path) as temporary, tarfile.open(temporary, "w:") as tar:
         for name, content in members:
             data = content if isinstance(content, bytes) else read_bytes(content)
             member = tarfile.TarInfo(name)
             member.size = len(data)
             tar.addfile(member, io.BytesIO(data))
+    write_json(beside(path), sources)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

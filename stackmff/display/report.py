@@ -181,6 +181,7 @@ def _check_types(card: Card) -> None:
         and isinstance(card.notes, list)
         and all(isinstance(note, str) for note in card.notes)
         and all([type(part) for part in one or ()] == [str, int, int] for one in pictures)
+        and (card.failure is not None or {"before", "after"} <= set(card.pictures))
     ):
         raise TypeError("a field is of another type")
 

@@ -1,11 +1,12 @@
 """Which fused picture is scored against which answer and which frames."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from stackmff.errors import StackError
 from stackmff.images.folders import find_stacks, list_answers, stack_root
+from stackmff.images.groups import StackSource
 
 
 @dataclass(frozen=True)
@@ -17,7 +18,7 @@ class Scene:
         answer: file; None: there is none.
     """
 
-    stack: Path | None
+    stack: StackSource | None
     answer: Path | None
 
 
@@ -83,7 +84,7 @@ def find_scenes(
 
 
 def _check_all_in(
-    names: Iterable[str], place: Path | None, others: dict[str, Path], other: Path | None
+    names: Iterable[str], place: Path | None, others: Container[str], other: Path | None
 ) -> None:
     """Raise StackError where a name of one folder is missing in another."""
     if lost := [name for name in names if name not in others]:

@@ -18,6 +18,7 @@ from stackmff.evaluation.metrics import score, to_gray
 from stackmff.images.colour import luma
 from stackmff.images.folders import list_frames
 from stackmff.images.formats import read_picture
+from stackmff.images.groups import StackSource, place_of
 from stackmff.images.stack import read_stack
 from stackmff.processes import in_processes
 
@@ -176,11 +177,11 @@ def read_result(task: Task) -> tuple[np.ndarray, Path]:
     """The fused picture of a task and the file or folder that it comes from."""
     if task.result is not None:
         return read_picture(task.result), task.result
-    return mean_of_frames(_frames_of(task.scene)), _stack_of(task.scene)
+    return mean_of_frames(_frames_of(task.scene)), place_of(_stack_of(task.scene))
 
 
-def _stack_of(scene: Scene) -> Path:
-    """The folder of a scene's frames; ValueError where it has none."""
+def _stack_of(scene: Scene) -> StackSource:
+    """The stack of a scene's frames; ValueError where it has none."""
     if scene.stack is None:
         raise ValueError("the scene has no frames")
     return scene.stack
@@ -238,7 +239,7 @@ def score_by_frames(
 ) -> dict[str, float]:
     """The indices `names` of a picture (H, W, C), read from `place`, against its frames."""
     frames = without_alpha(_frames_of(scene))
-    fused, _ = check_pair(picture, frames[0], place, _stack_of(scene), "stack")
+    fused, _ = check_pair(picture, frames[0], place, place_of(_stack_of(scene)), "stack")
     frames = frames if frames.dtype == fused.dtype else in_16_bits(frames)
     return index_scores(fused, frames, int(np.iinfo(frames.dtype).max), names)
 

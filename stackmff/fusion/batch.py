@@ -4,7 +4,7 @@ import argparse
 import contextlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -17,7 +17,13 @@ from stackmff.display.report import Card, write_card, write_report
 from stackmff.errors import StackError, what_happened
 from stackmff.files import make_folder, sha256, write_csv
 from stackmff.fusion.command import needing_weights
-from stackmff.fusion.engines import Engine
+from stackmff.fusion.engines import Engine, told_of_export
+from stackmff.fusion.hyperstack import (
+    check_hyperstack,
+    fuse_hyperstack,
+    hyperstack_at,
+    hyperstack_suffix,
+)
 from stackmff.fusion.options import (
     FuseOptions,
     MessageOptions,
@@ -27,13 +33,26 @@ from stackmff.fusion.options import (
 from stackmff.fusion.pipeline import Files, fuse_files, make_engine, read_for
 from stackmff.images.folders import (
     STACK_FOLDERS,
+    Prefer,
+    frames_in,
     list_folders,
     list_frames,
+    one_a_shot,
+    passed_over,
     stack_name,
     stack_root,
     stacks_in,
 )
 from stackmff.images.formats import result_suffix
+from stackmff.images.groups import (
+    FrameGroup,
+    Split,
+    StackSource,
+    is_card_folder,
+    place_of,
+    split_brackets,
+)
+from stackmff.images.hyperstacks import Hyperstack
 from stackmff.images.stack import Stack
 from stackmff.images.stack_files import FramePath
 from stackmff.options import Options, add_options, as_record, option, parse
@@ -41,7 +60,7 @@ from stackmff.processes import futures_ahead, join_processes, rank_and_world
 from stackmff.records import Record, wanted_record
 
 # Options that earlier records lack, and what their results were made with.
-NEWER = {"pure_mixture": False, "lenient": False}
+NEWER = {"pure_mixture": False, "lenient": False, "focus_from": None, "prefer_files": None}
 # Options that the results do not depend on, or that the record has by their SHA-256 (weights and
 # alignments).
 NOT_OF_RESULTS = {
@@ -54,6 +73,8 @@ NOT_OF_RESULTS = {
     "low_memory",
     "use_alignment",
     "part",
+    "split",
+    "dry_run",
 }
 COLUMNS = ("stack", "width", "height", "frames", "network_seconds", "seconds")
 
@@ -89,7 +110,7 @@ class BatchOptions(Options):
     stack_basedir_path: Path = option(
         help="its sub-folders that hold pictures, its multi-page TIFFs and its videos are the "
         f"stacks, or those below its {', '.join(STACK_FOLDERS)}; or it holds several such data "
-        "sets",
+        "sets, a set of pairs, or the pictures of several brackets",
         metavar="DIR",
         positional=True,
     )
@@ -100,6 +121,14 @@ class BatchOptions(Options):
         metavar="K/N",
         convert=part_of,
     )
+    split: Split = option(
+        "auto",
+        help="pictures that lie in DIR itself, or in a folder of a card such as 100CANON, are "
+        "split into stacks: auto: at pauses between captures, where the focus distance turns back, "
+        "and where the scene changes; time: at pauses alone; off: they are one stack "
+        "(default: %(default)s)",
+    )
+    dry_run: bool = option(False, help="only print the stacks and their frames")
 
 
 @dataclass(frozen=True)
@@ -172,13 +201,22 @@ def get_parser(prog: str | None = None) -> argparse.ArgumentParser:
     return parser
 
 
-def find_datasets(base: Path) -> dict[str, list[Path]]:
+def find_datasets(
+    base: Path,
+    split: Split = "auto",
+    tell: Callable[[str], None] = tqdm.write,
+    prefer: Prefer | None = None,
+) -> dict[str, list[StackSource]]:
     """The stacks below a folder.
 
     Args:
-        base: a folder of stacks; or one with a folder of STACK_FOLDERS; or one with several such.
+        base: a folder of stacks; or one with a folder of STACK_FOLDERS; or one with several such;
+            or one with the pictures of several brackets.
+        split: how pictures that lie in one folder are split into stacks, see groups.py.
+        tell: called with a sentence on such a split.
+        prefer: see folders.one_a_shot.
     Returns:
-        {name of the data set: folders or files of its stacks}, in natural order.
+        {name of the data set: its stacks}, in natural order.
     Raises:
         StackError: there is no folder, it has no stacks, or only the user can choose.
     """
@@ -194,6 +232,7 @@ def find_datasets(base: Path) -> dict[str, list[Path]]:
         own = stacks_in(base, [folder for folder, root in below if root is None])
         if own and name in datasets:
             raise StackError(f"{base} and {base / name} would share their results: rename one")
+        own = split_all(base, own, split, tell, prefer)
         if own:
             datasets = {name: own, **datasets}
     datasets = {name: stacks for name, stacks in datasets.items() if stacks}
@@ -205,8 +244,40 @@ def find_datasets(base: Path) -> dict[str, list[Path]]:
     return datasets
 
 
+def split_all(
+    base: Path,
+    own: list[StackSource],
+    split: Split,
+    tell: Callable[[str], None],
+    prefer: Prefer | None = None,
+) -> list[StackSource]:
+    """The stacks of a folder, those split that hold several: its own pictures, cards' folders.
+
+    Args:
+        base: the folder.
+        own: its stacks, as of folders.stacks_in.
+        split, tell, prefer: as of `find_datasets`.
+    """
+    pairs = {path for one in own if isinstance(one, FrameGroup) for path in one.paths}
+    loose = [path for path in frames_in(base) if path not in pairs]
+    places = [one for one in own if isinstance(one, Path) and one.is_dir() and is_card_folder(one)]
+    out = [one for one in own if one not in places]
+    for place, pictures in [(base, loose), *((place, frames_in(place)) for place in places)]:
+        is_own = place == base
+        if len(pictures) < 2 or (split == "off" and not is_own) or (is_own and own):
+            out += [] if is_own else [place]
+            continue
+        found = split_brackets(one_a_shot(pictures, prefer), split)
+        if len(found.stacks) + len(found.single) == 1 and not is_own:
+            out.append(place)  # it keeps its name
+        else:
+            out += found.stacks
+            tell(f"note: {place}: {found.told()}; --split off takes all as one stack")
+    return out
+
+
 def result_folders(
-    base: Path, datasets: dict[str, list[Path]], output_dir: Path | None
+    base: Path, datasets: dict[str, list[StackSource]], output_dir: Path | None
 ) -> dict[str, Path]:
     """{name of the data set: folder of its results}; StackError if they would become stacks."""
     if output_dir is None:
@@ -217,7 +288,9 @@ def result_folders(
         targets = dict.fromkeys(datasets, output_dir)
     searched = {base.resolve()} if stack_root(base) is None else set()
     searched |= {stacks[0].parent.resolve() for stacks in datasets.values()}
-    stacks = {stack.resolve() for group in datasets.values() for stack in group}
+    stacks = {
+        stack.resolve() for group in datasets.values() for stack in group if isinstance(stack, Path)
+    }
     for target in targets.values():
         place = target.resolve()
         if {place, place.parent} & searched or {place, *place.parents} & stacks:
@@ -232,13 +305,15 @@ class BatchJob:
     """One stack of a data set: its files, and the record of how its results came to be.
 
     Args:
-        source: folder of the frames, or the file that they are in.
+        source: folder of the frames, the file that they are in, or a group of files.
         target: folder of the results of the data set.
         options: of each stack.
         weights: SHA-256 of the weights.
     """
 
-    def __init__(self, source: Path, target: Path, options: BatchJobOptions, weights: str) -> None:
+    def __init__(
+        self, source: StackSource, target: Path, options: BatchJobOptions, weights: str
+    ) -> None:
         self.source = source
         self.name = stack_name(source)
         self.target = target
@@ -247,11 +322,11 @@ class BatchJob:
         self.record = Record(target, self.name)
         self.card = target / "records" / "cards" / f"{self.name}.json"
 
-    def files(self, paths: Sequence[FramePath]) -> Files:
-        """The Files of what is wanted."""
+    def files(self, paths: Sequence[FramePath], suffix: str | None = None) -> Files:
+        """The Files of what is wanted; `suffix` of the picture in place of that of the options."""
         output, target, name = self.options.output, self.target, self.name
         known = output.use_alignment and output.use_alignment / f"{name}.json"
-        suffix = result_suffix(self.options.fuse.format.out_format, paths)
+        suffix = suffix or result_suffix(self.options.fuse.format.out_format, paths)
         return Files(
             target / f"{name}{suffix}",
             target / "focus_map" / f"{name}.png" if output.focus_map else None,
@@ -272,15 +347,22 @@ class BatchJob:
             weights["alignment"] = sha256(files.known_alignment)
         return wanted_record(paths, weights, options)
 
-    def read(self) -> tuple[dict[str, Any], Files, Stack] | None:
-        """Read the frames.
+    def read(self) -> tuple[dict[str, Any], Files, Stack | Hyperstack] | None:
+        """Read the frames, if they are one stack.
 
         Returns:
-            (wanted, files, Stack): what the record shall name and the files to write; or None if
-            the record and the results say that all is done.
+            (wanted, files, Stack or Hyperstack): what the record shall name and the files to write;
+            or None if the record and the results say that all is done.
         """
-        paths = list_frames(self.source)
-        files = self.files(paths)
+        hyperstack = hyperstack_at(self.source) if isinstance(self.source, Path) else None
+        paths: Sequence[FramePath]
+        if hyperstack is not None:
+            paths = hyperstack.stack()
+            files = Files(self.files(paths, hyperstack_suffix(self.options.fuse)).picture)
+            check_hyperstack(hyperstack, files.picture, self.options.fuse)
+        else:
+            paths = list_frames(self.source, self.options.fuse.reading.prefer_files)
+            files = self.files(paths)
         wanted = self.wanted(paths, files)
         if self.options.messages.verbose:
             tqdm.write(f"{self.source}: {' '.join(path.name for path in paths)}")
@@ -288,6 +370,8 @@ class BatchJob:
         anew = self.options.output.overwrite or not has_slabs
         if not anew and self.record.says_done(wanted, self.results(files), self.tell):
             return None
+        if hyperstack is not None:
+            return wanted, files, hyperstack
         return wanted, files, read_for(files.picture, paths, self.options.fuse)
 
     def results(self, files: Files) -> list[Path | None]:
@@ -297,14 +381,24 @@ class BatchJob:
             paths += preview_files(files.previews, self.name)
         return paths
 
-    def fuse(self, engine: Engine, wanted: dict[str, Any], files: Files, stack: Stack) -> None:
+    def fuse(
+        self, engine: Engine, wanted: dict[str, Any], files: Files, stack: Stack | Hyperstack
+    ) -> None:
         """Fuse what `read` has returned."""
         self.record.remove()
-        result = fuse_files(lambda: stack, engine, files, self.options.fuse)
-        for note in result["notes"]:
+        if isinstance(stack, Hyperstack):
+            self.card.unlink(missing_ok=True)
+            result = fuse_hyperstack(stack, engine, files.picture, self.options.fuse)
+            if len(self.files(stack.stack()).wanted()) > 2:  # the picture and the card
+                self.tell("a hyperstack has no maps, previews or alignments")
+        else:
+            result = fuse_files(lambda: stack, engine, files, self.options.fuse)
+        source = self.source
+        left = passed_over(source) if isinstance(source, Path) and source.is_dir() else None
+        for note in [left, *result["notes"]] if left else result["notes"]:
             self.tell(note)
         slabs = [] if files.slabs is None else sorted(files.slabs.glob("slab_*.tif"))
-        self.record.write(wanted, result, [*self.results(files), *slabs], self.source)
+        self.record.write(wanted, result, [*self.results(files), *slabs], place_of(self.source))
 
     def tell(self, note: str) -> None:
         """Print a note on this stack, unless none are wanted."""
@@ -320,7 +414,7 @@ class BatchJob:
 
 
 def make_jobs(
-    options: BatchJobOptions, datasets: dict[str, list[Path]], targets: dict[str, Path]
+    options: BatchJobOptions, datasets: dict[str, list[StackSource]], targets: dict[str, Path]
 ) -> list[BatchJob]:
     """The jobs of all data sets in order."""
     weights = sha256(options.fuse.engine.model_path)
@@ -385,17 +479,48 @@ def write_summaries(jobs: Sequence[BatchJob]) -> None:
             write_report(target / "report.html", f"Fused: {target.resolve().name}", cards)
 
 
+def show_plan(
+    datasets: dict[str, list[StackSource]], targets: dict[str, Path], prefer: Prefer | None
+) -> int:
+    """Print the stacks and their frames; exit status 1 if one cannot be fused."""
+    status = 0
+    for name, stacks in datasets.items():
+        for stack in stacks:
+            try:
+                frames = list_frames(stack, prefer)
+            except StackError as error:
+                status = 1
+                print(f"failed: {stack}: {error}", file=sys.stderr)
+                continue
+            ends = f"{frames[0].name} to {frames[-1].name}"
+            print(f"{targets[name] / stack_name(stack)}: {len(frames)} frames, {ends}")
+    return status
+
+
 def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
     """Fuse the stacks of a data set."""
     batch, options = parse(get_parser(prog), argv, BatchOptions, BatchJobOptions)
     output, quiet = options.output, options.messages.quiet
     rank, world, _ = rank_and_world()
-    datasets = find_datasets(batch.stack_basedir_path)
+
+    def tell(sentence: str) -> None:
+        if rank == 0 and not quiet:
+            print(sentence, file=sys.stderr)
+
+    datasets = find_datasets(
+        batch.stack_basedir_path, batch.split, tell, options.fuse.reading.prefer_files
+    )
     targets = result_folders(batch.stack_basedir_path, datasets, output.output_dir)
+    if batch.dry_run:
+        return show_plan(datasets, targets, options.fuse.reading.prefer_files)
     engine = make_engine(options.fuse.engine, needing_weights(options.fuse, output.confidence))
+    for sentence in told_of_export(
+        options.fuse.engine.model_path, engine, options.fuse.engine.engine
+    ):
+        tell(f"note: {sentence}")
     jobs = make_jobs(options, datasets, targets)
     for job in () if output.overwrite else jobs:
-        job.record.check_source(job.source, "--output_dir")
+        job.record.check_source(place_of(job.source), "--output_dir")
     for target in targets.values():
         make_folder(target / "records")
     if world > 1:

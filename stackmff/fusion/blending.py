@@ -52,6 +52,8 @@ class Mixture:
         deep: give 16 bits even if the frames have 8.
         maps: also give the focus map and the confidence, which takes time and memory.
         pure: mix and nothing else, also if the engine goes beyond the mixture.
+        guide: (N, H, W, C') frames that are weighed in place of those that are mixed, such as
+            another channel of the same planes; None: the frames themselves.
     """
 
     use: Sequence[int] | None = None
@@ -60,6 +62,7 @@ class Mixture:
     deep: bool = False
     maps: bool = True
     pure: bool = False
+    guide: np.ndarray | None = None
 
     def frames_used(self, n_frames: int) -> list[int]:
         """The indices of the frames that take part, of `n_frames`."""
@@ -78,6 +81,7 @@ class Blend(Protocol):
     planes: int
     distinct: list[int]
     levels: Levels | None
+    guide: np.ndarray
 
     def run(self, engine: Engine, place: Place, used: Used) -> np.ndarray:
         """What the engine says of a tile; (planes, h', w') float32 of its used part."""
@@ -147,13 +151,14 @@ class WeightsBlend:
         self, frames: np.ndarray, mixture: Mixture, distinct: list[int] | None = None
     ) -> None:
         self.frames, self.mixture = frames, mixture
+        self.guide = frames if mixture.guide is None else mixture.guide
         use = mixture.frames_used(len(frames))
-        self.distinct = distinct_frames(frames, use) if distinct is None else distinct
+        self.distinct = distinct_frames(self.guide, use) if distinct is None else distinct
         count, channels = len(frames), frames.shape[3]
         # After the channels the expected frame and the largest weight.
         self.planes = channels + 2 * mixture.maps
         self.scale = _frame_scale(count)
-        self.levels = levels_of(frames)
+        self.levels = levels_of(self.guide)
         tilt = np.float32(mixture.tilt)
         self.factors = np.exp(tilt * np.linspace(0, 1, count, dtype=np.float32))
         self.fused = _empty(frames, mixture, confident=True)
@@ -161,10 +166,12 @@ class WeightsBlend:
     def run(self, engine: Engine, place: Place, used: Used) -> np.ndarray:
         """Fuse a tile; (planes, h', w') float32 of its used part."""
         tile = window(self.frames, *place, self.distinct)  # (N, h, w, C)
-        weights = weigh(engine, tile, self.levels, place[::2])  # (N, h, w)
+        guided = self.guide is not self.frames
+        seen = window(self.guide, *place, self.distinct) if guided else tile
+        weights = weigh(engine, seen, self.levels, place[::2])  # (N, h, w)
         colours = tile.shape[3] - (tile.shape[3] % 2 == 0)  # without alpha
         finished = None
-        if engine.goes_beyond and not self.mixture.pure:
+        if engine.goes_beyond and not self.mixture.pure and not guided:
             whole = slice(0, weights.shape[1]), slice(0, weights.shape[2])
             self.dampen(weights, tile, whole)
             self.settle(weights, place, whole)
@@ -306,6 +313,7 @@ class FrameWeights:
     def __init__(self, frames: np.ndarray, mixture: Mixture) -> None:
         self.blend = WeightsBlend(frames, mixture)
         self.distinct, self.levels = self.blend.distinct, self.blend.levels
+        self.guide = frames
         self.planes = len(self.distinct)
         self.weights = np.zeros(frames.shape[:3], np.float32)  # (N, H, W)
 
@@ -331,7 +339,7 @@ class LumaBlend:
     planes = 1
 
     def __init__(self, frames: np.ndarray, mixture: Mixture) -> None:
-        self.frames, self.mixture = frames, mixture
+        self.frames, self.mixture, self.guide = frames, mixture, frames
         self.distinct = mixture.frames_used(len(frames))  # the published network sees copies too
         self.scale = _frame_scale(len(frames))
         self.levels = levels_of(frames)

@@ -9,7 +9,15 @@ from pathlib import Path
 
 from stackmff.alignment.options import AlignmentFiles
 from stackmff.display.previews import preview_files
+from stackmff.errors import StackError
 from stackmff.files import make_folder
+from stackmff.fusion.engines import told_of_export
+from stackmff.fusion.hyperstack import (
+    check_hyperstack,
+    fuse_hyperstack,
+    hyperstack_at,
+    hyperstack_suffix,
+)
 from stackmff.fusion.options import (
     FuseOptions,
     MessageOptions,
@@ -17,8 +25,9 @@ from stackmff.fusion.options import (
     check_maps,
 )
 from stackmff.fusion.pipeline import Files, fuse_files, make_engine, read_for
-from stackmff.images.folders import clash, list_frames, stack_name
-from stackmff.images.formats import PICTURE_SUFFIXES, result_suffix, same_format
+from stackmff.images.folders import clash, list_frames, passed_over, stack_name
+from stackmff.images.formats import FORMATS, PICTURE_SUFFIXES, result_suffix, same_format
+from stackmff.images.hyperstacks import Hyperstack
 from stackmff.images.stack_files import FramePath
 from stackmff.options import Options, add_options, option, parse
 from stackmff.records import Record
@@ -171,6 +180,46 @@ def needing_weights(options: FuseOptions, confidence: object) -> Iterator[str]:
         yield "--confidence"
     if options.choices.prefer:
         yield "--prefer"
+    if options.reading.focus_from is not None:
+        yield "--focus_from"
+
+
+def own_files(wanted: OutputOptions, options: FuseOptions) -> str | None:
+    """An option, as on the command line, that makes or reads a file of one stack; None: none."""
+    alignment = wanted.alignment
+    asked = {
+        "--focus_map": wanted.focus_map,
+        "--confidence": wanted.confidence,
+        "--preview": wanted.preview,
+        "--retouch": wanted.retouch,
+        "--save_alignment": alignment.save_alignment,
+        "--use_alignment": alignment.use_alignment,
+        "--slab": options.choices.slab,
+    }
+    return next((name for name, value in asked.items() if value), None)
+
+
+def as_hyperstack(command: FuseCommand) -> Hyperstack | None:
+    """The hyperstack that is to be fused with its axes; None: the frames are one stack.
+
+    Raises:
+        StackError: an option is for one stack, and there are several; or for a hyperstack, and
+            there is none.
+    """
+    source = hyperstack_at(command.stack.stack_path)
+    asked = own_files(command.output, command.fuse)
+    if source is None and command.fuse.reading.focus_from is not None:
+        raise StackError(
+            f"--focus_from is for a hyperstack, and {command.stack.stack_path} has no channels: "
+            "remove it"
+        )
+    if source is None or asked is None:
+        return source
+    if source.kept:
+        raise StackError(
+            f"{asked} is for one stack, and {source.file} has {source.sizes}: remove {asked}"
+        )
+    return None
 
 
 def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
@@ -179,10 +228,19 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
     (command,) = parse(parser, argv, FuseCommand)
     stack_path, wanted, options = command.stack.stack_path, command.output, command.fuse
     messages = command.messages
-    paths = list_frames(stack_path)
-    output = choose_output(parser, stack_path, wanted.output, options.format.out_format, paths)
+    hyperstack = as_hyperstack(command)
+    if hyperstack is None:
+        paths = list_frames(stack_path, options.reading.prefer_files)
+    else:
+        paths = [*hyperstack.stack()]
+    out_format = options.format.out_format
+    if hyperstack is not None and wanted.output is None:
+        out_format = {value: key for key, value in FORMATS.items()}[hyperstack_suffix(options)]
+    output = choose_output(parser, stack_path, wanted.output, out_format, paths)
     files = choose_files(output, wanted, options.choices.slab is not None)
     check_places(parser, files, stack_path)
+    if hyperstack is not None:
+        check_hyperstack(hyperstack, output, options)
     # A name that the user gave is the user's own to replace.
     record = Record(output.parent, output.stem) if wanted.output is None else None
     if record is not None and not wanted.overwrite:
@@ -192,15 +250,24 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
     engine = make_engine(options.engine, needing_weights(options, wanted.confidence))
     for path in files.wanted():
         make_folder(path.parent)
-    read = partial(read_for, files.picture, paths, options)
     if record is not None:
         record.remove()
-    result = fuse_files(read, engine, files, options, shown=not messages.quiet)
+    if hyperstack is not None:
+        result = fuse_hyperstack(hyperstack, engine, output, options, shown=not messages.quiet)
+    else:
+        read = partial(read_for, files.picture, paths, options)
+        result = fuse_files(read, engine, files, options, shown=not messages.quiet)
     if record is not None:
         record.write({}, result, [files.picture], stack_path)
     if messages.quiet:
         return
-    for note in result["notes"]:
+    left = passed_over(stack_path) if stack_path.is_dir() else None
+    notes = told_of_export(options.engine.model_path, engine, options.engine.engine)
+    for note in [*notes, *([left] if left else []), *result["notes"]]:
         print(f"note: {note}", file=sys.stderr)
     size = f"{result['width']}x{result['height']}"
-    print(f"{files.picture}: {size}, {result['frames']} frames, {result['seconds']:.1f} s")
+    stacks = ""
+    if hyperstack is not None and hyperstack.kept:
+        stacks = f" in each of {hyperstack.times * hyperstack.channels} stacks"
+    frames = f"{result['frames']} frames{stacks}"
+    print(f"{files.picture}: {size}, {frames}, {result['seconds']:.1f} s")

@@ -529,6 +529,24 @@ def choose_engine(
     return torch_engine(model_path, device)
 
 
+def told_of_export(model_path: Path, engine: Engine, wanted: str) -> list[str]:
+    """A sentence if a checkpoint has an export that is not used because it is not its own.
+
+    Args:
+        model_path: of the checkpoint.
+        engine: that was chosen.
+        wanted: the option --engine.
+    """
+    path = Path(model_path).with_suffix(EXPORT_SUFFIX)
+    is_slow = isinstance(engine, TorchEngine) and engine.device.type == "cpu" and wanted == "auto"
+    if not is_slow or not path.is_file():
+        return []
+    return [
+        f"{path} is damaged or of other weights than {Path(model_path).name}, so torch runs the "
+        f"network, several times as slow: python -m tools.export --model_path {model_path}"
+    ]
+
+
 def engine_of_module(network: Any) -> TorchEngine:
     """The engine that runs a torch module of the caller's, on the device that it is on.
 

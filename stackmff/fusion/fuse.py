@@ -118,7 +118,7 @@ def run_tiles(
     places = [(row, column) for row in rows for column in columns]
     sides = [max(stop - start for start, stop in spans) for spans in (rows, columns)]
     # First the look at the whole, whose memory is free again when the tiles need theirs.
-    engine = engine.for_stack(frames, blend.distinct, blend.levels)
+    engine = engine.for_stack(blend.guide, blend.distinct, blend.levels)
     jobs = engine.prepare(len(blend.distinct), sides[0], sides[1], len(places))
 
     def run(place: tuple[tuple[int, int], tuple[int, int]]) -> tuple[int, int, np.ndarray]:
@@ -137,6 +137,7 @@ def run_tiles(
         _, high, wide = values.shape
         band[:, top - row[0] : top - row[0] + high, left : left + wide] += values
         release(frames)
+        release(blend.guide)
         if progress is not None:
             progress(done, len(places))
         if column != columns[-1]:

@@ -49,12 +49,25 @@ class MemoryOptions(Options):
 
 @dataclass(frozen=True)
 class ReadOptions(Options):
-    """Which files are taken for frames."""
+    """What is taken for a frame, and for its focus."""
 
     title = "reading"
 
     lenient: bool = option(
-        False, help="take JPEG files whose compressed data are damaged; a note names them"
+        False,
+        help="take files whose compressed data are damaged, and frames with parts that are flat, "
+        "grey or repeated; a note names them",
+    )
+    prefer_files: Literal["raw", "jpeg"] | None = option(
+        None,
+        help="which to take where a folder has the RAW and the JPEG (or HEIC, ...) of each shot, "
+        "also under the names of phones, .ORIGINAL.dng and .COVER.jpg (default: refuse it)",
+    )
+    focus_from: str | None = option(
+        None,
+        help="of a hyperstack: fuse all channels by the focus of this one, its name or its number "
+        "from 1 (default: each by its own)",
+        metavar="CHANNEL",
     )
 
 

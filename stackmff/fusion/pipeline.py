@@ -20,8 +20,10 @@ from stackmff.fusion.blending import Fused, Mixture
 from stackmff.fusion.engines import Engine, choose_engine
 from stackmff.fusion.focus_maps import smooth_map
 from stackmff.fusion.fuse import fuse_stack
+from stackmff.fusion.memory import keep_in_file
 from stackmff.fusion.options import ChoiceOptions, EngineOptions, FuseOptions
 from stackmff.fusion.retouch import apply_strokes, load_strokes
+from stackmff.images.disagreement import disagreeing_frames
 from stackmff.images.formats import loses, to_8_bits, write_picture
 from stackmff.images.frame_store import release
 from stackmff.images.levels import levels_of, told_levels
@@ -33,6 +35,8 @@ from stackmff.progress import ShowStage, stage
 
 CODED_GAMMA = 2.2  # coded values are about this root of the light
 TILT = 4.0  # of --prefer: where two frames share a pixel evenly, one gets 55 times the other's part
+
+ODD_PARTS = "parts are flat, grey or repeated where its neighbours are not, as of a damaged file"
 
 Area = tuple[int, int, int, int]  # (top, bottom, left, right), px
 Shown = bool | ShowStage
@@ -103,13 +107,12 @@ class Made:
 def read_for(output: Path, paths: Sequence[FramePath], options: FuseOptions) -> Stack:
     """Read the frames that are to be fused into the file `output`, in the order that --order asks
     for; see stack.read_stack."""
-    reference = find_reference(options.alignment.reference, [path.name for path in paths])
-    stack = read_stack(
+    stack = read_sound(
         paths,
+        options.alignment.reference,
+        options.reading.lenient,
         spill=Path(output).parent,
-        low_memory=options.memory.low_memory,
-        reference=reference,
-        lenient=options.reading.lenient,
+        low_memory=keep_in_file(paths, Path(output), options),
     )
     if options.alignment.order == "auto":
         put_in_order(stack)
@@ -191,6 +194,43 @@ def fuse_aligned(
     if options.choices.smooth and fused.focus_map is not None:
         fused = replace(fused, focus_map=_smoothed(fused, options.choices.smooth))
     return Made(fused, mixture, area, notes, found.order)
+
+
+def read_sound(
+    paths: Sequence[FramePath],
+    reference: str | None,
+    lenient: bool,
+    *,
+    spill: Path,
+    low_memory: bool,
+) -> Stack:
+    """Read a stack without frames that have damaged parts, see images/disagreement.py.
+
+    Args:
+        paths: of the frames.
+        reference: as of align.find_reference.
+        lenient: take damaged frames, and tell.
+        spill, low_memory: see frame_store.allocate.
+    Raises:
+        StackError: as read_stack and find_reference.
+    """
+
+    def read(chosen: Sequence[FramePath]) -> Stack:
+        index = find_reference(reference, [path.name for path in chosen])
+        return read_stack(
+            chosen, spill=spill, low_memory=low_memory, reference=index, lenient=lenient
+        )
+
+    stack = read(paths)
+    odd = disagreeing_frames(stack.frames)
+    names = ", ".join(stack.paths[k].name for k in odd)
+    if odd and lenient:
+        stack.notes.append(f"{names}: {ODD_PARTS}; taken as it is")
+    elif odd:
+        del stack  # frees its memory
+        stack = read([path for k, path in enumerate(paths) if k not in odd])
+        stack.notes.append(f"left out: {names}: {ODD_PARTS}; --lenient takes it")
+    return stack
 
 
 def fuse_read(

@@ -2,7 +2,7 @@
 
 import importlib
 import io
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import Image
@@ -69,6 +69,29 @@ def _exif_of_preview(raw: Any) -> bytes | None:
         return exif.removeprefix(b"Exif\0\0")
     except Exception:  # no preview, a preview of plain pixels, or one without EXIF
         return None
+
+
+def declared_heif(source: BinaryIO) -> tuple[int, int, int] | None:
+    """(width, height, bytes per pixel) that a HEIC file declares of its main picture.
+
+    Returns:
+        None if pillow-heif is not installed, or cannot open it.
+    """
+    try:
+        file = importlib.import_module("pillow_heif").open_heif(source, convert_hdr_to_8bit=False)
+    except Exception:  # reading the file reports it
+        return None
+    channels = 4 if file.has_alpha else 3
+    return *file.size, channels * (2 if file.info.get("bit_depth", 8) > 8 else 1)
+
+
+def exif_of_heif(source: BinaryIO) -> bytes:
+    """The EXIF block of a HEIC file; empty if it has none, or pillow-heif is not installed."""
+    try:
+        block = importlib.import_module("pillow_heif").open_heif(source).info.get("exif")
+    except Exception:  # reading the file reports it
+        return b""
+    return bytes(block or b"").removeprefix(b"Exif\0\0")
 
 
 def read_heif(data: bytes, path: object) -> tuple[np.ndarray, Metadata]:

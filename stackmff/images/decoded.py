@@ -30,7 +30,7 @@ class Decoded:
 class Embedded(Protocol):
     """A picture inside another file: a page of a TIFF, a frame of a video, a member of a tar."""
 
-    def decode(self, orientation: int | None = None) -> Decoded:
+    def decode(self, orientation: int | None = None, lenient: bool = False) -> Decoded:
         """Arguments, result and errors as of formats.decode."""
         ...
 

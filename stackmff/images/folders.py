@@ -1,12 +1,22 @@
 """Which files of a folder are the frames of which stack."""
 
 import os
+import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Literal
 
 from stackmff.errors import StackError
 from stackmff.files import natural_key
+from stackmff.images.camera_files import RAW_SUFFIXES
 from stackmff.images.formats import READ_SUFFIXES, decode
+from stackmff.images.groups import (
+    FrameGroup,
+    StackSource,
+    pairs_in_folders,
+    pairs_in_names,
+)
 from stackmff.images.stack_files import (
     TIFF_SUFFIXES,
     VIDEO_SUFFIXES,
@@ -15,20 +25,30 @@ from stackmff.images.stack_files import (
     frames_in_file,
 )
 
+Prefer = Literal["raw", "jpeg"]
+
 ANSWER_FOLDER = "AiF"  # of a data set
 STACK_FOLDERS = ("dof_stack", "image stack", "stacks")  # of a data set; each contains the stacks
 NEVER_STACKS = ("aif", "depth", "disparity")  # names of folders; a picture so named is not a frame
+# Endings of names that phones give to the JPEG and the RAW of one shot.
+PHONE = re.compile(r"(\.RAW-\d+)?\.(COVER|ORIGINAL|MAIN)$", re.IGNORECASE)
+LOOK_LIKE_PICTURES = (
+    ".gif", ".psd", ".jp2", ".j2k", ".jpx", ".exr", ".hdr", ".tga", ".pcx", ".ppm", ".pgm", ".pbm",
+    ".pfm", ".svg", ".eps", ".xcf", ".heics", ".dcm", ".fits", ".czi", ".lif", ".nd2", ".oib",
+    ".oif", ".lsm", ".svs", ".vsi", ".ims", ".mrw", ".srf", ".sr2", ".kdc", ".dcr", ".erf", ".mef",
+    ".mos", ".crw", ".fff", ".gpr", ".jpe", ".jfif", ".jps", ".mpo",
+)  # fmt: skip
 SYSTEM_FOLDERS = ("lost+found", "system volume information", "$recycle.bin")  # of a whole disk
 
 
-def find_stacks(folder: str | Path) -> dict[str, Path]:
+def find_stacks(folder: str | Path) -> dict[str, StackSource]:
     """The stacks of a data set.
 
     Args:
         folder: its stacks are its sub-folders that contain pictures, multi-page TIFFs and videos;
             or those in one of STACK_FOLDERS below it.
     Returns:
-        {name: path}, folders first, each in natural order.
+        {name: stack}, as of `stacks_in`.
     Raises:
         StackError: there is none, or two have the same name.
     """
@@ -49,33 +69,44 @@ def stack_root(folder: str | Path) -> Path | None:
     return found[0] if found else None
 
 
-def stacks_in(folder: str | Path, folders: Iterable[Path] | None = None) -> list[Path]:
+def stacks_in(folder: str | Path, folders: Iterable[Path] | None = None) -> list[StackSource]:
     """The stacks in a folder: sub-folders that contain pictures, and stacks that are one file.
+
+    In sets of pairs, see groups.py, the stacks are groups of files.
 
     Args:
         folder: to search.
         folders: the sub-folders to consider; None: all.
     Returns:
-        List of paths, folders first, each in natural order; may be empty. What cannot be read is
-        included, so that reading it reports why.
+        List, folders first, each in natural order; may be empty. What cannot be read is included,
+        so that reading it reports why.
     Raises:
         StackError: two have the same name, and would have the same result.
     """
     folders = list_folders(folder) if folders is None else folders
-    stacks = [path for path in folders if _may_hold_pictures(path)] + list_stack_files(folder)
-    names: dict[str, Path] = {}
-    for path in stacks:
-        if (other := names.setdefault(stack_name(path), path)) != path:
-            raise StackError(f"{path} and {other.name} have the same name: rename one of them")
+    found = {path: _pictures_or_none(path) for path in folders}
+    readable = {path: pictures for path, pictures in found.items() if pictures}
+    pairs, taken = pairs_in_folders(readable)
+    stacks: list[StackSource] = [*pairs]
+    for path, pictures in found.items():
+        if path not in taken and pictures != []:
+            stacks += pairs_in_names(pictures or []) or [path]
+    stacks += pairs_in_names(list_pictures(folder))
+    stacks += list_stack_files(folder)
+    names: dict[str, StackSource] = {}
+    for stack in stacks:
+        if (other := names.setdefault(stack_name(stack), stack)) != stack:
+            name = other.name
+            raise StackError(f"{stack} and {name} have the same name: rename one of them")
     return stacks
 
 
-def _may_hold_pictures(folder: Path) -> bool:
-    """Whether a folder contains pictures; True if it cannot be read."""
+def _pictures_or_none(folder: Path) -> list[Path] | None:
+    """The pictures in a folder; None if it cannot be read."""
     try:
-        return bool(list_pictures(folder))
+        return list_pictures(folder)
     except StackError:
-        return True
+        return None
 
 
 def list_folders(folder: str | Path) -> list[Path]:
@@ -164,22 +195,24 @@ def frames_in(folder: str | Path) -> list[Path]:
     return [path for path in list_pictures(folder) if path.stem.casefold() not in NEVER_STACKS]
 
 
-def list_frames(path: str | Path) -> list[FramePath]:
+def list_frames(path: str | StackSource, prefer: Prefer | None = None) -> list[FramePath]:
     """The frames of a stack, at least two of them.
 
     Args:
-        path: a folder: the frames are `frames_in` it, or the pages of the only file there if that
-            is a multi-page TIFF. Or such a TIFF, or a video.
+        path: a group of files; or a folder: the frames are `frames_in` it, or the pages of the only
+            file there if that is a multi-page TIFF. Or such a TIFF, or a video.
+        prefer: see `one_a_shot`.
     Raises:
-        StackError: `path` is neither, cannot be read, contains fewer than two frames, or a frame
-            in two formats.
+        StackError: `path` is neither, cannot be read, contains fewer than two frames, or a shot in
+            two formats and `prefer` does not say which.
     """
     frames: list[FramePath]
+    if isinstance(path, FrameGroup):
+        return [*path.paths]
     if Path(path).is_file():
         frames = [*frames_in_file(path)]
     else:
-        files = frames_in(path)
-        by_stem(files)  # a camera's RAW and JPEG are one frame
+        files = one_a_shot(frames_in(path), prefer)
         frames = [*files]
         if len(files) == 1 and files[0].suffix.lower() in TIFF_SUFFIXES:
             frames = [*frames_in_file(files[0])]
@@ -195,6 +228,51 @@ def list_frames(path: str | Path) -> list[FramePath]:
     return frames
 
 
+def one_a_shot(files: Sequence[Path], prefer: Prefer | None) -> list[Path]:
+    """The pictures of a stack, one of each shot: a camera may write a RAW and a JPEG of it.
+
+    Args:
+        files: in their order.
+        prefer: which of the two is the frame; None: there must be but one.
+    Raises:
+        StackError: there are two of a shot, and `prefer` does not say which.
+    """
+    shots: dict[str, list[Path]] = {}
+    for path in files:
+        shots.setdefault(PHONE.sub("", path.stem), []).append(path)
+    out = []
+    for found in shots.values():
+        if len(found) > 1 and prefer is not None:
+            wanted = [p for p in found if (p.suffix.lower() in RAW_SUFFIXES) == (prefer == "raw")]
+            found = wanted or found
+        if len(found) > 1:
+            advice = "choose with --prefer_files raw or jpeg, or move one of them elsewhere"
+            kinds = {path.suffix.lower() in RAW_SUFFIXES for path in found}
+            raise StackError(
+                f"{found[1]} and {found[0].name} have the same name: "
+                + (advice if len(kinds) == 2 else "move one of them elsewhere")
+            )
+        out += found
+    return out
+
+
+def passed_over(folder: str | Path) -> str | None:
+    """A sentence on files in a folder that look like pictures and are none here; None: none do."""
+    kinds = Counter(
+        path.suffix.lower()
+        for path in _inside(folder)
+        if path.suffix.lower() in (*LOOK_LIKE_PICTURES, *VIDEO_SUFFIXES)
+        and not path.name.startswith(".")
+        and path.is_file()
+    )
+    if not kinds:
+        return None
+    total = sum(kinds.values())
+    listed = ", ".join(f"{count} {suffix}" for suffix, count in sorted(kinds.items()))
+    are = "file that looks like a picture is" if total == 1 else "files that look like pictures are"
+    return f"{total} {are} passed over ({listed}): export them as PNG or TIFF if they are frames"
+
+
 def list_answers(folder: str | Path) -> dict[str, Path]:
     """The all-in-focus answers in a folder.
 
@@ -208,8 +286,11 @@ def list_answers(folder: str | Path) -> dict[str, Path]:
     """
     pictures = list_pictures(folder)
     if pictures:
-        return by_stem(pictures)
-    answers: dict[str, Path] = {}
+        answers = by_stem(pictures)
+        if all(name.endswith("_F") for name in answers):  # of Real-MFF, whose frames end in _A, _B
+            answers = {name.removesuffix("_F"): path for name, path in answers.items()}
+        return answers
+    answers = {}
     for stack in list_folders(folder):
         found = [path for path in list_pictures(stack) if path.stem.casefold() == "aif"]
         if len(found) > 1:
@@ -235,8 +316,10 @@ def by_stem(paths: Sequence[Path]) -> dict[str, Path]:
     return found
 
 
-def stack_name(path: str | Path) -> str:
-    """The name of a stack: of its folder, or of its file without the suffix."""
+def stack_name(path: str | StackSource) -> str:
+    """The name of a stack: of its folder or group, or of its file without the suffix."""
+    if isinstance(path, FrameGroup):
+        return path.name
     path = Path(path).resolve()
     return path.stem if path.is_file() else path.name
 

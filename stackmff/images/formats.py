@@ -11,14 +11,23 @@ import struct
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import cv2
 import numpy as np
 from PIL import Image, ImageCms, PngImagePlugin
 
 from stackmff.errors import StackError, in_one_sentence
-from stackmff.files import read_bytes, write_bytes
+from stackmff.files import atomic_path, read_bytes
+from stackmff.images.avif_jxl import (
+    AVIF_SUFFIX,
+    JXL_STARTS,
+    JXL_SUFFIX,
+    as_srgb,
+    is_avif,
+    read_avif,
+    read_jxl,
+)
 from stackmff.images.camera_files import (
     HEIF_STARTS,
     HEIF_SUFFIXES,
@@ -27,18 +36,35 @@ from stackmff.images.camera_files import (
     read_raw,
 )
 from stackmff.images.colour import cmyk_to_rgb
+from stackmff.images.damage import damage_in_heif, damage_in_webp, refused_or_told
 from stackmff.images.decoded import CMYK_NOTE, Decoded, Embedded, upright
+from stackmff.images.headers import declared_by
+from stackmff.images.iptc import iptc_of_jpeg, xmp_of_iptc
 from stackmff.images.jpeg import JPEG_START, damage_in
-from stackmff.images.metadata import Metadata, metadata_for, orientation_of
+from stackmff.images.metadata import (
+    Metadata,
+    metadata_for,
+    orientation_of,
+    resolution_of,
+    with_resolution,
+)
+from stackmff.images.png import (
+    PNG_GREY_ALPHA,
+    PNG_HEADER,
+    PNG_START,
+    STRIP,
+    png_by_strips,
+    png_is_whole,
+    png_resolution,
+    resolution_chunk,
+)
 from stackmff.images.stack_files import TIFF_SUFFIXES, FramePath
 from stackmff.images.tiff import TIFF_STARTS, decode_tiff, encode_tiff, lost_in_tiff
 
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp")  # read and written
-READ_SUFFIXES = (*PICTURE_SUFFIXES, *HEIF_SUFFIXES, *RAW_SUFFIXES)
+READ_SUFFIXES = (*PICTURE_SUFFIXES, *HEIF_SUFFIXES, AVIF_SUFFIX, JXL_SUFFIX, *RAW_SUFFIXES)
 FORMATS = {"png": ".png", "jpg": ".jpg", "tif": ".tif", "bmp": ".bmp", "webp": ".webp"}
-PNG_START = b"\x89PNG\r\n\x1a\n"
-PNG_HEADER = 33  # bytes: the start and the chunk IHDR
-PNG_GREY_ALPHA = 4  # colour type, byte 25 of the file
+LARGE = 2**28  # bytes of a picture of which no copy is made to write it
 XMP_IN_JPEG = b"http://ns.adobe.com/xap/1.0/\0"
 BLOCK_NAMES = {"exif": "the EXIF block", "xmp": "the XMP packet", "profile": "the colour profile"}
 
@@ -52,7 +78,7 @@ def decode(
         path: a JPEG, PNG, TIFF, BMP, WebP, HEIC or RAW file; the content decides, not the suffix,
             except for RAW. Or a picture inside a file.
         orientation: EXIF orientation to use in place of the file's own.
-        lenient: take a JPEG whose compressed data are damaged, with a note.
+        lenient: take a file whose compressed data are damaged, with a note.
     Returns:
         Decoded. Palettes are looked up, 1-bit pictures become 0 and 255, 8-bit CMYK becomes RGB
         (by its profile if it has one), 10 and 12 bits of HEIC become 16. RAW is developed to
@@ -64,8 +90,22 @@ def decode(
     """
     if not isinstance(path, (str, Path)):
         with in_one_sentence(path):
-            return path.decode(orientation)
+            return path.decode(orientation, lenient)
+    if _is_tiff(path):  # it is decoded from the file, which need not be in memory
+        with in_one_sentence(path), open(path, "rb") as source:
+            return upright(decode_tiff(source, path, lenient=lenient), orientation)
     return decode_bytes(read_bytes(path), path, orientation, lenient)
+
+
+def _is_tiff(path: str | Path) -> bool:
+    """Whether a file is to be decoded as a TIFF; False if it cannot be read, which is reported."""
+    if Path(path).suffix.lower() in RAW_SUFFIXES:
+        return False
+    try:
+        with open(path, "rb") as source:
+            return source.read(4) in TIFF_STARTS
+    except OSError:
+        return False
 
 
 def decode_bytes(
@@ -82,9 +122,16 @@ def decode_bytes(
         if Path(str(path)).suffix.lower() in RAW_SUFFIXES:
             decoded = Decoded(*read_raw(data, path))
         elif data.startswith(TIFF_STARTS):
-            decoded = decode_tiff(io.BytesIO(data), path)
+            decoded = decode_tiff(io.BytesIO(data), path, lenient=lenient)
+        elif is_avif(data):
+            decoded = read_avif(data, path, lenient)
         elif data[4:12] in HEIF_STARTS:
-            decoded = Decoded(*read_heif(data, path))
+            note = refused_or_told(path, damage_in_heif(data), lenient)
+            picture, metadata = read_heif(data, path)
+            picture, profile, note = as_srgb(data, picture, metadata.profile, note)
+            decoded = Decoded(picture, replace(metadata, profile=profile), note=note)
+        elif data.startswith(JXL_STARTS):
+            decoded = read_jxl(data, path)
         else:
             decoded = _decode_opencv(data, path, lenient)
         return upright(decoded, orientation)
@@ -100,8 +147,11 @@ def _decode_opencv(data: bytes, path: object, lenient: bool) -> Decoded:
     damaged = StackError(
         f"{path} is not a picture, is cut short or damaged: export or copy it again"
     )
-    if data.startswith(PNG_START) and not _png_is_whole(data):
+    if data.startswith(PNG_START) and not png_is_whole(data):
         raise damaged  # checked here, because libpng would print a line of its own
+    header = declared_by(data)
+    if header is not None and len(data) < header.least_bytes:
+        raise damaged  # before memory for all that it declares is taken
     # A damaged file is reported by the StackError alone, without OpenCV's own lines.
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     try:
@@ -112,12 +162,12 @@ def _decode_opencv(data: bytes, path: object, lenient: bool) -> Decoded:
         raise damaged from error
     if picture is None:
         raise damaged
-    damage = damage_in(data) if data.startswith(JPEG_START) else None
-    if damage and not lenient:
-        raise StackError(
-            f"{path} is damaged ({damage}): copy it again, or take it as it is with --lenient of "
-            "predict.py and predict_dataset.py"
-        )
+    damage = None
+    if data.startswith(JPEG_START):
+        damage = damage_in(data)
+    elif data.startswith(b"RIFF"):
+        damage = damage_in_webp(data)
+    note = refused_or_told(path, damage, lenient)
     if _is_animation(data):
         raise StackError(f"{path} is an animation: save each picture as a separate file")
     if picture.dtype not in (np.uint8, np.uint16):
@@ -125,35 +175,29 @@ def _decode_opencv(data: bytes, path: object, lenient: bool) -> Decoded:
     blocks = {kind: chunk.tobytes() for kind, chunk in zip(kinds, chunks)}
     exif = blocks.get(cv2.IMAGE_METADATA_EXIF)
     xmp = blocks.get(cv2.IMAGE_METADATA_XMP, b"").removeprefix(XMP_IN_JPEG)
-    profile, note = blocks.get(cv2.IMAGE_METADATA_ICCP), None
+    profile = blocks.get(cv2.IMAGE_METADATA_ICCP)
     picture = _from_bgr(picture, data)
     if profile is not None and profile[16:20] == b"CMYK":  # OpenCV converts without the profile
-        picture, profile, note = _jpeg_by_profile(data, picture, profile), None, CMYK_NOTE
-    if damage:
-        note = f"it is damaged ({damage}) and was taken as it is"
-    return Decoded(picture, Metadata(exif, xmp or None, profile), orientation_of(exif), note)
+        picture, profile = _jpeg_by_profile(data, picture, profile), None
+        note = note or CMYK_NOTE
+    orientation = orientation_of(exif)
+    if data.startswith(PNG_START) and (per_metre := png_resolution(data)) is not None:
+        exif = with_resolution(exif, per_metre)
+    if not xmp and data.startswith(JPEG_START):
+        xmp = xmp_of_iptc(iptc_of_jpeg(data)) or b""
+    return Decoded(picture, Metadata(exif, xmp or None, profile), orientation, note)
 
 
 def _from_bgr(picture: np.ndarray, data: bytes) -> np.ndarray:
     """OpenCV's picture, (H, W) or (H, W, C), in the program's order of channels."""
     if picture.ndim == 2:
         return picture[..., None]  # (H, W, 1)
-    if picture.shape[2] == 3:
-        return cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
     if data.startswith(PNG_START) and data[25] == PNG_GREY_ALPHA:
         return picture[..., [0, 3]]
-    return cv2.cvtColor(picture, cv2.COLOR_BGRA2RGBA)
-
-
-def _png_is_whole(data: bytes) -> bool:
-    """Whether the chunks of a PNG are complete up to its end mark."""
-    position = len(PNG_START)
-    while position + 12 <= len(data):
-        length, kind = struct.unpack_from(">I4s", data, position)
-        position += 12 + length
-        if kind == b"IEND":
-            return position <= len(data)
-    return False
+    code = cv2.COLOR_BGR2RGB if picture.shape[2] == 3 else cv2.COLOR_BGRA2RGBA
+    for top in range(0, len(picture), STRIP):  # in place, for a second one may be too large
+        picture[top : top + STRIP] = cv2.cvtColor(picture[top : top + STRIP], code)
+    return picture
 
 
 def _is_animation(data: bytes) -> bool:
@@ -198,7 +242,10 @@ def to_8_bits(picture: np.ndarray) -> np.ndarray:
     """
     if picture.dtype == np.uint8:
         return picture
-    return ((picture.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    out = np.empty(picture.shape, np.uint8)
+    for top in range(0, len(picture), STRIP):
+        out[top : top + STRIP] = (picture[top : top + STRIP].astype(np.uint32) + 128) // 257
+    return out
 
 
 def suffix_like(path: FramePath) -> str:
@@ -257,14 +304,14 @@ def write_picture(
     picture = picture.reshape(*picture.shape[:2], -1)  # (H, W, C)
     metadata, notes = metadata_for(metadata, picture)
     metadata, unfit = _that_fits(suffix, metadata, picture.shape[2])
-    try:
-        data = _encode(suffix, picture, metadata, quality)
-    except (cv2.error, ValueError, OSError, struct.error) as error:
-        height, width = picture.shape[:2]
-        raise StackError(
-            f"{path}: {width}x{height} cannot be encoded ({error}): use PNG or TIFF"
-        ) from error
-    write_bytes(path, data, durable)
+    height, width = picture.shape[:2]
+    with atomic_path(path, durable) as temporary, open(temporary, "w+b") as file:
+        try:
+            _encode(suffix, picture, metadata, file, quality)
+        except (cv2.error, ValueError, struct.error) as error:
+            raise StackError(
+                f"{path}: {width}x{height} cannot be encoded ({error}): use PNG or TIFF"
+            ) from error
     return notes + unfit
 
 
@@ -291,58 +338,76 @@ def _that_fits(suffix: str, metadata: Metadata, channels: int) -> tuple[Metadata
 def _is_taken(suffix: str, metadata: Metadata, channels: int) -> bool:
     """Whether a picture of one pixel can be written with these metadata."""
     try:
-        _encode(suffix, np.zeros((1, 1, channels), np.uint8), metadata)
+        _encode(suffix, np.zeros((1, 1, channels), np.uint8), metadata, io.BytesIO())
     except Exception:  # each library raises classes of its own
         return False
     return suffix != ".bmp"
 
 
 def _encode(
-    suffix: str, picture: np.ndarray, metadata: Metadata, quality: int | None = None
-) -> bytes:
-    """The content of a picture file.
+    suffix: str,
+    picture: np.ndarray,
+    metadata: Metadata,
+    file: BinaryIO,
+    quality: int | None = None,
+) -> None:
+    """Write the content of a picture file.
 
     Args:
         suffix: of PICTURE_SUFFIXES, in lower case.
         picture: (H, W, C).
         metadata: corrected for the picture.
+        file: open for reading and writing, empty.
         quality: as of `write_picture`.
     """
-    if suffix == ".png":
-        return _encode_png(picture, metadata)
     if suffix in TIFF_SUFFIXES:
-        return encode_tiff(picture, metadata)
-    return _encode_8_bit(suffix, picture, metadata, quality)
+        encode_tiff(picture, metadata, file)
+    elif suffix != ".png":
+        file.write(_encode_8_bit(suffix, picture, metadata, quality))
+    elif picture.nbytes > LARGE:
+        file.writelines(png_by_strips(picture, _png_chunks(metadata, picture.shape[2])))
+    else:
+        data = _encode_png(picture)
+        file.write(data[:PNG_HEADER])
+        file.write(_png_chunks(metadata, picture.shape[2]))
+        file.write(data[PNG_HEADER:])
 
 
-def _encode_png(picture: np.ndarray, metadata: Metadata) -> bytes:
-    """A PNG file."""
+def _encode_png(picture: np.ndarray) -> memoryview:
+    """A PNG file without metadata."""
     if picture.shape[2] == 2:  # the only kind that OpenCV cannot encode
         from imagecodecs import png_encode
 
-        data = bytes(png_encode(np.ascontiguousarray(picture)))
-    else:
-        codes = {3: cv2.COLOR_RGB2BGR, 4: cv2.COLOR_RGBA2BGRA}
-        code = codes.get(picture.shape[2])
-        bgr = picture if code is None else cv2.cvtColor(picture, code)
-        data = cv2.imencode(".png", bgr)[1].tobytes()
+        return memoryview(bytes(png_encode(np.ascontiguousarray(picture))))
+    codes = {3: cv2.COLOR_RGB2BGR, 4: cv2.COLOR_RGBA2BGRA}
+    code = codes.get(picture.shape[2])
+    bgr = picture if code is None else cv2.cvtColor(picture, code)
+    return cv2.imencode(".png", bgr)[1].data
+
+
+def _png_chunks(metadata: Metadata, channels: int) -> bytes:
+    """The chunks of a PNG file that hold its metadata, which follow its header.
+
+    They are taken from a picture of one pixel that Pillow writes: OpenCV writes no file if libpng
+    rejects the profile, Pillow has no 16-bit colour.
+    """
     if metadata == Metadata():
-        return data
-    # The metadata chunks are taken from a picture of one pixel that Pillow writes, and go behind
-    # the header: OpenCV writes no file if libpng rejects the profile, Pillow has no 16-bit colour.
+        return b""
     info = PngImagePlugin.PngInfo()
     if metadata.xmp:
         info.add_itxt("XML:com.adobe.xmp", metadata.xmp.decode())
     buffer = io.BytesIO()
-    pixel = Image.new("L" if picture.shape[2] <= 2 else "RGB", (1, 1))
+    pixel = Image.new("L" if channels <= 2 else "RGB", (1, 1))
     pixel.save(buffer, "PNG", pnginfo=info, **_for_pillow(replace(metadata, xmp=None)))
-    chunks = buffer.getvalue()
-    return data[:PNG_HEADER] + chunks[PNG_HEADER : chunks.rindex(b"IDAT") - 4] + data[PNG_HEADER:]
+    written = buffer.getvalue()
+    chunks = written[PNG_HEADER : written.rindex(b"IDAT") - 4]
+    per_metre = resolution_of(metadata.exif)
+    return chunks if per_metre is None else chunks + resolution_chunk(per_metre)
 
 
 def _encode_8_bit(
     suffix: str, picture: np.ndarray, metadata: Metadata, quality: int | None
-) -> bytes:
+) -> memoryview:
     """A JPEG, BMP or WebP file."""
     picture = to_8_bits(picture)
     if suffix != ".webp" and picture.shape[2] in (2, 4):
@@ -352,16 +417,19 @@ def _encode_8_bit(
         metadata = replace(metadata, profile=None)
     carried = _for_pillow(metadata)
     buffer = io.BytesIO()
-    if suffix == ".bmp":
-        image.save(buffer, "BMP")
-    elif suffix == ".webp" and quality is not None:
-        image.save(buffer, "WEBP", quality=quality, method=4, **carried)
-    elif suffix == ".webp":
-        # More effort takes up to fifteen times as long, and the file is no smaller.
-        image.save(buffer, "WEBP", lossless=True, exact=True, quality=0, method=4, **carried)
-    else:
-        image.save(buffer, "JPEG", quality=quality or 95, subsampling=0, **carried)
-    return buffer.getvalue()
+    try:
+        if suffix == ".bmp":
+            image.save(buffer, "BMP")
+        elif suffix == ".webp" and quality is not None:
+            image.save(buffer, "WEBP", quality=quality, method=4, **carried)
+        elif suffix == ".webp":
+            # More effort takes up to fifteen times as long, and the file is no smaller.
+            image.save(buffer, "WEBP", lossless=True, exact=True, quality=0, method=4, **carried)
+        else:
+            image.save(buffer, "JPEG", quality=quality or 95, subsampling=0, **carried)
+    except OSError as error:  # Pillow's own, for there is no file yet
+        raise ValueError(str(error)) from error
+    return buffer.getbuffer()
 
 
 def _for_pillow(metadata: Metadata) -> dict[str, Any]:

@@ -55,6 +55,15 @@ class Scan:
         return all(ac is None or ac in END_OF_BLOCKS for _, ac in self.symbols)
 
 
+def segments(data: bytes) -> Iterator[tuple[int, int, int]]:
+    """(marker, start of the content, end) of the segments of a JPEG before its first scan."""
+    place = 2
+    while (match := MARKER.match(data, place)) and match[1][0] not in (START_OF_SCAN, END):
+        start = match.end()
+        place = start + int.from_bytes(data[start : start + 2], "big")
+        yield match[1][0], start + 2, place
+
+
 def damage_in(data: bytes) -> str | None:
     """What is damaged in a JPEG, in a few words; None if nothing was found.
 

@@ -11,6 +11,7 @@ import struct
 import warnings
 from collections.abc import Set
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -20,6 +21,9 @@ from stackmff.images.xmp import xmp_for
 
 ORIENTATION, EXIF_IFD, GPS_IFD = 0x0112, 0x8769, 0x8825
 DESCRIPTION = 0x010E
+RESOLUTIONS, RESOLUTION_UNIT = (0x011A, 0x011B), 0x0128  # along x and y
+INCH, CENTIMETRE = 2, 3  # units
+TIME, PARTS_OF_SECOND, DISTANCE = 0x9003, 0x9291, 0x9206  # of the EXIF IFD
 # Keys of ImageJ's description that say how the planes of a file belong together.
 OF_PLANES = {
     b"images", b"slices", b"channels", b"frames", b"hyperstack", b"mode", b"loop", b"spacing",
@@ -81,6 +85,81 @@ def orientation_of(block: bytes | None) -> int:
     except DAMAGED:
         return 1  # damaged metadata do not make an intact picture unreadable
     return orientation if orientation in range(1, 9) else 1
+
+
+@dataclass(frozen=True)
+class Taken:
+    """When a photograph was taken, and how far it is focused; None: it does not say."""
+
+    time: datetime | None = None
+    distance: float | None = None  # m
+
+
+def taken_by(source: BinaryIO) -> Taken:
+    """When and how a photograph was taken, by its EXIF block.
+
+    Args:
+        source: the block, or an open file that is based on TIFF.
+    """
+    try:
+        head = source.read(8)
+        first = _loaded(source, head, None, {EXIF_IFD})
+        inner = _loaded(source, head, first[EXIF_IFD], {TIME, PARTS_OF_SECOND, DISTANCE}, EXIF_IFD)
+    except DAMAGED:
+        return Taken()
+    time, distance = None, None
+    with contextlib.suppress(*DAMAGED):
+        parts = str(inner.get(PARTS_OF_SECOND, "")).strip(" \0")
+        second = float(f"0.{parts}") if parts.isdecimal() else 0.0
+        time = datetime.strptime(str(inner[TIME]).strip(" \0"), "%Y:%m:%d %H:%M:%S")
+        time += timedelta(seconds=second)
+    with contextlib.suppress(*DAMAGED):
+        value = float(inner[DISTANCE])
+        distance = value if 0 < value < float("inf") else None
+    return Taken(time, distance)
+
+
+def with_resolution(exif: bytes | None, per_metre: tuple[int, int]) -> bytes:
+    """An EXIF block that gives the resolution that a PNG has, if it has none of its own.
+
+    Args:
+        exif: the block, or None.
+        per_metre: pixels per metre along x and y.
+    """
+    first, inner = Directory(HEADS["little"]), dict[int, Directory]()
+    if exif is not None:
+        try:
+            source, head = io.BytesIO(exif), exif[:8]
+            first = _copy(_loaded(source, head, None, CARRIED | {ORIENTATION}), "little")
+            for tag in (EXIF_IFD, GPS_IFD):
+                with contextlib.suppress(*DAMAGED):
+                    inner[tag] = _copy(_loaded(source, head, first[tag], ALL, tag), "little", tag)
+            if RESOLUTIONS[0] in first:
+                return exif
+        except DAMAGED:
+            return exif
+    for tag, value in zip(RESOLUTIONS, per_metre, strict=True):
+        first.tagtype[tag] = TiffTags.RATIONAL
+        first[tag] = TiffImagePlugin.IFDRational(value, 100)
+    first.tagtype[RESOLUTION_UNIT], first[RESOLUTION_UNIT] = TiffTags.SHORT, CENTIMETRE
+    return HEADS["little"] + _together(first, inner)
+
+
+def resolution_of(exif: bytes | None) -> tuple[int, int] | None:
+    """Pixels per metre along x and y by an EXIF block; None if it does not say.
+
+    What cameras write for want of a size, 72 per inch, counts as none.
+    """
+    try:
+        first = _loaded(io.BytesIO(exif or b""), (exif or b"")[:8], None)
+        unit = {INCH: 1 / 0.0254, CENTIMETRE: 100.0}[first.get(RESOLUTION_UNIT, INCH)]
+        values = [float(first[tag]) for tag in RESOLUTIONS]
+        if values == [72, 72] and first.get(RESOLUTION_UNIT, INCH) == INCH:
+            return None
+        across, down = (round(value * unit) for value in values)
+    except DAMAGED:
+        return None
+    return (across, down) if min(across, down) > 0 and max(across, down) < 2**31 else None
 
 
 def metadata_for(metadata: Metadata | None, picture: np.ndarray) -> tuple[Metadata, list[str]]:

@@ -15,10 +15,12 @@ from stackmff.images.colour import luma
 from stackmff.images.decoded import Decoded
 from stackmff.images.formats import decode
 from stackmff.images.frame_store import allocate, put
+from stackmff.images.headers import declared
 from stackmff.images.metadata import Metadata
 from stackmff.images.stack_files import FramePath, Page, VideoFrame
 from stackmff.processes import Progress
 
+LARGE = 2**28  # bytes of frames decoded at a time, beyond which --low_memory takes one
 CHANNEL_NAMES = {1: "grey", 2: "grey with alpha", 3: "colour", 4: "colour with alpha"}
 
 
@@ -110,13 +112,13 @@ def read_stack(
     """
     files: list[FramePath] = [path if isinstance(path, Page) else Path(path) for path in paths]
     reference = len(files) // 2 if reference is None else reference
-    if isinstance(files[0], VideoFrame):
+    largest = check_declared(files)
+    if isinstance(files[0], VideoFrame) or (low_memory and threads * largest > LARGE):
         threads = 1
     reader = _Reader(files, reference, threads, progress, lenient)
 
     def read_as(kind: Kind) -> tuple[np.ndarray, list[_Read]]:
-        height, width, _ = reader.first.picture.shape
-        shape = len(files), height, width, kind.channels
+        shape = len(files), *reader.first.size, kind.channels
         try:
             frames = allocate(shape, kind.dtype, spill=spill, low_memory=low_memory, store=store)
         except MemoryError as error:
@@ -127,7 +129,7 @@ def read_stack(
         return frames, reader.read_into(frames, kind)
 
     # The kinds of the others are known once they are read, so that most stacks are read only once.
-    kind = kind_of(reader.first.picture)
+    kind = reader.first.kind
     frames, read = read_as(kind)
     _check_sizes(files, read)
     common = common_kind([frame.kind for frame in read])
@@ -139,6 +141,30 @@ def read_stack(
     return Stack(frames, files, reader.first.metadata, notes, metadata)
 
 
+def check_declared(files: Sequence[FramePath]) -> int:
+    """Refuse frames whose headers declare different sizes, before anything is decoded.
+
+    Args:
+        files: of the frames; those inside a file are not looked at.
+    Returns:
+        Bytes of the largest frame that is declared; 0 if none is.
+    Raises:
+        StackError: the sizes differ; it names a frame that differs from most.
+    """
+    headers = [(path, declared(path)) for path in files if isinstance(path, Path)]
+    known = [(path, header) for path, header in headers if header is not None]
+    # A frame on its side may be turned upright.
+    sizes = [(max(one.width, one.height), min(one.width, one.height)) for _, one in known]
+    for size in Counter(sizes).most_common()[1:]:
+        path, header = known[sizes.index(size[0])]
+        common = known[sizes.index(Counter(sizes).most_common(1)[0][0])][1]
+        raise StackError(
+            f"frame {path.name} is {header.width}x{header.height}, the stack is "
+            f"{common.width}x{common.height}: export all frames at one size"
+        )
+    return max((header.frame_bytes for _, header in known), default=0)
+
+
 class _Read(NamedTuple):
     """What is known of a frame that has been read."""
 
@@ -146,6 +172,16 @@ class _Read(NamedTuple):
     kind: Kind
     metadata: Metadata
     notes: list[str]
+
+
+class _First(NamedTuple):
+    """What is known of the reference, of which no second copy is kept."""
+
+    size: tuple[int, int]  # (height, width), px
+    kind: Kind
+    small: np.ndarray  # thumbnail
+    orientation: int
+    metadata: Metadata
 
 
 class _Reader:
@@ -158,7 +194,7 @@ class _Reader:
         progress, lenient: as of `read_stack`.
 
     Attributes:
-        first: the reference, Decoded.
+        first: of the reference.
     """
 
     def __init__(
@@ -177,7 +213,15 @@ class _Reader:
             decoded = pool.map(self.decode, [paths[index] for index in indices])
             # Frames that were decoded along with the reference, until they are used.
             self.ready = dict(zip(indices, decoded))
-        self.first = self.ready[reference]
+        first = self.ready[reference]
+        height, width, _ = first.picture.shape
+        self.first = _First(
+            (height, width),
+            kind_of(first.picture),
+            thumbnail(first.picture),
+            first.orientation,
+            first.metadata,
+        )
 
     def decode(self, path: FramePath, orientation: int | None = None) -> Decoded:
         """A frame as formats.decode reads it."""
@@ -198,30 +242,31 @@ class _Reader:
                 put(frames, index, as_kind(decoded.picture, kind))
             return _Read((height, width), own, decoded.metadata, notes)
 
-        out: list[_Read] = []
+        out: dict[int, _Read] = {}
+        # The reference first, which is in memory.
+        order = sorted(range(len(self.paths)), key=lambda index: index != self.reference)
         with ThreadPoolExecutor(self.threads) as pool:
             try:
-                for one in pool.map(read, range(len(self.paths))):
-                    out.append(one)
+                for index, one in zip(order, pool.map(read, order), strict=True):
+                    out[index] = one
                     if self.progress is not None:
                         self.progress(len(out), len(self.paths))
             except BaseException:
                 pool.shutdown(cancel_futures=True)
                 raise
-        return out
+        return [out[index] for index in range(len(self.paths))]
 
     def _frame(self, index: int) -> tuple[Decoded, list[str]]:
         """(a frame, turned as the reference is; notes on it)."""
-        decoded, path, notes = self.first, self.paths[index], list[str]()
-        if index != self.reference:
-            decoded = self.ready.pop(index) if index in self.ready else self.decode(path)
-            if decoded.orientation != self.first.orientation:
-                decoded, notes = _turned_alike(self.decode, path, decoded, self.first)
+        path, notes = self.paths[index], list[str]()
+        decoded = self.ready.pop(index) if index in self.ready else self.decode(path)
+        if decoded.orientation != self.first.orientation:
+            decoded, notes = _turned_alike(self.decode, path, decoded, self.first)
         return decoded, [*notes, decoded.note] if decoded.note else notes
 
 
 def _turned_alike(
-    read: Callable[[FramePath, int], Decoded], path: FramePath, decoded: Decoded, first: Decoded
+    read: Callable[[FramePath, int], Decoded], path: FramePath, decoded: Decoded, first: _First
 ) -> tuple[Decoded, list[str]]:
     """A frame whose EXIF orientation differs from the reference's, turned as its content is.
 
@@ -232,23 +277,24 @@ def _turned_alike(
         (the frame, notes on it).
     """
     other = read(path, first.orientation)
-    shape = first.picture.shape[:2]
-    if other.picture.shape[:2] != shape:
+    if other.picture.shape[:2] != first.size:
         return decoded, []
-    if decoded.picture.shape[:2] == shape:
-        alike = [_likeness(one.picture, first.picture) for one in (decoded, other)]
+    if decoded.picture.shape[:2] == first.size:
+        alike = [likeness(thumbnail(one.picture), first.small) for one in (decoded, other)]
         if alike[0] >= alike[1]:
             return decoded, []
     return other, ["the EXIF orientation does not match the content and was ignored"]
 
 
-def _likeness(picture: np.ndarray, other: np.ndarray) -> float:
-    """Correlation of two pictures of one size, reduced to thumbnails; 0 if one is uniform."""
-    small = [
-        luma(cv2.resize(one, (48, 48), interpolation=cv2.INTER_AREA).reshape(48, 48, -1))
-        for one in (picture, other)
-    ]
-    a, b = (one - one.mean() for one in small)
+def thumbnail(picture: np.ndarray) -> np.ndarray:
+    """A picture (H, W, C) reduced to the luma of (48, 48) px, float32."""
+    small = cv2.resize(picture, (48, 48), interpolation=cv2.INTER_AREA)
+    return luma(small.reshape(48, 48, -1))
+
+
+def likeness(small: np.ndarray, other: np.ndarray) -> float:
+    """Correlation of two thumbnails; 0 if one is uniform."""
+    a, b = (one - one.mean() for one in (small, other))
     return float((a * b).sum() / max(np.sqrt((a * a).sum() * (b * b).sum()), 1e-9))
 
 

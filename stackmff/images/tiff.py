@@ -6,6 +6,7 @@ the alpha of grey ones and premultiplies the colours of RGBA ones.
 
 import io
 import logging
+import math
 import struct
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -16,7 +17,10 @@ from PIL import Image, ImageCms
 
 from stackmff.errors import StackError
 from stackmff.images.colour import cmyk_to_rgb
+from stackmff.images.damage import refused_or_told
 from stackmff.images.decoded import CMYK_NOTE, Decoded
+from stackmff.images.iptc import xmp_of_iptc
+from stackmff.images.jpeg import damage_in
 from stackmff.images.metadata import (
     DESCRIPTION,
     EXIF_IFD,
@@ -30,26 +34,29 @@ from stackmff.images.metadata import (
 )
 
 TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # of 32 and 64 bits, in either byte order
-MAKE, SOFTWARE, XMP, ICC_PROFILE = 271, 305, 700, 34675  # tags
+MAKE, SOFTWARE, XMP, IPTC, ICC_PROFILE = 271, 305, 700, 33723, 34675  # tags
 BITS_PER_SAMPLE = 258
 MOST_PAGES = 10_000  # each takes a fraction of a millisecond, before anything is decoded
 X_RESOLUTION, Y_RESOLUTION, RESOLUTION_UNIT = 282, 283, 296
 BYTE, LONG = 1, 4  # types of tags
 
 
-def decode_tiff(source: BinaryIO, path: object, index: int | None = None) -> Decoded:
+def decode_tiff(
+    source: BinaryIO, path: object, index: int | None = None, lenient: bool = False
+) -> Decoded:
     """Read one picture of a TIFF file, as it is stored: see decoded.upright.
 
     Args:
         source: the open file.
         path: its name in error messages.
         index: of the page; None: the file's only picture, not counting thumbnails and masks.
+        lenient: take JPEG inside the file whose data are damaged, with a note.
     Raises:
         StackError: as formats.decode; or there are several pictures and no index is given.
     """
     logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # the StackError says enough
     try:
-        return _decode(source, path, index)
+        return _decode(source, path, index, lenient)
     except StackError:
         raise
     except (
@@ -61,13 +68,14 @@ def decode_tiff(source: BinaryIO, path: object, index: int | None = None) -> Dec
         ) from error
 
 
-def _decode(source: BinaryIO, path: object, index: int | None) -> Decoded:
+def _decode(source: BinaryIO, path: object, index: int | None, lenient: bool) -> Decoded:
     """As `decode_tiff`; a damaged file may raise anything."""
     with tifffile.TiffFile(source) as file:
         found = (_pictures_in(file) or [0]) if index is None else [index]
         page = file.pages[found[0]].aspage()
         samples = page.asarray() if _is_whole(file, page, source) else np.empty(0)
-        numbers = (ORIENTATION, XMP, ICC_PROFILE, EXIF_IFD, GPS_IFD, MAKE)
+        damage = refused_or_told(path, _damage_in_jpeg(file, page), lenient)
+        numbers = (ORIENTATION, XMP, IPTC, ICC_PROFILE, EXIF_IFD, GPS_IFD, MAKE)
         tags = {number: page.tags[number].value for number in numbers if number in page.tags}
         exif = None
         if {EXIF_IFD, GPS_IFD, MAKE} & set(tags) or _says_more(page):
@@ -82,16 +90,47 @@ def _decode(source: BinaryIO, path: object, index: int | None) -> Decoded:
     profile, xmp, orientation = tags.get(ICC_PROFILE), tags.get(XMP), tags.get(ORIENTATION)
     profile = profile if isinstance(profile, bytes) else None
     picture, profile, note = _to_grey_or_rgb(page, samples, profile, path)
-    metadata = Metadata(exif, xmp if isinstance(xmp, bytes) else None, profile)
+    xmp = xmp if isinstance(xmp, bytes) else xmp_of_iptc(_iptc_of(tags.get(IPTC)))
+    metadata = Metadata(exif, xmp, profile)
     # A damaged tag may be of any type.
     turned = orientation if isinstance(orientation, int) and 1 <= orientation <= 8 else 1
-    return Decoded(picture, metadata, turned, note)
+    return Decoded(picture, metadata, turned, damage or note)
+
+
+def _iptc_of(value: Any) -> bytes | None:
+    """The IPTC block of a tag, which some programs write as whole numbers of 4 bytes."""
+    if isinstance(value, tuple):
+        try:
+            return struct.pack(f"<{len(value)}I", *value)
+        except struct.error:
+            return None
+    return value if isinstance(value, bytes) else None
+
+
+def _damage_in_jpeg(file: tifffile.TiffFile, page: tifffile.TiffPage) -> str | None:
+    """What is damaged in the JPEG of a page, in a few words; None: nothing, or it has none."""
+    if page.compression != tifffile.COMPRESSION.JPEG:
+        return None
+    tables = page.jpegtables
+    for offset, count in zip(page.dataoffsets, page.databytecounts, strict=True):
+        file.filehandle.seek(offset)
+        data: bytes = file.filehandle.read(count)
+        # The tables that the segments share are a JPEG without a picture.
+        if data and (damage := damage_in(data if tables is None else tables[:-2] + data[2:])):
+            return damage
+    return None
 
 
 def _is_whole(file: tifffile.TiffFile, page: tifffile.TiffPage, source: BinaryIO) -> bool:
     """Whether all samples and tags of a page are inside the file."""
     ends = [offset + count for offset, count in zip(page.dataoffsets, page.databytecounts)]
-    return max(ends, default=0) <= source.seek(0, io.SEEK_END) and not _lost_tags(file, page)
+    is_inside = max(ends, default=0) <= source.seek(0, io.SEEK_END)
+    return is_inside and not lacks_segments(page) and not _lost_tags(file, page)
+
+
+def lacks_segments(page: tifffile.TiffPage) -> bool:
+    """Whether a page has fewer strips or tiles than it needs, which tifffile takes for black."""
+    return sum(count > 0 for count in page.databytecounts) < math.prod(page.chunked)
 
 
 def _lost_tags(file: tifffile.TiffFile, page: tifffile.TiffPage) -> set[int]:
@@ -114,20 +153,24 @@ def _pictures_in(file: tifffile.TiffFile) -> list[int]:
     return [k for k, page in enumerate(pages) if not page.is_reduced and not page.is_mask]
 
 
-def tiff_directories(file: tifffile.TiffFile) -> list[tifffile.TiffPage]:
+def tiff_directories(file: tifffile.TiffFile, most: int | None = None) -> list[tifffile.TiffPage]:
     """All pages of a TIFF file, including thumbnails and masks.
 
+    Args:
+        file: the open file.
+        most: pages that it may have; None: MOST_PAGES.
     Raises:
         tifffile.TiffFileError: a page links back to an earlier one, so that there is no end; or
-            there are more than MOST_PAGES.
+            there are too many.
     """
+    most = MOST_PAGES if most is None else most
     pages: list[tifffile.TiffPage] = []
     seen: set[int] = set()
     for page in file.pages:
         if page.offset in seen:
             raise tifffile.TiffFileError("its pages form a loop")
-        if len(pages) == MOST_PAGES:
-            raise tifffile.TiffFileError(f"it has more than {MOST_PAGES} pages")
+        if len(pages) == most:
+            raise tifffile.TiffFileError(f"it has more than {most} pages")
         seen.add(page.offset)
         pages.append(page.aspage())
     return pages
@@ -227,13 +270,14 @@ def _from_cmyk(samples: np.ndarray, profile: bytes | None) -> np.ndarray:
         return np.asarray(image.convert("RGB"))
 
 
-def encode_tiff(picture: np.ndarray, metadata: Metadata) -> bytes:
-    """A TIFF file, deflate-compressed.
+def encode_tiff(picture: np.ndarray, metadata: Metadata, file: BinaryIO) -> None:
+    """Write a TIFF file, deflate-compressed.
 
     Args:
         picture: (H, W, C) uint8 or uint16, C as in images/formats.py.
         metadata: corrected for this picture; EXIF is left out of a file beyond 4 GB, and a
             resolution that is no positive number.
+        file: open for reading and writing, empty.
     Raises:
         ValueError, OSError, struct.error: the picture cannot be encoded.
     """
@@ -242,9 +286,8 @@ def encode_tiff(picture: np.ndarray, metadata: Metadata) -> bytes:
     unit_tags = (X_RESOLUTION, Y_RESOLUTION, RESOLUTION_UNIT)  # written by tifffile's own options
     x_resolution, y_resolution, unit = (tags.pop(code, (0, None))[1] for code in unit_tags)
     has_resolution = _is_positive(x_resolution) and _is_positive(y_resolution)
-    buffer = io.BytesIO()
     tifffile.imwrite(
-        buffer,
+        file,
         picture if channels > 1 else picture[..., 0],
         photometric="rgb" if channels >= 3 else "minisblack",
         planarconfig="contig" if channels > 1 else None,
@@ -259,8 +302,7 @@ def encode_tiff(picture: np.ndarray, metadata: Metadata) -> bytes:
         resolution=(x_resolution, y_resolution) if has_resolution else None,
         resolutionunit=unit,
     )
-    _append_directories(buffer, directories)
-    return buffer.getvalue()
+    _append_directories(file, directories)
 
 
 def lost_in_tiff(metadata: Metadata) -> list[str]:
@@ -306,7 +348,7 @@ def _says_more(page: tifffile.TiffPage) -> bool:
     return bool(described or sized or (program and program != "tifffile.py"))
 
 
-def _append_directories(buffer: io.BytesIO, directories: dict[int, Any]) -> None:
+def _append_directories(buffer: BinaryIO, directories: dict[int, Any]) -> None:
     """Append EXIF directories to a TIFF file, and point the reserved tags to them."""
     buffer.seek(0)
     with tifffile.TiffFile(buffer) as file:

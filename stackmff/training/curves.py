@@ -14,6 +14,7 @@ from stackmff.files import parse_json
 WIDTH, HEIGHT = 760, 360  # px of a plot with its labels
 LEFT, RIGHT, TOP, BOTTOM = 84, 20, 44, 46  # px around its axes
 MOST_POINTS = 300  # of a curve; more are averaged
+LARGEST = 1e30  # value that is drawn; beyond it, arithmetic of axes overflows
 INK, FAINT, GREY = (30, 30, 30), (226, 226, 226), (110, 110, 110)
 COLOURS = [(31, 97, 168), (214, 96, 24), (44, 140, 72), (150, 60, 150), (120, 90, 60)]
 COLOURS += [(200, 40, 60), (20, 150, 160), (160, 130, 0), (90, 80, 190)]
@@ -163,9 +164,9 @@ def draw_legend(picture: np.ndarray, names: Sequence[str], right: float) -> None
 
 
 def read_log(path: Path) -> dict[str, dict[str, tuple[list[float], list[float]]]]:
-    """{group: {name: (steps, values)}} of a log.jsonl; lines that are damaged are left out."""
+    """{group: {name: (steps, values)}} of a log.jsonl; damaged lines and values are left out."""
     found: dict[str, dict[str, tuple[list[float], list[float]]]] = {}
-    for line in path.read_text().splitlines():
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             row = parse_json(line)
             step = float(row["step"])
@@ -174,10 +175,10 @@ def read_log(path: Path) -> dict[str, dict[str, tuple[list[float], list[float]]]
             continue
         for group, scores in groups.items():
             for name, value in scores.items():
-                if isinstance(value, int | float):
+                if isinstance(value, int | float) and max(abs(value), abs(step)) <= LARGEST:
                     steps, values = found.setdefault(group, {}).setdefault(name, ([], []))
                     steps.append(step)
-                    values.append(value)
+                    values.append(float(value))
     return found
 
 

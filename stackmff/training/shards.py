@@ -58,9 +58,9 @@ class StoredFile:
             raise StackError(f"{self} is cut short: copy or pack {self.shard.name} again")
         return data
 
-    def decode(self, orientation: int | None = None) -> Decoded:
+    def decode(self, orientation: int | None = None, lenient: bool = False) -> Decoded:
         """See `formats.decode`."""
-        return decode_bytes(self.read(), self, orientation)
+        return decode_bytes(self.read(), self, orientation, lenient)
 
 
 Picture = Path | StoredFile

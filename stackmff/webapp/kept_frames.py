@@ -61,10 +61,10 @@ class KeptFrame(Page):
     def __str__(self) -> str:
         return str(self.original)
 
-    def decode(self, orientation: int | None = None) -> Decoded:
+    def decode(self, orientation: int | None = None, lenient: bool = False) -> Decoded:
         """As of formats.decode; with another orientation the original is decoded again."""
         if orientation is not None:
-            return decode(self.original, orientation)
+            return decode(self.original, orientation, lenient)
         known: dict[str, Any] = parse_json(self.kept.with_suffix(".json").read_bytes())
         picture = np.load(self.kept, mmap_mode="r")
         blocks = decode_metadata(known["metadata"])

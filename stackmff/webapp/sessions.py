@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from stackmff.errors import StackError
-from stackmff.files import locked, make_folder, write_json
-from stackmff.processes import is_alive, this_process
+from stackmff.files import claim, is_abandoned, locked, make_folder, write_json
+from stackmff.processes import this_process
 from stackmff.webapp.jobs import JobQueue, UnpackSpec, WorkerJob
 from stackmff.webapp.session import Session, read_project
 from stackmff.webapp.stack_frames import Shared
@@ -72,6 +72,7 @@ class Sessions:
         self.lasting, self.listed = projects is not None, listed
         self.folder = temporary_folder(folder) if projects is None else Path(projects)
         make_folder(self.folder)
+        self.claimed = claim(self.folder) if projects is None else None
         with contextlib.suppress(OSError):  # the names in it are secret
             self.folder.chmod(0o700)
         self.shared = Shared(
@@ -246,6 +247,9 @@ class Sessions:
             jobs.close()
         if not self.lasting:
             shutil.rmtree(self.folder, ignore_errors=True)
+        if self.claimed is not None:
+            os.close(self.claimed)
+            self.claimed = None
 
 
 def temporary_folder(folder: Path | None) -> Path:
@@ -267,9 +271,8 @@ def temporary_folder(folder: Path | None) -> Path:
 
 
 def remove_abandoned(parent: Path) -> None:
-    """Remove the temporary folders of processes of this machine that no longer run."""
-    host, _, _ = this_process().rpartition("-")
-    pattern = re.compile(rf"{re.escape(PREFIX + host)}-(\d+)-\w+")
+    """Remove the temporary folders of servers that no longer run, see files.claim."""
+    pattern = re.compile(rf"{re.escape(PREFIX)}([A-Za-z0-9-]*)-\d+-\w+")
     for path in parent.glob(f"{PREFIX}*"):
-        if (match := pattern.fullmatch(path.name)) and not is_alive(int(match[1])):
+        if (match := pattern.fullmatch(path.name)) and is_abandoned(path, match[1]):
             shutil.rmtree(path, ignore_errors=True)

@@ -9,6 +9,7 @@ import re
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
@@ -17,9 +18,11 @@ import tifffile
 from PIL import Image, UnidentifiedImageError
 
 from stackmff.errors import StackError
+from stackmff.images.avif_jxl import AVIF_SUFFIX, JXL_SUFFIX
 from stackmff.images.camera_files import HEIF_STARTS, HEIF_SUFFIXES, RAW_SUFFIXES
 from stackmff.images.folders import frames_in, list_folders, list_stack_files
 from stackmff.images.formats import READ_SUFFIXES
+from stackmff.images.headers import declared
 from stackmff.images.stack_files import (
     TIFF_SUFFIXES,
     VIDEO_SUFFIXES,
@@ -152,14 +155,7 @@ def listing(root: Path, word: str) -> dict[str, Any]:
         StackError: as `inside`, or the path is not a readable folder.
     """
     folder = inside(root, word)
-
-    def stays(path: Path) -> bool:
-        try:
-            inside(root, str(path))
-        except StackError:
-            return False
-        return True
-
+    stays = partial(_stays_inside, root)
     return {
         "path": "" if folder == Path(root).resolve() else str(folder.relative_to(root.resolve())),
         "folders": [path.name for path in list_folders(folder) if stays(path)],
@@ -172,16 +168,30 @@ def files_below(root: Path | None, word: str) -> list[Path]:
     """The files of a stack below `root`: one file, or the pictures in a folder. None is opened.
 
     Raises:
-        StackError: as `inside`; or the folder holds no pictures, or a link that leads out of the
-            root.
+        StackError: as `inside`; or the folder holds no pictures, or links that lead out of the
+            root, which it names.
     """
     path = inside(root, word)
     files = [path] if path.is_file() else frames_in(path)
     if not files:
         raise StackError(f"{path} holds no pictures: choose a folder of frames")
-    for file in files:
-        inside(root, str(file))
+    out = [file.name for file in files if not _stays_inside(root, file)]
+    if out:
+        more = f" and {len(out) - 3} more" if len(out) > 3 else ""
+        raise StackError(
+            f"{path.name}: {', '.join(out[:3])}{more} lead out of the folder that this server "
+            "shares: copy the files there in place of the links"
+        )
     return files
+
+
+def _stays_inside(root: Path | None, path: Path) -> bool:
+    """Whether a path, with links resolved, is below the shared folder."""
+    try:
+        inside(root, str(path))
+    except StackError:
+        return False
+    return True
 
 
 def frames_of(file: Path) -> list[FramePath]:
@@ -263,6 +273,11 @@ def declared_sizes(file: Path, suffix: str) -> list[tuple[int, int]]:
             with tifffile.TiffFile(file) as tiff:
                 pages = tiff_directories(tiff)
                 return [(page.imagewidth, page.imagelength * page.imagedepth) for page in pages]
+        if suffix in (AVIF_SUFFIX, JXL_SUFFIX):
+            header = declared(file)
+            if header is None:
+                raise none
+            return [(header.width, header.height)]
         if start[4:12] in HEIF_STARTS or suffix in HEIF_SUFFIXES:
             return heif_sizes(file)
         limit, Image.MAX_IMAGE_PIXELS = (

@@ -20,6 +20,7 @@ from stackmff.fusion.engines import (
     extended,
     guide_export,
     openvino_engine,
+    told_of_export,
     torch_engine,
 )
 from stackmff.fusion.fuse import frame_weights, fuse_stack, mixture_at
@@ -200,7 +201,13 @@ def test_an_export_of_other_weights_is_not_used(exported, tmp_path):
         StackError, match=r"has no export that belongs to it: make one with python -m tools.export"
     ):
         choose_engine(copy, "cpu", "openvino")
-    assert isinstance(choose_engine(copy, "cpu"), TorchEngine)
+    engine = choose_engine(copy, "cpu")
+    assert isinstance(engine, TorchEngine)
+    (told,) = told_of_export(copy, engine, "auto")  # not in silence
+    assert "small.xml is damaged or of other weights than small.pth, so torch runs" in told
+    assert told_of_export(copy, engine, "torch") == []
+    (tmp_path / "small.xml").unlink()
+    assert told_of_export(copy, engine, "auto") == []
 
 
 def test_what_is_not_exported(tmp_path):

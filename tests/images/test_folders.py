@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from stackmff.errors import StackError
-from stackmff.images.folders import list_folders, list_frames, list_pictures
+from stackmff.images.folders import list_folders, list_frames, list_pictures, passed_over
 from stackmff.images.formats import write_picture
 
 
@@ -58,5 +58,41 @@ def test_too_few_frames(tmp_path):
 def test_a_frame_in_two_formats(tmp_path):
     for name in ("1.nef", "1.jpg", "2.nef", "2.jpg"):
         (tmp_path / name).touch()
-    with pytest.raises(StackError, match=r"1\.nef and 1\.jpg have the same name: move one of them"):
+    with pytest.raises(
+        StackError, match=r"1\.nef and 1\.jpg have the same name: choose with --prefer"
+    ):
         list_frames(tmp_path)
+
+
+def test_one_of_each_shot(tmp_path):
+    names = ["1.jpg", "1.nef", "2.jpg", "3.nef", "PXL_7.RAW-01.COVER.jpg"]
+    names += ["PXL_7.RAW-02.ORIGINAL.dng"]
+    for name in names:
+        (tmp_path / name).touch()
+    raw, jpeg = (
+        [path.name for path in list_frames(tmp_path, prefer)] for prefer in ("raw", "jpeg")
+    )
+    assert raw == ["1.nef", "2.jpg", "3.nef", "PXL_7.RAW-02.ORIGINAL.dng"]
+    assert jpeg == ["1.jpg", "2.jpg", "3.nef", "PXL_7.RAW-01.COVER.jpg"]
+    with pytest.raises(StackError, match=r"1\.nef and 1\.jpg .* --prefer_files raw or jpeg"):
+        list_frames(tmp_path)
+    (tmp_path / "1.nef").unlink()
+    with pytest.raises(StackError, match=r"COVER\.jpg .*have the same name: choose|dng and PXL"):
+        list_frames(tmp_path)
+    (tmp_path / "2.png").touch()  # neither is RAW
+    with pytest.raises(StackError, match=r"2\.png and 2\.jpg have the same name: move one"):
+        list_frames(tmp_path, "raw")
+
+
+def test_what_is_passed_over_is_counted_once(tmp_path):
+    for name in ("1.jpg", "a.psd", "b.PSD", "c.gif", ".d.gif", "notes.txt"):
+        (tmp_path / name).touch()
+    assert passed_over(tmp_path) == (
+        "3 files that look like pictures are passed over (1 .gif, 2 .psd): export them as PNG or "
+        "TIFF if they are frames"
+    )
+    for name in ("a.psd", "b.PSD"):
+        (tmp_path / name).unlink()
+    assert passed_over(tmp_path).startswith("1 file that looks like a picture is passed over")
+    (tmp_path / "c.gif").unlink()
+    assert passed_over(tmp_path) is None

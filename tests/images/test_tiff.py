@@ -173,3 +173,19 @@ def test_what_a_description_says_of_planes_is_left_out(tmp_path):
 def test_a_plain_tiff_still_has_no_metadata(tmp_path):
     (tmp_path / "a.tif").write_bytes(tiff(drawn(3), photometric="rgb"))
     assert decode(tmp_path / "a.tif").metadata == Metadata()
+
+
+@pytest.mark.parametrize("tile", [None, (16, 16)], ids=str)
+def test_strips_and_tiles_that_are_missing_are_not_taken_for_black(tmp_path, tile):
+    path = tmp_path / "a.tif"
+    rows = None if tile else 8
+    tifffile.imwrite(path, drawn(), photometric="rgb", tile=tile, rowsperstrip=rows)
+    with tifffile.TiffFile(path) as file:
+        counts = file.pages[0].tags["TileByteCounts" if tile else "StripByteCounts"]
+        offset, size = counts.valueoffset, counts.valuebytecount // counts.count
+    decode(path)
+    data = bytearray(path.read_bytes())
+    data[offset + size : offset + 2 * size] = bytes(size)
+    path.write_bytes(data)
+    with pytest.raises(StackError, match=r"a\.tif is cut short"):
+        decode(path)

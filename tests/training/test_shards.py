@@ -59,7 +59,7 @@ def samples_of(folder):
 
 
 def test_samples_are_those_of_the_folders(folders, packed):
-    assert sorted(path.name for path in packed.iterdir()) == [
+    assert sorted(path.name for path in packed.glob("*.tar")) == [
         f"0000{k}-of-00003.tar" for k in range(3)
     ]
     for one, other in zip(samples_of(folders), samples_of(packed), strict=True):
@@ -84,7 +84,7 @@ def test_the_form_is_that_of_webdataset(folders, packed):
 
 
 def test_packing_again_writes_what_is_not_there_or_not_whole(folders, packed, capsys):
-    paths = sorted(packed.iterdir())
+    paths = sorted(packed.glob("*.tar"))
     whole = [path.read_bytes() for path in paths]
     paths[0].unlink()
     paths[2].write_bytes(whole[2][: len(whole[2]) // 2])
@@ -295,3 +295,24 @@ def test_what_a_killed_packing_left_is_removed(folders, packed):
     remove_leftovers.cache_clear()
     pack(folders, packed)
     assert not left.exists()
+
+
+def test_a_frame_of_an_older_date_is_packed_anew(tmp_path, capsys):
+    """A copy that keeps the date of its original, in place of a file of the same size."""
+    set_folder = write_set(tmp_path / "set", COUNTS, 32, 40)
+    frame = next((set_folder / "dof_stack" / "scene0").iterdir())
+    shutil.copy(frame, tmp_path / "original")
+    other = bytearray(frame.read_bytes())
+    other[-20] ^= 1
+    pack(set_folder, tmp_path / "packed")
+    capsys.readouterr()
+    pack(set_folder, tmp_path / "packed")
+    assert "0 of them new" in capsys.readouterr().out
+    frame.write_bytes(other)
+    os.utime(frame, (1e9, 1e9))
+    pack(set_folder, tmp_path / "packed")
+    assert "1 of them new" in capsys.readouterr().out
+    for path in (tmp_path / "packed").glob(".*.json"):  # as earlier versions left them
+        path.unlink()
+    pack(set_folder, tmp_path / "packed")
+    assert "0 of them new" in capsys.readouterr().out

@@ -1,5 +1,6 @@
 """webapp/sessions.py, session.py: sessions, their shelves, their end."""
 
+import os
 import zipfile
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import tifffile
 
 import predict
 from stackmff.errors import StackError
+from stackmff.files import claim
 from stackmff.processes import this_process
 from stackmff.webapp.sessions import PREFIX, remove_abandoned
 from tests.shelves import (
@@ -161,13 +163,17 @@ def test_names_of_any_length_find_room(sessions):
 
 
 def test_what_dead_processes_left_is_removed(tmp_path):
-    host, _, _ = this_process().rpartition("-")
-    dead, alive = (
-        tmp_path / f"{PREFIX}{host}-999999999-ab",
-        tmp_path / f"{PREFIX}{this_process()}-cd",
-    )
-    other = tmp_path / f"{PREFIX}elsewhere-999999999-ef"
-    for folder in (dead, alive, other):
+    """Whatever their numbers: in a container that is restarted, each server is process 1."""
+    dead, alive = (tmp_path / f"{PREFIX}{this_process()}-{end}" for end in ("ab", "cd"))
+    other = tmp_path / f"{PREFIX}elsewhere-1-ef"
+    long_ago = tmp_path / f"{PREFIX}elsewhere-1-gh"
+    for folder in (dead, alive, other, long_ago):
         (folder / "in").mkdir(parents=True)
+    for path in (long_ago / "in", long_ago):
+        os.utime(path, (1e9, 1e9))
+    handle = claim(alive)
     remove_abandoned(tmp_path)
     assert sorted(path for path in tmp_path.iterdir()) == sorted([alive, other])
+    os.close(handle)
+    remove_abandoned(tmp_path)
+    assert list(tmp_path.iterdir()) == [other]

@@ -1,0 +1,180 @@
+"""Whether the compressed data of a WebP, HEIC or AVIF file are damaged, as by a lost sector.
+
+These formats have no check sums, and their decoders make a picture of whatever they are given. But
+what a disk or card gives in place of a lost sector, zeros, does not look like their data.
+"""
+
+import struct
+from collections.abc import Iterator
+
+from stackmff.errors import StackError
+from stackmff.images.boxes import boxes
+
+ZEROED = "zeros in its compressed data, as of a sector that was lost"
+SECTOR = 512  # bytes
+NEAR = 2  # bytes beside a lost sector that may be zero by chance
+ZEROS = bytes(SECTOR)
+CODED = (b"VP8 ", b"VP8L", b"ALPH")  # chunks of WebP
+
+
+def refused_or_told(path: object, damage: str | None, lenient: bool) -> str | None:
+    """A note on what is damaged in a file; None if nothing is.
+
+    Args:
+        path: of the file.
+        damage: in a few words, or None.
+        lenient: take it as it is.
+    Raises:
+        StackError: it is damaged, and not lenient.
+    """
+    if damage is None:
+        return None
+    if not lenient:
+        raise StackError(
+            f"{path} is damaged ({damage}): copy it again, or take it as it is with --lenient of "
+            "predict.py and predict_dataset.py"
+        )
+    return f"it is damaged ({damage}) and was taken as it is"
+
+
+def lost_sector(data: bytes, start: int, end: int) -> str | None:
+    """What is damaged in a part of a file of arithmetic codes, in a few words; None: nothing.
+
+    Black areas may be coded by zeros too. Zeros in place of a sector begin and end as sectors do,
+    or there are as many as in one; by chance that is so for one area in a hundred.
+
+    Args:
+        data: the content of the file.
+        start, end: of the part.
+    """
+    last = start
+    while (first := data.find(ZEROS, last, end)) >= 0:
+        last = end - len(data[first:end].lstrip(b"\0"))
+        begins = -first % SECTOR <= NEAR
+        ends = last % SECTOR <= NEAR or last >= end - NEAR
+        if (begins and ends) or last - first <= SECTOR + NEAR:
+            return ZEROED
+    return None
+
+
+def damage_in_webp(data: bytes) -> str | None:
+    """What is damaged in a WebP, in a few words; None if nothing was found.
+
+    Args:
+        data: the content of the file.
+    """
+    place = 12
+    while place + 8 <= len(data):
+        kind, length = (
+            data[place : place + 4],
+            int.from_bytes(data[place + 4 : place + 8], "little"),
+        )
+        end = place + 8 + length
+        if kind in CODED and (damage := lost_sector(data, place + 8, end)):
+            return damage
+        place = end + length % 2
+    return None
+
+
+def damage_in_heif(data: bytes) -> str | None:
+    """What is damaged in a HEIC or AVIF, in a few words; None if nothing was found.
+
+    In the units of HEVC three zeros in a row are never written (ITU-T H.265, 7.4.2), and the units
+    of an item fill it.
+
+    Args:
+        data: the content of the file.
+    """
+    try:
+        items = list(_items(data))
+    except (ValueError, IndexError, struct.error):
+        return None  # the decoder reports that
+    for kind, parts in items:
+        if kind == b"hvc1":
+            damage = _damage_in_units(b"".join(data[start:end] for start, end in parts))
+        else:
+            found = [lost_sector(data, start, end) for start, end in parts]
+            damage = next((one for one in found if one), None)
+        if damage is not None:
+            return damage
+    return None
+
+
+def _damage_in_units(item: bytes) -> str | None:
+    """What is damaged in an item of HEVC, which is units with their lengths of four bytes."""
+    place = 0
+    while place + 4 <= len(item):
+        length = int.from_bytes(item[place : place + 4], "big")
+        start, place = place + 4, place + 4 + length
+        if length == 0 or place > len(item):
+            return "the lengths of its compressed data contradict one another"
+        unit = item[start:place]
+        # A few zeros behind the data are allowed.
+        if b"\0\0\0" in unit.rstrip(b"\0") or unit.endswith(bytes(SECTOR // 8)):
+            return ZEROED
+    return None
+
+
+def _items(data: bytes) -> Iterator[tuple[bytes, list[tuple[int, int]]]]:
+    """(kind, its parts in the file as (start, end)) of the coded pictures in a HEIC or AVIF.
+
+    Raises:
+        ValueError, struct.error: its boxes cannot be read.
+
+    Source: ISO/IEC 14496-12, 8.11.
+    """
+    kinds: dict[int, bytes] = {}
+    places: dict[int, list[tuple[int, int]]] = {}
+    for kind, start, end in boxes(data, 0, len(data)):
+        if kind != b"meta":
+            continue
+        for inner, first, last in boxes(data, start + 4, end):
+            if inner == b"iinf":
+                kinds = _kinds(data, first, last)
+            elif inner == b"iloc":
+                places = _places(data, first)
+    for item, parts in places.items():
+        if kinds.get(item) in (b"hvc1", b"av01"):
+            yield kinds[item], parts
+
+
+def _kinds(data: bytes, start: int, end: int) -> dict[int, bytes]:
+    """{number: kind} of the items that the box iinf describes."""
+    first = start + (6 if data[start] == 0 else 8)
+    out = {}
+    for kind, at, _ in boxes(data, first, end):
+        if kind == b"infe" and data[at] >= 2:
+            wide = data[at] > 2
+            item = int.from_bytes(data[at + 4 : at + (8 if wide else 6)], "big")
+            out[item] = data[at + (10 if wide else 8) : at + (14 if wide else 12)]
+    return out
+
+
+def _places(data: bytes, start: int) -> dict[int, list[tuple[int, int]]]:
+    """{number: its parts} of the items that lie in the file, by the box iloc."""
+    version = data[start]
+    sizes, more = data[start + 4], data[start + 5]
+    offset_size, length_size, base_size = sizes >> 4, sizes & 15, more >> 4
+    index_size = more & 15 if version else 0
+    at = start + 6
+
+    def number(size: int) -> int:
+        nonlocal at
+        at += size
+        if at > len(data):
+            raise ValueError("a box is cut short")
+        return int.from_bytes(data[at - size : at], "big")
+
+    out = {}
+    for _ in range(number(4 if version == 2 else 2)):
+        item = number(4 if version == 2 else 2)
+        method = number(2) & 15 if version else 0
+        number(2)
+        base, parts = number(base_size), []
+        for _ in range(number(2)):
+            number(index_size)
+            place, length = base + number(offset_size), number(length_size)
+            parts.append((place, place + length if length else len(data)))
+        if method == 0:  # in the file itself
+            out[item] = parts
+    return out

@@ -1,0 +1,98 @@
+"""images/disagreement.py: parts that are not of the scene are found, and nothing else."""
+
+import cv2
+import numpy as np
+import pytest
+from calling import call
+from drawn import draw_stack, texture
+
+import predict
+from stackmff.images.disagreement import disagreeing_frames
+from stackmff.images.formats import read_picture, write_picture
+
+
+def stack(count=5, channels=3, dtype=np.uint8):
+    """Frames of a scene with large shapes, so that blocks differ in their means."""
+    wide = cv2.resize(texture(24, 32, 1), (320, 240), interpolation=cv2.INTER_CUBIC)
+    scene = np.uint8(np.clip(0.7 * wide + 0.3 * texture(240, 320, 0), 0, 255))
+    frames = np.array(draw_stack(scene, count))[..., :channels].astype(dtype)
+    return frames * dtype(257 if dtype == np.uint16 else 1)
+
+
+def flat(part):
+    part[:] = 128 * (part.max() // 128)
+
+
+def smeared(part):
+    part[:] = part[:1]
+
+
+def grey(part):
+    part[:] = part[..., :1]
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("damage", [flat, smeared, grey])
+@pytest.mark.parametrize("index", [0, 2, 4])
+def test_damaged_parts_are_found(index, damage, dtype):
+    frames = stack(dtype=dtype)
+    assert disagreeing_frames(frames) == []
+    damage(frames[index, 100:])
+    assert disagreeing_frames(frames) == [index]
+
+
+def test_grey_stacks_and_small_damage():
+    frames = stack(channels=1)
+    frames[3, :, 200:] = 0
+    assert disagreeing_frames(frames) == [3]
+    frames = stack()
+    frames[3, :16, :16] = 0  # less than the share of blocks that counts
+    assert disagreeing_frames(frames) == []
+
+
+def test_what_is_no_damage():
+    whole = stack()
+    assert disagreeing_frames(whole[:2]) == []
+    bright = whole.copy()
+    bright[2] = np.minimum(bright[2].astype(int) * 3, 255)  # clipped areas are flat
+    assert disagreeing_frames(bright) == []
+    dark = whole.copy()
+    dark[2] = 0
+    assert disagreeing_frames(dark) == []
+    two = whole.copy()
+    two[2:4, 100:] = 128  # neither can be told from its neighbours
+    assert disagreeing_frames(two) == []
+
+
+def test_shapes_that_move_are_no_damage():
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        page = np.full((280, 360, 3), 250, np.uint8)
+        for _ in range(60):
+            x, y = (int(v) for v in rng.integers(20, 260, 2))
+            cv2.rectangle(page, (x, y), (x + 30, y + 12), (20, 30, 90), -1)
+        places = rng.integers(0, 30, (5, 2))
+        frames = np.stack([page[y : y + 240, x : x + 320] for y, x in places])
+        assert disagreeing_frames(frames) == []
+
+
+def test_a_damaged_frame_is_left_out_or_taken_and_told(tmp_path, weights, capsys):
+    frames = stack()
+    frames[1, 100:] = 128
+    for k, frame in enumerate(frames):
+        write_picture(tmp_path / "stack" / f"{k}.png", frame)
+    words = ["--stack_path", tmp_path / "stack", "--model_path", weights["StackMix"]]
+    words += ["--device", "cpu", "--align", "off", "--order", "given"]
+    assert call(predict.main, *words, "--output", tmp_path / "a.png") == 0
+    said = capsys.readouterr()
+    assert "note: left out: 1.png: parts are flat, grey or repeated where" in said.err
+    assert "4 frames" in said.out
+    (tmp_path / "stack" / "1.png").rename(tmp_path / "1.png")
+    assert call(predict.main, *words, "--output", tmp_path / "b.png") == 0
+    np.testing.assert_array_equal(
+        read_picture(tmp_path / "a.png"), read_picture(tmp_path / "b.png")
+    )
+    (tmp_path / "1.png").rename(tmp_path / "stack" / "1.png")
+    assert call(predict.main, *words, "--output", tmp_path / "c.png", "--lenient") == 0
+    said = capsys.readouterr()
+    assert "as of a damaged file; taken as it is" in said.err and "5 frames" in said.out
