@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from stackmff.evaluation.programs import run_measured
 from stackmff.files import write_text
@@ -74,7 +75,7 @@ def time_stages(
 
     Unlike there, no frames are read while the engine is loaded. Where several tiles are processed
     at a time, each in its own thread, "network" is the mean of its seconds in these threads, and
-    the rest of the time that the tiles take is "blend".
+    the rest of the time that the tiles take is "blend", with reducing frames for a coarse level.
 
     Args:
         paths: of the frames.
@@ -86,18 +87,19 @@ def time_stages(
     """
     seconds: dict[str, Any] = dict.fromkeys(STAGES[1:-1], 0.0)
     threads: list[int] = []
-    prepare, before = engine.prepare, engine.seconds
+    kind, before = type(engine), engine.seconds
+    prepare = kind.prepare
 
-    def timed_prepare(n_frames: int, height: int, width: int, count: int) -> int:
+    def timed_prepare(self: Engine, n_frames: int, height: int, width: int, count: int) -> int:
         with clocked(seconds, "compile"):
-            jobs = prepare(n_frames, height, width, count)
+            jobs = prepare(self, n_frames, height, width, count)
         threads.append(min(jobs, count))
         return jobs
 
     with clocked(seconds, "read"):
         stack = read_for(output, paths, options or FuseOptions())
-    engine.prepare = timed_prepare  # type: ignore[method-assign]  # to time it within fuse_stack
-    with clocked(seconds, "blend"):
+    # Of the class, since the tiles may be fused by a copy of the engine, see Engine.for_stack.
+    with patch.object(kind, "prepare", timed_prepare), clocked(seconds, "blend"):
         fused = fuse_stack(stack.frames, engine, Mixture(maps=False))
     with clocked(seconds, "write"):
         write_picture(output, fused.picture, stack.metadata)

@@ -38,6 +38,7 @@ class Engine:
 
     output, tile, samples, most_samples = "weights", 64, 2**23, 2**23
     colour = goes_beyond = False
+    overlap = 32
     seconds = 0.0
 
     def __init__(self, clock):
