@@ -42,6 +42,7 @@ from stackmff.training.data_sets import (
     stored_stacks,
     tell_left_out,
 )
+from stackmff.training.leaks import refuse_photos_that_validate
 from stackmff.training.loading import count_workers, room_for_pictures
 from stackmff.training.options import TrainOptions
 from stackmff.training.picture_store import Cut, PictureStore, grey_levels
@@ -405,21 +406,31 @@ def stored_source(options: TrainOptions, stacks: StoredStacks, how: Augmentation
 
 
 def photo_source(
-    options: TrainOptions, cache_mib: int, workers: int, how: Augmentation, device: torch.device
+    options: TrainOptions,
+    stacks: StoredStacks,
+    cache_mib: int,
+    workers: int,
+    how: Augmentation,
+    device: torch.device,
 ) -> Source:
     """The Source of --photos: random scenes of them, or each of them with its depth.
 
     Args:
         options: of the run.
+        stacks: those that validate.
         cache_mib: memory for photographs, MiB.
         workers: loader processes.
         how: the Augmentation.
         device: that trains.
     Raises:
-        StackError: there are no photographs, or none can be used.
+        StackError: there are no photographs, none can be used, or one validates, too.
     """
     data, seed = options.data, options.run.seed
     found = find_usable_photos(options)
+    if found.maps and not options.run.resume:
+        refuse_photos_that_validate(
+            found.paths, [stacks.store.pairs[scene] for scene in stacks.validation]
+        )
     tell_left_out(found.left_out, options.photos.strict)
     told = f" ({len(found.left_out)} left out)" if found.left_out else ""
     photos = PhotoFolder(found.paths, cache_mib // max(workers, 1), data.photo_size)
@@ -458,7 +469,7 @@ def build_loaders(options: TrainOptions, device: torch.device, colour: bool) -> 
     whole = options.samples.fit == "resize" and not data.photos
     how = augmentation_of(options.samples, whole, colour)
     if data.photos:
-        source = photo_source(options, cache_mib, workers, how, device)
+        source = photo_source(options, stacks, cache_mib, workers, how, device)
     else:
         source = stored_source(options, stacks, how)
     store, validated = stacks.store, stacks.validation

@@ -261,10 +261,12 @@ def report(
 ) -> None:
     """Print the tables and write those that were asked for as files."""
     rows = table_rows(tables, costs)
-    print_table(rows)
-    if len(tables) > 1 and options.pictures.reference:
+    short = options.tables.short
+    if not short:
+        print_table(rows)
+    if len(tables) > 1 and options.pictures.reference and not short:
         print_comparisons(tables, against)
-    if options.fusing.methods or not options.pictures.reference:
+    if options.fusing.methods or not options.pictures.reference or short:
         print_summary(tables, costs, against)
     if correlations:
         print_correlations(correlations)

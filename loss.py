@@ -17,6 +17,7 @@ from torch.nn import functional
 
 from stackmff.images.colour import LUMA
 from stackmff.images.tensors import weighted_sum
+from stackmff.own import add_own, function
 
 SSIM_WINDOW = 11  # pixels
 SSIM_SIGMA = 1.5  # pixels
@@ -256,17 +257,19 @@ def parse_loss_weights(words: Sequence[str | float]) -> dict[str, float]:
 
     Args:
         words: four numbers in the published order (l1, ssim, laplacian, spatial_frequency), or
-            name=weight pairs of names in TERMS.
+            name=weight pairs of names in TERMS, or of FILE.py:FUNCTION, see stackmff/own.py.
     Returns:
         {name: weight}.
     Raises:
         ValueError: neither of the two, an unknown name, a negative weight or no weight above 0.
+        StackError: a file of the user's has no such function.
     """
     form = (
         "give the four weights of "
         + " ".join(PUBLISHED_WEIGHTS)
         + ", or name=weight pairs of "
         + ", ".join(TERMS)
+        + " or FILE.py:FUNCTION"
     )
     texts = [str(word) for word in words]
     if any("=" in text for text in texts):
@@ -277,6 +280,7 @@ def parse_loss_weights(words: Sequence[str | float]) -> dict[str, float]:
         raise ValueError(f"{len(words)} loss weights without names: {form}")
     weights: dict[str, float] = {}
     for name, number in pairs:
+        add_own(TERMS, name, function)
         if name not in TERMS or name in weights:
             what = "is given twice" if name in weights else "is no loss term"
             raise ValueError(f"{name} {what}: {form}")

@@ -32,6 +32,7 @@ from stackmff.options import (
     parse,
     values_of,
 )
+from stackmff.original import translated
 from stackmff.processes import in_processes
 from stackmff.records import run_record
 from stackmff.synthesis.checks import KINDS, resolved
@@ -399,7 +400,7 @@ def make_benchmark(options: DatasetOptions, folder: Path) -> int:
 def main(argv: Sequence[str] | None = None) -> int:
     """Make the data set, or those of the benchmark. Returns the exit status."""
     parser = get_parser()
-    (options,) = parse(parser, argv, DatasetOptions)
+    (options,) = parse(parser, translated(argv), DatasetOptions)
     try:
         options = resolved(options)
     except StackError as error:

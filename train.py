@@ -37,6 +37,8 @@ from stackmff.files import locked, write_json
 from stackmff.images.formats import write_picture
 from stackmff.machine import select_device
 from stackmff.options import changed, values_of
+from stackmff.original import translated
+from stackmff.own import add_own, is_own, network_class
 from stackmff.processes import gathered, rank_and_world
 from stackmff.records import run_record
 from stackmff.training.command_line import Checkpoint, Tables, make_parser, parse_options
@@ -49,7 +51,9 @@ from stackmff.training.optimisation import (
     autocast,
     build_optimizer,
     channels_last,
+    chosen_algorithms,
     learning_rate,
+    loss_scaler,
     to_training_mode,
 )
 from stackmff.training.options import NetworkOptions, TrainOptions
@@ -61,17 +65,29 @@ Scores = dict[str, float]
 
 PLANES = ("stack", "answer")  # of a batch, which go to the device
 PANELS = 2  # validation scenes that TensorBoard shows
+PANEL_EPOCHS = 10  # validations of a run of which it shows them, the last among them
 WARM_UP = 3  # steps before those that --profile times
 DATA_SECONDS = 15  # for which a dry run reads stacks
+
+
+def output_of(name: str) -> str:
+    """What a network outputs; FILE.py:CLASS is entered into NETWORKS. StackError if unknown."""
+    add_own(NETWORKS, name, network_class)
+    if name not in NETWORKS:
+        raise StackError(
+            f"--network {name} is unknown: use one of {', '.join(NETWORKS)}, or FILE.py:CLASS"
+        )
+    return NETWORKS[name].output
 
 
 def tables() -> Tables:
     """The networks and loss terms that the options choose from."""
     return Tables(
-        networks={name: network.output for name, network in NETWORKS.items()},
+        networks=tuple(name for name in NETWORKS if not is_own(name)),
+        output_of=output_of,
         network_config=config_of,
         load_checkpoint=load_checkpoint,
-        loss_terms=tuple(loss.TERMS),
+        loss_terms=tuple(name for name in loss.TERMS if not is_own(name)),
         default_weights=loss.DEFAULT_WEIGHTS,
         published_weights=loss.PUBLISHED_WEIGHTS,
         parse_loss_weights=loss.parse_loss_weights,
@@ -108,18 +124,24 @@ def train_step(run: Run, batch: Batch, stages: Stages) -> dict[str, float | torc
     with stages.stage("loss"):
         total, terms = loss.weighted_loss(output, there, run.loss_weights)
     with stages.stage("backward"):
-        total.backward()
+        run.scaler.scale(total).backward()
     total = total.detach()
     with stages.stage("optimizer"):
+        run.scaler.unscale_(run.optimizer)
         norm = torch.nn.utils.clip_grad_norm_(
             run.network.parameters(), options.clip or float("inf")
         )
+        # A gradient beyond the range of fp16 lowers the scale, and the step is left out.
+        overflows = run.scaler.is_enabled() and not torch.isfinite(norm)
+        if overflows:
+            norm = torch.zeros_like(norm)
         if not torch.isfinite(total + norm):
             raise StackError(
                 f"the loss is {float(total):.4g} and its gradient {float(norm):.4g} at step "
                 f"{run.step + 1}, scenes {', '.join(batch['scene'])}: check them, or lower --lr"
             )
-        run.optimizer.step()
+        run.scaler.step(run.optimizer)
+        run.scaler.update()
     run.step += 1
     run.step_in_epoch += 1
     with stages.stage("average"):
@@ -158,7 +180,8 @@ def train_one_epoch(run: Run, loader: DataLoader[Any], log: Log, stop: Stop) -> 
             for means in (whole, line):
                 means.add(values, batch["stack"])
             bar.update()
-            if run.step % options.log_every == 0:
+            # The end of an epoch logs what is left, so that runs of few steps are logged, too.
+            if run.step % options.log_every == 0 or run.step_in_epoch == run.steps_per_epoch:
                 logged = line.values()
                 bar.set_postfix(loss=f"{logged['loss']:.4f}", lr=f"{logged['lr']:.2e}")
                 log.write("train", run.epoch, run.step, logged)
@@ -243,6 +266,13 @@ def score_stack(run: Run, batch: Batch, drawn: bool) -> tuple[Scores, np.ndarray
     return scores, training_panel(frames, fused, answer, weights)
 
 
+def shows_panels(run: Run) -> bool:
+    """Whether TensorBoard shows this validation: some of a run, as pictures fill a disk."""
+    options = run.options.run
+    before = max(run.epoch - options.validate_every, 0)
+    return PANEL_EPOCHS * run.epoch // options.epochs > PANEL_EPOCHS * before // options.epochs
+
+
 def validate_and_save(run: Run, loader: DataLoader[Any], log: Log) -> str:
     """Validate, log it, and keep the network as best.pth if its PSNR is the best so far.
 
@@ -252,7 +282,8 @@ def validate_and_save(run: Run, loader: DataLoader[Any], log: Log) -> str:
     run.validation, by_n, panels = validate(run, loader)
     log.write("validation_by_n", run.epoch, run.step, by_n)
     log.write("validation", run.epoch, run.step, run.validation)
-    log.show(panels, run.step)
+    if shows_panels(run):
+        log.show(panels, run.step)
     psnr = run.validation["PSNR"]
     is_best = psnr > run.best
     if is_best:
@@ -340,6 +371,7 @@ def build_run(
         trained=across_processes(network, device),
         average=average,
         optimizer=build_optimizer(network, options.optimisation),
+        scaler=loss_scaler(device, options.run.precision),
         loss_weights=loss.parse_loss_weights(options.optimisation.loss_weights or ()),
         steps_per_epoch=len(loaders.order),
         data=loaders.data,
@@ -408,6 +440,7 @@ def rehearse(run: Run, loaders: Loaders, log: Log, stop: Stop) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Train; returns the exit status."""
+    argv = translated(argv)
     options, checkpoint = parse_options(get_parser(), tables(), argv)
     if not (options.run.dry_run or options.run.profile):
         if rank_and_world()[0]:
@@ -433,18 +466,22 @@ def train_or_try(options: TrainOptions, checkpoint: Checkpoint | None) -> int:
     if world > 1 and name.startswith(("cuda:", "mps")):
         raise StackError(f"--device {name} is one GPU for {world} processes: use --device cuda")
     device = select_device(name)
-    # A handful of shapes, each of which comes thousands of times.
-    torch.backends.cudnn.benchmark = True
-    with process_group(device), Stop(options.run.max_minutes) as stop:
+    with (
+        chosen_algorithms(options.run.deterministic),
+        process_group(device),
+        Stop(options.run.max_minutes) as stop,
+    ):
         seed_everything(options.run.seed)
         network = begin_network(options.model, checkpoint)
         loaders = build_loaders(options, device, network.colour)
         run = build_run(options, device, network, loaders, checkpoint)
         if rank == 0:
             write_json(run.folder / "args.json", {"args": values_of(run.options), **run_record()})
+        config = options.run.config
         say(
             f"{options.model.network} in {run.options.run.precision} on {device}, "
             f"{run.steps_per_epoch} steps an epoch, {run.folder}"
+            + (f", options of {config}" if config else "")
         )
         if options.run.profile:
             return profile(run, loaders, options.run.profile)
@@ -480,15 +517,17 @@ def measure_precision(
 
 
 def choose_precision(network: FusionNetwork, options: TrainOptions, device: torch.device) -> str:
-    """ "fp32" or "bf16" for --precision; the same in all processes.
+    """ "fp32", "bf16" or "fp16" for --precision; the same in all processes.
 
     Raises:
-        StackError: the device has no bf16 and the options ask for it.
+        StackError: the device has not what the options ask for.
     """
     cuda_has_it = device.type == "cuda" and torch.cuda.is_bf16_supported(False)  # not emulated
     asked = options.run.precision
     if asked == "bf16" and device.type != "cpu" and not cuda_has_it:
         raise StackError(f"{device} has no bf16 arithmetic: use --precision fp32")
+    if asked == "fp16" and device.type not in ("cpu", "cuda"):
+        raise StackError(f"fp16 is trained on CUDA alone: on {device} use --precision fp32")
     if asked != "auto":
         return asked
     if device.type != "cpu":

@@ -3,11 +3,13 @@
 A stack is given as
 
 - a path: a folder of frames, a multi-page TIFF or a video, read as by the command;
+- a list of paths of pictures;
 - a list of arrays (H, W), (H, W, 1), (H, W, 2), (H, W, 3) or (H, W, 4): grey, grey with alpha, RGB,
   RGB with alpha;
-- one array (N, H, W, C).
+- one array (N, H, W) or (N, H, W, C).
 
-Arrays are uint8 or uint16; they are not changed. Options are keywords, named and checked as those
+Arrays are uint8, uint16, or floats from 0 to 1, which are worked on in 16 bits and come back as
+float32. They are not changed. Options are keywords, named and checked as those
 of the command: `stackmff fuse --help` lists them.
 """
 
@@ -16,7 +18,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -36,12 +38,14 @@ from stackmff.images.formats import loses, write_picture
 from stackmff.images.levels import told_levels
 from stackmff.images.metadata import Metadata
 from stackmff.images.stack import Stack
+from stackmff.images.stack_files import FramePath
 from stackmff.options import build
 from stackmff.processes import Progress
 from stackmff.progress import ShowStage
 
+AnyPath = str | os.PathLike[str]
 DEFAULT_READING = ReadOptions()
-Frames = str | os.PathLike[str] | np.ndarray | Sequence[np.ndarray]
+Frames = AnyPath | np.ndarray | Sequence[np.ndarray] | Sequence[AnyPath]
 
 
 @dataclass(frozen=True)
@@ -49,7 +53,8 @@ class Result:
     """A fused stack.
 
     Attributes:
-        picture: (H, W, C), in the dtype of the frames, or as `bits` asks for.
+        picture: (H, W, C), in the dtype of the frames, or as `bits` asks for; float32 in [0, 1] for
+            frames that are floats.
         focus_map: (H, W) float32 in [0, N - 1], the expected frame in focus order.
         confidence: (H, W) float32 in [0, 1], the largest weight of a frame; None if the network
             gives no weights.
@@ -78,8 +83,11 @@ class Result:
         Raises:
             StackError: there is no such format, or the file cannot be written.
         """
-        notes = write_picture(Path(path), self.picture, self.metadata)
-        lost = loses(Path(path).suffix, self.picture)
+        picture = self.picture
+        if picture.dtype == np.float32:
+            picture = _as_levels(picture)
+        notes = write_picture(Path(path), picture, self.metadata)
+        lost = loses(Path(path).suffix, picture)
         return [lost, *notes] if lost else notes
 
 
@@ -88,8 +96,8 @@ class Aligned:
     """An aligned stack.
 
     Attributes:
-        frames: (N, H, W, C) in focus order, in the dtype of the input; a frame that is left out
-            stays as it was.
+        frames: (N, H, W, C) in focus order, in the dtype of the input, floats as float32; a frame
+            that is left out stays as it was.
         transforms: for each frame (2, 3) float64, from pixel (x, y) of the reference to pixel of
             the frame, pixel centres at integers; None for a frame that is left out.
         gains: (N, 3) float64, (N, 1) for grey: factors on the coded values, not on alpha.
@@ -130,9 +138,13 @@ def fuse(
     """
     chosen = _fuse_options(options)
     engine = _engine(network, chosen)
-    read, order = _read(stack, chosen.alignment, chosen.memory.low_memory, chosen.reading)
+    frames, floats = _given(stack, chosen.reading)
+    read, order = _read(frames, chosen.alignment, chosen.memory.low_memory, chosen.reading)
     made = fuse_read(read, engine, chosen, shown=progress)
-    return _result(made, read, chosen.format.bits, [order[k] for k in made.order])
+    result = _result(made, read, chosen.format.bits, [order[k] for k in made.order])
+    if floats and chosen.format.bits is None:
+        return replace(result, picture=_as_floats(result.picture))
+    return result
 
 
 def align(stack: Frames, *, progress: Progress | None = None, **options: Any) -> Aligned:
@@ -147,13 +159,14 @@ def align(stack: Frames, *, progress: Progress | None = None, **options: Any) ->
         StackError: the stack cannot be read or aligned, or an option is wrong.
     """
     chosen = build(AlignOptions, _plain(options), strict=True)
-    read, order = _read(stack, chosen)
+    given, floats = _given(stack)
+    read, order = _read(given, chosen)
     names = [path.name for path in read.paths]
     notes = [*read.notes, *told_levels(read.frames)]
     alignment = align_by_options(chosen, read.frames, names, progress=progress)
     apply(read.frames, alignment)
     return Aligned(
-        read.frames,
+        _as_floats(read.frames) if floats else read.frames,
         alignment.transforms,
         alignment.gains,
         alignment.left_out,
@@ -181,7 +194,7 @@ def frame_weights(frames: Frames, *, network: Any = None, **options: Any) -> np.
     engine = _engine(network, FuseOptions(engine=chosen))
     if engine.output != "weights":
         raise StackError("this network predicts a luma, no weights: use a StackMix checkpoint")
-    read, _ = _read(frames, AlignOptions(order="given"))
+    read, _ = _read(_given(frames)[0], AlignOptions(order="given"))
     if any(note.startswith("left out: ") for note in read.notes):
         raise StackError(f"{read.notes[-1]}: remove it from the stack")
     engine.load()
@@ -213,53 +226,99 @@ def _engine(network: Any, options: FuseOptions) -> Engine:
     return engine_of_module(network)
 
 
+def _given(
+    stack: Frames, reading: ReadOptions = DEFAULT_READING
+) -> tuple[Sequence[FramePath] | np.ndarray, bool]:
+    """The paths of the frames, or a copy of them as (N, H, W, C) uint8 or uint16.
+
+    Returns:
+        (frames, floats): whether they were floats.
+    Raises:
+        StackError: they are no stack.
+    """
+    if isinstance(stack, (str, os.PathLike)):
+        return list_frames(Path(stack), reading.prefer_files), False
+    try:
+        frames = list(stack)
+    except TypeError:
+        raise StackError(
+            f"a stack is a path, a list of paths or arrays, or an array, not {stack!r}"
+        ) from None
+    if len(frames) < 2:
+        raise StackError(f"a stack needs two frames or more, and there are {len(frames)}")
+    if all(isinstance(frame, (str, os.PathLike)) for frame in frames):
+        return [Path(cast(AnyPath, frame)) for frame in frames], False
+    arrays = _checked(frames)
+    if np.issubdtype(arrays[0].dtype, np.floating):
+        return np.stack([_as_levels(frame) for frame in arrays]), True
+    return np.stack(arrays), False
+
+
+def _as_levels(floats: np.ndarray) -> np.ndarray:
+    """Floats in [0, 1] as uint16."""
+    return np.rint(floats * np.float64(65535)).astype(np.uint16)
+
+
+def _as_floats(levels: np.ndarray) -> np.ndarray:
+    """uint16 as float32 in [0, 1]."""
+    return levels * np.float32(1 / 65535)
+
+
 def _read(
-    given: Frames,
+    given: Sequence[FramePath] | np.ndarray,
     options: AlignOptions,
     low_memory: bool = False,
     reading: ReadOptions = DEFAULT_READING,
 ) -> tuple[Stack, list[int]]:
-    """The Stack of what is given, and the place in the input of each of its frames."""
-    if isinstance(given, (str, os.PathLike)):
-        paths = list_frames(Path(given), reading.prefer_files)
+    """The Stack of what `_given` returns, and the place in the input of each of its frames."""
+    if not isinstance(given, np.ndarray):
+        paths = list(given)
         before = list(paths)
         place = Path(tempfile.gettempdir())
         stack = read_sound(
             paths, options.reference, reading.lenient, spill=place, low_memory=low_memory
         )
     else:
-        frames = _as_frames(given)
-        find_reference(options.reference, [str(k) for k in range(len(frames))])
-        paths = [Path(str(k)) for k in range(len(frames))]
-        stack = Stack(frames, paths, Metadata(), [], [Metadata() for _ in paths])
+        names = [str(k) for k in range(len(given))]
+        find_reference(options.reference, names)
+        paths = [Path(name) for name in names]
+        stack = Stack(given, paths, Metadata(), [], [Metadata() for _ in paths])
         before = list(stack.paths)
     if options.order == "auto":
         put_in_order(stack)
     return stack, [before.index(path) for path in stack.paths]
 
 
-def _as_frames(given: np.ndarray | Sequence[np.ndarray]) -> np.ndarray:
-    """A copy (N, H, W, C) of frames as arrays; StackError if they are no stack."""
-    arrays = [np.asarray(frame) for frame in given]
-    if len(arrays) < 2:
-        raise StackError(f"a stack needs two frames or more, and there are {len(arrays)}")
+def _checked(given: Sequence[Any]) -> list[np.ndarray]:
+    """Frames as arrays (H, W, C) of one shape and dtype; StackError if they are no stack."""
+    try:
+        arrays = [np.asarray(frame) for frame in given]
+    except ValueError as error:  # lists of unequal lengths
+        raise StackError(f"the frames are no arrays: {error}") from error
     arrays = [frame[..., None] if frame.ndim == 2 else frame for frame in arrays]
     for k, frame in enumerate(arrays):
         if frame.ndim != 3 or not 1 <= frame.shape[2] <= 4 or 0 in frame.shape:
             raise StackError(
                 f"frame {k} has shape {frame.shape}: give (H, W) or (H, W, C) with C from 1 to 4"
             )
-        if frame.dtype not in (np.uint8, np.uint16):
+        if np.issubdtype(frame.dtype, np.floating):
+            low, high = float(frame.min()), float(frame.max())
+            if not (low >= 0 and high <= 1):  # NaN too
+                raise StackError(
+                    f"frame {k} has values from {low:.4g} to {high:.4g}: floats are from 0, black, "
+                    "to 1, white"
+                )
+        elif frame.dtype not in (np.uint8, np.uint16):
             raise StackError(
                 f"frame {k} is {frame.dtype}: convert it to uint8 or uint16, with the range of the "
-                "type as black to white"
+                "type as black to white, or to floats from 0 to 1"
             )
         if frame.shape != arrays[0].shape or frame.dtype != arrays[0].dtype:
             raise StackError(
                 f"frame {k} is {frame.shape} {frame.dtype}, frame 0 is {arrays[0].shape} "
                 f"{arrays[0].dtype}: give frames of one size and type"
             )
-    return np.stack(arrays)
+    return arrays
 
 
 def _result(made: Made, stack: Stack, bits: int | None, order: list[int]) -> Result:

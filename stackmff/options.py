@@ -329,6 +329,16 @@ def number(
     return parse_number
 
 
+def check_names(cls: type, names: Iterable[str]) -> None:
+    """Raise StackError for the first name that is no option of a class or of a group in it."""
+    known = names_of(cls)
+    for name in names:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 1)
+            mend = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
+            raise StackError(f"{name} is no option: {mend}")
+
+
 def build(cls: type[_Options], values: Mapping[str, Any], strict: bool = False) -> _Options:
     """An options object from named values; what is not named has its default.
 
@@ -340,12 +350,7 @@ def build(cls: type[_Options], values: Mapping[str, Any], strict: bool = False) 
         StackError: a value is out of its range, two contradict each other, or a name is unknown.
     """
     if strict:
-        known = names_of(cls)
-        for name in values:
-            if name not in known:
-                near = difflib.get_close_matches(name, known, 1)
-                mend = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
-                raise StackError(f"{name} is no option: {mend}")
+        check_names(cls, values)
     given: dict[str, Any] = {}
     for field, kind in fields_of(cls):
         if is_group(kind):

@@ -1,8 +1,10 @@
 """Records beside results: what each was made from and how, so that finished work is not redone."""
 
 import contextlib
+import functools
 import os
 import platform
+import subprocess
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -157,10 +159,40 @@ class Record:
 
 def run_record() -> dict[str, Any]:
     """What is needed to repeat a run: the command line and the versions."""
+    return {"command": sys.argv, "versions": dict(versions())}
+
+
+@functools.cache
+def versions() -> dict[str, str]:
+    """Versions of Python, of the packages that decide results, and of this program.
+
+    In a clone "commit" is what is checked out, followed by "with changes" if tracked files differ
+    from it.
+    """
     from importlib.metadata import PackageNotFoundError, version
 
-    versions = {"python": platform.python_version()}
-    for package in ("torch", "numpy", "opencv-python-headless", "scikit-image"):
+    found = {"python": platform.python_version()}
+    for package in ("torch", "numpy", "opencv-python-headless", "scikit-image", "stackmff"):
         with contextlib.suppress(PackageNotFoundError):
-            versions[package] = version(package)
-    return {"command": sys.argv, "versions": versions}
+            found[package] = version(package)
+    commit = commit_of(Path(__file__).parents[1])
+    return {**found, "commit": commit} if commit else found
+
+
+def commit_of(clone: Path) -> str | None:
+    """The commit that is checked out in a clone, and whether it has changes; None if it is none."""
+    if not (clone / ".git").exists():  # an environment may lie in the clone of something else
+        return None
+
+    def git(*words: str) -> str:
+        done = subprocess.run(
+            ["git", "-C", clone, *words], capture_output=True, text=True, timeout=30, check=True
+        )
+        return done.stdout.strip()
+
+    try:
+        commit = git("rev-parse", "HEAD")
+        changed = git("status", "--porcelain", "--untracked-files=no")
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return f"{commit} with changes" if changed else commit

@@ -36,10 +36,13 @@ def draw_moved_stack():
     return [frames[k][:, start : start + 256] for k, start in zip((0, 2, 1, 3), starts)]
 
 
-def write_set(folder, counts, height=48, width=48):
-    """Write a data set of len(counts) scenes, scene i of counts[i] frames; returns the folder."""
+def write_set(folder, counts, height=48, width=48, first=0):
+    """Write a data set of len(counts) scenes, scene i of counts[i] frames; returns the folder.
+
+    Scenes of one size are those of another set, unless `first` makes them begin elsewhere.
+    """
     for i, n_frames in enumerate(counts):
-        answer = texture(height, width, i)
+        answer = texture(height, width, first + i)
         write_picture(folder / "AiF" / f"scene{i}.png", answer)
         for k, frame in enumerate(draw_stack(answer, n_frames)):
             write_picture(folder / "dof_stack" / f"scene{i}" / f"{k}.png", frame)

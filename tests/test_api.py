@@ -85,6 +85,29 @@ def test_the_picture_is_of_the_frames_kind(channels, dtype):
         np.testing.assert_array_equal(grey.picture, result.picture)
 
 
+def test_floats_are_sixteen_bits(frames, tmp_path):
+    """Multiples of 1/255 are multiples of 257/65535."""
+    floats, deep = frames / 255, frames * np.uint16(257)
+    result, wanted = stackmff.fuse(floats), stackmff.fuse(deep)
+    assert result.picture.dtype == np.float32
+    np.testing.assert_allclose(result.picture, wanted.picture / 65535, rtol=1e-6)
+    result.save(tmp_path / "a.png")
+    np.testing.assert_array_equal(read_picture(tmp_path / "a.png"), wanted.picture)
+    aligned = stackmff.align([np.float32(frame) for frame in floats[..., 0]])
+    assert aligned.frames.dtype == np.float32 and aligned.frames.shape == (5, 96, 128, 1)
+    np.testing.assert_allclose(aligned.frames[..., 0], floats[..., 0], atol=1e-5)
+
+
+def test_a_list_of_files_is_a_stack(folder):
+    paths = sorted(folder.iterdir())
+    whole = stackmff.fuse(folder)
+    np.testing.assert_array_equal(stackmff.fuse(paths).picture, whole.picture)
+    assert stackmff.fuse([str(path) for path in paths[::-1]]).order in (
+        [0, 1, 2, 3, 4],
+        [4, 3, 2, 1, 0],
+    )
+
+
 def test_weights_are_those_of_the_mixture(frames):
     weights = stackmff.frame_weights(frames, precision="fp32")
     assert weights.shape == (5, 96, 128) and weights.dtype == np.float32 and weights.min() >= 0
@@ -127,7 +150,15 @@ def test_a_result_is_saved_with_its_metadata(folder, tmp_path):
     ("given", "options", "sentence"),
     [
         (lambda f: f[:1], {}, "two frames or more"),
-        (lambda f: np.stack(f) / 255, {}, "frame 0 is float64: convert it to uint8 or uint16"),
+        (lambda f: np.stack(f) / 25, {}, r"frame 0 has values from .* to .*: floats are from 0"),
+        (lambda f: [f[0] / 255, f[1] * np.nan], {}, "frame 1 has values from nan"),
+        (lambda f: np.int64(f), {}, "frame 0 is int64: convert it to uint8 or uint16"),
+        (lambda f: f[0, :, :, 0], {}, r"frame 0 has shape \(128,\)"),
+        (lambda f: None, {}, "a stack is a path, a list of paths or arrays, or an array, not None"),
+        (lambda f: np.float32(1), {}, "a stack is a path"),
+        (lambda f: [[[1, 2], [3]], [[1, 2], [3]]], {}, "the frames are no arrays"),
+        (lambda f: ["no.png", "such.png"], {}, "png cannot be read"),
+        (lambda f: ["one.png"], {}, "two frames or more"),
         (lambda f: [f[0], f[1][:50]], {}, "frame 1 is \\(50, 128, 3\\)"),
         (lambda f: [f[0], f[1].astype(np.uint16)], {}, "frame 1 is .* uint16, frame 0 is"),
         (lambda f: np.stack(f).transpose(0, 3, 1, 2), {}, "frame 0 has shape"),

@@ -46,6 +46,13 @@ def scores_of(folder, answers, **how):
     return scoring.score_tasks(tasks, scoring.Scoring(**how))["a"]
 
 
+def test_the_short_form_has_the_means_alone(folders, capsys):
+    run("--results", folders[0], "--reference", folders[1], "--short")
+    said = capsys.readouterr().out
+    assert "scene2" not in said and "scene10" not in said
+    assert said.split()[0] == "method" and "PSNR" in said and "\nfused " in said
+
+
 def test_every_picture_every_metric_and_the_mean(folders, tmp_path, capsys):
     table = tmp_path / "new folder" / "table.csv"
     run("--results", folders[0], "--reference", folders[1], "--csv", table)

@@ -317,6 +317,7 @@ def test_parts_make_the_whole_and_a_dead_one_is_made_up_for(tmp_path, weights, m
         return sorted(path.stem for path in (tmp_path / "out").glob("*.png"))
 
     assert call(predict_dataset.main, *args, "--part", "2/2") == 0
+    assert "2 of 5 stacks of set" in capsys.readouterr().out
     assert made() == ["s1", "s3"] == list(summary(tmp_path / "out"))
     for name, value in (("ID", "3"), ("MIN", "3"), ("COUNT", "2")):  # the first of --array=3-4
         monkeypatch.setenv(f"SLURM_ARRAY_TASK_{name}", value)

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -453,6 +454,69 @@ def test_precision_is_measured_or_taken_as_told(options):
         train.choose_precision(network, asked, torch.device("mps"))
 
 
+def test_fp16_scales_its_loss_and_leaves_out_what_overflows(options, tmp_path, monkeypatch):
+    def too_large(device, precision):
+        return torch.amp.GradScaler("cpu", init_scale=2.0**100)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "loss_scaler", too_large)
+        signal_after(patch, 4)
+        assert start(options, "run", "--precision", "fp16") == 130
+    stopped = load(tmp_path / "run" / "last.pth")["state"]
+    assert stopped["scaler"]["scale"] == 2.0**96 and not stopped["optimizer"]["state"]
+    assert resume(tmp_path, "run", "--epochs", "4") == 0
+    final = load(tmp_path / "run" / "last.pth")["state"]
+    assert final["scaler"]["scale"] == 2.0**88  # the scale went on from where it was
+    assert start(options, "new", "--precision", "fp16", "--epochs", "1") == 0
+    new = load(tmp_path / "new" / "last.pth")["state"]
+    assert new["optimizer"]["state"] and new["scaler"]["scale"] <= 2.0**16
+    lines = (tmp_path / "new" / "log.jsonl").read_text()
+    assert "NaN" not in lines and "Infinity" not in lines
+
+
+def test_deterministic_operations_are_for_the_run_alone(options, monkeypatch):
+    seen = []
+    step = train.train_step
+
+    def look(*args):
+        seen.append((torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark))
+        return step(*args)
+
+    monkeypatch.setattr(train, "train_step", look)
+    assert start(options, "run", "--epochs", "1", "--deterministic") == 0
+    assert set(seen) == {(True, False)}
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
+def test_a_config_repeats_a_run(options, tmp_path):
+    assert start(options, "first", "--epochs", "1", "--lr", "1e-3") == 0
+    config = ["--config", str(tmp_path / "first" / "args.json"), "--experiments", str(tmp_path)]
+    assert train.main([*config, "--exp_name", "second", "--device", "cpu"]) == 0
+    first, second = (load(tmp_path / name / "last.pth") for name in ("first", "second"))
+    assert_equal(first["state"], second["state"])
+    third, _ = read([*config, "--exp_name", "third", "--lr", "5e-4"])
+    assert third.optimisation.lr == 5e-4 and third.samples.image_size == (16, 16)
+    with pytest.raises(StackError, match="first already holds a run"):
+        read(config)
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        ("{", "args.json cannot be read"),
+        ('{"lr": 1}', 'has no "args": give the args.json of a run'),
+        ('{"args": {"batchsize": 3}}', "batchsize is no option: did you mean batch_size"),
+        ('{"args": {"batch_size": 0}}', "--batch_size 0 must be at least 1"),
+    ],
+)
+def test_what_is_no_config(options, tmp_path, content, sentence, capsys):
+    (tmp_path / "args.json").write_text(content)
+    words = without(options, "--batch_size")
+    with pytest.raises((StackError, SystemExit)) as caught:
+        read([*words, "--exp_name", "x", "--config", tmp_path / "args.json"])
+    assert sentence in f"{caught.value}{capsys.readouterr().err}"
+
+
 def test_a_gpu_of_one_process_is_refused_for_two(options, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(StackError, match="is one GPU for 2 processes"):
@@ -504,7 +568,7 @@ def scalars(folder):
 
 
 def test_what_a_researcher_looks_at(options, tmp_path, capsys):
-    held_out = write_set(tmp_path / "held out", [3, 4, 3], 32, 32)
+    held_out = write_set(tmp_path / "held out", [3, 4, 3], 32, 32, first=20)
     place = options.index("--val_fraction")
     words = options[:place] + options[place + 2 :] + ["--val_datapath", str(held_out)]
     assert start(words, "run", "--epochs", "2", "--validate_every", "2") == 0
@@ -524,6 +588,43 @@ def test_what_a_researcher_looks_at(options, tmp_path, capsys):
     last = next(line for line in said if line.startswith("epoch 2 step 8: PSNR"))
     assert "(best); training loss" in last and last.endswith("samples/s")
     assert read_picture(tmp_path / "run" / "curves.png").shape[2] == 3
+
+
+def test_a_run_of_few_steps_logs_each_epoch(options, tmp_path):
+    """3 epochs of 3 steps, and 50 steps between lines."""
+    assert start(options, "run", "--log_every", "50") == 0
+    assert start(options, "each") == 0
+    few, each = (
+        [
+            (line["step"], line["train"]["loss"])
+            for line in map(json.loads, (tmp_path / name / "log.jsonl").read_text().splitlines())
+            if "train" in line
+        ]
+        for name in ("run", "each")
+    )
+    assert [step for step, _ in few] == [3, 6, 9]
+    losses = [loss for _, loss in each]
+    for k, (_, mean) in enumerate(few):
+        assert mean == pytest.approx(np.mean(losses[3 * k : 3 * k + 3]), rel=1e-5)
+
+
+def test_means_are_those_of_all_processes(monkeypatch):
+    monkeypatch.setattr(log, "gathered", lambda own: [own, {**own, "loss": 5.0}])
+    means = log.Means()
+    for value in (1.0, 2.0):
+        means.add({"lr": 0.1, "loss": value}, torch.zeros(2, 1, 3, 8, 8))
+    assert means.values()["loss"] == (1.5 + 5) / 2
+
+
+@pytest.mark.parametrize(
+    ("epochs", "every", "shown"),
+    [(3, 1, 3), (60, 1, 10), (60, 7, 9), (1, 1, 1)],
+)
+def test_pictures_of_a_long_run_do_not_fill_the_disk(epochs, every, shown):
+    options = made(epochs=epochs, validate_every=every)
+    validated = [e for e in range(1, epochs + 1) if e % every == 0 or e == epochs]
+    shows = [train.shows_panels(SimpleNamespace(options=options, epoch=e)) for e in validated]
+    assert sum(shows) == shown and shows[-1]
 
 
 @pytest.mark.parametrize("words", [["--dry_run"], ["--profile", "2"]], ids=["dry run", "profile"])
@@ -550,7 +651,8 @@ def test_a_dry_run_names_what_is_broken(options, tmp_path, data, capsys):
     shutil.copytree(data, broken)
     for k in range(7):  # whichever train
         (broken / "dof_stack" / f"scene{k}" / "1.png").write_bytes(b"no picture")
-    good = ["--val_datapath", str(data), "--datapath", str(broken)]
+    held_out = write_set(tmp_path / "held out", [3], 32, 32, first=20)
+    good = ["--val_datapath", str(held_out), "--datapath", str(broken)]
     place = options.index("--val_fraction")
     words = options[:place] + options[place + 2 :]
     with pytest.raises(StackError, match="is not a picture"):  # of its step

@@ -1,4 +1,4 @@
-"""Export a checkpoint of StackMix or PyramidMix for the CPU engine, OpenVINO, beside it."""
+"""Export a checkpoint of a network that weighs frames for the CPU engine, OpenVINO, beside it."""
 
 import argparse
 import itertools
@@ -16,7 +16,6 @@ from network import (
     FusionNetwork,
     Guide,
     PyramidMix,
-    StackMix,
     evened,
     load_network,
 )
@@ -27,7 +26,9 @@ from stackmff.fusion.engines import EXPORT_SUFFIX, GRID, engine_for, guide_expor
 from stackmff.fusion.fuse import frame_weights
 from stackmff.machine import import_openvino
 from stackmff.options import Options, add_options, option, parse
+from stackmff.own import use_network
 from stackmff.processes import run_main
+from stackmff.shipped import networks
 
 if TYPE_CHECKING:
     import torch
@@ -44,6 +45,11 @@ class ExportOptions(Options):
     model_path: Path = option(
         help="checkpoint; FILE with .xml, .bin and .json instead of its suffix is written",
         metavar="FILE",
+    )
+    network: str | None = option(
+        None,
+        help="where the network of the checkpoint is your own: its class",
+        metavar="FILE.py:CLASS",
     )
 
 
@@ -100,7 +106,7 @@ def convert(network: FusionNetwork) -> list[Any]:
     takes what is reduced, luma, chroma and details (DETAILS, N, H, W), and gives the guide.
 
     Args:
-        network: StackMix or PyramidMix in eval mode; it is changed in place.
+        network: that weighs the frames, in eval mode; it is changed in place.
     """
     import torch
 
@@ -196,12 +202,18 @@ def export(model_path: Path) -> float:
     """
     openvino = import_openvino()
     network = load_network(model_path)
-    if not isinstance(network, StackMix | PyramidMix):
+    if network.output != "weights":
         raise StackError(
-            f"{model_path} holds {network.config['network']}, and only StackMix and PyramidMix are "
-            "exported: predict.py runs it without an export"
+            f"{model_path} holds {network.config['network']}, which outputs luma, and only "
+            "networks that weigh the frames are exported: predict.py runs it without an export"
         )
-    models = convert(load_network(model_path))
+    try:
+        models = convert(load_network(model_path))
+    except RuntimeError as error:
+        raise StackError(
+            f"OpenVINO cannot convert {network.config['network']}: "
+            f"{str(error).strip().splitlines()[0]}"
+        ) from error
     target = model_path.with_suffix(EXPORT_SUFFIX)
     record = {model_path.name: sha256(model_path)}
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".export") as folder:
@@ -243,6 +255,8 @@ def largest_error(network: FusionNetwork, path: Path) -> float:
 def main(argv: Sequence[str] | None = None) -> None:
     """Export a checkpoint and check the export."""
     (options,) = parse(get_parser(), argv, ExportOptions)
+    if options.network is not None:
+        use_network(networks(), options.network, options.model_path)
     error = export(options.model_path)
     exported = options.model_path.with_suffix(EXPORT_SUFFIX)
     print(f"{exported}: weights within {error:.1g} of torch's")

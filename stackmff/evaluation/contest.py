@@ -26,6 +26,7 @@ from stackmff.images.folders import list_frames, stack_root
 from stackmff.images.formats import write_picture
 from stackmff.images.stack import read_stack
 from stackmff.images.stack_files import FramePath
+from stackmff.own import file_of, is_own
 from stackmff.processes import answer_channel, answers, child, how_it_ended
 from stackmff.records import Record, wanted_record
 
@@ -71,6 +72,8 @@ def make_entries(words: Sequence[str], iterative: bool, output_dir: Path) -> lis
     for word in methods.method_words(words):
         method, options = methods.parse_method(word)
         files = {key: options[key] for key in methods.WEIGHT_OPTIONS if key in options}
+        if is_own(word):
+            files["file"] = str(file_of(word))
         weights = {key: sha256(path) for key, path in files.items() if Path(path).is_file()}
         name = f"{word}-iterative" if iterative else word
         entry = Contestant(

@@ -10,6 +10,7 @@ OPTIONAL_METRICS if it needs larger pictures or packages that the program does n
 those only on request.
 """
 
+import argparse
 import functools
 import importlib
 from collections.abc import Callable, Sequence
@@ -18,6 +19,8 @@ from typing import Any
 import cv2
 import numpy as np
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+
+from stackmff.own import add_own, function, is_own
 
 Metric = Callable[[np.ndarray, np.ndarray, float], float]  # (fused, answer, peak) to a score
 
@@ -252,6 +255,21 @@ def to_gray(picture: np.ndarray) -> np.ndarray:
     return grey
 
 
+def own_metric(what: Any, word: str) -> tuple[Metric, str]:
+    """The line of a function of the user's."""
+    return function(what, word), ""
+
+
+def metric_name(word: str) -> str:
+    """An argparse type: a name in OPTIONAL_METRICS, or FILE.py:FUNCTION."""
+    if word not in OPTIONAL_METRICS and not is_own(word):
+        raise argparse.ArgumentTypeError(
+            f"invalid choice: {word!r} (choose from {', '.join(OPTIONAL_METRICS)}, or give "
+            "FILE.py:FUNCTION)"
+        )
+    return word
+
+
 def score(
     fused: np.ndarray,
     answer: np.ndarray,
@@ -265,13 +283,16 @@ def score(
         fused, answer: (H, W) or (H, W, C) of one shape and dtype, values in [0, peak].
         peak: the value of white.
         gray: score the luma instead of the colours.
-        optional: names in OPTIONAL_METRICS.
+        optional: names in OPTIONAL_METRICS, or FILE.py:FUNCTION, see own.py.
     Returns:
         {name: float}, those of METRICS first.
     Raises:
         ValueError: the two differ in shape or dtype or are smaller than the windows of SSIM or of
             an optional metric, a metric is unknown, or a package that it needs is missing.
+        StackError: a file of the user's has no such function.
     """
+    for name in optional:  # in each process that scores
+        add_own(OPTIONAL_METRICS, name, own_metric)
     if unknown := set(optional) - set(OPTIONAL_METRICS):
         raise ValueError(
             f"{min(unknown)} is not a metric: choose from {', '.join(OPTIONAL_METRICS)}"

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stackmff.evaluation.indices import INDICES
-from stackmff.evaluation.metrics import OPTIONAL_METRICS
+from stackmff.evaluation.metrics import OPTIONAL_METRICS, metric_name
 from stackmff.evaluation.scoring import BORDER, Scoring
 from stackmff.options import Options, option
 
@@ -77,8 +77,10 @@ class ScoreOptions(Options):
     )
     metrics: tuple[str, ...] = option(
         (),
-        help=f"also score by {', '.join(OPTIONAL_METRICS)} (default: none of them)",
-        choices=tuple(OPTIONAL_METRICS),
+        help=f"also score by {', '.join(OPTIONAL_METRICS)}, or by functions of yours, given as "
+        "FILE.py:FUNCTION (default: none of them)",
+        convert=metric_name,
+        nargs="+",
         metavar="NAME",
     )
     indices: tuple[str, ...] | None = option(
@@ -118,6 +120,9 @@ class TableOptions(Options):
         help="compare the others with this result, or with the best by PSNR (default: with the "
         "first)",
         metavar="NAME",
+    )
+    short: bool = option(
+        False, help="print the mean scores of each result alone, not the scores of every scene"
     )
     csv: Path | None = option(None, help="also write the table there (default: no)", metavar="FILE")
     markdown: Path | None = option(

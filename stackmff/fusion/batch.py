@@ -56,6 +56,7 @@ from stackmff.images.hyperstacks import Hyperstack
 from stackmff.images.stack import Stack
 from stackmff.images.stack_files import FramePath
 from stackmff.options import Options, add_options, as_record, option, parse
+from stackmff.original import translated
 from stackmff.processes import futures_ahead, join_processes, rank_and_world
 from stackmff.records import Record, wanted_record
 
@@ -142,6 +143,7 @@ class BatchOutputOptions(Options):
         help="folder of the results, with a folder for each data set if there are several "
         "(default: results/<data set>)",
         metavar="DIR",
+        aliases=("predict_name",),
     )
     focus_map: bool = option(False, help="also write the focus maps to focus_map/, 16-bit PNG")
     confidence: bool = option(
@@ -499,7 +501,7 @@ def show_plan(
 
 def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
     """Fuse the stacks of a data set."""
-    batch, options = parse(get_parser(prog), argv, BatchOptions, BatchJobOptions)
+    batch, options = parse(get_parser(prog), translated(argv), BatchOptions, BatchJobOptions)
     output, quiet = options.output, options.messages.quiet
     rank, world, _ = rank_and_world()
 
@@ -528,15 +530,18 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
         join_processes("gloo", timedelta(days=30))
     try:
         part, parts = batch.part or (1, 1)
-        own = jobs[part - 1 :: parts][rank::world]
-        failures = gather(run_jobs(own, engine, quiet, rank), world)
+        mine = jobs[part - 1 :: parts]
+        failures = gather(run_jobs(mine[rank::world], engine, quiet, rank), world)
     finally:
         if rank == 0:
             write_summaries(jobs)
     if rank == 0:
         files = "summary.csv, report.html" if output.report else "summary.csv"
         for name, target in () if quiet else targets.items():
-            print(f"{target}: {len(datasets[name])} stacks of {name}, {files}")
+            count: int | str = len(datasets[name])
+            if parts > 1:
+                count = f"{sum(job.target == target for job in mine)} of {count}"
+            print(f"{target}: {count} stacks of {name}, {files}")
         for failure in failures:
             print(f"failed: {failure}", file=sys.stderr)
     return 1 if failures else 0

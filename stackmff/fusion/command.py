@@ -30,7 +30,10 @@ from stackmff.images.formats import FORMATS, PICTURE_SUFFIXES, result_suffix, sa
 from stackmff.images.hyperstacks import Hyperstack
 from stackmff.images.stack_files import FramePath
 from stackmff.options import Options, add_options, option, parse
+from stackmff.original import translated
 from stackmff.records import Record
+
+REFUSED = {"--predict_name": "names no file of predict.py: give --output FILE"}
 
 
 @dataclass(frozen=True)
@@ -225,7 +228,7 @@ def as_hyperstack(command: FuseCommand) -> Hyperstack | None:
 def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
     """Fuse one stack."""
     parser = get_parser(prog)
-    (command,) = parse(parser, argv, FuseCommand)
+    (command,) = parse(parser, translated(argv, REFUSED), FuseCommand)
     stack_path, wanted, options = command.stack.stack_path, command.output, command.fuse
     messages = command.messages
     hyperstack = as_hyperstack(command)

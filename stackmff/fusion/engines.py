@@ -22,6 +22,7 @@ from stackmff.machine import (
     select_device,
     the_core,
 )
+from stackmff.own import own_network_of
 
 TILES = {"weights": 1024, "luma": 640}  # the published network runs whole up to 640x640
 # Overlap of tiles, px. StackMix in tiles of 640 px then differs from the whole by 0.02 grey levels
@@ -478,11 +479,19 @@ def torch_engine(model_path: Path, device: str = "auto") -> TorchEngine:
     Raises:
         StackError: there are no such weights, or no such device.
     """
-    from stackmff.shipped import load_network
+    from stackmff.shipped import load_network, networks
 
     need_torch(f"the network of {model_path} without an export")
     chosen = select_device(str(device))
-    return engine_for(load_network(model_path, chosen), chosen)
+    try:
+        return engine_for(load_network(model_path, chosen), chosen)
+    except StackError as error:
+        if own := own_network_of(networks(), model_path):
+            raise StackError(
+                f"{model_path} holds {own}, a network of its author's: give --network "
+                f"FILE.py:{own.rpartition(':')[2]} with that file, if you trust it"
+            ) from error
+        raise
 
 
 def engine_for(network: Any, device: Any) -> TorchEngine:

@@ -26,6 +26,7 @@ from stackmff.fusion.tiles import ramp, tile_spans
 from stackmff.fusion.transforms import TRANSFORMS, missing_packages
 from stackmff.images.colour import LUMA, luma
 from stackmff.options import number
+from stackmff.own import add_own, function, is_own
 from stackmff.shipped import WEIGHTS
 
 Fuse = Callable[[np.ndarray], np.ndarray]  # frames (N, H, W, C) to a picture (H, W, C)
@@ -255,19 +256,30 @@ METHODS = {
 }
 
 
+def own_method(what: Any, word: str) -> Method:
+    """The line of a function of the user's, from frames (N, H, W, C) to a picture (H, W, C)."""
+    fuse = function(what, word)
+    return Method("a method of yours", 0, word, lambda: fuse)
+
+
 def parse_method(word: str) -> tuple[str, dict[str, Any]]:
     """Parse a method's name and its options.
 
     Args:
-        word: "GFF" or "GFF:base_radius=20,base_epsilon=0.1".
+        word: "GFF", "GFF:base_radius=20,base_epsilon=0.1", or FILE.py:FUNCTION, see own.py.
     Returns:
         (name, {option: value}), all options, each of its default's type.
     Raises:
         StackError: an unknown method or option, or a value of the wrong type or out of range.
     """
+    add_own(METHODS, word, own_method)
+    if is_own(word):
+        return word, {}
     name, _, rest = word.partition(":")
     if name not in METHODS:
-        raise StackError(f"{name!r} is not a method: choose from {', '.join(METHODS)}")
+        raise StackError(
+            f"{name!r} is not a method: choose from {', '.join(METHODS)}, or give FILE.py:FUNCTION"
+        )
     options = dict(METHODS[name].options)
     for pair in filter(None, rest.split(",")):
         option, equals, value = pair.partition("=")

@@ -20,6 +20,11 @@ class EngineOptions(Options):
         WEIGHTS,
         help="checkpoint of the network (default: weights/checkpoint.pth of this program)",
     )
+    network: str | None = option(
+        None,
+        help="where the network of the checkpoint is your own: its class",
+        metavar="FILE.py:CLASS",
+    )
     device: str = option(
         "auto",
         help="auto (CUDA, else MPS, else CPU), cpu, mps, cuda or cuda:K (default: %(default)s)",

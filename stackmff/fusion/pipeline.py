@@ -30,8 +30,10 @@ from stackmff.images.levels import levels_of, told_levels
 from stackmff.images.metadata import Metadata
 from stackmff.images.stack import Stack, read_stack
 from stackmff.images.stack_files import FramePath
-from stackmff.machine import share_one_heap
+from stackmff.machine import need_torch, share_one_heap
+from stackmff.own import use_network
 from stackmff.progress import ShowStage, stage
+from stackmff.shipped import networks
 
 CODED_GAMMA = 2.2  # coded values are about this root of the light
 TILT = 4.0  # of --prefer: where two frames share a pixel evenly, one gets 55 times the other's part
@@ -536,6 +538,9 @@ def make_engine(options: EngineOptions, needing_weights: Iterable[str] = ()) -> 
         StackError: as choose_engine, or the network cannot give what is asked for.
     """
     share_one_heap()
+    if options.network is not None:
+        need_torch("a network of your own")
+        use_network(networks(), options.network, options.model_path)
     engine = choose_engine(options.model_path, options.device, options.engine, options.precision)
     if engine.output != "weights":
         for name in needing_weights:

@@ -9,7 +9,15 @@ from typing import Any
 
 from stackmff.errors import StackError
 from stackmff.files import parse_json
-from stackmff.options import HelpFormatter, add_options, build, changed, given_values, plain
+from stackmff.options import (
+    HelpFormatter,
+    add_options,
+    build,
+    changed,
+    check_names,
+    given_values,
+    plain,
+)
 from stackmff.processes import rank_and_world
 from stackmff.training.options import LAST, PRESETS, PREVIOUS, TrainOptions, usual_values
 
@@ -63,7 +71,9 @@ class Tables:
     They are defined outside the package, so train.py hands them in.
 
     Attributes:
-        networks: {name: what the network outputs, "weights" or "luma"}.
+        networks: their names.
+        output_of: from a name, or FILE.py:CLASS, to what the network outputs, "weights" or "luma";
+            raises StackError for others.
         network_config: from the name of a network and NAME=JSON words to its configuration; raises
             ValueError for other words.
         load_checkpoint: reads a checkpoint file; raises StackError.
@@ -72,7 +82,8 @@ class Tables:
         parse_loss_weights: from the words of --loss_weights to {term: weight}; raises ValueError.
     """
 
-    networks: Mapping[str, str]
+    networks: Sequence[str]
+    output_of: Callable[[str], str]
     network_config: Callable[[str, Sequence[str]], dict[str, Any]]
     load_checkpoint: Callable[[Path], Checkpoint]
     loss_terms: Sequence[str]
@@ -94,10 +105,14 @@ def make_parser(tables: Tables) -> argparse.ArgumentParser:
     )
     weights = (
         f"four numbers ({' '.join(tables.published_weights)}), or name=weight pairs of "
-        f"{', '.join(tables.loss_terms)} (default: {' '.join(words_of(tables.default_weights))})"
+        f"{', '.join(tables.loss_terms)} or FILE.py:FUNCTION (default: "
+        f"{' '.join(words_of(tables.default_weights))})"
     )
     details: dict[str, dict[str, Any]] = {
-        "network": {"choices": tuple(tables.networks)},
+        "network": {
+            "help": f"which network is trained: {', '.join(tables.networks)}, or one of yours",
+            "metavar": "NAME|FILE.py:CLASS",
+        },
         "loss_weights": {"help": weights},
     }
     add_options(parser, TrainOptions, details=details)
@@ -120,16 +135,20 @@ def parse_options(
         StackError: there is nothing to resume, or the folder already holds a run.
     """
     given = given_values(parser, argv, TrainOptions)
-    last = Path(given.get("experiments", "experiments")) / given["exp_name"] / LAST
+    usual = usual_values(None)
+    config = read_config(given["config"]) if given.get("config") else {}
+    name = config.get("exp_name", usual["exp_name"])
+    given = {"exp_name": name, **given}
+    last = Path(given.get("experiments", usual["experiments"])) / given["exp_name"] / LAST
     there = last.exists() or last.with_name(PREVIOUS).is_file()
     started_again = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
     goes_on = (given.get("resume") == "auto" or started_again) and there
     checkpoint = None
     if goes_on or given.get("resume") == "last":
-        for name in () if goes_on else ("init", "preset"):
-            if given.get(name):
+        for option in () if goes_on else ("init", "preset", "config"):
+            if given.get(option):
                 parser.error(
-                    f"--{name} starts a run, --resume continues one: give only one of them"
+                    f"--{option} starts a run, --resume continues one: give only one of them"
                 )
         checkpoint = read_stopped_run(last, tables)
         values, wrong = resumed_values(checkpoint["args"], given)
@@ -141,7 +160,7 @@ def parse_options(
             "another --exp_name"
         )
     else:
-        values = begun_values(given, tables)
+        values = begun_values(given, tables, config)
     try:
         return completed(build(TrainOptions, values), tables), checkpoint
     except StackError as error:
@@ -172,13 +191,38 @@ def read_stopped_run(last: Path, tables: Tables) -> Checkpoint:
     return {**checkpoint, "file": file.name, "note": note}
 
 
-def begun_values(given: Mapping[str, Any], tables: Tables) -> dict[str, Any]:
-    """The values of a run that begins: those given, over those of its preset."""
-    name = given.get("preset")
+def read_config(path: Path) -> dict[str, Any]:
+    """The options in an args.json, without those of the machine and the start.
+
+    Raises:
+        StackError: it cannot be read, or holds no options of train.py.
+    """
+    try:
+        content = parse_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise StackError(f"--config {path} cannot be read: {error}") from error
+    args = content.get("args") if isinstance(content, dict) else None
+    if not isinstance(args, dict):
+        raise StackError(f'--config {path} has no "args": give the args.json of a run')
+    try:
+        check_names(TrainOptions, args)
+    except StackError as error:
+        raise StackError(f"--config {path}: {error}") from error
+    values = {name: value for name, value in args.items() if value is not None}
+    if values.get("global_batch"):
+        values.pop("batch_size", None)  # which followed from it
+    return {name: value for name, value in values.items() if name not in (*OF_THE_START, "config")}
+
+
+def begun_values(
+    given: Mapping[str, Any], tables: Tables, config: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The values of a run that begins: those given, over those of --config, over its preset's."""
+    name = given.get("preset") or config.get("preset")
     preset: dict[str, Any] = {}
     if name:
         preset = PRESETS[name] | {"loss_weights": words_of(tables.published_weights)}
-    return {**preset, **given, "resume": None}
+    return {**preset, **config, **given, "resume": None}
 
 
 def resumed_values(
@@ -229,13 +273,12 @@ def completed(options: TrainOptions, tables: Tables) -> TrainOptions:
 def check_against(options: TrainOptions, tables: Tables) -> None:
     """Raise StackError where options do not fit the network or the terms of the loss."""
     name, words = options.model.network, options.optimisation.loss_weights
-    if name not in tables.networks:
-        raise StackError(f"--network {name} is unknown: use one of {', '.join(tables.networks)}")
+    output = tables.output_of(name)
     try:
         weights = tables.default_weights if words is None else tables.parse_loss_weights(words)
     except ValueError as error:
         raise StackError(f"--loss_weights: {error}") from error
-    if weights.get("cross_entropy") and tables.networks[name] != "weights":
+    if weights.get("cross_entropy") and output != "weights":
         raise StackError(
             f"--loss_weights: cross_entropy needs weights of the frames, {name} outputs luma"
         )

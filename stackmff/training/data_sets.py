@@ -34,6 +34,7 @@ from stackmff.synthesis.photos import (
 )
 from stackmff.training.augmentation import check_crop
 from stackmff.training.batches import split_pairs
+from stackmff.training.leaks import refuse_leaks, without_copies
 from stackmff.training.options import TrainOptions
 from stackmff.training.picture_store import PictureStore
 from stackmff.training.shards import Pair, list_shards, pairs_in_shards
@@ -102,7 +103,13 @@ def stored_stacks(
     training, small = part_by_size(store, parts[0], size, why)
     why = f"too small to be scored: each side must have {SSIM_WINDOW} px"
     validation, more = part_by_size(store, parts[1], (SSIM_WINDOW,) * 2, why)
-    return StoredStacks(store, training, validation, left_out + small + more)
+    left_out = left_out + small + more
+    if not data.val_datapath:
+        training, copies = without_copies(pairs, training, validation)
+        left_out += copies
+    elif not options.run.resume:  # a run that has begun keeps what it began with
+        refuse_leaks(pairs, training, validation)
+    return StoredStacks(store, training, validation, left_out)
 
 
 def find_usable_photos(options: TrainOptions) -> UsablePhotos:
@@ -276,6 +283,12 @@ def find_pairs(datapath: Path) -> tuple[list[Pair], list[str]]:
         if not found[0]:
             raise StackError(f"{datapath} holds no stack with its answer in its tar files")
         return found
+    if stacks is None and (datapath / "train_stack").is_dir():
+        raise StackError(
+            f"{datapath} has the published code's train_stack and train_lable: rename them to "
+            "train/dof_stack and train/AiF, test_stack and test_lable to test/dof_stack and "
+            "test/AiF, and give --datapath and --val_datapath the two folders"
+        )
     answers_folder = datapath / ANSWER_FOLDER
     if stacks is None or not answers_folder.is_dir():
         missing = ANSWER_FOLDER if stacks else STACK_FOLDERS[0]

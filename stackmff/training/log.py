@@ -1,6 +1,7 @@
 """The log of a training run."""
 
 import json
+import math
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,7 +11,7 @@ import numpy as np
 import torch
 
 from stackmff.files import parse_json, write_text
-from stackmff.processes import rank_and_world
+from stackmff.processes import gathered, rank_and_world
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -98,9 +99,14 @@ class Means:
         self.positions += stack[:, :1].numel()  # a position has one to three planes
 
     def values(self) -> dict[str, float]:
-        """{name: mean}, the last learning rate, and the speed of all processes together."""
+        """{name: mean}, the last learning rate, and the speed, of all processes together.
+
+        Each process has its share of the samples, so all must call it, at the same step.
+        """
         rate = rank_and_world()[1] / (time.perf_counter() - self.start)
-        means = {name: float(value) / self.steps for name, value in self.sums.items()}
+        own = {name: float(value) / self.steps for name, value in self.sums.items()}
+        shares = gathered(own)
+        means = {name: math.fsum(one[name] for one in shares) / len(shares) for name in own}
         return means | {
             "lr": self.rate,
             "samples_per_second": self.samples * rate,

@@ -1,6 +1,9 @@
 """Learning rate, optimiser, averages, precision."""
 
+import contextlib
 import copy
+import os
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 
 import torch
@@ -107,5 +110,27 @@ class Average:
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[None]:
-    """The context in which the network runs in a precision, "fp32" or "bf16"."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+    """The context in which the network runs in a precision, "fp32", "bf16" or "fp16"."""
+    half = torch.float16 if precision == "fp16" else torch.bfloat16
+    return torch.autocast(device.type, half, enabled=precision != "fp32")
+
+
+def loss_scaler(device: torch.device, precision: str) -> torch.amp.GradScaler:
+    """What scales the loss of fp16, whose small gradients are 0 otherwise; else it does nothing."""
+    return torch.amp.GradScaler(device.type, enabled=precision == "fp16")
+
+
+@contextlib.contextmanager
+def chosen_algorithms(deterministic: bool) -> Iterator[None]:
+    """A context with deterministic operations, or with the fastest of those that there are."""
+    before = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA is first used
+        torch.use_deterministic_algorithms(True, warn_only=True)
+    # A handful of shapes, each of which comes thousands of times.
+    torch.backends.cudnn.benchmark = not deterministic
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0])
+        torch.backends.cudnn.benchmark = before[1]

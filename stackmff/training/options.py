@@ -19,7 +19,7 @@ from stackmff.synthesis.options import (
     known_kind,
 )
 
-Precision = Literal["auto", "fp32", "bf16"]
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
 FrameOrder = Literal["subset", "all", "shuffled"]  # see `augmentation.Augmentation`
 
 LAST, PREVIOUS = "last.pth", "previous.pth"  # the state of a run, and the one before it
@@ -66,8 +66,13 @@ class RunOptions(Options):
 
     title = "run"
 
-    exp_name: str = option(help="name of the run's folder")
+    exp_name: str = option("experiment", help="name of the run's folder")
     experiments: Path = option(Path("experiments"), help="folder of all runs")
+    config: Path | None = option(
+        None,
+        help="repeat a run: take the options of this args.json; those given again replace them",
+        metavar="FILE",
+    )
     preset: str | None = option(
         None, help="a recipe, that is, other defaults", choices=tuple(PRESETS)
     )
@@ -77,7 +82,12 @@ class RunOptions(Options):
     precision: Precision = option(
         "auto",
         help="arithmetic of the network; auto chooses bf16 on CUDA, and on a CPU if it is faster "
-        "there",
+        "there; fp16, with a scaled loss, is for GPUs without bf16",
+    )
+    deterministic: bool = option(
+        False,
+        help="the same operations in the same order each time, so that two runs on one GPU agree; "
+        "slower there. torch warns of operations that it cannot do so",
     )
     max_minutes: float | None = option(
         None,
@@ -98,7 +108,10 @@ class RunOptions(Options):
         low=0,
     )
     save_every: int = option(
-        0, help="also keep epoch_<number>.pth every so many epochs; 0: none", low=0
+        0,
+        help="also keep epoch_<number>.pth every so many epochs; 0: none",
+        low=0,
+        aliases=("model_save_fre",),
     )
     log_every: int = option(50, help="steps between lines of the log", low=1)
     validate_every: int = option(1, help="epochs between validations", low=1)

@@ -119,12 +119,13 @@ class Run:
     """A training run and how far it is.
 
     Args:
-        options: with the precision chosen, "fp32" or "bf16".
+        options: with the precision chosen, "fp32", "bf16" or "fp16".
         device: torch.device.
         network: the network that learns, without DistributedDataParallel.
         trained: the same, wrapped where there are several processes.
         average: its Average, which is validated and saved to be used.
         optimizer: torch optimizer.
+        scaler: of the loss, see `optimisation.loss_scaler`.
         loss_weights: {term: weight}.
         steps_per_epoch: steps of a whole epoch.
         data, val_data: fingerprints of the training and validation scenes.
@@ -142,6 +143,7 @@ class Run:
     trained: torch.nn.Module
     average: Average
     optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
     loss_weights: Mapping[str, float]
     steps_per_epoch: int
     data: str
@@ -175,6 +177,7 @@ class Run:
         return {
             "network": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
             "step_in_epoch": self.step_in_epoch,
             "best": self.best,
             "data": self.data,
@@ -228,6 +231,8 @@ class Run:
         self.network.load_state_dict(state["network"])
         self.average.network.load_state_dict(checkpoint["network"])
         self.optimizer.load_state_dict(state["optimizer"])
+        if state.get("scaler") and self.scaler.is_enabled():
+            self.scaler.load_state_dict(state["scaler"])
         self.epoch, self.step = checkpoint["epoch"], checkpoint["step"]
         # Earlier versions scored an exact stack as infinite, which nothing surpasses.
         best = state["best"]

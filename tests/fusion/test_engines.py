@@ -214,7 +214,7 @@ def test_what_is_not_exported(tmp_path):
     network = build_network(default_config("StackMFF"))
     path = tmp_path / "luma.pth"
     torch.save({"config": network.config, "network": network.state_dict()}, path)
-    with pytest.raises(StackError, match="only StackMix and PyramidMix are"):
+    with pytest.raises(StackError, match="only networks that weigh the frames"):
         export.export(path)
     assert [p.name for p in tmp_path.iterdir()] == ["luma.pth"]
 

@@ -112,7 +112,7 @@ def test_photographs_with_depth_train_and_the_unfit_are_named(
 def test_stacks_of_a_wrong_size_are_named_and_left_out(common, tmp_path, capsys):
     data, held_out = tmp_path / "set", tmp_path / "held_out"
     for folder, small in ((data, (14, 40)), (held_out, (10, 40))):
-        write_set(folder, [3, 4, 5], 32, 32)
+        write_set(folder, [3, 4, 5], 32, 32, first=small[0])
         write_picture(folder / "AiF" / "low.png", texture(*small, 7))
         for k in range(2):
             write_picture(folder / "dof_stack" / "low" / f"{k}.png", texture(*small, k))
@@ -153,7 +153,7 @@ def test_random_scenes_of_the_seed_that_validates_are_refused(photo_options, dat
 
 def test_a_run_on_fewer_scenes_keeps_its_log(common, tmp_path):
     data = write_set(tmp_path / "set", [3] * 8, 32, 32)
-    held_out = write_set(tmp_path / "held_out", [3], 32, 32)
+    held_out = write_set(tmp_path / "held_out", [3], 32, 32, first=20)
     words = [*common, "--datapath", str(data), "--val_datapath", str(held_out), "--log_every", "1"]
     start(words, "run", "--epochs", "2")
     before = load(tmp_path / "run" / "last.pth")["step"]
@@ -169,7 +169,7 @@ def test_a_run_on_fewer_scenes_keeps_its_log(common, tmp_path):
 
 def test_other_validation_scenes_begin_a_new_best(common, tmp_path, capsys):
     data = write_set(tmp_path / "set", [3] * 4, 32, 32)
-    easy, hard = (write_set(tmp_path / name, [3], 32, 32) for name in ("easy", "hard"))
+    easy, hard = (write_set(tmp_path / name, [3], 32, 32, first=20) for name in ("easy", "hard"))
     for k in range(3):  # frames that are the answer
         shutil.copy(easy / "AiF" / "scene0.png", easy / "dof_stack" / "scene0" / f"{k}.png")
     words = [*common, "--datapath", str(data), "--val_datapath"]
