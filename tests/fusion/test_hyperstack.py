@@ -80,7 +80,7 @@ def test_frames_of_other_channels_move_as_those_of_the_one(tmp_path):
     source = hyperstack_in(written_plain(tmp_path / "a.tif", data))
     options = build(FuseOptions, {"align": "on", "focus_from": "1", "reference": "1"})
     result = fuse_hyperstack(source, Engine(only(2)), tmp_path / "b.tif", options)
-    assert any("frames were moved" in note for note in result["notes"])
+    assert any("frames aligned to" in note for note in result["notes"])
     back = tifffile.imread(tmp_path / "b.tif").astype(float)
     inner = slice(12, -12), slice(12, -12)
     for channel in (0, 1):  # frame 2 lies on frame 1 now: it is unlike itself, as it was

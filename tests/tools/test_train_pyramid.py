@@ -8,7 +8,7 @@ import pytest
 import torch
 from drawn import texture
 
-from network import build_network, load_network
+from network import build_network, evened_ups, load_network
 from stackmff.errors import StackError
 from stackmff.images.formats import write_picture
 from stackmff.synthesis import camera_scale
@@ -86,7 +86,7 @@ def test_the_best_network_loads_with_its_configuration(words, tmp_path):
 
 def test_the_stage_beyond_the_mixture_can_be_trained_alone(words, weights, tmp_path):
     train_pyramid.main(words("run", "--steps", 1, "--only_finish"))
-    own = load_network(weights).state_dict()
+    own = evened_ups(load_network(weights).state_dict())
     state = torch.load(tmp_path / "run" / "last.pth", weights_only=True)["state"]["network"]
     for name, value in own.items():
         assert state[f"fine.{name}"].equal(value) and state[f"coarse.{name}"].equal(value)
