@@ -47,7 +47,7 @@ lowest:
 # The tests that `make test` skips, and the page and the report in a browser (chromium and
 # chromium-driver of Debian).
 check: lint $(VENV)/.optional
-	$(PYTEST)
+	$(PYTEST) --slow
 	$(RUN) -m tests.check_metadata
 	$(RUN) -m tests.check_report
 	$(RUN) -m tests.check_app

@@ -12,6 +12,18 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_addoption(parser):
+    parser.addoption("--slow", action="store_true", help="also run what `make test` leaves out")
+
+
+def pytest_collection_modifyitems(config, items):
+    """Leave out the tests that take long, unless they are asked for."""
+    if not config.getoption("--slow"):
+        for item in items:
+            if item.get_closest_marker("slow"):
+                item.add_marker(pytest.mark.skip(reason="slow: make check runs it"))
+
+
 @pytest.fixture(scope="session")
 def weights(tmp_path_factory):
     """Checkpoints of both networks with random weights."""

@@ -69,6 +69,7 @@ def follow(title, place):
     return [run(words, place) for words in commands]
 
 
+@pytest.mark.slow
 def test_a_network(place):
     table = follow("A network", place)[-1]
     rows = {line.split()[0] for line in table.splitlines() if line}
@@ -89,6 +90,7 @@ def test_a_network(place):
     assert (place / "results" / "scene0.png").is_file()
 
 
+@pytest.mark.slow
 def test_a_loss_term(place):
     follow("A loss term", place)
     lines = (place / "experiments/my_loss/log.jsonl").read_text().splitlines()
@@ -107,6 +109,7 @@ def test_a_metric_and_a_method(place):
     assert any(line.startswith("my_method.py:middle ") for line in table.splitlines())
 
 
+@pytest.mark.slow
 def test_a_data_set(place):
     for k in range(3):
         answer = texture(32, 32, 40 + k)
