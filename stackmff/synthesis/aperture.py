@@ -195,7 +195,6 @@ class _Cut:
         here = self.box.slices()
         cover = sheet.cover[here].astype(np.float32)[..., None]
         self.pixels = np.concatenate([sheet.colour[here] * cover, cover], 2).astype(np.float32)
-        self.opaque = bool(sheet.cover.min() >= 1)
         self.margin = margin
         self.size = height - 2 * margin, width - 2 * margin  # of the picture
         self.plane = sheet.disparity if isinstance(sheet.disparity, Plane) else None
