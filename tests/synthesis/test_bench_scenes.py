@@ -62,7 +62,7 @@ def test_a_scene_is_the_same_each_time(setup):
     assert first.frames.shape == (small.n_frames, *small.size, 3)
     assert first.answer.shape == (*small.size, 3) and first.answer.dtype == np.uint8
     assert first.disparity.shape == small.size
-    assert 0 <= first.disparity.min() and first.disparity.max() <= 1
+    assert first.disparity.min() >= 0 and first.disparity.max() <= 1
     assert len(first.settings["focus_disparity"]) == small.n_frames
 
 
