@@ -48,6 +48,7 @@ lowest:
 # chromium-driver of Debian).
 check: lint $(VENV)/.optional
 	$(PYTEST) --slow
+	$(RUN) -m tests.check_docs
 	$(RUN) -m tests.check_metadata
 	$(RUN) -m tests.check_report
 	$(RUN) -m tests.check_app
