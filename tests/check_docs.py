@@ -36,14 +36,15 @@ LIMIT = 600  # seconds of a command
 TRAIN = "--image_size 16 16 --epochs 1 --batch_size 2 --device cpu --precision fp32 --num_workers 0"
 # {start of a command: words that make it small}; the first that fits counts.
 SMALL = {
-    "python train.py --photos": f"{TRAIN} --scenes_per_epoch 4 --photo_size 64",
-    "python train.py": f"{TRAIN} --val_fraction 0.4",
+    "python train.py --photos PHOTOS --depth_path": f"{TRAIN} --photo_size 64",
+    "python train.py --photos": f"{TRAIN} --scenes_per_epoch 4",
+    "python train.py": TRAIN,
     "python -m tools.train_pyramid": "--steps 1 --pool 1 --validation_scenes 1 --init tiny.pth "
     "--device cpu --precision fp32",
     "python -m tools.make_bench": "--sets small --scale 0.08",
     "python -m tools.benchmark": "--stacks 3x64x48 --runs 1",
     "python -m tools.robustness": "--methods LP --axes frames --n_frames 3 --workers 1",
-    "python -m tools.sweep": f"{TRAIN} --val_fraction 0.4",
+    "python -m tools.sweep": TRAIN,
     "python -m tools.estimate_depth --min_colour 0": "--image_path PHOTOS --output_dir MAPS_GREY "
     "--model fastdepth.onnx",
 }
@@ -106,6 +107,8 @@ def words_of(text):
     words = [WORDS.get(word, word) for word in shlex.split(text)]
     if words[1:3] == ["-m", "tools.benchmark"] and shutil.which("enfuse") is None:
         words = [word for word in words if word not in ("--against", "enfuse")]
+    if "--datapath" in words and "--val_datapath" not in words:
+        words += ["--val_fraction", "0.4"]
     if "--num_scenes" in words:
         words += shlex.split("--num_scenes 6 --size 48 --workers 1")
     if "--methods" in words and "all" in words:
@@ -173,7 +176,7 @@ def run_command(command, folder):
         text=True,
         timeout=LIMIT,
     )
-    return None if done.returncode == 0 else (done.stderr or done.stdout)[-1500:]
+    return None if done.returncode == 0 else (done.stderr or done.stdout)[-500:]
 
 
 def main(argv=None):
