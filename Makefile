@@ -98,5 +98,5 @@ $(VENV)/.ready: pyproject.toml $(CONSTRAINTS)
 	touch $@
 
 $(VENV)/.optional: $(VENV)/.ready
-	$(PIP) --editable '.[dev,formats,toolbox]' onnxruntime
+	$(PIP) --editable '.[dev,formats,toolbox,onnx,dask]' onnxruntime safetensors
 	touch $@
