@@ -133,6 +133,7 @@ def make_place(folder):
     for k in range(4):
         write_picture(folder / "MAPS" / f"{k}.png", ramp[..., None])
         write_picture(folder / "middlebury" / f"{k}_disp.png", ramp[..., None])
+    (folder / "MAPS" / "depth.json").write_text('{"kind": "disparity"}')
     for name in ("train", "val", "held_out", "bench/dense"):
         write_set(folder / "data" / name, [6, 6, 6, 6], 48, 48, first=len(name) * 10)
     write_set(folder / "thinlens", [3, 4], 64, 64, first=90)

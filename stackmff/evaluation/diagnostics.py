@@ -92,5 +92,5 @@ def grid(fused: np.ndarray, answer: np.ndarray, peak: float) -> float:
                 continue
             rows = steps[: len(steps) // period * period].reshape(-1, period)
             phases = np.sort(rows.mean(0))
-            found = max(found, float(phases[-1] - phases[period // 2]))
+            found = max(found, float(phases[-1] - phases[-1 - period // 8]))
     return found
