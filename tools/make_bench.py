@@ -52,7 +52,7 @@ class MakeBenchOptions(Options):
     sets: tuple[str, ...] = option(
         tuple(SETS),
         help="small: ten scenes of 512x384, a minute of a core; large: five of 1536x1024 with blur "
-        "to 260 px, ten minutes (default: both)",
+        "to 260 px, five minutes (default: both)",
         choices=tuple(SETS),
     )
     photos: Path | None = option(
