@@ -39,7 +39,7 @@ SMALL = {
     "python train.py --photos PHOTOS --depth_path": f"{TRAIN} --photo_size 64",
     "python train.py --photos": f"{TRAIN} --scenes_per_epoch 4",
     "python train.py": TRAIN,
-    "python -m tools.train_pyramid": "--steps 1 --pool 1 --validation_scenes 1 --init tiny.pth "
+    "python -m tools.train_pyramid": "--steps 1 --pool 6 --validation_scenes 1 --init tiny.pth "
     "--device cpu --precision fp32",
     "python -m tools.make_bench": "--sets small --scale 0.08",
     "python -m tools.benchmark": "--stacks 3x64x48 --runs 1",
