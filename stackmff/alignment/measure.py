@@ -211,7 +211,7 @@ def apply(frames: np.ndarray, alignment: Alignment, progress: Progress | None = 
     """Bring the frames onto the reference, in place.
 
     A frame that neither moves nor changes its exposure is not touched, unless there is dirt on the
-    sensor. Any other is resampled once, by Lanczos' kernel; beyond its border that is repeated.
+    sensor. Any other is resampled once; beyond its border that is repeated.
 
     Args:
         frames: (N, H, W, C) uint8 or uint16, writable.
