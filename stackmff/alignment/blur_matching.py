@@ -143,9 +143,14 @@ class BlurMatcher:
         return Match(matrix, covariance, explained, self.factor, self.factor * _blur(pair, counts))
 
     def best(self, guesses: list[np.ndarray]) -> Match | None:
-        """The Match that fits best of those to which (3, 3) guesses lead."""
+        """The Match that fits best of those to which (3, 3) guesses lead.
+
+        What was found already is not sought again from a guess that is not told apart from it.
+        """
         chosen: Match | None = None
         for guess in guesses:
+            if chosen is not None and self._are_one(chosen.transform, guess):
+                continue
             found = self.refined(guess)
             if found is None:
                 continue
@@ -171,10 +176,13 @@ class BlurMatcher:
 
     def refutes(self, matrix: np.ndarray, found: Match) -> bool:
         """Whether a Match differs from a (3, 3) matrix and fits clearly better."""
-        gap = farthest(np.linalg.inv(found.transform) @ matrix, self.size)
-        if gap <= APART * self.factor:
+        if self._are_one(found.transform, matrix):
             return False
         return self.advantage(found.transform, matrix) > REFUTED
+
+    def _are_one(self, matrix: np.ndarray, other: np.ndarray) -> bool:
+        """Whether two (3, 3) matrices are not told apart."""
+        return farthest(np.linalg.inv(matrix) @ other, self.size) <= APART * self.factor
 
     def _inside(self, local: np.ndarray) -> np.ndarray:
         """(h, w) float32, 1 where both pictures are, without their borders."""
