@@ -22,8 +22,9 @@ from stackmff.processes import child_environment
 from stackmff.webapp.command import AppOptions
 from stackmff.webapp.guard import is_local
 from stackmff.webapp.results import Prober
-from stackmff.webapp.server import MOST_WAITING, make_app
+from stackmff.webapp.server import make_app
 from stackmff.webapp.sessions import Sessions
+from stackmff.webapp.turns import MOST_WAITING
 from stackmff.webapp.uploads import UploadLimits
 from tests.drawn import draw_stack, saved, texture
 from tests.stand_ins import Engine, brightest

@@ -3,6 +3,7 @@
 import io
 import shutil
 import zipfile
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from stackmff.images.formats import to_8_bits, write_picture
 from stackmff.images.metadata import Metadata
 from stackmff.webapp.jobs import ExportSpec
 from stackmff.webapp.model import glb
+from stackmff.webapp.other_pictures import stems_in
 from stackmff.webapp.results import TALLEST, ShownResult
 
 Area = tuple[int, int, int, int]  # (top, bottom, left, right), px
@@ -46,7 +48,7 @@ def write_export(spec: ExportSpec) -> list[str]:
         return []
     picture = np.array(result.fused)
     strokes = load_strokes(Path(spec.strokes), result.names, result.size)
-    apply_strokes(picture, result.frames, strokes, None, result.fused)
+    apply_strokes(picture, result.frames, strokes, None, result.fused, result.sources)
     if spec.what == "model":
         result.picture = picture
         write_bytes(path, glb(*result.relief(), TALLEST))
@@ -111,18 +113,46 @@ def write_other(
             write_picture(path, cut(np.array(plane), area))
             return
     elif what == "strokes":
-        shutil.copyfile(strokes, path)
+        if path.suffix == ".zip":
+            write_with_sources(result, path, strokes)
+        else:
+            shutil.copyfile(strokes, path)
         return
     elif what == "alignment" and result.alignment is not None:
         record = parse_json(result.alignment_file.read_bytes())
         write_json(path, record if area is None else {"area": list(area), **record})
         return
-    elif what == "slabs" and (slabs := sorted(result.files.slabs.glob("*.tif"))):
-        with zipfile.ZipFile(path, "w") as archive:  # uncompressed: the TIFFs already are
-            for slab in slabs:
-                archive.write(slab, slab.name)
+    elif what == "slabs" and (slabs := stems_in(result.files.slabs)):
+        files = {name: result.files.slabs / f"{name}.npy" for name in slabs}
+        write_tiffs(path, files, result.metadata)
         return
     raise StackError(f"this result has no {what}: fuse again with that option")
+
+
+def write_with_sources(result: ShownResult, path: Path, strokes: Path) -> None:
+    """Put strokes into a zip archive with the pictures that they take besides frames."""
+    painted = load_strokes(strokes, result.names, result.size)
+    names = dict.fromkeys(stroke.picture for stroke in painted if stroke.picture is not None)
+    files = {name: result.files.sources / f"{name}.npy" for name in names}
+    write_tiffs(path, files, result.metadata)
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.write(strokes, f"{path.stem}.json")
+
+
+def write_tiffs(path: Path, pictures: Mapping[str, Path], metadata: Metadata) -> None:
+    """Put pictures into a zip archive as TIFFs.
+
+    Args:
+        path: of the archive.
+        pictures: {name: file, .npy}.
+        metadata: for each of them.
+    """
+    with zipfile.ZipFile(path, "w") as archive:  # uncompressed: the TIFFs already are
+        for name, file in pictures.items():
+            tiff = path.with_name(f"{name}.tif")
+            write_picture(tiff, np.load(file, mmap_mode="r"), metadata, durable=False)
+            archive.write(tiff, tiff.name)
+            tiff.unlink()
 
 
 def write_all(path: Path, files: list[Path]) -> None:

@@ -73,6 +73,24 @@ class FuseSpec:
 
 
 @dataclass(frozen=True)
+class MethodSpec:
+    """Fuse the aligned frames of a result by a method of the toolbox.
+
+    Attributes:
+        result: folder of the result.
+        frames: file of its frames.
+        method: name of the method.
+        longest: seconds that it may take.
+    """
+
+    result: str
+    frames: str
+    method: str
+    longest: float = 20 * LONGEST
+    kind: str = "method"
+
+
+@dataclass(frozen=True)
 class ExportSpec:
     """Write a file of a result.
 
@@ -146,7 +164,9 @@ class UnpackSpec:
     kind: str = "unpack"
 
 
-Spec = TypeVar("Spec", ExamineSpec, FuseSpec, ExportSpec, ExampleSpec, PackSpec, UnpackSpec)
+Spec = TypeVar(
+    "Spec", ExamineSpec, FuseSpec, MethodSpec, ExportSpec, ExampleSpec, PackSpec, UnpackSpec
+)
 
 
 class WorkerJob(Generic[Spec]):

@@ -142,7 +142,10 @@ class Session:
     def busy(self) -> bool:
         """Whether work goes on, or waits."""
         with self.lock:
-            jobs = any(stack.fuse_job or stack.examine_job for stack in self.stacks.values())
+            jobs = any(
+                stack.fuse_job or stack.examine_job or stack.method_jobs
+                for stack in self.stacks.values()
+            )
             return jobs or bool(self.examples)
 
     def is_empty(self) -> bool:

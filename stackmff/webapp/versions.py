@@ -6,14 +6,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from stackmff.errors import StackError
 from stackmff.fusion.retouch import Stroke, cost_of, save_strokes, stroke_of, strokes_of
 from stackmff.webapp.exports import DEEP, OTHERS, SUFFIXES, Area
 from stackmff.webapp.jobs import ExportSpec, FuseSpec, WorkerJob
+from stackmff.webapp.other_pictures import SOURCE, layer_file, stems_in, title_of
 from stackmff.webapp.result_files import ResultFiles, ResultRecord, load_record
-from stackmff.webapp.results import Box, ShownResult, Stamps, waiting_notes
+from stackmff.webapp.results import Box, ShownResult, waiting_notes
 from stackmff.webapp.stack_frames import Shared, StackFrames
 from stackmff.webapp.strokes import Painted, StrokeLog
+from stackmff.webapp.tiles import Stamps
 from stackmff.webapp.uploads import safe_stem
 
 LEAST_PAINT = 1e8  # px to compute for strokes that are sent at once, about 20 ns each
@@ -164,7 +168,28 @@ class StackVersions(StackFrames):
             raise StackError(
                 "these strokes would take minutes to paint: paint shorter or thinner ones"
             )
+        for name in {stroke.picture for stroke in strokes if stroke.picture is not None}:
+            self._bring(result, name)
         return [result.paint(stroke) for stroke in strokes]
+
+    def _bring(self, result: ShownResult, source: str) -> None:
+        """Put a picture that a stroke takes into the folder of a result, where it stays.
+
+        Raises:
+            StackError: there is no such picture, or it has another size.
+        """
+        if source in result.sources:
+            return
+        match = SOURCE.fullmatch(source)
+        files = {one.number: one.files for one in self.versions}.get(int(match[1]) if match else -1)
+        path = None
+        if match is not None and files is not None:
+            path = layer_file(files, match[2]) if match[2] else files.fused
+        if path is None:
+            raise StackError(f"this stack has no {title_of(source)}: choose another source")
+        if np.load(path, mmap_mode="r").shape != result.fused.shape:
+            raise StackError(f"{title_of(source)} has another size: choose another source")
+        result.sources.bring(source, path)
 
     def undo(self, number: int, count: int) -> list[Box]:
         """Undo the last strokes; return the boxes that have changed."""
@@ -201,6 +226,8 @@ class StackVersions(StackFrames):
                 template = f"{{stack}}_{what}"
             name = template.replace("{stack}", self.name()).replace("{version}", str(number))
             suffix = SUFFIXES[kind] if what == "picture" else OTHERS[what]
+            if what == "strokes" and any(stroke.picture for stroke in result.strokes):
+                suffix = ".zip"  # with the pictures that they take
             quality = wanted.get("quality")
             if quality is not None and not (type(quality) is int and 1 <= quality <= 100):
                 raise StackError(f"the quality {quality} is not a whole number from 1 to 100")
@@ -242,7 +269,8 @@ class StackVersions(StackFrames):
         return self._result_state(version.run, record, notes) | {
             "confidence": files.confidence.exists(),
             "aligned": aligned.exists(),
-            "slabs": files.slabs.is_dir(),
+            "slabs": stems_in(files.slabs),
+            "methods": stems_in(files.methods),
             **self._painted_state(version),
         }
 
@@ -252,7 +280,8 @@ class StackVersions(StackFrames):
             "least_level": draft.least_level,
             "confidence": draft.confidence is not None,
             "aligned": False,
-            "slabs": False,
+            "slabs": [],
+            "methods": [],
             "strokes": 0,
             "undone": 0,
             "stamp": draft.stamp,

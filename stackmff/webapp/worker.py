@@ -10,6 +10,7 @@ import json
 import os
 import signal
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -27,6 +28,7 @@ from stackmff.display.drawing import reduced
 from stackmff.display.previews import sharpness
 from stackmff.errors import KNOWN_FAILURES, StackError, sentence_of
 from stackmff.fusion.engines import Engine
+from stackmff.fusion.methods import build_method
 from stackmff.fusion.options import FuseOptions
 from stackmff.fusion.pipeline import (
     InRegister,
@@ -34,8 +36,8 @@ from stackmff.fusion.pipeline import (
     align_read,
     fuse_aligned,
     make_engine,
-    write_slabs,
 )
+from stackmff.fusion.slabs import fuse_slabs, slabs_of
 from stackmff.images.decoded import Decoded
 from stackmff.images.formats import decode, write_picture
 from stackmff.images.levels import levels_of
@@ -53,6 +55,7 @@ from stackmff.webapp.jobs import (
     ExampleSpec,
     ExportSpec,
     FuseSpec,
+    MethodSpec,
     PackSpec,
     UnpackSpec,
 )
@@ -273,7 +276,10 @@ def fuse_full(spec: FuseSpec, engine: Engine, options: FuseOptions, reporter: Re
     made = fuse_aligned(stack, found, engine, options, shown=show)
     write_planes(files, made, engine)
     if options.choices.slab is not None:
-        write_slabs(files.slabs, stack, engine, made, options.choices.slab, show)
+        files.slabs.mkdir()
+        groups = slabs_of(made.kept(), options.choices.slab)
+        for name, slab in fuse_slabs(stack.frames, engine, made.mixture, groups, show):
+            np.save(files.slabs / f"{name}.npy", slab)
     record = describe(stack, made, names, options, time.perf_counter() - start)
     record.options, record.made = spec.options, time.time()
     record.aligned = None if spec.aligned is None else aligned.folder.name
@@ -388,6 +394,28 @@ def describe(
     )
 
 
+def fuse_by_method(spec: MethodSpec, reporter: Reporter) -> None:
+    """Fuse the frames of a result that were kept, by a method, and write its picture."""
+    bound_time(spec.longest)
+    files = ResultFiles(spec.result)
+    record = load_record(files.record)
+    fuse_frames = build_method(spec.method)
+    frames = np.memmap(spec.frames, np.dtype(record.dtype), "r", 0, tuple(record.shape))
+    files.methods.mkdir(exist_ok=True)
+    made = files.methods / f"{spec.method}.part"
+    with contextlib.ExitStack() as resources:
+        if len(record.kept) < len(frames):
+            # To select frames of a mapped file would read them all into memory.
+            chosen = resources.enter_context(tempfile.TemporaryFile(dir=files.methods))
+            for k in record.kept:
+                frames[k].tofile(chosen)
+            shape = len(record.kept), *frames.shape[1:]
+            frames = np.memmap(chosen, frames.dtype, "r", 0, shape)
+        with open(made, "wb") as file:
+            np.save(file, fuse_frames(frames))
+    made.replace(files.methods / f"{spec.method}.npy")
+
+
 def export(spec: ExportSpec, reporter: Reporter) -> None:
     """Write a file of a result."""
     record = load_record(ResultFiles(spec.result).record)
@@ -422,6 +450,7 @@ def unpack_project(spec: UnpackSpec, reporter: Reporter) -> None:
 WORK: dict[str, tuple[Callable[..., Any], Callable[..., None]]] = {
     "examine": (ExamineSpec, examine),
     "fuse": (FuseSpec, fuse),
+    "method": (MethodSpec, fuse_by_method),
     "export": (ExportSpec, export),
     "example": (ExampleSpec, example),
     "pack": (PackSpec, pack_project),

@@ -34,7 +34,7 @@ export async function refresh() {
 }
 
 const isBusy = () => get().uploading || get().waitsForFrames
-  || get().stacks.some(one => one.work || one.examining);
+  || get().stacks.some(one => one.work || one.examining || one.comparing.length);
 
 function update({ stacks, stack }) {
   const { stack: before, stackId } = get();
@@ -61,7 +61,7 @@ function update({ stacks, stack }) {
 /** Show a stack of the shelf; null: none. */
 export function show(stackId) {
   if (stackId === get().stackId) return refresh();
-  set({ stackId, stack: null, run: null, frame: 0, frameId: null, tool: "result", crop: null,
+  set({ stackId, stack: null, run: null, frame: 0, source: null, frameId: null, tool: "result", crop: null,
     cropping: false, overlay: null, erasing: false, other: { kind: "frame" } });
   return refresh();
 }
@@ -191,16 +191,8 @@ export function choose(id) {
   const name = get().stack.list.find(one => one.id === id)?.name;
   const index = found ? found.names.indexOf(name) : -1;
   if (index >= 0)
-    set({ frame: index, erasing: false, frameId: null, other: { kind: "frame" } });
+    set({ frame: index, source: null, erasing: false, frameId: null, other: { kind: "frame" } });
   else set({ frameId: id });
-}
-
-/** Step the source of the brush, or the compared frame. */
-export function step(way) {
-  const found = version();
-  if (!found) return;
-  const frame = Math.min(Math.max(get().frame + way, 0), found.names.length - 1);
-  set({ frame, erasing: false });
 }
 
 export const deleteStack = id => attempt(async () => {
@@ -272,6 +264,23 @@ export const deleteVersion = found => attempt(async () => {
     return;
   await ask("DELETE", ofStack(`/v/${found.number}`));
   set({ run: null });
+  await refresh();
+});
+
+// Comparing
+
+/** Compares the shown version with what a method makes of its frames. */
+export const compareMethod = method => attempt(async () => {
+  const { number, methods } = version();
+  if (!methods.includes(method)) {
+    await ask("POST", ofStack(`/v/${number}/methods/${method}`));
+    await refresh();
+  }
+  set({ other: { kind: "method", method } });
+});
+
+export const cancelMethod = method => attempt(async () => {
+  await ask("DELETE", ofStack(`/v/${version().number}/methods/${method}`));
   await refresh();
 });
 

@@ -73,7 +73,7 @@ function draw() {
   byId("srgb-option").hidden = !found.profile;
   const offered = {
     focus: true, confidence: found.confidence, alignment: found.aligned,
-    strokes: found.strokes > 0, slabs: found.slabs, model: true,
+    strokes: found.strokes > 0, slabs: found.slabs.length > 0, model: true,
   };
   for (const button of document.querySelectorAll("[data-what]"))
     button.hidden = !offered[button.dataset.what];

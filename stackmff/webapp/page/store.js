@@ -12,7 +12,8 @@
  * @property {number} frame index of the chosen frame in the names of the version
  * @property {number|null} frameId id of the frame that is looked at before there is a result
  * @property {"result"|"compare"|"retouch"|"3d"} tool
- * @property {{kind: string, run?: string}} other what the picture is compared with
+ * @property {{kind: string, run?: string, method?: string}} other what the picture is compared with
+ * @property {string|null} source name of the picture that the brush takes; null: the chosen frame
  * @property {"wipe"|"side"} compareMode
  * @property {boolean} sourcePane whether the source is shown beside the retouched picture
  * @property {boolean} erasing
@@ -29,7 +30,7 @@
 /** @type {State} */
 const state = {
   info: null, token: null, projects: [], stacks: [], stackId: null, stack: null, run: null,
-  frame: 0, frameId: null, tool: "result", other: { kind: "frame" }, compareMode: "wipe",
+  frame: 0, source: null, frameId: null, tool: "result", other: { kind: "frame" }, compareMode: "wipe",
   sourcePane: true, erasing: false, overlay: null, uploading: null, painting: 0, messages: [],
   exports: [], importing: null, crop: null, cropping: false,
 };

@@ -1,0 +1,85 @@
+"""Steps: exported files."""
+
+import json
+
+import cv2
+import numpy as np
+import tifffile
+from PIL import ImageCms
+
+from stackmff.images.formats import decode, write_picture
+from stackmff.images.metadata import Metadata
+from tests.drawn import draw_stack, texture
+from tests.page.doing import (
+    TALLY,
+    fused,
+    home,
+    write_stack,
+)
+from tests.visit import must
+
+
+def check_crop(page, folder, downloads):
+    """A rectangle drawn on the picture crops the picture and its maps alike."""
+    fused(page, write_stack(folder / "crop", 3, seed=12))
+    page.choose("#crop", "free")
+    page.settled()
+    page.drag("#picture", [(0.45, 0.4), (0.5, 0.5), (0.56, 0.55)])
+    page.until("return !document.querySelector('#save').disabled")
+    told = page.text("#crop-size")
+    page.choose("#format", "jpeg")
+    page.choose("#quality", 60)
+    sizes = []
+    for selector in ("#save", '[data-what="focus"]', '[data-what="confidence"]'):
+        height, width = cv2.imread(str(page.download(downloads, selector)), -1).shape[:2]
+        sizes.append(f"{width} × {height} pixels")
+    must(set(sizes) == {told} and "360" not in told, f"a crop of {told} gives {sizes}")
+    area = json.loads(page.download(downloads, '[data-what="alignment"]').read_text())["area"]
+    must(f"{area[3] - area[2]} × {area[1] - area[0]} pixels" == told, f"the alignment has {area}")
+    page.choose("#crop", "")
+    page.choose("#format", "tiff")
+    home(page)
+
+
+def check_exports_tell(page, folder):
+    """A file that is written is shown; one that fails is told."""
+    fused(page, write_stack(folder / "exports", 2, seed=13))
+    slow = """
+        const known = window.fetch;
+        window.fetch = async (path, ...others) => {
+            if (!String(path).includes('/exports/')) return known(path, ...others);
+            await new Promise(good => setTimeout(good, 1000));
+            const told = {done: true, failure: 'the disk is full', notes: []};
+            return new Response(JSON.stringify(told));
+        };
+        window.quick = () => (window.fetch = known);
+    """
+    page.run(slow)
+    page.click("#save")
+    page.until("return document.querySelector('#exporting').innerText.includes('writing')")
+    page.until("return document.querySelector('#messages').innerText.includes('the disk is full')")
+    page.until(TALLY.format("#exporting li"), 0)
+    page.run("window.quick()")
+    home(page)
+
+
+def check_profiles(page, folder, downloads):
+    """A 16-bit TIFF with a profile keeps both, and a JPEG in sRGB needs none."""
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    files = []
+    for k, frame in enumerate(draw_stack(texture(120, 180, 30), 3)):
+        files.append(folder / "deep" / f"d{k}.tif")
+        write_picture(files[-1], frame.astype(np.uint16) * 257, Metadata(profile=profile))
+    fused(page, files)
+    page.choose("#format", "tiff")
+    page.choose("#bits", "16")
+    taken = page.download(downloads, "#save")
+    must(tifffile.imread(taken).dtype == np.uint16, "16 bits are lost")
+    must(decode(taken).metadata.profile == profile, "the profile is lost")
+    page.choose("#format", "jpeg")
+    page.click("#srgb")
+    taken = page.download(downloads, "#save")
+    must(decode(taken).metadata.profile is None, "a JPEG in sRGB has a profile")
+    page.click("#srgb")
+    page.choose("#format", "tiff")
+    home(page)
