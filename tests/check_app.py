@@ -424,8 +424,10 @@ def main(argv=None):
         stack = args.stack or draw_demo(folder / "demo")
         downloads = folder / "downloads"
         downloads.mkdir()
+        shared = folder / page_steps.SHARED
+        shared.mkdir()
         with (
-            served("--projects", folder / "projects") as (address, server),
+            served("--projects", folder / "projects", "--root", shared) as (address, server),
             browser(chromium, driver, folder / "profile") as opened,
         ):
             opened.tool(

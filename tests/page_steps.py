@@ -9,6 +9,8 @@ from pathlib import Path
 from tests.page import exporting, frames, table, viewing
 from tests.visit import must
 
+SHARED = "shared"  # folder that the server shares
+
 
 def steps(page, folder: Path, downloads: Path, shots):
     """(name, function without arguments) of each step."""
@@ -33,6 +35,8 @@ def steps(page, folder: Path, downloads: Path, shots):
         "methods": lambda: viewing.check_methods(page, folder, shots),
         "other sources": lambda: viewing.check_other_sources(page, folder, downloads, shots),
         "shelf": lambda: table.check_shelf(page, folder, shots),
+        "cards": lambda: table.check_cards(page, folder),
+        "server folders": lambda: table.check_server_folders(page, folder / SHARED, shots),
         "pages": lambda: table.check_pages(page, folder),
         "versions": lambda: table.check_versions(page, folder),
         "profiles": lambda: exporting.check_profiles(page, folder, downloads),

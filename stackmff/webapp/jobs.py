@@ -119,6 +119,24 @@ class ExportSpec:
 
 
 @dataclass(frozen=True)
+class SplitSpec:
+    """Find the stacks below a folder, or those that files of one folder are.
+
+    Attributes:
+        folder: that is searched; None: the files are split.
+        files: pictures of one folder, in their order.
+        frame_pixels: largest size of a frame, px.
+        longest: seconds that it may take.
+    """
+
+    folder: str | None
+    files: list[str]
+    frame_pixels: int
+    longest: float = 10 * LONGEST
+    kind: str = "split"
+
+
+@dataclass(frozen=True)
 class ExampleSpec:
     """Draw the frames of the example.
 
@@ -165,7 +183,15 @@ class UnpackSpec:
 
 
 Spec = TypeVar(
-    "Spec", ExamineSpec, FuseSpec, MethodSpec, ExportSpec, ExampleSpec, PackSpec, UnpackSpec
+    "Spec",
+    ExamineSpec,
+    FuseSpec,
+    MethodSpec,
+    ExportSpec,
+    SplitSpec,
+    ExampleSpec,
+    PackSpec,
+    UnpackSpec,
 )
 
 

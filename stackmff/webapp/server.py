@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from stackmff.errors import KNOWN_FAILURES, StackError, sentence_of
 from stackmff.files import parse_json
+from stackmff.images.groups import CARD_FOLDER
 from stackmff.images.stack_files import VIDEO_SUFFIXES
 from stackmff.webapp.comparisons import offered_methods
 from stackmff.webapp.form import fuse_form
@@ -132,6 +133,7 @@ class Endpoints:
                 "methods": offered_methods(),
                 "suffixes": SUFFIXES,
                 "videos": VIDEO_SUFFIXES,
+                "card": CARD_FOLDER.pattern,
                 "tile": TILE,
                 "tallest": TALLEST,
             }
@@ -177,6 +179,9 @@ class Endpoints:
         return json_answer(listing(root, word))
 
     def open(self, request: "Request", session: Session, body: dict[str, Any]) -> "Response":
+        if body.get("all") is True:
+            session.finder.find_below(str(body.get("path", "")))
+            return json_answer({"id": None})
         return json_answer({"id": session.open(str(body.get("path", ""))).number})
 
     def example(self, request: "Request", session: Session) -> "Response":
@@ -189,6 +194,10 @@ class Endpoints:
 
     def fuse_all(self, request: "Request", session: Session, body: dict[str, Any]) -> "Response":
         return json_answer({"refused": session.fuse_all(body)})
+
+    def split_stack(self, request: "Request", session: Session) -> "Response":
+        session.finder.split(session.stack(request.path_params["stack"]))
+        return json_answer({})
 
     def delete_stack(self, request: "Request", session: Session) -> "Response":
         session.delete_stack(request.path_params["stack"])
@@ -361,6 +370,7 @@ class Endpoints:
             ("POST", f"{at}/stacks", session(self.add_stack)),
             ("POST", f"{at}/work", session(self.fuse_all)),
             ("DELETE", of, session(self.delete_stack)),
+            ("POST", f"{of}/split", session(self.split_stack)),
             ("PUT", f"{of}/files", self.upload),
             ("POST", f"{of}/frames", stack(self.arrange)),
             ("GET", f"{of}/thumb/{{key:int}}", stack(self.thumb)),

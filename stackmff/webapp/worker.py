@@ -8,7 +8,6 @@ server, and cancelling means ending the process.
 import contextlib
 import json
 import os
-import signal
 import sys
 import tempfile
 import time
@@ -16,7 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import cv2
 import numpy as np
@@ -27,6 +26,7 @@ from stackmff.alignment.record import load_alignment
 from stackmff.display.drawing import reduced
 from stackmff.display.previews import sharpness
 from stackmff.errors import KNOWN_FAILURES, StackError, sentence_of
+from stackmff.fusion.batch import find_datasets
 from stackmff.fusion.engines import Engine
 from stackmff.fusion.methods import build_method
 from stackmff.fusion.options import FuseOptions
@@ -39,7 +39,9 @@ from stackmff.fusion.pipeline import (
 )
 from stackmff.fusion.slabs import fuse_slabs, slabs_of
 from stackmff.images.decoded import Decoded
+from stackmff.images.folders import frames_in, stack_name
 from stackmff.images.formats import decode, write_picture
+from stackmff.images.groups import split_brackets
 from stackmff.images.levels import levels_of
 from stackmff.images.metadata import Metadata
 from stackmff.images.stack import Stack, read_stack
@@ -57,9 +59,11 @@ from stackmff.webapp.jobs import (
     FuseSpec,
     MethodSpec,
     PackSpec,
+    SplitSpec,
     UnpackSpec,
 )
 from stackmff.webapp.kept_frames import forget, keep, with_kept
+from stackmff.webapp.reporting import Reporter, bound_memory, bound_time
 from stackmff.webapp.result_files import (
     AlignedFiles,
     AlignedRecord,
@@ -77,39 +81,7 @@ THUMB_SIDE = 320  # px
 SPARE = 2 * 2**30  # bytes that examining may take in addition to the frame itself
 AT_WORK = 32  # bytes per pixel of a frame while it is decoded: 16-bit RGBA, and copies of it
 TO_EXPORT = 96  # bytes per pixel of a picture: itself, its maps, strokes, the encoded file
-PAUSE = 0.1  # seconds between two reports on one stage
 NICENESS = 5  # of os.nice, so that the server stays responsive
-
-
-class Reporter:
-    """Reports to the server.
-
-    Args:
-        stream: to write to.
-    """
-
-    def __init__(self, stream: IO[str]) -> None:
-        self.stream = stream
-        self.last: tuple[tuple[str, str | None] | None, float] = (None, 0.0)
-
-    def report(self, **message: Any) -> None:
-        """Send one message."""
-        self.stream.write(json.dumps(message) + "\n")
-        self.stream.flush()
-
-    def stage(self, name: str, done: int, total: int, part: str | None = None) -> None:
-        """Report progress, see progress.ShowStage; of many quick steps, most are skipped.
-
-        Args:
-            name, done, total: of the stage.
-            part: "draft", or None for the full result.
-        """
-        stage, when = self.last
-        now = time.monotonic()
-        if stage == (name, part) and done < total and now - when < PAUSE:
-            return
-        self.last = (name, part), now
-        self.report(stage=name, done=done, total=total, part=part)
 
 
 def examine(spec: ExamineSpec, reporter: Reporter) -> None:
@@ -194,30 +166,6 @@ def examine_frame(frame: Any, folder: Path, number: int, keeper: Keeper) -> dict
         "bytes": picture.nbytes,
         "sharpness": sharpness(picture),
     }
-
-
-def bound_memory(count: int) -> None:
-    """Limit this process to `count` more bytes of memory, where the system supports that."""
-    try:
-        import resource
-
-        pages = int(Path("/proc/self/statm").read_text().split()[0])
-        most = pages * resource.getpagesize() + count
-        _, hard = resource.getrlimit(resource.RLIMIT_AS)
-        if hard == resource.RLIM_INFINITY or hard > most:
-            resource.setrlimit(resource.RLIMIT_AS, (most, hard))
-    except (ImportError, OSError, ValueError):
-        pass  # not supported here
-
-
-def bound_time(seconds: float) -> None:
-    """Let this process end in so many seconds unless this is called again before; 0: no limit.
-
-    All sessions share one queue for examining, and a file can be made to keep a decoder busy for
-    ever. The signal ends the process even inside a library. Systems without it have no such limit.
-    """
-    if hasattr(signal, "setitimer"):
-        signal.setitimer(signal.ITIMER_REAL, seconds)
 
 
 def fuse(spec: FuseSpec, reporter: Reporter) -> None:
@@ -426,6 +374,24 @@ def export(spec: ExportSpec, reporter: Reporter) -> None:
     reporter.report(notes=write_export(spec))
 
 
+def split(spec: SplitSpec, reporter: Reporter) -> None:
+    """Report the stacks below a folder, or those that files of one folder are."""
+    bound_memory(AT_WORK * spec.frame_pixels + SPARE)
+    bound_time(spec.longest)
+    if spec.folder is None:
+        found = split_brackets([Path(file) for file in spec.files], "auto")
+        for group in found.stacks:
+            reporter.report(stack=group.name, files=list(map(str, group.paths)))
+        reporter.report(single=list(map(str, found.single)), why=found.why)
+        return
+    datasets = find_datasets(Path(spec.folder), tell=lambda sentence: None)
+    for source in (one for stacks in datasets.values() for one in stacks):
+        paths = [source] if isinstance(source, Path) else source.paths
+        if isinstance(source, Path) and source.is_dir():
+            paths = frames_in(source)
+        reporter.report(stack=stack_name(source), files=list(map(str, paths)))
+
+
 def example(spec: ExampleSpec, reporter: Reporter) -> None:
     """Draw the frames of the example."""
     bound_time(spec.longest)
@@ -452,6 +418,7 @@ WORK: dict[str, tuple[Callable[..., Any], Callable[..., None]]] = {
     "fuse": (FuseSpec, fuse),
     "method": (MethodSpec, fuse_by_method),
     "export": (ExportSpec, export),
+    "split": (SplitSpec, split),
     "example": (ExampleSpec, example),
     "pack": (PackSpec, pack_project),
     "unpack": (UnpackSpec, unpack_project),

@@ -1,8 +1,10 @@
 """Steps: the shelf, versions, projects."""
 
+import cv2
 import numpy as np
 import tifffile
 
+from stackmff.images.formats import write_picture
 from tests.drawn import draw_stack, texture
 from tests.page.doing import TALLY, fused, home, write_stack
 from tests.visit import STAGE, must
@@ -111,3 +113,54 @@ def check_start_page(page):
     page.click("#projects li .toggle:last-child")
     page.click("#yes")
     page.until(TALLY.format("#projects li"), count - 1)
+
+
+def write_card(folder):
+    """Write two brackets and a single picture into one folder, as a camera does."""
+    folder.mkdir(parents=True)
+    scenes = [cv2.resize(texture(6, 8, seed), (160, 120)) for seed in (1, 2, 5)]
+    frames = [*draw_stack(scenes[0], 3), *draw_stack(scenes[1], 3), scenes[2]]
+    for k, frame in enumerate(frames):
+        write_picture(folder / f"IMG_{k:04}.jpg", frame)
+    return folder
+
+
+def shelf_of(page, count):
+    """{name: state} of the stacks on the shelf, once there are so many and all are read."""
+    page.until(TALLY.format("#shelf .card"), count)
+    page.until("return document.querySelector('#shelf').innerText.includes('Reading')", False)
+    return page.run(
+        "return Object.fromEntries([...document.querySelectorAll('#shelf .card')].map(one =>"
+        " [one.querySelector('.name').title, one.querySelector('.state').textContent]))"
+    )
+
+
+def check_cards(page, folder):
+    """A folder of a card is split by itself, another one by a click."""
+    wanted = {"IMG_0000": "3 frames", "IMG_0003": "3 frames", "Single pictures": "1 frame"}
+    for name in ("100CANON", "mixed bag"):
+        page.drop([write_card(folder / "cards" / name)])
+        if name != "100CANON":
+            page.frames_read(7)
+            page.click("#split")
+        told = shelf_of(page, 3)
+        must(told == wanted, f"the folder {name} becomes {told}")
+        page.until("return document.querySelector('#messages').innerText.includes('Split into 3')")
+        home(page)
+
+
+def check_server_folders(page, shared, shots):
+    """All stacks in a folder of the server are opened at once."""
+    for k, name in enumerate(("one", "two")):
+        write_stack(shared / "shoot" / name, 3, (60, 90), seed=70 + k)
+    write_card(shared / "shoot" / "101_PANA")
+    page.click("#browse")
+    page.until("return document.querySelector('#server').open")
+    page.run("document.querySelector('#server li button').click()")
+    page.until("return document.querySelector('#where').textContent.startsWith('/shoot')")
+    page.shot(shots, "server_folders")
+    page.click("#open-all")
+    told = shelf_of(page, 4)
+    wanted = {name: "3 frames" for name in ("one", "two", "IMG_0000", "IMG_0003")}
+    must(told == wanted, f"the folder of the server becomes {told}")
+    home(page)

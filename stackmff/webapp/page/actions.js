@@ -33,12 +33,19 @@ export async function refresh() {
   timer = setTimeout(refresh, isBusy() ? BUSY : IDLE);
 }
 
-const isBusy = () => get().uploading || get().waitsForFrames
+const isBusy = () => get().uploading || get().finding || get().waitsForFrames
   || get().stacks.some(one => one.work || one.examining || one.comparing.length);
 
-function update({ stacks, stack }) {
+function update({ stacks, stack, finding, told: found }) {
   const { stack: before, stackId } = get();
+  const looked = get().finding;
+  if (looked && !finding) found.forEach(sentence => tell(new Error(sentence), "note"));
+  if (finding !== get().finding) set({ finding });
   if (JSON.stringify(stacks) !== JSON.stringify(get().stacks)) set({ stacks });
+  if (stackId === null && looked && stacks.length) {
+    show(stacks[0].id);
+    return;
+  }
   if (stackId !== null && !stack) {
     show(stacks.at(-1)?.id ?? null);
     return;
@@ -133,6 +140,9 @@ export async function add(found) {
     await show(first);
     const failed = await upload(queue, (...uploading) => set({ uploading }));
     failed.forEach(sentence => tell(new Error(sentence)));
+    const card = new RegExp(`^(?:${get().info.card})$`);
+    for (const { id, folder } of queue.filter((one, k) => queue.findIndex(({ id: other }) =>
+      other === one.id) === k)) if (card.test(folder)) await split(id);
   } catch (error) {
     tell(error);
   }
@@ -165,6 +175,22 @@ export const openFolder = path => attempt(async () => {
   await session();
   const { id } = await ask("POST", address("/open"), { path });
   await show(id);
+});
+
+/** Opens all stacks in a folder of the server. */
+export const openAll = path => attempt(async () => {
+  forgetMessages();
+  await session();
+  await ask("POST", address("/open"), { path, all: true });
+  set({ finding: true });
+  await refresh();
+});
+
+/** Splits a stack into those that its frames are. */
+export const split = id => attempt(async () => {
+  await ask("POST", address(`/k/${id}/split`));
+  set({ finding: true });
+  await refresh();
 });
 
 export const addExample = () => attempt(async () => {

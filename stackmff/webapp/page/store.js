@@ -21,6 +21,7 @@
  * @property {[number, number]|null} uploading bytes sent, bytes in all
  * @property {number} painting strokes that the server does not have yet
  * @property {object[]} messages {kind: "bad"|"note", text}
+ * @property {boolean} finding whether the server looks for stacks
  * @property {object[]} exports that are being written: {name, id}
  * @property {string|null} importing name of the project file that is opened
  * @property {number[]|null} crop [top, bottom, left, right], px
@@ -32,7 +33,7 @@ const state = {
   info: null, token: null, projects: [], stacks: [], stackId: null, stack: null, run: null,
   frame: 0, source: null, frameId: null, tool: "result", other: { kind: "frame" }, compareMode: "wipe",
   sourcePane: true, erasing: false, overlay: null, uploading: null, painting: 0, messages: [],
-  exports: [], importing: null, crop: null, cropping: false,
+  exports: [], importing: null, finding: false, crop: null, cropping: false,
 };
 const watchers = [];
 let waits = false;
