@@ -7,9 +7,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 from PIL import Image, ImageCms
 
+from stackmff.display.annotations import annotate
+from stackmff.display.previews import write_rocking
 from stackmff.errors import StackError
 from stackmff.files import parse_json, write_bytes, write_json
 from stackmff.fusion.retouch import apply_strokes, load_strokes
@@ -22,6 +25,8 @@ from stackmff.webapp.results import TALLEST, ShownResult
 
 Area = tuple[int, int, int, int]  # (top, bottom, left, right), px
 SUFFIXES = {"png": ".png", "tiff": ".tif", "jpeg": ".jpg", "webp": ".webp"}
+OF_SURFACE = ("model", "rocking-gif", "rocking-mp4")
+FILM_SIDE = 480  # px, longest side of the surface in a film
 DEEP = ("png", "tiff")  # formats that have 16 bits
 OTHERS = {
     "focus": ".png",
@@ -30,6 +35,8 @@ OTHERS = {
     "strokes": ".json",
     "slabs": ".zip",
     "model": ".glb",
+    "rocking-gif": ".gif",
+    "rocking-mp4": ".mp4",
 }
 
 
@@ -43,22 +50,39 @@ def write_export(spec: ExportSpec) -> list[str]:
     """
     result = ShownResult(spec.result, painted=False)
     path = Path(spec.path)
-    if spec.what not in ("picture", "model"):
+    if spec.what not in ("picture", *OF_SURFACE):
         write_other(result, spec.what, path, Path(spec.strokes), spec.area)
         return []
     picture = np.array(result.fused)
     strokes = load_strokes(Path(spec.strokes), result.names, result.size)
     apply_strokes(picture, result.frames, strokes, None, result.fused, result.sources)
-    if spec.what == "model":
+    if spec.what in OF_SURFACE:
         result.picture = picture
-        write_bytes(path, glb(*result.relief(), TALLEST))
+        if spec.what == "model":
+            write_bytes(path, glb(*result.relief(), TALLEST))
+        else:
+            write_film(path, *result.raised())
         return []
     picture = cut(picture, spec.area)
     picture = picture if spec.bits == 16 and not spec.srgb else to_8_bits(picture)
     metadata = result.metadata
     if spec.srgb and metadata.profile is not None:
         picture, metadata = in_srgb(picture, metadata)
+    if spec.label or spec.pixel_size is not None:
+        picture = np.ascontiguousarray(picture)
+        annotate(picture, spec.label, spec.pixel_size)
     return write_picture(path, picture, metadata, quality=spec.quality)
+
+
+def write_film(path: Path, heights: np.ndarray, texture: np.ndarray) -> None:
+    """Write a film of the 3D view as it rocks; heights and texture as of ShownResult.raised."""
+    height, width = heights.shape
+    if min(heights.shape) < 2:
+        raise StackError("a line has no 3D view: export the picture")
+    factor = FILM_SIDE / max(heights.shape)
+    size = max(round(width * factor), 2), max(round(height * factor), 2)
+    small = cv2.resize(texture, size, interpolation=cv2.INTER_AREA)
+    write_rocking(path, small, cv2.resize(np.float32(heights), size))
 
 
 def cut(picture: np.ndarray, area: Area | None) -> np.ndarray:

@@ -103,6 +103,8 @@ class ExportSpec:
         quality: of JPEG, 1 to 100; of WebP too, where None is lossless.
         srgb: convert to sRGB; else the profile of the frames is kept.
         area: (top, bottom, left, right) px to crop to, or None.
+        label: text in the corner of the picture.
+        pixel_size: micrometres, for a scale bar on the picture; None: no scale bar.
         longest: seconds that it may take.
     """
 
@@ -114,6 +116,8 @@ class ExportSpec:
     quality: int | None = None
     srgb: bool = False
     area: tuple[int, int, int, int] | None = None
+    label: str = ""
+    pixel_size: float | None = None
     longest: float = 10 * LONGEST
     kind: str = "export"
 

@@ -364,7 +364,12 @@ class ShownResult:
         return len(data).to_bytes(4, "little") + data + texture
 
     def relief(self) -> tuple[np.ndarray, bytes]:
-        """(heights, texture): (h, w) float in [0, 1], 1 is nearest, and a JPEG."""
+        """(heights, texture): as of `raised`, the texture as JPEG."""
+        heights, texture = self.raised()
+        return heights, jpeg(texture)
+
+    def raised(self) -> tuple[np.ndarray, np.ndarray]:
+        """(heights, texture): (h, w) float in [0, 1], 1 is nearest, and (H, W, 3) uint8 sRGB."""
         shrinks = max(self.size) >= SMALL * SURFACE_SIDE
 
         def plane(layer: Layer) -> np.ndarray:
@@ -378,7 +383,7 @@ class ShownResult:
         _, heights = surface(focus, picture, sure, self.first_is_near, SURFACE_SIDE, profile)
         side = TEXTURE_SIDE
         whole = self.picture if max(self.size) <= side else plane("fused")
-        return heights, jpeg(reduced(whole, side, profile, self.levels))
+        return heights, reduced(whole, side, profile, self.levels)
 
 
 class FramePicture:

@@ -83,3 +83,40 @@ def check_profiles(page, folder, downloads):
     page.click("#srgb")
     page.choose("#format", "tiff")
     home(page)
+
+
+def check_annotations(page, folder, downloads, shots):
+    """The size of a pixel that ImageJ wrote makes a scale bar; a label and films are written."""
+    place = folder / "microscope"
+    place.mkdir()
+    for k, frame in enumerate(draw_stack(texture(240, 360, 80), 3)):
+        options = {"imagej": True, "resolution": (2, 2), "metadata": {"unit": "um"}}
+        tifffile.imwrite(place / f"m{k}.tif", frame, **options)
+    fused(page, sorted(place.iterdir()))
+    offered = page.run("return document.querySelector('#pixel-size').value")
+    must(offered == "0.5", f"the size of a pixel that is offered is {offered!r}")
+    page.choose("#format", "png")
+    page.choose("#bits", "8")
+    page.choose("#pixel-size", "")
+    plain = cv2.imread(str(page.download(downloads, "#save")))
+    page.choose("#pixel-size", offered)
+    page.choose("#label", "{stack}, version {version}")
+    page.choose("#template", "{stack}_barred")
+    written = cv2.imread(str(page.download(downloads, "#save")))
+    page.choose("#template", "{stack}_fused")
+    changed = (plain != written).any(2)
+    must(not changed[:180].any(), "what is written reaches into the middle of the picture")
+    for name, part in (("label", changed[:, :100]), ("scale bar", changed[:, 200:])):
+        must(part.any(), f"there is no {name}")
+    white = (written[180:, 200:] == 255).all(2).sum(1).max()
+    must(white == 40, f"the bar of 20 µm is {white} px long, not 40")
+    if shots is not None:
+        cv2.imwrite(str(shots / "annotated.png"), written)
+    page.choose("#label", "")
+    page.choose("#format", "tiff")
+    for kind, start in (("gif", b"GIF89a"), ("mp4", b"ftyp")):
+        film = page.download(downloads, f'[data-what="rocking-{kind}"]')
+        must(start in film.read_bytes()[:12], f"{film.name} is not a {kind}")
+        if shots is not None:
+            (shots / f"rocking.{kind}").write_bytes(film.read_bytes())
+    home(page)

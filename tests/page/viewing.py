@@ -1,5 +1,6 @@
 """Steps: the viewer, the progress of the work, the keyboard, the brush."""
 
+import json
 import zipfile
 
 import cv2
@@ -304,4 +305,29 @@ def check_other_sources(page, folder, downloads, shots):
         "predict.py makes another picture of these strokes",
     )
     page.choose("#format", "tiff")
+    home(page)
+
+
+def check_pen(page, folder, downloads):
+    """The pressure of a pen sets the size or the opacity; a mouse always paints in full."""
+    fused(page, write_stack(folder / "pen", 3, seed=62, name="pen{}.jpg"))
+    page.click('[data-tool="retouch"]')
+    page.click("#pane")
+    page.settled()
+    must(page.run("return document.querySelector('#pressure-option').hidden"), "a pen is seen")
+    places = [(0.45, 0.4), (0.5, 0.5), (0.55, 0.45)]
+    told = "return document.querySelector('#versions').innerText.includes('{} stroke')"
+    for count, (pressure, pressures) in enumerate(
+        (("size", [0.25, 0.5, 1]), ("opacity", [0.25, 0.5, 1]), ("opacity", None)), start=1
+    ):
+        page.choose("#pressure", pressure)
+        page.drag("#picture", places, pressures=pressures)
+        page.until(told.format(count))
+    strokes = json.loads(page.download(downloads, '[data-what="strokes"]').read_text())["strokes"]
+    sizes, opacities = strokes[0].get("sizes", []), strokes[1].get("opacities", [])
+    for shares in (sizes, opacities):
+        must(shares[:1] == [0.25] and shares[-1] == 1, f"the pressures become {shares}")
+        must(shares == sorted(shares), f"the pressures become {shares}")
+    must(not strokes[2].keys() & {"sizes", "opacities"}, "a mouse has a pressure")
+    page.choose("#pressure", "size")
     home(page)

@@ -5,6 +5,7 @@ import zipfile
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from stackmff.errors import StackError
 from stackmff.fusion.methods import build_method
@@ -56,6 +57,20 @@ def test_a_version_is_compared_with_a_method(stack):
     stack.fuse_by_method(1, "DCT")
     stack.delete_version(1)
     assert not stack.method_jobs and not stack.state()["comparing"]
+
+
+def test_a_scale_bar_and_films_are_exported(sessions, stack):
+    version_of(stack, 2000)
+    session = next(iter(sessions.by_token.values()))
+    plain = decode(exported(session, stack, 1)).picture
+    barred = decode(exported(session, stack, 1, pixel_size=1.5, label="{stack}")).picture
+    assert (plain != barred).any()
+    with pytest.raises(StackError, match="not a number of micrometres"):
+        exported(session, stack, 1, pixel_size="1")
+    gif = exported(session, stack, 1, what="rocking-gif")
+    assert gif.name.endswith("_rocking.gif")
+    with Image.open(gif) as film:
+        assert film.n_frames > 9 and film.info["loop"] == 0
 
 
 def test_a_stroke_of_another_version_outlives_it(sessions, stack, tmp_path):

@@ -4,7 +4,7 @@ import { download } from "./actions.js";
 import { byId, element } from "./elements.js";
 import { get, set, version, watch } from "./store.js";
 
-const REMEMBERED = ["template", "format", "bits", "quality", "srgb"]; // choices that come back
+const REMEMBERED = ["template", "format", "bits", "quality", "srgb", "label"]; // choices that come back
 const value = input => (input.type === "checkbox" ? input.checked : input.value);
 
 export function listen() {
@@ -30,6 +30,10 @@ export function listen() {
     };
   watch(s => [s.stack?.results, s.run, s.stacks], draw);
   watch(s => [s.exports], drawExports);
+  // What a microscope wrote is offered; what the user enters stays.
+  watch(s => [version(s)?.pixel_size, s.stackId], size => {
+    byId("pixel-size").value = size ? Number(size.toPrecision(6)) : "";
+  });
   watch(s => [s.crop, s.cropping, s.stack?.results, s.run], drawCrop);
   drawChoices();
 }
@@ -49,8 +53,10 @@ function save(all) {
     what: "picture", format, bits: Number(byId("bits").value), srgb: byId("srgb").checked,
     quality: lossy && quality.value !== "" ? Number(quality.value) : null,
     name: byId("template").value,
+    label: byId("label").value,
+    pixel_size: Number(byId("pixel-size").value) || null,
   };
-  if (all) download({ ...wanted, all: true, area: area() === "common" ? "common" : null }, "All stacks");
+  if (all) download({ ...wanted, all: true, pixel_size: null, area: area() === "common" ? "common" : null }, "All stacks");
   else
     download({ ...wanted, stack: get().stackId, version: version().number, area: area() },
       "The picture");
@@ -73,10 +79,10 @@ function draw() {
   byId("srgb-option").hidden = !found.profile;
   const offered = {
     focus: true, confidence: found.confidence, alignment: found.aligned,
-    strokes: found.strokes > 0, slabs: found.slabs.length > 0, model: true,
+    strokes: found.strokes > 0, slabs: found.slabs.length > 0,
   };
   for (const button of document.querySelectorAll("[data-what]"))
-    button.hidden = !offered[button.dataset.what];
+    button.hidden = offered[button.dataset.what] === false;
   byId("save-all").hidden = get().stacks.filter(one => one.versions).length < 2;
   const whole = !found.area || found.area.join() === [0, found.height, 0, found.width].join();
   byId("crop").querySelector("[value=common]").disabled = whole;

@@ -30,6 +30,9 @@ export function listen() {
       setBrush();
     },
     cropped: crop => set({ crop }),
+    pen: () => {
+      byId("pressure-option").hidden = false;
+    },
   });
   scene = new View3D(byId("scene"), get().info.tallest);
   replayed.by = settled;
@@ -182,6 +185,7 @@ async function stroke(painted) {
       : { frame: painted.frame === null ? null : found.names[Number(painted.frame.name)] }),
     radius: painted.radius, softness: painted.softness, points: painted.points,
     ...(painted.opacity < 1 && { opacity: painted.opacity }),
+    ...(painted.shares && { [painted.presses === "size" ? "sizes" : "opacities"]: painted.shares }),
   };
   Object.assign(painted, { sent: true, until: performance.now() + 30000 });
   const done = await painting("POST", record);
@@ -251,6 +255,11 @@ function buttons() {
   byId("fit").onclick = () => view.fit(view.fitted && !view.enlarged && view.scale >= 1);
   byId("actual-size").onclick = () => view.zoom(1, ...(view.mark ? view.spot(...view.mark) : []));
   byId("radius").oninput = byId("softness").oninput = byId("strength").oninput = setBrush;
+  view.pressure = byId("pressure").value = localStorage.getItem("pressure") ?? "size";
+  byId("pressure").onchange = () => {
+    view.pressure = byId("pressure").value;
+    localStorage.setItem("pressure", view.pressure);
+  };
   byId("eraser").onclick = () => set({ erasing: !get().erasing });
   byId("undo").onclick = async () => settled(await painting("DELETE"));
   byId("redo").onclick = async () => settled(await painting("POST", undefined, "/redo"));
