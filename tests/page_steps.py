@@ -6,7 +6,7 @@ A step takes a Visit of a page on which it may do as it likes, and leaves it on 
 import time
 from pathlib import Path
 
-from tests.page import exporting, frames, table, viewing
+from tests.page import accessibility, exporting, frames, table, viewing
 from tests.visit import must
 
 SHARED = "shared"  # folder that the server shares
@@ -44,6 +44,7 @@ def steps(page, folder: Path, downloads: Path, shots):
         "profiles": lambda: exporting.check_profiles(page, folder, downloads),
         "project file": lambda: frames.check_project_file(page, folder, downloads),
         "example": lambda: table.check_example(page, shots),
+        "accessible": lambda: accessibility.check_accessible(page, folder),
         "start page": lambda: table.check_start_page(page),
     }
 

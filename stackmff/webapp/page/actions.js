@@ -18,8 +18,8 @@ export async function refresh() {
   const { token, stackId, stack } = get();
   if (token) {
     const query = new URLSearchParams();
-    if (stackId !== null) query.set("stack", stackId);
-    if (stack?.id === stackId) query.set("seen", stack.changes);
+    if (stackId !== null) query.set("stack", String(stackId));
+    if (stack?.id === stackId) query.set("seen", String(stack.changes));
     try {
       const found = await ask("GET", address(`/state?${query}`));
       if (own === round) update(found);
@@ -138,7 +138,7 @@ export async function add(found) {
       queue.push(...files.map(file => ({ id, file, folder: title })));
     }
     await show(first);
-    const failed = await upload(queue, (...uploading) => set({ uploading }));
+    const failed = await upload(queue, (sent, total) => set({ uploading: [sent, total] }));
     failed.forEach(sentence => tell(new Error(sentence)));
     const card = new RegExp(`^(?:${get().info.card})$`);
     for (const { id, folder } of queue.filter((one, k) => queue.findIndex(({ id: other }) =>
@@ -312,6 +312,7 @@ export const cancelMethod = method => attempt(async () => {
 
 // Retouching
 
+/** @type {Promise<any>} */
 let line = Promise.resolve(); // strokes reach the server in the order in which they were painted
 
 /** Sends a change of the strokes; resolves to the boxes that have changed, or null. */

@@ -1,7 +1,7 @@
 // Export: what is written, how, and what is being written.
 
 import { download } from "./actions.js";
-import { byId, element } from "./elements.js";
+import { all as allOf, byId, element } from "./elements.js";
 import { get, set, version, watch } from "./store.js";
 
 const REMEMBERED = ["template", "format", "bits", "quality", "srgb", "label"]; // choices that come back
@@ -10,10 +10,10 @@ const value = input => (input.type === "checkbox" ? input.checked : input.value)
 export function listen() {
   for (const id of REMEMBERED) {
     const known = localStorage.getItem(`export-${id}`);
-    if (known !== null) {
+    if (known !== null) 
       if (byId(id).type === "checkbox") byId(id).checked = known === "true";
       else byId(id).value = known;
-    }
+    
     byId(id).onchange = () => {
       localStorage.setItem(`export-${id}`, value(byId(id)));
       drawChoices();
@@ -22,7 +22,7 @@ export function listen() {
   byId("crop").onchange = () => set({ cropping: byId("crop").value === "free" });
   byId("save").onclick = () => save(false);
   byId("save-all").onclick = () => save(true);
-  for (const button of document.querySelectorAll("[data-what]"))
+  for (const button of allOf("[data-what]"))
     button.onclick = () => {
       const { number } = version();
       download({ stack: get().stackId, version: number, what: button.dataset.what, area: area() },
@@ -56,10 +56,13 @@ function save(all) {
     label: byId("label").value,
     pixel_size: Number(byId("pixel-size").value) || null,
   };
-  if (all) download({ ...wanted, all: true, pixel_size: null, area: area() === "common" ? "common" : null }, "All stacks");
-  else
-    download({ ...wanted, stack: get().stackId, version: version().number, area: area() },
-      "The picture");
+  if (all) {
+    const common = area() === "common" ? "common" : null;
+    download({ ...wanted, all: true, pixel_size: null, area: common }, "All stacks");
+  } else {
+    const own = { stack: get().stackId, version: version().number, area: area() };
+    download({ ...wanted, ...own }, "The picture");
+  }
 }
 
 function drawChoices() {
@@ -81,7 +84,7 @@ function draw() {
     focus: true, confidence: found.confidence, alignment: found.aligned,
     strokes: found.strokes > 0, slabs: found.slabs.length > 0,
   };
-  for (const button of document.querySelectorAll("[data-what]"))
+  for (const button of allOf("[data-what]"))
     button.hidden = offered[button.dataset.what] === false;
   byId("save-all").hidden = get().stacks.filter(one => one.versions).length < 2;
   const whole = !found.area || found.area.join() === [0, found.height, 0, found.width].join();

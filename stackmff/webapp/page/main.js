@@ -35,6 +35,8 @@ const SHORTCUTS = [
 const LEAST_SPLIT = 4; // frames of a stack that can be split
 const THEMES = { "": "System", dark: "Dark", light: "Light" };
 
+const isTyping = target => target instanceof Element && Boolean(target.closest("input, dialog"));
+
 function listen() {
   byId("home").onclick = () => home().catch(tell);
   byId("more").onclick = () => byId("files").click();
@@ -62,7 +64,7 @@ function listen() {
     theme(names[(names.indexOf(document.documentElement.dataset.theme) + 1) % names.length]);
   };
   addEventListener("keydown", event => {
-    if (event.key === "?" && !event.target.closest("input, dialog")) byId("help").click();
+    if (event.key === "?" && !isTyping(event.target)) byId("help").click();
     else if (!tools.key(event)) return;
     event.preventDefault();
   });

@@ -90,10 +90,10 @@ function mark(list) {
     // What alignment left out is told in the notes, and seen here.
     const at = found ? found.names.indexOf(item.firstChild.title) : -1;
     const leftOut = at >= 0 && !found.kept.includes(at);
-    if (leftOut !== (item.lastChild.className === "badge")) {
+    if (leftOut !== (item.lastChild.className === "badge")) 
       if (leftOut) item.append(element("span", "left out", { className: "badge" }));
       else item.lastChild.remove();
-    }
+    
   }
 }
 

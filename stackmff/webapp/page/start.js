@@ -1,6 +1,7 @@
 // The start page: where frames are dropped, and the projects on the disk.
 
-import { addExample, deleteProject, exportProject, importProject, openAll, openFolder, openProject, tell } from "./actions.js";
+import { addExample, deleteProject, exportProject, importProject, openAll, openFolder, openProject, tell }
+  from "./actions.js";
 import { age, byId, element, plural, size } from "./elements.js";
 import { ask, address, session } from "./server.js";
 import { get, watch } from "./store.js";

@@ -1,7 +1,7 @@
 // The viewer with its tools: what is shown on the canvas, and how.
 
 import { cancelMethod, compareMethod, painting, replayed, tell } from "./actions.js";
-import { byId, plural } from "./elements.js";
+import { all as allOf, byId, plural } from "./elements.js";
 import { brushSource, comparable, compared, fillGroups, frameIndex, fusedLayer, making, otherName, sources }
   from "./layers.js";
 import { probe } from "./probe.js";
@@ -56,7 +56,7 @@ function draw() {
     byId("probe").hidden = true;
     view.mark = null;
   }
-  for (const button of document.querySelectorAll("button[data-tool]"))
+  for (const button of allOf("button[data-tool]"))
     button.setAttribute("aria-pressed", button.dataset.tool === tool);
   byId("picture").hidden = tool === "3d" && !isFrame;
   byId("scene").hidden = !byId("picture").hidden;
@@ -80,7 +80,7 @@ function drawFrame(id) {
 
 function drawResult(found) {
   const { tool, compareMode, sourcePane, overlay, erasing, cropping } = get();
-  document.querySelector("button[data-tool=retouch]").disabled = found.draft;
+  allOf("button[data-tool=retouch]")[0].disabled = found.draft;
   if (found.draft && tool === "retouch") set({ tool: "result" });
   const compares = tool === "compare";
   const side = compares ? compareMode === "side" : tool === "retouch" && sourcePane;
@@ -118,9 +118,9 @@ function drawResult(found) {
 
 function drawChoices(found) {
   fillGroups(byId("source"), sources(found), brushSource(found).key);
-  const { key } = compared(found);
-  fillGroups(byId("other"), comparable(found), key);
-  const [kind, method] = key.split(" ");
+  const chosen = compared(found).key;
+  fillGroups(byId("other"), comparable(found), chosen);
+  const [kind, method] = chosen.split(" ");
   byId("wipe-left").textContent = kind === "frame" ? "Frame" : "Other";
   const work = kind === "method" ? making(found, method) : null;
   byId("making").hidden = !work;
@@ -223,7 +223,7 @@ export function use(tool) {
 }
 
 function buttons() {
-  for (const button of document.querySelectorAll("button[data-tool]"))
+  for (const button of allOf("button[data-tool]"))
     button.onclick = () => use(button.dataset.tool);
   byId("wipe").oninput = event => {
     view.wipe = 1 - event.target.value / 100;

@@ -25,11 +25,14 @@ export class PictureView {
   /**
    * @param {HTMLCanvasElement} canvas
    * @param {number} tile side of a tile, px
-   * @param {object} on {address(layer, level, column, row), probe(x, y), stroke(stroke), wiped(share),
-   *   zoomed(scale, fitted), sharpest(x, y), step(way), cropped(box)}
+   * @param {Object<string, Function>} on {address(layer, level, column, row), probe(x, y),
+   *   stroke(stroke), wiped(share), zoomed(scale, fitted), sharpest(x, y), step(way), cropped(box),
+   *   pen()}
    */
   constructor(canvas, tile, on) {
-    Object.assign(this, { canvas, on, side: tile });
+    this.canvas = canvas;
+    this.on = on;
+    this.side = tile;
     this.context = canvas.getContext("2d");
     this.cover = document.createElement("canvas"); // mask of a stroke that tiles do not show yet
     this.tiles = new Map();
@@ -63,7 +66,14 @@ export class PictureView {
     canvas.addEventListener("keydown", event => this.key(event));
   }
 
-  /** @param {object} wanted {picture, main, other, mode, overlay} */
+  /**
+   * @param {object} wanted
+   * @param {{width: number, height: number}} wanted.picture
+   * @param {Layer} wanted.main
+   * @param {Layer|null} wanted.other
+   * @param {string} wanted.mode "single", "wipe" or "side"
+   * @param {Layer|null} wanted.overlay
+   */
   show({ picture, main, other, mode, overlay }) {
     const before = this.picture;
     const another = !this.main || this.main.run !== main.run;
@@ -346,9 +356,9 @@ export class PictureView {
   paintUnsettled(pane) {
     // Strokes that the tiles do not show yet: the frame, masked by the stroke.
     this.unsettled = this.unsettled.filter(stroke => !stroke.sent || performance.now() < stroke.until);
-    if (this.unsettled.some(stroke => stroke.done) && !this.busy) {
+    if (this.unsettled.some(stroke => stroke.done) && !this.busy) 
       this.unsettled = this.unsettled.filter(stroke => !stroke.done);
-    } else if (this.unsettled.some(stroke => stroke.sent)) setTimeout(() => this.draw(), 60);
+     else if (this.unsettled.some(stroke => stroke.sent)) setTimeout(() => this.draw(), 60);
     for (const stroke of this.unsettled) {
       const { cover } = this;
       [cover.width, cover.height] = [this.canvas.width, this.canvas.height];
@@ -428,7 +438,7 @@ export class PictureView {
     const { context, pixels } = this;
     const [x, y] = this.spot(this.mark[0] + 0.5, this.mark[1] + 0.5);
     const radius = Math.max(7 * pixels, this.scale);
-    for (const [colour, wide] of [["rgb(0 0 0 / 0.7)", 4], ["white", 2]]) {
+    for (const { colour, wide } of [{ colour: "rgb(0 0 0 / 0.7)", wide: 4 }, { colour: "white", wide: 2 }]) {
       context.strokeStyle = colour;
       context.lineWidth = wide * pixels;
       context.beginPath();
@@ -440,17 +450,18 @@ export class PictureView {
   paintCursor(pane) {
     const { context, pixels } = this;
     const radius = this.brush.radius * this.scale;
+    const [x, y] = this.spot(this.cursor[0], this.cursor[1], pane);
     const rings = [[radius, 1], [radius * (1 - this.brush.softness), 0.5]];
     context.save();
     context.beginPath();
     context.rect(pane.x, pane.y, pane.width, pane.height);
     context.clip();
     for (const [size, alpha] of rings)
-      for (const [colour, wide] of [[`rgb(0 0 0 / ${alpha})`, 3], [`rgb(255 255 255 / ${alpha})`, 1.4]]) {
-        context.strokeStyle = colour;
+      for (const { tone, wide } of [{ tone: "0 0 0", wide: 3 }, { tone: "255 255 255", wide: 1.4 }]) {
+        context.strokeStyle = `rgb(${tone} / ${alpha})`;
         context.lineWidth = wide * pixels;
         context.beginPath();
-        context.arc(...this.spot(...this.cursor, pane), Math.max(size, 1), 0, 7);
+        context.arc(x, y, Math.max(size, 1), 0, 7);
         context.stroke();
       }
     context.restore();
@@ -532,11 +543,11 @@ export class PictureView {
       return;
     }
     gesture.moved ||= Math.hypot(at[0] - gesture.start[0], at[1] - gesture.start[1]) > STILL * this.pixels;
-    if (gesture.kind === "paint") {
+    if (gesture.kind === "paint") 
       for (const one of coalesced(event)) this.lead(this.at(one), shareOf(one));
-    } else if (gesture.kind === "crop") {
+     else if (gesture.kind === "crop") 
       this.crop.lead(this.cursor);
-    } else if (gesture.kind === "wipe") {
+     else if (gesture.kind === "wipe") {
       const [left, right] = this.edges();
       this.wipe = Math.min(Math.max((at[0] - left) / (right - left), 0), 1);
       this.on.wiped(this.wipe);
@@ -568,11 +579,11 @@ export class PictureView {
         if (gesture.moved) this.lead(gesture.last, stroke.shares?.at(-1), 0);
         this.on.stroke(stroke);
       }
-    } else if (gesture.kind === "crop") {
+    } else if (gesture.kind === "crop") 
       this.on.cropped(this.crop.whole());
-    } else if (gesture.kind === "pan" && !gesture.moved) {
+     else if (gesture.kind === "pan" && !gesture.moved) 
       this.click(this.place(...gesture.start), gesture.alt);
-    }
+    
     this.draw();
   }
 
