@@ -1,11 +1,14 @@
 """What a worker process reports to the server, and the limits that it sets itself."""
 
+import contextlib
 import json
+import os
 import signal
 import time
 from pathlib import Path
 from typing import IO, Any
 
+NICENESS = 5  # of os.nice, so that the server stays responsive
 PAUSE = 0.1  # seconds between two reports on one stage
 
 
@@ -38,6 +41,14 @@ class Reporter:
             return
         self.last = (name, part), now
         self.report(stage=name, done=done, total=total, part=part)
+
+
+def be_modest() -> None:
+    """Leave processor and memory to the server where both are scarce."""
+    if hasattr(os, "nice"):
+        os.nice(NICENESS)
+    with contextlib.suppress(OSError):  # out of memory, the system ends this, not the server
+        Path("/proc/self/oom_score_adj").write_text("1000")
 
 
 def bound_memory(count: int) -> None:

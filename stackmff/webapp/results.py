@@ -18,7 +18,7 @@ from stackmff.display.relief import surface
 from stackmff.errors import StackError
 from stackmff.files import natural_key
 from stackmff.fusion.blending import Mixture
-from stackmff.fusion.engines import Engine, choose_engine
+from stackmff.fusion.engines import Engine
 from stackmff.fusion.fuse import mixture_at
 from stackmff.fusion.retouch import Stroke, apply_strokes, cover, record_of, stroke_of
 from stackmff.images.colour import luma
@@ -448,25 +448,3 @@ def waiting_notes(waiting: Sequence[Waiting]) -> list[str]:
         f"not painted: strokes of {', '.join(names)}, because these frames are excluded or had "
         "another size; the strokes return when the frames are fused again"
     ]
-
-
-class Prober:
-    """Finds the frames that a pixel is mixed of. Its engine is loaded at the first request.
-
-    Args:
-        model_path, device: as of engines.choose_engine.
-    """
-
-    def __init__(self, model_path: Path, device: str) -> None:
-        self.model_path, self.device = model_path, device
-        self.engine: Engine | None = None
-        self.lock = threading.Lock()
-
-    def shares(self, result: ShownResult, x: int, y: int) -> list[tuple[str, float]] | None:
-        """As ShownResult.shares_at; None where the network predicts no weights."""
-        with self.lock:
-            if self.engine is None:
-                self.engine = choose_engine(self.model_path, self.device)
-            if self.engine.output != "weights":
-                return None
-            return result.shares_at(x, y, self.engine)

@@ -16,7 +16,8 @@ from stackmff.images.stack_files import VIDEO_SUFFIXES
 from stackmff.webapp.comparisons import offered_methods
 from stackmff.webapp.form import fuse_form
 from stackmff.webapp.guard import Guard
-from stackmff.webapp.results import MOST_LEVEL, TALLEST, TILE, Prober
+from stackmff.webapp.probing import Prober
+from stackmff.webapp.results import MOST_LEVEL, TALLEST, TILE
 from stackmff.webapp.session import Session
 from stackmff.webapp.sessions import Sessions
 from stackmff.webapp.shelf import ShelfStack

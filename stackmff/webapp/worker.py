@@ -7,7 +7,6 @@ server, and cancelling means ending the process.
 
 import contextlib
 import json
-import os
 import sys
 import tempfile
 import time
@@ -63,7 +62,7 @@ from stackmff.webapp.jobs import (
     UnpackSpec,
 )
 from stackmff.webapp.kept_frames import forget, keep, with_kept
-from stackmff.webapp.reporting import Reporter, bound_memory, bound_time
+from stackmff.webapp.reporting import Reporter, be_modest, bound_memory, bound_time
 from stackmff.webapp.result_files import (
     AlignedFiles,
     AlignedRecord,
@@ -81,7 +80,6 @@ THUMB_SIDE = 320  # px
 SPARE = 2 * 2**30  # bytes that examining may take in addition to the frame itself
 AT_WORK = 32  # bytes per pixel of a frame while it is decoded: 16-bit RGBA, and copies of it
 TO_EXPORT = 96  # bytes per pixel of a picture: itself, its maps, strokes, the encoded file
-NICENESS = 5  # of os.nice, so that the server stays responsive
 
 
 def examine(spec: ExamineSpec, reporter: Reporter) -> None:
@@ -428,10 +426,7 @@ WORK: dict[str, tuple[Callable[..., Any], Callable[..., None]]] = {
 def main() -> int:
     """Do the work that stdin asks for; return an exit status."""
     reporter = Reporter(answer_channel())
-    if hasattr(os, "nice"):
-        os.nice(NICENESS)
-    with contextlib.suppress(OSError):  # out of memory, the system ends this, not the server
-        Path("/proc/self/oom_score_adj").write_text("1000")
+    be_modest()
     message = json.loads(sys.stdin.readline())
     make_spec, work = WORK[message["kind"]]
     try:
