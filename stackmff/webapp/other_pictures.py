@@ -26,7 +26,11 @@ def title_of(source: str) -> str:
     match = SOURCE.fullmatch(source)
     if match is None:
         return source
-    return f"Version {match[1]}" + (f", {match[2].replace('_', ' ')}" if match[2] else "")
+    version = f"Version {match[1]}"
+    if not match[2]:
+        return version
+    first, last = match[2].removeprefix("slab_").split("-")
+    return f"{version}, frames {first} to {last}"
 
 
 def layer_file(files: ResultFiles, layer: str) -> Path | None:
