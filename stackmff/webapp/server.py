@@ -79,6 +79,8 @@ class Endpoints:
     def __init__(self, sessions: Sessions, prober: Prober) -> None:
         self.sessions, self.prober = sessions, prober
         self.turns = Turns()
+        # What the network tells of a pixel takes seconds: the next click does not wait for it.
+        self.probing = Turns(1)
 
     def session(self, request: "Request") -> Session:
         """The session that a URL names; LookupError where it has ended."""
@@ -91,16 +93,22 @@ class Endpoints:
         """The endpoint of a method that takes the request and its session."""
         return self._in_turn(answer, self.session)
 
-    def of_stack(self, answer: Callable[..., "Response"]) -> Callable[..., Awaitable["Response"]]:
-        """The endpoint of a method that takes the request and the stack that its URL names."""
+    def of_stack(
+        self, answer: Callable[..., "Response"], turns: Turns | None = None
+    ) -> Callable[..., Awaitable["Response"]]:
+        """The endpoint of a method that takes the request and the stack that its URL names; turns:
+        that its requests take, None: those of all."""
 
         def stack(request: "Request") -> ShelfStack:
             return self.session(request).stack(request.path_params["stack"])
 
-        return self._in_turn(answer, stack)
+        return self._in_turn(answer, stack, turns)
 
     def _in_turn(
-        self, answer: Callable[..., "Response"], find: Callable[["Request"], Any]
+        self,
+        answer: Callable[..., "Response"],
+        find: Callable[["Request"], Any],
+        turns: Turns | None = None,
     ) -> Callable[..., Awaitable["Response"]]:
         has_body = len(inspect.signature(answer).parameters) == 3
 
@@ -109,7 +117,7 @@ class Endpoints:
 
         async def endpoint(request: "Request") -> "Response":
             more = [await body_of(request)] if has_body else []
-            async with self.turns.turn(request.path_params["token"]):
+            async with (turns or self.turns).turn(request.path_params["token"]):
                 return await run_in_threadpool(work, request, more)
 
         return endpoint
@@ -379,7 +387,7 @@ class Endpoints:
             ("DELETE", f"{of}/work", stack(self.cancel)),
             ("GET", tile, stack(self.tile)),
             ("GET", f"{of}/pixel/{place}", stack(self.pixel)),
-            ("GET", f"{of}/mixture/{place}", stack(self.mixture)),
+            ("GET", f"{of}/mixture/{place}", stack(self.mixture, self.probing)),
             ("GET", f"{of}/sharpest/{place}", stack(self.sharpest)),
             ("GET", f"{of}/surface/{{run}}", stack(self.surface)),
             ("DELETE", f"{of}/v/{{version:int}}", stack(self.delete_version)),

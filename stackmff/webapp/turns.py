@@ -16,18 +16,22 @@ class Turns:
 
     Strokes are painted under the lock of their stack. Requests that wait for it would take all
     threads of the server, and those of other sessions would get none.
+
+    Args:
+        at_once: requests of one session that are worked on.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, at_once: int = AT_ONCE) -> None:
+        self.at_once = at_once
         self.gates: dict[str, asyncio.Semaphore] = {}
         self.here: Counter[str] = Counter()
 
     @contextlib.asynccontextmanager
     async def turn(self, token: str) -> AsyncIterator[None]:
         """Wait for the turn of a request; StackError where too many wait."""
-        if self.here[token] >= AT_ONCE + MOST_WAITING:
+        if self.here[token] >= self.at_once + MOST_WAITING:
             raise StackError("the server is busy with earlier requests of this page: wait a little")
-        gate = self.gates.setdefault(token, asyncio.Semaphore(AT_ONCE))
+        gate = self.gates.setdefault(token, asyncio.Semaphore(self.at_once))
         self.here[token] += 1
         try:
             async with gate:
