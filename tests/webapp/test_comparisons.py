@@ -59,6 +59,7 @@ def test_a_version_is_compared_with_a_method(stack):
     assert not stack.method_jobs and not stack.state()["comparing"]
 
 
+@pytest.mark.slow
 def test_a_scale_bar_and_films_are_exported(sessions, stack):
     version_of(stack, 2000)
     session = next(iter(sessions.by_token.values()))

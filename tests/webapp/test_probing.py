@@ -13,6 +13,7 @@ from stackmff.webapp.results import ShownResult
 from tests.shelves import result_in
 
 
+@pytest.mark.slow
 def test_a_process_tells_what_the_network_tells(tmp_path):
     result = ShownResult(result_in(tmp_path / "full"))
     prober = ProbeProcess(WEIGHTS, "cpu")
