@@ -113,6 +113,7 @@ def check_annotations(page, folder, downloads, shots):
     if shots is not None:
         cv2.imwrite(str(shots / "annotated.png"), written)
     page.choose("#label", "")
+    page.choose("#bits", "16")
     page.choose("#format", "tiff")
     for kind, start in (("gif", b"GIF89a"), ("mp4", b"ftyp")):
         film = page.download(downloads, f'[data-what="rocking-{kind}"]')

@@ -292,6 +292,7 @@ def check_other_sources(page, folder, downloads, shots):
     page.reload()
     page.until(STAGE, "result")
     page.choose("#format", "png")
+    page.choose("#bits", "16")
     taken = page.download(downloads, "#save")
     archive = page.download(downloads, '[data-what="strokes"]')
     with zipfile.ZipFile(archive) as opened:
