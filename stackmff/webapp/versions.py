@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from stackmff.errors import StackError
-from stackmff.fusion.retouch import Stroke, cost_of, save_strokes, stroke_of, strokes_of
+from stackmff.fusion.retouch import Painting, cost_of, save_strokes, stroke_of, strokes_of
 from stackmff.webapp.exports import DEEP, OTHERS, SUFFIXES, Area
 from stackmff.webapp.jobs import ExportSpec, FuseSpec, WorkerJob
 from stackmff.webapp.result_files import ResultFiles, ResultRecord, load_record
@@ -158,7 +158,7 @@ class StackVersions(StackFrames):
             strokes = strokes_of(record, name, result.names, result.size)
             return self._paint(result, strokes)
 
-    def _paint(self, result: ShownResult, strokes: Sequence[Stroke]) -> list[Box]:
+    def _paint(self, result: ShownResult, strokes: Sequence[Painting]) -> list[Box]:
         most = max(LEAST_PAINT, PAINT_TIMES * result.height * result.width)
         if sum(cost_of(stroke, result.size) for stroke in strokes) > most:
             raise StackError(
