@@ -276,6 +276,7 @@ class StackVersions(StackFrames):
             "bits": 16 if record.dtype == "uint16" else 8,
             "profile": record.metadata.get("profile") is not None,
             "area": record.area,
+            "regions": record.regions,
         }
 
     def _painted_state(self, version: Version) -> dict[str, Any]:
