@@ -104,6 +104,24 @@ def covered(
     return None if mask.all() else mask
 
 
+def covers(alignment: Alignment, index: int, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Which pixels of the reference a frame covers for certain, whatever its field.
+
+    Args:
+        alignment: of the stack.
+        index: of a frame that is kept.
+        x, y: columns (w,) and rows (h,) of the pixels, px, whole or not.
+    Returns:
+        (h, w) bool.
+    """
+    if not alignment.moved[index]:
+        return np.ones((len(y), len(x)), bool)
+    places = _places(alignment.transform(index), x, y)
+    room = np.array([alignment.size[1] - 1, alignment.size[0] - 1])
+    slack = NEAR - _reach(alignment, index)
+    return np.all((places >= -slack) & (places <= room + slack), axis=-1)
+
+
 def ends(alignment: Alignment, index: int) -> np.ndarray:
     """By how many px a frame that is kept ends within the reference: left, right, top, bottom."""
     if not alignment.moved[index]:

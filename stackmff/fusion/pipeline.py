@@ -4,7 +4,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import astuple, dataclass, replace
+from dataclasses import astuple, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,8 @@ from stackmff.fusion.focus_maps import smooth_map
 from stackmff.fusion.fuse import fuse_stack, get_ready
 from stackmff.fusion.memory import keep_in_file
 from stackmff.fusion.options import ChoiceOptions, EngineOptions, FuseOptions
-from stackmff.fusion.retouch import apply_strokes, load_strokes, pictures_beside
+from stackmff.fusion.regions import Region, moved_regions, told_regions
+from stackmff.fusion.retouch import apply_strokes, fill_regions, load_strokes, pictures_beside
 from stackmff.fusion.slabs import slabs_of, write_slabs
 from stackmff.images.disagreement import disagreeing_frames
 from stackmff.images.formats import loses, to_8_bits, write_picture
@@ -90,6 +91,7 @@ class Made:
         area: to crop it to; None: it stays whole.
         notes: sentences on what was decided.
         order: (N,) ints, the place of each frame in the Stack as it was read.
+        regions: where something moved, each filled from one frame.
     """
 
     fused: Fused
@@ -97,6 +99,7 @@ class Made:
     area: Area | None
     notes: list[str]
     order: list[int]
+    regions: list[Region] = field(default_factory=list)
 
     @property
     def alignment(self) -> Alignment | None:
@@ -205,9 +208,16 @@ def fuse_aligned(
         notes += told_ends(found.alignment)
     with stage("fusing", shown) as progress:
         fused = fuse_stack(stack.frames, engine, mixture, progress)
+    regions: list[Region] = []
+    if options.choices.ghosts == "fill":
+        use = mixture.frames_used(len(stack.frames))
+        regions, undecided = moved_regions(stack.frames, use, found.alignment, fused.picture)
+        names = [path.name for path in stack.paths]
+        notes += told_regions(regions, names) if undecided is None else [undecided]
+        fill_regions(fused, stack.frames, regions)
     if options.choices.smooth and fused.focus_map is not None:
         fused = replace(fused, focus_map=_smoothed(fused, options.choices.smooth))
-    return Made(fused, mixture, area, notes, found.order)
+    return Made(fused, mixture, area, notes, found.order, regions)
 
 
 def read_sound(

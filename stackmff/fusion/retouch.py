@@ -5,7 +5,7 @@ The file of strokes is JSON: the size of the picture, and for each stroke the na
 the points [x, y] that it goes through, pixel centres at integers. A stroke of another picture than
 a frame, such as a slab, has its name as "picture" in place of "frame": it is NAME.tif beside the
 file. Under the pressure of a pen, "sizes" and "opacities" are the share of radius and opacity that
-each point has.
+each point has. A stroke may also be a region that a frame fills, see fusion/regions.py.
 """
 
 import re
@@ -18,12 +18,14 @@ import numpy as np
 
 from stackmff.errors import StackError
 from stackmff.files import parse_json, read_bytes, write_json
+from stackmff.fusion.blending import Fused
+from stackmff.fusion.regions import Box, Region, region_of
 from stackmff.images.formats import decode
+from stackmff.images.frame_store import release
 
 MOST_POINTS = 20_000  # of a stroke; a file with more was not written by this program
+BAND = 512  # rows that are painted at once, so that memory does not grow with the height
 PICTURE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")  # it becomes the name of a file
-
-Box = tuple[int, int, int, int]  # (top, bottom, left, right), px
 
 
 @dataclass(frozen=True)
@@ -58,16 +60,21 @@ class Stroke:
         return int(top), int(bottom), int(left), int(right)
 
 
-def cover(stroke: Stroke, top: int, bottom: int, left: int, right: int) -> np.ndarray:
+Painting = Stroke | Region
+
+
+def cover(stroke: Painting, top: int, bottom: int, left: int, right: int) -> np.ndarray:
     """How much a stroke covers the pixels of a window, the same in any window.
 
     Args:
-        stroke: the stroke.
+        stroke: the stroke, or the region.
         top, bottom, left, right: px, bottom and right exclusive.
     Returns:
         (bottom - top, right - left) float32 in [0, 1]: the opacity in the core, fading smoothly
         to 0.
     """
+    if isinstance(stroke, Region):
+        return stroke.cover(top, bottom, left, right)
     out = np.zeros((bottom - top, right - left), np.float32)
     ends = stroke.points[1:] if len(stroke.points) > 1 else stroke.points
     fade = max(stroke.softness * stroke.radius, 1.0)  # px; at least one, against jagged edges
@@ -103,8 +110,11 @@ def _between(values: np.ndarray, k: int, along: np.ndarray) -> np.ndarray:
     return between
 
 
-def cost_of(stroke: Stroke, size: Sequence[int]) -> float:
+def cost_of(stroke: Painting, size: Sequence[int]) -> float:
     """The number of pixels that `cover` visits for a stroke in a picture of (height, width)."""
+    if isinstance(stroke, Region):
+        top, bottom, left, right = stroke.box(size)
+        return float(max(bottom - top, 0) * max(right - left, 0))
     points = stroke.points
     ends = points[1:] if len(points) > 1 else points
     starts = points[: len(ends)]
@@ -116,7 +126,7 @@ def cost_of(stroke: Stroke, size: Sequence[int]) -> float:
 def apply_strokes(
     picture: np.ndarray,
     frames: np.ndarray,
-    strokes: Sequence[Stroke],
+    strokes: Sequence[Painting],
     area: Box | None = None,
     mixture: np.ndarray | None = None,
     pictures: Mapping[str, np.ndarray] | None = None,
@@ -141,7 +151,6 @@ def apply_strokes(
         top, bottom, left, right = common(stroke.box(size), area)
         if top >= bottom or left >= right:
             continue
-        share = cover(stroke, top, bottom, left, right)[..., None]
         source: np.ndarray
         if stroke.picture is not None:
             assert pictures is not None  # whoever reads such strokes reads their pictures
@@ -152,9 +161,35 @@ def apply_strokes(
         else:
             source = frames[stroke.frame]
         scale = np.float32(white / np.iinfo(source.dtype).max)  # 1, 257, or 1 / 257
-        source = source[top:bottom, left:right] * scale
-        part = picture[top:bottom, left:right]
-        part[:] = np.rint(part + (source - part) * share).astype(picture.dtype)
+        for start in range(top, bottom, BAND):
+            stop = min(start + BAND, bottom)
+            share = cover(stroke, start, stop, left, right)[..., None]
+            shown = source[start:stop, left:right] * scale
+            part = picture[start:stop, left:right]
+            part[:] = np.rint(part + (shown - part) * share).astype(picture.dtype)
+
+
+def fill_regions(fused: Fused, frames: np.ndarray, regions: Sequence[Region]) -> None:
+    """Fill regions of a fused picture and of its maps from one frame each, in place.
+
+    Args:
+        fused: of the frames, not cropped.
+        frames: (N, H, W, C) uint8 or uint16, aligned.
+        regions: of the picture.
+    """
+    apply_strokes(fused.picture, frames, regions)
+    release(frames)
+    count = max(len(frames) - 1, 1)
+    for region in regions:
+        top, bottom, left, right = region.box(region.size)
+        for start in range(top, bottom, BAND):
+            stop = min(start + BAND, bottom)
+            share = region.cover(start, stop, left, right)
+            values = ((fused.focus_map, 65535 * region.frame / count), (fused.confidence, 255))
+            for plane, value in values:
+                if plane is not None:
+                    part = plane[start:stop, left:right]
+                    part[:] = np.rint(part + (np.float32(value) - part) * share)
 
 
 def common(box: Box, other: Box) -> Box:
@@ -163,14 +198,19 @@ def common(box: Box, other: Box) -> Box:
     return top, min(box[1], other[1]), left, min(box[3], other[3])
 
 
-def stroke_of(record: Any, names: Sequence[str]) -> Stroke:
-    """The Stroke of a record of the file; ValueError if it is not one.
+def stroke_of(record: Any, names: Sequence[str]) -> Painting:
+    """The Stroke or Region of a record of the file; ValueError if it is not one.
 
     Args:
         record: {"frame" or "picture", "radius", "softness", "points"}, and "opacity" where it is
-            not 1, "sizes" and "opacities" where a pen was pressed.
+            not 1, "sizes" and "opacities" where a pen was pressed; or {"frame", "region"}, see
+            regions.region_of.
         names: of the frames.
     """
+    if isinstance(record, dict) and "region" in record:
+        if (frame := record["frame"]) not in names:
+            raise ValueError(f"its frame {frame} is not in the stack")
+        return region_of(record["region"], list(names).index(frame))
     if not isinstance(record, dict) or not isinstance(record.get("points"), list):
         raise ValueError("it is not a stroke")
     if not 1 <= len(record["points"]) <= MOST_POINTS:
@@ -210,8 +250,10 @@ def _shares_of(record: Mapping[str, Any], key: str, count: int) -> np.ndarray | 
     return shares
 
 
-def record_of(stroke: Stroke, names: Sequence[str]) -> dict[str, Any]:
-    """The record of a Stroke, for `stroke_of`."""
+def record_of(stroke: Painting, names: Sequence[str]) -> dict[str, Any]:
+    """The record of a Stroke or Region, for `stroke_of`."""
+    if isinstance(stroke, Region):
+        return {"frame": names[stroke.frame], "region": stroke.record()}
     record: dict[str, Any] = {"picture": stroke.picture}
     if stroke.picture is None:
         record = {"frame": None if stroke.frame is None else names[stroke.frame]}
@@ -229,7 +271,7 @@ def record_of(stroke: Stroke, names: Sequence[str]) -> dict[str, Any]:
 
 
 def save_strokes(
-    path: Path, strokes: Sequence[Stroke], names: Sequence[str], size: Sequence[int]
+    path: Path, strokes: Sequence[Painting], names: Sequence[str], size: Sequence[int]
 ) -> None:
     """Write strokes as JSON, atomically.
 
@@ -242,7 +284,7 @@ def save_strokes(
     write_json(path, record | {"strokes": [record_of(stroke, names) for stroke in strokes]})
 
 
-def load_strokes(path: Path, names: Sequence[str], size: Sequence[int]) -> list[Stroke]:
+def load_strokes(path: Path, names: Sequence[str], size: Sequence[int]) -> list[Painting]:
     """Read strokes that `save_strokes` wrote.
 
     Args:
@@ -260,7 +302,7 @@ def load_strokes(path: Path, names: Sequence[str], size: Sequence[int]) -> list[
 
 
 def pictures_beside(
-    path: Path, strokes: Sequence[Stroke], shape: Sequence[int]
+    path: Path, strokes: Sequence[Painting], shape: Sequence[int]
 ) -> dict[str, np.ndarray]:
     """The other pictures of strokes, {name: (H, W, C)}, from beside their file.
 
@@ -288,7 +330,7 @@ def pictures_beside(
 
 def strokes_of(
     record: Any, path: object, names: Sequence[str], size: Sequence[int]
-) -> list[Stroke]:
+) -> list[Painting]:
     """The strokes in the content of a file of strokes.
 
     Args:

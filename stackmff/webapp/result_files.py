@@ -109,6 +109,8 @@ class ResultRecord:
         aligned: name of the folder of its frames, beside that of its run; None: they are its own.
         whole: (height, width) px of the picture that a draft stands for; None: it is no draft.
         made: when, seconds since 1970.
+        regions: where something moved, each {"frame": name, "region": as of Region.record}, which
+            is also what paints another frame there, see retouch.stroke_of.
     """
 
     shape: Sequence[int]
@@ -126,6 +128,7 @@ class ResultRecord:
     aligned: str | None = None
     whole: Sequence[int] | None = None
     made: float = 0.0
+    regions: Sequence[dict[str, Any]] = ()
 
     def save(self, path: Path) -> None:
         """Write it, atomically; StackError where that fails."""

@@ -20,7 +20,7 @@ from stackmff.files import natural_key
 from stackmff.fusion.blending import Mixture
 from stackmff.fusion.engines import Engine
 from stackmff.fusion.fuse import mixture_at
-from stackmff.fusion.retouch import Stroke, apply_strokes, cover, record_of, stroke_of
+from stackmff.fusion.retouch import Painting, apply_strokes, cover, record_of, stroke_of
 from stackmff.images.colour import luma
 from stackmff.images.formats import decode
 from stackmff.images.frame_store import release
@@ -115,12 +115,12 @@ class ShownResult:
         return self.height, self.width
 
     @property
-    def strokes(self) -> list[Stroke]:
+    def strokes(self) -> list[Painting]:
         """The strokes that are painted."""
         return self.painted_with.strokes
 
     @property
-    def undone(self) -> list[Stroke]:
+    def undone(self) -> list[Painting]:
         """The strokes that can be redone, the next one last."""
         return self.painted_with.undone
 
@@ -143,7 +143,7 @@ class ShownResult:
             made.replace(self.files.retouched)
             self.picture = np.load(self.files.retouched, mmap_mode="r+")
 
-    def _apply(self, strokes: Sequence[Stroke], box: Box | None = None) -> None:
+    def _apply(self, strokes: Sequence[Painting], box: Box | None = None) -> None:
         """Paint strokes into the picture, in a box or everywhere."""
         apply_strokes(self.picture, self.frames, strokes, box, self.fused, self.sources)
 
@@ -296,7 +296,7 @@ class ShownResult:
         found = [(self.names[k], round(float(shares[k]), 3)) for k in np.argsort(-shares)]
         return [(name, share) for name, share in found if share >= 0.005]
 
-    def paint(self, stroke: Stroke) -> Box:
+    def paint(self, stroke: Painting) -> Box:
         """Paint one more stroke; return the box that has changed."""
         with self.lock:
             self._own_picture()
@@ -304,7 +304,7 @@ class ShownResult:
             self.painted_with.paint(stroke)
             return self._add(stroke)
 
-    def _add(self, stroke: Stroke) -> Box:
+    def _add(self, stroke: Painting) -> Box:
         """Paint the last stroke over the others; return its box."""
         self._apply([stroke])
         self.stamps.change()

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from stackmff.errors import StackError
-from stackmff.fusion.retouch import Stroke, cost_of, save_strokes, stroke_of, strokes_of
+from stackmff.fusion.retouch import Painting, cost_of, save_strokes, stroke_of, strokes_of
 from stackmff.images.pixel_size import pixel_size
 from stackmff.webapp.exports import DEEP, OTHERS, SUFFIXES, Area
 from stackmff.webapp.jobs import ExportSpec, FuseSpec, WorkerJob
@@ -169,7 +169,7 @@ class StackVersions(StackFrames):
             strokes = strokes_of(record, name, result.names, result.size)
             return self._paint(result, strokes)
 
-    def _paint(self, result: ShownResult, strokes: Sequence[Stroke]) -> list[Box]:
+    def _paint(self, result: ShownResult, strokes: Sequence[Painting]) -> list[Box]:
         most = max(LEAST_PAINT, PAINT_TIMES * result.height * result.width)
         if sum(cost_of(stroke, result.size) for stroke in strokes) > most:
             raise StackError(
@@ -320,6 +320,7 @@ class StackVersions(StackFrames):
             "profile": record.metadata.get("profile") is not None,
             "pixel_size": pixel_size(decode_metadata(record.metadata)),
             "area": record.area,
+            "regions": record.regions,
         }
 
     def _painted_state(self, version: Version) -> dict[str, Any]:

@@ -36,6 +36,7 @@ from stackmff.fusion.pipeline import (
     fuse_aligned,
     make_engine,
 )
+from stackmff.fusion.retouch import record_of
 from stackmff.fusion.slabs import fuse_slabs, slabs_of
 from stackmff.images.decoded import Decoded
 from stackmff.images.folders import frames_in, stack_name
@@ -200,7 +201,7 @@ def fuse_draft(
     names = [names[k] for k in made.order]
     write_planes(files, made, engine)
     record = describe(stack, made, names, options, time.perf_counter() - start)
-    record.notes = []  # they speak of the small copies
+    record.notes, record.regions = [], []  # they are of the small copies
     height, width = stack.frames.shape[1:3]
     whole = spec.whole or (DRAFT * height, DRAFT * width)
     # The frames may have been turned as their content is.
@@ -337,6 +338,7 @@ def describe(
         tilt=made.mixture.tilt,
         first_is_near=None if near is None else near == "first",
         seconds=seconds,
+        regions=[record_of(region, names) for region in made.regions],
     )
 
 
