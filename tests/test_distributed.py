@@ -122,6 +122,7 @@ def test_killed_processes_go_on_as_one_process_that_was_not(data, tmp_path, worl
         assert (gradients - both).norm() < 1e-10 * both.norm()
 
 
+@pytest.mark.slow
 def test_killed_processes_go_on_as_if_they_were_not_killed(data, tmp_path):
     """Bit for bit, with AdamW's moments: a sum of two processes is the same in either order."""
     runs = {}
