@@ -176,6 +176,21 @@ def _places(matrix: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return x[None, :, None] * matrix[:, 0] + y[:, None, None] * matrix[:, 1] + matrix[:, 2]
 
 
+def add_places(moved: np.ndarray, matrix: np.ndarray, top: int, left: int) -> None:
+    """Add to displacements in a frame where a transform takes their pixels, in place.
+
+    Args:
+        moved: (h, w, 2) float32, px.
+        matrix: (2, 3) transform.
+        top, left: of these pixels, px of the reference.
+    """
+    height, width, _ = moved.shape
+    x, y = np.arange(left, left + width), np.arange(top, top + height)
+    for axis, (across, down, shift) in enumerate(matrix):
+        moved[..., axis] += (across * x + shift).astype(np.float32)
+        moved[..., axis] += (down * y).astype(np.float32)[:, None]
+
+
 def spread(
     field: np.ndarray, spacing: int, top: int, bottom: int, left: int, right: int
 ) -> np.ndarray:

@@ -19,7 +19,8 @@ from stackmff.images.formats import decode, to_8_bits
 from stackmff.images.stack import read_stack
 from stackmff.webapp.exports import write_export
 from stackmff.webapp.jobs import ExportSpec
-from stackmff.webapp.results import SMALL, TILE, CopyCache, ShownResult
+from stackmff.webapp.results import SMALL, TILE, ShownResult
+from stackmff.webapp.tiles import CopyCache
 from tests.drawn import draw_stack, texture, waves
 from tests.stand_ins import Engine, brightest, only
 
