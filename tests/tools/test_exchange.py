@@ -38,6 +38,7 @@ def test_there_and_back(checkpoint, tmp_path):
     assert call(exchange.main, "--model_path", other, "--output", back) == 0
     first, last = load_network(checkpoint), load_network(back)
     same_state(first.state_dict(), last.state_dict())
+    same_state(first.state_dict(), load_network(other).state_dict())
     luma = torch.rand(1, 1, 3, 40, 36)
     torch.testing.assert_close(first(luma), last(luma), rtol=0, atol=0)
 
