@@ -46,8 +46,10 @@ from utils import seed_everything
 
 # Weights of the terms: of fused pictures, also of the fine level's mixture, of the coarse level, of
 # what its logits alone would give.
-PICTURE = {"l1": 1.0, "laplacian": 0.5, "log_mse": 0.02, "faint": 0.1, "haze": 0.7, "texture": 0.1}
+PICTURE = {"l1": 1.0, "laplacian": 0.5, "log_mse": 0.03, "faint": 0.1, "haze": 0.7, "texture": 0.1}
+SMALL_PICTURE = PICTURE | {"log_mse": 0.05, "faint": 0.05, "texture": 0.02}  # of small scenes
 GLINTS = {"glints": 0.3}
+FINISHED = {"log_mse": 0.25}  # beyond the mixture: there is little to gain, and it lies at edges
 COARSE = {"l1": 0.6, "log_mse": 0.012}
 EARLY = {"l1": 0.3, "faint": 0.03}
 SSIM = 0.3  # of the luma, of fused pictures
@@ -202,13 +204,14 @@ def levels_loss(
     stack, answer = batch.stack, batch.answer
     with autocast(stack.device, precision):
         weighed = weigh_batch(network, batch)
-    total = picture_loss(mixed(weighed.logits, stack), batch, PICTURE | GLINTS)
+    wanted = SMALL_PICTURE if batch.small is None else PICTURE | GLINTS
+    total = picture_loss(mixed(weighed.logits, stack), batch, wanted)
     values = {"fine": total}
     if network.finish is not None:  # on some of the pictures: it learns fast, and costs as much
         few = slice(0, -(-len(stack) // 3))
         with autocast(stack.device, precision):
             finished = network.finish(weighed.logits[few].softmax(1), stack[few])
-        values["finished"] = picture_loss(finished, batch)
+        values["finished"] = picture_loss(finished, batch, wanted | FINISHED)
         total = 0.5 * (total + values["finished"])
     height, width = stack.shape[-2:]
     near = enlarged(network.near(weighed.hints[2]), network.fine.unshuffle)
@@ -250,7 +253,8 @@ def build_pyramid(options: PyramidOptions) -> PyramidMix:
     assert isinstance(network, PyramidMix)  # as its name says
     if name == "StackMix":
         for level in (network.coarse, network.fine):
-            level.load_state_dict(evened_ups(init.state_dict()))
+            known = evened_ups(init.state_dict())
+            level.load_state_dict({key: known[key] for key in level.state_dict()})
         return network.eval()
     fresh = network.state_dict()
     state = {

@@ -10,26 +10,26 @@ from stackmff.images.tensors import gaussian, luma_and_chroma, pad_to_multiple
 class Finish(nn.Module):
     """Corrects a mixture with the light of the frames that are mixed there.
 
-    It predicts eight coefficients per pixel: for yi - m and for wide Gaussians of yi - m of the
-    three frames y1 to y3 with the most weight nearby, where m is the mixture, and for the finest
-    detail of m and of y1. The result is held to the range of the frames in 3x3 px. Before training
-    the coefficients are zero.
+    From the luma it predicts five coefficients per pixel: for yi - m of the three frames y1 to y3
+    with the most weight nearby, where m is the mixture, and for the finest detail of m and of y1.
+    The result is held to the range of the frames in 3x3 px. Before training the coefficients are
+    zero.
 
     Args:
         channels: of its layers, which work on blocks of 2x2 px.
     """
 
-    frames, terms = 3, 8
+    frames, terms = 3, 5
     margin = 32  # px beyond which nothing changes a pixel
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.enter = nn.Conv2d(4 * (self.terms + 1 + self.frames), channels, 3, padding=1)
+        self.enter = nn.Conv2d(4 * (self.terms + 1 + self.frames), channels, 1)
         self.blocks = nn.ModuleList(
             nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=d, dilation=d) for _ in "ab")
             for d in (1, 2)
         )
-        self.leave = nn.Conv2d(channels, 4 * self.terms, 3, padding=1)
+        self.leave = nn.Conv2d(channels, 4 * self.terms, 1)
         nn.init.zeros_(self.leave.weight)
         assert self.leave.bias is not None
         nn.init.zeros_(self.leave.bias)
@@ -44,22 +44,38 @@ class Finish(nn.Module):
             (B, C, H, W) float32 in [0, 1].
         """
         height, width = stack.shape[-2:]
-        mixture = (weights[:, None] * stack).sum(2)  # (B, C, H, W)
+        mixture = (weights[:, None] * stack).sum(2, keepdim=True)  # (B, C, 1, H, W)
         low = -F.max_pool2d(-stack.amin(2), 3, 1, 1)
         high = F.max_pool2d(stack.amax(2), 3, 1, 1)
         share, index = self.heaviest(weights)  # (B, 3, H/2, W/2)
-        parts = self.parts(stack, mixture, index)  # (B, C, 8, H, W)
-        seen = torch.cat([parts, mixture[:, :, None] - 0.5], 2)
-        if stack.shape[1] == 3:
-            seen = luma_and_chroma(seen)[0]
-        blocks = F.pixel_unshuffle(pad_to_multiple(seen, 2)[:, 0], 2)
+        index = index.repeat_interleave(2, 2).repeat_interleave(2, 3)[..., :height, :width]
+        index = index[:, None].expand(-1, stack.shape[1], -1, -1, -1)
+        seen = torch.cat([mixture, stack.gather(2, index)], 2)  # (B, C, 4, H, W)
+        luma = luma_and_chroma(seen)[0] if stack.shape[1] == 3 else seen
+        coefficients = self.coefficients(luma[:, 0], share)
+        change, finest = seen[:, :, 1:] - mixture, finest_detail(seen[:, :, :2].flatten(1, 2))
+        parts = torch.cat([change, finest.unflatten(1, (-1, 2))], 2)  # (B, C, 5, H, W)
+        result = mixture[:, :, 0] + (coefficients[:, None] * parts).sum(2)
+        return torch.minimum(torch.maximum(result, low), high)
+
+    def coefficients(self, luma: torch.Tensor, share: torch.Tensor) -> torch.Tensor:
+        """What is added of each term.
+
+        Args:
+            luma: (B, 4, H, W) in [0, 1], of the mixture and of y1 to y3.
+            share: (B, 3, H/2, W/2), see `heaviest`.
+        Returns:
+            (B, 5, H, W) float32.
+        """
+        height, width = luma.shape[-2:]
+        mixture = luma[:, :1]
+        seen = torch.cat([luma[:, 1:] - mixture, finest_detail(luma[:, :2]), mixture - 0.5], 1)
+        blocks = F.pixel_unshuffle(pad_to_multiple(seen, 2), 2)
         x = F.relu(self.enter(torch.cat([blocks, *[share] * 4], 1)))
         for block in self.blocks:
             first, second = block.children()
             x = F.relu(x + second(F.relu(first(x))))
-        coefficients = F.pixel_shuffle(self.leave(x), 2)[:, None, :, :height, :width].float()
-        result = mixture + (coefficients * parts).sum(2)
-        return torch.minimum(torch.maximum(result, low), high)
+        return F.pixel_shuffle(self.leave(x), 2)[..., :height, :width].float()
 
     def heaviest(self, weights: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The three frames with the most weight around each 2x2 px, the last repeated if N < 3.
@@ -74,22 +90,7 @@ class Finish(nn.Module):
         share = torch.cat([share] + [share[:, -1:]] * missing, 1)
         return share, index
 
-    def parts(
-        self, stack: torch.Tensor, mixture: torch.Tensor, index: torch.Tensor
-    ) -> torch.Tensor:
-        """What the coefficients multiply, (B, C, 8, H, W).
 
-        Args:
-            stack: (B, C, N, H, W); mixture: (B, C, H, W).
-            index: (B, 3, H/2, W/2) numbers of frames.
-        """
-        height, width = stack.shape[-2:]
-        index = index.repeat_interleave(2, 2).repeat_interleave(2, 3)[..., :height, :width]
-        index = index[:, None].expand(-1, stack.shape[1], -1, -1, -1)
-        change = stack.gather(2, index) - mixture[:, :, None]  # (B, C, 3, H, W)
-        wide = F.avg_pool2d(change.flatten(1, 2), 2, ceil_mode=True)
-        wide = F.interpolate(gaussian(wide, 1.5), scale_factor=2, mode="bilinear")
-        wide = wide[..., :height, :width].unflatten(1, change.shape[1:3])
-        pair = torch.stack([mixture, mixture + change[:, :, 0]], 2)  # m and y1
-        finest = pair - gaussian(pair.flatten(1, 2), 1.0).unflatten(1, pair.shape[1:3])
-        return torch.cat([change, wide, finest], 2)
+def finest_detail(planes: torch.Tensor) -> torch.Tensor:
+    """Planes (B, C, H, W) without their Gaussian of 1 px."""
+    return planes - gaussian(planes, 1.0)

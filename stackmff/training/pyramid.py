@@ -28,6 +28,7 @@ REDUCTIONS, CHANCES = (1, 2, 4), (0.5, 0.3, 0.2)  # of large scenes: a reduced o
 CROP = 224  # px, a multiple of STEP, of large scenes
 SMALL_CROP = 192  # px, of small scenes
 SMALL_SIZE = 224  # px, of small scenes
+WIDE = 3, 5  # so many of so many small scenes are of a wide aperture
 STEP = 32  # px, the grid on which tiles of the fine level start
 REDUCTION = 8  # px of the picture along one of the coarse level
 SAMPLES = 1.5e6  # pixels times frames of a step
@@ -277,6 +278,12 @@ def small_sample(rng: np.random.Generator, scene: Pair, n_frames: int) -> Pair:
     return change_light(rng, stack, wanted, LIGHT, chosen)
 
 
+def is_wide(number: int) -> bool:
+    """Whether small scene `number` is of a wide aperture."""
+    some, many = WIDE
+    return number % many < some
+
+
 class Scenes:
     """The pools of large and small scenes of a run, and how many scenes were made in all.
 
@@ -294,7 +301,8 @@ class Scenes:
         self.small_seed = seed + 200
 
         def small(number: int) -> Pair:
-            frames, answer, *_ = numbered_scene(photos, self.small_seed, number, size=SMALL_SIZE)
+            seed, wide = self.small_seed, is_wide(number)
+            frames, answer, *_ = numbered_scene(photos, seed, number, SMALL_SIZE, wide=wide)
             return frames, answer
 
         self.large, self.small = Pool(size, large), Pool(8 * size, small)
@@ -308,7 +316,10 @@ class Scenes:
             return large_batch(rng, self.large.draw(rng))
         for _ in range(6 if len(self.small) < 40 else int(rng.random() < 0.4)):
             self.add(self.small)
-        counts = [numbered_frames(self.small_seed, number) for number in self.small.numbers]
+        counts = [
+            numbered_frames(self.small_seed, number, wide=is_wide(number))
+            for number in self.small.numbers
+        ]
         return small_batch(rng, self.small, counts)
 
     def add(self, pool: Pool[Any]) -> None:
@@ -336,5 +347,7 @@ def validation_scenes(photos: Photos, count: int) -> list[tuple[str, Pair]]:
     """(kind, (frames, answer)) of large and small scenes; they depend only on the photographs."""
     of_large, of_small = VALIDATION_SEEDS
     large = [numbered_large_scene(photos, of_large, k)[:2] for k in range(count)]
-    small = [numbered_scene(photos, of_small, k, size=256)[:2] for k in range(count)]
+    small = [
+        numbered_scene(photos, of_small, k, size=256, wide=is_wide(k))[:2] for k in range(count)
+    ]
     return [("large", pair) for pair in large] + [("small", pair) for pair in small]
