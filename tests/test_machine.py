@@ -1,6 +1,8 @@
 """machine.py: the memory that limits are compared with, and OpenVINO without its telemetry."""
 
 import ast
+import platform
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -124,3 +126,28 @@ def test_openvino_is_imported_in_one_place():
     assert len(files) > 80
     found = {path for path in files for name in imports_of(path) if name.startswith("openvino")}
     assert found == set()
+
+
+FAULTS = """
+import platform, resource
+from stackmff.machine import share_one_heap
+
+def faults():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+share_one_heap()
+bytearray(40 * 2**20)
+before = faults()
+for _ in range(3):
+    bytearray(40 * 2**20)
+print(faults() - before)
+"""
+
+
+@pytest.mark.skipif(
+    platform.libc_ver() < ("glibc", "2.35"), reason="the C library has no such setting"
+)
+def test_memory_that_is_freed_is_used_again_without_page_faults():
+    command = [sys.executable, "-c", FAULTS]
+    said = subprocess.run(command, capture_output=True, cwd=HOUSE, check=True, text=True)
+    assert int(said.stdout) < 3 * 40 * 2**20 / resource.getpagesize() / 10

@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-import cv2
 import numpy as np
 
 from stackmff.fusion.engines import (
@@ -22,18 +21,17 @@ from stackmff.fusion.engines import (
     TorchEngine,
     extended,
     guide_export,
-    planes_of,
 )
-from stackmff.fusion.tiles import Spans, tile_plan
-from stackmff.images.frame_store import release, window
-from stackmff.images.levels import Levels
-from stackmff.processes import in_order
 
-REDUCTION = 8  # px of the picture along one of the coarse level
+# network.py takes the constants from here.
+from stackmff.fusion.reduction import DETAILS as DETAILS
+from stackmff.fusion.reduction import LOG_GAIN as LOG_GAIN
+from stackmff.fusion.reduction import REDUCTION, reduced_window
+from stackmff.fusion.tiles import Spans, tile_plan
+from stackmff.images.levels import Levels
+
 OVERLAP = 96  # of the coarse level's own tiles, in its pixels; half is discarded on either side
 LEAST_AREA = (3 * OVERLAP) ** 2  # of such a tile: a smaller one may not exist, see tiles.tile_plan
-BAND = 64  # rows of the picture that are reduced at a time
-DETAILS = 3  # bands of detail that the coarse level sees
 # Positions of the exported parts of a guide along GRID px.
 POSITIONS = {"features": 1, "logits": GRID // REDUCTION}
 # Of the fine level's tiles, px: what is far away it knows from the coarse level. On three scenes in
@@ -41,10 +39,8 @@ POSITIONS = {"features": 1, "logits": GRID // REDUCTION}
 # with twice as much.
 FINE_OVERLAP = 32
 KEPT_SAMPLES = 2**20  # N x height x width up to which a compiled coarse level is kept
-LOG_GAIN = 1000.0  # of a detail before its logarithm, so that a thousandth of white counts
 
 Guide = list[np.ndarray]
-Reduced = tuple[np.ndarray, np.ndarray | None, np.ndarray]  # luma, chroma, details
 
 
 class CoarseNetwork(Protocol):
@@ -210,106 +206,6 @@ def look(
             part = look_at(*reduced_window(frames, use, place, levels, colour, jobs))
             whole = joined(whole, part, (down, across), (rows, columns))
     return whole
-
-
-def reduced_window(
-    frames: np.ndarray,
-    use: Sequence[int],
-    place: tuple[int, int, int, int],
-    levels: Levels | None,
-    colour: bool,
-    jobs: int = 1,
-) -> Reduced:
-    """What the coarse level takes of a window, a frame at a time, so that memory is bounded.
-
-    Args:
-        frames, use, levels, colour, jobs: see `look`.
-        place: (top, bottom, left, right) in pixels of the coarse level.
-    Returns:
-        Luma (1, N, h, w), chroma (2, N, ceil(h/2), ceil(w/2)) or None, details (DETAILS, N, h, w).
-    """
-    height, width = frames.shape[1:3]
-    top, bottom, left, right = (REDUCTION * side for side in place)
-    bottom, right = min(bottom, height), min(right, width)
-
-    def reduced_frame(k: int) -> Reduced:
-        return reduced(window(frames, top, bottom, left, right, [k]), levels, colour)
-
-    parts: list[list[np.ndarray]] = [[], [], []]
-    for _, seen in in_order(reduced_frame, use, jobs):
-        for part, planes in zip(parts, seen, strict=True):
-            if planes is not None:
-                part.append(planes)
-        release(frames)
-    small, small_chroma, details = (np.concatenate(part, 1) if part else None for part in parts)
-    assert small is not None and details is not None
-    return small, small_chroma, details
-
-
-def reduced(frame: np.ndarray, levels: Levels | None, colour: bool) -> Reduced:
-    """What the coarse level takes of one frame (1, H, W, C); see `reduced_window`.
-
-    In bands of rows, so that what lies between stays in the processor's cache.
-    """
-    height = frame.shape[1]
-    parts: list[list[np.ndarray]] = [[], [], []]
-    for start in range(0, height, BAND):
-        top, bottom = max(start - REDUCTION, 0), min(start + BAND + REDUCTION, height)
-        lumas, chromas = planes_of(frame[:, top:bottom], colour, levels)
-        inner = lumas[0, start - top : start - top + BAND]
-        parts[0].append(means(inner, REDUCTION)[None])
-        if chromas is not None:
-            half = chromas[:, 0, (start - top) // 2 : (start - top + BAND) // 2]
-            parts[1].append(np.stack([means(plane, REDUCTION) for plane in half]))
-        skipped, rows = (start - top) // REDUCTION, len(parts[0][-1][0])
-        parts[2].append(details_of(lumas[0])[:, skipped : skipped + rows])
-    small, small_chroma, details = (
-        np.concatenate(part, 1)[:, None] if part else None for part in parts
-    )
-    assert small is not None and details is not None
-    return small, small_chroma, details
-
-
-def means(plane: np.ndarray, side: int) -> np.ndarray:
-    """Means of a plane (h, w) over squares of `side` px, (ceil(h/side), ceil(w/side)) float32.
-
-    Those at the bottom and on the right may have fewer pixels.
-    """
-    height, width = plane.shape
-    down, right = -height % side, -width % side
-    if down or right:
-        plane = cv2.copyMakeBorder(plane, 0, down, 0, right, cv2.BORDER_CONSTANT, value=0)
-    size = plane.shape[1] // side, plane.shape[0] // side
-    out: np.ndarray = cv2.resize(plane, size, interpolation=cv2.INTER_AREA)
-    out = out.reshape(size[::-1])
-    out[-1] *= side / (side - down)
-    out[:, -1] *= side / (side - right)
-    return out
-
-
-def details_of(luma: np.ndarray) -> np.ndarray:
-    """How much detail of one, two and four pixels there is in squares of REDUCTION px.
-
-    Args:
-        luma: (h, w) float32.
-    Returns:
-        (DETAILS, ceil(h/8), ceil(w/8)) float32, about [0, 1.5]: the logarithm of the mean absolute
-        difference from the mean over 3x3 px.
-    """
-    side, bands = REDUCTION, []
-    for _ in range(DETAILS):
-        mean = cv2.blur(luma, (3, 3), borderType=cv2.BORDER_CONSTANT)
-        for axis, length in enumerate(luma.shape):  # of the pixels that there are
-            ends = mean.swapaxes(0, axis)
-            if length == 1:
-                ends *= 3
-            else:
-                ends[0] *= 1.5
-                ends[-1] *= 1.5
-        energy = means(cv2.absdiff(luma, mean), side)
-        bands.append(np.log2(1 + np.float32(LOG_GAIN) * energy) / 4)
-        luma, side = means(luma, 2), side // 2
-    return np.stack(bands)
 
 
 def cut(guide: Guide, size: Sequence[int], place: Corner) -> Guide:

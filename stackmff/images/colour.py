@@ -14,25 +14,31 @@ CHROMA = ((-0.168736, -0.331264, 0.5), (0.5, -0.418688, -0.081312))
 BAND = 32  # rows, an even number
 
 
-def luma(pictures: np.ndarray) -> np.ndarray:
+def luma(pictures: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
     """Gamma-coded BT.601 luma; grey is passed through, alpha is ignored.
 
     Args:
         pictures: (..., H, W, C) uint8 or uint16, C as in images/formats.py.
+        out: (..., H, W) float32 array to fill, its rows contiguous; None: a new one.
     Returns:
         (..., H, W) float32 in [0, 1].
     Source: ITU-R Recommendation BT.601.
     """
     scale = 1 / np.iinfo(pictures.dtype).max
+    if out is None:
+        out = np.empty(pictures.shape[:-1], np.float32)
     if pictures.shape[-1] <= 2:
-        return pictures[..., 0] * np.float32(scale)
+        return np.multiply(pictures[..., 0], np.float32(scale), out=out)
     matrix = np.array([LUMA], np.float32) * np.float32(scale)
-    out = np.empty(pictures.shape[:-1], np.float32)
+    height, width = pictures.shape[-3:-1]
+    values = np.empty((min(BAND, height), width, 3), np.float32)
     for index in np.ndindex(pictures.shape[:-3]):
-        for rows in _bands(pictures.shape[-3]):
-            part = out[*index, rows]
-            cv2.transform(pictures[*index, rows, :, :3].astype(np.float32), matrix, part)
-            np.minimum(part, 1, out=part)  # the rounded factors may sum to just over 1
+        for rows in _bands(height):
+            part, band = out[*index, rows], values[: min(rows.stop, height) - rows.start]
+            np.copyto(band, pictures[*index, rows, :, :3])
+            cv2.transform(band, matrix, part)
+            # The rounded factors may sum to just over 1.
+            cv2.threshold(part, 1, 1, cv2.THRESH_TRUNC, part)
     return out
 
 
@@ -54,7 +60,8 @@ def chroma(frames: np.ndarray) -> np.ndarray:
     out = np.zeros((2, count, -(-height // 2), -(-width // 2)), np.float32)
     if channels <= 2:
         return out
-    scale = 1 / np.iinfo(frames.dtype).max
+    matrices = np.array(CHROMA, np.float32)[:, None] / np.float32(np.iinfo(frames.dtype).max)
+    values = np.empty((BAND // 2, out.shape[3], 3), np.float32)
     for k, frame in enumerate(frames):
         for rows in _bands(height):
             band = frame[rows, :, :3]
@@ -63,11 +70,10 @@ def chroma(frames: np.ndarray) -> np.ndarray:
                 band = cv2.copyMakeBorder(band, *odd, cv2.BORDER_REPLICATE)
             half = slice(rows.start // 2, -(-rows.stop // 2))
             size = band.shape[1] // 2, band.shape[0] // 2
-            red, green, blue = cv2.split(cv2.resize(band, size, interpolation=cv2.INTER_AREA))
-            for plane, (of_red, of_green, of_blue) in zip(out[:, k, half], CHROMA, strict=True):
-                parts = red, of_red * scale, green, of_green * scale, 0
-                cv2.addWeighted(*parts, plane, cv2.CV_32F)
-                plane += blue * np.float32(of_blue * scale)
+            small = values[: size[1]]
+            np.copyto(small, cv2.resize(band, size, interpolation=cv2.INTER_AREA))
+            for plane, matrix in zip(out[:, k, half], matrices, strict=True):
+                cv2.transform(small, matrix, plane)
     return out
 
 

@@ -115,13 +115,14 @@ def window(
         top, bottom, left, right: of the part, px, bottom and right exclusive.
         indices: of the frames; None: all.
     Returns:
-        (N, bottom - top, right - left, C), a view if all frames in memory are asked for.
+        (N, bottom - top, right - left, C), a view of frames in memory that follow one another.
     """
     part = frames[:, top:bottom, left:right]
     indices = range(len(frames)) if indices is None else indices
     descriptor = getattr(frames, "descriptor", None)
     if descriptor is None or not hasattr(os, "preadv"):
-        return part if len(indices) == len(frames) else part[indices]
+        first, stop = indices[0], indices[0] + len(indices)
+        return part[first:stop] if [*indices] == [*range(first, stop)] else part[indices]
     out = np.empty((len(indices), *part.shape[1:]), frames.dtype)
     bytes_out = out.reshape(*out.shape[:2], -1).view(np.uint8)
     frame_bytes, row_bytes, pixel_bytes = frames.strides[:3]

@@ -27,6 +27,12 @@ def test_frames_on_disk_are_those_in_memory_and_leave_no_file(tmp_path):
         parts = [window(stack.frames, *place) for stack in stacks]
         np.testing.assert_array_equal(*parts)
         assert not isinstance(parts[1], np.memmap)
+    for some in ([3], [1, 2], [0, 2], [4, 1]):
+        parts = [window(stack.frames, 3, 17, 20, 41, some) for stack in stacks]
+        np.testing.assert_array_equal(parts[0], stacks[0].frames[some, 3:17, 20:41])
+        np.testing.assert_array_equal(*parts)
+        copied = some in ([0, 2], [4, 1])
+        assert np.shares_memory(parts[0], stacks[0].frames) != copied
     put(stacks[1].frames, 2, stacks[0].frames[4])
     np.testing.assert_array_equal(stacks[1].frames[2], stacks[0].frames[4])
     np.testing.assert_array_equal(stacks[1].frames[3], stacks[0].frames[3])
