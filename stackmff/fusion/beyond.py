@@ -4,20 +4,22 @@ The counterpart in NumPy and OpenCV of what finish.py does in training: there is
 what fits a CPU. A network says from luma how much is added of each term.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import cv2
 import numpy as np
 
+from stackmff.fusion.engines import extended
 from stackmff.fusion.reduction import means
-from stackmff.images.colour import luma
+from stackmff.images.colour import LUMA
 from stackmff.images.levels import Levels
 
 PICKS = 3  # frames with the most weight nearby
 SIGMA, TAPS = 1.25, 7  # of the Gaussian by which "nearby" is meant, in squares of 2x2 px
 FINEST, FINEST_TAPS = 1.0, 5  # px, of what is finest
 
-# Luma (1 + PICKS, h, w) in [0, 1] of the mixture and of what was picked, and the weights
+# From the luma (PICKS + 3, h, w) of what may be added and of the mixture less 0.5, and the weights
 # (PICKS, h/2, w/2) nearby, to coefficients (PICKS + 2, h, w); h and w are even.
 Coefficients = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
@@ -41,37 +43,57 @@ def corrected(
         (C, h, w) float32, each value within the range of the frames in the 3x3 px around it.
     """
     share, index = heaviest(weights)
-    picks = picked(frames, index)
-    most = np.float32(np.iinfo(frames.dtype).max)
-    lumas = [luma(np.moveaxis(mixture, 0, -1)[None])[0] / most, *luma(np.stack(picks))]
-    seen = np.stack(lumas)
-    if levels is not None:
-        seen = levels.stretched(seen)
-    factors = coefficients(seen, share)
+    picks = [cv2.split(pick) for pick in picked(frames, index)]
+    terms = [terms_of(plane, of_picks) for plane, *of_picks in zip(mixture, *picks, strict=True)]
+    factors = coefficients(seen_terms(mixture, terms, frames.dtype, levels), share)
+    factors = factors[:, : mixture.shape[1], : mixture.shape[2]]
     low, high = frames.min(0), frames.max(0)
     square = np.ones((3, 3), np.uint8)
-    low, high = cv2.erode(low, square), cv2.dilate(high, square)
-    out = np.empty_like(mixture)
-    split = [cv2.split(pick) for pick in picks]
-    bounds = zip(cv2.split(low), cv2.split(high), strict=True)
-    for channel, (least, largest) in enumerate(bounds):
-        plane = mixture[channel]
-        total = plane.copy()
-        for factor, of_pick in zip(factors, split, strict=False):
-            add_product(total, factor, cv2.subtract(of_pick[channel], plane, dtype=cv2.CV_32F))
-        first = split[0][channel].astype(np.float32)
-        for factor, finest in zip(factors[PICKS:], (plane, first), strict=True):
-            wide = cv2.GaussianBlur(
-                finest, (FINEST_TAPS, FINEST_TAPS), FINEST, borderType=cv2.BORDER_REPLICATE
-            )
-            add_product(total, factor, cv2.subtract(finest, wide, dst=wide))
-        np.clip(total, least, largest, out=out[channel])
+    bounds = cv2.split(cv2.erode(low, square)), cv2.split(cv2.dilate(high, square))
+    out = mixture.copy()
+    for plane, of_plane, least, largest in zip(out, terms, *bounds, strict=True):
+        for factor, term in zip(factors, of_plane, strict=True):
+            cv2.add(plane, cv2.multiply(factor, term, dst=term), dst=plane)
+        np.clip(plane, least, largest, out=plane)
     return out
 
 
-def add_product(total: np.ndarray, factor: np.ndarray, term: np.ndarray) -> None:
-    """total += factor * term, all (h, w) float32; the term is used up."""
-    cv2.add(total, cv2.multiply(factor, term, dst=term), dst=total)
+def terms_of(plane: np.ndarray, picks: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """What may be added to a channel of the mixture, PICKS + 2 times (h, w) float32."""
+    terms = [cv2.subtract(pick, plane, dtype=cv2.CV_32F) for pick in picks]
+    for picture in (plane, picks[0].astype(np.float32)):
+        taps = (FINEST_TAPS, FINEST_TAPS)
+        wide = cv2.GaussianBlur(picture, taps, FINEST, borderType=cv2.BORDER_REPLICATE)
+        terms.append(cv2.subtract(picture, wide, dst=wide))
+    return terms
+
+
+def seen_terms(
+    mixture: np.ndarray,
+    terms: Sequence[Sequence[np.ndarray]],
+    dtype: np.dtype[Any],
+    levels: Levels | None,
+) -> np.ndarray:
+    """The luma of what may be added, and of the mixture less 0.5: (PICKS + 3, h', w').
+
+    Args:
+        mixture: (C, h, w); terms: of its channels, see `terms_of`.
+        dtype: of the frames; levels: of the stack.
+    Returns:
+        float32 in units of white, the sides padded to even numbers.
+    """
+    parts = LUMA if len(mixture) == 3 else (1.0,)
+    gain = 1.0 if levels is None else levels.gain
+    shape = tuple(-(-side // 2) * 2 for side in mixture.shape[1:])
+    height, width = mixture.shape[1:]
+    seen = np.zeros((PICKS + 3, *shape), np.float32)
+    for part, plane, of_plane in zip(parts, mixture, terms, strict=True):
+        factor = gain * part / np.iinfo(dtype).max
+        for total, term in zip(seen, (*of_plane, plane), strict=True):
+            inner = total[:height, :width]
+            cv2.scaleAdd(term, factor, inner, dst=inner)
+    seen[-1] -= 0.5 if levels is None else 0.5 + gain * levels.low
+    return extended(seen[:, :height, :width], shape)
 
 
 def heaviest(weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

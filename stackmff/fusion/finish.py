@@ -24,12 +24,13 @@ class Finish(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.enter = nn.Conv2d(4 * (self.terms + 1 + self.frames), channels, 1)
+        self.enter = nn.Conv2d(self.terms + 1, channels, 2, stride=2)
+        self.enter_share = nn.Conv2d(self.frames, channels, 1, bias=False)
         self.blocks = nn.ModuleList(
             nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=d, dilation=d) for _ in "ab")
             for d in (1, 2)
         )
-        self.leave = nn.Conv2d(channels, 4 * self.terms, 1)
+        self.leave = nn.ConvTranspose2d(channels, self.terms, 2, stride=2)
         nn.init.zeros_(self.leave.weight)
         assert self.leave.bias is not None
         nn.init.zeros_(self.leave.bias)
@@ -51,10 +52,12 @@ class Finish(nn.Module):
         index = index.repeat_interleave(2, 2).repeat_interleave(2, 3)[..., :height, :width]
         index = index[:, None].expand(-1, stack.shape[1], -1, -1, -1)
         seen = torch.cat([mixture, stack.gather(2, index)], 2)  # (B, C, 4, H, W)
-        luma = luma_and_chroma(seen)[0] if stack.shape[1] == 3 else seen
-        coefficients = self.coefficients(luma[:, 0], share)
-        change, finest = seen[:, :, 1:] - mixture, finest_detail(seen[:, :, :2].flatten(1, 2))
-        parts = torch.cat([change, finest.unflatten(1, (-1, 2))], 2)  # (B, C, 5, H, W)
+        finest = finest_detail(seen[:, :, :2].flatten(1, 2)).unflatten(1, (-1, 2))
+        parts = torch.cat([seen[:, :, 1:] - mixture, finest], 2)  # (B, C, 5, H, W)
+        luma = torch.cat([parts, mixture - 0.5], 2)
+        luma = luma_and_chroma(luma)[0] if stack.shape[1] == 3 else luma
+        luma = pad_to_multiple(luma, 2)[:, 0]
+        coefficients = self.coefficients(luma, share)[..., :height, :width]
         result = mixture[:, :, 0] + (coefficients[:, None] * parts).sum(2)
         return torch.minimum(torch.maximum(result, low), high)
 
@@ -62,20 +65,17 @@ class Finish(nn.Module):
         """What is added of each term.
 
         Args:
-            luma: (B, 4, H, W) in [0, 1], of the mixture and of y1 to y3.
+            luma: (B, 6, H, W) of the terms and of the mixture - 0.5, H and W even.
             share: (B, 3, H/2, W/2), see `heaviest`.
         Returns:
             (B, 5, H, W) float32.
         """
-        height, width = luma.shape[-2:]
-        mixture = luma[:, :1]
-        seen = torch.cat([luma[:, 1:] - mixture, finest_detail(luma[:, :2]), mixture - 0.5], 1)
-        blocks = F.pixel_unshuffle(pad_to_multiple(seen, 2), 2)
-        x = F.relu(self.enter(torch.cat([blocks, *[share] * 4], 1)))
+        x = F.relu(self.enter(luma) + self.enter_share(share))
         for block in self.blocks:
             first, second = block.children()
             x = F.relu(x + second(F.relu(first(x))))
-        return F.pixel_shuffle(self.leave(x), 2)[..., :height, :width].float()
+        coefficients: torch.Tensor = self.leave(x).float()
+        return coefficients
 
     def heaviest(self, weights: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The three frames with the most weight around each 2x2 px, the last repeated if N < 3.
