@@ -69,6 +69,7 @@ class PyramidOptions(Options):
 
     exp_name: str = option(help="name of the run's folder")
     photos: tuple[Path, ...] = option(
+        (),
         help="folders of photographs that scenes are made of; every sixteenth validates",
         metavar="DIR",
     )
@@ -87,7 +88,7 @@ class PyramidOptions(Options):
     )
     large_share: float = option(0.62, help="share of the steps on large scenes", low=0, high=1)
     finish: int = option(
-        0, help="channels of the stage beyond the mixture; 0: none", low=0, metavar="CHANNELS"
+        12, help="channels of the stage beyond the mixture; 0: none", low=0, metavar="CHANNELS"
     )
     only_finish: bool = option(False, help="train the stage beyond the mixture, and nothing else")
     pool: int = option(
@@ -112,6 +113,8 @@ class PyramidOptions(Options):
 
     def contradiction(self) -> str | None:
         """See `Options.contradiction`."""
+        if not self.photos and not self.resume:
+            return "give --photos DIR: scenes are made of photographs"
         if self.only_finish and not self.finish:
             return "--only_finish trains the stage of --finish CHANNELS: give it, too"
         if Path(self.exp_name).name in ("", ".."):

@@ -17,7 +17,7 @@ from stackmff.images.levels import Levels
 
 PICKS = 3  # frames with the most weight nearby
 SIGMA, TAPS = 1.25, 7  # of the Gaussian by which "nearby" is meant, in squares of 2x2 px
-FINEST, FINEST_TAPS = 1.0, 5  # px, of what is finest
+FINEST, FINEST_TAPS = 1.0, 7  # px, of what is finest
 
 # From the luma (PICKS + 3, h, w) of what may be added and of the mixture less 0.5, and the weights
 # (PICKS, h/2, w/2) nearby, to coefficients (PICKS + 2, h, w); h and w are even.
