@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int | None:
 
 def run() -> None:
     """Run the command of this process and end with its exit status."""
-    run_main(main)
+    run_main(main, at_once=sys.argv[1:2] == ["fuse"])  # as predict.py does
 
 
 if __name__ == "__main__":

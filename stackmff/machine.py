@@ -53,6 +53,16 @@ def available_cores() -> int:
     return os.cpu_count() or 1
 
 
+def processor_features() -> str:
+    """The extensions that the processor has, in the system's words; empty where it has none."""
+    with contextlib.suppress(OSError), open(PROCESSES / "cpuinfo", encoding="utf-8") as lines:
+        for line in lines:
+            name, _, value = line.partition(":")
+            if name.strip() in ("flags", "Features"):  # of x86, of ARM
+                return value.strip()
+    return ""
+
+
 def may_have_gpu() -> bool:
     """Whether torch might find a GPU, told without importing torch, which takes seconds."""
     # NVIDIA's driver, Windows Subsystem for Linux, AMD's driver.

@@ -1,6 +1,8 @@
 """What every process of the tests begins with, and what several files of them share."""
 
+import os
 import signal
+import tempfile
 
 import pytest
 from drawn import texture, write_set
@@ -10,6 +12,19 @@ from stackmff.images.formats import write_picture
 # A shell that starts the tests in the background has Ctrl-C ignored, by all their processes too.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_configure(config):
+    """Keep compiled networks for this run of the tests alone, for all of its processes."""
+    if not hasattr(config, "workerinput"):  # this is no worker of pytest-xdist
+        config.compiled_networks = tempfile.TemporaryDirectory(prefix="stackmff-tests-")
+        os.environ["STACKMFF_CACHE"] = config.compiled_networks.name
+
+
+def pytest_unconfigure(config):
+    """Remove them."""
+    if hasattr(config, "compiled_networks"):
+        config.compiled_networks.cleanup()
 
 
 def pytest_addoption(parser):

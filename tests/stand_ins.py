@@ -22,6 +22,9 @@ class Engine:
     def load(self):
         pass
 
+    def expect(self, n_frames, height, width):
+        pass
+
     def prepare(self, n_frames, height, width, count):
         return self.jobs
 

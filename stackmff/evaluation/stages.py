@@ -12,8 +12,9 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
-from unittest.mock import patch
+from typing import Any, cast
+
+import numpy as np
 
 from stackmff.evaluation.programs import run_measured
 from stackmff.files import write_text
@@ -28,7 +29,7 @@ from stackmff.images.stack_files import FramePath
 from stackmff.options import add_options, parse
 from stackmff.processes import child_command, child_environment, run_main
 
-STAGES = ("start-up", "read", "compile", "network", "blend", "write", "exit")
+STAGES = ("start-up", "read", "compile", "coarse", "network", "blend", "write", "exit")
 MODULE = "stackmff.evaluation.stages"  # this file
 
 
@@ -73,9 +74,10 @@ def time_stages(
 ) -> dict[str, Any]:
     """Do what pipeline.fuse_files does without alignment, one stage after the other.
 
-    Unlike there, no frames are read while the engine is loaded. Where several tiles are processed
-    at a time, each in its own thread, "network" is the mean of its seconds in these threads, and
-    the rest of the time that the tiles take is "blend", with reducing frames for a coarse level.
+    Unlike there, no frames are read while the engine gets ready. "coarse" is what a coarse level
+    takes, with reducing the frames for it. Where several tiles are processed at a time, each in its
+    own thread, "network" is the mean of its seconds in these threads, and the rest of the time that
+    the tiles take is "blend".
 
     Args:
         paths: of the frames.
@@ -86,26 +88,58 @@ def time_stages(
         {stage: seconds} of STAGES without the first and the last.
     """
     seconds: dict[str, Any] = dict.fromkeys(STAGES[1:-1], 0.0)
-    threads: list[int] = []
-    kind, before = type(engine), engine.seconds
-    prepare = kind.prepare
-
-    def timed_prepare(self: Engine, n_frames: int, height: int, width: int, count: int) -> int:
-        with clocked(seconds, "compile"):
-            jobs = prepare(self, n_frames, height, width, count)
-        threads.append(min(jobs, count))
-        return jobs
-
     with clocked(seconds, "read"):
         stack = read_for(output, paths, options or FuseOptions())
-    # Of the class, since the tiles may be fused by a copy of the engine, see Engine.for_stack.
-    with patch.object(kind, "prepare", timed_prepare), clocked(seconds, "blend"):
-        fused = fuse_stack(stack.frames, engine, Mixture(maps=False))
+    with clocked(seconds, "compile"):
+        engine.expect(*stack.frames.shape[:3])
+    watched, compiled = Watched(engine, seconds), seconds["compile"]
+    with clocked(seconds, "blend"):
+        fused = fuse_stack(stack.frames, cast(Engine, watched), Mixture(maps=False))
     with clocked(seconds, "write"):
         write_picture(output, fused.picture, stack.metadata)
-    seconds["network"] = (engine.seconds - before) / threads[0]
-    seconds["blend"] -= seconds["compile"] + seconds["network"]
+    seconds["network"] = (engine.seconds - watched.before) / watched.jobs
+    # All that was timed within the time of fusing.
+    seconds["blend"] -= seconds["compile"] - compiled + seconds["coarse"] + seconds["network"]
     return seconds
+
+
+class Watched:
+    """An engine that notes how long it takes to get ready for the tiles of a stack.
+
+    Args:
+        engine: that is watched.
+        stages: {stage: seconds}, to which it adds.
+
+    Attributes:
+        jobs: tiles at a time.
+        before: the engine's seconds when the tiles began.
+    """
+
+    def __init__(self, engine: Engine, stages: dict[str, Any]) -> None:
+        self.engine, self.stages = engine, stages
+        self.jobs, self.before = 1, engine.seconds
+
+    def __getattr__(self, name: str) -> Any:
+        """Whatever else an engine has."""
+        return getattr(self.engine, name)
+
+    def __call__(self, *tile: Any) -> np.ndarray:
+        """Run the network on a tile, see `Engine`."""
+        return self.engine(*tile)
+
+    def for_stack(self, *stack: Any) -> "Watched":
+        """Look at the whole stack, see `Engine`."""
+        with clocked(self.stages, "coarse"):
+            self.engine = self.engine.for_stack(*stack)
+        self.before = self.engine.seconds
+        return self
+
+    def prepare(self, n_frames: int, height: int, width: int, count: int) -> int:
+        """Get ready for tiles, see `Engine`."""
+        with clocked(self.stages, "compile"):
+            jobs = self.engine.prepare(n_frames, height, width, count)
+        self.jobs = min(jobs, count)
+        return jobs
 
 
 @contextlib.contextmanager
@@ -117,4 +151,4 @@ def clocked(seconds: dict[str, Any], stage: str) -> Iterator[None]:
 
 
 if __name__ == "__main__":
-    run_main(main)
+    run_main(main, at_once=True)  # as predict.py

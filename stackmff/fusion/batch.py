@@ -17,7 +17,7 @@ from stackmff.display.report import Card, write_card, write_report
 from stackmff.errors import StackError, what_happened
 from stackmff.files import make_folder, sha256, write_csv
 from stackmff.fusion.command import needing_weights
-from stackmff.fusion.engines import Engine, told_of_export
+from stackmff.fusion.engines import Engine, told_of_compiling, told_of_export
 from stackmff.fusion.hyperstack import (
     check_hyperstack,
     fuse_hyperstack,
@@ -532,6 +532,8 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
         part, parts = batch.part or (1, 1)
         mine = jobs[part - 1 :: parts]
         failures = gather(run_jobs(mine[rank::world], engine, quiet, rank), world)
+        for sentence in told_of_compiling(engine) if options.messages.verbose else ():
+            tell(f"note: {sentence}")
     finally:
         if rank == 0:
             write_summaries(jobs)

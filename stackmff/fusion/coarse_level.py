@@ -148,21 +148,38 @@ class OpenVinoPyramidEngine(OpenVinoEngine):
             self.looks.clear()  # the memory is wanted for the tiles
         return told
 
+    def expect(self, n_frames: int, height: int, width: int) -> None:
+        """Compile the coarse level for a whole stack, if it is seen at once."""
+        rows, columns = coarse_tiles((height, width), n_frames, self.samples)
+        if len(rows) == len(columns) == 1:
+            self.compiled_for(n_frames, rows[0][1], columns[0][1])
+
+    def compiled_for(self, n_frames: int, height: int, width: int) -> Any:
+        """The coarse level compiled for N frames of height x width of its pixels, as a request."""
+        self.load()
+        height, width = (-(-side // GRID) * GRID for side in (height, width))
+        shape = (n_frames, height, width)
+        if shape not in self.looks:
+            self.looks.clear()
+            shapes = {node.get_any_name(): [n_frames, height, width] for node in self.coarse.inputs}
+            shapes["details"] = [DETAILS, *shape]
+            if "chroma" in shapes:
+                shapes["chroma"] = [2, n_frames, height // 2, width // 2]
+            path = guide_export(self.path)
+            compiled = self.compiled_model(path, self.coarse, shapes, 1)
+            self.looks[shape] = compiled.create_infer_request()
+        return self.looks[shape]
+
     def look_at(self, small: np.ndarray, chroma: np.ndarray | None, details: np.ndarray) -> Guide:
         """The guide of what is reduced, see `look`."""
+        request = self.compiled_for(*small.shape[1:])
         height, width = (-(-side // GRID) * GRID for side in small.shape[-2:])
-        seen = {"luma": extended(small[0], (height, width))}
+        seen = [extended(small[0], (height, width))]
         if chroma is not None and self.colour:
-            seen["chroma"] = extended(chroma, (height // 2, width // 2))
-        seen["details"] = extended(details, (height, width))
+            seen.append(extended(chroma, (height // 2, width // 2)))
+        seen.append(extended(details, (height, width)))
         with self.at_work(small.shape):
-            shape = (small.shape[1], height, width)
-            if shape not in self.looks:
-                self.looks.clear()
-                model = self.coarse.clone()
-                model.reshape({name: list(planes.shape) for name, planes in seen.items()})
-                self.looks[shape] = self.compiled_model(model, 1).create_infer_request()
-            results = self.looks[shape].infer(list(seen.values()), share_inputs=True)
+            results = request.infer(seen, share_inputs=True)
             return [np.array(maps) for maps in results.values()]
 
     def prepare(self, n_frames: int, height: int, width: int, count: int) -> int:

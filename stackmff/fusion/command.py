@@ -11,7 +11,7 @@ from stackmff.alignment.options import AlignmentFiles
 from stackmff.display.previews import preview_files
 from stackmff.errors import StackError
 from stackmff.files import make_folder
-from stackmff.fusion.engines import told_of_export
+from stackmff.fusion.engines import told_of_compiling, told_of_export
 from stackmff.fusion.hyperstack import (
     check_hyperstack,
     fuse_hyperstack,
@@ -24,7 +24,7 @@ from stackmff.fusion.options import (
     check_alignment_files,
     check_maps,
 )
-from stackmff.fusion.pipeline import Files, fuse_files, make_engine, read_for
+from stackmff.fusion.pipeline import Files, expected_shape, fuse_files, make_engine, read_for
 from stackmff.images.folders import clash, list_frames, passed_over, stack_name
 from stackmff.images.formats import FORMATS, PICTURE_SUFFIXES, result_suffix, same_format
 from stackmff.images.hyperstacks import Hyperstack
@@ -259,13 +259,16 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
         result = fuse_hyperstack(hyperstack, engine, output, options, shown=not messages.quiet)
     else:
         read = partial(read_for, files.picture, paths, options)
-        result = fuse_files(read, engine, files, options, shown=not messages.quiet)
+        shape = expected_shape(paths)
+        result = fuse_files(read, engine, files, options, not messages.quiet, shape)
     if record is not None:
         record.write({}, result, [files.picture], stack_path)
     if messages.quiet:
         return
     left = passed_over(stack_path) if stack_path.is_dir() else None
     notes = told_of_export(options.engine.model_path, engine, options.engine.engine)
+    if messages.verbose:
+        notes += told_of_compiling(engine)
     for note in [*notes, *([left] if left else []), *result["notes"]]:
         print(f"note: {note}", file=sys.stderr)
     size = f"{result['width']}x{result['height']}"

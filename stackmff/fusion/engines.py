@@ -12,6 +12,7 @@ import numpy as np
 
 from stackmff.errors import StackError
 from stackmff.files import parse_json, sha256
+from stackmff.fusion.compiled import CompiledNetworks
 from stackmff.images.colour import chroma, luma
 from stackmff.images.levels import Levels
 from stackmff.machine import (
@@ -75,6 +76,9 @@ class Engine(Protocol):
 
     def load(self) -> None:
         """Get ready what is slow to get ready; the first call would do so too."""
+
+    def expect(self, n_frames: int, height: int, width: int) -> None:
+        """Get ready for the look at a whole stack, see `for_stack`."""
 
     def prepare(self, n_frames: int, height: int, width: int, count: int) -> int:
         """Get ready for `count` tiles of up to height x width px.
@@ -209,6 +213,9 @@ class TorchEngine:
     def load(self) -> None:
         """Nothing is left to do."""
 
+    def expect(self, n_frames: int, height: int, width: int) -> None:
+        """Nothing is to be done."""
+
     def prepare(self, n_frames: int, height: int, width: int, count: int) -> int:
         """One tile at a time: torch spreads it over the cores."""
         return 1
@@ -276,6 +283,7 @@ class OpenVinoEngine:
         self.precision = precision
         self.cores = available_cores()
         self.work = Work()
+        self.networks = CompiledNetworks()
         self.core: Any = None
         self.model: Any = None
         self.names: list[str] = []  # of its inputs
@@ -321,6 +329,9 @@ class OpenVinoEngine:
                 "python -m tools.export"
             ) from error
 
+    def expect(self, n_frames: int, height: int, width: int) -> None:
+        """Nothing is to be done: an exported network sees a tile at a time."""
+
     def prepare(self, n_frames: int, height: int, width: int, count: int) -> int:
         """Compile for `count` tiles of up to height x width px, see `Engine`."""
         self.load()
@@ -337,25 +348,24 @@ class OpenVinoEngine:
 
     def compile(self, n_frames: int, height: int, width: int, streams: int) -> "queue.Queue[Any]":
         """A queue of `streams` requests of the network for one shape."""
-        model = self.model.clone()
-        model.reshape(self.shapes_of(n_frames, height, width))
-        compiled = self.compiled_model(model, streams)
+        shapes = self.shapes_of(n_frames, height, width)
+        compiled = self.compiled_model(self.path, self.model, shapes, streams)
         requests: queue.Queue[Any] = queue.Queue(streams)
         for _ in range(streams):
             requests.put(compiled.create_infer_request())
         return requests
 
-    def compiled_model(self, model: Any, streams: int) -> Any:
-        """Compile a model of fixed shape for as many requests at a time."""
-        return self.core.compile_model(
-            model,
-            "CPU",
-            {
-                "INFERENCE_PRECISION_HINT": {"fp32": "f32"}.get(self.precision, self.precision),
-                "NUM_STREAMS": streams,
-                "INFERENCE_NUM_THREADS": self.cores,
-            },
-        )
+    def compiled_model(
+        self, path: Path, model: Any, shapes: dict[str, list[int]], streams: int
+    ) -> Any:
+        """Compile the model that was read from `path` for inputs of one shape, and as many requests
+        at a time."""
+        settings = {
+            "INFERENCE_PRECISION_HINT": {"fp32": "f32"}.get(self.precision, self.precision),
+            "NUM_STREAMS": streams,
+            "INFERENCE_NUM_THREADS": self.cores,
+        }
+        return self.networks.compiled(self.core, path, model, shapes, settings)
 
     def shapes_of(self, n_frames: int, height: int, width: int) -> dict[str, list[int]]:
         """The shapes of the inputs for tiles of one shape, in their order."""
@@ -550,6 +560,11 @@ def told_of_export(model_path: Path, engine: Engine, wanted: str) -> list[str]:
         f"{path} is damaged or of other weights than {Path(model_path).name}, so torch runs the "
         f"network, several times as slow: python -m tools.export --model_path {model_path}"
     ]
+
+
+def told_of_compiling(engine: Engine) -> list[str]:
+    """Sentences on compiled networks that could not be kept for the next run."""
+    return engine.networks.notes if isinstance(engine, OpenVinoEngine) else []
 
 
 def engine_of_module(network: Any) -> TorchEngine:

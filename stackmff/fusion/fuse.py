@@ -99,6 +99,28 @@ def plan_tiles(
     return tile_spans(height, tile, overlap), tile_spans(width, tile, overlap)
 
 
+def get_ready(engine: Engine, shape: tuple[int, int, int] | None) -> None:
+    """Get an engine ready for a stack that is still being read.
+
+    Args:
+        engine: runs the network.
+        shape: (N, height, width) that the stack will have, unless frames are left out of it; None:
+            not known.
+    """
+    engine.load()
+    if shape is None:
+        return
+    engine.expect(*shape)
+    rows, columns = plan_tiles(engine, shape, None, None)
+    engine.prepare(shape[0], *largest_sides(rows, columns), len(rows) * len(columns))
+
+
+def largest_sides(rows: Spans, columns: Spans) -> tuple[int, int]:
+    """The height and the width of the largest tile, px."""
+    high, wide = (max(stop - start for start, stop in spans) for spans in (rows, columns))
+    return high, wide
+
+
 def run_tiles(
     blend: Blend,
     frames: np.ndarray,
@@ -116,10 +138,10 @@ def run_tiles(
     _, height, width, _ = frames.shape
     rows, columns = plan_tiles(engine, (len(blend.distinct), height, width), tile, overlap)
     places = [(row, column) for row in rows for column in columns]
-    sides = [max(stop - start for start, stop in spans) for spans in (rows, columns)]
+    sides = largest_sides(rows, columns)
     # First the look at the whole, whose memory is free again when the tiles need theirs.
     engine = engine.for_stack(blend.guide, blend.distinct, blend.levels)
-    jobs = engine.prepare(len(blend.distinct), sides[0], sides[1], len(places))
+    jobs = engine.prepare(len(blend.distinct), *sides, len(places))
 
     def run(place: tuple[tuple[int, int], tuple[int, int]]) -> tuple[int, int, np.ndarray]:
         (top, bottom), (left, right) = place

@@ -179,7 +179,11 @@ class FuseOptions(Options):
 class MessageOptions(Options):
     """What is printed."""
 
-    verbose: bool = option(False, help="print the frames in their order", exclusive="messages")
+    verbose: bool = option(
+        False,
+        help="print the frames in their order, and whether a compiled network could not be kept",
+        exclusive="messages",
+    )
     quiet: bool = option(
         False, help="print errors only, no progress and no notes", exclusive="messages"
     )

@@ -19,13 +19,14 @@ from stackmff.errors import StackError
 from stackmff.fusion.blending import Fused, Mixture
 from stackmff.fusion.engines import Engine, choose_engine
 from stackmff.fusion.focus_maps import smooth_map
-from stackmff.fusion.fuse import fuse_stack
+from stackmff.fusion.fuse import fuse_stack, get_ready
 from stackmff.fusion.memory import keep_in_file
 from stackmff.fusion.options import ChoiceOptions, EngineOptions, FuseOptions
 from stackmff.fusion.retouch import apply_strokes, load_strokes
 from stackmff.images.disagreement import disagreeing_frames
 from stackmff.images.formats import loses, to_8_bits, write_picture
 from stackmff.images.frame_store import release
+from stackmff.images.headers import upright_size
 from stackmff.images.levels import levels_of, told_levels
 from stackmff.images.metadata import Metadata
 from stackmff.images.stack import Stack, read_stack
@@ -119,6 +120,16 @@ def read_for(output: Path, paths: Sequence[FramePath], options: FuseOptions) -> 
     if options.alignment.order == "auto":
         put_in_order(stack)
     return stack
+
+
+def expected_shape(paths: Sequence[FramePath]) -> tuple[int, int, int] | None:
+    """The (N, H, W) that a stack most likely has, by the header of its first frame; None: unknown.
+
+    Args:
+        paths: of the frames.
+    """
+    size = upright_size(paths[0]) if isinstance(paths[0], Path) else None
+    return None if size is None else (len(paths), *size)
 
 
 @dataclass
@@ -303,15 +314,17 @@ def fuse_files(
     files: Files,
     options: FuseOptions,
     shown: Shown = False,
+    expected: tuple[int, int, int] | None = None,
 ) -> dict[str, Any]:
     """Align and fuse a stack, and write its results.
 
     Args:
-        read: gives the Stack; it is called while the engine loads.
+        read: gives the Stack; it is called while the engine gets ready.
         engine: runs the network.
         files: where the results go.
         options: of fusion.
         shown: whether progress is shown, see progress.stage.
+        expected: (N, H, W) that the Stack most likely has; None: unknown.
     Returns:
         {"width", "height", "frames", "network_seconds", "seconds", "notes"}; notes are sentences on
         what was unified, aligned, left out, and what the format could not keep.
@@ -320,7 +333,7 @@ def fuse_files(
     """
     start, network_start = time.perf_counter(), engine.seconds
     with ThreadPoolExecutor(1) as pool:
-        loading = pool.submit(engine.load)
+        loading = pool.submit(get_ready, engine, expected)
         stack = read()
         loading.result()
     bits = options.format.bits

@@ -4,6 +4,7 @@ A file of some kilobytes may declare thousands of megapixels, for which a decode
 before it notices that the file ends.
 """
 
+import contextlib
 import io
 import logging
 import struct
@@ -17,7 +18,7 @@ from PIL import Image
 from stackmff.images.avif_jxl import JXL_STARTS, is_avif, size_of_jxl
 from stackmff.images.camera_files import HEIF_STARTS, RAW_SUFFIXES, declared_heif, exif_of_heif
 from stackmff.images.jpeg import JPEG_START, START_OF_SCAN
-from stackmff.images.metadata import Taken, taken_by
+from stackmff.images.metadata import Taken, orientation_of, taken_by
 from stackmff.images.png import PNG_START
 from stackmff.images.tiff import TIFF_STARTS
 
@@ -64,6 +65,26 @@ def declared(path: Path) -> Declared | None:
             return declared_in(source)
     except OSError:
         return None
+
+
+def upright_size(path: Path) -> tuple[int, int] | None:
+    """The (height, width) in px that the picture of a file most likely has once it is upright.
+
+    Only the EXIF block of a JPEG is looked at, as cameras write it.
+
+    Returns:
+        None if the header does not say.
+    """
+    header = declared(path)
+    if header is None:
+        return None
+    orientation = 1
+    with contextlib.suppress(OSError), open(path, "rb") as source:
+        if source.read(len(JPEG_START)) == JPEG_START:
+            source.seek(0)
+            orientation = orientation_of(_exif_of_jpeg(source))
+    size = header.height, header.width
+    return size[::-1] if orientation >= 5 else size  # from 5 on it lies on its side
 
 
 def taken(path: Path) -> Taken:

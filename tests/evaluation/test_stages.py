@@ -34,7 +34,10 @@ class Clock:
 
 
 class Engine:
-    """Takes the mean of the frames in 4 seconds, two tiles at a time, after a start of 8."""
+    """Takes the mean of the frames in 4 seconds, two tiles at a time.
+
+    It gets ready for the whole in 256 seconds, looks at it in 128 and gets ready for tiles in 8.
+    """
 
     output, tile, samples, most_samples = "weights", 64, 2**23, 2**23
     colour = goes_beyond = False
@@ -44,11 +47,17 @@ class Engine:
     def __init__(self, clock):
         self.clock = clock
 
+    def expect(self, *_):
+        self.clock.pass_by(256)
+
     def prepare(self, *_):
         self.clock.pass_by(8)
         return 2
 
     def for_stack(self, frames, use, levels=None):
+        self.clock.pass_by(128)
+        with self.clock.lock:
+            self.seconds += 100  # of the coarse level, which is not that of the tiles
         return self
 
     def __call__(self, tiles, chroma=None, place=(0, 0)):
@@ -67,7 +76,8 @@ def test_stages_are_those_of_the_work(tmp_path, monkeypatch):
     seconds = stages.time_stages(frames, Engine(clock), tmp_path / "fused.png")
     assert list(seconds) == list(stages.STAGES[1:-1])
     tiles = 4
-    expected = {"read": 16, "compile": 8, "network": tiles * 4 / 2, "blend": 32, "write": 64}
+    expected = {"read": 16, "compile": 256 + 8, "coarse": 128, "network": tiles * 4 / 2}
+    expected |= {"blend": 32, "write": 64}
     assert seconds == expected
     assert sum(seconds.values()) == clock.now
     stack = read_stack(frames).frames

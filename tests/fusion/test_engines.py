@@ -12,6 +12,7 @@ from drawn import draw_stack, texture
 
 from network import build_network, default_config
 from stackmff.errors import StackError
+from stackmff.fusion.compiled import CompiledNetworks
 from stackmff.fusion.engines import (
     OpenVinoEngine,
     TorchEngine,
@@ -23,7 +24,7 @@ from stackmff.fusion.engines import (
     told_of_export,
     torch_engine,
 )
-from stackmff.fusion.fuse import frame_weights, fuse_stack, mixture_at
+from stackmff.fusion.fuse import frame_weights, fuse_stack, get_ready, mixture_at
 from stackmff.images.formats import write_picture
 from stackmff.machine import select_device
 from stackmff.shipped import WEIGHTS
@@ -150,6 +151,24 @@ def test_few_compiled_networks_are_kept(exported):
     for n_frames in range(2, 9):
         fuse_stack(stack_of(n_frames, 32, 32), engine)
     assert len(engine.compiled) <= 4
+
+
+@pytest.mark.parametrize("engine_of", [torch_engine, openvino_engine])
+def test_what_is_expected_is_not_compiled_later(guided, monkeypatch, engine_of):
+    frames = stack_of(3, 100, 140)
+    engine = engine_of(guided) if engine_of is torch_engine else engine_of(export_of(guided))
+    get_ready(engine, frames.shape[:3])
+    monkeypatch.setattr(CompiledNetworks, "compiled", None)
+    assert fuse_stack(frames, engine).picture.shape == frames.shape[1:]
+
+
+def test_a_stack_of_another_shape_than_expected_is_fused(guided):
+    frames, engine = stack_of(3, 100, 140), openvino_engine(export_of(guided))
+    wanted = fuse_stack(frames, engine).picture
+    for expected in ((3, 140, 100), (5, 100, 140), None):
+        engine = openvino_engine(export_of(guided))
+        get_ready(engine, expected)
+        np.testing.assert_array_equal(fuse_stack(frames, engine).picture, wanted)
 
 
 def test_the_precision_follows_the_processor(exported):

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 from drawn import saved, tiff
 from drawn import waves as drawn
+from PIL import Image
 
 from stackmff.errors import StackError
 from stackmff.images import formats, stack
 from stackmff.images.formats import decode, write_picture
-from stackmff.images.headers import declared, declared_by
+from stackmff.images.headers import declared, declared_by, upright_size
 from stackmff.images.png import png_by_strips
 from stackmff.images.stack import read_stack
 
@@ -119,3 +120,19 @@ def test_large_pictures_are_written_by_strips(tmp_path, monkeypatch, channels, d
     assert large.metadata == small.metadata and large.metadata.xmp
     parts = list(png_by_strips(picture, b""))
     assert max(map(len, parts)) <= 128 * (1 + 19 * channels * 2) + 4096
+
+
+@pytest.mark.parametrize("orientation", [None, 1, 3, 5, 6, 8])
+def test_the_upright_size_is_that_of_the_decoded_picture(tmp_path, orientation):
+    path = tmp_path / "a.jpg"
+    exif = Image.Exif()
+    if orientation is not None:
+        exif[0x0112] = orientation
+    Image.new("RGB", (70, 30)).save(path, exif=exif)
+    assert upright_size(path) == decode(path).picture.shape[:2]
+
+
+def test_a_file_that_is_no_picture_has_no_upright_size(tmp_path):
+    (tmp_path / "a.jpg").write_bytes(b"\xff\xd8\xff")
+    assert upright_size(tmp_path / "a.jpg") is None
+    assert upright_size(tmp_path / "missing.jpg") is None
