@@ -194,10 +194,11 @@ class OpenVinoPyramidEngine(OpenVinoEngine):
 
     def compile_stage(self, height: int, width: int) -> "queue.Queue[Any]":
         """Requests of the stage beyond the mixture for tiles of one size."""
-        model = self.read(stage_export(self.path))
+        path = stage_export(self.path)
+        model = self.read(path)
         lumas, share = (node.get_partial_shape()[0].get_length() for node in model.inputs)
-        model.reshape({0: [lumas, height, width], 1: [share, height // 2, width // 2]})
-        compiled = self.compiled_model(model, self.cores)
+        shapes = {"lumas": [lumas, height, width], "share": [share, height // 2, width // 2]}
+        compiled = self.compiled_model(path, model, shapes, self.cores)
         requests: queue.Queue[Any] = queue.Queue()
         for _ in range(self.cores):
             requests.put(compiled.create_infer_request())
