@@ -55,7 +55,7 @@ EARLY = {"l1": 0.3, "faint": 0.03}
 SSIM = 0.3  # of the luma, of fused pictures
 HELD_OUT = slice(7, None, 16)  # of the photographs in natural order: for validation
 WARM_UP = 100  # steps
-NEW_RATE = 1.5  # learning rate of the stage beyond the mixture, as a share of --lr
+NEW_RATE = 2.5  # learning rate of the stage beyond the mixture, as a share of --lr
 CACHE_MIB = 1024  # of photographs
 
 # What a resumed run must keep to be the run that stopped.
@@ -211,7 +211,7 @@ def levels_loss(
     total = picture_loss(mixed(weighed.logits, stack), batch, wanted)
     values = {"fine": total}
     if network.finish is not None:  # on some of the pictures: it learns fast, and costs as much
-        few = slice(0, -(-len(stack) // 3))
+        few = slice(0, -(-len(stack) // 2))
         with autocast(stack.device, precision):
             finished = network.finish(weighed.logits[few].softmax(1), stack[few])
         values["finished"] = picture_loss(finished, batch, wanted | FINISHED)

@@ -15,7 +15,7 @@ import torch
 from stackmff.images.colour import luma
 from stackmff.synthesis.camera_scale import numbered_large_scene
 from stackmff.synthesis.photos import Photos
-from stackmff.synthesis.scenes import numbered_frames, numbered_scene
+from stackmff.synthesis.scenes import Kind, numbered_frames, numbered_scene
 from stackmff.training.augmentation import (
     Augmentation,
     change_light,
@@ -28,7 +28,7 @@ REDUCTIONS, CHANCES = (1, 2, 4), (0.5, 0.3, 0.2)  # of large scenes: a reduced o
 CROP = 224  # px, a multiple of STEP, of large scenes
 SMALL_CROP = 192  # px, of small scenes
 SMALL_SIZE = 224  # px, of small scenes
-WIDE = 3, 5  # so many of so many small scenes are of a wide aperture
+KINDS: tuple[Kind, ...] = ("wide",) * 5 + ("regions",) * 2 + ("any",) * 3  # of small scenes
 STEP = 32  # px, the grid on which tiles of the fine level start
 REDUCTION = 8  # px of the picture along one of the coarse level
 SAMPLES = 1.5e6  # pixels times frames of a step
@@ -278,10 +278,9 @@ def small_sample(rng: np.random.Generator, scene: Pair, n_frames: int) -> Pair:
     return change_light(rng, stack, wanted, LIGHT, chosen)
 
 
-def is_wide(number: int) -> bool:
-    """Whether small scene `number` is of a wide aperture."""
-    some, many = WIDE
-    return number % many < some
+def kind_of(number: int) -> Kind:
+    """What kind small scene `number` is of."""
+    return KINDS[number % len(KINDS)]
 
 
 class Scenes:
@@ -301,8 +300,8 @@ class Scenes:
         self.small_seed = seed + 200
 
         def small(number: int) -> Pair:
-            seed, wide = self.small_seed, is_wide(number)
-            frames, answer, *_ = numbered_scene(photos, seed, number, SMALL_SIZE, wide=wide)
+            seed, kind = self.small_seed, kind_of(number)
+            frames, answer, *_ = numbered_scene(photos, seed, number, SMALL_SIZE, kind=kind)
             return frames, answer
 
         self.large, self.small = Pool(size, large), Pool(8 * size, small)
@@ -317,7 +316,7 @@ class Scenes:
         for _ in range(6 if len(self.small) < 40 else int(rng.random() < 0.4)):
             self.add(self.small)
         counts = [
-            numbered_frames(self.small_seed, number, wide=is_wide(number))
+            numbered_frames(self.small_seed, number, kind=kind_of(number))
             for number in self.small.numbers
         ]
         return small_batch(rng, self.small, counts)
@@ -348,6 +347,6 @@ def validation_scenes(photos: Photos, count: int) -> list[tuple[str, Pair]]:
     of_large, of_small = VALIDATION_SEEDS
     large = [numbered_large_scene(photos, of_large, k)[:2] for k in range(count)]
     small = [
-        numbered_scene(photos, of_small, k, size=256, wide=is_wide(k))[:2] for k in range(count)
+        numbered_scene(photos, of_small, k, size=256, kind=kind_of(k))[:2] for k in range(count)
     ]
     return [("large", pair) for pair in large] + [("small", pair) for pair in small]
