@@ -171,7 +171,8 @@ class WeightsBlend:
         seen = window(self.guide, *place, self.distinct) if guided else tile
         weights = weigh(engine, seen, self.levels, place[::2])  # (N, h, w)
         colours = tile.shape[3] - (tile.shape[3] % 2 == 0)  # without alpha
-        if engine.goes_beyond and not self.mixture.pure and not guided:
+        beyond = engine.goes_beyond and not self.mixture.pure and not guided
+        if beyond and len(tile) > 1:  # a single frame is as it is
             whole = slice(0, weights.shape[1]), slice(0, weights.shape[2])
             self.dampen(weights, tile, whole)
             self.settle(weights, place, whole)
