@@ -82,11 +82,11 @@ class PyramidOptions(Options):
     steps: int = option(
         4000, help="steps of the whole run, over which the learning rate falls to 0", low=1
     )
-    lr: float = option(1.2e-3, help="learning rate", above=0)
+    lr: float = option(1.5e-3, help="learning rate", above=0)
     fine_rate: float = option(
-        0.6, help="learning rate of the fine level, as a share of --lr", low=0
+        0.8, help="learning rate of the fine level, as a share of --lr", low=0
     )
-    large_share: float = option(0.62, help="share of the steps on large scenes", low=0, high=1)
+    large_share: float = option(0.5, help="share of the steps on large scenes", low=0, high=1)
     finish: int = option(
         12, help="channels of the stage beyond the mixture; 0: none", low=0, metavar="CHANNELS"
     )
