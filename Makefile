@@ -20,7 +20,7 @@ FINAL_EPOCHS ?= 4
 PYRAMID_STEPS ?= 10000
 RUN_NAME ?= weights
 
-.PHONY: demo test pytest lint lowest check weights benchmark photos-there clean
+.PHONY: demo test pytest lint lowest javascript check weights benchmark photos-there clean
 
 demo: $(VENV)/.ready
 	$(RUN) make_dataset.py --demo --output_dir $(DEMO)
@@ -44,9 +44,20 @@ lint: $(VENV)/.ready
 lowest:
 	$(MAKE) pytest VENV=.venv-lowest CONSTRAINTS=constraints-lowest.txt
 
+# The modules of the page, read by eslint and by the type checker of TypeScript (npm of Debian). The
+# packages are for checks alone, axe-core of tests.check_app among them: the page needs none.
+JS = tests/javascript
+javascript: $(JS)/node_modules
+	$(JS)/node_modules/.bin/eslint --config $(JS)/eslint.config.mjs stackmff/webapp/page
+	$(JS)/node_modules/.bin/tsc --project $(JS)
+
+$(JS)/node_modules: $(JS)/package-lock.json
+	cd $(JS) && npm ci --no-audit --no-fund
+	touch $@
+
 # The tests that `make test` skips, and the page and the report in a browser (chromium and
 # chromium-driver of Debian).
-check: lint $(VENV)/.optional
+check: lint javascript $(VENV)/.optional
 	$(PYTEST) --slow
 	$(RUN) -m tests.check_metadata
 	$(RUN) -m tests.check_report

@@ -30,6 +30,7 @@ FLAGS = [
     "--disable-sync",
     "--hide-scrollbars",
 ]
+LATEST = 300  # seconds that an answer may take on a busy machine
 ELEMENT = "element-6066-11e4-a52e-4f735466cecf"  # the key of an element's id in the protocol
 
 
@@ -48,7 +49,7 @@ class Browser:
         data = None if method != "POST" else json.dumps(body or {}).encode()
         request = urllib.request.Request(self.address + path, data, method=method)
         try:
-            with urllib.request.urlopen(request, timeout=60) as answer:
+            with urllib.request.urlopen(request, timeout=LATEST) as answer:
                 return json.load(answer)["value"]
         except urllib.error.HTTPError as error:
             told = json.load(error)["value"]["message"].splitlines()[0]

@@ -26,6 +26,7 @@ from stackmff.webapp.form import fuse_form
 from tests import page_steps
 from tests.browser import add_browser_options, browser, programs
 from tests.drawn import draw_stack, texture
+from tests.page.doing import home, stroke, write_stack
 from tests.visit import CARDS, STAGE, Visit, differ, must, served
 
 MOST_MEMORY = 2e9  # bytes, that of predict.py --low_memory
@@ -245,8 +246,8 @@ def check_kills(page, folder):
     start page.
     """
     projects = folder / "killed"
-    files = page_steps.write_stack(folder / "kill", 6, (500, 750), seed=40)
-    late = page_steps.write_stack(folder / "late", 2, (500, 750), seed=41, name="z{}.jpg")
+    files = write_stack(folder / "kill", 6, (500, 750), seed=40)
+    late = write_stack(folder / "late", 2, (500, 750), seed=41, name="z{}.jpg")
     with served("--projects", projects) as (address, server):
         page.go(address)
         page.drop(files)
@@ -260,7 +261,7 @@ def check_kills(page, folder):
         page.frames_read(6)
         must("stopped while it fused" in page.errors(), "a run that was cut is not told")
         page.fuse()
-        page_steps.stroke(page, 2)
+        stroke(page, 2)
         page.click('[data-tool="result"]')
         page.settled()
         painted = page.picture("#picture")
@@ -366,7 +367,7 @@ def draw_demo(folder):
     return folder / "dof_stack" / "motorcycle"
 
 
-def visit(page, folder, stack, shots, home):
+def visit(page, folder, stack, shots, downloads):
     """One whole session; print what was found."""
     page.shot(shots, "start")
     files = sorted(stack.iterdir())
@@ -392,13 +393,13 @@ def visit(page, folder, stack, shots, home):
     page.click('[data-tool="compare"]')
     page.settled()
     page.shot(shots, "compare")
-    page_steps.stroke(page, len(files))
+    stroke(page, len(files))
     page.click("#pane")
     page.settled()
     page.shot(shots, "retouch")
-    name, changed = check_files(page, folder, stack, home)
+    name, changed = check_files(page, folder, stack, downloads)
     check_keys(page)
-    check_strokes_come_back(page, home)
+    check_strokes_come_back(page, downloads)
     print(f"{name} is that of predict.py bit for bit; the stroke changes {changed} pixels")
     page.click('[data-tool="3d"]')
     page.settled()
@@ -408,7 +409,7 @@ def visit(page, folder, stack, shots, home):
     page.settled()
     turned = differ(page.picture(), before)
     must(turned > 1 and before.std() > 10, f"turning the 3D view changes {turned:.2f} grey levels")
-    page_steps.home(page)
+    home(page)
     must(not page.errors(), f"the page shows {page.errors()}")
     # The strokes of another picture were refused.
     logged = [one for one in page.logged() if "/strokes - Failed to load resource" not in one]
@@ -423,8 +424,10 @@ def main(argv=None):
         stack = args.stack or draw_demo(folder / "demo")
         downloads = folder / "downloads"
         downloads.mkdir()
+        shared = folder / page_steps.SHARED
+        shared.mkdir()
         with (
-            served("--projects", folder / "projects") as (address, server),
+            served("--projects", folder / "projects", "--root", shared) as (address, server),
             browser(chromium, driver, folder / "profile") as opened,
         ):
             opened.tool(

@@ -18,7 +18,7 @@ STROKE = {"frame": "1.png", "radius": 4, "softness": 0, "points": [[20, 20]]}
 PROJECT = json.dumps({"token": "x", "name": "n", "made": 1, "used": 1, "stacks": 1})
 
 
-def until(holds, seconds=30):
+def until(holds, seconds=180):
     end = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < end

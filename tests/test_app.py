@@ -21,9 +21,9 @@ from stackmff.options import parse
 from stackmff.processes import child_environment
 from stackmff.webapp.command import AppOptions
 from stackmff.webapp.guard import is_local
-from stackmff.webapp.results import Prober
-from stackmff.webapp.server import MOST_WAITING, make_app
+from stackmff.webapp.server import make_app
 from stackmff.webapp.sessions import Sessions
+from stackmff.webapp.turns import MOST_WAITING
 from stackmff.webapp.uploads import UploadLimits
 from tests.drawn import draw_stack, saved, texture
 from tests.stand_ins import Engine, brightest
@@ -35,8 +35,8 @@ pytest.importorskip("starlette")
 class Client:
     """Speaks HTTP to a page that is served in a thread of this process."""
 
-    def __init__(self, port, sessions, turns=None):
-        self.port, self.sessions, self.turns = port, sessions, turns
+    def __init__(self, port, sessions, turns=None, prober=None):
+        self.port, self.sessions, self.turns, self.prober = port, sessions, turns, prober
 
     def ask(self, method, path, body=None, headers=None):
         """(status, JSON or bytes) of an answer."""
@@ -73,17 +73,28 @@ class Client:
         return state
 
 
+class InProcess:
+    """Finds shares without a process and a network."""
+
+    def __init__(self):
+        self.free = threading.Event()  # while it is not set, shares take long
+        self.free.set()
+
+    def shares(self, result, x, y):
+        self.free.wait(60)
+        return result.shares_at(x, y, Engine(brightest))
+
+
 @contextlib.contextmanager
 def served(sessions):
     """A Client of a page that is served in a thread, with a prober that needs no network."""
-    prober = Prober(None, "cpu")
-    prober.engine = Engine(brightest)
+    prober = InProcess()
     app = make_app(sessions, prober, ["stacks.example"])
     server = uvicorn.Server(uvicorn.Config(app, log_level="error"))
     listening = socket.create_server(("127.0.0.1", 0))
     thread = threading.Thread(target=server.run, args=([listening],))
     thread.start()
-    yield Client(listening.getsockname()[1], sessions, app.app.state.endpoints.turns)
+    yield Client(listening.getsockname()[1], sessions, app.app.state.endpoints.turns, prober)
     server.should_exit = True
     thread.join()
     sessions.close()
@@ -209,6 +220,15 @@ def test_a_whole_session(client):
     assert client.ask("GET", f"{of}/pixel/{run}/3/4")[1]["frame"] in result["names"]
     assert client.ask("GET", f"{of}/sharpest/{run}/3/4")[1]["index"] in (0, 1, 2)
     shares = client.ask("GET", f"{of}/mixture/{run}/3/4")[1]["shares"]
+    client.prober.free.clear()  # the next clicks do not wait for what takes long
+    place = f"{of}/mixture/{run}/3/4"
+    slow = [threading.Thread(target=client.ask, args=("GET", place)) for _ in range(6)]
+    for thread in slow:
+        thread.start()
+    assert client.ask("GET", f"{of}/pixel/{run}/3/4")[0] == 200
+    client.prober.free.set()
+    for thread in slow:
+        thread.join()
     assert sum(share for _, share in shares) == pytest.approx(1, abs=0.01)
     stroke = {"frame": "f0.png", "radius": 5, "softness": 0.5, "points": [[9, 9]]}
     status, told = client.ask("POST", f"{version}/strokes", stroke)

@@ -13,7 +13,7 @@ from stackmff.errors import StackError
 from tests.browser import ELEMENT
 
 HOUSE = Path(__file__).parent.parent
-LATEST = 120  # seconds that anything may take
+LATEST = 300  # seconds that anything may take
 CARDS = "return document.querySelectorAll('#sheet li').length"
 STAGE = "return document.body.dataset.stage"
 
@@ -112,8 +112,11 @@ class Visit:
             value,
         )
 
-    def drag(self, selector, places, alt=False, finger=False):
-        """Press the mouse at the first of the places (shares of an element), drag, release."""
+    def drag(self, selector, places, alt=False, finger=False, pressures=None):
+        """Press the mouse at the first of the places (shares of an element), drag, release.
+
+        With pressures, one for each place, it is a pen.
+        """
         path = self.browser.find(selector)
         box = self.browser.ask("GET", f"{path}/rect")
         origin = {ELEMENT: path.rpartition("/")[2]}
@@ -127,9 +130,14 @@ class Visit:
             }
             for x, y in places
         ]
-        steps = [moves[0], {"type": "pointerDown", "button": 0}, *moves[1:]]
+        for move, pressure in zip(moves[1:], (pressures or [])[1:], strict=False):
+            move["pressure"] = pressure
+        press = {"type": "pointerDown", "button": 0}
+        if pressures:
+            press["pressure"] = pressures[0]
+        steps = [moves[0], press, *moves[1:]]
         steps += [{"type": "pointerUp", "button": 0}]
-        kind = "touch" if finger else "mouse"
+        kind = "pen" if pressures else "touch" if finger else "mouse"
         mouse = {"type": "pointer", "id": kind, "parameters": {"pointerType": kind}}
         actions = [{**mouse, "actions": steps}]
         if alt:

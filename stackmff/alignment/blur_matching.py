@@ -25,7 +25,9 @@ from stackmff.alignment.registration import (
 from stackmff.images.colour import to_linear
 
 LONGEST = 320  # px; the longer side of the pictures that are compared, at most
-RADII = (0.0, 1.0, 1.5, 2.2, 3.2, 4.6, 6.6, 9.5, 13.5, 19.0)  # px of the discs by which they blur
+# px of the discs by which they blur; only those of at most LARGEST of the shorter side.
+RADII = (0.0, 1.0, 1.5, 2.2, 3.2, 4.6, 6.6, 9.5, 13.5, 19.0, 27.0, 38.0)
+LARGEST = 0.25
 CELL, WINDOW = 8, 2.0  # px; side of a cell that has one radius, and sigma in cells that chooses it
 BORDER = 4  # px that do not count
 EVERY = 2  # px; rows and columns of the equations
@@ -49,12 +51,14 @@ class Match:
         covariance: (P, P) of the parameters, px^2, see registration.offsets.
         explained: the part of the variance of a that b explains once their blur is matched.
         factor: how much smaller than the frames the compared pictures were.
+        blur: px, the radius by which one of them is blurred more where there are edges.
     """
 
     transform: np.ndarray
     covariance: np.ndarray
     explained: float
     factor: int
+    blur: float
 
     @property
     def explains(self) -> bool:
@@ -107,11 +111,12 @@ class BlurMatcher:
     ) -> None:
         more = -(-max(first.shape) // LONGEST)
         self.factor, self.size, self.motion = factor * more, size, motion
+        lights = [_light(luma, more) for luma in (first, second)]
+        self.shape: tuple[int, int] = (lights[0].shape[0], lights[0].shape[1])
+        self.radii = [radius for radius in RADII if radius <= LARGEST * min(self.shape)]
         self.first, self.second = (
-            [_disc(light, radius) for radius in RADII]
-            for light in (_light(luma, more) for luma in (first, second))
+            [_disc(light, radius) for radius in self.radii] for light in lights
         )
-        self.shape: tuple[int, int] = (self.first[0].shape[0], self.first[0].shape[1])
 
     def refined(self, matrix: np.ndarray) -> Match | None:
         """The Match to which a (3, 3) matrix leads; None if it leads nowhere."""
@@ -131,15 +136,21 @@ class BlurMatcher:
         local = at_scale(matrix, self.factor)
         inside = self._inside(local)
         counts = inside > 0
-        left = _left(self._matched(local, inside), inside)[counts]
+        pair = self._matched(local, inside)
+        left = _left(pair, inside)[counts]
         power = max(float(self.first[0][counts].var()), np.finfo(float).tiny)
         explained = 1 - float((left**2).mean()) / power
-        return Match(matrix, covariance, explained, self.factor)
+        return Match(matrix, covariance, explained, self.factor, self.factor * _blur(pair, counts))
 
     def best(self, guesses: list[np.ndarray]) -> Match | None:
-        """The Match that fits best of those to which (3, 3) guesses lead."""
+        """The Match that fits best of those to which (3, 3) guesses lead.
+
+        What was found already is not sought again from a guess that is not told apart from it.
+        """
         chosen: Match | None = None
         for guess in guesses:
+            if chosen is not None and self._are_one(chosen.transform, guess):
+                continue
             found = self.refined(guess)
             if found is None:
                 continue
@@ -165,10 +176,13 @@ class BlurMatcher:
 
     def refutes(self, matrix: np.ndarray, found: Match) -> bool:
         """Whether a Match differs from a (3, 3) matrix and fits clearly better."""
-        gap = farthest(np.linalg.inv(found.transform) @ matrix, self.size)
-        if gap <= APART * self.factor:
+        if self._are_one(found.transform, matrix):
             return False
         return self.advantage(found.transform, matrix) > REFUTED
+
+    def _are_one(self, matrix: np.ndarray, other: np.ndarray) -> bool:
+        """Whether two (3, 3) matrices are not told apart."""
+        return farthest(np.linalg.inv(matrix) @ other, self.size) <= APART * self.factor
 
     def _inside(self, local: np.ndarray) -> np.ndarray:
         """(h, w) float32, 1 where both pictures are, without their borders."""
@@ -206,7 +220,7 @@ class BlurMatcher:
         for k in np.unique(chosen):
             mask = chosen == k
             first[mask], second[mask] = pairs[k][0][mask], pairs[k][1][mask]
-        radii = np.array([*RADII, *(-radius for radius in RADII[1:])], np.float32)[chosen]
+        radii = np.array([*self.radii, *(-r for r in self.radii[1:])], np.float32)[chosen]
         mean = (first + second) / 2
         across, down = (cv2.Sobel(mean, -1, *axes, scale=1 / 8) for axes in ((1, 0), (0, 1)))
         return _Matched(first, second, across, down, np.hypot(across, down) * radii)
@@ -278,6 +292,13 @@ def _left(pair: _Matched, inside: np.ndarray) -> np.ndarray:
     for factor, term in zip(found, terms):
         out -= factor * term
     return out
+
+
+def _blur(pair: _Matched, counts: np.ndarray) -> float:
+    """The root mean square, px, of the radii (h, w) of the blur of two pictures at their edges."""
+    edges = np.hypot(pair.across, pair.down)[counts] ** 2
+    power = max(float(edges.sum()), np.finfo(float).tiny)
+    return float(np.sqrt((pair.spread[counts] ** 2).sum() / power))
 
 
 def _clusters(shape: tuple[int, int]) -> np.ndarray:

@@ -104,6 +104,24 @@ def covered(
     return None if mask.all() else mask
 
 
+def covers(alignment: Alignment, index: int, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Which pixels of the reference a frame covers for certain, whatever its field.
+
+    Args:
+        alignment: of the stack.
+        index: of a frame that is kept.
+        x, y: columns (w,) and rows (h,) of the pixels, px, whole or not.
+    Returns:
+        (h, w) bool.
+    """
+    if not alignment.moved[index]:
+        return np.ones((len(y), len(x)), bool)
+    places = _places(alignment.transform(index), x, y)
+    room = np.array([alignment.size[1] - 1, alignment.size[0] - 1])
+    slack = NEAR - _reach(alignment, index)
+    return np.all((places >= -slack) & (places <= room + slack), axis=-1)
+
+
 def ends(alignment: Alignment, index: int) -> np.ndarray:
     """By how many px a frame that is kept ends within the reference: left, right, top, bottom."""
     if not alignment.moved[index]:
@@ -174,6 +192,21 @@ def places_of(
 def _places(matrix: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """(len(y), len(x), 2): where a transform takes the pixels at columns x and rows y."""
     return x[None, :, None] * matrix[:, 0] + y[:, None, None] * matrix[:, 1] + matrix[:, 2]
+
+
+def add_places(moved: np.ndarray, matrix: np.ndarray, top: int, left: int) -> None:
+    """Add to displacements in a frame where a transform takes their pixels, in place.
+
+    Args:
+        moved: (h, w, 2) float32, px.
+        matrix: (2, 3) transform.
+        top, left: of these pixels, px of the reference.
+    """
+    height, width, _ = moved.shape
+    x, y = np.arange(left, left + width), np.arange(top, top + height)
+    for axis, (across, down, shift) in enumerate(matrix):
+        moved[..., axis] += (across * x + shift).astype(np.float32)
+        moved[..., axis] += (down * y).astype(np.float32)[:, None]
 
 
 def spread(

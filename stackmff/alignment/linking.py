@@ -17,8 +17,9 @@ from stackmff.alignment.registration import (
 
 # The least standard deviation of a pair, px of the size at which they are compared, is SYSTEMATIC
 # plus UNLIKE x (1 - likeness)^2. In stacks that do not move, occlusion shifts neighbours by up to
-# 0.08 px (0.15 px at ISO 3200), and the ends of a stack by half a px.
-SYSTEMATIC, UNLIKE = 0.03, 2.0
+# 0.08 px (0.15 px at ISO 3200), and the ends of a stack by half a px. To that OF_BLUR of the radius
+# is added by which blur was matched: what is thick, or lit from one side, blurs like no disc.
+SYSTEMATIC, UNLIKE, OF_BLUR = 0.03, 2.0, 0.03
 
 # For the question whether anything moves at all: in stacks that do not move, the ends, and what is
 # hidden by something out of focus, appear to move by up to 8 x (1 - likeness) px.
@@ -27,6 +28,11 @@ LOOPS = ((4, 2), (16, 8), (64, 32))  # (distance, step) of frames that are compa
 DIRECT = 4, 16  # (least step, most frames) of those that are compared with the reference itself
 SKIPPED = ((2, 1), (3, 3))  # (distance, step) of frames that are compared to check their neighbours
 CLOSED = 4.0, 0.005  # standard deviations, and part of the diagonal, within which pairs agree
+SETTLINGS = 3  # linearisations
+FIXED = 1e12  # px^-2; holds a frame where it is
+# Of steps along the focus order: the fewest that tell how steady they are, px that are added to
+# their scatter, degrees of freedom of Student's distribution, which forgives a jolt, and rounds.
+LEAST_STEPS, LEAST_STEP, TAIL, EXPECTATIONS = 5, 0.1, 4, 40
 ATTEMPTS = 4  # number of frames against which one that does not fit its neighbours is tried
 
 Key = tuple[int, int]  # indices of two frames
@@ -175,7 +181,7 @@ def _variance(pair: Pair) -> float:
 
 def _systematic(pair: Pair) -> float:
     """The least standard deviation of a pair, px."""
-    return pair.factor * (SYSTEMATIC + UNLIKE * (1 - pair.likeness) ** 2)
+    return pair.factor * (SYSTEMATIC + UNLIKE * (1 - pair.likeness) ** 2) + OF_BLUR * pair.blur
 
 
 def loops(pairs: Pairs, transforms: Transforms, reference: int) -> list[Key]:
@@ -231,7 +237,12 @@ def _ordered(key: Key) -> Key:
 
 
 def settle(
-    pairs: Pairs, transforms: Transforms, reference: int, size: tuple[int, int], motion: Motion
+    pairs: Pairs,
+    transforms: Transforms,
+    reference: int,
+    size: tuple[int, int],
+    motion: Motion,
+    along: Sequence[int] = (),
 ) -> list[np.ndarray | None]:
     """The transforms that fit all pairs best, by least squares.
 
@@ -241,36 +252,106 @@ def settle(
         reference: index.
         size: (height, width) of the frames, px.
         motion: of the pairs.
+        along: indices of frames in focus order, along which they move steadily unless the pairs
+            tell otherwise, see `_steady`; empty: nothing is known of that.
     Returns:
         New transforms; None stays None.
     """
-    count = PARAMETERS[motion]
     placed = {k: matrix for k, matrix in enumerate(transforms) if matrix is not None}
-    keys = [key for key in pairs if key[0] in placed]
-    inverse = {}
-    for key in keys:
-        floor = np.eye(count) * _systematic(pairs[key]) ** 2
-        inverse[key] = np.linalg.inv(pairs[key].covariance + floor)
-    for _ in range(3):
-        matrix = np.zeros((len(transforms), count, len(transforms), count))
-        right = np.zeros((len(transforms), count))
-        for a, b in keys:
-            gap = np.linalg.inv(placed[b]) @ pairs[a, b].transform @ placed[a]
-            error = parameters_of(gap, size, motion)
-            # Cauchy's weights: a pair that contradicts the others counts little.
-            weight = inverse[a, b] / (1 + error @ inverse[a, b] @ error / (4 * count))
-            for k, other in ((a, b), (b, a)):
-                matrix[k, :, k] += weight
-                matrix[k, :, other] -= weight
-            right[a] -= weight @ error
-            right[b] += weight @ error
+    for _ in range(SETTLINGS):
+        matrix, right = _equations(pairs, placed, len(transforms), size, motion)
         for k in range(len(transforms)):
             if k not in placed or k == reference:
-                matrix[k, :, k] += np.eye(count) * 1e12
-        flat = matrix.reshape(right.size, right.size)
-        changes = np.linalg.solve(flat, right.ravel()).reshape(right.shape)
+                matrix[k, :, k] += np.eye(right.shape[1]) * FIXED
+        if len(along) >= LEAST_STEPS:
+            changes = _steady(matrix, right, placed, along, size, motion)
+        else:
+            flat = matrix.reshape(right.size, right.size)
+            changes = np.linalg.solve(flat, right.ravel()).reshape(right.shape)
         placed = {
             k: transform if k == reference else transform @ small_motion(changes[k], size)
             for k, transform in placed.items()
         }
     return [placed.get(k) for k in range(len(transforms))]
+
+
+def _equations(
+    pairs: Pairs,
+    placed: dict[int, np.ndarray],
+    count: int,
+    size: tuple[int, int],
+    motion: Motion,
+) -> tuple[np.ndarray, np.ndarray]:
+    """The normal equations of the changes of all transforms.
+
+    Args:
+        pairs, size, motion: as of `settle`.
+        placed: {index: (3, 3) from the reference}.
+        count: N.
+    Returns:
+        (N, P, N, P) and (N, P).
+    """
+    n = PARAMETERS[motion]
+    matrix, right = np.zeros((count, n, count, n)), np.zeros((count, n))
+    for (a, b), pair in pairs.items():
+        if a not in placed:
+            continue
+        error = parameters_of(np.linalg.inv(placed[b]) @ pair.transform @ placed[a], size, motion)
+        inverse = np.linalg.inv(pair.covariance + np.eye(n) * _systematic(pair) ** 2)
+        # Cauchy's weights: a pair that contradicts the others counts little.
+        weight = inverse / (1 + error @ inverse @ error / (4 * n))
+        for k, other in ((a, b), (b, a)):
+            matrix[k, :, k] += weight
+            matrix[k, :, other] -= weight
+        right[a] -= weight @ error
+        right[b] += weight @ error
+    return matrix, right
+
+
+def _steady(
+    matrix: np.ndarray,
+    right: np.ndarray,
+    placed: dict[int, np.ndarray],
+    along: Sequence[int],
+    size: tuple[int, int],
+    motion: Motion,
+) -> np.ndarray:
+    """The most likely changes (N, P) of transforms that steps along the focus order explain.
+
+    The steps of each parameter from frame to frame have a mean and a variance, which are found from
+    the pairs along with the transforms, by expectation maximisation. So where the pairs tell a
+    parameter exactly, it is what they tell; where they do not, as blur hides it, it goes on as it
+    does elsewhere. In a stack that is held by hand the variance is large, and nothing changes.
+
+    Args:
+        matrix, right: the normal equations, see `_equations`.
+        placed, size, motion: as of `_equations`.
+        along: indices in focus order.
+    """
+    count, n = right.shape
+    a, b = np.array(along[:-1]), np.array(along[1:])
+    now = [parameters_of(placed[j] @ np.linalg.inv(placed[i]), size, motion) for i, j in zip(a, b)]
+    steps = np.array(now)  # (S, P)
+    mean, variance = steps.mean(0), steps.var(0) + LEAST_STEP**2
+    weight = np.ones_like(steps)
+    for _ in range(EXPECTATIONS):
+        total, other = matrix.copy(), right.copy()
+        for k in range(n):
+            inverse = weight[:, k] / variance[k]
+            np.add.at(total[:, k, :, k], (a, a), inverse)
+            np.add.at(total[:, k, :, k], (b, b), inverse)
+            np.add.at(total[:, k, :, k], (a, b), -inverse)
+            np.add.at(total[:, k, :, k], (b, a), -inverse)
+            np.add.at(other[:, k], a, -inverse * (mean - steps)[:, k])
+            np.add.at(other[:, k], b, inverse * (mean - steps)[:, k])
+        covariance = np.linalg.inv(total.reshape(right.size, -1))
+        changes = (covariance @ other.ravel()).reshape(right.shape)
+        spread = np.diagonal(covariance.reshape(count, n, count, n), axis1=1, axis2=3)
+        unsure = spread[a, a] + spread[b, b] - 2 * spread[a, b]  # (S, P)
+        found = steps + changes[b] - changes[a]
+        squares = (found - mean) ** 2 + unsure
+        weight = (TAIL + 1) / (TAIL + squares / variance)
+        mean = (weight * found).sum(0) / weight.sum(0)
+        variance = (weight * squares).sum(0) + LEAST_STEP**2
+        variance /= len(steps) + 1
+    return changes

@@ -159,9 +159,14 @@ def _settled(
     """Settle a placement that is connected, unless nothing moves; sentences on what was decided."""
     if len(placement.kept) < 2 or (all(placement.still) and not thorough):
         return []
-    deceived = placement.is_deceived_by_blur(find_order)
+    deceived = placement.is_deceived_by_blur()
     if not deceived:
         placement.settle()
+        deceived = placement.has_drifted()
+    if deceived:
+        placement.place_by_blur(find_order)
+        if all(placement.still):
+            return ["no frame was moved: what seems to move is blur that comes and goes"]
     return _told_blur(deceived, 0.0 if thorough else placement.hold_still())
 
 
@@ -206,7 +211,7 @@ def apply(frames: np.ndarray, alignment: Alignment, progress: Progress | None = 
     """Bring the frames onto the reference, in place.
 
     A frame that neither moves nor changes its exposure is not touched, unless there is dirt on the
-    sensor. Any other is resampled once, by Lanczos' kernel; beyond its border that is repeated.
+    sensor. Any other is resampled once; beyond its border that is repeated.
 
     Args:
         frames: (N, H, W, C) uint8 or uint16, writable.

@@ -18,7 +18,7 @@ from typing import Protocol, TypeVar
 import cv2
 import numpy as np
 
-from stackmff.alignment.geometry import spread
+from stackmff.alignment.geometry import add_places, spread
 from stackmff.alignment.linking import SYSTEMATIC, UNLIKE, Key, Transforms
 from stackmff.alignment.registration import (
     BLOCK,
@@ -96,9 +96,9 @@ class _Level:
         """
         height, width = self.shape
         local = at_scale(matrix, self.factor)
-        places = np.dstack(np.meshgrid(np.arange(width), np.arange(height))).astype(np.float32)
-        places += spread(field, BLOCK, 0, height, 0, width)
-        places = cv2.transform(places, local)
+        moved = cv2.transform(field, local[:, :2])  # few cells, where there are many pixels
+        places = np.ascontiguousarray(spread(moved, BLOCK, 0, height, 0, width))
+        add_places(places, local, 0, 0)
         found = cv2.remap(
             self.lumas[k], places, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
         )
@@ -106,7 +106,7 @@ class _Level:
         first = MARGIN + BLOCK // 2
         centres = places[first::BLOCK, first::BLOCK][:rows, :columns]
         room = np.array([width - 1, height - 1], np.float32) - BLOCK / 2
-        inside = ((centres >= BLOCK / 2) & (centres <= room)).all(-1)
+        inside = np.all((centres >= BLOCK / 2) & (centres <= room), axis=-1)
         return found * np.float32(1 / 65535), inside
 
 

@@ -1,6 +1,6 @@
 """Where the frames of a stack are: from pairs of frames that are compared to one place for each."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -101,22 +101,38 @@ class Placement:
         )
         self.still = self._which_are_still(lambda link: float(np.sqrt(link.variance)))
 
-    def is_deceived_by_blur(self, find_order: Callable[[], np.ndarray | None]) -> bool:
-        """Whether blur was mistaken for motion; if so, all pairs are measured by matched blur.
+    def is_deceived_by_blur(self) -> bool:
+        """Whether blur was mistaken for motion between frames that were compared."""
+        return self._any_is_refuted(list(self.pairs))
 
-        Then neighbours in focus order, and frames two and three apart in it, are compared, too. A
-        frame that most of its pairs contradict is left out. See alignment/blur_matching.py.
+    def has_drifted(self) -> bool:
+        """Whether blur was mistaken for motion little by little, from frame to frame.
+
+        Then frames farther apart, a quarter of the stack, fit clearly better elsewhere.
+        """
+        kept = self.kept
+        middle, last = kept.index(self.reference), len(kept) - 1
+        hops = sorted({0, middle // 2, middle, (middle + last) // 2, last})
+        return self._any_is_refuted([(kept[a], kept[b]) for a, b in pairwise(hops)])
+
+    def _any_is_refuted(self, keys: list[Key]) -> bool:
+        """Whether any of two frames (a, b), as far as they move, is refuted by matched blur."""
+        least = least_gap(self.views[self.reference].luma.shape) * self.views[0].factor
+        moving = [key for key in keys if farthest(self._known(key), self.size) > least]
+        if len(moving) > MOST_JUDGED:
+            moving.sort(key=lambda key: self.pairs[key].likeness)
+        return any(self.steps.run(self._is_refuted, moving[:MOST_JUDGED]))
+
+    def place_by_blur(self, find_order: Callable[[], np.ndarray | None]) -> None:
+        """Measure all pairs by matched blur, see alignment/blur_matching.py.
+
+        Neighbours in focus order, and frames two and three apart in it, are compared, too. A frame
+        that most of its pairs contradict is left out. The frames then move as steadily along that
+        order as their pairs allow.
 
         Args:
             find_order: gives the focus order; None if that is the order of the frames.
         """
-        least = least_gap(self.views[self.reference].luma.shape) * self.views[0].factor
-        moving = [
-            k for k, pair in self.pairs.items() if farthest(pair.transform, self.size) > least
-        ]
-        moving.sort(key=lambda key: self.pairs[key].likeness)
-        if not any(self.steps.run(self._is_refuted, moving[:MOST_JUDGED])):
-            return False
         order = find_order()
         along = self.kept if order is None else [int(k) for k in order if k in self.kept]
         nearest = [key for key in pairwise(along) if not {key, key[::-1]} & set(self.pairs)]
@@ -125,7 +141,7 @@ class Placement:
         while (odd := self._contradicted()) is not None:
             self.leave_out(odd, UNPLACED)
             self._combine()
-        return True
+        self._combine(along)
 
     def _contradicted(self) -> int | None:
         """See linking.contradicted."""
@@ -137,18 +153,26 @@ class Placement:
         self.pairs |= {key: pair for key, pair in found.items() if pair.holds}
         self._combine()
 
-    def _combine(self) -> None:
-        """Place the frames by all pairs."""
+    def _combine(self, along: Sequence[int] = ()) -> None:
+        """Place the frames by all pairs, and if `along` is their focus order, steadily along it."""
         self.chain = chain_of(self.pairs, self.reference, len(self.views))
         chained = [None if link is None else link.transform for link in self.chain]
-        self.transforms = settle(self.pairs, chained, self.reference, self.size, self.motion)
+        along = [k for k in along if self.chain[k] is not None]
+        self.transforms = settle(self.pairs, chained, self.reference, self.size, self.motion, along)
         self.still = self._which_are_still(lambda link: float(np.sqrt(link.variance)))
 
     def _is_refuted(self, key: Key) -> bool:
         """Whether two frames (a, b) fit clearly better elsewhere once their blur is matched."""
-        matcher, known = self._matcher(key), self.pairs[key].transform
+        matcher, known = self._matcher(key), self._known(key)
         found = matcher.best([np.eye(3), known])
         return found is not None and found.explains and matcher.refutes(known, found)
+
+    def _known(self, key: Key) -> np.ndarray:
+        """The (3, 3) transform between two frames (a, b), measured or by way of others."""
+        if key in self.pairs:
+            return self.pairs[key].transform
+        first, second = (self._transform(k) for k in key)
+        return second @ np.linalg.inv(first)
 
     def _compare_by_blur(self, key: Key) -> Pair:
         """The Pair of two frames (a, b) by matched blur; it does not hold if that fails."""
@@ -156,7 +180,14 @@ class Placement:
         if found is None or not found.explains:
             return Pair(np.eye(3), np.eye(PARAMETERS[self.motion]), 0.0, 1, 1)
         blocks = self.views[key[0]].luma.size // BLOCK**2
-        return Pair(found.transform, found.covariance, found.explained, blocks, found.factor)
+        return Pair(
+            found.transform,
+            found.covariance,
+            found.explained,
+            blocks,
+            found.factor,
+            found.blur,
+        )
 
     def _match_blur(self, key: Key) -> Match | None:
         """The Match of two frames (a, b) from where they are, or from no motion."""
@@ -192,9 +223,8 @@ class Placement:
 
     def _compare_again(self, key: Key) -> Pair:
         """The Pair of two frames (a, b), starting from what is known of them."""
-        first, second = (self._transform(k) for k in key)
         a, b = (self.views[k].levels() for k in key)
-        return register(a, b, self.size, self.motion, second @ np.linalg.inv(first))
+        return register(a, b, self.size, self.motion, self._known(key))
 
     def _transform(self, k: int) -> np.ndarray:
         """The (3, 3) transform of a frame that is kept."""

@@ -44,6 +44,7 @@ class Pair:
         likeness: correlation of their contents, at most 1, mean of the finest three levels.
         blocks: number of blocks of the finest level that are in both frames.
         factor: how much smaller than the frames the compared pictures were.
+        blur: px, the radius of the blur that was matched; 0 if none was.
     """
 
     transform: np.ndarray
@@ -51,6 +52,7 @@ class Pair:
     likeness: float
     blocks: int
     factor: int
+    blur: float = 0.0
 
     @property
     def holds(self) -> bool:

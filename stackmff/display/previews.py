@@ -4,7 +4,7 @@ All of them are small sRGB copies for screens; the files to compute with are wri
 fusion/pipeline.py.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from stackmff.display.drawing import colour_map, draw_text, reduced, text_width
-from stackmff.display.relief import relief
+from stackmff.display.relief import relief, rocking
 from stackmff.errors import StackError
 from stackmff.files import atomic_path
 from stackmff.images.colour import luma
@@ -29,6 +29,7 @@ SHARPEST_SIDE = 1024  # px, of the copies that are compared for sharpness
 SWEEP_FRAMES = 16  # longer stacks are thinned out to this number
 SWEEP_BYTES = 3_000_000  # a film is made smaller until it is below this size
 FRAME_SECONDS, PAUSE_SECONDS, HOLD_SECONDS = 0.12, 0.48, 2.4  # of the sweep
+ROCK_SECONDS, ROCKS = 0.12, 2  # of a view of a relief that rocks; times that it does in a video
 PAPER, INK = (250, 250, 248), (45, 45, 50)
 UNSURE, SURE = 0.1, 0.5  # see certainty()
 
@@ -235,9 +236,7 @@ def sweep(
             written.
     """
     path = Path(path)
-    write = {".gif": _write_gif, ".mp4": _write_mp4}.get(path.suffix.lower())
-    if write is None:
-        raise StackError(f"{path} is not named as a film: use .gif or .mp4")
+    write = _writer_of(path)
     info = info or FrameInfo()
     kept = list(range(len(frames)) if info.kept is None else info.kept)
     places = np.linspace(0, len(kept) - 1, min(len(kept), SWEEP_FRAMES)).round().astype(int)
@@ -260,6 +259,35 @@ def sweep(
             if size <= SWEEP_BYTES:
                 break
             side = max(32, int(0.95 * (SWEEP_BYTES / size) ** 0.5 * max(shown[0].shape)))
+
+
+def write_rocking(path: Path, texture: np.ndarray, heights: np.ndarray) -> None:
+    """Write a film of a relief that rocks from one side to the other, without an end.
+
+    Args:
+        path: .gif or .mp4, as of `sweep`.
+        texture, heights: as of relief.surface.
+    Raises:
+        StackError: as `sweep`.
+    """
+    write = _writer_of(path)
+    views = rocking(texture, heights)
+    count = len(views)
+    order = [*range(count), *range(count - 2, 0, -1)]
+    times = 1 if path.suffix.lower() == ".gif" else ROCKS
+    with atomic_path(path) as temporary:
+        write(temporary, views, order * times, [ROCK_SECONDS] * len(order) * times)
+
+
+Write = Callable[[Path, Sequence[np.ndarray], Sequence[int], Sequence[float]], None]
+
+
+def _writer_of(path: Path) -> Write:
+    """What writes a film of this suffix; StackError where nothing does."""
+    write = {".gif": _write_gif, ".mp4": _write_mp4}.get(path.suffix.lower())
+    if write is None:
+        raise StackError(f"{path} is not named as a film: use .gif or .mp4")
+    return write
 
 
 def _labelled(picture: np.ndarray, text: str) -> np.ndarray:

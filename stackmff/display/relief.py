@@ -1,5 +1,6 @@
 """The fused picture as a relief: draped over its focus map, shaded, seen at an angle."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import cv2
@@ -49,7 +50,34 @@ def relief(
     texture, heights = surface(focus_map, picture, sure, first_is_near, side, profile)
     if min(heights.shape) < 2:  # a line has no slope
         return texture
-    return _render(texture, heights * np.float32(RELIEF))
+    view, _ = _render(texture, heights * np.float32(RELIEF), YAW, _span(heights.shape, [YAW]))
+    return _framed(view)
+
+
+def rocking(
+    texture: np.ndarray, heights: np.ndarray, count: int = 11, swing: float = 12.0
+) -> list[np.ndarray]:
+    """Draw a relief as it is turned from one side to the other.
+
+    Args:
+        texture, heights: as of `surface`, both sides at least 2 px.
+        count: of views.
+        swing: angle to either side, degrees.
+    Returns:
+        Views (h, w, 3) uint8 sRGB, all of one size.
+    """
+    # Slow at both ends, as a pendulum.
+    yaws = [float(YAW + np.radians(swing) * x) for x in -np.cos(np.linspace(0, np.pi, count))]
+    span = _span(heights.shape, yaws)
+    drawn = [_render(texture, heights * np.float32(RELIEF), yaw, span) for yaw in yaws]
+    highest = min(top for _, top in drawn)
+    lowest = max(top + len(view) for view, top in drawn)
+    out = []
+    for view, top in drawn:
+        whole = np.full((lowest - highest, *view.shape[1:]), PAPER, np.uint8)
+        whole[top - highest : top - highest + len(view)] = view
+        out.append(_framed(whole))
+    return out
 
 
 def surface(
@@ -166,14 +194,34 @@ def _shade(heights: np.ndarray) -> np.ndarray:
     return shade
 
 
-def _render(texture: np.ndarray, heights: np.ndarray) -> np.ndarray:
+def _span(shape: Sequence[int], yaws: Sequence[float]) -> tuple[float, float]:
+    """How far to the left and right a picture of (H, W) px reaches when it is turned so."""
+    side = max(shape)
+    half_height, half_width = (length / side / 2 for length in shape)
+    corners = np.array(
+        [
+            _turn(x, y, yaw)
+            for yaw in yaws
+            for x in (-half_width, half_width)
+            for y in (-half_height, half_height)
+        ]
+    )
+    views = corners[:, 0] / (corners[:, 1] + DISTANCE)
+    return views.min(), views.max()
+
+
+def _render(
+    texture: np.ndarray, heights: np.ndarray, yaw: float, span: tuple[float, float]
+) -> tuple[np.ndarray, int]:
     """Draw a block whose top is the picture.
 
     Args:
         texture: (H, W, 3) uint8.
         heights: (H, W) float32, in units of the longer side of the picture.
+        yaw: angle by which it is turned.
+        span: as of `_span`.
     Returns:
-        (h, w, 3) uint8.
+        (view (h, w, 3) uint8, its first row, from the height of the camera).
     """
     side = max(heights.shape)
     half_height, half_width = (length / side / 2 for length in heights.shape)
@@ -182,13 +230,9 @@ def _render(texture: np.ndarray, heights: np.ndarray) -> np.ndarray:
     reach = np.hypot(half_width, half_height)
     # Lines of sight: column u sees the points x = u y_away, y_away measured from below the camera.
     away = np.linspace(DISTANCE - reach, DISTANCE + reach, columns, dtype=np.float32)
-    corners = np.array(
-        [_turn(x, y) for x in (-half_width, half_width) for y in (-half_height, half_height)]
-    )
-    views = corners[:, 0] / (corners[:, 1] + DISTANCE)
-    u = np.linspace(views.min(), views.max(), columns, dtype=np.float32)
-    scale = columns / (views.max() - views.min())  # px of the view per unit of u
-    x, y = _turn(u[None] * away[:, None], away[:, None] - DISTANCE, -1)  # (rows, columns)
+    u = np.linspace(*span, columns, dtype=np.float32)
+    scale = columns / (span[1] - span[0])  # px of the view per unit of u
+    x, y = _turn(u[None] * away[:, None], away[:, None] - DISTANCE, yaw, -1)  # (rows, columns)
     map_x = ((x + half_width) * side - 0.5).astype(np.float32)
     map_y = ((half_height - y) * side - 0.5).astype(np.float32)
     inside = (np.abs(x) <= half_width) & (np.abs(y) <= half_height)
@@ -220,12 +264,12 @@ def _render(texture: np.ndarray, heights: np.ndarray) -> np.ndarray:
     wall = np.where(front[:, None], FRONT_WALL, LEFT_WALL)  # (columns, 3)
     below = rows == -2
     view[below] = np.broadcast_to(wall, view.shape)[below]
-    return _framed(np.round(view).astype(np.uint8))
+    return np.round(view).astype(np.uint8), int(top)
 
 
-def _turn(x: Any, y: Any, way: int = 1) -> tuple[Any, Any]:
-    """Rotate points about the centre of the picture by YAW; way -1: back."""
-    cosine, sine = np.cos(YAW), way * np.sin(YAW)
+def _turn(x: Any, y: Any, yaw: float, way: int = 1) -> tuple[Any, Any]:
+    """Rotate points about the centre of the picture by an angle; way -1: back."""
+    cosine, sine = np.cos(yaw), way * np.sin(yaw)
     return cosine * x - sine * y, sine * x + cosine * y
 
 

@@ -60,8 +60,14 @@ from stackmff.original import translated
 from stackmff.processes import futures_ahead, join_processes, rank_and_world
 from stackmff.records import Record, wanted_record
 
-# Options that earlier records lack, and what their results were made with.
-NEWER = {"pure_mixture": False, "lenient": False, "focus_from": None, "prefer_files": None}
+# Options that earlier records lack, and what they were made with, or hardly any would differ from.
+NEWER = {
+    "pure_mixture": False,
+    "lenient": False,
+    "focus_from": None,
+    "prefer_files": None,
+    "ghosts": "fill",
+}
 # Options that the results do not depend on, or that the record has by their SHA-256 (weights and
 # alignments).
 NOT_OF_RESULTS = {
@@ -343,7 +349,7 @@ class BatchJob:
     def wanted(self, paths: Sequence[FramePath], files: Files) -> dict[str, Any]:
         """What the record must name, see records.wanted_record."""
         options = {k: v for k, v in as_record(self.options).items() if k not in NOT_OF_RESULTS}
-        options = {k: v for k, v in options.items() if NEWER.get(k) is not v}
+        options = {k: v for k, v in options.items() if NEWER.get(k) != v}
         weights = {"network": self.weights}
         if files.known_alignment is not None:
             weights["alignment"] = sha256(files.known_alignment)

@@ -15,6 +15,7 @@ from stackmff.fusion.engines import Engine
 from stackmff.fusion.fuse import fuse_stack
 from stackmff.fusion.options import FuseOptions
 from stackmff.fusion.pipeline import Made, Shown, fuse_read, read_for
+from stackmff.fusion.retouch import fill_regions
 from stackmff.images.folders import frames_in
 from stackmff.images.formats import FORMATS, write_picture
 from stackmff.images.hyperstacks import Hyperstack, hyperstack_in, write_hyperstack
@@ -191,7 +192,7 @@ def _fused(
 
 
 def _guided(stack: Stack, guide: Stack, first: Made, engine: Engine) -> Made:
-    """Fuse a Stack by the alignment and the weights of another channel.
+    """Fuse a Stack by the alignment, the weights and the regions of another channel.
 
     Args:
         stack: its frames are changed in place.
@@ -204,7 +205,8 @@ def _guided(stack: Stack, guide: Stack, first: Made, engine: Engine) -> Made:
         apply(stack.frames, alignment)
     mixture = replace(first.mixture, alignment=alignment, guide=guide.frames)
     fused = fuse_stack(stack.frames, engine, mixture)
-    return Made(fused, mixture, first.area, list(stack.notes), first.order)
+    fill_regions(fused, stack.frames, first.regions)
+    return Made(fused, mixture, first.area, list(stack.notes), first.order, first.regions)
 
 
 def _gathered(notes: list[tuple[str, str]], count: int) -> list[str]:

@@ -116,6 +116,14 @@ class ChoiceOptions(Options):
         label="Where near and far overlap",
         choice_labels={None: "Automatic", "near": "Favour foreground", "far": "Favour background"},
     )
+    ghosts: Literal["fill", "keep"] = option(
+        "fill",
+        help="where something moved between frames: fill each such region from the frame that is "
+        "sharpest there, or keep the mixture, which may show it twice or by half "
+        "(default: %(default)s)",
+        label="Where something moved",
+        choice_labels={"fill": "One frame per region", "keep": "Mixture"},
+    )
     near: Literal["first", "last"] | None = option(
         None,
         help="which end of the stack is focused nearest (default: first for --prefer; the 3D view "

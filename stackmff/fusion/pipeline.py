@@ -4,7 +4,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import astuple, dataclass, replace
+from dataclasses import astuple, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,9 @@ from stackmff.fusion.focus_maps import smooth_map
 from stackmff.fusion.fuse import fuse_stack, get_ready
 from stackmff.fusion.memory import keep_in_file
 from stackmff.fusion.options import ChoiceOptions, EngineOptions, FuseOptions
-from stackmff.fusion.retouch import apply_strokes, load_strokes
+from stackmff.fusion.regions import Region, moved_regions, told_regions
+from stackmff.fusion.retouch import apply_strokes, fill_regions, load_strokes, pictures_beside
+from stackmff.fusion.slabs import slabs_of, write_slabs
 from stackmff.images.disagreement import disagreeing_frames
 from stackmff.images.formats import loses, to_8_bits, write_picture
 from stackmff.images.frame_store import release
@@ -89,6 +91,7 @@ class Made:
         area: to crop it to; None: it stays whole.
         notes: sentences on what was decided.
         order: (N,) ints, the place of each frame in the Stack as it was read.
+        regions: where something moved, each filled from one frame.
     """
 
     fused: Fused
@@ -96,6 +99,7 @@ class Made:
     area: Area | None
     notes: list[str]
     order: list[int]
+    regions: list[Region] = field(default_factory=list)
 
     @property
     def alignment(self) -> Alignment | None:
@@ -204,9 +208,16 @@ def fuse_aligned(
         notes += told_ends(found.alignment)
     with stage("fusing", shown) as progress:
         fused = fuse_stack(stack.frames, engine, mixture, progress)
+    regions: list[Region] = []
+    if options.choices.ghosts == "fill":
+        use = mixture.frames_used(len(stack.frames))
+        regions, undecided = moved_regions(stack.frames, use, found.alignment, fused.picture)
+        names = [path.name for path in stack.paths]
+        notes += told_regions(regions, names) if undecided is None else [undecided]
+        fill_regions(fused, stack.frames, regions)
     if options.choices.smooth and fused.focus_map is not None:
         fused = replace(fused, focus_map=_smoothed(fused, options.choices.smooth))
-    return Made(fused, mixture, area, notes, found.order)
+    return Made(fused, mixture, area, notes, found.order, regions)
 
 
 def read_sound(
@@ -301,7 +312,8 @@ def finished(made: Made, stack: Stack, bits: int | None, retouch: Path | None = 
     if retouch is not None:
         names = [path.name for path in stack.paths]
         strokes = load_strokes(retouch, names, picture.shape[:2])
-        apply_strokes(picture, stack.frames, strokes)
+        pictures = pictures_beside(retouch, strokes, picture.shape)
+        apply_strokes(picture, stack.frames, strokes, pictures=pictures)
         release(stack.frames)
     if bits == 8 or (bits is None and stack.frames.dtype == np.uint8):
         picture = to_8_bits(picture)
@@ -351,7 +363,8 @@ def fuse_files(
     fused = finished(made, stack, bits, files.retouch)
     made.notes += _write_pictures(files, fused, stack.metadata)
     if files.slabs is not None and options.choices.slab is not None:
-        write_slabs(files.slabs, stack, engine, made, options.choices.slab, shown)
+        groups = slabs_of(made.kept(), options.choices.slab)
+        write_slabs(files.slabs, stack, engine, made.mixture, groups, made.area, shown)
     if lost := loses(files.picture.suffix, fused.picture):
         made.notes.append(lost)
     height, width = fused.picture.shape[:2]
@@ -460,48 +473,6 @@ def cropped(fused: Fused, area: Area | None) -> Fused:
         for name, value in vars(fused).items()
     }
     return replace(fused, **parts)
-
-
-def slabs_of(use: Sequence[int], size: int) -> list[list[int]]:
-    """The groups of `size` neighbours among the frames; the last one reaches back for its size.
-
-    Args:
-        use: indices of the frames; size: frames of a slab.
-    """
-    size = min(size, len(use))
-    starts = [*range(0, len(use) - size, size), len(use) - size]
-    return [list(use[start : start + size]) for start in starts]
-
-
-def write_slabs(
-    folder: Path, stack: Stack, engine: Engine, made: Made, size: int, shown: Shown
-) -> None:
-    """Fuse groups of neighbours into folder/slab_<first>-<last>.tif, frames counted from 1.
-
-    Slabs of an earlier run with other groups are removed.
-
-    Args:
-        folder: of the slabs.
-        stack: of aligned frames; made: of it.
-        engine: runs the network.
-        size: frames of a slab.
-        shown: whether progress is shown, see progress.stage.
-    """
-    use = made.kept()
-    groups = slabs_of(use, size)
-    digits, written = len(str(use[-1] + 1)), set()
-    with stage("slabs", shown) as progress:
-        for done, group in enumerate(groups, start=1):
-            mixture = replace(made.mixture, use=group, maps=False, deep=True)
-            slab = cropped(fuse_stack(stack.frames, engine, mixture), made.area)
-            ends = "-".join(f"{index + 1:0{digits}}" for index in (group[0], group[-1]))
-            path = folder / f"slab_{ends}.tif"
-            write_picture(path, slab.picture, stack.metadata)
-            written.add(path)
-            if progress is not None:
-                progress(done, len(groups))
-    for path in set(folder.glob("slab_*-*.tif")) - written:
-        path.unlink(missing_ok=True)
 
 
 def show(

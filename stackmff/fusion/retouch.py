@@ -2,10 +2,14 @@
 
 The file of strokes is JSON: the size of the picture, and for each stroke the name of the frame
 (null brings the mixture back), the radius in px, the softness, the opacity where it is not 1, and
-the points [x, y] that it goes through, pixel centres at integers.
+the points [x, y] that it goes through, pixel centres at integers. A stroke of another picture than
+a frame, such as a slab, has its name as "picture" in place of "frame": it is NAME.tif beside the
+file. Under the pressure of a pen, "sizes" and "opacities" are the share of radius and opacity that
+each point has. A stroke may also be a region that a frame fills, see fusion/regions.py.
 """
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,11 +18,14 @@ import numpy as np
 
 from stackmff.errors import StackError
 from stackmff.files import parse_json, read_bytes, write_json
+from stackmff.fusion.blending import Fused
+from stackmff.fusion.regions import Box, Region, region_of
+from stackmff.images.formats import decode
+from stackmff.images.frame_store import release
 
 MOST_POINTS = 20_000  # of a stroke; a file with more was not written by this program
-
-
-Box = tuple[int, int, int, int]  # (top, bottom, left, right), px
+BAND = 512  # rows that are painted at once, so that memory does not grow with the height
+PICTURE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")  # it becomes the name of a file
 
 
 @dataclass(frozen=True)
@@ -26,11 +33,14 @@ class Stroke:
     """One stroke.
 
     Attributes:
-        frame: index of the frame, None for the mixture.
+        frame: index of the frame, None for the mixture, or for `picture`.
         radius: px, above 0.
         softness: share of the radius over which the stroke fades, in [0, 1].
         points: (P, 2) float64, x and y, P >= 1.
         opacity: share of the frame in the core of the stroke, above 0 and at most 1.
+        picture: name of the picture that is shown in place of a frame, or None.
+        sizes: (P,) share of the radius at each point, above 0 and at most 1; None: all of it.
+        opacities: as `sizes`, of the opacity.
     """
 
     frame: int | None
@@ -38,6 +48,9 @@ class Stroke:
     softness: float
     points: np.ndarray
     opacity: float = 1.0
+    picture: str | None = None
+    sizes: np.ndarray | None = None
+    opacities: np.ndarray | None = None
 
     def box(self, size: Sequence[int]) -> Box:
         """The box of all that it may touch in a picture of (height, width)."""
@@ -47,20 +60,25 @@ class Stroke:
         return int(top), int(bottom), int(left), int(right)
 
 
-def cover(stroke: Stroke, top: int, bottom: int, left: int, right: int) -> np.ndarray:
+Painting = Stroke | Region
+
+
+def cover(stroke: Painting, top: int, bottom: int, left: int, right: int) -> np.ndarray:
     """How much a stroke covers the pixels of a window, the same in any window.
 
     Args:
-        stroke: the stroke.
+        stroke: the stroke, or the region.
         top, bottom, left, right: px, bottom and right exclusive.
     Returns:
         (bottom - top, right - left) float32 in [0, 1]: the opacity in the core, fading smoothly
         to 0.
     """
+    if isinstance(stroke, Region):
+        return stroke.cover(top, bottom, left, right)
     out = np.zeros((bottom - top, right - left), np.float32)
     ends = stroke.points[1:] if len(stroke.points) > 1 else stroke.points
     fade = max(stroke.softness * stroke.radius, 1.0)  # px; at least one, against jagged edges
-    for start, end in zip(stroke.points, ends):
+    for k, (start, end) in enumerate(zip(stroke.points, ends)):
         low = np.floor(np.minimum(start, end) - stroke.radius).astype(int)
         high = np.ceil(np.maximum(start, end) + stroke.radius).astype(int) + 1
         x0, x1 = np.clip([low[0], high[0]], left, right)
@@ -72,14 +90,31 @@ def cover(stroke: Stroke, top: int, bottom: int, left: int, right: int) -> np.nd
         way = end - start
         along = np.clip((x * way[0] + y * way[1]) / max(way @ way, 1e-12), 0, 1)
         away = np.hypot(x - along * way[0], y - along * way[1])
-        share = np.clip((stroke.radius - away) / fade, 0, 1).astype(np.float32)
+        radius: Any = stroke.radius
+        if stroke.sizes is not None:
+            radius = radius * _between(stroke.sizes, k, along)
+            fade = np.maximum(stroke.softness * radius, 1.0)
+        share = np.clip((radius - away) / fade, 0, 1).astype(np.float32)
+        share = share * share * (3 - 2 * share)
+        if stroke.opacities is not None:
+            share *= _between(stroke.opacities, k, along).astype(np.float32)
         part = out[y0 - top : y1 - top, x0 - left : x1 - left]
-        np.maximum(part, share * share * (3 - 2 * share), out=part)
+        np.maximum(part, share, out=part)
     return out if stroke.opacity == 1 else out * np.float32(stroke.opacity)
 
 
-def cost_of(stroke: Stroke, size: Sequence[int]) -> float:
+def _between(values: np.ndarray, k: int, along: np.ndarray) -> np.ndarray:
+    """Values between point k and the next one of a stroke, `along` in [0, 1] of the way."""
+    start, end = values[k], values[min(k + 1, len(values) - 1)]
+    between: np.ndarray = start + (end - start) * along
+    return between
+
+
+def cost_of(stroke: Painting, size: Sequence[int]) -> float:
     """The number of pixels that `cover` visits for a stroke in a picture of (height, width)."""
+    if isinstance(stroke, Region):
+        top, bottom, left, right = stroke.box(size)
+        return float(max(bottom - top, 0) * max(right - left, 0))
     points = stroke.points
     ends = points[1:] if len(points) > 1 else points
     starts = points[: len(ends)]
@@ -91,9 +126,10 @@ def cost_of(stroke: Stroke, size: Sequence[int]) -> float:
 def apply_strokes(
     picture: np.ndarray,
     frames: np.ndarray,
-    strokes: Sequence[Stroke],
+    strokes: Sequence[Painting],
     area: Box | None = None,
     mixture: np.ndarray | None = None,
+    pictures: Mapping[str, np.ndarray] | None = None,
 ) -> None:
     """Paint strokes in their order into a fused picture, in place.
 
@@ -104,25 +140,56 @@ def apply_strokes(
         area: the only part that is painted; None: all.
         mixture: the picture without strokes, (H, W, C), for strokes that bring it back; None: a
             copy of `picture`, made if there are any.
+        pictures: {name: (H, W, C) uint8 or uint16}, for strokes of other pictures.
     """
     size = picture.shape[:2]
     area = (0, size[0], 0, size[1]) if area is None else area
-    if mixture is None and any(stroke.frame is None for stroke in strokes):
+    if mixture is None and any(one.frame is None and one.picture is None for one in strokes):
         mixture = picture.copy()
-    scale = np.float32(np.iinfo(picture.dtype).max // np.iinfo(frames.dtype).max)  # 1 or 257
+    white = np.iinfo(picture.dtype).max
     for stroke in strokes:
         top, bottom, left, right = common(stroke.box(size), area)
         if top >= bottom or left >= right:
             continue
-        share = cover(stroke, top, bottom, left, right)[..., None]
         source: np.ndarray
-        if stroke.frame is None:
+        if stroke.picture is not None:
+            assert pictures is not None  # whoever reads such strokes reads their pictures
+            source = pictures[stroke.picture]
+        elif stroke.frame is None:
             assert mixture is not None  # a copy has been made
-            source = mixture[top:bottom, left:right].astype(np.float32)
+            source = mixture
         else:
-            source = frames[stroke.frame, top:bottom, left:right] * scale
-        part = picture[top:bottom, left:right]
-        part[:] = np.rint(part + (source - part) * share).astype(picture.dtype)
+            source = frames[stroke.frame]
+        scale = np.float32(white / np.iinfo(source.dtype).max)  # 1, 257, or 1 / 257
+        for start in range(top, bottom, BAND):
+            stop = min(start + BAND, bottom)
+            share = cover(stroke, start, stop, left, right)[..., None]
+            shown = source[start:stop, left:right] * scale
+            part = picture[start:stop, left:right]
+            part[:] = np.rint(part + (shown - part) * share).astype(picture.dtype)
+
+
+def fill_regions(fused: Fused, frames: np.ndarray, regions: Sequence[Region]) -> None:
+    """Fill regions of a fused picture and of its maps from one frame each, in place.
+
+    Args:
+        fused: of the frames, not cropped.
+        frames: (N, H, W, C) uint8 or uint16, aligned.
+        regions: of the picture.
+    """
+    apply_strokes(fused.picture, frames, regions)
+    release(frames)
+    count = max(len(frames) - 1, 1)
+    for region in regions:
+        top, bottom, left, right = region.box(region.size)
+        for start in range(top, bottom, BAND):
+            stop = min(start + BAND, bottom)
+            share = region.cover(start, stop, left, right)
+            values = ((fused.focus_map, 65535 * region.frame / count), (fused.confidence, 255))
+            for plane, value in values:
+                if plane is not None:
+                    part = plane[start:stop, left:right]
+                    part[:] = np.rint(part + (np.float32(value) - part) * share)
 
 
 def common(box: Box, other: Box) -> Box:
@@ -131,13 +198,19 @@ def common(box: Box, other: Box) -> Box:
     return top, min(box[1], other[1]), left, min(box[3], other[3])
 
 
-def stroke_of(record: Any, names: Sequence[str]) -> Stroke:
-    """The Stroke of a record of the file; ValueError if it is not one.
+def stroke_of(record: Any, names: Sequence[str]) -> Painting:
+    """The Stroke or Region of a record of the file; ValueError if it is not one.
 
     Args:
-        record: {"frame", "radius", "softness", "points"}, and "opacity" where it is not 1.
+        record: {"frame" or "picture", "radius", "softness", "points"}, and "opacity" where it is
+            not 1, "sizes" and "opacities" where a pen was pressed; or {"frame", "region"}, see
+            regions.region_of.
         names: of the frames.
     """
+    if isinstance(record, dict) and "region" in record:
+        if (frame := record["frame"]) not in names:
+            raise ValueError(f"its frame {frame} is not in the stack")
+        return region_of(record["region"], list(names).index(frame))
     if not isinstance(record, dict) or not isinstance(record.get("points"), list):
         raise ValueError("it is not a stroke")
     if not 1 <= len(record["points"]) <= MOST_POINTS:
@@ -153,25 +226,52 @@ def stroke_of(record: Any, names: Sequence[str]) -> Stroke:
         raise ValueError("its points are not pairs of numbers in range")
     if not (0 < radius < 1e5 and 0 <= softness <= 1 and 0 < opacity <= 1):
         raise ValueError("its radius, softness or opacity is out of range")
+    sizes, opacities = (_shares_of(record, key, len(points)) for key in ("sizes", "opacities"))
+    if (picture := record.get("picture")) is not None:
+        if not (isinstance(picture, str) and PICTURE_NAME.fullmatch(picture)):
+            raise ValueError("the name of its picture is not one")
+        return Stroke(None, radius, softness, points, opacity, picture, sizes, opacities)
     if (frame := record["frame"]) is not None and frame not in names:
         raise ValueError(f"its frame {frame} is not in the stack")
     index = None if frame is None else list(names).index(frame)
-    return Stroke(index, radius, softness, points, opacity)
+    return Stroke(index, radius, softness, points, opacity, None, sizes, opacities)
 
 
-def record_of(stroke: Stroke, names: Sequence[str]) -> dict[str, Any]:
-    """The record of a Stroke, for `stroke_of`."""
-    record: dict[str, Any] = {
-        "frame": None if stroke.frame is None else names[stroke.frame],
+def _shares_of(record: Mapping[str, Any], key: str, count: int) -> np.ndarray | None:
+    """The shares of the points of a stroke, see Stroke.sizes; ValueError if they are not that."""
+    if key not in record:
+        return None
+    try:
+        shares = np.array(record[key], np.float64)
+    except OverflowError as error:
+        raise ValueError(f"its {key} are too large") from error
+    if shares.shape != (count,) or not ((shares > 0) & (shares <= 1)).all():
+        raise ValueError(f"its {key} are not a share of each point")
+    return shares
+
+
+def record_of(stroke: Painting, names: Sequence[str]) -> dict[str, Any]:
+    """The record of a Stroke or Region, for `stroke_of`."""
+    if isinstance(stroke, Region):
+        return {"frame": names[stroke.frame], "region": stroke.record()}
+    record: dict[str, Any] = {"picture": stroke.picture}
+    if stroke.picture is None:
+        record = {"frame": None if stroke.frame is None else names[stroke.frame]}
+    record |= {
         "radius": stroke.radius,
         "softness": stroke.softness,
         "points": stroke.points.tolist(),
     }
-    return record if stroke.opacity == 1 else record | {"opacity": stroke.opacity}
+    if stroke.opacity != 1:
+        record["opacity"] = stroke.opacity
+    for key, shares in (("sizes", stroke.sizes), ("opacities", stroke.opacities)):
+        if shares is not None:
+            record[key] = shares.tolist()
+    return record
 
 
 def save_strokes(
-    path: Path, strokes: Sequence[Stroke], names: Sequence[str], size: Sequence[int]
+    path: Path, strokes: Sequence[Painting], names: Sequence[str], size: Sequence[int]
 ) -> None:
     """Write strokes as JSON, atomically.
 
@@ -184,7 +284,7 @@ def save_strokes(
     write_json(path, record | {"strokes": [record_of(stroke, names) for stroke in strokes]})
 
 
-def load_strokes(path: Path, names: Sequence[str], size: Sequence[int]) -> list[Stroke]:
+def load_strokes(path: Path, names: Sequence[str], size: Sequence[int]) -> list[Painting]:
     """Read strokes that `save_strokes` wrote.
 
     Args:
@@ -201,9 +301,36 @@ def load_strokes(path: Path, names: Sequence[str], size: Sequence[int]) -> list[
     return strokes_of(record, path, names, size)
 
 
+def pictures_beside(
+    path: Path, strokes: Sequence[Painting], shape: Sequence[int]
+) -> dict[str, np.ndarray]:
+    """The other pictures of strokes, {name: (H, W, C)}, from beside their file.
+
+    Args:
+        path: of the file; strokes: in it; shape: (H, W, C) of the fused picture.
+    Raises:
+        StackError: a picture is missing, cannot be read, or has another shape.
+    """
+    out = {}
+    for name in dict.fromkeys(stroke.picture for stroke in strokes if stroke.picture is not None):
+        file = path.with_name(f"{name}.tif")
+        if not file.is_file():
+            raise StackError(
+                f"{path} has strokes of the picture {file.name}, which is not beside it: keep the "
+                "files of the archive that the page exports together"
+            )
+        out[name] = decode(file).picture
+        if out[name].shape != tuple(shape):
+            raise StackError(
+                f"{file} is not of the shape of the fused picture: export the strokes from the "
+                "page again"
+            )
+    return out
+
+
 def strokes_of(
     record: Any, path: object, names: Sequence[str], size: Sequence[int]
-) -> list[Stroke]:
+) -> list[Painting]:
     """The strokes in the content of a file of strokes.
 
     Args:

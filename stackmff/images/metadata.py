@@ -9,7 +9,7 @@ import contextlib
 import io
 import struct
 import warnings
-from collections.abc import Set
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, BinaryIO
@@ -143,6 +143,11 @@ def with_resolution(exif: bytes | None, per_metre: tuple[int, int]) -> bytes:
         first[tag] = TiffImagePlugin.IFDRational(value, 100)
     first.tagtype[RESOLUTION_UNIT], first[RESOLUTION_UNIT] = TiffTags.SHORT, CENTIMETRE
     return HEADS["little"] + _together(first, inner)
+
+
+def directory_of(source: BinaryIO) -> Mapping[int, Any]:
+    """The values of the first directory of a block; one of DAMAGED if it cannot be read."""
+    return _loaded(source, source.read(8), None)
 
 
 def resolution_of(exif: bytes | None) -> tuple[int, int] | None:

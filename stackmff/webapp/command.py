@@ -12,7 +12,7 @@ from stackmff.fusion.engines import choose_engine
 from stackmff.fusion.options import EngineOptions
 from stackmff.options import HelpFormatter, Options, add_options, option, parse
 from stackmff.webapp.guard import is_local
-from stackmff.webapp.results import Prober
+from stackmff.webapp.probing import ProbeProcess
 from stackmff.webapp.server import find_uvicorn, make_app
 from stackmff.webapp.sessions import Sessions, default_projects
 from stackmff.webapp.uploads import UploadLimits
@@ -147,9 +147,8 @@ def serve(options: AppOptions, sessions: Sessions) -> None:
     """Listen and answer until Ctrl-C."""
     uvicorn = find_uvicorn()
     network, host = options.network, options.server.host
-    app = make_app(
-        sessions, Prober(network.model_path, network.device), [host, *options.server.names]
-    )
+    prober = ProbeProcess(network.model_path.resolve(), network.device)
+    app = make_app(sessions, prober, [host, *options.server.names])
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.create_server((host, options.server.port), family=family) as listening:
         port = listening.getsockname()[1]
@@ -158,7 +157,10 @@ def serve(options: AppOptions, sessions: Sessions) -> None:
         config = uvicorn.Config(
             app, log_level="warning", timeout_graceful_shutdown=2, server_header=False
         )
-        uvicorn.Server(config).run([listening])
+        try:
+            uvicorn.Server(config).run([listening])
+        finally:
+            prober.close()
 
 
 def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:

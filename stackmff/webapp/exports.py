@@ -3,12 +3,16 @@
 import io
 import shutil
 import zipfile
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 from PIL import Image, ImageCms
 
+from stackmff.display.annotations import annotate
+from stackmff.display.previews import write_rocking
 from stackmff.errors import StackError
 from stackmff.files import parse_json, write_bytes, write_json
 from stackmff.fusion.retouch import apply_strokes, load_strokes
@@ -16,10 +20,13 @@ from stackmff.images.formats import to_8_bits, write_picture
 from stackmff.images.metadata import Metadata
 from stackmff.webapp.jobs import ExportSpec
 from stackmff.webapp.model import glb
+from stackmff.webapp.other_pictures import stems_in
 from stackmff.webapp.results import TALLEST, ShownResult
 
 Area = tuple[int, int, int, int]  # (top, bottom, left, right), px
 SUFFIXES = {"png": ".png", "tiff": ".tif", "jpeg": ".jpg", "webp": ".webp"}
+OF_SURFACE = ("model", "rocking-gif", "rocking-mp4")
+FILM_SIDE = 480  # px, longest side of the surface in a film
 DEEP = ("png", "tiff")  # formats that have 16 bits
 OTHERS = {
     "focus": ".png",
@@ -28,6 +35,8 @@ OTHERS = {
     "strokes": ".json",
     "slabs": ".zip",
     "model": ".glb",
+    "rocking-gif": ".gif",
+    "rocking-mp4": ".mp4",
 }
 
 
@@ -41,22 +50,39 @@ def write_export(spec: ExportSpec) -> list[str]:
     """
     result = ShownResult(spec.result, painted=False)
     path = Path(spec.path)
-    if spec.what not in ("picture", "model"):
+    if spec.what not in ("picture", *OF_SURFACE):
         write_other(result, spec.what, path, Path(spec.strokes), spec.area)
         return []
     picture = np.array(result.fused)
     strokes = load_strokes(Path(spec.strokes), result.names, result.size)
-    apply_strokes(picture, result.frames, strokes, None, result.fused)
-    if spec.what == "model":
+    apply_strokes(picture, result.frames, strokes, None, result.fused, result.sources)
+    if spec.what in OF_SURFACE:
         result.picture = picture
-        write_bytes(path, glb(*result.relief(), TALLEST))
+        if spec.what == "model":
+            write_bytes(path, glb(*result.relief(), TALLEST))
+        else:
+            write_film(path, *result.raised())
         return []
     picture = cut(picture, spec.area)
     picture = picture if spec.bits == 16 and not spec.srgb else to_8_bits(picture)
     metadata = result.metadata
     if spec.srgb and metadata.profile is not None:
         picture, metadata = in_srgb(picture, metadata)
+    if spec.label or spec.pixel_size is not None:
+        picture = np.ascontiguousarray(picture)
+        annotate(picture, spec.label, spec.pixel_size)
     return write_picture(path, picture, metadata, quality=spec.quality)
+
+
+def write_film(path: Path, heights: np.ndarray, texture: np.ndarray) -> None:
+    """Write a film of the 3D view as it rocks; heights and texture as of ShownResult.raised."""
+    height, width = heights.shape
+    if min(heights.shape) < 2:
+        raise StackError("a line has no 3D view: export the picture")
+    factor = FILM_SIDE / max(heights.shape)
+    size = max(round(width * factor), 2), max(round(height * factor), 2)
+    small = cv2.resize(texture, size, interpolation=cv2.INTER_AREA)
+    write_rocking(path, small, cv2.resize(np.float32(heights), size))
 
 
 def cut(picture: np.ndarray, area: Area | None) -> np.ndarray:
@@ -111,18 +137,46 @@ def write_other(
             write_picture(path, cut(np.array(plane), area))
             return
     elif what == "strokes":
-        shutil.copyfile(strokes, path)
+        if path.suffix == ".zip":
+            write_with_sources(result, path, strokes)
+        else:
+            shutil.copyfile(strokes, path)
         return
     elif what == "alignment" and result.alignment is not None:
         record = parse_json(result.alignment_file.read_bytes())
         write_json(path, record if area is None else {"area": list(area), **record})
         return
-    elif what == "slabs" and (slabs := sorted(result.files.slabs.glob("*.tif"))):
-        with zipfile.ZipFile(path, "w") as archive:  # uncompressed: the TIFFs already are
-            for slab in slabs:
-                archive.write(slab, slab.name)
+    elif what == "slabs" and (slabs := stems_in(result.files.slabs)):
+        files = {name: result.files.slabs / f"{name}.npy" for name in slabs}
+        write_tiffs(path, files, result.metadata)
         return
     raise StackError(f"this result has no {what}: fuse again with that option")
+
+
+def write_with_sources(result: ShownResult, path: Path, strokes: Path) -> None:
+    """Put strokes into a zip archive with the pictures that they take besides frames."""
+    painted = load_strokes(strokes, result.names, result.size)
+    names = dict.fromkeys(stroke.picture for stroke in painted if stroke.picture is not None)
+    files = {name: result.files.sources / f"{name}.npy" for name in names}
+    write_tiffs(path, files, result.metadata)
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.write(strokes, f"{path.stem}.json")
+
+
+def write_tiffs(path: Path, pictures: Mapping[str, Path], metadata: Metadata) -> None:
+    """Put pictures into a zip archive as TIFFs.
+
+    Args:
+        path: of the archive.
+        pictures: {name: file, .npy}.
+        metadata: for each of them.
+    """
+    with zipfile.ZipFile(path, "w") as archive:  # uncompressed: the TIFFs already are
+        for name, file in pictures.items():
+            tiff = path.with_name(f"{name}.tif")
+            write_picture(tiff, np.load(file, mmap_mode="r"), metadata, durable=False)
+            archive.write(tiff, tiff.name)
+            tiff.unlink()
 
 
 def write_all(path: Path, files: list[Path]) -> None:

@@ -73,6 +73,24 @@ class FuseSpec:
 
 
 @dataclass(frozen=True)
+class MethodSpec:
+    """Fuse the aligned frames of a result by a method of the toolbox.
+
+    Attributes:
+        result: folder of the result.
+        frames: file of its frames.
+        method: name of the method.
+        longest: seconds that it may take.
+    """
+
+    result: str
+    frames: str
+    method: str
+    longest: float = 20 * LONGEST
+    kind: str = "method"
+
+
+@dataclass(frozen=True)
 class ExportSpec:
     """Write a file of a result.
 
@@ -85,6 +103,8 @@ class ExportSpec:
         quality: of JPEG, 1 to 100; of WebP too, where None is lossless.
         srgb: convert to sRGB; else the profile of the frames is kept.
         area: (top, bottom, left, right) px to crop to, or None.
+        label: text in the corner of the picture.
+        pixel_size: micrometres, for a scale bar on the picture; None: no scale bar.
         longest: seconds that it may take.
     """
 
@@ -96,8 +116,28 @@ class ExportSpec:
     quality: int | None = None
     srgb: bool = False
     area: tuple[int, int, int, int] | None = None
+    label: str = ""
+    pixel_size: float | None = None
     longest: float = 10 * LONGEST
     kind: str = "export"
+
+
+@dataclass(frozen=True)
+class SplitSpec:
+    """Find the stacks below a folder, or those that files of one folder are.
+
+    Attributes:
+        folder: that is searched; None: the files are split.
+        files: pictures of one folder, in their order.
+        frame_pixels: largest size of a frame, px.
+        longest: seconds that it may take.
+    """
+
+    folder: str | None
+    files: list[str]
+    frame_pixels: int
+    longest: float = 10 * LONGEST
+    kind: str = "split"
 
 
 @dataclass(frozen=True)
@@ -146,7 +186,17 @@ class UnpackSpec:
     kind: str = "unpack"
 
 
-Spec = TypeVar("Spec", ExamineSpec, FuseSpec, ExportSpec, ExampleSpec, PackSpec, UnpackSpec)
+Spec = TypeVar(
+    "Spec",
+    ExamineSpec,
+    FuseSpec,
+    MethodSpec,
+    ExportSpec,
+    SplitSpec,
+    ExampleSpec,
+    PackSpec,
+    UnpackSpec,
+)
 
 
 class WorkerJob(Generic[Spec]):

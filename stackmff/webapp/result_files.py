@@ -20,7 +20,10 @@ class ResultFiles:
         focus_map: .npy, (H, W) uint16, 0 the first frame, 65535 the last.
         confidence: .npy, (H, W) uint8; missing where the network predicts no weights.
         alignment: .json; missing as `frames`, and where the frames were not aligned.
-        slabs: folder; missing where none were wanted.
+        slabs: folder of .npy, (H, W, C) uint16; missing where none were wanted.
+        methods: folder of .npy, (H, W, C) of the dtype of the frames: what methods of the toolbox
+            made of them.
+        sources: folder of the pictures that strokes take besides frames.
         retouched: .npy, a copy of `fused` that strokes are painted on.
         record: .json, the ResultRecord, which is written last.
         strokes: .jsonl, what was painted, undone and redone, see strokes.py.
@@ -34,6 +37,8 @@ class ResultFiles:
         self.confidence = self.folder / "confidence.npy"
         self.alignment = self.folder / "alignment.json"
         self.slabs = self.folder / "slabs"
+        self.methods = self.folder / "methods"
+        self.sources = self.folder / "sources"
         self.retouched = self.folder / "retouched.npy"
         self.record = self.folder / "result.json"
         self.strokes = self.folder / "strokes.jsonl"
@@ -104,6 +109,8 @@ class ResultRecord:
         aligned: name of the folder of its frames, beside that of its run; None: they are its own.
         whole: (height, width) px of the picture that a draft stands for; None: it is no draft.
         made: when, seconds since 1970.
+        regions: where something moved, each {"frame": name, "region": as of Region.record}, which
+            is also what paints another frame there, see retouch.stroke_of.
     """
 
     shape: Sequence[int]
@@ -121,6 +128,7 @@ class ResultRecord:
     aligned: str | None = None
     whole: Sequence[int] | None = None
     made: float = 0.0
+    regions: Sequence[dict[str, Any]] = ()
 
     def save(self, path: Path) -> None:
         """Write it, atomically; StackError where that fails."""

@@ -1,10 +1,8 @@
 """What the page shows of a result: tiles at any zoom, the origin of a pixel, the 3D view."""
 
-import itertools
 import secrets
 import shutil
 import threading
-from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,24 +18,23 @@ from stackmff.display.relief import surface
 from stackmff.errors import StackError
 from stackmff.files import natural_key
 from stackmff.fusion.blending import Mixture
-from stackmff.fusion.engines import Engine, choose_engine
+from stackmff.fusion.engines import Engine
 from stackmff.fusion.fuse import mixture_at
-from stackmff.fusion.retouch import Stroke, apply_strokes, cover, record_of, stroke_of
+from stackmff.fusion.retouch import Painting, apply_strokes, cover, record_of, stroke_of
 from stackmff.images.colour import luma
 from stackmff.images.formats import decode
 from stackmff.images.frame_store import release
 from stackmff.images.levels import levels_of
 from stackmff.webapp.kept_frames import is_kept
+from stackmff.webapp.other_pictures import SourcePictures, layer_file, title_of
 from stackmff.webapp.result_files import AlignedFiles, ResultFiles, decode_metadata, load_record
 from stackmff.webapp.strokes import Painted, StrokeLog, Waiting
+from stackmff.webapp.tiles import COPIES, Layer, Stamps, jpeg, shrunk, webp
 
 TILE = 512  # px
 SMALL = 4  # reduction of the copies that distant views are cut from
 MOST_LEVEL = 12  # of tiles
 UNSURE = (255, 96, 0)  # RGB of the overlay where it is not certain which frame is in focus
-MOST_COPIES = 200e6  # bytes of small copies of all results; about 5 MB each for 24 megapixels
-QUALITY = 92  # of JPEG
-OVERLAY_QUALITY = 80  # of WebP
 SURFACE_SIDE, TEXTURE_SIDE = 400, 1600  # px, of the 3D view's heights and texture
 TALLEST = 0.16  # height of the nearest point of the 3D view, in units of the longer side
 PLAIN_SHARE = 0.9  # a frame's share of a pixel from which on the pixel counts as that frame's
@@ -45,58 +42,6 @@ LAYERS = ("fused", "plain", "focus", "confidence")  # besides the frames, named 
 NEAR = 12  # px around a place that is compared for sharpness
 
 Box = tuple[int, int, int, int]  # (top, bottom, left, right), px
-Layer = str | int
-
-
-class CopyCache:
-    """Small copies of layers, of all results together.
-
-    Args:
-        most_bytes: beyond it, those that were used least recently are forgotten.
-    """
-
-    def __init__(self, most_bytes: float) -> None:
-        self.most_bytes, self.bytes = most_bytes, 0
-        self.copies: OrderedDict[tuple[str, Layer], np.ndarray] = OrderedDict()
-        self.lock = threading.Lock()
-
-    def get(self, owner: str, layer: Layer) -> np.ndarray | None:
-        """The copy of a layer of a result, or None."""
-        with self.lock:
-            found = self.copies.get((owner, layer))
-            if found is not None:
-                self.copies.move_to_end((owner, layer))
-            return found
-
-    def put(self, owner: str, layer: Layer, copy: np.ndarray) -> None:
-        """Keep a copy."""
-        with self.lock:
-            before = self.copies.pop((owner, layer), None)
-            self.bytes += copy.nbytes - (0 if before is None else before.nbytes)
-            self.copies[owner, layer] = copy
-            while self.bytes > self.most_bytes and len(self.copies) > 1:
-                _, gone = self.copies.popitem(last=False)
-                self.bytes -= gone.nbytes
-
-
-COPIES = CopyCache(MOST_COPIES)
-
-
-class Stamps:
-    """The stamp of a painted picture, which no two pictures share.
-
-    Browsers keep tiles by their address, which has it: whether strokes were undone or the server
-    was restarted, what they kept must not be shown for another picture.
-    """
-
-    def __init__(self) -> None:
-        self.boot, self.counter = secrets.token_hex(4), itertools.count()
-        self.now = ""
-        self.change()
-
-    def change(self) -> None:
-        """Another picture is there."""
-        self.now = f"{self.boot}-{next(self.counter)}"
 
 
 class ShownResult:
@@ -143,6 +88,7 @@ class ShownResult:
             colours = colours_of(self.frames)
             self.alignment = load_alignment(self.alignment_file, record.files, self.size, colours)
         self.picture = self.fused  # a copy of its own from the first stroke on
+        self.sources = SourcePictures(self.files.sources, self.fused.shape)
         self.owner = secrets.token_hex(8)  # of small copies
         self.lock = threading.RLock()
         self.stamps = stamps or Stamps()
@@ -150,7 +96,7 @@ class ShownResult:
         self.painted_with = self.log.read() if painted else Painted()
         if self.strokes:
             self._own_picture()
-            apply_strokes(self.picture, self.frames, self.strokes, None, self.fused)
+            self._apply(self.strokes)
             release(self.frames)
 
     @property
@@ -169,12 +115,12 @@ class ShownResult:
         return self.height, self.width
 
     @property
-    def strokes(self) -> list[Stroke]:
+    def strokes(self) -> list[Painting]:
         """The strokes that are painted."""
         return self.painted_with.strokes
 
     @property
-    def undone(self) -> list[Stroke]:
+    def undone(self) -> list[Painting]:
         """The strokes that can be redone, the next one last."""
         return self.painted_with.undone
 
@@ -197,8 +143,17 @@ class ShownResult:
             made.replace(self.files.retouched)
             self.picture = np.load(self.files.retouched, mmap_mode="r+")
 
+    def _apply(self, strokes: Sequence[Painting], box: Box | None = None) -> None:
+        """Paint strokes into the picture, in a box or everywhere."""
+        apply_strokes(self.picture, self.frames, strokes, box, self.fused, self.sources)
+
+    def has_layer(self, word: str) -> bool:
+        """Whether this is a layer, other than a frame, that `plane` has."""
+        return word in LAYERS or layer_file(self.files, word) is not None
+
     def plane(self, layer: Layer) -> np.ndarray:
-        """The pixels (H, W) or (H, W, C) of a layer: one of LAYERS, or the index of a frame."""
+        """The pixels (H, W) or (H, W, C) of a layer: one of LAYERS, a slab, the picture of a
+        method, see other_pictures.py, or the index of a frame."""
         if layer == "fused":
             return self.picture
         if layer == "plain":
@@ -209,7 +164,13 @@ class ShownResult:
             if self.confidence is None:
                 raise StackError("this network gives no confidence: use a StackMix checkpoint")
             return self.confidence
-        return self.frames[layer]
+        if isinstance(layer, int):
+            return self.frames[layer]
+        path = layer_file(self.files, layer)
+        if path is None:
+            raise LookupError("there is no such picture")
+        other: np.ndarray = np.load(path, mmap_mode="r")
+        return other
 
     def small_copy(self, layer: Layer) -> np.ndarray:
         """A layer reduced SMALL times; the copy is kept for the next call."""
@@ -218,7 +179,7 @@ class ShownResult:
             return known
         plane = self.plane(layer)
         size = -(-self.width // SMALL), -(-self.height // SMALL)
-        copy = _shrunk(plane, size)
+        copy = shrunk(plane, size)
         release(self.frames)
         COPIES.put(self.owner, layer, copy)
         return copy
@@ -244,10 +205,8 @@ class ShownResult:
         part = np.ascontiguousarray(part)
         if factor > 1:
             height, width = part.shape[:2]
-            part = _shrunk(part, (-(-width // factor), -(-height // factor)))
-        return (
-            _webp(self.doubt(part)) if layer == "confidence" else _jpeg(self.painted(layer, part))
-        )
+            part = shrunk(part, (-(-width // factor), -(-height // factor)))
+        return webp(self.doubt(part)) if layer == "confidence" else jpeg(self.painted(layer, part))
 
     def doubt(self, part: np.ndarray) -> np.ndarray:
         """The overlay of a part of the confidence: (h, w, 4) uint8 RGBA, clear where it is sure."""
@@ -324,6 +283,8 @@ class ShownResult:
                 continue
             if share := float(cover(stroke, y, y + 1, x, x + 1)[0, 0]):
                 name = None if stroke.frame is None else self.names[stroke.frame]
+                if stroke.picture is not None:
+                    name = title_of(stroke.picture)
                 return {"frame": name, "share": round(share, 3)}
         return None
 
@@ -335,7 +296,7 @@ class ShownResult:
         found = [(self.names[k], round(float(shares[k]), 3)) for k in np.argsort(-shares)]
         return [(name, share) for name, share in found if share >= 0.005]
 
-    def paint(self, stroke: Stroke) -> Box:
+    def paint(self, stroke: Painting) -> Box:
         """Paint one more stroke; return the box that has changed."""
         with self.lock:
             self._own_picture()
@@ -343,9 +304,9 @@ class ShownResult:
             self.painted_with.paint(stroke)
             return self._add(stroke)
 
-    def _add(self, stroke: Stroke) -> Box:
+    def _add(self, stroke: Painting) -> Box:
         """Paint the last stroke over the others; return its box."""
-        apply_strokes(self.picture, self.frames, [stroke], None, self.fused)
+        self._apply([stroke])
         self.stamps.change()
         return self._repainted(stroke.box(self.size))
 
@@ -360,7 +321,7 @@ class ShownResult:
                 box = self.painted_with.undo().box(self.size)
                 top, bottom, left, right = box
                 self.picture[top:bottom, left:right] = self.fused[top:bottom, left:right]
-                apply_strokes(self.picture, self.frames, self.strokes, box, self.fused)
+                self._apply(self.strokes, box)
                 boxes.append(self._repainted(box))
                 self.stamps.change()
         return boxes
@@ -387,7 +348,7 @@ class ShownResult:
             bottom, right = (-(-box[k] // SMALL) for k in (1, 3))
             part = self.picture[top * SMALL : bottom * SMALL, left * SMALL : right * SMALL]
             if part.size:
-                whole[top:bottom, left:right] = _shrunk(part, (right - left, bottom - top))
+                whole[top:bottom, left:right] = shrunk(part, (right - left, bottom - top))
         return box
 
     def surface(self) -> bytes:
@@ -403,7 +364,12 @@ class ShownResult:
         return len(data).to_bytes(4, "little") + data + texture
 
     def relief(self) -> tuple[np.ndarray, bytes]:
-        """(heights, texture): (h, w) float in [0, 1], 1 is nearest, and a JPEG."""
+        """(heights, texture): as of `raised`, the texture as JPEG."""
+        heights, texture = self.raised()
+        return heights, jpeg(texture)
+
+    def raised(self) -> tuple[np.ndarray, np.ndarray]:
+        """(heights, texture): (h, w) float in [0, 1], 1 is nearest, and (H, W, 3) uint8 sRGB."""
         shrinks = max(self.size) >= SMALL * SURFACE_SIDE
 
         def plane(layer: Layer) -> np.ndarray:
@@ -417,7 +383,7 @@ class ShownResult:
         _, heights = surface(focus, picture, sure, self.first_is_near, SURFACE_SIDE, profile)
         side = TEXTURE_SIDE
         whole = self.picture if max(self.size) <= side else plane("fused")
-        return heights, _jpeg(reduced(whole, side, profile, self.levels))
+        return heights, reduced(whole, side, profile, self.levels)
 
 
 class FramePicture:
@@ -451,17 +417,19 @@ class FramePicture:
             return None
         height, width = part.shape[:2]
         if factor > 1:
-            part = _shrunk(np.ascontiguousarray(part), (-(-width // factor), -(-height // factor)))
-        return _jpeg(reduced(part, max(part.shape), self.profile, self.levels))
+            part = shrunk(np.ascontiguousarray(part), (-(-width // factor), -(-height // factor)))
+        return jpeg(reduced(part, max(part.shape), self.profile, self.levels))
 
 
 def carry_strokes(old: ShownResult | None, new: ShownResult) -> None:
     """Paint the strokes of one result into the next one; those that do not fit it wait."""
     if old is None:
         return
+    for name in old.sources:
+        new.sources.bring(name, old.files.sources / f"{name}.npy")
     painted = [(old.size, record_of(stroke, old.names)) for stroke in old.strokes]
     for size, record in [*old.waiting, *painted]:
-        if size == new.size and record["frame"] in (None, *new.names):
+        if size == new.size and record.get("frame") in (None, *new.names):
             new.paint(stroke_of(record, new.names))
         else:
             new.wait(size, record)
@@ -469,54 +437,14 @@ def carry_strokes(old: ShownResult | None, new: ShownResult) -> None:
 
 def waiting_notes(waiting: Sequence[Waiting]) -> list[str]:
     """A sentence on strokes that wait, see ShownResult.waiting; none where none do."""
-    names = sorted({record["frame"] or "the eraser" for _, record in waiting}, key=natural_key)
     if not waiting:
         return []
+    told = {
+        title_of(record["picture"]) if "picture" in record else record["frame"] or "the eraser"
+        for _, record in waiting
+    }
+    names = sorted(told, key=natural_key)
     return [
         f"not painted: strokes of {', '.join(names)}, because these frames are excluded or had "
         "another size; the strokes return when the frames are fused again"
     ]
-
-
-def _shrunk(plane: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Reduce (H, W) or (H, W, C) to `size` = (w, h) px by averaging areas."""
-    plane = np.asarray(plane)
-    small = cv2.resize(plane, size, interpolation=cv2.INTER_AREA)
-    return small.reshape(*small.shape[:2], *plane.shape[2:])  # OpenCV drops an axis of length 1
-
-
-def _jpeg(picture: np.ndarray) -> bytes:
-    """(h, w, 3) uint8 RGB as JPEG without chroma subsampling."""
-    settings = [cv2.IMWRITE_JPEG_QUALITY, QUALITY]
-    settings += [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
-    bgr = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
-    _, data = cv2.imencode(".jpg", bgr, settings)
-    return bytes(data)
-
-
-def _webp(picture: np.ndarray) -> bytes:
-    """(h, w, 4) uint8 RGBA as WebP."""
-    bgra = cv2.cvtColor(picture, cv2.COLOR_RGBA2BGRA)
-    return bytes(cv2.imencode(".webp", bgra, [cv2.IMWRITE_WEBP_QUALITY, OVERLAY_QUALITY])[1])
-
-
-class Prober:
-    """Finds the frames that a pixel is mixed of. Its engine is loaded at the first request.
-
-    Args:
-        model_path, device: as of engines.choose_engine.
-    """
-
-    def __init__(self, model_path: Path, device: str) -> None:
-        self.model_path, self.device = model_path, device
-        self.engine: Engine | None = None
-        self.lock = threading.Lock()
-
-    def shares(self, result: ShownResult, x: int, y: int) -> list[tuple[str, float]] | None:
-        """As ShownResult.shares_at; None where the network predicts no weights."""
-        with self.lock:
-            if self.engine is None:
-                self.engine = choose_engine(self.model_path, self.device)
-            if self.engine.output != "weights":
-                return None
-            return result.shares_at(x, y, self.engine)

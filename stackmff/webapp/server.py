@@ -1,11 +1,9 @@
 """The HTTP server: what the page asks for, and the answers."""
 
-import asyncio
 import contextlib
 import inspect
 import json
 import socket
-from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from pathlib import Path
 from types import ModuleType
@@ -13,13 +11,18 @@ from typing import TYPE_CHECKING, Any
 
 from stackmff.errors import KNOWN_FAILURES, StackError, sentence_of
 from stackmff.files import parse_json
+from stackmff.images.groups import CARD_FOLDER
 from stackmff.images.stack_files import VIDEO_SUFFIXES
+from stackmff.webapp.comparisons import offered_methods
 from stackmff.webapp.form import fuse_form
 from stackmff.webapp.guard import Guard
-from stackmff.webapp.results import LAYERS, MOST_LEVEL, TALLEST, TILE, Layer, Prober
+from stackmff.webapp.probing import Prober
+from stackmff.webapp.results import MOST_LEVEL, TALLEST, TILE
 from stackmff.webapp.session import Session
 from stackmff.webapp.sessions import Sessions
 from stackmff.webapp.shelf import ShelfStack
+from stackmff.webapp.tiles import Layer
+from stackmff.webapp.turns import Turns
 from stackmff.webapp.uploads import SUFFIXES, listing, safe_stem
 
 try:
@@ -40,8 +43,6 @@ KINDS = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
 LARGEST_BODY = 4 * 2**20  # bytes of JSON
 UNREADABLE = "the server cannot read this request: reload the page"
 KEEP = {"Cache-Control": "private, max-age=3600, immutable"}  # of tiles, whose URLs have a stamp
-AT_ONCE = 4  # requests of one session that are worked on; the others wait for their turn
-MOST_WAITING = 100  # requests of one session that wait; a browser sends six
 THREADS = 128  # for all requests
 
 
@@ -64,33 +65,6 @@ def json_answer(
     return Response(json.dumps(content), status, headers, "application/json")
 
 
-class Turns:
-    """Lets only a few requests of each session be worked on at a time.
-
-    Strokes are painted under the lock of their stack. Requests that wait for it would take all
-    threads of the server, and those of other sessions would get none.
-    """
-
-    def __init__(self) -> None:
-        self.gates: dict[str, asyncio.Semaphore] = {}
-        self.here: Counter[str] = Counter()
-
-    @contextlib.asynccontextmanager
-    async def turn(self, token: str) -> AsyncIterator[None]:
-        """Wait for the turn of a request; StackError where too many wait."""
-        if self.here[token] >= AT_ONCE + MOST_WAITING:
-            raise StackError("the server is busy with earlier requests of this page: wait a little")
-        gate = self.gates.setdefault(token, asyncio.Semaphore(AT_ONCE))
-        self.here[token] += 1
-        try:
-            async with gate:
-                yield
-        finally:
-            self.here[token] -= 1
-            if not self.here[token]:
-                del self.here[token], self.gates[token]
-
-
 class Endpoints:
     """The answers to the page's requests.
 
@@ -105,6 +79,8 @@ class Endpoints:
     def __init__(self, sessions: Sessions, prober: Prober) -> None:
         self.sessions, self.prober = sessions, prober
         self.turns = Turns()
+        # What the network tells of a pixel takes seconds: the next click does not wait for it.
+        self.probing = Turns(1)
 
     def session(self, request: "Request") -> Session:
         """The session that a URL names; LookupError where it has ended."""
@@ -117,16 +93,22 @@ class Endpoints:
         """The endpoint of a method that takes the request and its session."""
         return self._in_turn(answer, self.session)
 
-    def of_stack(self, answer: Callable[..., "Response"]) -> Callable[..., Awaitable["Response"]]:
-        """The endpoint of a method that takes the request and the stack that its URL names."""
+    def of_stack(
+        self, answer: Callable[..., "Response"], turns: Turns | None = None
+    ) -> Callable[..., Awaitable["Response"]]:
+        """The endpoint of a method that takes the request and the stack that its URL names; turns:
+        that its requests take, None: those of all."""
 
         def stack(request: "Request") -> ShelfStack:
             return self.session(request).stack(request.path_params["stack"])
 
-        return self._in_turn(answer, stack)
+        return self._in_turn(answer, stack, turns)
 
     def _in_turn(
-        self, answer: Callable[..., "Response"], find: Callable[["Request"], Any]
+        self,
+        answer: Callable[..., "Response"],
+        find: Callable[["Request"], Any],
+        turns: Turns | None = None,
     ) -> Callable[..., Awaitable["Response"]]:
         has_body = len(inspect.signature(answer).parameters) == 3
 
@@ -135,7 +117,7 @@ class Endpoints:
 
         async def endpoint(request: "Request") -> "Response":
             more = [await body_of(request)] if has_body else []
-            async with self.turns.turn(request.path_params["token"]):
+            async with (turns or self.turns).turn(request.path_params["token"]):
                 return await run_in_threadpool(work, request, more)
 
         return endpoint
@@ -157,8 +139,10 @@ class Endpoints:
                 "root": shared.root is not None,
                 "lasting": self.sessions.lasting,
                 "form": fuse_form(),
+                "methods": offered_methods(),
                 "suffixes": SUFFIXES,
                 "videos": VIDEO_SUFFIXES,
+                "card": CARD_FOLDER.pattern,
                 "tile": TILE,
                 "tallest": TALLEST,
             }
@@ -204,6 +188,9 @@ class Endpoints:
         return json_answer(listing(root, word))
 
     def open(self, request: "Request", session: Session, body: dict[str, Any]) -> "Response":
+        if body.get("all") is True:
+            session.finder.find_below(str(body.get("path", "")))
+            return json_answer({"id": None})
         return json_answer({"id": session.open(str(body.get("path", ""))).number})
 
     def example(self, request: "Request", session: Session) -> "Response":
@@ -216,6 +203,10 @@ class Endpoints:
 
     def fuse_all(self, request: "Request", session: Session, body: dict[str, Any]) -> "Response":
         return json_answer({"refused": session.fuse_all(body)})
+
+    def split_stack(self, request: "Request", session: Session) -> "Response":
+        session.finder.split(session.stack(request.path_params["stack"]))
+        return json_answer({})
 
     def delete_stack(self, request: "Request", session: Session) -> "Response":
         session.delete_stack(request.path_params["stack"])
@@ -274,7 +265,7 @@ class Endpoints:
             data = stack.frame_picture(index_in(word)).tile(*place)
         else:
             result = stack.of_run(run)
-            layer: Layer = word if word in LAYERS else index_in(word, len(result.names))
+            layer: Layer = word if result.has_layer(word) else index_in(word, len(result.names))
             data = result.tile(layer, *place)
         if data is None:
             raise LookupError("there is no such tile")
@@ -302,6 +293,14 @@ class Endpoints:
     def delete_version(self, request: "Request", stack: ShelfStack) -> "Response":
         stack.delete_version(request.path_params["version"])
         return Response(status_code=204)
+
+    def fuse_by_method(self, request: "Request", stack: ShelfStack) -> "Response":
+        stack.fuse_by_method(request.path_params["version"], request.path_params["method"])
+        return json_answer({})
+
+    def cancel_method(self, request: "Request", stack: ShelfStack) -> "Response":
+        stack.cancel_method(request.path_params["version"], request.path_params["method"])
+        return json_answer({})
 
     def paint(self, request: "Request", stack: ShelfStack, body: dict[str, Any]) -> "Response":
         number = request.path_params["version"]
@@ -363,6 +362,7 @@ class Endpoints:
         place = "{run}/{x:int}/{y:int}"
         tile = f"{of}/tile/{{run}}/{{layer}}/{{level:int}}/{{column:int}}/{{row:int}}"
         strokes = f"{of}/v/{{version:int}}/strokes"
+        method = f"{of}/v/{{version:int}}/methods/{{method}}"
         session, stack = self.of_session, self.of_stack
         table: list[tuple[str, str, Any]] = [
             ("GET", "/", self.file),
@@ -379,6 +379,7 @@ class Endpoints:
             ("POST", f"{at}/stacks", session(self.add_stack)),
             ("POST", f"{at}/work", session(self.fuse_all)),
             ("DELETE", of, session(self.delete_stack)),
+            ("POST", f"{of}/split", session(self.split_stack)),
             ("PUT", f"{of}/files", self.upload),
             ("POST", f"{of}/frames", stack(self.arrange)),
             ("GET", f"{of}/thumb/{{key:int}}", stack(self.thumb)),
@@ -386,10 +387,12 @@ class Endpoints:
             ("DELETE", f"{of}/work", stack(self.cancel)),
             ("GET", tile, stack(self.tile)),
             ("GET", f"{of}/pixel/{place}", stack(self.pixel)),
-            ("GET", f"{of}/mixture/{place}", stack(self.mixture)),
+            ("GET", f"{of}/mixture/{place}", stack(self.mixture, self.probing)),
             ("GET", f"{of}/sharpest/{place}", stack(self.sharpest)),
             ("GET", f"{of}/surface/{{run}}", stack(self.surface)),
             ("DELETE", f"{of}/v/{{version:int}}", stack(self.delete_version)),
+            ("POST", method, stack(self.fuse_by_method)),
+            ("DELETE", method, stack(self.cancel_method)),
             ("POST", strokes, stack(self.paint)),
             ("DELETE", strokes, stack(self.undo)),
             ("POST", f"{strokes}/redo", stack(self.redo)),

@@ -13,6 +13,7 @@ from stackmff.errors import StackError
 from stackmff.files import natural_key, parse_json, write_json
 from stackmff.webapp.example import NAME as EXAMPLE_NAME
 from stackmff.webapp.exports import write_all
+from stackmff.webapp.finding import Finder
 from stackmff.webapp.jobs import ExampleSpec, ExportSpec, Message, PackSpec, WorkerJob
 from stackmff.webapp.shelf import ShelfStack
 from stackmff.webapp.stack_frames import Shared
@@ -75,6 +76,7 @@ class Session:
         self.token, self.made = token, time.time()
         self.exports: dict[str, Export] = {}
         self.examples: set[WorkerJob[ExampleSpec]] = set()
+        self.finder = Finder(self)
         self.ended = False
         self.resources = contextlib.ExitStack()  # closed with the session
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -142,8 +144,11 @@ class Session:
     def busy(self) -> bool:
         """Whether work goes on, or waits."""
         with self.lock:
-            jobs = any(stack.fuse_job or stack.examine_job for stack in self.stacks.values())
-            return jobs or bool(self.examples)
+            jobs = any(
+                stack.fuse_job or stack.examine_job or stack.method_jobs
+                for stack in self.stacks.values()
+            )
+            return jobs or bool(self.examples) or self.finder.busy
 
     def is_empty(self) -> bool:
         """Whether there is nothing that anybody could miss."""
@@ -359,6 +364,8 @@ class Session:
         return {
             "name": self.title(),
             "stacks": [stack.summary() for stack in stacks],
+            "finding": self.finder.busy,
+            "told": self.finder.told,
             "stack": None if shown is None else shown.state(seen),
         }
 
@@ -384,6 +391,7 @@ class Session:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _cancel(self) -> None:
+        self.finder.cancel()
         for job in list(self.examples):
             self.shared.examine_queue.cancel(job)
         for export in list(self.exports.values()):

@@ -9,12 +9,13 @@ from typing import Any
 
 from stackmff.errors import StackError
 from stackmff.files import natural_key, parse_json, write_json
+from stackmff.webapp.comparisons import StackComparisons
 from stackmff.webapp.form import check_values
 from stackmff.webapp.jobs import FuseSpec, Message, WorkerJob
 from stackmff.webapp.results import ShownResult, carry_strokes
 from stackmff.webapp.stack_frames import Shared, skipped
 from stackmff.webapp.uploads import check_frames, check_room, odd_sizes
-from stackmff.webapp.versions import UNREADABLE, StackVersions, Version
+from stackmff.webapp.versions import UNREADABLE, Version
 from stackmff.webapp.work_plan import WorkPlan, stages_of
 
 DRAFT_LEAST = 1600  # px, longest side from which on a draft is shown first
@@ -23,7 +24,7 @@ OF_ALIGNMENT = ("align", "match_exposure")
 INTERRUPTED = "the server was stopped while it fused this stack: fuse it again"
 
 
-class ShelfStack(StackVersions):
+class ShelfStack(StackComparisons):
     """The frames, the work and the versions of one stack.
 
     Args:
@@ -233,6 +234,7 @@ class ShelfStack(StackVersions):
     def cancel(self) -> None:
         """Cancel all work; it has ended on return."""
         self.cancel_fusing()
+        self.cancel_methods()
         if (job := self.examine_job) is not None:
             self.shared.examine_queue.cancel(job)
 
@@ -257,6 +259,7 @@ class ShelfStack(StackVersions):
                 "examining": self._reading_state(),
                 "work": work,
                 "failure": self.failure,
+                "comparing": self._methods_state(),
                 "versions": len(self.versions),
             }
 
@@ -307,7 +310,7 @@ class ShelfStack(StackVersions):
     def delete(self) -> None:
         """Cancel all work and remove all files."""
         with self.lock:
-            for job in (self.fuse_job, self.examine_job):
+            for job in (self.fuse_job, self.examine_job, *self.method_jobs.values()):
                 if job is not None:
                     job.cancelled = True  # its messages are ignored from now on
         self.end()

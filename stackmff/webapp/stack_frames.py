@@ -4,7 +4,7 @@ import re
 import shutil
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,6 +66,7 @@ class StackFrames:
         self.strangers: list[str] = []  # names of files that are not pictures
         self.pending: list[Path] = []  # files to examine
         self.examined: set[str] = set()  # files that the running job has finished
+        self.once_read: list[Callable[[], None]] = []
         self.title: str | None = None  # of the folder that the frames come from
         self.open_frames: OrderedDict[tuple[int, int], FramePicture] = OrderedDict()
         self.next_id = self.changes = 0
@@ -227,6 +228,43 @@ class StackFrames:
                     self._refuse(bad, f"{bad.name}: {sentence}")
                     self.pending = rest + self.pending
             self._examine([])
+            if self.examine_job is None:
+                calls, self.once_read = self.once_read, []
+                for call in calls:
+                    call()
+
+    def when_read(self, call: Callable[[], None]) -> None:
+        """Call a function once all files that have arrived are examined."""
+        with self.lock:
+            if self.examine_job is not None:
+                self.once_read.append(call)
+                return
+        call()
+
+    def give(self, keys: Iterable[int], other: "StackFrames") -> None:
+        """Move frames, each of which is a file, to another stack."""
+        with self.lock, other.lock:
+            for key in keys:
+                number = other.next_id
+                other.next_id += 1
+                for mine, yours in ((self.thumbs, other.thumbs), (self.decoded, other.decoded)):
+                    for path in mine.glob(f"{key}.*"):
+                        path.rename(yours / f"{number}{path.suffix}")
+                frame = self.frames.pop(key)
+                file = Path(frame["file"])
+                if file.parent == self.incoming:
+                    size = self.uploads.pop(file)
+                    file = file.rename(other.incoming / file.name)
+                    other.uploads[file] = size
+                other.frames[number] = frame | {"id": number, "file": str(file)}
+                other.order.append(number)
+                self.order.remove(key)
+                if key in self.excluded:
+                    self.excluded.remove(key)
+                    other.excluded.add(number)
+            self.open_frames.clear()
+            self.changed()
+            other.changed()
 
     def arrange(self, order: Sequence[int], excluded: Sequence[int]) -> None:
         """Set the order of the frames and those that are excluded, both by their ids.

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from stackmff.files import parse_json
-from stackmff.fusion.retouch import Stroke, record_of, stroke_of
+from stackmff.fusion.retouch import Painting, record_of, stroke_of
 
 Waiting = tuple[tuple[int, int], dict[str, Any]]  # ((height, width), record of a stroke)
 
@@ -28,21 +28,21 @@ class Painted:
         waiting: that do not fit this result.
     """
 
-    strokes: list[Stroke] = field(default_factory=list)
-    undone: list[Stroke] = field(default_factory=list)
+    strokes: list[Painting] = field(default_factory=list)
+    undone: list[Painting] = field(default_factory=list)
     waiting: list[Waiting] = field(default_factory=list)
 
-    def paint(self, stroke: Stroke) -> None:
+    def paint(self, stroke: Painting) -> None:
         """Add a stroke; what was undone can no longer be redone."""
         self.strokes.append(stroke)
         self.undone.clear()
 
-    def undo(self) -> Stroke:
+    def undo(self) -> Painting:
         """Take the last stroke back, and return it."""
         self.undone.append(self.strokes.pop())
         return self.undone[-1]
 
-    def redo(self) -> Stroke:
+    def redo(self) -> Painting:
         """Add the stroke again that was undone last, and return it."""
         self.strokes.append(self.undone.pop())
         return self.strokes[-1]
@@ -67,7 +67,7 @@ class StrokeLog:
             file.flush()
             os.fsync(file.fileno())
 
-    def paint(self, stroke: Stroke) -> None:
+    def paint(self, stroke: Painting) -> None:
         """Append a stroke."""
         self.write(paint=record_of(stroke, self.names))
 

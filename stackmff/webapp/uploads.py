@@ -155,7 +155,7 @@ def listing(root: Path, word: str) -> dict[str, Any]:
         StackError: as `inside`, or the path is not a readable folder.
     """
     folder = inside(root, word)
-    stays = partial(_stays_inside, root)
+    stays = partial(stays_inside, root)
     return {
         "path": "" if folder == Path(root).resolve() else str(folder.relative_to(root.resolve())),
         "folders": [path.name for path in list_folders(folder) if stays(path)],
@@ -175,7 +175,7 @@ def files_below(root: Path | None, word: str) -> list[Path]:
     files = [path] if path.is_file() else frames_in(path)
     if not files:
         raise StackError(f"{path} holds no pictures: choose a folder of frames")
-    out = [file.name for file in files if not _stays_inside(root, file)]
+    out = [file.name for file in files if not stays_inside(root, file)]
     if out:
         more = f" and {len(out) - 3} more" if len(out) > 3 else ""
         raise StackError(
@@ -185,7 +185,7 @@ def files_below(root: Path | None, word: str) -> list[Path]:
     return files
 
 
-def _stays_inside(root: Path | None, path: Path) -> bool:
+def stays_inside(root: Path | None, path: Path) -> bool:
     """Whether a path, with links resolved, is below the shared folder."""
     try:
         inside(root, str(path))

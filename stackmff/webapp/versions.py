@@ -6,14 +6,24 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from stackmff.errors import StackError
-from stackmff.fusion.retouch import Stroke, cost_of, save_strokes, stroke_of, strokes_of
+from stackmff.fusion.retouch import Painting, cost_of, save_strokes, stroke_of, strokes_of
+from stackmff.images.pixel_size import pixel_size
 from stackmff.webapp.exports import DEEP, OTHERS, SUFFIXES, Area
 from stackmff.webapp.jobs import ExportSpec, FuseSpec, WorkerJob
-from stackmff.webapp.result_files import ResultFiles, ResultRecord, load_record
-from stackmff.webapp.results import Box, ShownResult, Stamps, waiting_notes
+from stackmff.webapp.other_pictures import SOURCE, layer_file, stems_in, title_of
+from stackmff.webapp.result_files import (
+    ResultFiles,
+    ResultRecord,
+    decode_metadata,
+    load_record,
+)
+from stackmff.webapp.results import Box, ShownResult, waiting_notes
 from stackmff.webapp.stack_frames import Shared, StackFrames
 from stackmff.webapp.strokes import Painted, StrokeLog
+from stackmff.webapp.tiles import Stamps
 from stackmff.webapp.uploads import safe_stem
 
 LEAST_PAINT = 1e8  # px to compute for strokes that are sent at once, about 20 ns each
@@ -22,6 +32,7 @@ MOST_SHOWN = 4  # results that are open at a time
 UNREADABLE = (StackError, OSError, ValueError, KeyError, TypeError, EOFError)  # a damaged file
 # What the command line and the page call the same.
 CROP_WORDS = ("--crop removes that", "a crop to the area all frames cover removes that")
+MOST_LABEL = 200  # characters
 TEMPLATE = "{stack}_fused"  # name of an exported picture
 
 
@@ -158,13 +169,34 @@ class StackVersions(StackFrames):
             strokes = strokes_of(record, name, result.names, result.size)
             return self._paint(result, strokes)
 
-    def _paint(self, result: ShownResult, strokes: Sequence[Stroke]) -> list[Box]:
+    def _paint(self, result: ShownResult, strokes: Sequence[Painting]) -> list[Box]:
         most = max(LEAST_PAINT, PAINT_TIMES * result.height * result.width)
         if sum(cost_of(stroke, result.size) for stroke in strokes) > most:
             raise StackError(
                 "these strokes would take minutes to paint: paint shorter or thinner ones"
             )
+        for name in {stroke.picture for stroke in strokes if stroke.picture is not None}:
+            self._bring(result, name)
         return [result.paint(stroke) for stroke in strokes]
+
+    def _bring(self, result: ShownResult, source: str) -> None:
+        """Put a picture that a stroke takes into the folder of a result, where it stays.
+
+        Raises:
+            StackError: there is no such picture, or it has another size.
+        """
+        if source in result.sources:
+            return
+        match = SOURCE.fullmatch(source)
+        files = {one.number: one.files for one in self.versions}.get(int(match[1]) if match else -1)
+        path = None
+        if match is not None and files is not None:
+            path = layer_file(files, match[2]) if match[2] else files.fused
+        if path is None:
+            raise StackError(f"this stack has no {title_of(source)}: choose another source")
+        if np.load(path, mmap_mode="r").shape != result.fused.shape:
+            raise StackError(f"{title_of(source)} has another size: choose another source")
+        result.sources.bring(source, path)
 
     def undo(self, number: int, count: int) -> list[Box]:
         """Undo the last strokes; return the boxes that have changed."""
@@ -181,8 +213,9 @@ class StackVersions(StackFrames):
 
         Args:
             number: of the version.
-            wanted: {"what", "format", "bits", "quality", "srgb", "area", "name"}, from JSON; all
-                may be missing. In the name of a picture {stack} and {version} are replaced.
+            wanted: {"what", "format", "bits", "quality", "srgb", "area", "name", "label",
+                "pixel_size"}, from JSON; all may be missing. In the name and the label of a
+                picture {stack} and {version} are replaced.
             folder: for the file; the strokes are written beside it.
         Raises:
             StackError: something that is wanted does not exist.
@@ -198,9 +231,11 @@ class StackVersions(StackFrames):
                 raise StackError("this format is not supported: choose PNG, TIFF, JPEG or WebP")
             template = str(wanted.get("name") or TEMPLATE)
             if what != "picture":
-                template = f"{{stack}}_{what}"
-            name = template.replace("{stack}", self.name()).replace("{version}", str(number))
+                template = f"{{stack}}_{what.partition('-')[0]}"
+            name = self._named(template, number)
             suffix = SUFFIXES[kind] if what == "picture" else OTHERS[what]
+            if what == "strokes" and any(stroke.picture for stroke in result.strokes):
+                suffix = ".zip"  # with the pictures that they take
             quality = wanted.get("quality")
             if quality is not None and not (type(quality) is int and 1 <= quality <= 100):
                 raise StackError(f"the quality {quality} is not a whole number from 1 to 100")
@@ -213,7 +248,13 @@ class StackVersions(StackFrames):
                 quality=quality,
                 srgb=wanted.get("srgb") is True,
                 area=area_of(wanted.get("area"), result),
+                label=self._named(str(wanted.get("label") or "")[:MOST_LABEL], number),
+                pixel_size=pixel_size_of(wanted.get("pixel_size")),
             )
+
+    def _named(self, template: str, number: int) -> str:
+        """A text with the names of the stack and the version in it."""
+        return template.replace("{stack}", self.name()).replace("{version}", str(number))
 
     def name(self) -> str:
         """The name of the stack: that of its folder or video, else of its reference frame."""
@@ -242,7 +283,8 @@ class StackVersions(StackFrames):
         return self._result_state(version.run, record, notes) | {
             "confidence": files.confidence.exists(),
             "aligned": aligned.exists(),
-            "slabs": files.slabs.is_dir(),
+            "slabs": stems_in(files.slabs),
+            "methods": stems_in(files.methods),
             **self._painted_state(version),
         }
 
@@ -252,7 +294,8 @@ class StackVersions(StackFrames):
             "least_level": draft.least_level,
             "confidence": draft.confidence is not None,
             "aligned": False,
-            "slabs": False,
+            "slabs": [],
+            "methods": [],
             "strokes": 0,
             "undone": 0,
             "stamp": draft.stamp,
@@ -275,7 +318,9 @@ class StackVersions(StackFrames):
             "options": record.options,
             "bits": 16 if record.dtype == "uint16" else 8,
             "profile": record.metadata.get("profile") is not None,
+            "pixel_size": pixel_size(decode_metadata(record.metadata)),
             "area": record.area,
+            "regions": record.regions,
         }
 
     def _painted_state(self, version: Version) -> dict[str, Any]:
@@ -285,6 +330,19 @@ class StackVersions(StackFrames):
             "undone": len(painted.undone),
             "stamp": version.stamps.now,
         }
+
+
+def pixel_size_of(value: Any) -> float | None:
+    """The size of a pixel that an export wants a scale bar for, micrometres, from JSON.
+
+    Raises:
+        StackError: it is not a size.
+    """
+    if value is None:
+        return None
+    if type(value) not in (int, float) or not 1e-6 < value < 1e9:
+        raise StackError("the size of a pixel is not a number of micrometres: enter one")
+    return float(value)
 
 
 def area_of(area: Any, result: ShownResult) -> Area | None:

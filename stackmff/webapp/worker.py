@@ -7,15 +7,14 @@ server, and cancelling means ending the process.
 
 import contextlib
 import json
-import os
-import signal
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import cv2
 import numpy as np
@@ -26,7 +25,9 @@ from stackmff.alignment.record import load_alignment
 from stackmff.display.drawing import reduced
 from stackmff.display.previews import sharpness
 from stackmff.errors import KNOWN_FAILURES, StackError, sentence_of
+from stackmff.fusion.batch import find_datasets
 from stackmff.fusion.engines import Engine
+from stackmff.fusion.methods import build_method
 from stackmff.fusion.options import FuseOptions
 from stackmff.fusion.pipeline import (
     InRegister,
@@ -34,10 +35,13 @@ from stackmff.fusion.pipeline import (
     align_read,
     fuse_aligned,
     make_engine,
-    write_slabs,
 )
+from stackmff.fusion.retouch import record_of
+from stackmff.fusion.slabs import fuse_slabs, slabs_of
 from stackmff.images.decoded import Decoded
+from stackmff.images.folders import frames_in, stack_name
 from stackmff.images.formats import decode, write_picture
+from stackmff.images.groups import split_brackets
 from stackmff.images.levels import levels_of
 from stackmff.images.metadata import Metadata
 from stackmff.images.stack import Stack, read_stack
@@ -53,10 +57,13 @@ from stackmff.webapp.jobs import (
     ExampleSpec,
     ExportSpec,
     FuseSpec,
+    MethodSpec,
     PackSpec,
+    SplitSpec,
     UnpackSpec,
 )
 from stackmff.webapp.kept_frames import forget, keep, with_kept
+from stackmff.webapp.reporting import Reporter, be_modest, bound_memory, bound_time
 from stackmff.webapp.result_files import (
     AlignedFiles,
     AlignedRecord,
@@ -74,39 +81,6 @@ THUMB_SIDE = 320  # px
 SPARE = 2 * 2**30  # bytes that examining may take in addition to the frame itself
 AT_WORK = 32  # bytes per pixel of a frame while it is decoded: 16-bit RGBA, and copies of it
 TO_EXPORT = 96  # bytes per pixel of a picture: itself, its maps, strokes, the encoded file
-PAUSE = 0.1  # seconds between two reports on one stage
-NICENESS = 5  # of os.nice, so that the server stays responsive
-
-
-class Reporter:
-    """Reports to the server.
-
-    Args:
-        stream: to write to.
-    """
-
-    def __init__(self, stream: IO[str]) -> None:
-        self.stream = stream
-        self.last: tuple[tuple[str, str | None] | None, float] = (None, 0.0)
-
-    def report(self, **message: Any) -> None:
-        """Send one message."""
-        self.stream.write(json.dumps(message) + "\n")
-        self.stream.flush()
-
-    def stage(self, name: str, done: int, total: int, part: str | None = None) -> None:
-        """Report progress, see progress.ShowStage; of many quick steps, most are skipped.
-
-        Args:
-            name, done, total: of the stage.
-            part: "draft", or None for the full result.
-        """
-        stage, when = self.last
-        now = time.monotonic()
-        if stage == (name, part) and done < total and now - when < PAUSE:
-            return
-        self.last = (name, part), now
-        self.report(stage=name, done=done, total=total, part=part)
 
 
 def examine(spec: ExamineSpec, reporter: Reporter) -> None:
@@ -193,30 +167,6 @@ def examine_frame(frame: Any, folder: Path, number: int, keeper: Keeper) -> dict
     }
 
 
-def bound_memory(count: int) -> None:
-    """Limit this process to `count` more bytes of memory, where the system supports that."""
-    try:
-        import resource
-
-        pages = int(Path("/proc/self/statm").read_text().split()[0])
-        most = pages * resource.getpagesize() + count
-        _, hard = resource.getrlimit(resource.RLIMIT_AS)
-        if hard == resource.RLIM_INFINITY or hard > most:
-            resource.setrlimit(resource.RLIMIT_AS, (most, hard))
-    except (ImportError, OSError, ValueError):
-        pass  # not supported here
-
-
-def bound_time(seconds: float) -> None:
-    """Let this process end in so many seconds unless this is called again before; 0: no limit.
-
-    All sessions share one queue for examining, and a file can be made to keep a decoder busy for
-    ever. The signal ends the process even inside a library. Systems without it have no such limit.
-    """
-    if hasattr(signal, "setitimer"):
-        signal.setitimer(signal.ITIMER_REAL, seconds)
-
-
 def fuse(spec: FuseSpec, reporter: Reporter) -> None:
     """Fuse a draft, if one is wanted, then the frames themselves."""
     options = build(FuseOptions, spec.options, strict=True)
@@ -251,7 +201,7 @@ def fuse_draft(
     names = [names[k] for k in made.order]
     write_planes(files, made, engine)
     record = describe(stack, made, names, options, time.perf_counter() - start)
-    record.notes = []  # they speak of the small copies
+    record.notes, record.regions = [], []  # they are of the small copies
     height, width = stack.frames.shape[1:3]
     whole = spec.whole or (DRAFT * height, DRAFT * width)
     # The frames may have been turned as their content is.
@@ -273,7 +223,10 @@ def fuse_full(spec: FuseSpec, engine: Engine, options: FuseOptions, reporter: Re
     made = fuse_aligned(stack, found, engine, options, shown=show)
     write_planes(files, made, engine)
     if options.choices.slab is not None:
-        write_slabs(files.slabs, stack, engine, made, options.choices.slab, show)
+        files.slabs.mkdir()
+        groups = slabs_of(made.kept(), options.choices.slab)
+        for name, slab in fuse_slabs(stack.frames, engine, made.mixture, groups, show):
+            np.save(files.slabs / f"{name}.npy", slab)
     record = describe(stack, made, names, options, time.perf_counter() - start)
     record.options, record.made = spec.options, time.time()
     record.aligned = None if spec.aligned is None else aligned.folder.name
@@ -385,7 +338,30 @@ def describe(
         tilt=made.mixture.tilt,
         first_is_near=None if near is None else near == "first",
         seconds=seconds,
+        regions=[record_of(region, names) for region in made.regions],
     )
+
+
+def fuse_by_method(spec: MethodSpec, reporter: Reporter) -> None:
+    """Fuse the frames of a result that were kept, by a method, and write its picture."""
+    bound_time(spec.longest)
+    files = ResultFiles(spec.result)
+    record = load_record(files.record)
+    fuse_frames = build_method(spec.method)
+    frames = np.memmap(spec.frames, np.dtype(record.dtype), "r", 0, tuple(record.shape))
+    files.methods.mkdir(exist_ok=True)
+    made = files.methods / f"{spec.method}.part"
+    with contextlib.ExitStack() as resources:
+        if len(record.kept) < len(frames):
+            # To select frames of a mapped file would read them all into memory.
+            chosen = resources.enter_context(tempfile.TemporaryFile(dir=files.methods))
+            for k in record.kept:
+                frames[k].tofile(chosen)
+            shape = len(record.kept), *frames.shape[1:]
+            frames = np.memmap(chosen, frames.dtype, "r", 0, shape)
+        with open(made, "wb") as file:
+            np.save(file, fuse_frames(frames))
+    made.replace(files.methods / f"{spec.method}.npy")
 
 
 def export(spec: ExportSpec, reporter: Reporter) -> None:
@@ -396,6 +372,24 @@ def export(spec: ExportSpec, reporter: Reporter) -> None:
     bound_memory(mapped + TO_EXPORT * height * width + SPARE)
     bound_time(spec.longest)
     reporter.report(notes=write_export(spec))
+
+
+def split(spec: SplitSpec, reporter: Reporter) -> None:
+    """Report the stacks below a folder, or those that files of one folder are."""
+    bound_memory(AT_WORK * spec.frame_pixels + SPARE)
+    bound_time(spec.longest)
+    if spec.folder is None:
+        found = split_brackets([Path(file) for file in spec.files], "auto")
+        for group in found.stacks:
+            reporter.report(stack=group.name, files=list(map(str, group.paths)))
+        reporter.report(single=list(map(str, found.single)), why=found.why)
+        return
+    datasets = find_datasets(Path(spec.folder), tell=lambda sentence: None)
+    for source in (one for stacks in datasets.values() for one in stacks):
+        paths = [source] if isinstance(source, Path) else source.paths
+        if isinstance(source, Path) and source.is_dir():
+            paths = frames_in(source)
+        reporter.report(stack=stack_name(source), files=list(map(str, paths)))
 
 
 def example(spec: ExampleSpec, reporter: Reporter) -> None:
@@ -422,7 +416,9 @@ def unpack_project(spec: UnpackSpec, reporter: Reporter) -> None:
 WORK: dict[str, tuple[Callable[..., Any], Callable[..., None]]] = {
     "examine": (ExamineSpec, examine),
     "fuse": (FuseSpec, fuse),
+    "method": (MethodSpec, fuse_by_method),
     "export": (ExportSpec, export),
+    "split": (SplitSpec, split),
     "example": (ExampleSpec, example),
     "pack": (PackSpec, pack_project),
     "unpack": (UnpackSpec, unpack_project),
@@ -432,10 +428,7 @@ WORK: dict[str, tuple[Callable[..., Any], Callable[..., None]]] = {
 def main() -> int:
     """Do the work that stdin asks for; return an exit status."""
     reporter = Reporter(answer_channel())
-    if hasattr(os, "nice"):
-        os.nice(NICENESS)
-    with contextlib.suppress(OSError):  # out of memory, the system ends this, not the server
-        Path("/proc/self/oom_score_adj").write_text("1000")
+    be_modest()
     message = json.loads(sys.stdin.readline())
     make_spec, work = WORK[message["kind"]]
     try:

@@ -1,6 +1,7 @@
 """Parallax: known displacements found again, none where nothing but blur changes."""
 
 import json
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -180,6 +181,23 @@ def test_frames_are_resampled_in_strips(frames, monkeypatch):
     resampling.resample(strips, bent(), 1)
     assert np.abs(whole.astype(int) - strips).max() <= 2  # places are rounded to 1/32 px
     assert (whole != frames[1]).any()
+
+
+@pytest.mark.parametrize("moves", ["as a whole", "by parts"])
+def test_large_frames_are_resampled_by_a_cheaper_kernel(frames, monkeypatch, moves):
+    """Where detail is several px wide, as in them, nobody sees the difference."""
+    alignment = bent()
+    if moves == "as a whole":
+        matrix = np.array([[1.002, 0.001, 0.4], [-0.001, 1.002, -0.3]])
+        alignment = replace(alignment, transforms=[np.eye(2, 3), matrix], fields={})
+    soft = cv2.GaussianBlur(frames[1], (0, 0), 1.5)
+    fine, cheap = soft.copy(), soft.copy()
+    resampling.resample(fine, alignment, 1)
+    monkeypatch.setattr(resampling, "CUBIC_FROM", 1)
+    resampling.resample(cheap, alignment, 1)
+    difference = np.abs(fine.astype(int) - cheap)
+    assert 0 < difference.max() <= 4 and difference.mean() < 0.5
+    assert np.abs(fine.astype(int) - soft).mean() > 4 * difference.mean()
 
 
 @pytest.mark.parametrize("kind", ["grey", "16 bits with alpha"])

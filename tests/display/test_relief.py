@@ -106,3 +106,13 @@ def test_views_are_small():
     picture = texture(300, 200, 0)
     view = relief.relief(np.zeros((300, 200), np.uint16), picture, 1, side=100)
     assert 600 < view.shape[1] < 800  # small ones are drawn larger
+
+
+def test_a_relief_that_rocks_keeps_its_frame():
+    focus_map, picture, sure = with_hill(0)
+    texture, heights = relief.surface(focus_map, picture, sure, True, 160)
+    views = relief.rocking(texture, heights, 3, 12)
+    assert len({view.shape for view in views}) == 1
+    assert (views[0] != views[1]).any() and (views[1] != views[2]).any()
+    (still,) = relief.rocking(texture, heights, 1, 0)
+    assert np.array_equal(still, relief.relief(focus_map, picture, sure, True, 160))

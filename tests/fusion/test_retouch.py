@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,9 +11,11 @@ from stackmff.fusion.retouch import (
     cost_of,
     cover,
     load_strokes,
+    pictures_beside,
     save_strokes,
     stroke_of,
 )
+from stackmff.images.formats import write_picture
 from tests.drawn import texture
 
 NAMES = ["a.png", "b.png", "c.png"]
@@ -104,6 +107,50 @@ def test_a_file_brings_strokes_back(tmp_path):
     assert np.array_equal(back[0].points, strokes[0].points)
 
 
+def test_the_pressure_of_a_pen_makes_a_stroke_thinner_and_fainter():
+    points = np.array([[10, 20], [40, 20]], np.float64)
+    full = stroke(0, points, 8.0, 0.0)
+    thin = replace(full, sizes=np.array([1, 0.25]))
+    share = cover(thin, 0, 40, 0, 56)
+    assert (share[12:28, 10] == cover(full, 0, 40, 0, 56)[12:28, 10]).all()
+    assert (share[20, 10:41] == 1).all() and not share[23:, 40].any()
+    assert (share[:, 25] == 1).sum() == 9  # radius 5: less than 1 px of fade at each end
+    faint = cover(replace(full, opacities=np.array([1, 0.5])), 0, 40, 0, 56)
+    assert faint[20, 10] == 1 and faint[20, 40] == pytest.approx(0.5)
+    assert faint[20, 25] == pytest.approx(0.75)
+    point = replace(stroke(0, [[20, 15]]), sizes=np.array([0.5]), opacities=np.array([0.5]))
+    assert cover(point, 0, 40, 0, 56).max() == pytest.approx(0.5)
+    assert not cover(point, 0, 40, 0, 56)[:, 23:].any()
+
+
+def test_a_stroke_takes_another_picture_from_beside_its_file(tmp_path, frames):
+    slab = texture(40, 56, 7).astype(np.uint16) * 257 + 3
+    one = replace(stroke(None, [[20, 15]]), picture="slab_1-2", sizes=np.array([0.5]))
+    fused = texture(40, 56, 9).astype(np.uint16) * 257
+    path = tmp_path / "s.json"
+    save_strokes(path, [one, replace(one, opacities=np.array([0.25]))], NAMES, (40, 56))
+    back = load_strokes(path, NAMES, (40, 56))
+    assert [record.picture for record in back] == ["slab_1-2"] * 2
+    assert back[0].sizes == [0.5] and back[1].opacities == [0.25]
+    with pytest.raises(StackError, match=r"slab_1-2\.tif, which is not beside it"):
+        pictures_beside(path, back, fused.shape)
+    write_picture(tmp_path / "slab_1-2.tif", slab)
+    pictures = pictures_beside(path, back, fused.shape)
+    apply_strokes(fused, frames, back, pictures=pictures)
+    assert np.array_equal(fused[15, 20], slab[15, 20])
+    flat = fused[..., 0] // 257
+    apply_strokes(
+        flat.astype(np.uint8)[..., None],
+        frames[..., :1],
+        back[:1],
+        None,
+        None,
+        {"slab_1-2": slab[..., :1]},
+    )
+    with pytest.raises(StackError, match="not of the shape of the fused picture"):
+        pictures_beside(path, back, (40, 57, 3))
+
+
 def test_strokes_of_other_pictures_are_refused(tmp_path):
     path = tmp_path / "s.json"
     save_strokes(path, [stroke(2, [[1, 2]])], NAMES, (40, 56))
@@ -133,6 +180,13 @@ GOOD = {"frame": "a.png", "radius": 5, "softness": 0.5, "points": [[1, 2]]}
         {"points": [[10**400, 1]]},
         {"softness": 1.1},
         {"frame": "../a.png"},
+        {"picture": "../a"},
+        {"picture": 5},
+        {"sizes": [0]},
+        {"sizes": [0.5, 0.5]},
+        {"sizes": None},
+        {"opacities": [float("nan")]},
+        {"opacities": [10**400]},
     ],
 )
 def test_what_is_no_stroke_is_refused(change):

@@ -13,7 +13,7 @@ from stackmff.webapp.form import check_values, fuse_form
 
 def test_the_form_has_the_options_with_a_label():
     fields = {field["name"]: field for field in fuse_form()}
-    assert set(fields) == {"align", "match_exposure", "prefer", "near", "slab"}
+    assert set(fields) == {"align", "match_exposure", "prefer", "ghosts", "near", "slab"}
     assert fields["align"]["choice_labels"] == ["Automatic", "Include slow drift", "Off"]
     assert fields["near"]["default"] == "first"  # the page asks, the command line does not
 

@@ -14,12 +14,14 @@ from stackmff.alignment.record import load_alignment, save_alignment
 from stackmff.errors import StackError
 from stackmff.fusion.blending import Mixture
 from stackmff.fusion.fuse import fuse_stack, mixture_at
-from stackmff.fusion.retouch import Stroke, save_strokes
+from stackmff.fusion.regions import Region
+from stackmff.fusion.retouch import Stroke, record_of, save_strokes, stroke_of
 from stackmff.images.formats import decode, to_8_bits
 from stackmff.images.stack import read_stack
 from stackmff.webapp.exports import write_export
 from stackmff.webapp.jobs import ExportSpec
-from stackmff.webapp.results import SMALL, TILE, CopyCache, ShownResult
+from stackmff.webapp.results import SMALL, TILE, ShownResult
+from stackmff.webapp.tiles import CopyCache
 from tests.drawn import draw_stack, texture, waves
 from tests.stand_ins import Engine, brightest, only
 
@@ -247,6 +249,23 @@ def test_strokes_are_redone_and_come_back(result):
     again.paint(strokes[0])
     assert again.undone == []  # another stroke ends what can be redone
     assert len(ShownResult(result.folder).strokes) == 3
+
+
+def test_another_frame_fills_a_region(result):
+    """As a page asks for it: the record of the region with the name of another frame."""
+    mask = np.ones((8, 30), bool)
+    region = Region(0, (HEIGHT, WIDTH), (24, 326), 8, 20, mask)
+    before = np.array(result.picture)
+    entry = record_of(region, result.names) | {"frame": "c.png"}
+    box = result.paint(stroke_of(json.loads(json.dumps(entry)), result.names))
+    inside = np.s_[34:62, 82:198]  # cells 8 to 15 and 20 to 49 of 4 px, without half a cell
+    assert np.array_equal(result.picture[inside], result.frames[2][inside] * np.uint16(257))
+    assert result.stroke_at(140, 50) == {"frame": "c.png", "share": 1.0}
+    assert result.stroke_at(700, 50) is None
+    again = ShownResult(result.files.folder)
+    assert np.array_equal(again.picture, result.picture)
+    assert result.undo(1) == [box]
+    assert np.array_equal(result.picture, before)
 
 
 def test_no_two_pictures_have_one_stamp(result):

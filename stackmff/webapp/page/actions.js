@@ -18,8 +18,8 @@ export async function refresh() {
   const { token, stackId, stack } = get();
   if (token) {
     const query = new URLSearchParams();
-    if (stackId !== null) query.set("stack", stackId);
-    if (stack?.id === stackId) query.set("seen", stack.changes);
+    if (stackId !== null) query.set("stack", String(stackId));
+    if (stack?.id === stackId) query.set("seen", String(stack.changes));
     try {
       const found = await ask("GET", address(`/state?${query}`));
       if (own === round) update(found);
@@ -33,12 +33,19 @@ export async function refresh() {
   timer = setTimeout(refresh, isBusy() ? BUSY : IDLE);
 }
 
-const isBusy = () => get().uploading || get().waitsForFrames
-  || get().stacks.some(one => one.work || one.examining);
+const isBusy = () => get().uploading || get().finding || get().waitsForFrames
+  || get().stacks.some(one => one.work || one.examining || one.comparing.length);
 
-function update({ stacks, stack }) {
+function update({ stacks, stack, finding, told: found }) {
   const { stack: before, stackId } = get();
+  const looked = get().finding;
+  if (looked && !finding) found.forEach(sentence => tell(new Error(sentence), "note"));
+  if (finding !== get().finding) set({ finding });
   if (JSON.stringify(stacks) !== JSON.stringify(get().stacks)) set({ stacks });
+  if (stackId === null && looked && stacks.length) {
+    show(stacks[0].id);
+    return;
+  }
   if (stackId !== null && !stack) {
     show(stacks.at(-1)?.id ?? null);
     return;
@@ -61,7 +68,7 @@ function update({ stacks, stack }) {
 /** Show a stack of the shelf; null: none. */
 export function show(stackId) {
   if (stackId === get().stackId) return refresh();
-  set({ stackId, stack: null, run: null, frame: 0, frameId: null, tool: "result", crop: null,
+  set({ stackId, stack: null, run: null, frame: 0, source: null, frameId: null, tool: "result", crop: null,
     cropping: false, overlay: null, erasing: false, other: { kind: "frame" } });
   return refresh();
 }
@@ -131,8 +138,11 @@ export async function add(found) {
       queue.push(...files.map(file => ({ id, file, folder: title })));
     }
     await show(first);
-    const failed = await upload(queue, (...uploading) => set({ uploading }));
+    const failed = await upload(queue, (sent, total) => set({ uploading: [sent, total] }));
     failed.forEach(sentence => tell(new Error(sentence)));
+    const card = new RegExp(`^(?:${get().info.card})$`);
+    for (const { id, folder } of queue.filter((one, k) => queue.findIndex(({ id: other }) =>
+      other === one.id) === k)) if (card.test(folder)) await split(id);
   } catch (error) {
     tell(error);
   }
@@ -167,6 +177,22 @@ export const openFolder = path => attempt(async () => {
   await show(id);
 });
 
+/** Opens all stacks in a folder of the server. */
+export const openAll = path => attempt(async () => {
+  forgetMessages();
+  await session();
+  await ask("POST", address("/open"), { path, all: true });
+  set({ finding: true });
+  await refresh();
+});
+
+/** Splits a stack into those that its frames are. */
+export const split = id => attempt(async () => {
+  await ask("POST", address(`/k/${id}/split`));
+  set({ finding: true });
+  await refresh();
+});
+
 export const addExample = () => attempt(async () => {
   await session();
   const { id } = await ask("POST", address("/example"));
@@ -191,16 +217,8 @@ export function choose(id) {
   const name = get().stack.list.find(one => one.id === id)?.name;
   const index = found ? found.names.indexOf(name) : -1;
   if (index >= 0)
-    set({ frame: index, erasing: false, frameId: null, other: { kind: "frame" } });
+    set({ frame: index, source: null, erasing: false, frameId: null, other: { kind: "frame" } });
   else set({ frameId: id });
-}
-
-/** Step the source of the brush, or the compared frame. */
-export function step(way) {
-  const found = version();
-  if (!found) return;
-  const frame = Math.min(Math.max(get().frame + way, 0), found.names.length - 1);
-  set({ frame, erasing: false });
 }
 
 export const deleteStack = id => attempt(async () => {
@@ -275,8 +293,26 @@ export const deleteVersion = found => attempt(async () => {
   await refresh();
 });
 
+// Comparing
+
+/** Compares the shown version with what a method makes of its frames. */
+export const compareMethod = method => attempt(async () => {
+  const { number, methods } = version();
+  if (!methods.includes(method)) {
+    await ask("POST", ofStack(`/v/${number}/methods/${method}`));
+    await refresh();
+  }
+  set({ other: { kind: "method", method } });
+});
+
+export const cancelMethod = method => attempt(async () => {
+  await ask("DELETE", ofStack(`/v/${version().number}/methods/${method}`));
+  await refresh();
+});
+
 // Retouching
 
+/** @type {Promise<any>} */
 let line = Promise.resolve(); // strokes reach the server in the order in which they were painted
 
 /** Sends a change of the strokes; resolves to the boxes that have changed, or null. */

@@ -31,7 +31,8 @@ export class CropBox {
   cursor(place) {
     const edges = this.edges(place);
     if (edges.length === 4) return "move";
-    if (edges.length === 2) return edges.join() === "0,2" || edges.join() === "1,3" ? "nwse-resize" : "nesw-resize";
+    if (edges.length === 2)
+      return ["0,2", "1,3"].includes(edges.join()) ? "nwse-resize" : "nesw-resize";
     return edges.length ? (edges[0] < 2 ? "ns-resize" : "ew-resize") : "crosshair";
   }
 

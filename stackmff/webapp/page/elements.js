@@ -1,6 +1,16 @@
 // Making elements of the page.
 
+/**
+ * An element of index.html, of whatever kind it has there.
+ * @type {(id: string) => any}
+ */
 export const byId = id => document.getElementById(id);
+
+/**
+ * All elements that match a selector.
+ * @type {(selector: string) => any[]}
+ */
+export const all = selector => [...document.querySelectorAll(selector)];
 
 export function element(name, text, attributes = {}, ...children) {
   const made = document.createElement(name);

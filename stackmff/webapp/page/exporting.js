@@ -1,19 +1,19 @@
 // Export: what is written, how, and what is being written.
 
 import { download } from "./actions.js";
-import { byId, element } from "./elements.js";
+import { all as allOf, byId, element } from "./elements.js";
 import { get, set, version, watch } from "./store.js";
 
-const REMEMBERED = ["template", "format", "bits", "quality", "srgb"]; // choices that come back
+const REMEMBERED = ["template", "format", "bits", "quality", "srgb", "label"]; // choices that come back
 const value = input => (input.type === "checkbox" ? input.checked : input.value);
 
 export function listen() {
   for (const id of REMEMBERED) {
     const known = localStorage.getItem(`export-${id}`);
-    if (known !== null) {
+    if (known !== null) 
       if (byId(id).type === "checkbox") byId(id).checked = known === "true";
       else byId(id).value = known;
-    }
+    
     byId(id).onchange = () => {
       localStorage.setItem(`export-${id}`, value(byId(id)));
       drawChoices();
@@ -22,7 +22,7 @@ export function listen() {
   byId("crop").onchange = () => set({ cropping: byId("crop").value === "free" });
   byId("save").onclick = () => save(false);
   byId("save-all").onclick = () => save(true);
-  for (const button of document.querySelectorAll("[data-what]"))
+  for (const button of allOf("[data-what]"))
     button.onclick = () => {
       const { number } = version();
       download({ stack: get().stackId, version: number, what: button.dataset.what, area: area() },
@@ -30,6 +30,10 @@ export function listen() {
     };
   watch(s => [s.stack?.results, s.run, s.stacks], draw);
   watch(s => [s.exports], drawExports);
+  // What a microscope wrote is offered; what the user enters stays.
+  watch(s => [version(s)?.pixel_size, s.stackId], size => {
+    byId("pixel-size").value = size ? Number(size.toPrecision(6)) : "";
+  });
   watch(s => [s.crop, s.cropping, s.stack?.results, s.run], drawCrop);
   drawChoices();
 }
@@ -49,11 +53,16 @@ function save(all) {
     what: "picture", format, bits: Number(byId("bits").value), srgb: byId("srgb").checked,
     quality: lossy && quality.value !== "" ? Number(quality.value) : null,
     name: byId("template").value,
+    label: byId("label").value,
+    pixel_size: Number(byId("pixel-size").value) || null,
   };
-  if (all) download({ ...wanted, all: true, area: area() === "common" ? "common" : null }, "All stacks");
-  else
-    download({ ...wanted, stack: get().stackId, version: version().number, area: area() },
-      "The picture");
+  if (all) {
+    const common = area() === "common" ? "common" : null;
+    download({ ...wanted, all: true, pixel_size: null, area: common }, "All stacks");
+  } else {
+    const own = { stack: get().stackId, version: version().number, area: area() };
+    download({ ...wanted, ...own }, "The picture");
+  }
 }
 
 function drawChoices() {
@@ -73,10 +82,10 @@ function draw() {
   byId("srgb-option").hidden = !found.profile;
   const offered = {
     focus: true, confidence: found.confidence, alignment: found.aligned,
-    strokes: found.strokes > 0, slabs: found.slabs, model: true,
+    strokes: found.strokes > 0, slabs: found.slabs.length > 0,
   };
-  for (const button of document.querySelectorAll("[data-what]"))
-    button.hidden = !offered[button.dataset.what];
+  for (const button of allOf("[data-what]"))
+    button.hidden = offered[button.dataset.what] === false;
   byId("save-all").hidden = get().stacks.filter(one => one.versions).length < 2;
   const whole = !found.area || found.area.join() === [0, found.height, 0, found.width].join();
   byId("crop").querySelector("[value=common]").disabled = whole;

@@ -1,6 +1,6 @@
 // The page: what starts it, and what belongs to no single part of it.
 
-import { add, home, newStack, openProject, refresh, replayAll, tell } from "./actions.js";
+import { add, home, newStack, openProject, refresh, replayAll, split, tell } from "./actions.js";
 import { byId, element } from "./elements.js";
 import * as exporting from "./exporting.js";
 import { fillForm } from "./options.js";
@@ -32,12 +32,16 @@ const SHORTCUTS = [
   ["on the frames: Space", "include or exclude it"],
   ["?", "this list"],
 ];
+const LEAST_SPLIT = 4; // frames of a stack that can be split
 const THEMES = { "": "System", dark: "Dark", light: "Light" };
+
+const isTyping = target => target instanceof Element && Boolean(target.closest("input, dialog"));
 
 function listen() {
   byId("home").onclick = () => home().catch(tell);
   byId("more").onclick = () => byId("files").click();
   byId("new-stack").onclick = newStack;
+  byId("split").onclick = () => split(get().stackId);
   byId("files").onchange = event => {
     const files = [...event.target.files].map(file => [file, ""]);
     event.target.value = "";
@@ -60,7 +64,7 @@ function listen() {
     theme(names[(names.indexOf(document.documentElement.dataset.theme) + 1) % names.length]);
   };
   addEventListener("keydown", event => {
-    if (event.key === "?" && !event.target.closest("input, dialog")) byId("help").click();
+    if (event.key === "?" && !isTyping(event.target)) byId("help").click();
     else if (!tools.key(event)) return;
     event.preventDefault();
   });
@@ -77,6 +81,10 @@ function listen() {
     byId("more").hidden = !open;
     byId("new-stack").hidden = !open || !count;
     byId("projects").hidden = open || !get().projects.length;
+  });
+  watch(s => [s.stack, s.uploading, s.finding], (stack, uploading, finding) => {
+    byId("split").hidden = !stack || stack.frames < LEAST_SPLIT || Boolean(results(get()).length);
+    byId("split").disabled = Boolean(uploading || finding || stack?.examining || stack?.work);
   });
   watch(s => [s.stack?.results?.length, s.stack?.id], arrived);
   watch(s => [s.stack?.examining, s.uploading, s.stack?.id], framesArrived);

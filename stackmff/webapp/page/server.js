@@ -17,6 +17,7 @@ export async function fetched(method, path, body) {
   }
   if (answer.ok) return answer;
   const found = await answer.json().catch(() => ({}));
+  /** @type {Error & {status?: number}} */
   const error = new Error(found.error || `the server answers with status ${answer.status}`);
   error.status = answer.status;
   throw error;
@@ -57,7 +58,7 @@ export async function sorted(found) {
   const stacks = new Map();
   const strokes = [];
   let skipped = 0;
-  for (const [file, folder] of found) {
+  for (const [file, folder] of found) 
     if (/\.json$/i.test(file.name) && !folder) strokes.push(file);
     else if (!isKnown(file.name)) skipped += file.name.startsWith(".") ? 0 : 1;
     else {
@@ -66,7 +67,7 @@ export async function sorted(found) {
       if (!stacks.has(title)) stacks.set(title, []);
       stacks.get(title).push(file);
     }
-  }
+  
   const named = [...stacks].map(([path, files]) => {
     const last = path.split("/").filter(Boolean).at(-1) ?? "";
     return { title: last === files[0].name ? last.replace(/\.[^.]*$/, "") : last, files };
@@ -105,7 +106,7 @@ export async function upload(files, onProgress) {
   const sent = new Map();
   const failed = [];
   const queue = [...files];
-  const one = ({ id, file, folder }) => new Promise(settle => {
+  const one = ({ id, file, folder }) => new Promise(/** @param {(value?: any) => void} settle */ settle => {
     const request = new XMLHttpRequest();
     const query = new URLSearchParams({ name: file.name, ...(folder && { folder }) });
     request.open("PUT", address(`/k/${id}/files?${query}`));

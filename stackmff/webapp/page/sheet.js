@@ -11,7 +11,7 @@ let current = null; // id of the card that the Tab key reaches
 export function listen() {
   const list = byId("sheet");
   watch(s => [s.stack?.list, s.stackId], () => draw(list));
-  watch(s => [s.stack?.list, s.frame, s.frameId, s.stack?.results, s.run, s.tool, s.other],
+  watch(s => [s.stack?.list, s.frame, s.frameId, s.stack?.results, s.run, s.tool, s.other, s.source],
     () => mark(list));
   list.addEventListener("keydown", event => keys(event, list));
 }
@@ -76,9 +76,9 @@ function update(item, { id, name, used, sharpness }) {
 }
 
 function mark(list) {
-  const { frame, frameId, tool, other } = get();
+  const { frame, frameId, tool, other, source } = get();
   const found = version();
-  const shows = tool === "retouch" || (tool === "compare" && other.kind === "frame");
+  const shows = (tool === "retouch" && !source) || (tool === "compare" && other.kind === "frame");
   const name = found && frameId === null && shows ? found.names[frame] : null;
   const one = frames(get()).find(each => (frameId === null ? each.name === name : each.id === frameId));
   for (const item of list.children) {
@@ -90,10 +90,10 @@ function mark(list) {
     // What alignment left out is told in the notes, and seen here.
     const at = found ? found.names.indexOf(item.firstChild.title) : -1;
     const leftOut = at >= 0 && !found.kept.includes(at);
-    if (leftOut !== (item.lastChild.className === "badge")) {
+    if (leftOut !== (item.lastChild.className === "badge")) 
       if (leftOut) item.append(element("span", "left out", { className: "badge" }));
       else item.lastChild.remove();
-    }
+    
   }
 }
 

@@ -1,6 +1,7 @@
 // The start page: where frames are dropped, and the projects on the disk.
 
-import { addExample, deleteProject, exportProject, importProject, openFolder, openProject, tell } from "./actions.js";
+import { addExample, deleteProject, exportProject, importProject, openAll, openFolder, openProject, tell }
+  from "./actions.js";
 import { age, byId, element, plural, size } from "./elements.js";
 import { ask, address, session } from "./server.js";
 import { get, watch } from "./store.js";
@@ -18,8 +19,8 @@ export function listen() {
     if (file) importProject(file);
   };
   watch(s => [s.projects], draw);
-  watch(s => [s.importing, s.exports, s.stackId], (importing, exports, stackId) => {
-    const text = importing ? `Opening ${importing} …`
+  watch(s => [s.importing, s.exports, s.stackId, s.finding], (importing, exports, stackId, finding) => {
+    const text = importing ? `Opening ${importing} …` : finding ? "Looking for stacks …"
       : stackId === null && exports.length ? `${exports[0].label}: writing the file …` : "";
     byId("start-work").textContent = text;
   });
@@ -61,5 +62,10 @@ async function browse(path) {
   byId("open-folder").hidden = listing.pictures < 1;
   byId("open-folder").textContent = `Open ${plural(listing.pictures, "frame")}`;
   byId("open-folder").onclick = () => open(listing.path);
+  byId("open-all").hidden = !listing.folders.length && listing.files.length + listing.pictures < 4;
+  byId("open-all").onclick = () => {
+    byId("server").close();
+    openAll(listing.path);
+  };
   if (!byId("server").open) byId("server").showModal();
 }

@@ -1,7 +1,9 @@
 // The viewer with its tools: what is shown on the canvas, and how.
 
-import { painting, replayed, tell } from "./actions.js";
-import { byId } from "./elements.js";
+import { cancelMethod, compareMethod, painting, replayed, tell } from "./actions.js";
+import { all as allOf, byId, plural } from "./elements.js";
+import { brushSource, comparable, compared, fillGroups, frameIndex, fusedLayer, making, otherName, sources }
+  from "./layers.js";
 import { probe } from "./probe.js";
 import { ask, bytes, ofStack } from "./server.js";
 import { frames, get, results, set, version, watch } from "./store.js";
@@ -28,35 +30,18 @@ export function listen() {
       setBrush();
     },
     cropped: crop => set({ crop }),
+    pen: () => {
+      byId("pressure-option").hidden = false;
+    },
   });
   scene = new View3D(byId("scene"), get().info.tallest);
   replayed.by = settled;
   buttons();
   watch(s => [s.stack, s.run, s.frame, s.frameId, s.tool, s.other, s.compareMode, s.sourcePane,
-    s.erasing, s.overlay, s.crop, s.cropping], draw);
+    s.erasing, s.overlay, s.crop, s.cropping, s.source], draw);
 }
 
 // What is shown
-
-const fusedLayer = found => ({ run: found.run, name: "fused", stamp: found.stamp, least: found.least_level });
-const frameLayer = (found, index) => ({ run: found.run, name: String(index), least: found.least_level });
-
-/** The layer that the result is compared with. */
-function otherLayer(found) {
-  const { other, frame } = get();
-  if (other.kind === "plain") return { run: found.run, name: "plain", least: found.least_level };
-  const another = other.kind === "version" && results(get()).find(one => one.run === other.run);
-  if (another && another.width === found.width && another.height === found.height)
-    return fusedLayer(another);
-  return frameLayer(found, Math.min(frame, found.names.length - 1));
-}
-
-function otherName(found) {
-  const { other, frame } = get();
-  if (other.kind === "plain") return "Without retouching";
-  const another = other.kind === "version" && results(get()).find(one => one.run === other.run);
-  return another ? `Version ${another.number}` : found.names[Math.min(frame, found.names.length - 1)];
-}
 
 function draw() {
   const { stack, frameId, tool } = get();
@@ -71,7 +56,7 @@ function draw() {
     byId("probe").hidden = true;
     view.mark = null;
   }
-  for (const button of document.querySelectorAll("button[data-tool]"))
+  for (const button of allOf("button[data-tool]"))
     button.setAttribute("aria-pressed", button.dataset.tool === tool);
   byId("picture").hidden = tool === "3d" && !isFrame;
   byId("scene").hidden = !byId("picture").hidden;
@@ -94,22 +79,22 @@ function drawFrame(id) {
 }
 
 function drawResult(found) {
-  const { tool, compareMode, sourcePane, overlay, erasing, cropping, frame } = get();
-  document.querySelector("button[data-tool=retouch]").disabled = found.draft;
+  const { tool, compareMode, sourcePane, overlay, erasing, cropping } = get();
+  allOf("button[data-tool=retouch]")[0].disabled = found.draft;
   if (found.draft && tool === "retouch") set({ tool: "result" });
   const compares = tool === "compare";
   const side = compares ? compareMode === "side" : tool === "retouch" && sourcePane;
   view.crop.active = cropping && tool === "result";
   view.crop.box ??= get().crop;
   if (!get().crop && !view.gesture) view.crop.box = null;
-  const index = Math.min(frame, found.names.length - 1);
-  const other = tool === "retouch" ? frameLayer(found, index) : otherLayer(found);
+  const source = brushSource(found).layer;
+  const other = tool === "retouch" ? source : compared(found).layer;
   const shown = overlay && tool === "result" && (overlay !== "confidence" || found.confidence)
     ? { run: found.run, name: overlay, least: found.least_level } : null;
-  const mode = side ? "side" : compares ? "wipe" : "single";
+  const mode = !other ? "single" : side ? "side" : compares ? "wipe" : "single";
   // The brush comes first: what is drawn depends on it.
   view.brush = tool !== "retouch" ? null
-    : { frame: erasing ? null : frameLayer(found, index), radius: 1, softness: 0, opacity: 1 };
+    : { frame: erasing ? null : source, radius: 1, softness: 0, opacity: 1 };
   view.show({ picture: found, main: fusedLayer(found), other, mode, overlay: shown });
   setBrush();
   if (found.run !== wasRun) {
@@ -125,42 +110,32 @@ function drawResult(found) {
   byId("pane").setAttribute("aria-pressed", sourcePane);
   byId("side").setAttribute("aria-pressed", compareMode === "side");
   byId("tools").classList.toggle("beside", compareMode === "side");
-  drawChoices(found, index);
-  drawTags(found, index);
+  drawChoices(found);
+  drawTags(found);
   drawLegend(shown && overlay, found);
   if (tool === "3d") showScene(found);
 }
 
-function drawChoices(found, index) {
-  const { other } = get();
-  const names = found.names.map((name, k) => [`frame ${k}`, name]);
-  fillSelect(byId("source"), names, `frame ${index}`);
-  const rest = results(get()).filter(one => one !== found && !one.draft && one.width === found.width
-    && one.height === found.height).map(one => [`version ${one.run}`, `Version ${one.number}`]);
-  if (found.strokes) rest.unshift(["plain", "Without retouching"]);
-  const chosen = other.kind === "version" ? `version ${other.run}`
-    : other.kind === "plain" && found.strokes ? "plain" : `frame ${index}`;
-  fillSelect(byId("other"), [...rest, ...names], chosen);
-  byId("wipe-left").textContent = chosen.startsWith("frame") ? "Frame" : "Other";
+function drawChoices(found) {
+  fillGroups(byId("source"), sources(found), brushSource(found).key);
+  const chosen = compared(found).key;
+  fillGroups(byId("other"), comparable(found), chosen);
+  const [kind, method] = chosen.split(" ");
+  byId("wipe-left").textContent = kind === "frame" ? "Frame" : "Other";
+  const work = kind === "method" ? making(found, method) : null;
+  byId("making").hidden = !work;
+  byId("making-text").textContent = !work ? ""
+    : work.before ? `${method}: queued, ${plural(work.before, "job")} ahead` : `Fusing by ${method} …`;
 }
 
-function fillSelect(select, entries, chosen) {
-  const key = JSON.stringify(entries);
-  if (select.dataset.entries !== key) {
-    select.dataset.entries = key;
-    select.replaceChildren(...entries.map(([value, text]) => new Option(text, value)));
-  }
-  select.value = chosen;
-}
-
-function drawTags(found, index) {
+function drawTags(found) {
   const { tool, erasing, sourcePane, compareMode } = get();
   const of = found.draft ? "Draft" : results(get()).filter(one => !one.draft).length > 1
     ? `Fused, version ${found.number}` : "Fused";
   let left = "";
-  if (tool === "compare") left = otherName(found);
+  if (tool === "compare" && compared(found).layer) left = compared(found).name;
   else if (tool === "retouch" && erasing) left = "Restores the fused result";
-  else if (tool === "retouch") left = found.names[index];
+  else if (tool === "retouch") left = brushSource(found).name;
   byId("left").textContent = left;
   byId("right").textContent = tool === "3d" ? "" : of;
   const beside = tool === "compare" ? compareMode === "side" : tool === "retouch" && sourcePane;
@@ -204,10 +179,13 @@ function setBrush() {
 
 async function stroke(painted) {
   const found = version();
+  const source = painted.frame?.source;
   const record = {
-    frame: painted.frame === null ? null : found.names[Number(painted.frame.name)],
+    ...(source ? { picture: source }
+      : { frame: painted.frame === null ? null : found.names[Number(painted.frame.name)] }),
     radius: painted.radius, softness: painted.softness, points: painted.points,
     ...(painted.opacity < 1 && { opacity: painted.opacity }),
+    ...(painted.shares && { [painted.presses === "size" ? "sizes" : "opacities"]: painted.shares }),
   };
   Object.assign(painted, { sent: true, until: performance.now() + 30000 });
   const done = await painting("POST", record);
@@ -225,7 +203,7 @@ function settled(done) {
 async function sharpest(x, y) {
   try {
     const { index } = await ask("GET", ofStack(`/sharpest/${version().run}/${x}/${y}`));
-    set({ frame: index, erasing: false });
+    set({ frame: index, source: null, erasing: false });
   } catch (error) {
     tell(error);
   }
@@ -234,8 +212,8 @@ async function sharpest(x, y) {
 function stepSource(way) {
   const found = version();
   if (!found) return;
-  const index = Math.min(Math.max(get().frame + way, 0), found.names.length - 1);
-  set({ frame: index, erasing: false, other: { kind: "frame" } });
+  const index = Math.min(Math.max(frameIndex(found) + way, 0), found.names.length - 1);
+  set({ frame: index, source: null, erasing: false, other: { kind: "frame" } });
 }
 
 // Buttons and keys
@@ -245,7 +223,7 @@ export function use(tool) {
 }
 
 function buttons() {
-  for (const button of document.querySelectorAll("button[data-tool]"))
+  for (const button of allOf("button[data-tool]"))
     button.onclick = () => use(button.dataset.tool);
   byId("wipe").oninput = event => {
     view.wipe = 1 - event.target.value / 100;
@@ -254,9 +232,15 @@ function buttons() {
   byId("other").onchange = event => {
     const [kind, rest] = event.target.value.split(/ (.*)/);
     if (kind === "frame") set({ frame: Number(rest), other: { kind } });
+    else if (kind === "method") compareMethod(rest);
     else set({ other: { kind, run: rest } });
   };
-  byId("source").onchange = event => set({ frame: Number(event.target.value.slice(6)), erasing: false });
+  byId("cancel-method").onclick = () => cancelMethod(get().other.method);
+  byId("source").onchange = event => {
+    const [kind, index] = event.target.value.split(" ");
+    if (kind === "frame") set({ frame: Number(index), source: null, erasing: false });
+    else set({ source: kind, erasing: false });
+  };
   byId("side").onclick = () => set({ compareMode: get().compareMode === "side" ? "wipe" : "side" });
   byId("pane").onclick = () => set({ sourcePane: !get().sourcePane });
   byId("overlay").onchange = event => {
@@ -271,6 +255,11 @@ function buttons() {
   byId("fit").onclick = () => view.fit(view.fitted && !view.enlarged && view.scale >= 1);
   byId("actual-size").onclick = () => view.zoom(1, ...(view.mark ? view.spot(...view.mark) : []));
   byId("radius").oninput = byId("softness").oninput = byId("strength").oninput = setBrush;
+  view.pressure = byId("pressure").value = localStorage.getItem("pressure") ?? "size";
+  byId("pressure").onchange = () => {
+    view.pressure = byId("pressure").value;
+    localStorage.setItem("pressure", view.pressure);
+  };
   byId("eraser").onclick = () => set({ erasing: !get().erasing });
   byId("undo").onclick = async () => settled(await painting("DELETE"));
   byId("redo").onclick = async () => settled(await painting("POST", undefined, "/redo"));
@@ -315,7 +304,7 @@ function flicker(on) {
   if (view.flicker === on) return;
   view.flicker = on;
   byId("right").classList.toggle("away", on);
-  byId("left").textContent = on ? otherName(version()) : byId("left").textContent;
+  byId("left").textContent = on ? otherName() : byId("left").textContent;
   view.draw();
   if (!on) draw();
 }

@@ -5,6 +5,7 @@ import { CropBox } from "./crop.js";
 const MOST_BYTES = 200e6; // of decoded tiles
 const GRIP = 18; // px beside the line of the comparison slider where it can be dragged
 const STILL = 4; // px; a pointer that moves less is a click
+const LEAST_PRESSURE = 0.02;
 const MARGIN = 12; // px around a picture that fits
 
 /**
@@ -12,15 +13,26 @@ const MARGIN = 12; // px around a picture that fits
  *   of a result or a frame; stamp: of tiles that can change
  */
 
+/** The pressure of a pen as a share, never nothing. */
+const shareOf = event => Math.round(Math.max(event.pressure, LEAST_PRESSURE) * 1000) / 1000;
+
+const coalesced = event => {
+  const all = event.getCoalescedEvents?.() ?? [];
+  return all.length ? all : [event];
+};
+
 export class PictureView {
   /**
    * @param {HTMLCanvasElement} canvas
    * @param {number} tile side of a tile, px
-   * @param {object} on {address(layer, level, column, row), probe(x, y), stroke(stroke), wiped(share),
-   *   zoomed(scale, fitted), sharpest(x, y), step(way), cropped(box)}
+   * @param {Object<string, Function>} on {address(layer, level, column, row), probe(x, y),
+   *   stroke(stroke), wiped(share), zoomed(scale, fitted), sharpest(x, y), step(way), cropped(box),
+   *   pen()}
    */
   constructor(canvas, tile, on) {
-    Object.assign(this, { canvas, on, side: tile });
+    this.canvas = canvas;
+    this.on = on;
+    this.side = tile;
     this.context = canvas.getContext("2d");
     this.cover = document.createElement("canvas"); // mask of a stroke that tiles do not show yet
     this.tiles = new Map();
@@ -38,6 +50,8 @@ export class PictureView {
     this.overlay = null; // Layer
     this.opacity = 0.6;
     this.brush = null; // {frame: Layer or null, radius, softness, opacity}
+    this.pressure = ""; // what the pressure of a pen sets: "size", "opacity" or nothing
+    this.pen = false; // whether a pen was seen
     this.pointers = new Map();
     this.gesture = null;
     this.mark = null;
@@ -52,7 +66,14 @@ export class PictureView {
     canvas.addEventListener("keydown", event => this.key(event));
   }
 
-  /** @param {object} wanted {picture, main, other, mode, overlay} */
+  /**
+   * @param {object} wanted
+   * @param {{width: number, height: number}} wanted.picture
+   * @param {Layer} wanted.main
+   * @param {Layer|null} wanted.other
+   * @param {string} wanted.mode "single", "wipe" or "side"
+   * @param {Layer|null} wanted.overlay
+   */
   show({ picture, main, other, mode, overlay }) {
     const before = this.picture;
     const another = !this.main || this.main.run !== main.run;
@@ -335,9 +356,9 @@ export class PictureView {
   paintUnsettled(pane) {
     // Strokes that the tiles do not show yet: the frame, masked by the stroke.
     this.unsettled = this.unsettled.filter(stroke => !stroke.sent || performance.now() < stroke.until);
-    if (this.unsettled.some(stroke => stroke.done) && !this.busy) {
+    if (this.unsettled.some(stroke => stroke.done) && !this.busy) 
       this.unsettled = this.unsettled.filter(stroke => !stroke.done);
-    } else if (this.unsettled.some(stroke => stroke.sent)) setTimeout(() => this.draw(), 60);
+     else if (this.unsettled.some(stroke => stroke.sent)) setTimeout(() => this.draw(), 60);
     for (const stroke of this.unsettled) {
       const { cover } = this;
       [cover.width, cover.height] = [this.canvas.width, this.canvas.height];
@@ -346,12 +367,7 @@ export class PictureView {
       if (fade > 1) context.filter = `blur(${fade / 3}px)`;
       context.lineCap = context.lineJoin = "round";
       context.lineWidth = Math.max(2 * stroke.radius * this.scale - fade, 1);
-      context.beginPath();
-      stroke.points.forEach(([x, y], k) =>
-        context[k ? "lineTo" : "moveTo"](...this.spot(x + 0.5, y + 0.5, pane)));
-      if (stroke.points.length === 1)
-        context.lineTo(...this.spot(stroke.points[0][0] + 0.51, stroke.points[0][1] + 0.5, pane));
-      context.stroke();
+      this.trace(context, stroke, pane);
       context.filter = "none";
       context.globalCompositeOperation = "source-in";
       if (stroke.frame === null) {
@@ -362,6 +378,25 @@ export class PictureView {
       this.context.drawImage(cover, 0, 0);
       this.context.globalAlpha = 1;
     }
+  }
+
+  /** Draws the line of a stroke, each part with the size or opacity of its pressure. */
+  trace(context, { points, shares, presses }, pane) {
+    const spots = points.map(([x, y]) => this.spot(x + 0.5, y + 0.5, pane));
+    const wide = context.lineWidth;
+    const parts = shares ? spots.slice(0, -1).map((_, k) => [k, k + 1]) : [];
+    if (!parts.length) parts.push([0, spots.length - 1]);
+    for (const [from, to] of parts) {
+      const share = shares ? (shares[from] + shares[to]) / 2 : 1;
+      context.lineWidth = presses === "size" ? Math.max(wide * share, 1) : wide;
+      context.globalAlpha = presses === "opacity" ? share : 1;
+      context.beginPath();
+      context.moveTo(...spots[from]);
+      for (const spot of spots.slice(from + 1, to + 1)) context.lineTo(...spot);
+      if (from === to) context.lineTo(spots[from][0] + 0.01, spots[from][1]);
+      context.stroke();
+    }
+    context.globalAlpha = 1;
   }
 
   layerInto(context, layer, pane) {
@@ -403,7 +438,7 @@ export class PictureView {
     const { context, pixels } = this;
     const [x, y] = this.spot(this.mark[0] + 0.5, this.mark[1] + 0.5);
     const radius = Math.max(7 * pixels, this.scale);
-    for (const [colour, wide] of [["rgb(0 0 0 / 0.7)", 4], ["white", 2]]) {
+    for (const { colour, wide } of [{ colour: "rgb(0 0 0 / 0.7)", wide: 4 }, { colour: "white", wide: 2 }]) {
       context.strokeStyle = colour;
       context.lineWidth = wide * pixels;
       context.beginPath();
@@ -415,17 +450,18 @@ export class PictureView {
   paintCursor(pane) {
     const { context, pixels } = this;
     const radius = this.brush.radius * this.scale;
+    const [x, y] = this.spot(this.cursor[0], this.cursor[1], pane);
     const rings = [[radius, 1], [radius * (1 - this.brush.softness), 0.5]];
     context.save();
     context.beginPath();
     context.rect(pane.x, pane.y, pane.width, pane.height);
     context.clip();
     for (const [size, alpha] of rings)
-      for (const [colour, wide] of [[`rgb(0 0 0 / ${alpha})`, 3], [`rgb(255 255 255 / ${alpha})`, 1.4]]) {
-        context.strokeStyle = colour;
+      for (const { tone, wide } of [{ tone: "0 0 0", wide: 3 }, { tone: "255 255 255", wide: 1.4 }]) {
+        context.strokeStyle = `rgb(${tone} / ${alpha})`;
         context.lineWidth = wide * pixels;
         context.beginPath();
-        context.arc(...this.spot(...this.cursor, pane), Math.max(size, 1), 0, 7);
+        context.arc(x, y, Math.max(size, 1), 0, 7);
         context.stroke();
       }
     context.restore();
@@ -443,7 +479,10 @@ export class PictureView {
     this.canvas.setPointerCapture(event.pointerId);
     const at = this.at(event);
     this.pointers.set(event.pointerId, at);
-    if (event.pointerType === "pen") this.pen = true;
+    if (event.pointerType === "pen" && !this.pen) {
+      this.pen = true;
+      this.on.pen();
+    }
     if (this.pointers.size === 2) {
       this.gesture = { kind: "pinch", far: this.apart(), middle: this.middle() };
       this.unsettled = this.unsettled.filter(stroke => stroke.sent);
@@ -460,7 +499,9 @@ export class PictureView {
     this.gesture = { kind, start: at, last: at, moved: false, alt: event.altKey };
     if (kind === "crop") this.crop.begin(this.place(...at));
     if (kind === "paint") {
-      this.unsettled.push({ ...this.brush, points: [this.pixel(at)], sent: false });
+      const pressed = event.pointerType === "pen" && this.pressure;
+      this.unsettled.push({ ...this.brush, points: [this.pixel(at)], sent: false,
+        shares: pressed ? [shareOf(event)] : null, presses: pressed });
       this.draw();
     }
   }
@@ -502,11 +543,11 @@ export class PictureView {
       return;
     }
     gesture.moved ||= Math.hypot(at[0] - gesture.start[0], at[1] - gesture.start[1]) > STILL * this.pixels;
-    if (gesture.kind === "paint") {
-      for (const one of event.getCoalescedEvents?.() ?? [event]) this.lead(this.at(one));
-    } else if (gesture.kind === "crop") {
+    if (gesture.kind === "paint") 
+      for (const one of coalesced(event)) this.lead(this.at(one), shareOf(one));
+     else if (gesture.kind === "crop") 
       this.crop.lead(this.cursor);
-    } else if (gesture.kind === "wipe") {
+     else if (gesture.kind === "wipe") {
       const [left, right] = this.edges();
       this.wipe = Math.min(Math.max((at[0] - left) / (right - left), 0), 1);
       this.on.wiped(this.wipe);
@@ -515,11 +556,13 @@ export class PictureView {
     this.draw();
   }
 
-  lead(at, least = 0.1) {
+  lead(at, share, least = 0.1) {
     // Points closer than a tenth of the radius change nothing visible, and cost as much.
-    const { points, radius } = this.unsettled.at(-1);
+    const { points, radius, shares } = this.unsettled.at(-1);
     const [[x, y], [px, py]] = [this.pixel(at), points.at(-1)];
-    if (Math.hypot(x - px, y - py) > least * radius) points.push([x, y]);
+    if (Math.hypot(x - px, y - py) <= least * radius) return;
+    points.push([x, y]);
+    shares?.push(share);
   }
 
   up(event) {
@@ -533,14 +576,14 @@ export class PictureView {
     if (gesture.kind === "paint") {
       const stroke = this.unsettled.at(-1);
       if (stroke && !stroke.sent) {
-        if (gesture.moved) this.lead(gesture.last, 0);
+        if (gesture.moved) this.lead(gesture.last, stroke.shares?.at(-1), 0);
         this.on.stroke(stroke);
       }
-    } else if (gesture.kind === "crop") {
+    } else if (gesture.kind === "crop") 
       this.on.cropped(this.crop.whole());
-    } else if (gesture.kind === "pan" && !gesture.moved) {
+     else if (gesture.kind === "pan" && !gesture.moved) 
       this.click(this.place(...gesture.start), gesture.alt);
-    }
+    
     this.draw();
   }
 

@@ -23,8 +23,12 @@ void main() { gl_FragColor = vec4(texture2D(picture, place).rgb * light, 1.); }`
 export class View3D {
   /** tallest: height of the highest point, in units of the longer side */
   constructor(canvas, tallest) {
-    Object.assign(this, { canvas, tallest });
-    [this.turn, this.tilt, this.distance] = [-0.28, 0.7, 1.25];
+    this.canvas = canvas;
+    this.tallest = tallest;
+    this.turn = -0.28;
+    this.tilt = 0.7;
+    this.distance = 1.25;
+    this.program = this.texture = this.buffers = null;
     canvas.addEventListener("pointerdown", event => {
       canvas.setPointerCapture(event.pointerId);
       this.last = [event.clientX, event.clientY];
@@ -72,7 +76,8 @@ export class View3D {
     const gl = this.gl || this.canvas.getContext("webgl", { antialias: true });
     if (!gl) throw new Error("this browser does not support WebGL: enable it, or use another browser");
     this.gl = gl;
-    if (!gl.getExtension("OES_element_index_uint")) throw new Error("the WebGL of this browser is too old: use another browser");
+    if (!gl.getExtension("OES_element_index_uint"))
+      throw new Error("the WebGL of this browser is too old: use another browser");
     this.program ||= this.build(gl);
     this.fill(gl, levels.subarray(2), width, height);
     const side = Math.max(width, height);
@@ -126,7 +131,7 @@ export class View3D {
       }
     this.count = corners.length;
     this.buffers ||= [gl.createBuffer(), gl.createBuffer(), gl.createBuffer()];
-    for (const [k, name, values] of [[0, "at", at], [1, "height", high]]) {
+    for (const [k, [name, values]] of Object.entries({ at, height: high }).entries()) {
       gl.bindBuffer(gl.ARRAY_BUFFER, this.buffers[k]);
       gl.bufferData(gl.ARRAY_BUFFER, values, gl.STATIC_DRAW);
       const place = gl.getAttribLocation(this.program, name);

@@ -57,9 +57,9 @@ function drawWork(work, examining, uploading, count) {
   byId("work-text").textContent = text;
   // Screen readers are told each stage once, not each step.
   if (byId("work-status").textContent !== status) byId("work-status").textContent = status;
-  if (!work && !examining && !uploading && count && !byId("go").disabled) {
+  if (!work && !examining && !uploading && count && !byId("go").disabled) 
     byId("work-status").textContent = version() ? "The result is ready" : "The frames are ready";
-  }
+  
 }
 
 function drawGo(stack, uploading, work) {

@@ -1,0 +1,195 @@
+"""Regions of a picture that one frame fills, as where something moved, see fusion/ghosts.py."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import cv2
+import numpy as np
+
+from stackmff.alignment.geometry import Alignment
+from stackmff.fusion.ghosts import covered_cells, find_ghosts
+from stackmff.images.colour import luma
+from stackmff.images.frame_store import release
+
+FEATHER = 4  # cells of a region over which it fades into its surroundings
+MOST_CELLS = 4096  # along a side; a record with more was not written by this program
+LEAST_DETAIL = 0.85  # of that of the mixture, which a frame must have to replace what is whole
+LONGEST = 1500  # px; the longer side of what sharpness is measured on, at most
+
+Box = tuple[int, int, int, int]  # (top, bottom, left, right), px
+
+
+@dataclass(frozen=True, eq=False)
+class Region:
+    """A part of a picture, in cells of a small one, and the frame that fills it.
+
+    Attributes:
+        frame: index of the frame.
+        size: (height, width) of the picture, px.
+        grid: (rows, columns) of the cells of the whole picture.
+        top, left: of the mask, cells.
+        mask: (h, w) bool, the cells that are filled.
+    """
+
+    frame: int
+    size: tuple[int, int]
+    grid: tuple[int, int]
+    top: int
+    left: int
+    mask: np.ndarray
+    picture: ClassVar[None] = None  # a region shows a frame, see retouch.Stroke
+
+    def box(self, size: Sequence[int], margin: int = FEATHER + 1) -> Box:
+        """The box of all that it may touch in a picture of (height, width).
+
+        Args:
+            size: of the picture, px; margin: cells around the mask.
+        """
+        ends = []
+        for first, count, cells, whole in zip(
+            (self.top, self.left), self.mask.shape, self.grid, self.size, strict=True
+        ):
+            low = (first - margin) * whole // cells
+            high = -(-(first + count + margin) * whole // cells)
+            ends.append((low, high))
+        (top, bottom), (left, right) = (
+            (max(low, 0), min(high, side)) for (low, high), side in zip(ends, size, strict=True)
+        )
+        return top, bottom, left, right
+
+    def cover(self, top: int, bottom: int, left: int, right: int) -> np.ndarray:
+        """How much it covers the pixels of a window, the same in any window.
+
+        Args:
+            top, bottom, left, right: px, bottom and right exclusive.
+        Returns:
+            (bottom - top, right - left) float32: 1 inside, fading smoothly to 0.
+        """
+        room = FEATHER + 1
+        mask = np.pad(self.mask, room)
+        away = cv2.distanceTransform((~mask).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+        step = np.clip(1 - away / np.float32(room), 0, 1)
+        soft = step * step * (3 - 2 * step)
+        for axis, (low, high, first) in enumerate(
+            ((top, bottom, self.top), (left, right, self.left))
+        ):
+            scale = self.grid[axis] / self.size[axis]
+            place = (np.arange(low, high) + 0.5) * scale - 0.5
+            place = np.clip(place, 0, self.grid[axis] - 1) - (first - room)
+            place = np.clip(place, 0, soft.shape[axis] - 1)  # there it is 0
+            whole = np.minimum(place.astype(int), soft.shape[axis] - 2)
+            part = (place - whole).astype(np.float32)
+            part = part[:, None] if axis == 0 else part
+            before, after = soft.take(whole, axis), soft.take(whole + 1, axis)
+            soft = before + part * (after - before)
+        return soft
+
+    def record(self) -> dict[str, Any]:
+        """The region as plain JSON values, without the frame, see `region_of`."""
+        rows = []
+        for row in self.mask:
+            edges = np.flatnonzero(np.diff(np.pad(row.astype(np.int8), 1)))
+            rows.append(edges.tolist())  # start, stop, start, stop, ...
+        return {
+            "size": list(self.size),
+            "grid": list(self.grid),
+            "top": self.top,
+            "left": self.left,
+            "rows": rows,
+        }
+
+
+def region_of(record: Any, frame: int) -> Region:
+    """The Region of a record that `Region.record` made; ValueError if it is none."""
+    try:
+        size, grid = ((int(high), int(wide)) for high, wide in (record["size"], record["grid"]))
+        top, left, rows = int(record["top"]), int(record["left"]), list(record["rows"])
+        runs = [[int(edge) for edge in row] for row in rows]
+    except (KeyError, TypeError, OverflowError) as error:
+        raise ValueError("it is not a region") from error
+    edges = [edge for row in runs for edge in row]
+    width = max(edges, default=0)
+    if not (min(grid) > 0 and max(grid) <= MOST_CELLS and all(map(int.__le__, grid, size))):
+        raise ValueError("its cells are out of range")
+    inside = 0 <= top <= grid[0] - len(runs) and 0 <= left <= grid[1] - width
+    if not inside or width == 0 or min(edges) < 0 or max(size) > 1e6:
+        raise ValueError("it lies outside the picture")
+    mask = np.zeros((len(runs), width), bool)
+    for row, ends in zip(mask, runs, strict=True):
+        for start, stop in zip(ends[::2], ends[1::2], strict=True):
+            row[start:stop] = True
+    return Region(frame, size, grid, top, left, mask)
+
+
+def moved_regions(
+    frames: np.ndarray, use: Sequence[int], alignment: Alignment | None, fused: np.ndarray
+) -> tuple[list[Region], str | None]:
+    """The regions where something moved, each with the frame that is sharpest there.
+
+    Where the mixture shows one frame nearly whole, and is sharper than any frame, as where a branch
+    before foliage has moved against it, there is nothing to mend.
+
+    Args:
+        frames: (N, H, W, C) uint8 or uint16, in register and in focus order.
+        use: indices of the frames that take part, ascending.
+        alignment: by which the frames were brought into register; None: each covers all pixels.
+        fused: (H, W, C), their mixture, in their dtype or uint16.
+    Returns:
+        (regions, None), or ([], why nothing was decided).
+    """
+    found = find_ghosts(frames, use, alignment, fused)
+    if found.restless:
+        return [], (
+            "more than half of the picture differs from frame to frame by more than blur explains: "
+            "the frames were mixed as they are"
+        )
+    size = (frames.shape[1], frames.shape[2])
+    regions = []
+    for mask, whole in zip(found.masks, found.whole, strict=True):
+        able = [k for k in use if covered_cells(alignment, k, size)[mask].all()] or list(use)
+        region = _region_at(mask, size, able[0])
+        details = {k: _detail(frames[k], region) for k in able}
+        release(frames)
+        frame = max(details, key=lambda k: details[k])
+        if not whole or details[frame] >= LEAST_DETAIL * _detail(fused, region):
+            regions.append(replace(region, frame=frame))
+    return regions, None
+
+
+def _region_at(whole: np.ndarray, size: tuple[int, int], frame: int) -> Region:
+    """The Region of a mask (rows, columns) of a whole picture of `size`."""
+    rows, columns = (np.flatnonzero(whole.any(axis)) for axis in (1, 0))
+    top, left = int(rows[0]), int(columns[0])
+    mask = whole[top : rows[-1] + 1, left : columns[-1] + 1]
+    return Region(frame, size, (whole.shape[0], whole.shape[1]), top, left, mask)
+
+
+def _detail(picture: np.ndarray, region: Region) -> float:
+    """How much detail a picture (H, W, C) has in a region: the mean square of its Laplacian."""
+    top, bottom, left, right = region.box(region.size, margin=0)
+    factor = -(-max(bottom - top, right - left) // LONGEST)
+    high, wide = (max(side // factor, 1) for side in (bottom - top, right - left))
+    share = cv2.resize(region.mask.astype(np.float32), (wide, high), interpolation=cv2.INTER_LINEAR)
+    part = np.ascontiguousarray(picture[top:bottom, left:right])
+    small = cv2.resize(part, (wide, high), interpolation=cv2.INTER_AREA).reshape(high, wide, -1)
+    detail = cv2.Laplacian(luma(small), cv2.CV_32F)
+    return float((detail * detail * share).sum() / share.sum())
+
+
+def told_regions(regions: Sequence[Region], names: Sequence[str]) -> list[str]:
+    """A sentence on regions that were filled; none if there are none.
+
+    Args:
+        regions: as from `moved_regions`; names: of the frames.
+    """
+    if not regions:
+        return []
+    by = list(dict.fromkeys(names[region.frame] for region in regions))
+    more = f" and {len(by) - 3} more" if len(by) > 3 else ""
+    frames = ", ".join(by[:3]) + more
+    if len(regions) == 1:
+        what = "something moved in 1 region, which is filled from one frame"
+    else:
+        what = f"something moved in {len(regions)} regions, each of which is filled from one frame"
+    return [f"{what} ({frames}): --ghosts keep mixes the frames there, too"]

@@ -1,0 +1,123 @@
+"""Steps: exported files."""
+
+import json
+
+import cv2
+import numpy as np
+import tifffile
+from PIL import ImageCms
+
+from stackmff.images.formats import decode, write_picture
+from stackmff.images.metadata import Metadata
+from tests.drawn import draw_stack, texture
+from tests.page.doing import (
+    TALLY,
+    fused,
+    home,
+    write_stack,
+)
+from tests.visit import must
+
+
+def check_crop(page, folder, downloads):
+    """A rectangle drawn on the picture crops the picture and its maps alike."""
+    fused(page, write_stack(folder / "crop", 3, seed=12))
+    page.choose("#crop", "free")
+    page.settled()
+    page.drag("#picture", [(0.45, 0.4), (0.5, 0.5), (0.56, 0.55)])
+    page.until("return !document.querySelector('#save').disabled")
+    told = page.text("#crop-size")
+    page.choose("#format", "jpeg")
+    page.choose("#quality", 60)
+    sizes = []
+    for selector in ("#save", '[data-what="focus"]', '[data-what="confidence"]'):
+        height, width = cv2.imread(str(page.download(downloads, selector)), -1).shape[:2]
+        sizes.append(f"{width} × {height} pixels")
+    must(set(sizes) == {told} and "360" not in told, f"a crop of {told} gives {sizes}")
+    area = json.loads(page.download(downloads, '[data-what="alignment"]').read_text())["area"]
+    must(f"{area[3] - area[2]} × {area[1] - area[0]} pixels" == told, f"the alignment has {area}")
+    page.choose("#crop", "")
+    page.choose("#format", "tiff")
+    home(page)
+
+
+def check_exports_tell(page, folder):
+    """A file that is written is shown; one that fails is told."""
+    fused(page, write_stack(folder / "exports", 2, seed=13))
+    slow = """
+        const known = window.fetch;
+        window.fetch = async (path, ...others) => {
+            if (!String(path).includes('/exports/')) return known(path, ...others);
+            await new Promise(good => setTimeout(good, 1000));
+            const told = {done: true, failure: 'the disk is full', notes: []};
+            return new Response(JSON.stringify(told));
+        };
+        window.quick = () => (window.fetch = known);
+    """
+    page.run(slow)
+    page.click("#save")
+    page.until("return document.querySelector('#exporting').innerText.includes('writing')")
+    page.until("return document.querySelector('#messages').innerText.includes('the disk is full')")
+    page.until(TALLY.format("#exporting li"), 0)
+    page.run("window.quick()")
+    home(page)
+
+
+def check_profiles(page, folder, downloads):
+    """A 16-bit TIFF with a profile keeps both, and a JPEG in sRGB needs none."""
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    files = []
+    for k, frame in enumerate(draw_stack(texture(120, 180, 30), 3)):
+        files.append(folder / "deep" / f"d{k}.tif")
+        write_picture(files[-1], frame.astype(np.uint16) * 257, Metadata(profile=profile))
+    fused(page, files)
+    page.choose("#format", "tiff")
+    page.choose("#bits", "16")
+    taken = page.download(downloads, "#save")
+    must(tifffile.imread(taken).dtype == np.uint16, "16 bits are lost")
+    must(decode(taken).metadata.profile == profile, "the profile is lost")
+    page.choose("#format", "jpeg")
+    page.click("#srgb")
+    taken = page.download(downloads, "#save")
+    must(decode(taken).metadata.profile is None, "a JPEG in sRGB has a profile")
+    page.click("#srgb")
+    page.choose("#format", "tiff")
+    home(page)
+
+
+def check_annotations(page, folder, downloads, shots):
+    """The size of a pixel that ImageJ wrote makes a scale bar; a label and films are written."""
+    place = folder / "microscope"
+    place.mkdir()
+    for k, frame in enumerate(draw_stack(texture(240, 360, 80), 3)):
+        options = {"imagej": True, "resolution": (2, 2), "metadata": {"unit": "um"}}
+        tifffile.imwrite(place / f"m{k}.tif", frame, **options)
+    fused(page, sorted(place.iterdir()))
+    offered = page.run("return document.querySelector('#pixel-size').value")
+    must(offered == "0.5", f"the size of a pixel that is offered is {offered!r}")
+    page.choose("#format", "png")
+    page.choose("#bits", "8")
+    page.choose("#pixel-size", "")
+    plain = cv2.imread(str(page.download(downloads, "#save")))
+    page.choose("#pixel-size", offered)
+    page.choose("#label", "{stack}, version {version}")
+    page.choose("#template", "{stack}_barred")
+    written = cv2.imread(str(page.download(downloads, "#save")))
+    page.choose("#template", "{stack}_fused")
+    changed = (plain != written).any(2)
+    must(not changed[:180].any(), "what is written reaches into the middle of the picture")
+    for name, part in (("label", changed[:, :100]), ("scale bar", changed[:, 200:])):
+        must(part.any(), f"there is no {name}")
+    white = (written[180:, 200:] == 255).all(2).sum(1).max()
+    must(white == 40, f"the bar of 20 µm is {white} px long, not 40")
+    if shots is not None:
+        cv2.imwrite(str(shots / "annotated.png"), written)
+    page.choose("#label", "")
+    page.choose("#bits", "16")
+    page.choose("#format", "tiff")
+    for kind, start in (("gif", b"GIF89a"), ("mp4", b"ftyp")):
+        film = page.download(downloads, f'[data-what="rocking-{kind}"]')
+        must(start in film.read_bytes()[:12], f"{film.name} is not a {kind}")
+        if shots is not None:
+            (shots / f"rocking.{kind}").write_bytes(film.read_bytes())
+    home(page)
