@@ -30,7 +30,7 @@ class Finish(nn.Module):
             nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=d, dilation=d) for _ in "ab")
             for d in (1, 2)
         )
-        self.leave = nn.ConvTranspose2d(channels, self.terms, 2, stride=2)
+        self.leave = nn.ConvTranspose2d(channels, self.terms, 4, stride=2)
         nn.init.zeros_(self.leave.weight)
         assert self.leave.bias is not None
         nn.init.zeros_(self.leave.bias)
@@ -74,8 +74,9 @@ class Finish(nn.Module):
         for block in self.blocks:
             first, second = block.children()
             x = F.relu(x + second(F.relu(first(x))))
-        coefficients: torch.Tensor = self.leave(x).float()
-        return coefficients
+        x = F.pad(x, (1, 1, 1, 1), mode="replicate")
+        weight = even_phases(self.leave.weight)
+        return F.conv_transpose2d(x, weight, self.leave.bias, stride=2, padding=3).float()
 
     def heaviest(self, weights: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The three frames with the most weight around each 2x2 px, the last repeated if N < 3.
@@ -89,6 +90,18 @@ class Finish(nn.Module):
         index = torch.cat([index] + [index[:, -1:]] * missing, 1)
         share = torch.cat([share] + [share[:, -1:]] * missing, 1)
         return share, index
+
+
+def even_phases(weight: torch.Tensor) -> torch.Tensor:
+    """The nearest weights (C, C', 4, 4) of a transposed convolution of stride 2 without a grid.
+
+    Each pixel of its output is a sum over 2x2 of its inputs, with other weights in each pixel of a
+    square of 2x2. Where the inputs are plain, so are the outputs if these weights have one sum.
+    """
+    phases = weight.unflatten(-1, (2, 2)).unflatten(-3, (2, 2))  # (C, C', 2, 2, 2, 2): tap, phase
+    sums = phases.sum((-4, -2), keepdim=True)
+    even = phases + (sums.mean((-3, -1), keepdim=True) - sums) / 4
+    return even.flatten(-2).flatten(-3, -2)
 
 
 def finest_detail(planes: torch.Tensor) -> torch.Tensor:
