@@ -59,6 +59,7 @@ $(JS)/node_modules: $(JS)/package-lock.json
 # chromium-driver of Debian).
 check: lint javascript $(VENV)/.optional
 	$(PYTEST) --slow
+	$(RUN) -m tests.check_docs
 	$(RUN) -m tests.check_metadata
 	$(RUN) -m tests.check_report
 	$(RUN) -m tests.check_app
@@ -108,5 +109,5 @@ $(VENV)/.ready: pyproject.toml $(CONSTRAINTS)
 	touch $@
 
 $(VENV)/.optional: $(VENV)/.ready
-	$(PIP) --editable '.[dev,formats,toolbox]' onnxruntime
+	$(PIP) --editable '.[dev,formats,toolbox,onnx,dask]' onnxruntime safetensors
 	touch $@

@@ -21,6 +21,7 @@ from torch import nn
 from stackmff.errors import StackError
 from stackmff.fusion.coarse_level import DETAILS, LOG_GAIN, REDUCTION
 from stackmff.fusion.finish import Finish
+from stackmff.fusion.weight_files import SUFFIX, read_safetensors
 from stackmff.images.tensors import cut_with_margin, enlarged, luma_and_chroma, pad_to_multiple
 
 # What torch and zipfile raise for files that are damaged or something else.
@@ -803,6 +804,8 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
         Path(path).open("rb").close()  # a file that cannot be opened is not cut short
     except OSError as error:
         raise StackError(f"{path} cannot be read: {error.strerror}") from error
+    if Path(path).suffix == SUFFIX:
+        return read_safetensors(Path(path))
     damaged = f"{path} is no checkpoint, or is cut short or damaged: download it again"
     try:
         if zipfile.is_zipfile(path):  # older checkpoints are not
