@@ -59,6 +59,7 @@ $(JS)/node_modules: $(JS)/package-lock.json
 # chromium-driver of Debian).
 check: lint javascript $(VENV)/.optional
 	$(PYTEST) --slow
+	$(RUN) -m tests.check_docs
 	$(RUN) -m tests.check_metadata
 	$(RUN) -m tests.check_report
 	$(RUN) -m tests.check_app
@@ -79,7 +80,7 @@ weights: photos-there $(VENV)/.ready
 	$(TRAIN) --exp_name $(FINAL) --init experiments/$(RUN_NAME)/best.pth --freeze_norm \
 		--epochs $(FINAL_EPOCHS) --lr 1e-3 --decay_fraction 0.98
 	$(RUN) -m tools.train_pyramid --exp_name $(PYRAMID) --photos "$(PHOTOS)" \
-		--init experiments/$(FINAL)/best.pth --steps $(PYRAMID_STEPS) --lr 1.3e-3 \
+		--init experiments/$(FINAL)/best.pth --steps $(PYRAMID_STEPS) \
 		$(if $(wildcard experiments/$(PYRAMID)/last.pth),--resume)
 	$(RUN) -m tools.export --model_path experiments/$(PYRAMID)/best.pth
 	@echo "The weights: experiments/$(PYRAMID)/best.pth, for predict.py --model_path"
@@ -108,5 +109,5 @@ $(VENV)/.ready: pyproject.toml $(CONSTRAINTS)
 	touch $@
 
 $(VENV)/.optional: $(VENV)/.ready
-	$(PIP) --editable '.[dev,formats,toolbox]' onnxruntime
+	$(PIP) --editable '.[dev,formats,toolbox,onnx,dask]' onnxruntime safetensors
 	touch $@

@@ -59,6 +59,7 @@ from stackmff.training.optimisation import (
 from stackmff.training.options import NetworkOptions, TrainOptions
 from stackmff.training.profiling import Stages, table_of_stages
 from stackmff.training.run import Run, Stop, process_group
+from stackmff.training.trackers import imported, tracker_of
 from utils import run_main, seed_everything
 
 Scores = dict[str, float]
@@ -466,6 +467,9 @@ def train_or_try(options: TrainOptions, checkpoint: Checkpoint | None) -> int:
     if world > 1 and name.startswith(("cuda:", "mps")):
         raise StackError(f"--device {name} is one GPU for {world} processes: use --device cuda")
     device = select_device(name)
+    tracker = None if rank or options.run.dry_run else options.run.tracker
+    if tracker:
+        imported(tracker)  # before any work
     with (
         chosen_algorithms(options.run.deterministic),
         process_group(device),
@@ -485,7 +489,8 @@ def train_or_try(options: TrainOptions, checkpoint: Checkpoint | None) -> int:
         )
         if options.run.profile:
             return profile(run, loaders, options.run.profile)
-        log = Log(None if rank else run.folder, run.step)
+        shown = tracker_of(tracker, run.folder, values_of(run.options))
+        log = Log(None if rank else run.folder, run.step, shown)
         try:
             if options.run.dry_run:
                 return rehearse(run, loaders, log, stop)

@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 PROCESSES, CONTROL_GROUPS = Path("/proc"), Path("/sys/fs/cgroup")
 # Parameters of mallopt, /usr/include/malloc.h.
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8
-KEPT_BLOCK = 2**27  # bytes of the largest block of memory that is kept to be used again
+# Bytes of the largest block of memory that is kept to be used again. The large blocks of tiles of a
+# hundred frames, 100 MiB each, are given back, since what lies between them might not fit others.
+KEPT_BLOCK = 2**26
 
 
 def import_openvino() -> ModuleType:
@@ -162,7 +164,7 @@ def share_one_heap() -> None:
         mallopt(M_ARENA_MAX, 1)
         # Both, or none: without the second one what is freed at the end of the heap is given back.
         if mallopt(M_MMAP_THRESHOLD, KEPT_BLOCK):
-            mallopt(M_TRIM_THRESHOLD, KEPT_BLOCK)
+            mallopt(M_TRIM_THRESHOLD, 2 * KEPT_BLOCK)
 
 
 def has_torch() -> bool:

@@ -18,6 +18,7 @@ from network import (
     run_network,
 )
 from stackmff.errors import StackError
+from stackmff.images.tensors import padded
 
 REFERENCE = Path(__file__).parent / "reference"
 FACTS = json.loads((REFERENCE / "network.json").read_text())
@@ -260,3 +261,13 @@ def test_a_checkpoint_with_a_changed_byte_is_refused(mix, tmp_path):
     (tmp_path / "a.pth").write_bytes(data)
     with pytest.raises(StackError, match=r"a\.pth is no checkpoint, or is cut short or damaged"):
         load_network(tmp_path / "a.pth")
+
+
+@pytest.mark.parametrize("multiple", [1, 4, 32])
+def test_padding_without_branches_is_padding(multiple):
+    """What torch.export takes in place of `pad_to_multiple`."""
+    for height, width in ((1, 7), (5, 16), (17, 33), (32, 64)):
+        stack = torch.rand(1, 2, 3, height, width)
+        rows, columns = (padded(side, multiple, stack.device) for side in (height, width))
+        found = stack.index_select(-2, rows).index_select(-1, columns)
+        assert torch.equal(found, pad_to_multiple(stack, multiple))

@@ -1,4 +1,4 @@
-"""Export a checkpoint of StackMix, or of a network of yours, to ONNX, for other programs.
+"""Export a checkpoint of a network that weighs frames, or of yours, to ONNX, for other programs.
 
 FILE.onnx takes luma (1, 1, N, H, W) in [0, 1] and, of a network that sees colour, chroma
 (1, 2, N, H/2, W/2) in [-0.5, 0.5], see stackmff/images/colour.py; N is 2 or more, H and W are
@@ -123,12 +123,6 @@ def export(model_path: Path) -> tuple[Path, float]:
         raise StackError(
             f"{model_path} holds {network.config['network']}, which outputs luma, and only "
             "networks that weigh the frames are exported"
-        )
-    if hasattr(network, "refine"):
-        # torch exports it, but its weights are off by 0.2 on any shape but that of the trace.
-        raise StackError(
-            f"{model_path} holds {network.config['network']}, whose coarse level ONNX does not "
-            "keep for all sizes: export a StackMix, such as weights/checkpoint_stackmix.pth"
         )
     target = model_path.with_suffix(".onnx")
     with atomic_path(target) as temporary:

@@ -20,6 +20,7 @@ import cv2
 import numpy as np
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
+from stackmff.evaluation.diagnostics import grid, hazed, psnr_dark, rings, veil
 from stackmff.own import add_own, function, is_own
 
 Metric = Callable[[np.ndarray, np.ndarray, float], float]  # (fused, answer, peak) to a score
@@ -236,6 +237,11 @@ METRICS: dict[str, Metric] = {
 OPTIONAL_METRICS: dict[str, tuple[Metric, str]] = {
     "MS-SSIM": (ms_ssim, ""),
     "LPIPS": (lpips, LPIPS_PACKAGES),
+    "PSNR_dark": (psnr_dark, ""),
+    "hazed": (hazed, ""),
+    "rings": (rings, ""),
+    "grid": (grid, ""),
+    "veil": (veil, ""),
 }
 
 

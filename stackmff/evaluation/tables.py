@@ -41,9 +41,15 @@ def scenes_of(tables: Tables) -> list[str]:
 
 
 def means(scenes: Table) -> dict[str, float]:
-    """{column: mean over the scenes}."""
+    """{column: mean over the scenes that have it, which a diagnostic may not have in all}."""
     rows = list(scenes.values())
-    return {column: float(np.mean([row[column] for row in rows])) for column in rows[0]}
+    return {column: mean_of([row[column] for row in rows]) for column in rows[0]}
+
+
+def mean_of(scores: Sequence[float]) -> float:
+    """The mean of those that are numbers; NaN where none is."""
+    known = [score for score in scores if not np.isnan(score)]
+    return float(np.mean(known)) if known else float("nan")
 
 
 def cost_columns(costs: Costs) -> list[str]:

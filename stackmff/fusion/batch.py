@@ -16,6 +16,7 @@ from stackmff.display.previews import preview_files
 from stackmff.display.report import Card, write_card, write_report
 from stackmff.errors import StackError, what_happened
 from stackmff.files import make_folder, sha256, write_csv
+from stackmff.fusion.cluster import Cluster, DaskCluster, address_of, fuse_on
 from stackmff.fusion.command import needing_weights
 from stackmff.fusion.engines import Engine, told_of_compiling, told_of_export
 from stackmff.fusion.hyperstack import (
@@ -136,6 +137,19 @@ class BatchOptions(Options):
         "(default: %(default)s)",
     )
     dry_run: bool = option(False, help="only print the stacks and their frames")
+    dask: str | None = option(
+        None,
+        help="let the workers of a Dask cluster fuse, which see the same files: the address of its "
+        "scheduler, such as tcp://host:8786, or local:K for K workers on this machine",
+        metavar="ADDRESS",
+        convert=address_of,
+    )
+
+    def contradiction(self) -> str | None:
+        """Two ways of sharing the stacks."""
+        if self.dask is not None and self.part is not None:
+            return "--dask shares the stacks among its workers: remove --part"
+        return None
 
 
 @dataclass(frozen=True)
@@ -450,6 +464,18 @@ def run_jobs(jobs: Sequence[BatchJob], engine: Engine, quiet: bool, rank: int) -
     return failures
 
 
+def run_on_cluster(jobs: Sequence[BatchJob], cluster: Cluster, quiet: bool) -> list[str]:
+    """Let a cluster run them; returns a sentence for each that failed."""
+    failures = []
+    done = fuse_on(cluster, jobs)
+    for number, wrong in tqdm(done, unit="stack", total=len(jobs), disable=quiet or None):
+        if wrong is not None:
+            jobs[number].failed(wrong)
+            failures.append(f"{jobs[number].source}: {wrong}")
+            tqdm.write(f"failed: {failures[-1]}", file=sys.stderr)
+    return failures
+
+
 def gather(failures: list[str], world: int) -> list[str]:
     """The failures of all processes, once all are done.
 
@@ -531,13 +557,19 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
         job.record.check_source(place_of(job.source), "--output_dir")
     for target in targets.values():
         make_folder(target / "records")
+    if batch.dask is not None and world > 1:
+        raise StackError("--dask shares the stacks among its workers: start it without torchrun")
     if world > 1:
         # No process waits for long but at the end, and there for the slowest.
         join_processes("gloo", timedelta(days=30))
     try:
         part, parts = batch.part or (1, 1)
         mine = jobs[part - 1 :: parts]
-        failures = gather(run_jobs(mine[rank::world], engine, quiet, rank), world)
+        if batch.dask is not None:
+            with contextlib.closing(DaskCluster(batch.dask)) as cluster:
+                failures = run_on_cluster(mine, cluster, quiet)
+        else:
+            failures = gather(run_jobs(mine[rank::world], engine, quiet, rank), world)
         for sentence in told_of_compiling(engine) if options.messages.verbose else ():
             tell(f"note: {sentence}")
     finally:

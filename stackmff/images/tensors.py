@@ -42,6 +42,9 @@ def pad_to_multiple(stack: torch.Tensor, multiple: int) -> torch.Tensor:
     Returns:
         (B, C, N, H', W').
     """
+    if torch.compiler.is_exporting():  # a branch on a size would hold for the size of the trace
+        rows, columns = (padded(side, multiple, stack.device) for side in stack.shape[-2:])
+        return stack.index_select(-2, rows).index_select(-1, columns)
     frames = stack.flatten(1, 2)  # (B, C N, H, W), since 3D padding has no reflection
     height, width = frames.shape[-2:]
     down, right = -height % multiple, -width % multiple
@@ -50,6 +53,18 @@ def pad_to_multiple(stack: torch.Tensor, multiple: int) -> torch.Tensor:
     if right:
         frames = F.pad(frames, (0, right, 0, 0), mode="reflect" if right < width else "replicate")
     return frames.unflatten(1, stack.shape[1:3])
+
+
+def padded(side: int, multiple: int, device: torch.device) -> torch.Tensor:
+    """Which pixel each one of a padded side is, (S,) int64; see `pad_to_multiple`.
+
+    No value of `side` makes a branch, and S is a product, so that torch.export knows what divides
+    it.
+    """
+    places = torch.arange(multiple * ((side + multiple - 1) // multiple), device=device)
+    reflected = (side - 1) - (places - (side - 1)).abs()
+    is_short = (reflected < 0).any()
+    return torch.where(is_short, places.clamp(max=side - 1), reflected)
 
 
 def enlarged(maps: torch.Tensor, factor: int) -> torch.Tensor:

@@ -12,6 +12,7 @@ import torch
 
 from stackmff.files import parse_json, write_text
 from stackmff.processes import gathered, rank_and_world
+from stackmff.training.trackers import Tracker
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -37,9 +38,11 @@ class Log:
     Args:
         folder: the run's folder, or None to write nothing.
         step: steps done; what an interrupted run logged after them is dropped.
+        tracker: gets every curve too; None for none. `close` ends it.
     """
 
-    def __init__(self, folder: Path | None, step: int) -> None:
+    def __init__(self, folder: Path | None, step: int, tracker: Tracker | None = None) -> None:
+        self.tracker = tracker
         self.path: Path | None = None
         self.writer: SummaryWriter | None = None
         if folder is None:
@@ -60,8 +63,11 @@ class Log:
         line = {"epoch": epoch, "step": step, group: values}
         with open(self.path, "a") as file:
             file.write(json.dumps(line) + "\n")
-        for name, value in values.items():
-            self.writer.add_scalar(f"{group}/{name}", value, step)
+        points = {f"{group}/{name}": value for name, value in values.items()}
+        for name, value in points.items():
+            self.writer.add_scalar(name, value, step)
+        if self.tracker is not None:
+            self.tracker.write(points, step)
 
     def show(self, panels: Mapping[str, np.ndarray], step: int) -> None:
         """Add pictures of validation scenes to TensorBoard: {scene: (H, W, 3) uint8}."""
@@ -74,6 +80,8 @@ class Log:
         """Write what is still in memory."""
         if self.writer is not None:
             self.writer.close()
+        if self.tracker is not None:
+            self.tracker.close()
 
 
 class Means:

@@ -18,6 +18,7 @@ from stackmff.synthesis.options import (
     PhotoOptions,
     known_kind,
 )
+from stackmff.training.trackers import TRACKERS
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 FrameOrder = Literal["subset", "all", "shuffled"]  # see `augmentation.Augmentation`
@@ -115,6 +116,11 @@ class RunOptions(Options):
     )
     log_every: int = option(50, help="steps between lines of the log", low=1)
     validate_every: int = option(1, help="epochs between validations", low=1)
+    tracker: str | None = option(
+        None,
+        help="also show the run there, if its package is installed (default: TensorBoard alone)",
+        choices=tuple(TRACKERS),
+    )
     dry_run: bool = option(
         False,
         help="in under a minute: read as much of the data as there is time for, take a step, "

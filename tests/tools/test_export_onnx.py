@@ -8,16 +8,18 @@ from calling import call
 
 from network import build_network
 from stackmff.errors import StackError
-from stackmff.shipped import WEIGHTS
 from tools import export_onnx
 
 TINY = {"network": "StackMix", "widths": (4, 4), "hidden": 2}
 
 
-@pytest.fixture
-def checkpoint(tmp_path):
+TWO_LEVELS = {"network": "PyramidMix", "widths": (4, 4), "hidden": 2, "guide": 4, "chroma": 4}
+
+
+@pytest.fixture(params=[TINY, pytest.param(TWO_LEVELS, marks=pytest.mark.slow)])
+def checkpoint(tmp_path, request):
     torch.manual_seed(0)
-    network = build_network(TINY)
+    network = build_network(request.param)
     path = tmp_path / "tiny.pth"
     torch.save({"config": network.config, "network": network.state_dict()}, path)
     return path
@@ -38,5 +40,3 @@ def test_what_is_not_exported(checkpoint, weights, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
     with pytest.raises(StackError, match="holds StackMFF, which outputs luma"):
         export_onnx.export(weights["StackMFF"])
-    with pytest.raises(StackError, match="holds PyramidMix, whose coarse level"):
-        export_onnx.export(WEIGHTS)
