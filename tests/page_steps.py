@@ -33,6 +33,7 @@ def steps(page, folder: Path, downloads: Path, shots):
         "progress": lambda: viewing.check_progress(page, folder),
         "keyboard": lambda: viewing.check_keyboard(page, folder),
         "source": lambda: viewing.check_source(page, folder, shots),
+        "moved": lambda: viewing.check_moved(page, folder, shots),
         "pen": lambda: viewing.check_pen(page, folder, downloads),
         "methods": lambda: viewing.check_methods(page, folder, shots),
         "other sources": lambda: viewing.check_other_sources(page, folder, downloads, shots),

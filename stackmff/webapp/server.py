@@ -318,9 +318,7 @@ class Endpoints:
         return self._painted(stack, number, stack.redo(number))
 
     def _painted(self, stack: ShelfStack, number: int, boxes: list[Any]) -> "Response":
-        result = stack.shown(number)
-        counts = {"strokes": len(result.strokes), "undone": len(result.undone)}
-        return json_answer({"boxes": boxes, "stamp": result.stamp, **counts})
+        return json_answer({"boxes": boxes, **stack.painted_now(number)})
 
     # Exports
 

@@ -284,7 +284,7 @@ class ShelfStack(StackComparisons):
                 "runs": self.runs,
             }
             if seen == self.changes:
-                painted = {one.run: self._painted_state(one) for one in self.versions}
+                painted = {one.run: self.painted_state(one) for one in self.versions}
                 return told | {"painted": painted}
             most = max((frame["sharpness"] for frame in self.frames.values()), default=1) or 1
             told["list"] = [self._frame_state(key, most) for key in self.order]

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from stackmff.files import parse_json
+from stackmff.fusion.regions import Region
 from stackmff.fusion.retouch import Painting, record_of, stroke_of
 
 Waiting = tuple[tuple[int, int], dict[str, Any]]  # ((height, width), record of a stroke)
@@ -46,6 +47,22 @@ class Painted:
         """Add the stroke again that was undone last, and return it."""
         self.strokes.append(self.undone.pop())
         return self.strokes[-1]
+
+
+def filled_by(
+    regions: Sequence[dict[str, Any]], strokes: Sequence[Painting], names: Sequence[str]
+) -> list[str]:
+    """The name of the frame that fills each region now.
+
+    Args:
+        regions: as of result_files.ResultRecord; strokes: that are painted; names: of the frames.
+    """
+    painted = [record_of(stroke, names) for stroke in strokes if isinstance(stroke, Region)]
+    latest = [*regions, *painted][::-1]
+    return [
+        next(one["frame"] for one in latest if one["region"] == region["region"])
+        for region in regions
+    ]
 
 
 class StrokeLog:

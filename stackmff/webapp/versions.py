@@ -22,7 +22,7 @@ from stackmff.webapp.result_files import (
 )
 from stackmff.webapp.results import Box, ShownResult, waiting_notes
 from stackmff.webapp.stack_frames import Shared, StackFrames
-from stackmff.webapp.strokes import Painted, StrokeLog
+from stackmff.webapp.strokes import Painted, StrokeLog, filled_by
 from stackmff.webapp.tiles import Stamps
 from stackmff.webapp.uploads import safe_stem
 
@@ -198,6 +198,12 @@ class StackVersions(StackFrames):
             raise StackError(f"{title_of(source)} has another size: choose another source")
         result.sources.bring(source, path)
 
+    def painted_now(self, number: int) -> dict[str, Any]:
+        """As of `painted_state`, of the version of a number; LookupError where there is none."""
+        with self.lock:
+            self.shown(number)
+            return self.painted_state(next(one for one in self.versions if one.number == number))
+
     def undo(self, number: int, count: int) -> list[Box]:
         """Undo the last strokes; return the boxes that have changed."""
         with self.lock:
@@ -285,7 +291,7 @@ class StackVersions(StackFrames):
             "aligned": aligned.exists(),
             "slabs": stems_in(files.slabs),
             "methods": stems_in(files.methods),
-            **self._painted_state(version),
+            **self.painted_state(version),
         }
 
     def _draft_state(self, draft: ShownResult) -> dict[str, Any]:
@@ -298,6 +304,7 @@ class StackVersions(StackFrames):
             "methods": [],
             "strokes": 0,
             "undone": 0,
+            "filled": [],
             "stamp": draft.stamp,
         }
 
@@ -323,11 +330,13 @@ class StackVersions(StackFrames):
             "regions": record.regions,
         }
 
-    def _painted_state(self, version: Version) -> dict[str, Any]:
-        painted = version.painted
+    def painted_state(self, version: Version) -> dict[str, Any]:
+        """What strokes change in the state of a version."""
+        painted, record = version.painted, version.record
         return {
             "strokes": len(painted.strokes),
             "undone": len(painted.undone),
+            "filled": filled_by(record.regions, painted.strokes, record.names),
             "stamp": version.stamps.now,
         }
 

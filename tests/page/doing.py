@@ -22,6 +22,20 @@ def write_stack(folder, count, sides=(240, 360), seed=0, name="DSC_{:04}.jpg", c
     return paths
 
 
+def write_walk(folder, count=5, sides=(240, 360)):
+    """Write a drawn stack in which a bright disc moves to the right; returns its files."""
+    dim = np.uint8(40 + 0.3 * texture(*sides, 63))
+    radius, (y, x) = 22, np.mgrid[: sides[0], : sides[1]]
+    paths = []
+    for k, frame in enumerate(draw_stack(dim, count)):
+        across = sides[1] // 2 + 12 * (k - count // 2)
+        inside = np.hypot(x - across, y - sides[0] // 2) <= radius
+        frame[inside] = 150 + 0.35 * texture(*sides, 64)[inside]
+        paths.append(folder / f"walk_{k}.png")
+        write_picture(paths[-1], frame)
+    return paths
+
+
 def home(page):
     """Back to the start page."""
     page.click("#home")

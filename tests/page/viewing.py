@@ -12,11 +12,14 @@ from stackmff.images.formats import decode
 from tests.page.doing import (
     DOWN,
     ESCAPE,
+    SHIFT,
+    SPACE,
     TAB,
     TALLY,
     fused,
     home,
     write_stack,
+    write_walk,
 )
 from tests.visit import STAGE, differ, must
 
@@ -306,6 +309,55 @@ def check_other_sources(page, folder, downloads, shots):
         "predict.py makes another picture of these strokes",
     )
     page.choose("#format", "tiff")
+    home(page)
+
+
+def check_moved(page, folder, shots):
+    """What moved is outlined; a click fills it from the next frame, Shift from the one before."""
+
+    def seen():
+        page.blur()  # without the ring of the keyboard's focus
+        page.settled()
+        return page.picture("#picture")[60:-60]  # without what is told in the corners
+
+    def same(one, other):
+        return differ(one, other) < 0.05
+
+    files = write_walk(folder / "moved")
+    names = [file.name for file in files]
+    told = "return document.querySelector('#region').textContent"
+    undone = "return document.querySelector('#undo').disabled"
+    fused(page, files)
+    must(page.text("#regions") == "Moved: 1 region", f"told is {page.text('#regions')!r}")
+    must(page.run(told) == "" and page.run(undone), "a frame was chosen before any click")
+    outlined = seen()
+    page.shot(shots, "moved")
+    page.click("#regions")
+    must(not same(outlined, seen()), "the region is not outlined")
+    page.run("document.querySelector('#regions').focus()")
+    page.keys(SPACE)
+    must(same(outlined, seen()), "the toggle does not outline again")
+    page.drag("#picture", [(0.5, 0.5)])
+    page.until(undone, False)
+    first = names.index(page.run(told).removeprefix("Region 1: "))
+    filled = seen()
+    page.shot(shots, "moved_next")
+    must(not same(outlined, filled), "another frame does not fill the region")
+    page.drag("#picture", [(0.5, 0.5)])
+    page.until(told, f"Region 1: {names[(first + 1) % len(names)]}")
+    page.run("document.querySelector('#picture').focus()")
+    page.keys("\ue007", held=[SHIFT])  # Enter takes the middle of the picture
+    page.until(told, f"Region 1: {names[first]}")
+    must(same(filled, seen()), "Shift does not bring the frame back")
+    page.reload()
+    page.until(STAGE, "result")
+    must(same(filled, seen()), "a reload loses what fills the region")
+    for _ in range(3):
+        page.keys("z")
+    page.until(undone)
+    must(same(outlined, seen()), "undo does not bring the result back")
+    page.drag("#picture", [(0.5, 0.5)])
+    page.until(told, f"Region 1: {names[first]}")
     home(page)
 
 

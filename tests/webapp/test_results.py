@@ -21,6 +21,7 @@ from stackmff.images.stack import read_stack
 from stackmff.webapp.exports import write_export
 from stackmff.webapp.jobs import ExportSpec
 from stackmff.webapp.results import SMALL, TILE, ShownResult
+from stackmff.webapp.strokes import filled_by
 from stackmff.webapp.tiles import CopyCache
 from tests.drawn import draw_stack, texture, waves
 from tests.stand_ins import Engine, brightest, only
@@ -260,12 +261,15 @@ def test_another_frame_fills_a_region(result):
     box = result.paint(stroke_of(json.loads(json.dumps(entry)), result.names))
     inside = np.s_[34:62, 82:198]  # cells 8 to 15 and 20 to 49 of 4 px, without half a cell
     assert np.array_equal(result.picture[inside], result.frames[2][inside] * np.uint16(257))
+    found = [record_of(region, result.names)]
+    assert filled_by(found, result.strokes, result.names) == ["c.png"]
     assert result.stroke_at(140, 50) == {"frame": "c.png", "share": 1.0}
     assert result.stroke_at(700, 50) is None
     again = ShownResult(result.files.folder)
     assert np.array_equal(again.picture, result.picture)
     assert result.undo(1) == [box]
     assert np.array_equal(result.picture, before)
+    assert filled_by(found, result.strokes, result.names) == ["a.png"]
 
 
 def test_no_two_pictures_have_one_stamp(result):

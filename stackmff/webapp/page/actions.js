@@ -338,6 +338,26 @@ export function painting(method, body, path = "") {
   return sent;
 }
 
+let turned = Promise.resolve(null); // each click goes on from what the one before it has chosen
+
+/**
+ * Fills a region where something moved from the frame after, or before, the one that fills it.
+ * @param {number} index of the region
+ * @param {number} way 1 or -1
+ * @returns {Promise<any>} as of `painting`
+ */
+export function turnRegion(index, way) {
+  turned = turned.then(() => {
+    const found = version();
+    if (!found?.regions[index]) return null;
+    const names = found.kept.map(k => found.names[k]);
+    const at = names.indexOf(found.filled[index]) + way;
+    set({ region: { run: found.run, index } });
+    return painting("POST", { ...found.regions[index], frame: names.at(at % names.length) });
+  });
+  return turned;
+}
+
 export const replayed = { by: null }; // set by the view, which asks for tiles again
 
 async function replay(file) {

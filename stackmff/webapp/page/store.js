@@ -20,6 +20,8 @@
  * @property {boolean} sourcePane whether the source is shown beside the retouched picture
  * @property {boolean} erasing
  * @property {string|null} overlay
+ * @property {boolean} outlines whether the regions where something moved are outlined
+ * @property {{run: string, index: number}|null} region that was clicked last
  * @property {[number, number]|null} uploading bytes sent, bytes in all
  * @property {number} painting strokes that the server does not have yet
  * @property {{kind: string, text: string}[]} messages of the kinds "bad" and "note"
@@ -37,7 +39,8 @@ const state = {
   info: null, token: null, projects: [], stacks: [], stackId: null, stack: null, run: null,
   frame: 0, source: null, frameId: null, tool: "result", other: { kind: "frame" }, compareMode: "wipe",
   sourcePane: true, erasing: false, overlay: null, uploading: null, painting: 0, messages: [],
-  exports: [], importing: null, finding: false, crop: null, cropping: false,
+  exports: [], importing: null, finding: false, crop: null, cropping: false, outlines: true,
+  region: null,
 };
 const watchers = [];
 let waits = false;

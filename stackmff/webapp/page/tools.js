@@ -1,6 +1,6 @@
 // The viewer with its tools: what is shown on the canvas, and how.
 
-import { cancelMethod, compareMethod, painting, replayed, tell } from "./actions.js";
+import { cancelMethod, compareMethod, painting, replayed, tell, turnRegion } from "./actions.js";
 import { all as allOf, byId, plural } from "./elements.js";
 import { brushSource, comparable, compared, fillGroups, frameIndex, fusedLayer, making, otherName, sources }
   from "./layers.js";
@@ -14,12 +14,14 @@ let view;
 let scene;
 let sceneOf = null; // run and stamp of the result that the 3D view shows
 let wasRun = null;
+const NONE = []; // regions
 
 export function listen() {
   view = new PictureView(byId("picture"), get().info.tile, {
     address: (layer, ...at) => ofStack(`/tile/${layer.run}/${layer.name}/${at.join("/")}`),
     probe: (x, y) => version() && get().frameId === null && probe(view, x, y),
     stroke, sharpest,
+    region: (index, way) => turnRegion(index, way).then(settled),
     step: way => stepSource(way),
     wiped: share => {
       byId("wipe").value = 100 - share * 100;
@@ -38,7 +40,7 @@ export function listen() {
   replayed.by = settled;
   buttons();
   watch(s => [s.stack, s.run, s.frame, s.frameId, s.tool, s.other, s.compareMode, s.sourcePane,
-    s.erasing, s.overlay, s.crop, s.cropping, s.source], draw);
+    s.erasing, s.overlay, s.crop, s.cropping, s.source, s.outlines, s.region], draw);
 }
 
 // What is shown
@@ -70,6 +72,8 @@ function drawFrame(id) {
   if (!frame) return set({ frameId: null });
   view.brush = null;
   view.crop.active = false;
+  view.regions.show(NONE);
+  byId("region").textContent = "";
   const main = { run: "frame", name: String(id), least: frame.whole ? 0 : 2, stamp: String(frame.whole) };
   view.show({ picture: frame, main, other: null, mode: "single", overlay: null });
   byId("left").textContent = frame.used ? frame.name : `${frame.name}, excluded`;
@@ -95,6 +99,7 @@ function drawResult(found) {
   // The brush comes first: what is drawn depends on it.
   view.brush = tool !== "retouch" ? null
     : { frame: erasing ? null : source, radius: 1, softness: 0, opacity: 1 };
+  view.regions.show(tool === "result" && get().outlines ? found.regions : NONE);
   view.show({ picture: found, main: fusedLayer(found), other, mode, overlay: shown });
   setBrush();
   if (found.run !== wasRun) {
@@ -110,10 +115,23 @@ function drawResult(found) {
   byId("pane").setAttribute("aria-pressed", sourcePane);
   byId("side").setAttribute("aria-pressed", compareMode === "side");
   byId("tools").classList.toggle("beside", compareMode === "side");
+  drawRegions(found);
   drawChoices(found);
   drawTags(found);
   drawLegend(shown && overlay, found);
   if (tool === "3d") showScene(found);
+}
+
+/** What is told of the regions where something moved, and which frame fills the one that was clicked. */
+function drawRegions(found) {
+  const { tool, outlines, region } = get();
+  const count = found.regions.length;
+  byId("regions").hidden = !count;
+  byId("regions").textContent = `Moved: ${plural(count, "region")}`;
+  byId("regions").setAttribute("aria-pressed", outlines);
+  const told = tool === "result" && outlines && region?.run === found.run && region.index < count;
+  byId("region").textContent = told ? `Region ${region.index + 1}: ${found.filled[region.index]}` : "";
+  byId("history").hidden = tool === "result" && !count;
 }
 
 function drawChoices(found) {
@@ -263,6 +281,7 @@ function buttons() {
   byId("eraser").onclick = () => set({ erasing: !get().erasing });
   byId("undo").onclick = async () => settled(await painting("DELETE"));
   byId("redo").onclick = async () => settled(await painting("POST", undefined, "/redo"));
+  byId("regions").onclick = () => set({ outlines: !get().outlines });
   byId("close-frame").onclick = () => set({ frameId: null });
 }
 
@@ -276,7 +295,8 @@ export function key(event) {
   if (!shows || inField(event)) return false;
   const letter = event.key.toLowerCase();
   const retouches = tool === "retouch" && frameId === null;
-  if ((letter === "z" || letter === "y") && !event.altKey && retouches)
+  const undoes = retouches || (frameId === null && tool === "result" && found?.regions.length);
+  if ((letter === "z" || letter === "y") && !event.altKey && undoes)
     byId(letter === "y" || event.shiftKey ? "redo" : "undo").click();
   else if (event.ctrlKey || event.metaKey || event.altKey) return false;
   else if (letter === "f") byId("fit").click();

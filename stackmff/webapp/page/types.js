@@ -57,6 +57,8 @@
  * @property {boolean} aligned
  * @property {string[]} slabs
  * @property {string[]} methods
+ * @property {{frame: string, region: import("./regions.js").Place}[]} regions where something moved
+ * @property {string[]} filled the frame that fills each region now
  * @property {number} strokes
  * @property {number} undone
  * @property {string} stamp

@@ -1,6 +1,7 @@
 // The picture on its canvas: tiles, panes, the comparison slider, zoom, overlays, brush, crop.
 
 import { CropBox } from "./crop.js";
+import { RegionOutlines } from "./regions.js";
 
 const MOST_BYTES = 200e6; // of decoded tiles
 const GRIP = 18; // px beside the line of the comparison slider where it can be dragged
@@ -27,7 +28,7 @@ export class PictureView {
    * @param {number} tile side of a tile, px
    * @param {Object<string, Function>} on {address(layer, level, column, row), probe(x, y),
    *   stroke(stroke), wiped(share), zoomed(scale, fitted), sharpest(x, y), step(way), cropped(box),
-   *   pen()}
+   *   pen(), region(index, way)}
    */
   constructor(canvas, tile, on) {
     this.canvas = canvas;
@@ -59,6 +60,7 @@ export class PictureView {
     this.unsettled = []; // strokes that the tiles do not show yet
     this.stamps = new Map(); // of tiles of the painted picture that have changed since its stamp
     this.crop = new CropBox(this);
+    this.regions = new RegionOutlines(this);
     new ResizeObserver(() => this.resize()).observe(canvas);
     for (const kind of ["down", "move", "up", "cancel", "leave"])
       canvas.addEventListener("pointer" + kind, event => this[kind](event));
@@ -231,6 +233,7 @@ export class PictureView {
       context.restore();
     }
     if (this.wiping) this.paintLine(this.line());
+    if (!this.flicker) this.regions.paint(context);
     if (this.mark) this.paintMark();
     if (this.crop.active) this.crop.paint(context);
     if (this.brush && this.cursor) for (const pane of this.panes()) this.paintCursor(pane);
@@ -496,7 +499,7 @@ export class PictureView {
     if (this.crop.active) kind = "crop";
     else if (paints) kind = "paint";
     else if (near) kind = "wipe";
-    this.gesture = { kind, start: at, last: at, moved: false, alt: event.altKey };
+    this.gesture = { kind, start: at, last: at, moved: false, alt: event.altKey, shift: event.shiftKey };
     if (kind === "crop") this.crop.begin(this.place(...at));
     if (kind === "paint") {
       const pressed = event.pointerType === "pen" && this.pressure;
@@ -529,7 +532,8 @@ export class PictureView {
     if (!gesture) {
       const near = this.wiping && Math.abs(at[0] - this.line()) < GRIP * this.pixels;
       this.canvas.style.cursor = this.crop.active ? this.crop.cursor(this.cursor)
-        : this.brush ? "none" : near ? "ew-resize" : "crosshair";
+        : this.brush ? "none" : near ? "ew-resize"
+          : this.regions.at(this.cursor) < 0 ? "crosshair" : "pointer";
       if (this.brush) this.draw();
       return;
     }
@@ -582,16 +586,21 @@ export class PictureView {
     } else if (gesture.kind === "crop") 
       this.on.cropped(this.crop.whole());
      else if (gesture.kind === "pan" && !gesture.moved) 
-      this.click(this.place(...gesture.start), gesture.alt);
+      this.click(this.place(...gesture.start), gesture);
     
     this.draw();
   }
 
-  click(place, alt = false) {
+  click(place, { alt = false, shift = false } = {}) {
     const [x, y] = place.map(Math.floor);
     if (x < 0 || y < 0 || x >= this.picture.width || y >= this.picture.height) return;
     if (alt) {
       this.on.sharpest(x, y);
+      return;
+    }
+    const region = this.regions.at(place);
+    if (region >= 0) {
+      this.on.region(region, shift ? -1 : 1);
       return;
     }
     this.mark = [x, y];
@@ -620,7 +629,8 @@ export class PictureView {
     else if (way && this.brush && way[1]) this.on.step(-way[1]);
     else if (way) this.pan(...way.map(side => (side * this.canvas.height) / 8));
     else if ("+=-".includes(event.key)) this.zoom(this.scale * 2 ** (event.key === "-" ? -0.5 : 0.5));
-    else if (event.key === "Enter" && !this.brush) this.click([this.x, this.y]);
+    else if (event.key === "Enter" && !this.brush) 
+      this.click([this.x, this.y], { shift: event.shiftKey });
     else return;
     event.preventDefault();
   }
