@@ -80,7 +80,7 @@ weights: photos-there $(VENV)/.ready
 	$(TRAIN) --exp_name $(FINAL) --init experiments/$(RUN_NAME)/best.pth --freeze_norm \
 		--epochs $(FINAL_EPOCHS) --lr 1e-3 --decay_fraction 0.98
 	$(RUN) -m tools.train_pyramid --exp_name $(PYRAMID) --photos "$(PHOTOS)" \
-		--init experiments/$(FINAL)/best.pth --steps $(PYRAMID_STEPS) --lr 1.3e-3 \
+		--init experiments/$(FINAL)/best.pth --steps $(PYRAMID_STEPS) \
 		$(if $(wildcard experiments/$(PYRAMID)/last.pth),--resume)
 	$(RUN) -m tools.export --model_path experiments/$(PYRAMID)/best.pth
 	@echo "The weights: experiments/$(PYRAMID)/best.pth, for predict.py --model_path"

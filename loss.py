@@ -191,12 +191,15 @@ def texture_term(output: Output, batch: Batch) -> torch.Tensor:
 
 
 def glints_term(output: Output, batch: Batch) -> torch.Tensor:
-    """Mean absolute error at points of light: few pixels, which are seen at once if missing.
+    """Mean absolute error at points of light, few pixels: what is missing or false is seen at once.
 
-    They are bright in the answer, and differ between the frames. Few of them count for little.
+    They are bright in the answer or in the fused picture, and differ between the frames: a light
+    behind the blurred edge of a foreground shines through it in the frame that has it in focus. Few
+    of them count for little.
     """
     frames = batch["stack"].mean(1)  # (B, N, H, W)
-    glints = (batch["answer"].mean(1) > GLINT) & (frames.amax(1) - frames.amin(1) > GLINT_CHANGE)
+    brightest = torch.maximum(batch["answer"].mean(1), output["fused"].detach().mean(1))
+    glints = (brightest > GLINT) & (frames.amax(1) - frames.amin(1) > GLINT_CHANGE)
     error = (output["fused"] - batch["answer"]).abs().mean(1)  # (B, H, W)
     return ((error * glints).sum((1, 2)) / (glints.sum((1, 2)) + GLINT_PIXELS)).mean()
 

@@ -271,6 +271,20 @@ class BesideBest(FactorisedBlock):
         return F.relu(self.change(self.a.beside(x, best)) + skip)
 
 
+class Joined(nn.Module):
+    """relu of a convolution within pixels, (B, C, N, H, W) to (B, C', N, H, W).
+
+    What is left of a FactorisedBlock that only puts two levels together.
+    """
+
+    def __init__(self, c_in: int, c_out: int) -> None:
+        super().__init__()
+        self.skip = ConvNorm3d(c_in, c_out, (1, 1, 1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return F.relu(self.skip(x))
+
+
 class UpNorm3d(nn.Sequential):
     """Doubles height and width: (B, C, N, H, W) to (B, C', N, 2H, 2W)."""
 
@@ -464,9 +478,11 @@ class StackMix(FusionNetwork):
                 x = x + hint
             skips.append(encoder(x))  # (B, Ck, N, H/(2 2^k), W/(2 2^k))
         x = skips.pop()
-        if len(self.ups) > 1:
+        decoders = len(self.decoders)
+        if len(self.ups) > max(decoders, 1):
             x = self.ups[-1](x) + skips.pop()  # the coarsest level only corrects the next one
-        for up, decoder in zip(self.ups[-2:0:-1], self.decoders[:0:-1], strict=True):
+        ups = self.ups[max(decoders - 1, 0) : 0 : -1]
+        for up, decoder in zip(ups, self.decoders[:0:-1], strict=True):
             x = decoder(torch.cat([up(x), skips.pop()], 1))
         return x, skips.pop()
 
@@ -560,7 +576,9 @@ class PyramidMix(FusionNetwork):
     heads are `evened`, and so is what doubles the size of features, EvenTransposed3d.
 
     Args:
-        widths, hidden, window, chroma: of both levels, see StackMix.
+        widths, hidden, window, chroma: of both levels, see StackMix. The fine one has the first
+            three of the widths, if there are four, and at an eighth of the size puts its levels
+            together within pixels: what is wider, the guide tells it.
         guide: channels of the layer between the levels.
         finish: channels of the stage beyond the mixture, see fusion/finish.py; 0 for none.
     Raises:
@@ -578,7 +596,11 @@ class PyramidMix(FusionNetwork):
         if type(finish) is not int or finish < 0:
             raise ValueError(f"finish is {finish!r}, not a whole number from 0")
         self.finish = Finish(finish) if finish else None
-        self.coarse, self.fine = StackMix(**options), StackMix(**options)
+        self.coarse = StackMix(**options)
+        self.fine = StackMix(**{**options, "widths": options["widths"][:3]})
+        if len(self.fine.ups) == 2:
+            narrow, wide = options["widths"][:2]
+            self.fine.decoders.append(Joined(2 * wide, wide))
         self.coarse.multiple = self.fine.multiple = self.step
         for up in (*self.coarse.ups, *self.fine.ups):
             conv = cast(nn.ConvTranspose3d, cast(UpNorm3d, up)[0])

@@ -77,6 +77,10 @@ def test_a_missing_point_of_light_costs_its_error():
     batch = {"answer": answer, "stack": torch.stack([answer, dark], 2)}
     missed = loss.glints_term(luma_output(dark), batch).item()
     assert missed == pytest.approx(0.8 * 10 / (10 + loss.GLINT_PIXELS))
+    unlit = {"answer": torch.full_like(answer, 0.1), "stack": batch["stack"]}
+    lit = torch.where(answer > 0.5, 0.9, 0.1)  # a light where the answer has none counts as much
+    false = loss.glints_term(luma_output(lit), unlit).item()
+    assert false == pytest.approx(0.8 * 10 / (10 + loss.GLINT_PIXELS))
     steady = {"answer": answer, "stack": torch.stack([answer, answer], 2)}  # white in all frames
     assert loss.glints_term(luma_output(dark), steady).item() == 0
 

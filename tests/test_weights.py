@@ -12,6 +12,7 @@ from drawn import texture
 from stackmff.alignment.focus_order import focus_order
 from stackmff.evaluation.metrics import psnr
 from stackmff.files import sha256
+from stackmff.fusion.blending import Mixture
 from stackmff.fusion.engines import torch_engine
 from stackmff.fusion.fuse import fuse_stack
 from stackmff.images.colour import LUMA, luma
@@ -78,11 +79,25 @@ def test_what_differs_in_colour_alone_is_found(engine):
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-def test_pixels_lie_within_the_range_of_their_frames(engine, scene, dtype):
+def test_values_lie_within_the_range_of_the_frames(engine, scene, dtype):
     frames = scene[0].astype(dtype) * (257 if dtype == np.uint16 else 1)
-    fused = fuse_stack(frames, engine).picture
+    fused, pure = (fuse_stack(frames, engine, Mixture(pure=pure)).picture for pure in (False, True))
     assert fused.dtype == dtype
-    assert (fused >= frames.min(0)).all() and (fused <= frames.max(0)).all()
+    assert (pure >= frames.min(0)).all() and (pure <= frames.max(0)).all()
+    square = np.ones((3, 3), np.uint8)
+    assert (fused >= cv2.erode(frames.min(0), square)).all()
+    assert (fused <= cv2.dilate(frames.max(0), square)).all()
+    assert 0 < levels(fused, pure)[0] < 3 * (257 if dtype == np.uint16 else 1)
+
+
+def test_what_goes_beyond_the_mixture_is_nearer_to_the_answer(engine):
+    gains = []
+    for seed in range(5):
+        frames, answer = compose(seed)
+        fused = (fuse_stack(frames, engine, Mixture(pure=pure)).picture for pure in (False, True))
+        beyond, mixture = (psnr(picture, answer, 255) for picture in fused)
+        gains.append(beyond - mixture)
+    assert np.mean(gains) > 0 and min(gains) > -0.1
 
 
 def test_equal_frames_give_that_frame(engine, scene):

@@ -22,7 +22,14 @@ from network import (
 from stackmff.errors import StackError
 from stackmff.files import atomic_path, sha256, write_json
 from stackmff.fusion.coarse_level import DETAILS, POSITIONS
-from stackmff.fusion.engines import EXPORT_SUFFIX, GRID, engine_for, guide_export, openvino_engine
+from stackmff.fusion.engines import (
+    EXPORT_SUFFIX,
+    GRID,
+    engine_for,
+    guide_export,
+    openvino_engine,
+    stage_export,
+)
 from stackmff.fusion.fuse import frame_weights
 from stackmff.machine import import_openvino
 from stackmff.options import Options, add_options, option, parse
@@ -97,13 +104,14 @@ def frames_in_3d(network: "nn.Module") -> "nn.Module":
     return network
 
 
-def convert(network: FusionNetwork) -> list[Any]:
+def convert(network: FusionNetwork) -> dict[str, Any]:
     """OpenVINO models of a network, float32, for any N, and H and W that are multiples of GRID.
 
-    The last one takes luma (N, H, W), if the network sees colour chroma (2, N, H/2, W/2), and if it
+    "weights" takes luma (N, H, W), if the network sees colour chroma (2, N, H/2, W/2), and if it
     has a coarse level also the two parts of its guide for the tile, see fusion/coarse_level.py. It
-    gives the weights of the frames (N, H, W). The coarse level is a model of its own before it: it
-    takes what is reduced, luma, chroma and details (DETAILS, N, H, W), and gives the guide.
+    gives the weights of the frames (N, H, W). The coarse level is a model of its own, "guide": it
+    takes what is reduced, luma, chroma and details (DETAILS, N, H, W), and gives the guide. So is
+    a stage beyond the mixture, "stage", see beyond.Coefficients.
 
     Args:
         network: that weighs the frames, in eval mode; it is changed in place.
@@ -140,13 +148,20 @@ def convert(network: FusionNetwork) -> list[Any]:
             weights: torch.Tensor = self.network.refine(*seen, guide)[0].softmax(0)
             return weights
 
+    class Stage(Whole):
+        """The stage beyond the mixture."""
+
+        def forward(self, lumas: torch.Tensor, *share: torch.Tensor) -> torch.Tensor:
+            factors: torch.Tensor = self.network.finish.coefficients(lumas[None], share[0][None])
+            return factors[0]
+
     frames_in_3d(fold_norms(network))
     n_frames, height, width = EXAMPLE
     inputs = {"luma": torch.rand(EXAMPLE)}
     if network.colour:
         inputs["chroma"] = torch.rand(2, n_frames, height // 2, width // 2) - 0.5
     if not isinstance(network, PyramidMix):
-        return [traced(Whole(), inputs, ["weights"])]
+        return {"weights": traced(Whole(), inputs, ["weights"])}
     with torch.no_grad():
         for level in (network.coarse, network.fine):  # so that nothing of it is left in the graph
             weight, bias = evened(level.head.weight, cast(torch.Tensor, level.head.bias))
@@ -155,23 +170,30 @@ def convert(network: FusionNetwork) -> list[Any]:
     with torch.no_grad():
         guide = Coarse()(*of_coarse.values())
     names = list(POSITIONS)
-    coarse = traced(Coarse(), of_coarse, names)
+    models = {"guide": traced(Coarse(), of_coarse, names)}
+    if network.finish is not None:
+        lumas, share = torch.rand(6, height, width), torch.rand(3, height // 2, width // 2)
+        models["stage"] = traced(Stage(), {"lumas": lumas, "share": share}, ["coefficients"], 2)
     for name, maps in zip(names, guide, strict=True):
         each = POSITIONS[name]
         sides = (each * (side // GRID + 2) for side in (height, width))
         inputs[name] = torch.rand(len(maps), n_frames, *sides)
-    return [coarse, traced(Fine(), inputs, ["weights"])]
+    return models | {"weights": traced(Fine(), inputs, ["weights"])}
 
 
 def traced(
-    module: "nn.Module", inputs: Mapping[str, "torch.Tensor"], outputs: Sequence[str]
+    module: "nn.Module",
+    inputs: Mapping[str, "torch.Tensor"],
+    outputs: Sequence[str],
+    varying: int = 3,
 ) -> Any:
     """An OpenVINO model of a module.
 
     Args:
         module: called with `inputs`, in their order.
-        inputs: {name: example (..., N, H, W)}; the last three sides may vary, others not.
+        inputs: {name: example (..., N, H, W)}.
         outputs: names of what it returns.
+        varying: how many of the last sides of inputs may vary.
     """
     openvino = import_openvino()
     with warnings.catch_warnings():
@@ -181,7 +203,7 @@ def traced(
             module,
             example_input=tuple(inputs.values()),
             input=[
-                openvino.PartialShape([*planes.shape[:-3], -1, -1, -1])
+                openvino.PartialShape([*planes.shape[:-varying], *[-1] * varying])
                 for planes in inputs.values()
             ],
         )
@@ -218,21 +240,22 @@ def export(model_path: Path) -> float:
     record = {model_path.name: sha256(model_path)}
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".export") as folder:
         made = Path(folder) / target.name
-        paths = [guide_export(made), made][-len(models) :]
-        for model, path in zip(models, paths, strict=True):
-            openvino.save_model(model, path, compress_to_fp16=False)
+        places = {"guide": guide_export, "stage": stage_export, "weights": Path}
+        paths = {name: at(made) for name, at in places.items()}
+        for name, model in models.items():
+            openvino.save_model(model, paths[name], compress_to_fp16=False)
         error = largest_error(network, made)
         if error > LARGEST_ERROR:
             raise StackError(
                 f"{target}: the export differs by {error:.2g}: try another version of OpenVINO"
             )
         model_path.with_suffix(".json").unlink(missing_ok=True)  # until all files are there
-        if len(models) == 1:  # a coarse level that was exported before would be taken for its own
-            for suffix in (EXPORT_SUFFIX, ".bin"):
-                guide_export(target).with_suffix(suffix).unlink(missing_ok=True)
-        for path, suffix in itertools.product(paths, (EXPORT_SUFFIX, ".bin")):
-            part = path.with_suffix(suffix)
+        for name, suffix in itertools.product(places, (EXPORT_SUFFIX, ".bin")):
+            part = paths[name].with_suffix(suffix)
             place = target.with_name(part.name)
+            if name not in models:  # one that was exported before would be taken for its own
+                place.unlink(missing_ok=True)
+                continue
             with atomic_path(place) as temporary:
                 part.replace(temporary)
             record[place.name] = sha256(place)

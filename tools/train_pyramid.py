@@ -46,14 +46,16 @@ from utils import seed_everything
 
 # Weights of the terms: of fused pictures, also of the fine level's mixture, of the coarse level, of
 # what its logits alone would give.
-PICTURE = {"l1": 1.0, "laplacian": 0.5, "log_mse": 0.02, "faint": 0.1, "haze": 0.7, "texture": 0.1}
+PICTURE = {"l1": 1.0, "laplacian": 0.5, "log_mse": 0.03, "faint": 0.1, "haze": 0.7, "texture": 0.1}
+SMALL_PICTURE = PICTURE | {"log_mse": 0.05, "faint": 0.05, "texture": 0.02}  # of small scenes
 GLINTS = {"glints": 0.3}
+FINISHED = {"log_mse": 0.25}  # beyond the mixture: there is little to gain, and it lies at edges
 COARSE = {"l1": 0.6, "log_mse": 0.012}
 EARLY = {"l1": 0.3, "faint": 0.03}
 SSIM = 0.3  # of the luma, of fused pictures
 HELD_OUT = slice(7, None, 16)  # of the photographs in natural order: for validation
 WARM_UP = 100  # steps
-NEW_RATE = 1.5  # learning rate of the stage beyond the mixture, as a share of --lr
+NEW_RATE = 2.5  # learning rate of the stage beyond the mixture, as a share of --lr
 CACHE_MIB = 1024  # of photographs
 
 # What a resumed run must keep to be the run that stopped.
@@ -67,6 +69,7 @@ class PyramidOptions(Options):
 
     exp_name: str = option(help="name of the run's folder")
     photos: tuple[Path, ...] = option(
+        (),
         help="folders of photographs that scenes are made of; every sixteenth validates",
         metavar="DIR",
     )
@@ -79,13 +82,13 @@ class PyramidOptions(Options):
     steps: int = option(
         4000, help="steps of the whole run, over which the learning rate falls to 0", low=1
     )
-    lr: float = option(1.2e-3, help="learning rate", above=0)
+    lr: float = option(1.5e-3, help="learning rate", above=0)
     fine_rate: float = option(
-        0.6, help="learning rate of the fine level, as a share of --lr", low=0
+        0.8, help="learning rate of the fine level, as a share of --lr", low=0
     )
-    large_share: float = option(0.62, help="share of the steps on large scenes", low=0, high=1)
+    large_share: float = option(0.5, help="share of the steps on large scenes", low=0, high=1)
     finish: int = option(
-        0, help="channels of the stage beyond the mixture; 0: none", low=0, metavar="CHANNELS"
+        12, help="channels of the stage beyond the mixture; 0: none", low=0, metavar="CHANNELS"
     )
     only_finish: bool = option(False, help="train the stage beyond the mixture, and nothing else")
     pool: int = option(
@@ -110,6 +113,8 @@ class PyramidOptions(Options):
 
     def contradiction(self) -> str | None:
         """See `Options.contradiction`."""
+        if not self.photos and not self.resume:
+            return "give --photos DIR: scenes are made of photographs"
         if self.only_finish and not self.finish:
             return "--only_finish trains the stage of --finish CHANNELS: give it, too"
         if Path(self.exp_name).name in ("", ".."):
@@ -202,13 +207,14 @@ def levels_loss(
     stack, answer = batch.stack, batch.answer
     with autocast(stack.device, precision):
         weighed = weigh_batch(network, batch)
-    total = picture_loss(mixed(weighed.logits, stack), batch, PICTURE | GLINTS)
+    wanted = SMALL_PICTURE if batch.small is None else PICTURE | GLINTS
+    total = picture_loss(mixed(weighed.logits, stack), batch, wanted)
     values = {"fine": total}
     if network.finish is not None:  # on some of the pictures: it learns fast, and costs as much
-        few = slice(0, -(-len(stack) // 3))
+        few = slice(0, -(-len(stack) // 2))
         with autocast(stack.device, precision):
             finished = network.finish(weighed.logits[few].softmax(1), stack[few])
-        values["finished"] = picture_loss(finished, batch)
+        values["finished"] = picture_loss(finished, batch, wanted | FINISHED)
         total = 0.5 * (total + values["finished"])
     height, width = stack.shape[-2:]
     near = enlarged(network.near(weighed.hints[2]), network.fine.unshuffle)
@@ -250,7 +256,8 @@ def build_pyramid(options: PyramidOptions) -> PyramidMix:
     assert isinstance(network, PyramidMix)  # as its name says
     if name == "StackMix":
         for level in (network.coarse, network.fine):
-            level.load_state_dict(evened_ups(init.state_dict()))
+            known = evened_ups(init.state_dict())
+            level.load_state_dict({key: known[key] for key in level.state_dict()})
         return network.eval()
     fresh = network.state_dict()
     state = {

@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 
 from stackmff.alignment.geometry import Alignment, coverage, covered
+from stackmff.fusion.beyond import corrected
 from stackmff.fusion.engines import Engine, weigh
 from stackmff.images.frame_store import release, window
 from stackmff.images.levels import Levels, levels_of
@@ -170,21 +171,21 @@ class WeightsBlend:
         seen = window(self.guide, *place, self.distinct) if guided else tile
         weights = weigh(engine, seen, self.levels, place[::2])  # (N, h, w)
         colours = tile.shape[3] - (tile.shape[3] % 2 == 0)  # without alpha
-        finished = None
-        if engine.goes_beyond and not self.mixture.pure and not guided:
+        beyond = engine.goes_beyond and not self.mixture.pure and not guided
+        if beyond and len(tile) > 1:  # a single frame is as it is
             whole = slice(0, weights.shape[1]), slice(0, weights.shape[2])
             self.dampen(weights, tile, whole)
             self.settle(weights, place, whole)
-            finished = engine.finish(weights, tile[..., :colours])[:, *used]
-            weights = weights[:, *used]
-        else:
-            weights = weights[:, *used]
-            self.dampen(weights, tile, used)
-            self.settle(weights, place, used)
-        out = self.mixed(weights, tile[:, *used])
-        if finished is not None:
-            out[:colours] = finished
-        return out
+            out = self.mixed(weights, tile)
+            seen = tile[..., :colours]
+            out[:colours] = corrected(
+                out[:colours], weights, seen, engine.coefficients, self.levels
+            )
+            return out[:, *used]
+        weights = weights[:, *used]
+        self.dampen(weights, tile, used)
+        self.settle(weights, place, used)
+        return self.mixed(weights, tile[:, *used])
 
     def mixed(self, weights: np.ndarray, tile: np.ndarray) -> np.ndarray:
         """Mix frames (N, h', w', C) by weights (N, h', w'); (planes, h', w') float32."""

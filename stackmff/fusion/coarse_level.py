@@ -6,6 +6,7 @@ the top left of the picture and have one or more positions along GRID px of it.
 
 import copy
 import math
+import queue
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,6 +22,7 @@ from stackmff.fusion.engines import (
     TorchEngine,
     extended,
     guide_export,
+    stage_export,
 )
 
 # network.py takes the constants from here.
@@ -126,6 +128,8 @@ class OpenVinoPyramidEngine(OpenVinoEngine):
         self.guide: Guide = []
         self.coarse: Any = None
         self.looks: dict[tuple[int, ...], Any] = {}  # the coarse level compiled for a shape
+        self.goes_beyond = stage_export(self.path).is_file()
+        self.stages: dict[tuple[int, int], queue.Queue[Any]] = {}  # requests for a size of tiles
 
     def load(self) -> None:
         """Import OpenVINO and read both exports."""
@@ -177,6 +181,42 @@ class OpenVinoPyramidEngine(OpenVinoEngine):
         with self.at_work(small.shape):
             results = request.infer(seen, share_inputs=True)
             return [np.array(maps) for maps in results.values()]
+
+    def prepare(self, n_frames: int, height: int, width: int, count: int) -> int:
+        """Compile for tiles, see `Engine`."""
+        jobs = super().prepare(n_frames, height, width, count)
+        assert self.shape is not None  # it has just been set
+        size = self.shape[1:]
+        if self.goes_beyond and size not in self.stages:
+            self.stages.clear()
+            self.stages[size] = self.compile_stage(*size)
+        return jobs
+
+    def compile_stage(self, height: int, width: int) -> "queue.Queue[Any]":
+        """Requests of the stage beyond the mixture for tiles of one size."""
+        path = stage_export(self.path)
+        model = self.read(path)
+        lumas, share = (node.get_partial_shape()[0].get_length() for node in model.inputs)
+        shapes = {"lumas": [lumas, height, width], "share": [share, height // 2, width // 2]}
+        compiled = self.compiled_model(path, model, shapes, self.cores)
+        requests: queue.Queue[Any] = queue.Queue()
+        for _ in range(self.cores):
+            requests.put(compiled.create_infer_request())
+        return requests
+
+    def coefficients(self, lumas: np.ndarray, share: np.ndarray) -> np.ndarray:
+        """How much is added of each term, see `Engine`."""
+        assert self.shape is not None  # the tile has been weighed
+        (_, height, width), (_, high, wide) = self.shape, lumas.shape
+        seen = [extended(lumas, (height, width)), extended(share, (height // 2, width // 2))]
+        requests = self.stages[height, width]
+        request = requests.get()
+        try:
+            with self.at_work(lumas.shape):
+                out = request.infer(seen, share_inputs=True)[0]
+                return np.array(out[:, :high, :wide])
+        finally:
+            requests.put(request)
 
     def shapes_of(self, n_frames: int, height: int, width: int) -> dict[str, list[int]]:
         """The shapes of the inputs for tiles of one shape, in their order."""

@@ -51,7 +51,7 @@ class Engine(Protocol):
     Attributes:
         output: "weights" or "luma", what it returns.
         colour: whether it takes the chroma.
-        goes_beyond: whether its pictures go beyond the mixture of the frames, see `finish`.
+        goes_beyond: whether its pictures go beyond the mixture of the frames, see fusion/beyond.py.
         tile: side of a tile, px.
         overlap: of neighbouring tiles, px.
         sight: side of the window that it has to see for the weights of one pixel, px.
@@ -106,15 +106,8 @@ class Engine(Protocol):
     ) -> np.ndarray:
         """Run the network on a tile."""
 
-    def finish(self, weights: np.ndarray, frames: np.ndarray) -> np.ndarray:
-        """Mix the frames of a tile and correct the mixture; only if it `goes_beyond` the mixture.
-
-        Args:
-            weights: (N, h, w) float32, sum 1 over N.
-            frames: (N, h, w, C) uint8 or uint16, C 1 or 3.
-        Returns:
-            (C, h, w) float32, in the range of the frames' dtype.
-        """
+    def coefficients(self, lumas: np.ndarray, share: np.ndarray) -> np.ndarray:
+        """How much is added of each term, see beyond.Coefficients; only if it `goes_beyond`."""
 
 
 def out_of_memory(shape: Sequence[int], where: object) -> StackError:
@@ -252,16 +245,13 @@ class TorchEngine:
             planes.append(chroma)
         return [torch.from_numpy(one).to(self.device) for one in planes]
 
-    def finish(self, weights: np.ndarray, frames: np.ndarray) -> np.ndarray:
-        """Mix and correct, see `Engine`."""
+    def coefficients(self, lumas: np.ndarray, share: np.ndarray) -> np.ndarray:
+        """How much is added of each term, see `Engine`."""
         import torch
 
-        most = np.float32(np.iinfo(frames.dtype).max)
-        with self.at_work(weights.shape), torch.inference_mode():
-            planes = np.ascontiguousarray(np.moveaxis(frames, -1, 0)).astype(np.float32) / most
-            stack = torch.from_numpy(planes).to(self.device)[None]
-            shares = torch.from_numpy(np.ascontiguousarray(weights)).to(self.device)[None]
-            out: np.ndarray = self.network.finish(shares, stack)[0].float().cpu().numpy() * most
+        with self.at_work(lumas.shape), torch.inference_mode():
+            seen = (torch.from_numpy(part).to(self.device)[None] for part in (lumas, share))
+            out: np.ndarray = self.network.finish.coefficients(*seen)[0].cpu().numpy()
         return out
 
     def at_work(self, shape: Sequence[int]) -> contextlib.AbstractContextManager[None]:
@@ -405,8 +395,8 @@ class OpenVinoEngine:
         """Itself: an exported network sees a tile at a time."""
         return self
 
-    def finish(self, weights: np.ndarray, frames: np.ndarray) -> np.ndarray:
-        """An exported network does not go beyond the mixture."""
+    def coefficients(self, lumas: np.ndarray, share: np.ndarray) -> np.ndarray:
+        """Only networks with a coarse level go beyond the mixture."""
         raise NotImplementedError
 
     def __call__(
@@ -453,7 +443,8 @@ def export_of(model_path: Path) -> Path | None:
     """The export that belongs to a checkpoint, or None.
 
     Beside checkpoint.pth lie checkpoint.xml and checkpoint.bin, with a coarse level also those of
-    `guide_export`; checkpoint.json has the SHA-256 of the checkpoint that was exported and of them.
+    `guide_export`, with a stage beyond the mixture those of `stage_export`; checkpoint.json has
+    the SHA-256 of the checkpoint that was exported and of them.
     """
     model_path = Path(model_path)
     path = model_path.with_suffix(EXPORT_SUFFIX)
@@ -469,6 +460,11 @@ def export_of(model_path: Path) -> Path | None:
 def guide_export(path: Path) -> Path:
     """Where the coarse level of the export at `path` lies, if its network has one."""
     return path.with_name(f"{path.stem}.guide{path.suffix}")
+
+
+def stage_export(path: Path) -> Path:
+    """Where the stage beyond the mixture of the export at `path` lies, if its network has one."""
+    return path.with_name(f"{path.stem}.stage{path.suffix}")
 
 
 def openvino_engine(path: Path, precision: str = "auto") -> OpenVinoEngine:

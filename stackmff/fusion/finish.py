@@ -10,26 +10,27 @@ from stackmff.images.tensors import gaussian, luma_and_chroma, pad_to_multiple
 class Finish(nn.Module):
     """Corrects a mixture with the light of the frames that are mixed there.
 
-    It predicts eight coefficients per pixel: for yi - m and for wide Gaussians of yi - m of the
-    three frames y1 to y3 with the most weight nearby, where m is the mixture, and for the finest
-    detail of m and of y1. The result is held to the range of the frames in 3x3 px. Before training
-    the coefficients are zero.
+    From the luma it predicts five coefficients per pixel: for yi - m of the three frames y1 to y3
+    with the most weight nearby, where m is the mixture, and for the finest detail of m and of y1.
+    The result is held to the range of the frames in 3x3 px. Before training the coefficients are
+    zero.
 
     Args:
         channels: of its layers, which work on blocks of 2x2 px.
     """
 
-    frames, terms = 3, 8
+    frames, terms = 3, 5
     margin = 32  # px beyond which nothing changes a pixel
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.enter = nn.Conv2d(4 * (self.terms + 1 + self.frames), channels, 3, padding=1)
+        self.enter = nn.Conv2d(self.terms + 1, channels, 2, stride=2)
+        self.enter_share = nn.Conv2d(self.frames, channels, 1, bias=False)
         self.blocks = nn.ModuleList(
             nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=d, dilation=d) for _ in "ab")
             for d in (1, 2)
         )
-        self.leave = nn.Conv2d(channels, 4 * self.terms, 3, padding=1)
+        self.leave = nn.ConvTranspose2d(channels, self.terms, 4, stride=2)
         nn.init.zeros_(self.leave.weight)
         assert self.leave.bias is not None
         nn.init.zeros_(self.leave.bias)
@@ -44,22 +45,38 @@ class Finish(nn.Module):
             (B, C, H, W) float32 in [0, 1].
         """
         height, width = stack.shape[-2:]
-        mixture = (weights[:, None] * stack).sum(2)  # (B, C, H, W)
+        mixture = (weights[:, None] * stack).sum(2, keepdim=True)  # (B, C, 1, H, W)
         low = -F.max_pool2d(-stack.amin(2), 3, 1, 1)
         high = F.max_pool2d(stack.amax(2), 3, 1, 1)
         share, index = self.heaviest(weights)  # (B, 3, H/2, W/2)
-        parts = self.parts(stack, mixture, index)  # (B, C, 8, H, W)
-        seen = torch.cat([parts, mixture[:, :, None] - 0.5], 2)
-        if stack.shape[1] == 3:
-            seen = luma_and_chroma(seen)[0]
-        blocks = F.pixel_unshuffle(pad_to_multiple(seen, 2)[:, 0], 2)
-        x = F.relu(self.enter(torch.cat([blocks, *[share] * 4], 1)))
+        index = index.repeat_interleave(2, 2).repeat_interleave(2, 3)[..., :height, :width]
+        index = index[:, None].expand(-1, stack.shape[1], -1, -1, -1)
+        seen = torch.cat([mixture, stack.gather(2, index)], 2)  # (B, C, 4, H, W)
+        finest = finest_detail(seen[:, :, :2].flatten(1, 2)).unflatten(1, (-1, 2))
+        parts = torch.cat([seen[:, :, 1:] - mixture, finest], 2)  # (B, C, 5, H, W)
+        luma = torch.cat([parts, mixture - 0.5], 2)
+        luma = luma_and_chroma(luma)[0] if stack.shape[1] == 3 else luma
+        luma = pad_to_multiple(luma, 2)[:, 0]
+        coefficients = self.coefficients(luma, share)[..., :height, :width]
+        result = mixture[:, :, 0] + (coefficients[:, None] * parts).sum(2)
+        return torch.minimum(torch.maximum(result, low), high)
+
+    def coefficients(self, luma: torch.Tensor, share: torch.Tensor) -> torch.Tensor:
+        """What is added of each term.
+
+        Args:
+            luma: (B, 6, H, W) of the terms and of the mixture - 0.5, H and W even.
+            share: (B, 3, H/2, W/2), see `heaviest`.
+        Returns:
+            (B, 5, H, W) float32.
+        """
+        x = F.relu(self.enter(luma) + self.enter_share(share))
         for block in self.blocks:
             first, second = block.children()
             x = F.relu(x + second(F.relu(first(x))))
-        coefficients = F.pixel_shuffle(self.leave(x), 2)[:, None, :, :height, :width].float()
-        result = mixture + (coefficients * parts).sum(2)
-        return torch.minimum(torch.maximum(result, low), high)
+        x = F.pad(x, (1, 1, 1, 1), mode="replicate")
+        weight = even_phases(self.leave.weight)
+        return F.conv_transpose2d(x, weight, self.leave.bias, stride=2, padding=3).float()
 
     def heaviest(self, weights: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The three frames with the most weight around each 2x2 px, the last repeated if N < 3.
@@ -74,22 +91,19 @@ class Finish(nn.Module):
         share = torch.cat([share] + [share[:, -1:]] * missing, 1)
         return share, index
 
-    def parts(
-        self, stack: torch.Tensor, mixture: torch.Tensor, index: torch.Tensor
-    ) -> torch.Tensor:
-        """What the coefficients multiply, (B, C, 8, H, W).
 
-        Args:
-            stack: (B, C, N, H, W); mixture: (B, C, H, W).
-            index: (B, 3, H/2, W/2) numbers of frames.
-        """
-        height, width = stack.shape[-2:]
-        index = index.repeat_interleave(2, 2).repeat_interleave(2, 3)[..., :height, :width]
-        index = index[:, None].expand(-1, stack.shape[1], -1, -1, -1)
-        change = stack.gather(2, index) - mixture[:, :, None]  # (B, C, 3, H, W)
-        wide = F.avg_pool2d(change.flatten(1, 2), 2, ceil_mode=True)
-        wide = F.interpolate(gaussian(wide, 1.5), scale_factor=2, mode="bilinear")
-        wide = wide[..., :height, :width].unflatten(1, change.shape[1:3])
-        pair = torch.stack([mixture, mixture + change[:, :, 0]], 2)  # m and y1
-        finest = pair - gaussian(pair.flatten(1, 2), 1.0).unflatten(1, pair.shape[1:3])
-        return torch.cat([change, wide, finest], 2)
+def even_phases(weight: torch.Tensor) -> torch.Tensor:
+    """The nearest weights (C, C', 4, 4) of a transposed convolution of stride 2 without a grid.
+
+    Each pixel of its output is a sum over 2x2 of its inputs, with other weights in each pixel of a
+    square of 2x2. Where the inputs are plain, so are the outputs if these weights have one sum.
+    """
+    phases = weight.unflatten(-1, (2, 2)).unflatten(-3, (2, 2))  # (C, C', 2, 2, 2, 2): tap, phase
+    sums = phases.sum((-4, -2), keepdim=True)
+    even = phases + (sums.mean((-3, -1), keepdim=True) - sums) / 4
+    return even.flatten(-2).flatten(-3, -2)
+
+
+def finest_detail(planes: torch.Tensor) -> torch.Tensor:
+    """Planes (B, C, H, W) without their Gaussian of 1 px."""
+    return planes - gaussian(planes, 1.0)

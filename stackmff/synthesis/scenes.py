@@ -6,7 +6,7 @@ is drawn from a NumPy generator: one seed, one scene.
 """
 
 import itertools
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import cv2
 import numpy as np
@@ -35,7 +35,10 @@ UNFOCUSED_SHARE = 1 / 6  # of the lens's scenes; most of their depth is sharp in
 MOST_FRAMES = 40
 LEAST_STEP, LARGEST_STEP = 0.5, 3.0  # px of blur between planes, where the number of them is free
 TOLERANCE = 3.0  # px; see refocus.sharpest_picture
+# Of wide scenes: the largest circle of confusion and its steps between planes, px, and frames.
+WIDE_COC, WIDE_STEP, WIDE_FRAMES = (6.0, 36.0), (1.2, 4.0), (4, 12)
 
+Kind = Literal["any", "wide", "regions"]
 # frames (N, H, W, 3) and answer (H, W, 3) uint8, disparity (H, W) float32 in [0, 1], settings
 Rendered = tuple[np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]
 
@@ -248,10 +251,16 @@ def draw_plan(
     n_frames: int | None = None,
     faults: dict[str, Any] | None = None,
     min_coc: float = 1.0,
+    kind: Kind = "any",
 ) -> Plan:
     """The plan of a random scene; the arguments are those of `random_scene`."""
     faults = random_faults(rng) if faults is None else faults
-    if rng.random() < REGION_SHARE:
+    if kind == "wide":
+        ranges = np.log([WIDE_COC, WIDE_STEP])
+        largest, step = (float(np.exp(rng.uniform(*part))) for part in ranges)
+        free = int(np.clip(round(1 + largest / step), *WIDE_FRAMES))
+        return Plan(faults, False, n_frames or free, largest)
+    if kind == "regions" or rng.random() < REGION_SHARE:
         return Plan(faults, True, n_frames or int(rng.integers(4, 17)))
     largest = float(np.exp(rng.uniform(np.log(min_coc), np.log(max(max_coc, min_coc)))))
     near, far = 1.0, 0.0
@@ -265,9 +274,9 @@ def draw_plan(
     return Plan(faults, False, n_frames, largest, near, far)
 
 
-def numbered_frames(seed: int, number: int, max_coc: float = 30.0) -> int:
+def numbered_frames(seed: int, number: int, max_coc: float = 30.0, kind: Kind = "any") -> int:
     """How many frames scene `number` of a seed has, see `numbered_scene`, without rendering it."""
-    return draw_plan(np.random.default_rng([seed, number]), max_coc).n_frames
+    return draw_plan(np.random.default_rng([seed, number]), max_coc, kind=kind).n_frames
 
 
 def numbered_scene(
@@ -279,17 +288,18 @@ def numbered_scene(
     n_frames: int | None = None,
     faults: dict[str, Any] | None = None,
     device: torch.device | str = "cpu",
+    kind: Kind = "any",
 ) -> Rendered:
     """Scene `number` of a seed, the same wherever it is rendered: to files or during training.
 
     Args:
         number: of the scene, from 0.
-        photos, seed, size, max_coc, n_frames, faults, device: as for `random_scene`.
+        photos, seed, size, max_coc, n_frames, faults, device, kind: as for `random_scene`.
     Returns:
         As `random_scene`.
     """
     rng = np.random.default_rng([seed, number])
-    return random_scene(rng, photos, size, max_coc, n_frames, faults, device=device)
+    return random_scene(rng, photos, size, max_coc, n_frames, faults, device=device, kind=kind)
 
 
 def random_scene(
@@ -301,6 +311,7 @@ def random_scene(
     faults: dict[str, Any] | None = None,
     min_coc: float = 1.0,
     device: torch.device | str = "cpu",
+    kind: Kind = "any",
 ) -> Rendered:
     """A random scene as a lens and a camera see it; one in six is made by `region_scene`.
 
@@ -316,12 +327,15 @@ def random_scene(
         min_coc: the least that is drawn for the largest circle of confusion, px.
         device: where the lens's blur is computed; everything else runs in NumPy on the CPU. The
             frames of two devices may differ by a grey level here and there.
+        kind: "regions" is made by `region_scene`; "wide" is of a wide aperture, whatever max_coc
+            and min_coc say: blur that is mostly wide beside the detail, few planes far apart, all
+            of the depth covered. It is the hardest kind: most of it lies beside edges that veil it.
     Returns:
         frames (N, size, size, 3) uint8 nearest focus first; all-in-focus answer (size, size, 3)
         uint8 without faults, in which what no frame shows sharp is as `sharpest_picture` has it;
         disparity (size, size) float32 in [0, 1]; settings (plain JSON values).
     """
-    plan = draw_plan(rng, max_coc, n_frames, faults, min_coc)
+    plan = draw_plan(rng, max_coc, n_frames, faults, min_coc, kind)
     if plan.regions:
         return region_scene(rng, photos, size, plan.n_frames, plan.faults)
     largest = plan.largest

@@ -15,7 +15,7 @@ import torch
 from stackmff.images.colour import luma
 from stackmff.synthesis.camera_scale import numbered_large_scene
 from stackmff.synthesis.photos import Photos
-from stackmff.synthesis.scenes import numbered_frames, numbered_scene
+from stackmff.synthesis.scenes import Kind, numbered_frames, numbered_scene
 from stackmff.training.augmentation import (
     Augmentation,
     change_light,
@@ -28,6 +28,7 @@ REDUCTIONS, CHANCES = (1, 2, 4), (0.5, 0.3, 0.2)  # of large scenes: a reduced o
 CROP = 224  # px, a multiple of STEP, of large scenes
 SMALL_CROP = 192  # px, of small scenes
 SMALL_SIZE = 224  # px, of small scenes
+KINDS: tuple[Kind, ...] = ("wide",) * 5 + ("regions",) * 2 + ("any",) * 3  # of small scenes
 STEP = 32  # px, the grid on which tiles of the fine level start
 REDUCTION = 8  # px of the picture along one of the coarse level
 SAMPLES = 1.5e6  # pixels times frames of a step
@@ -277,6 +278,11 @@ def small_sample(rng: np.random.Generator, scene: Pair, n_frames: int) -> Pair:
     return change_light(rng, stack, wanted, LIGHT, chosen)
 
 
+def kind_of(number: int) -> Kind:
+    """What kind small scene `number` is of."""
+    return KINDS[number % len(KINDS)]
+
+
 class Scenes:
     """The pools of large and small scenes of a run, and how many scenes were made in all.
 
@@ -294,7 +300,8 @@ class Scenes:
         self.small_seed = seed + 200
 
         def small(number: int) -> Pair:
-            frames, answer, *_ = numbered_scene(photos, self.small_seed, number, size=SMALL_SIZE)
+            seed, kind = self.small_seed, kind_of(number)
+            frames, answer, *_ = numbered_scene(photos, seed, number, SMALL_SIZE, kind=kind)
             return frames, answer
 
         self.large, self.small = Pool(size, large), Pool(8 * size, small)
@@ -308,7 +315,10 @@ class Scenes:
             return large_batch(rng, self.large.draw(rng))
         for _ in range(6 if len(self.small) < 40 else int(rng.random() < 0.4)):
             self.add(self.small)
-        counts = [numbered_frames(self.small_seed, number) for number in self.small.numbers]
+        counts = [
+            numbered_frames(self.small_seed, number, kind=kind_of(number))
+            for number in self.small.numbers
+        ]
         return small_batch(rng, self.small, counts)
 
     def add(self, pool: Pool[Any]) -> None:
@@ -336,5 +346,7 @@ def validation_scenes(photos: Photos, count: int) -> list[tuple[str, Pair]]:
     """(kind, (frames, answer)) of large and small scenes; they depend only on the photographs."""
     of_large, of_small = VALIDATION_SEEDS
     large = [numbered_large_scene(photos, of_large, k)[:2] for k in range(count)]
-    small = [numbered_scene(photos, of_small, k, size=256)[:2] for k in range(count)]
+    small = [
+        numbered_scene(photos, of_small, k, size=256, kind=kind_of(k))[:2] for k in range(count)
+    ]
     return [("large", pair) for pair in large] + [("small", pair) for pair in small]
