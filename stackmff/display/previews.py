@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from stackmff.display.drawing import colour_map, draw_text, reduced, text_width
-from stackmff.display.relief import relief, rocking
+from stackmff.display.relief import guess_first_is_near, relief, rocking
 from stackmff.errors import StackError
 from stackmff.files import atomic_path
 from stackmff.images.colour import luma
@@ -25,6 +25,7 @@ from stackmff.images.levels import Levels
 MAP_SIDE = 1600  # px, longest side of a focus map's preview
 RELIEF_SIDE = 1000  # px, longest side of the copy that is drawn as a relief
 SWEEP_SIDE = 720  # px
+GUESS_SIDE = 400  # px, of the focus map by which the nearest end is guessed
 SHARPEST_SIDE = 1024  # px, of the copies that are compared for sharpness
 SWEEP_FRAMES = 16  # longer stacks are thinned out to this number
 SWEEP_BYTES = 3_000_000  # a film is made smaller until it is below this size
@@ -380,6 +381,13 @@ def small_focus_map(
     """`focus_map_preview` of a result; the longest side of the map is at most `side` px."""
     focus_map, confidence = _small_maps(fused, side)
     return focus_map_preview(focus_map, n_frames, confidence, names)
+
+
+def likely_near_end(fused: FusedMaps, n_frames: int) -> bool:
+    """Whether the first frame is focused nearest, by relief.guess_first_is_near."""
+    focus_map, confidence = _small_maps(fused, GUESS_SIDE)
+    sure = np.broadcast_to(certainty(confidence, n_frames), focus_map.shape)
+    return guess_first_is_near(focus_map.astype(np.float32) / 65535, sure + np.float32(1e-3))
 
 
 def _small_maps(fused: FusedMaps, side: int) -> tuple[np.ndarray, np.ndarray | None]:

@@ -23,7 +23,7 @@ LEFT_WALL = np.array((150, 150, 152), np.float32)
 FRONT_WALL = np.array((182, 182, 184), np.float32)
 LEAST_WIDTH = 640  # px of the view, even of smaller pictures
 FINER = 2  # supersampling of the view, against jagged edges
-ALONE = 24  # farther than 2/ALONE of the side from all certain pixels lies the ground
+BORDER = 40  # nearer to the borders than 1/BORDER of the side, pixels are less certain
 
 
 def relief(
@@ -130,8 +130,9 @@ def guess_first_is_near(focus: np.ndarray, sure: np.ndarray) -> bool:
 def heights_of(near: np.ndarray, sure: np.ndarray, texture: np.ndarray) -> np.ndarray:
     """Fit a smooth surface through the certain pixels.
 
-    Where there are none, the surface is interpolated, and far from all of them it sinks to the
-    ground: what is sharp in no frame is mostly background.
+    Where there are none, the surface goes on as at the nearest ones, and far from all of them at
+    their mean. So it does at the borders, where frames that were moved end and what is left tells
+    nothing of the focus.
 
     Args:
         near: (H, W) float in [0, 1], larger is nearer.
@@ -146,17 +147,23 @@ def heights_of(near: np.ndarray, sure: np.ndarray, texture: np.ndarray) -> np.nd
     sure = np.asarray(sure, np.float32) * _rise(
         cv2.GaussianBlur(sure, (0, 0), side / 120), 0.2, 0.5
     )
-    sure += np.float32(1e-3)
+    sure = sure * _from_border(near.shape, side / BORDER) + np.float32(1e-6)
     trusted = near[sure > 0.3] if (sure > 0.3).sum() > 0.01 * sure.size else near
     low, high = np.percentile(trusted, [2, 98])
     spread = max(high - low, 0.2)  # the noise of a flat scene stays flat
     near = np.clip((near - low) / spread, 0, 1).astype(np.float32)
     filled = cv2.medianBlur(_fill(near, sure), 5)
-    filled *= _rise(cv2.GaussianBlur(sure, (0, 0), side / ALONE), 0, 0.2)
     guide = cv2.cvtColor(texture, cv2.COLOR_RGB2GRAY) / np.float32(255)
     radius = max(2, side // 60)
     smooth = guided_filter(guide, filled, radius, 1e-3)
     return np.clip(cv2.GaussianBlur(smooth, (0, 0), side / 400), 0, 1)
+
+
+def _from_border(shape: tuple[int, ...], reach: float) -> np.ndarray:
+    """Smooth rise from about 0 at the borders of (H, W) to 1 from `reach` px on inwards."""
+    inwards = [np.minimum(np.arange(n), np.arange(n)[::-1]) for n in shape]
+    away = np.minimum(inwards[0][:, None], inwards[1]).astype(np.float32)
+    return _rise(away, 0, min(reach, (min(shape) + 1) / 4))
 
 
 def _rise(values: np.ndarray, low: float, high: float) -> np.ndarray:

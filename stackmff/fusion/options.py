@@ -127,9 +127,10 @@ class ChoiceOptions(Options):
     near: Literal["first", "last"] | None = option(
         None,
         help="which end of the stack is focused nearest (default: first for --prefer; the 3D view "
-        "of --preview goes by the picture)",
+        "of --preview goes by the focus distances in the metadata or by the layout of the picture, "
+        "and tells which)",
         label="Focus order",
-        choice_labels={None: "Unknown", "first": "Near to far", "last": "Far to near"},
+        choice_labels={None: "Automatic", "first": "Near to far", "last": "Far to near"},
     )
     pure_mixture: bool = option(
         False,

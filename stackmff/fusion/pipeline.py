@@ -21,6 +21,7 @@ from stackmff.fusion.engines import Engine, choose_engine
 from stackmff.fusion.focus_maps import smooth_map
 from stackmff.fusion.fuse import fuse_stack, get_ready
 from stackmff.fusion.memory import keep_in_file
+from stackmff.fusion.near_end import NearEnd, find_near_end, focus_distances
 from stackmff.fusion.options import ChoiceOptions, EngineOptions, FuseOptions
 from stackmff.fusion.regions import Region, moved_regions, told_regions
 from stackmff.fusion.retouch import apply_strokes, fill_regions, load_strokes, pictures_beside
@@ -92,6 +93,7 @@ class Made:
         notes: sentences on what was decided.
         order: (N,) ints, the place of each frame in the Stack as it was read.
         regions: where something moved, each filled from one frame.
+        near: which end is focused nearest; None: the maps were not wanted.
     """
 
     fused: Fused
@@ -100,6 +102,7 @@ class Made:
     notes: list[str]
     order: list[int]
     regions: list[Region] = field(default_factory=list)
+    near: NearEnd | None = None
 
     @property
     def alignment(self) -> Alignment | None:
@@ -144,11 +147,13 @@ class InRegister:
         alignment: by which they were moved; None if they were taken as they are.
         notes: sentences on what was decided.
         order: (N,) ints, the place of each frame in the Stack as it was read.
+        distances: (N,) focus distances of the frames, m, None where one has none; or empty.
     """
 
     alignment: Alignment | None
     notes: list[str]
     order: list[int]
+    distances: Sequence[float | None] = ()
 
 
 def align_read(
@@ -177,7 +182,7 @@ def align_read(
         if options.alignment.order == "auto" and in_register is not None:
             notes.append(reorder(stack, in_register, [names[k] for k in in_register]))
             alignment, order = alignment.reordered(in_register), in_register.tolist()
-    return InRegister(alignment, notes, order)
+    return InRegister(alignment, notes, order, focus_distances(stack.frame_metadata))
 
 
 def fuse_aligned(
@@ -215,9 +220,12 @@ def fuse_aligned(
         names = [path.name for path in stack.paths]
         notes += told_regions(regions, names) if undecided is None else [undecided]
         fill_regions(fused, stack.frames, regions)
+    near = None
+    if fused.focus_map is not None:
+        near = find_near_end(options.choices.near, found.distances, fused, len(stack.frames))
     if options.choices.smooth and fused.focus_map is not None:
         fused = replace(fused, focus_map=_smoothed(fused, options.choices.smooth))
-    return Made(fused, mixture, area, notes, found.order, regions)
+    return Made(fused, mixture, area, notes, found.order, regions, near)
 
 
 def read_sound(
@@ -367,6 +375,9 @@ def fuse_files(
         write_slabs(files.slabs, stack, engine, made.mixture, groups, made.area, shown)
     if lost := loses(files.picture.suffix, fused.picture):
         made.notes.append(lost)
+    if files.previews is not None and made.near is not None:
+        told_near = made.near.told([path.name for path in stack.paths])
+        made.notes += [told_near] if told_near else []
     height, width = fused.picture.shape[:2]
     result = {
         "width": width,
@@ -376,8 +387,7 @@ def fuse_files(
         "seconds": round(time.perf_counter() - start, 3),
         "notes": made.notes,
     }
-    near = options.choices.near
-    show(files, stack, fused, made, result, None if near is None else near == "first")
+    show(files, stack, fused, made, result)
     return result
 
 
@@ -481,7 +491,6 @@ def show(
     fused: Fused,
     made: Made,
     result: dict[str, Any],
-    first_is_near: bool | None,
 ) -> None:
     """Write the previews and the card of the report, if they are wanted.
 
@@ -489,7 +498,6 @@ def show(
         files: where they go.
         stack: of aligned frames; fused: of it, as it is written; made: of it.
         result: as of `fuse_files`.
-        first_is_near: whether the first frame is focused nearest; None: not known.
     """
     if files.previews is None and files.card is None:
         return
@@ -505,6 +513,7 @@ def show(
     info = FrameInfo(names, kept, stack.metadata.profile, levels_of(stack.frames))
     stem = files.picture.stem
     if files.previews is not None:
+        first_is_near = None if made.near is None else made.near.first
         write_previews(files.previews, stem, frames, fused, info, first_is_near)
     if files.card is not None:
         write_card(files.card, make_card(stem, frames, fused, result, files.picture.name, info))

@@ -7,14 +7,10 @@ from stackmff.errors import StackError
 from stackmff.fusion.options import FuseOptions
 from stackmff.options import build, form
 
-# Without --near the 3D view guesses; here the user is asked, and most stacks begin at the front.
-DEFAULTS = {"near": "first"}
-
 
 def fuse_form() -> list[dict[str, Any]]:
     """The fields of the page's form, ready for JSON; see options.form."""
-    fields = [field for field in form(FuseOptions) if field["label"] is not None]
-    return [field | {"default": DEFAULTS.get(field["name"], field["default"])} for field in fields]
+    return [field for field in form(FuseOptions) if field["label"] is not None]
 
 
 def check_values(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -23,7 +19,7 @@ def check_values(values: Mapping[str, Any]) -> dict[str, Any]:
     Args:
         values: {name of a field: value}, from JSON; fields may be missing.
     Returns:
-        The values, with the defaults of missing fields that differ from those of FuseOptions.
+        The values.
     Raises:
         StackError: a name is not a field of the form, or a value is out of range, of another type,
             or contradicts another one.
@@ -32,6 +28,6 @@ def check_values(values: Mapping[str, Any]) -> dict[str, Any]:
     for name in values:
         if name not in known:
             raise StackError(f"{name!r} is not an option of this page: reload the page")
-    out = DEFAULTS | dict(values)
+    out = dict(values)
     build(FuseOptions, out)
     return out

@@ -71,6 +71,7 @@ class AlignedRecord:
         names: of the frames, in that order.
         notes: sentences on what was decided.
         metadata: of the reference frame, {name of a block: base64 or None}.
+        distances: focus distances of the frames, m, None where one has none; or empty.
     """
 
     shape: Sequence[int]
@@ -79,6 +80,7 @@ class AlignedRecord:
     names: Sequence[str]
     notes: list[str]
     metadata: dict[str, str | None]
+    distances: Sequence[float | None] = ()
 
     def save(self, path: Path) -> None:
         """Write it, atomically; StackError where that fails."""
@@ -104,6 +106,7 @@ class ResultRecord:
         metadata: of the fused picture, {name of a block: base64 or None}.
         tilt: see fusion.pipeline.tilt_of.
         first_is_near: whether the first frame is focused nearest; None: unknown.
+        near_end: sentence on how that is known; empty: the user chose it, or nothing is known.
         seconds: time taken.
         options: {name: value} of the options of the page that it was made with.
         aligned: name of the folder of its frames, beside that of its run; None: they are its own.
@@ -129,6 +132,7 @@ class ResultRecord:
     whole: Sequence[int] | None = None
     made: float = 0.0
     regions: Sequence[dict[str, Any]] = ()
+    near_end: str = ""
 
     def save(self, path: Path) -> None:
         """Write it, atomically; StackError where that fails."""

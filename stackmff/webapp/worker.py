@@ -200,7 +200,7 @@ def fuse_draft(
     made = fuse_aligned(stack, found, engine, options, shown=show)
     names = [names[k] for k in made.order]
     write_planes(files, made, engine)
-    record = describe(stack, made, names, options, time.perf_counter() - start)
+    record = describe(stack, made, names, time.perf_counter() - start)
     record.notes, record.regions = [], []  # they are of the small copies
     height, width = stack.frames.shape[1:3]
     whole = spec.whole or (DRAFT * height, DRAFT * width)
@@ -227,7 +227,7 @@ def fuse_full(spec: FuseSpec, engine: Engine, options: FuseOptions, reporter: Re
         groups = slabs_of(made.kept(), options.choices.slab)
         for name, slab in fuse_slabs(stack.frames, engine, made.mixture, groups, show):
             np.save(files.slabs / f"{name}.npy", slab)
-    record = describe(stack, made, names, options, time.perf_counter() - start)
+    record = describe(stack, made, names, time.perf_counter() - start)
     record.options, record.made = spec.options, time.time()
     record.aligned = None if spec.aligned is None else aligned.folder.name
     record.save(files.record)
@@ -270,6 +270,7 @@ def bring_in_register(
         names=names,
         notes=found.notes,
         metadata=encode_metadata(stack.metadata),
+        distances=found.distances,
     )
     record.save(files.record)
     return stack, found, names
@@ -287,7 +288,8 @@ def load_in_register(files: AlignedFiles) -> tuple[Stack, InRegister, list[str]]
         names, size = [path.name for path in paths], (shape[1], shape[2])
         alignment = load_alignment(files.alignment, names, size, colours_of(frames))
     stack = Stack(frames, paths, decode_metadata(record.metadata))
-    found = InRegister(alignment, list(record.notes), list(range(shape[0])))
+    order = list(range(shape[0]))
+    found = InRegister(alignment, list(record.notes), order, record.distances)
     return stack, found, list(record.names)
 
 
@@ -311,21 +313,18 @@ def write_planes(files: ResultFiles, made: Made, engine: Engine) -> None:
         np.save(files.confidence, made.fused.confidence)
 
 
-def describe(
-    stack: Stack, made: Made, names: Sequence[str], options: FuseOptions, seconds: float
-) -> ResultRecord:
+def describe(stack: Stack, made: Made, names: Sequence[str], seconds: float) -> ResultRecord:
     """The record of a result.
 
     Args:
         stack: of aligned frames; made: of it; names: of its frames.
-        options: of fusion.
         seconds: time taken.
     """
     area = None
     if made.alignment is not None:
         with contextlib.suppress(StackError):  # the frames have no area in common
             area = common_area(made.alignment)
-    near = options.choices.near
+    near = made.near
     return ResultRecord(
         shape=list(stack.frames.shape),
         dtype=stack.frames.dtype.name,
@@ -336,7 +335,8 @@ def describe(
         notes=made.notes,
         metadata=encode_metadata(stack.metadata),
         tilt=made.mixture.tilt,
-        first_is_near=None if near is None else near == "first",
+        first_is_near=None if near is None else near.first,
+        near_end="" if near is None else near.told(names),
         seconds=seconds,
         regions=[record_of(region, names) for region in made.regions],
     )

@@ -62,14 +62,26 @@ def test_places_between_those_that_are_sure_lie_between_them():
     np.testing.assert_allclose(heights[inner], plane[inner], atol=0.06)
 
 
-def test_what_no_frame_shows_sharp_lies_on_the_ground():
-    near = np.full((120, 160), 0.5, np.float32)
-    sure = np.zeros((120, 160), np.float32)
-    sure[40:80, 20:60] = 1
-    near[40:80, 20:60] = np.linspace(0.8, 1, 40)
+def test_what_no_frame_shows_sharp_goes_on_as_its_sure_neighbours():
+    noise = np.random.default_rng(0).random((120, 160)).astype(np.float32)
+    slope = np.tile(np.linspace(0, 1, 80, dtype=np.float32), (120, 1))
+    near, sure = noise.copy(), np.zeros((120, 160), np.float32)
+    near[:, :80], sure[:, :80] = slope, 1
     heights = relief.heights_of(near, sure, field()[1])
-    assert heights[60, 55] > 0.5
-    assert heights[:, 90:].max() < 0.02
+    assert heights[20:-20, 82:95].min() > 0.7
+    assert heights[20:-20, 95:].min() > 0.45  # the mean of the sure pixels, not the ground
+    assert np.abs(np.diff(heights[:, 70:], axis=1)).max() < 0.1  # and no wall
+
+
+def test_borders_are_no_walls():
+    near = np.full((120, 160), 0.3, np.float32)
+    near[30:90, 40:120] = 0.8
+    plain = relief.heights_of(near, np.ones_like(near), field()[1])
+    for sides in (np.s_[:1], np.s_[-1:], np.s_[:, :1], np.s_[:, -1:]):
+        near[sides] = 1  # as where frames end
+    heights = relief.heights_of(near, np.ones_like(near), field()[1])
+    np.testing.assert_allclose(heights[:, :15], plain[:, :15], atol=0.06)
+    np.testing.assert_allclose(heights[:15], plain[:15], atol=0.06)
 
 
 def test_grain_of_a_flat_field_stays_low():

@@ -154,6 +154,7 @@ function drawTags(found) {
   if (tool === "compare" && compared(found).layer) left = compared(found).name;
   else if (tool === "retouch" && erasing) left = "Restores the fused result";
   else if (tool === "retouch") left = brushSource(found).name;
+  else if (tool === "3d") left = found.near_end ?? "";
   byId("left").textContent = left;
   byId("right").textContent = tool === "3d" ? "" : of;
   const beside = tool === "compare" ? compareMode === "side" : tool === "retouch" && sourcePane;

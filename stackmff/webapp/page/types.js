@@ -48,6 +48,7 @@
  * @property {string[]} names
  * @property {number[]} kept
  * @property {string[]} notes
+ * @property {string} [near_end] sentence on which end the 3D view takes for near
  * @property {number} seconds
  * @property {Object<string, any>} options
  * @property {boolean} profile
