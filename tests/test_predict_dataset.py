@@ -217,7 +217,7 @@ def test_what_is_done_again(tmp_path, weights, monkeypatch, capsys):
 # Options that change no result, or what of their files is recorded by its SHA-256.
 WITHOUT_EFFECT = {
     *("stack_basedir_path", "output_dir", "part", "split", "dry_run"),  # which stacks, and where to
-    *("overwrite", "verbose", "quiet", "low_memory"),
+    *("overwrite", "verbose", "quiet", "low_memory", "dask"),
     *("model_path", "use_alignment"),
 }
 ACTIONS = {action.dest: action for action in predict_dataset.get_parser()._actions[1:]}
@@ -229,7 +229,8 @@ def another(action):
         return next(value for value in action.choices if value != action.default)
     if action.nargs == 0:
         return not action.default
-    return {str: str, batch.part_of: lambda _: (1, 2)}.get(action.type, action.type)("3")
+    made = {str: str, batch.part_of: lambda _: (1, 2), batch.address_of: "local:{}".format}
+    return made.get(action.type, action.type)("3")
 
 
 @pytest.mark.parametrize("option", ACTIONS)
