@@ -88,6 +88,7 @@ def run_processes(data, folder, world, killed, dtype, more):
 
 
 @pytest.mark.parametrize("world", [2, pytest.param(3, marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_killed_processes_go_on_as_one_process_that_was_not(data, tmp_path, world):
     """But for rounding, which training amplifies: so in float64, and without AdamW's division."""
     run_processes(data, tmp_path, world, world - 1, "float64", SGD)

@@ -203,6 +203,7 @@ def test_the_former_name_of_the_output_is_accepted(run, photos, tmp_path):
     assert (tmp_path / "out" / "AiF" / "scene_00000.png").exists()
 
 
+@pytest.mark.slow
 def test_processes_make_the_same_scenes(photos, tmp_path):
     words = ["--image_path", photos, "--size", 32, "--max_coc", 4, "--num_scenes", 2, *ANY_PHOTO]
     for workers in (1, 2):

@@ -523,6 +523,7 @@ def test_a_gpu_of_one_process_is_refused_for_two(options, monkeypatch):
         start(options, "run", "--device", "cuda:3")
 
 
+@pytest.mark.slow
 def test_two_processes_train_together_and_save_one_checkpoint(options, tmp_path):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     command += ["--nproc_per_node", "2", str(ROOT / "train.py"), *options, "--exp_name", "run"]

@@ -64,6 +64,7 @@ def test_a_stack_is_examined_fused_retouched_and_exported(sessions, tmp_path):
     assert page.read_bytes() == (tmp_path / "plain.tif").read_bytes()
 
 
+@pytest.mark.slow
 def test_stacks_are_queued_one_after_the_other(sessions):
     session = sessions.get(sessions.new())
     stacks = [session.add_stack(title) for title in ("one", "two", "three")]
