@@ -595,7 +595,7 @@ class PyramidMix(FusionNetwork):
             raise ValueError(f"guide is {guide!r}, not a whole number above 0")
         if type(finish) is not int or finish < 0:
             raise ValueError(f"finish is {finish!r}, not a whole number from 0")
-        self.finish = Finish(finish) if finish else None
+        self.finish = Finish(finish, options["widths"][0]) if finish else None
         self.coarse = StackMix(**options)
         self.fine = StackMix(**{**options, "widths": options["widths"][:3]})
         if len(self.fine.ups) == 2:
@@ -714,8 +714,18 @@ class PyramidMix(FusionNetwork):
         """Coarse logits (B, 1, N, h/8 + 2, w/8 + 2), enlarged to (B, 1, N, h/4, w/4)."""
         return enlarged(below, 2)[..., 2:-2, 2:-2]
 
-    def weigh(self, stack: torch.Tensor, chroma: torch.Tensor | None, hints: Hints) -> torch.Tensor:
-        """The logits (B, N, h, w) float32 of a tile with its `hints`; see `forward`."""
+    def weigh(
+        self, stack: torch.Tensor, chroma: torch.Tensor | None, hints: Hints
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """What the fine level says of a tile with its `hints`.
+
+        Args:
+            stack, chroma: of the tile, as for `forward`.
+            hints: see `hints`.
+        Returns:
+            The logits (B, N, h, w) float32 and the features (B, C1, N, h'/4, w'/4) that they come
+            from, where h' and w' are h and w, rounded up to a multiple of 32 px.
+        """
         height, width = stack.shape[-2:]
         down, up, below = hints
         stem = F.relu(self.fine.look(stack, chroma))
@@ -723,8 +733,9 @@ class PyramidMix(FusionNetwork):
         x = x + up
         gate = F.pad(self.gate(x.mean(2)).sigmoid(), (1, 1, 1, 1), mode="replicate")
         near = self.near(gate[:, :, None] * below)
-        blocks = self.heads(self.fine, torch.cat([self.fine.ascend(x, skip), stem], 1), near)
-        return self.fine.unfold(blocks).float()[..., :height, :width]
+        features = self.fine.ascend(x, skip)
+        blocks = self.heads(self.fine, torch.cat([features, stem], 1), near)
+        return self.fine.unfold(blocks).float()[..., :height, :width], features
 
     def refine(
         self, stack: torch.Tensor, chroma: torch.Tensor | None, window: Guide
@@ -737,7 +748,22 @@ class PyramidMix(FusionNetwork):
         Returns:
             (B, N, h, w) float32.
         """
-        return self.weigh(stack, chroma, self.hints(window))
+        return self.weigh(stack, chroma, self.hints(window))[0]
+
+    def refine_and_tell(
+        self, stack: torch.Tensor, chroma: torch.Tensor | None, window: Guide
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The weights of a tile, and what the stage beyond the mixture is told, if there is one.
+
+        Args:
+            stack, chroma, window: see `refine`.
+        Returns:
+            (B, N, h, w) float32 and (B, finish, h/4, w/4), see `Finish.tell`.
+        """
+        assert self.finish is not None
+        logits, features = self.weigh(stack, chroma, self.hints(window))
+        weights = logits.softmax(1)
+        return weights, self.finish.tell(weights, features)
 
     def forward(
         self,

@@ -190,11 +190,12 @@ def test_finish_keeps_to_the_range_of_3x3(network):
     torch.manual_seed(1)
     finish = build_network({**SMALL, "finish": 4}).finish
     stack, weights = torch.rand(1, 3, 4, 21, 30), torch.rand(1, 4, 21, 30).softmax(1)
+    told = finish.tell(weights, torch.rand(1, SMALL["widths"][0], 4, 8, 8))
     with torch.no_grad():
         mixture = (weights[:, None] * stack).sum(2)
-        torch.testing.assert_close(finish(weights, stack), mixture)  # nothing at first
+        torch.testing.assert_close(finish(weights, stack, told), mixture)  # nothing at first
         torch.nn.init.normal_(finish.leave.weight, std=1.0)
-        result = finish(weights, stack)
+        result = finish(weights, stack, told)
         high = F.max_pool2d(stack.amax(2), 3, 1, 1)
         low = -F.max_pool2d(-stack.amin(2), 3, 1, 1)
     assert (result - mixture).abs().max() > 0.01
@@ -206,4 +207,5 @@ def test_finish_takes_any_shape(shape):
     finish = build_network({**SMALL, "finish": 4}).finish
     stack = torch.rand(1, 3, *shape)
     weights = torch.full((1, *shape), 1 / shape[0])
-    assert finish(weights, stack).shape == (1, 3, *shape[1:])
+    told = finish.tell(weights, torch.rand(1, SMALL["widths"][0], shape[0], 8, 8))
+    assert finish(weights, stack, told).shape == (1, 3, *shape[1:])

@@ -21,7 +21,7 @@ from network import (
 )
 from stackmff.errors import StackError
 from stackmff.files import atomic_path, sha256, write_json
-from stackmff.fusion.coarse_level import DETAILS, POSITIONS
+from stackmff.fusion.coarse_level import DETAILS, POSITIONS, STAGE_STEPS
 from stackmff.fusion.engines import (
     EXPORT_SUFFIX,
     GRID,
@@ -109,7 +109,8 @@ def convert(network: FusionNetwork) -> dict[str, Any]:
 
     "weights" takes luma (N, H, W), if the network sees colour chroma (2, N, H/2, W/2), and if it
     has a coarse level also the two parts of its guide for the tile, see fusion/coarse_level.py. It
-    gives the weights of the frames (N, H, W). The coarse level is a model of its own, "guide": it
+    gives the weights of the frames (N, H, W), and what a stage beyond the mixture is told if there
+    is one, see Finish.tell. The coarse level is a model of its own, "guide": it
     takes what is reduced, luma, chroma and details (DETAILS, N, H, W), and gives the guide. So is
     a stage beyond the mixture, "stage", see beyond.Coefficients.
 
@@ -141,19 +142,22 @@ def convert(network: FusionNetwork) -> dict[str, Any]:
     class Fine(Whole):
         """The fine level."""
 
-        def forward(self, luma: torch.Tensor, *rest: torch.Tensor) -> torch.Tensor:
+        def forward(self, luma: torch.Tensor, *rest: torch.Tensor) -> Any:
             *chroma, features, logits = (planes[None] for planes in rest)
             guide = Guide(features, logits)
             seen = luma[None, None], chroma[0] if chroma else None
+            if self.network.finish is not None:
+                return tuple(part[0] for part in self.network.refine_and_tell(*seen, guide))
             weights: torch.Tensor = self.network.refine(*seen, guide)[0].softmax(0)
             return weights
 
     class Stage(Whole):
         """The stage beyond the mixture."""
 
-        def forward(self, lumas: torch.Tensor, *share: torch.Tensor) -> torch.Tensor:
-            factors: torch.Tensor = self.network.finish.coefficients(lumas[None], share[0][None])
-            return factors[0]
+        def forward(self, lumas: torch.Tensor, *rest: torch.Tensor) -> torch.Tensor:
+            seen = (part[None] for part in (lumas, *rest))
+            factors: torch.Tensor = self.network.finish.coefficients(*seen)[0]
+            return factors
 
     frames_in_3d(fold_norms(network))
     n_frames, height, width = EXAMPLE
@@ -171,14 +175,22 @@ def convert(network: FusionNetwork) -> dict[str, Any]:
         guide = Coarse()(*of_coarse.values())
     names = list(POSITIONS)
     models = {"guide": traced(Coarse(), of_coarse, names)}
+    outputs = ["weights"]
     if network.finish is not None:
-        lumas, share = torch.rand(6, height, width), torch.rand(3, height // 2, width // 2)
-        models["stage"] = traced(Stage(), {"lumas": lumas, "share": share}, ["coefficients"], 2)
+        finish, outputs = network.finish, ["weights", "told"]
+        channels = finish.terms + 1, finish.frames, network.config["finish"]
+        of_stage = {
+            name: torch.rand(count, height // step, width // step)
+            for name, count, step in zip(
+                ("lumas", "share", "told"), channels, STAGE_STEPS, strict=True
+            )
+        }
+        models["stage"] = traced(Stage(), of_stage, ["coefficients"], 2)
     for name, maps in zip(names, guide, strict=True):
         each = POSITIONS[name]
         sides = (each * (side // GRID + 2) for side in (height, width))
         inputs[name] = torch.rand(len(maps), n_frames, *sides)
-    return models | {"weights": traced(Fine(), inputs, ["weights"])}
+    return models | {"weights": traced(Fine(), inputs, outputs)}
 
 
 def traced(

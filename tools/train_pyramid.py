@@ -46,8 +46,8 @@ from utils import seed_everything
 
 # Weights of the terms: of fused pictures, also of the fine level's mixture, of the coarse level, of
 # what its logits alone would give.
-PICTURE = {"l1": 1.0, "laplacian": 0.5, "log_mse": 0.03, "faint": 0.1, "haze": 0.7, "texture": 0.1}
-SMALL_PICTURE = PICTURE | {"log_mse": 0.05, "faint": 0.05, "texture": 0.02}  # of small scenes
+PICTURE = {"l1": 1.0, "laplacian": 0.5, "log_mse": 0.03, "faint": 0.1, "haze": 0.7, "texture": 0.15}
+SMALL_PICTURE = PICTURE | {"log_mse": 0.05, "faint": 0.05, "texture": 0.05}  # of small scenes
 GLINTS = {"glints": 0.3}
 FINISHED = {"log_mse": 0.25}  # beyond the mixture: there is little to gain, and it lies at edges
 COARSE = {"l1": 0.6, "log_mse": 0.012}
@@ -161,12 +161,13 @@ class Weighed(NamedTuple):
     """What both levels say of a batch.
 
     Attributes:
-        logits: (B, N, H, W) of the fine level.
+        logits, features: of the fine level, see PyramidMix.weigh.
         guide, hints: see PyramidMix.
         small, small_answer: what the coarse level saw, (B or 1, 3, N, H/8, W/8), and its answer.
     """
 
     logits: torch.Tensor
+    features: torch.Tensor
     guide: Guide
     hints: Hints
     small: torch.Tensor
@@ -190,7 +191,19 @@ def weigh_batch(network: PyramidMix, batch: PyramidBatch) -> Weighed:
         told = [network.hints(network.cut(guide, size, corner)) for corner in corners]
         down, up, below = (torch.cat(part) for part in zip(*told, strict=True))
         hints = down, up, below
-    return Weighed(network.weigh(luma, chroma, hints), guide, hints, small, small_answer)
+    logits, features = network.weigh(luma, chroma, hints)
+    return Weighed(logits, features, guide, hints, small, small_answer)
+
+
+def finished_pictures(
+    network: PyramidMix, weighed: Weighed, stack: torch.Tensor, count: int
+) -> torch.Tensor:
+    """The first `count` pictures of a batch (B, 3, N, H, W) beyond the mixture."""
+    assert network.finish is not None
+    weights = weighed.logits[:count].softmax(1)
+    told = network.finish.tell(weights, weighed.features[:count])
+    finished: torch.Tensor = network.finish(weights, stack[:count], told)
+    return finished
 
 
 def coarse_loss(weighed: Weighed) -> torch.Tensor:
@@ -211,9 +224,8 @@ def levels_loss(
     total = picture_loss(mixed(weighed.logits, stack), batch, wanted)
     values = {"fine": total}
     if network.finish is not None:  # on some of the pictures: it learns fast, and costs as much
-        few = slice(0, -(-len(stack) // 2))
         with autocast(stack.device, precision):
-            finished = network.finish(weighed.logits[few].softmax(1), stack[few])
+            finished = finished_pictures(network, weighed, stack, -(-len(stack) // 2))
         values["finished"] = picture_loss(finished, batch, wanted | FINISHED)
         total = 0.5 * (total + values["finished"])
     height, width = stack.shape[-2:]
@@ -228,11 +240,11 @@ def finish_loss(
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     """The loss of a batch, and its parts, where the stage beyond the mixture alone is trained."""
     stack, answer = batch.stack, batch.answer
-    assert network.finish is not None  # as the options want
     with torch.no_grad(), autocast(stack.device, precision):
-        weights = weigh_batch(network, batch).logits.softmax(1)
+        weighed = weigh_batch(network, batch)
+        weights = weighed.logits.softmax(1)
     with autocast(stack.device, precision):
-        finished = network.finish(weights, stack)
+        finished = finished_pictures(network, weighed, stack, len(stack))
     total = picture_loss(finished, batch)
     with torch.no_grad():
         mixture = (weights[:, None] * stack).sum(2)
@@ -393,7 +405,9 @@ class PyramidRun:
         for kind, (frames, answer) in tqdm(
             self.validation, desc="validation", leave=False, disable=None
         ):
-            fused = fuse(self.average.network, frames, self.device, self.options.precision)
+            fused = fuse(
+                cast(PyramidMix, self.average.network), frames, self.device, self.options.precision
+            )
             found.setdefault(kind, []).append(psnr(fused, answer, 255))
         means = {kind: float(np.mean(part)) for kind, part in found.items()}
         log.write("validation", 0, self.step, means)
@@ -407,14 +421,19 @@ class PyramidRun:
 
 @torch.no_grad()
 def fuse(
-    network: torch.nn.Module, frames: np.ndarray, device: torch.device, precision: str
+    network: PyramidMix, frames: np.ndarray, device: torch.device, precision: str
 ) -> np.ndarray:
     """Fuse frames (N, H, W, 3) uint8 as a whole; (H, W, 3) uint8."""
     stack = torch.from_numpy(planes_first(frames)).transpose(0, 1)[None].to(device)
+    luma, chroma = luma_and_chroma(stack)
     with autocast(device, precision):
-        weights = network(*luma_and_chroma(stack))
-    finish = cast(PyramidMix, network).finish
-    fused = (weights[:, None] * stack).sum(2) if finish is None else finish(weights, stack)
+        window = network.cut(network.look_whole(luma, chroma), frames.shape[1:3])
+        if network.finish is None:
+            weights = network.refine(luma, chroma, window).softmax(1)
+            fused = (weights[:, None] * stack).sum(2)
+        else:
+            weights, told = network.refine_and_tell(luma, chroma, window)
+            fused = network.finish(weights, stack, told)
     picture: np.ndarray = fused[0].permute(1, 2, 0).float().cpu().numpy()
     return np.round(255 * picture).clip(0, 255).astype(np.uint8)
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import cv2
@@ -9,7 +10,7 @@ import numpy as np
 
 from stackmff.alignment.geometry import Alignment, coverage, covered
 from stackmff.fusion.beyond import corrected
-from stackmff.fusion.engines import Engine, weigh
+from stackmff.fusion.engines import Engine, weigh, weigh_and_tell
 from stackmff.images.frame_store import release, window
 from stackmff.images.levels import Levels, levels_of
 
@@ -169,20 +170,19 @@ class WeightsBlend:
         tile = window(self.frames, *place, self.distinct)  # (N, h, w, C)
         guided = self.guide is not self.frames
         seen = window(self.guide, *place, self.distinct) if guided else tile
-        weights = weigh(engine, seen, self.levels, place[::2])  # (N, h, w)
-        colours = tile.shape[3] - (tile.shape[3] % 2 == 0)  # without alpha
         beyond = engine.goes_beyond and not self.mixture.pure and not guided
         if beyond and len(tile) > 1:  # a single frame is as it is
+            colours = tile.shape[3] - (tile.shape[3] % 2 == 0)  # without alpha
+            weights, told = weigh_and_tell(engine, tile, self.levels, place[::2])
             whole = slice(0, weights.shape[1]), slice(0, weights.shape[2])
             self.dampen(weights, tile, whole)
             self.settle(weights, place, whole)
             out = self.mixed(weights, tile)
+            coefficients = partial(engine.coefficients, told=told)
             seen = tile[..., :colours]
-            out[:colours] = corrected(
-                out[:colours], weights, seen, engine.coefficients, self.levels
-            )
+            out[:colours] = corrected(out[:colours], weights, seen, coefficients, self.levels)
             return out[:, *used]
-        weights = weights[:, *used]
+        weights = weigh(engine, seen, self.levels, place[::2])[:, *used]
         self.dampen(weights, tile, used)
         self.settle(weights, place, used)
         return self.mixed(weights, tile[:, *used])

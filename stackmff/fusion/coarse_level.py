@@ -40,6 +40,7 @@ POSITIONS = {"features": 1, "logits": GRID // REDUCTION}
 # tiles of 512 px it then differs from the whole by 0.03 grey levels on average, StackMix by 0.04
 # with twice as much.
 FINE_OVERLAP = 32
+STAGE_STEPS = (1, 2, 4)  # px along one position of what the stage beyond the mixture takes
 KEPT_SAMPLES = 2**20  # N x height x width up to which a compiled coarse level is kept
 
 Guide = list[np.ndarray]
@@ -53,6 +54,9 @@ class CoarseNetwork(Protocol):
 
     def refine(self, stack: Any, chroma: Any, guide: Any) -> Any:
         """The logits of a tile from its window of the guide."""
+
+    def refine_and_tell(self, stack: Any, chroma: Any, guide: Any) -> tuple[Any, Any]:
+        """Its weights, and what the stage beyond the mixture is told; only if it has one."""
 
 
 class PyramidEngine(TorchEngine):
@@ -104,11 +108,25 @@ class PyramidEngine(TorchEngine):
         import torch
 
         with self.at_work(tiles.shape), torch.inference_mode():
-            stack, *rest = self.seen(tiles, chroma)
-            told = self.kind(*map(self.on_device, cut(self.guide, tiles.shape[-2:], place)))
-            logits = self.network.refine(stack, rest[0] if rest else None, told)
+            logits = self.network.refine(*self.guided(tiles, chroma, place))
             out: np.ndarray = logits.softmax(1).float().cpu().numpy()
         return out
+
+    def weigh_and_tell(
+        self, tiles: np.ndarray, chroma: np.ndarray | None, place: Corner
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Run the fine level on a tile, see `Engine`."""
+        import torch
+
+        with self.at_work(tiles.shape), torch.inference_mode():
+            weights, told = self.network.refine_and_tell(*self.guided(tiles, chroma, place))
+            return weights.float().cpu().numpy(), told[0].float().cpu().numpy()
+
+    def guided(self, tiles: np.ndarray, chroma: np.ndarray | None, place: Corner) -> list[Any]:
+        """What the fine level takes: luma, chroma or None, and the tile's window of the guide."""
+        stack, *rest = self.seen(tiles, chroma)
+        parts = map(self.on_device, cut(self.guide, tiles.shape[-2:], place))
+        return [stack, rest[0] if rest else None, self.kind(*parts)]
 
 
 class OpenVinoPyramidEngine(OpenVinoEngine):
@@ -196,19 +214,31 @@ class OpenVinoPyramidEngine(OpenVinoEngine):
         """Requests of the stage beyond the mixture for tiles of one size."""
         path = stage_export(self.path)
         model = self.read(path)
-        lumas, share = (node.get_partial_shape()[0].get_length() for node in model.inputs)
-        shapes = {"lumas": [lumas, height, width], "share": [share, height // 2, width // 2]}
+        shapes = {}
+        for node, step in zip(model.inputs, STAGE_STEPS, strict=True):
+            channels = node.get_partial_shape()[0].get_length()
+            shapes[node.get_any_name()] = [channels, height // step, width // step]
         compiled = self.compiled_model(path, model, shapes, self.cores)
         requests: queue.Queue[Any] = queue.Queue()
         for _ in range(self.cores):
             requests.put(compiled.create_infer_request())
         return requests
 
-    def coefficients(self, lumas: np.ndarray, share: np.ndarray) -> np.ndarray:
+    def weigh_and_tell(
+        self, tiles: np.ndarray, chroma: np.ndarray | None, place: Corner
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Run the fine level on a tile, see `Engine`."""
+        weights, (told,) = self.infer(tiles, chroma, place)
+        return weights, told
+
+    def coefficients(self, lumas: np.ndarray, share: np.ndarray, told: np.ndarray) -> np.ndarray:
         """How much is added of each term, see `Engine`."""
         assert self.shape is not None  # the tile has been weighed
         (_, height, width), (_, high, wide) = self.shape, lumas.shape
-        seen = [extended(lumas, (height, width)), extended(share, (height // 2, width // 2))]
+        seen = [
+            extended(part, (height // step, width // step))
+            for part, step in zip((lumas, share, told), STAGE_STEPS, strict=True)
+        ]
         requests = self.stages[height, width]
         request = requests.get()
         try:

@@ -106,7 +106,12 @@ class Engine(Protocol):
     ) -> np.ndarray:
         """Run the network on a tile."""
 
-    def coefficients(self, lumas: np.ndarray, share: np.ndarray) -> np.ndarray:
+    def weigh_and_tell(
+        self, tiles: np.ndarray, chroma: np.ndarray | None, place: Corner
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """As __call__, and what `coefficients` is told of the tile; only if it `goes_beyond`."""
+
+    def coefficients(self, lumas: np.ndarray, share: np.ndarray, told: np.ndarray) -> np.ndarray:
         """How much is added of each term, see beyond.Coefficients; only if it `goes_beyond`."""
 
 
@@ -153,6 +158,16 @@ def weigh(
     """
     lumas, chromas = planes_of(frames, engine.colour, levels)
     return engine(lumas[None], None if chromas is None else chromas[None], place)[0]
+
+
+def weigh_and_tell(
+    engine: Engine, frames: np.ndarray, levels: Levels | None, place: Corner
+) -> tuple[np.ndarray, np.ndarray]:
+    """As `weigh`, and what the stage beyond the mixture is told of the tile, (C', h/4, w/4)."""
+    lumas, chromas = planes_of(frames, engine.colour, levels)
+    seen = lumas[None], None if chromas is None else chromas[None]
+    weights, told = engine.weigh_and_tell(*seen, place)
+    return weights[0], told
 
 
 class Work:
@@ -245,12 +260,18 @@ class TorchEngine:
             planes.append(chroma)
         return [torch.from_numpy(one).to(self.device) for one in planes]
 
-    def coefficients(self, lumas: np.ndarray, share: np.ndarray) -> np.ndarray:
+    def weigh_and_tell(
+        self, tiles: np.ndarray, chroma: np.ndarray | None, place: Corner
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Only networks with a coarse level go beyond the mixture."""
+        raise NotImplementedError
+
+    def coefficients(self, lumas: np.ndarray, share: np.ndarray, told: np.ndarray) -> np.ndarray:
         """How much is added of each term, see `Engine`."""
         import torch
 
         with self.at_work(lumas.shape), torch.inference_mode():
-            seen = (torch.from_numpy(part).to(self.device)[None] for part in (lumas, share))
+            seen = (torch.from_numpy(part).to(self.device)[None] for part in (lumas, share, told))
             out: np.ndarray = self.network.finish.coefficients(*seen)[0].cpu().numpy()
         return out
 
@@ -395,7 +416,13 @@ class OpenVinoEngine:
         """Itself: an exported network sees a tile at a time."""
         return self
 
-    def coefficients(self, lumas: np.ndarray, share: np.ndarray) -> np.ndarray:
+    def weigh_and_tell(
+        self, tiles: np.ndarray, chroma: np.ndarray | None, place: Corner
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Only networks with a coarse level go beyond the mixture."""
+        raise NotImplementedError
+
+    def coefficients(self, lumas: np.ndarray, share: np.ndarray, told: np.ndarray) -> np.ndarray:
         """Only networks with a coarse level go beyond the mixture."""
         raise NotImplementedError
 
@@ -403,6 +430,16 @@ class OpenVinoEngine:
         self, tiles: np.ndarray, chroma: np.ndarray | None = None, place: Corner = (0, 0)
     ) -> np.ndarray:
         """Run the network on a tile, see `Engine`."""
+        return self.infer(tiles, chroma, place)[0]
+
+    def infer(
+        self, tiles: np.ndarray, chroma: np.ndarray | None, place: Corner
+    ) -> tuple[np.ndarray, list[np.ndarray]]:
+        """Run the network on a tile.
+
+        Returns:
+            The weights (1, N, h, w), and what else it returns, of the tile as it was extended.
+        """
         _, count, height, width = tiles.shape
         shape = self.shape
         if shape is None or shape[0] != count or height > shape[1] or width > shape[2]:
@@ -414,11 +451,12 @@ class OpenVinoEngine:
         request = self.requests.get()
         try:
             with self.at_work(tiles.shape):
-                request.set_output_tensor(self.tensor(out, shared_memory=True))
-                request.infer(seen, share_inputs=True, share_outputs=True)
+                request.set_output_tensor(0, self.tensor(out, shared_memory=True))
+                results = request.infer(seen, share_inputs=True, share_outputs=True)
+                rest = [np.array(results[k]) for k in range(1, len(results))]
         finally:
             self.requests.put(request)
-        return out[None, :, :height, :width]
+        return out[None, :, :height, :width], rest
 
     def at_work(self, shape: Sequence[int]) -> contextlib.AbstractContextManager[None]:
         """Time the work on tiles (..., N, h, w), and report a lack of memory in one sentence."""

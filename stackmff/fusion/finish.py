@@ -4,26 +4,29 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from stackmff.images.tensors import gaussian, luma_and_chroma, pad_to_multiple
+from stackmff.images.tensors import enlarged, gaussian, luma_and_chroma, pad_to_multiple
 
 
 class Finish(nn.Module):
     """Corrects a mixture with the light of the frames that are mixed there.
 
-    From the luma it predicts five coefficients per pixel: for yi - m of the three frames y1 to y3
-    with the most weight nearby, where m is the mixture, and for the finest detail of m and of y1.
-    The result is held to the range of the frames in 3x3 px. Before training the coefficients are
-    zero.
+    It predicts five coefficients per pixel: for yi - m of the three frames y1 to y3 with the most
+    weight nearby, where m is the mixture, and for the finest detail of m and of y1. It sees their
+    luma, and the features by which these frames were weighed, which tell how blurred each of them
+    is and what lies around. The result is held to the range of the frames in 3x3 px. Before
+    training the coefficients are zero.
 
     Args:
         channels: of its layers, which work on blocks of 2x2 px.
+        features: channels of the features of a frame.
     """
 
     frames, terms = 3, 5
     margin = 32  # px beyond which nothing changes a pixel
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, features: int) -> None:
         super().__init__()
+        self.enter_features = nn.Conv2d(self.frames * features, channels, 1, bias=False)
         self.enter = nn.Conv2d(self.terms + 1, channels, 2, stride=2)
         self.enter_share = nn.Conv2d(self.frames, channels, 1, bias=False)
         self.blocks = nn.ModuleList(
@@ -34,13 +37,17 @@ class Finish(nn.Module):
         nn.init.zeros_(self.leave.weight)
         assert self.leave.bias is not None
         nn.init.zeros_(self.leave.bias)
+        nn.init.zeros_(self.enter_features.weight)
 
-    def forward(self, weights: torch.Tensor, stack: torch.Tensor) -> torch.Tensor:
+    def forward(
+        self, weights: torch.Tensor, stack: torch.Tensor, told: torch.Tensor
+    ) -> torch.Tensor:
         """Mix and correct.
 
         Args:
             weights: (B, N, H, W), sum 1 over N.
             stack: (B, C, N, H, W) in [0, 1], C 1 or 3.
+            told: see `tell`.
         Returns:
             (B, C, H, W) float32 in [0, 1].
         """
@@ -57,20 +64,42 @@ class Finish(nn.Module):
         luma = torch.cat([parts, mixture - 0.5], 2)
         luma = luma_and_chroma(luma)[0] if stack.shape[1] == 3 else luma
         luma = pad_to_multiple(luma, 2)[:, 0]
-        coefficients = self.coefficients(luma, share)[..., :height, :width]
+        coefficients = self.coefficients(luma, share, told)[..., :height, :width]
         result = mixture[:, :, 0] + (coefficients[:, None] * parts).sum(2)
         return torch.minimum(torch.maximum(result, low), high)
 
-    def coefficients(self, luma: torch.Tensor, share: torch.Tensor) -> torch.Tensor:
+    def tell(self, weights: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
+        """What the features say of the frames with the most weight around each 4x4 px.
+
+        Args:
+            weights: (B, N, H, W).
+            features: (B, features, N, H', W'), of squares of 4x4 px, with H' at least H/4.
+        Returns:
+            (B, channels, H/4, W/4), sides rounded up.
+        """
+        near = F.avg_pool2d(weights, 4, ceil_mode=True)
+        near = F.avg_pool2d(F.pad(near, (1, 1, 1, 1), mode="replicate"), 3, 1)
+        index = self.largest(near)[1][:, None].expand(-1, features.shape[1], -1, -1, -1)
+        height, width = near.shape[-2:]
+        picked = features[..., :height, :width].gather(2, index)
+        told: torch.Tensor = self.enter_features(picked.flatten(1, 2))
+        return told
+
+    def coefficients(
+        self, luma: torch.Tensor, share: torch.Tensor, told: torch.Tensor
+    ) -> torch.Tensor:
         """What is added of each term.
 
         Args:
             luma: (B, 6, H, W) of the terms and of the mixture - 0.5, H and W even.
             share: (B, 3, H/2, W/2), see `heaviest`.
+            told: (B, channels, H/4, W/4), sides rounded up, see `tell`.
         Returns:
             (B, 5, H, W) float32.
         """
-        x = F.relu(self.enter(luma) + self.enter_share(share))
+        x = self.enter(luma) + self.enter_share(share)
+        told = enlarged(told[:, :, None], 2)[:, :, 0, : x.shape[-2], : x.shape[-1]]
+        x = F.relu(x + told)
         for block in self.blocks:
             first, second = block.children()
             x = F.relu(x + second(F.relu(first(x))))
@@ -79,17 +108,29 @@ class Finish(nn.Module):
         return F.conv_transpose2d(x, weight, self.leave.bias, stride=2, padding=3).float()
 
     def heaviest(self, weights: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The three frames with the most weight around each 2x2 px, the last repeated if N < 3.
+        """The three frames with the most weight around each 2x2 px, see `largest`.
 
         Returns:
             (share, index): (B, 3, H/2, W/2), the weight nearby and the number of the frame.
         """
-        near = gaussian(F.avg_pool2d(weights, 2, ceil_mode=True), 1.25)  # (B, N, H/2, W/2)
-        share, index = near.topk(min(self.frames, near.shape[1]), dim=1)
-        missing = self.frames - index.shape[1]
-        index = torch.cat([index] + [index[:, -1:]] * missing, 1)
-        share = torch.cat([share] + [share[:, -1:]] * missing, 1)
-        return share, index
+        return self.largest(gaussian(F.avg_pool2d(weights, 2, ceil_mode=True), 1.25))
+
+    def largest(self, near: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The largest three of N values from 0 and their numbers, the last repeated if N < 3.
+
+        Args:
+            near: (B, N, h, w).
+        Returns:
+            Two tensors (B, 3, h, w).
+        """
+        none = near.new_full((len(near), self.frames - 1, *near.shape[2:]), -1)
+        share, index = torch.cat([near, none], 1).topk(self.frames, dim=1)
+        shares, numbers = [share[:, 0]], [index[:, 0]]
+        for place in range(1, self.frames):
+            there = share[:, place] >= 0
+            shares.append(torch.where(there, share[:, place], shares[-1]))
+            numbers.append(torch.where(there, index[:, place], numbers[-1]))
+        return torch.stack(shares, 1), torch.stack(numbers, 1)
 
 
 def even_phases(weight: torch.Tensor) -> torch.Tensor:

@@ -35,6 +35,7 @@ SAMPLES = 1.5e6  # pixels times frames of a step
 VALIDATION_SEEDS = 9001, 9002  # of large and of small scenes
 MISALIGNED, SHADED = 0.04, 0.06  # shares of the large scenes
 NEGATIVES, DIMMED = 0.06, 0.3  # shares of the steps on large scenes
+COPY_NOISE = 2 / 255  # at most, of frames that a sample has twice
 LIGHT = Augmentation(  # of small scenes
     gain=0.2, negatives=0.06, shading=0.05, drift=0.05, colour=True, recolour=0.3, fringes=0.1
 )
@@ -193,7 +194,10 @@ def large_batch(rng: np.random.Generator, scene: LargeScene) -> PyramidBatch:
         (slice(STEP * row, STEP * row + crop[0]), slice(STEP * column, STEP * column + crop[1]))
         for row, column in places
     ]
-    stacks = [planes_first(view.frames[chosen][(slice(None), *part)]) for part in windows]
+    stacks = [
+        unlike_copies(rng, planes_first(view.frames[chosen][(slice(None), *part)]), chosen)
+        for part in windows
+    ]
     parts = [
         np.stack(stacks).swapaxes(1, 2),
         np.stack([planes_first(view.answer[part]) for part in windows]),
@@ -275,7 +279,26 @@ def small_sample(rng: np.random.Generator, scene: Pair, n_frames: int) -> Pair:
     stack, wanted = (np.rot90(part, turns, (-2, -1)) for part in (stack, wanted))
     if mirror:
         stack, wanted = stack[..., ::-1], wanted[..., ::-1]
-    return change_light(rng, stack, wanted, LIGHT, chosen)
+    stack, wanted = change_light(rng, stack, wanted, LIGHT, chosen)
+    return unlike_copies(rng, stack, chosen), wanted
+
+
+def unlike_copies(rng: np.random.Generator, stack: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+    """Give the frames of a sample that it has twice noise of their own, as a second photograph has.
+
+    Args:
+        rng: NumPy generator.
+        stack: (N, 3, H, W) float32 in [0, 1].
+        chosen: (N,) int, which frames of the scene they are.
+    """
+    _, first = np.unique(chosen, return_index=True)
+    again = np.setdiff1d(np.arange(len(chosen)), first)
+    if not len(again) or rng.random() < 0.3:
+        return stack
+    stack = np.array(stack)
+    noise = rng.standard_normal(stack[again].shape, np.float32)
+    stack[again] += np.float32(rng.uniform(0, COPY_NOISE)) * noise
+    return stack.clip(0, 1)
 
 
 def kind_of(number: int) -> Kind:

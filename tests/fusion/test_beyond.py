@@ -8,13 +8,20 @@ from stackmff.fusion.beyond import PICKS, corrected, heaviest
 from stackmff.fusion.finish import Finish
 from stackmff.images.levels import Levels
 
+CHANNELS = 4
+
 
 @pytest.fixture(scope="module")
 def stage():
     torch.manual_seed(1)
-    stage = Finish(4).eval()
+    stage = Finish(CHANNELS, 8).eval()
     torch.nn.init.normal_(stage.leave.weight, std=0.5)
     return stage
+
+
+def nothing_told(shape):
+    """What the features of a picture (h, w) say: nothing."""
+    return torch.zeros(1, CHANNELS, *(-(-side // 4) for side in shape))
 
 
 def in_numpy(stage):
@@ -22,9 +29,8 @@ def in_numpy(stage):
 
     @torch.inference_mode()
     def coefficients(lumas, share):
-        return stage.coefficients(*(torch.from_numpy(part)[None] for part in (lumas, share)))[
-            0
-        ].numpy()
+        seen = (torch.from_numpy(part)[None] for part in (lumas, share))
+        return stage.coefficients(*seen, nothing_told(lumas.shape[1:]))[0].numpy()
 
     return coefficients
 
@@ -56,7 +62,10 @@ def test_numpy_does_as_torch(stage, shape, dtype):
     most = np.iinfo(dtype).max
     stack = torch.from_numpy(frames.astype(np.float32) / most).permute(3, 0, 1, 2)[None]
     with torch.inference_mode():
-        wanted = most * stage(torch.from_numpy(weights)[None], stack)[0].numpy()
+        wanted = (
+            most
+            * stage(torch.from_numpy(weights)[None], stack, nothing_told(shape[1:3]))[0].numpy()
+        )
     result = corrected(mixture, weights, frames, in_numpy(stage))
     assert np.abs(wanted - mixture).mean() > 1e-3 * most or shape[0] == 1  # it does something
     np.testing.assert_allclose(result, wanted, atol=1e-4 * most)
@@ -99,3 +108,17 @@ def test_the_heaviest_frames_nearby():
     np.testing.assert_allclose(share, np.broadcast_to([[[0.6]], [[0.3]], [[0.1]]], share.shape))
     share, index = heaviest(weights[:2])
     assert (index == np.array([1, 0, 0])[:, None, None]).all() and len(share) == PICKS
+
+
+def test_what_the_features_of_the_heaviest_frames_say():
+    """Four constant features per frame: each pick's are found, in the order of weight."""
+    stage = Finish(2, 4)
+    torch.nn.init.normal_(stage.enter_features.weight)
+    features = torch.arange(5 * 4.0).reshape(1, 5, 4).transpose(1, 2)[..., None, None]
+    weights = torch.tensor([0.0, 0.3, 0.1, 0.6, 0.0])[None, :, None, None].expand(1, 5, 21, 30)
+    with torch.inference_mode():
+        told = stage.tell(weights, features.expand(1, 4, 5, 8, 8))
+        picked = features[0, :, [3, 1, 2], 0, 0].flatten()
+        wanted = stage.enter_features.weight[:, :, 0, 0] @ picked
+    assert told.shape == (1, 2, 6, 8)
+    torch.testing.assert_close(told, wanted[None, :, None, None].expand_as(told))

@@ -179,6 +179,7 @@ def test_beyond_the_mixture_values_keep_to_the_range_of_3x3(channels, dtype):
 def test_tiles_of_the_stage_beyond_the_mixture_are_as_the_whole():
     network = make_network(finish=4)
     torch.nn.init.normal_(network.finish.leave.weight, std=0.3)
+    torch.nn.init.normal_(network.finish.enter_features.weight, std=0.3)
     engine = engine_of_module(network)
     frames = drawn_stack(416, 544)
     whole = fuse_stack(frames, engine).picture.astype(int)
