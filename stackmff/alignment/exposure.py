@@ -82,7 +82,9 @@ def tiles_of(colours: np.ndarray, factor: int, count: int = TILES) -> Tiles:
     coded = np.arange(white + 1, dtype=np.float32) / np.float32(white)
     means, contrasts = [], []
     for table in (to_linear(coded), coded):
-        light = table[colours]
+        # OpenCV looks up bytes in a third of the time that numpy takes.
+        light = cv2.LUT(colours, table) if white == 255 else table[colours]
+        light = light.reshape(colours.shape)
         means.append(averaged(light))
         square = cv2.blur(averaged(light * light).mean(-1), (3, 3))
         mean = cv2.blur(means[-1].mean(-1), (3, 3))

@@ -41,7 +41,7 @@ QUANTILE, FAR_QUANTILE = 33, 10  # percentiles of the ratios: so much of a pictu
 AROUND = 0.4  # of the least difference: what differs so much around a ghost belongs to it
 NOISE = 6.0  # standard deviations by which a ghost differs at least
 FEWEST, LEAST_AREA, LEAST_PART = 8, 64, 0.03  # px that differ; px around; part of these
-CLIPPED, MOST_CLIPPED = 0.97, 0.2  # of white; of a candidate: how bright it was is not known
+CLIPPED = 0.97  # of the brightest value that a frame can have: how bright it was is not known
 MOST_OF_PAIR = 0.3  # of the picture: the frames differ in another way
 UNEXPLAINED = 0.35  # of a difference; blur leaves less of the sums over SECTORS around its centre
 SECTORS, WIDEST = 8, (0, 1, 2, 4, 6)  # and reaches of blur around it, one of which is enough
@@ -77,14 +77,17 @@ class _View:
     Args:
         seen: (h, w, C) uint8, of the range of the stack, smoothed.
         inside: (h, w) bool, which pixels the frame covers; None: all.
-        clipped: (h, w) bool, which are white, or nearly, in a channel.
+        clipped: (h, w, C) bool, which values were white before the exposure of the frame was
+            lowered, so that they may have been any brighter; None: none.
 
     Attributes:
         detail: (rows, columns) float32, mean square of the gradient in cells.
         coarse: (rows, columns) float32, the same of pixels of COARSE px.
     """
 
-    def __init__(self, seen: np.ndarray, inside: np.ndarray | None, clipped: np.ndarray) -> None:
+    def __init__(
+        self, seen: np.ndarray, inside: np.ndarray | None, clipped: np.ndarray | None
+    ) -> None:
         self.seen, self.inside, self.clipped = seen, inside, clipped
         self.ranges: dict[int, tuple[np.ndarray, np.ndarray]] = {}
         grey = seen[..., 0] if seen.shape[2] == 1 else cv2.cvtColor(seen, cv2.COLOR_RGB2GRAY)
@@ -96,9 +99,16 @@ class _View:
         if radius not in self.ranges:
             side = 2 * radius + 1
             disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side))
-            low, high = cv2.erode(self.seen, disc), cv2.dilate(self.seen, disc)
+            low, high = cv2.erode(self.seen, disc), cv2.dilate(self.brightest, disc)
             self.ranges[radius] = low.reshape(self.seen.shape), high.reshape(self.seen.shape)
         return self.ranges[radius]
+
+    @property
+    def brightest(self) -> np.ndarray:
+        """(h, w, C) uint8, `seen` with 255 where it may have been any brighter."""
+        if self.clipped is None:
+            return self.seen
+        return np.where(self.clipped, np.uint8(255), self.seen)
 
     @cached_property
     def means(self) -> np.ndarray:
@@ -121,8 +131,11 @@ class _View:
         out = object.__new__(_View)
         out.seen, out.inside, out.clipped = _looked_up(self.seen, tables), self.inside, self.clipped
         out.detail, out.coarse = self.detail, self.coarse
+        above = tables.copy()
+        if self.clipped is not None:
+            above[255] = 255
         out.ranges = {
-            radius: (_looked_up(low, tables), _looked_up(high, tables))
+            radius: (_looked_up(low, tables), _looked_up(high, above))
             for radius, (low, high) in self.ranges.items()
         }
         return out
@@ -241,9 +254,17 @@ def _view(
     if alignment is not None and alignment.moved[index]:
         inside = covered_cells(alignment, index, frame.shape[:2])
     small = _small(frame)
-    clipped = _most(small) >= CLIPPED * np.iinfo(frame.dtype).max
     inside = None if inside is None or inside.all() else inside
+    clipped = None
+    if alignment is not None and alignment.gains[index].min() < CLIPPED:
+        clipped = _clipped(small, alignment.gains[index] * np.iinfo(frame.dtype).max)
     return _View(_ranged(small, low, high), inside, clipped)
+
+
+def _clipped(small: np.ndarray, most: np.ndarray) -> np.ndarray:
+    """Which values of a small frame (h, w, C) are, or lie beside, the most (C,) it can have."""
+    white = (small >= np.float32(CLIPPED) * most.astype(np.float32)).astype(np.uint8)
+    return cv2.dilate(white, _disc(1)).reshape(small.shape) > 0
 
 
 def _small(frame: np.ndarray) -> np.ndarray:
@@ -384,7 +405,7 @@ def _beyond_blur(first: _View, second: _View, radius: int) -> np.ndarray:
     parts = []
     for one, other in ((first, second), (second, first)):
         low, high = other.near(radius)
-        outside = cv2.max(cv2.subtract(low, one.seen), cv2.subtract(one.seen, high))
+        outside = cv2.max(cv2.subtract(low, one.brightest), cv2.subtract(one.seen, high))
         parts.append(_most(outside))
     return cv2.min(*parts)
 

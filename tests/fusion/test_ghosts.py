@@ -230,6 +230,25 @@ def test_what_does_not_move_is_no_ghost(name, frames):
     assert made.notes == []
 
 
+def test_what_a_brighter_frame_clips_is_no_ghost():
+    """Once its exposure is matched, a brighter frame shows lamps darker than they are."""
+
+    def shot(frames):
+        out = np.minimum(frames, 1)
+        out[2] = np.minimum(out[2] / 0.6, 1) * 0.6
+        return rounded(out)
+
+    gains = np.ones((COUNT, 3))
+    gains[2] = 0.6
+    alignment = Alignment(0, (HEIGHT, WIDTH), [np.eye(2, 3)] * COUNT, gains)
+    frames = defocused(backdrop())
+    for x, y in ((150, 100), (150, 50), (150, 150), (110, 100), (190, 100)):
+        frames[:, y - 8 : y + 8, x - 8 : x + 8] += 0.5
+    assert fused(shot(frames), alignment=alignment).regions == []
+    moving = shot(with_disc(defocused(backdrop()), walk(12)))
+    assert len(fused(moving, alignment=alignment).regions) == 1
+
+
 def test_where_frames_end_is_no_ghost():
     """Every other frame shows something else on the left, where it ends as it was aligned."""
     frames = defocused(backdrop())
