@@ -46,7 +46,7 @@ def steps(page, folder: Path, downloads: Path, shots):
         "project file": lambda: frames.check_project_file(page, folder, downloads),
         "example": lambda: table.check_example(page, shots),
         "accessible": lambda: accessibility.check_accessible(page, folder),
-        "start page": lambda: table.check_start_page(page),
+        "start page": lambda: table.check_start_page(page, folder),
     }
 
 

@@ -165,10 +165,13 @@ class Visit:
 
     def fuse(self):
         """Fuse, and wait for the result."""
-        before = self.versions()
+        before, known = self.versions(), self.errors()
         self.click("#go")
-        script = "return document.querySelectorAll('#versions .card').length"
-        self.until(script, before + 1)
+        end = time.monotonic() + LATEST
+        while self.versions() == before:
+            failed = self.errors() not in ("", known)
+            must(not failed and time.monotonic() < end, f"it does not fuse: {self.errors()!r}")
+            time.sleep(0.05)
         self.until("return document.querySelector('#work').hidden")
         self.settled()
 

@@ -83,7 +83,8 @@ def reduced(rows: Rows, size: tuple[int, int], levels: Levels | None, colour: bo
         stop = min(start + BAND, height)
         top, bottom = max(start - MARGIN, 0), min(stop + MARGIN, height)
         lumas[: done - top] = lumas[top - first : done - first]  # what the last band had of it
-        seen_luma(rows(done, bottom), levels, lumas[done - top : bottom - top])
+        if bottom > done:  # a last band of MARGIN rows or fewer is there already
+            seen_luma(rows(done, bottom), levels, lumas[done - top : bottom - top])
         first, done = top, bottom
         above, below = start - top, bottom - stop
         parts[0].append(means(lumas[above : stop - top], REDUCTION)[None])

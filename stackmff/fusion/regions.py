@@ -15,6 +15,7 @@ from stackmff.images.frame_store import release
 FEATHER = 4  # cells of a region over which it fades into its surroundings
 MOST_CELLS = 4096  # along a side; a record with more was not written by this program
 LEAST_DETAIL = 0.85  # of that of the mixture, which a frame must have to replace what is whole
+WIDE_PARALLAX = 0.02  # of the longer side; where it was corrected, much still differs beside edges
 LONGEST = 1500  # px; the longer side of what sharpness is measured on, at most
 
 Box = tuple[int, int, int, int]  # (top, bottom, left, right), px
@@ -128,7 +129,9 @@ def moved_regions(
     """The regions where something moved, each with the frame that is sharpest there.
 
     Where the mixture shows one frame nearly whole, and is sharper than any frame, as where a branch
-    before foliage has moved against it, there is nothing to mend.
+    before foliage has moved against it, there is nothing to mend. Where wide parallax was corrected,
+    what is behind an edge comes and goes from frame to frame though nothing moves: there, too, the
+    mixture stays.
 
     Args:
         frames: (N, H, W, C) uint8 or uint16, in register and in focus order.
@@ -152,9 +155,21 @@ def moved_regions(
         details = {k: _detail(frames[k], region) for k in able}
         release(frames)
         frame = max(details, key=lambda k: details[k])
+        if _parallax_in(alignment, mask) > WIDE_PARALLAX * max(size):
+            continue
         if not whole or details[frame] >= LEAST_DETAIL * _detail(fused, region):
             regions.append(replace(region, frame=frame))
     return regions, None
+
+
+def _parallax_in(alignment: Alignment | None, mask: np.ndarray) -> float:
+    """The widest parallax, px, that was corrected in a mask (rows, columns) of the picture."""
+    widest = 0.0
+    for field in () if alignment is None else alignment.fields.values():
+        length = np.hypot(field[..., 0], field[..., 1]).astype(np.float32)
+        there = cv2.resize(length, mask.shape[::-1], interpolation=cv2.INTER_LINEAR)
+        widest = max(widest, float(there[mask].max()))
+    return widest
 
 
 def _region_at(whole: np.ndarray, size: tuple[int, int], frame: int) -> Region:

@@ -52,7 +52,7 @@ class StackComparisons(StackVersions):
                 with self.lock:
                     self.method_jobs.pop(key, None)
                     if sentence:
-                        self.refused.append(f"{method}: {self.without_paths(sentence)}")
+                        self.refused.append(f"{method}: {self.on_page(sentence)}")
                     (result.files.methods / f"{method}.part").unlink(missing_ok=True)
                     self.changed()
 

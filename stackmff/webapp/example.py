@@ -75,7 +75,7 @@ def scene() -> tuple[np.ndarray, np.ndarray]:
     picture = np.stack([wood + 34, wood, wood - 42], -1)
     picture = np.ascontiguousarray(np.clip(picture, 0, 255).astype(np.uint8))
     for k in range(26):  # a scale along the table
-        y = round(HEIGHT * (1 - k / 26) ** 1.3)
+        y = round(0.975 * HEIGHT * (1 - k / 26) ** 1.3)
         size = 0.5 + 1.1 * y / HEIGHT
         cv2.line(picture, (WIDTH // 2 - 40, y), (WIDTH // 2 + 40, y), (40, 34, 30), 2, cv2.LINE_AA)
         words = (str(10 * k), (WIDTH // 2 + 52, y + 8), cv2.FONT_HERSHEY_SIMPLEX, size)

@@ -110,7 +110,7 @@ class Finder:
                 if sentence is None:
                     found(groups, why[0])
                 elif sentence:
-                    self.told.append(self.session.without_paths(sentence))
+                    self.told.append(self.session.on_page(sentence))
             except (StackError, OSError, KeyError) as error:  # the stack was deleted meanwhile
                 self.told.append(str(error))
             finally:

@@ -445,7 +445,7 @@ def refused(request: "Request", error: Exception) -> "Response":
     endpoints: Endpoints = request.app.state.endpoints
     session = endpoints.sessions.by_token.get(request.path_params.get("token", ""))
     if session is not None:
-        sentence = session.without_paths(sentence)
+        sentence = session.on_page(sentence)
     if request.method == "PUT":  # the rest of the file need not be sent
         return json_answer({"error": sentence}, 413, {"Connection": "close"})
     return json_answer({"error": sentence}, 400)

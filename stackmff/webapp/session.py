@@ -11,6 +11,7 @@ from typing import Any
 
 from stackmff.errors import StackError
 from stackmff.files import natural_key, parse_json, write_json
+from stackmff.webapp import wording
 from stackmff.webapp.example import NAME as EXAMPLE_NAME
 from stackmff.webapp.exports import write_all
 from stackmff.webapp.finding import Finder
@@ -158,13 +159,13 @@ class Session:
                 stack.frames or stack.versions or stack.uploads or stack.pending for stack in stacks
             )
 
-    def without_paths(self, sentence: str) -> str:
-        """A sentence without the folders of the server."""
+    def on_page(self, sentence: str) -> str:
+        """A sentence in the words of the page, without the folders of the server."""
         for stack in list(self.stacks.values()):
-            sentence = stack.without_paths(sentence)
+            sentence = stack.on_page(sentence)
         for folder in (self.folder, self.shared.root):
             sentence = sentence.replace(f"{folder}/", "") if folder is not None else sentence
-        return sentence
+        return wording.on_page(sentence)
 
     # Stacks
 
@@ -255,7 +256,7 @@ class Session:
             try:
                 stack.fuse(values)
             except StackError as error:
-                refused.append(f"{stack.name()}: {stack.without_paths(str(error))}")
+                refused.append(f"{stack.name()}: {stack.on_page(str(error))}")
         return refused
 
     # Exports
@@ -305,7 +306,7 @@ class Session:
         path = made.folder / f"{safe_stem(self.title())}.stackmff.zip"
 
         def on_end(sentence: str | None) -> None:
-            made.failure = None if sentence is None else self.without_paths(sentence) or "cancelled"
+            made.failure = None if sentence is None else self.on_page(sentence) or "cancelled"
             made.file = path if sentence is None else None
 
         made.jobs.append(
@@ -322,7 +323,7 @@ class Session:
             with self.lock:
                 made.left -= 1
                 if sentence is not None:
-                    made.failure = made.failure or self.without_paths(sentence) or "cancelled"
+                    made.failure = made.failure or self.on_page(sentence) or "cancelled"
                     return
                 made.paths.append(Path(spec.path))
                 if made.left:

@@ -222,7 +222,7 @@ class ShelfStack(StackComparisons):
             job, self.fuse_job, self.plan = self.fuse_job, None, None
             self.wanted = self.draft = None
             if sentence:
-                self.failure = self.without_paths(sentence)
+                self.failure = self.on_page(sentence)
             run = Path(job.spec.full).parent
             made = any(version.folder.parent == run for version in self.versions)
             # Its process has ended, so that the next run can have its number.

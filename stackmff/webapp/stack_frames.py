@@ -12,6 +12,7 @@ from typing import Any
 from stackmff.errors import StackError
 from stackmff.files import natural_key
 from stackmff.images.folders import NEVER_STACKS
+from stackmff.webapp import wording
 from stackmff.webapp.jobs import ExamineSpec, JobQueue, Message, WorkerJob
 from stackmff.webapp.kept_frames import forget
 from stackmff.webapp.results import FramePicture
@@ -100,13 +101,13 @@ class StackFrames:
         """Bytes of all uploads, including unfinished ones."""
         return sum(self.uploads.values())
 
-    def without_paths(self, sentence: str) -> str:
-        """A sentence without the folders of the server."""
+    def on_page(self, sentence: str) -> str:
+        """A sentence in the words of the page, without the folders of the server."""
         places = (self.incoming, self.arriving, self.thumbs, self.folder, self.folder.parent)
         for folder in (*places, self.shared.root):
             if folder is not None:
                 sentence = re.sub(re.escape(str(folder)) + r"/*", "", sentence)
-        return sentence
+        return wording.on_page(sentence)
 
     def room_for(self, name: str, size: int) -> Path:
         """Create an empty file for an upload.
@@ -184,7 +185,7 @@ class StackFrames:
             self.changed()
 
     def _refuse(self, path: Path, sentence: str) -> None:
-        sentence = self.without_paths(sentence)
+        sentence = self.on_page(sentence)
         if " is not a picture" in sentence and sentence.startswith(path.name):
             self.strangers.append(path.name)
         else:

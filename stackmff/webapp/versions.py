@@ -30,21 +30,8 @@ LEAST_PAINT = 1e8  # px to compute for strokes that are sent at once, about 20 n
 PAINT_TIMES = 25  # the same, times the pixels of the picture
 MOST_SHOWN = 4  # results that are open at a time
 UNREADABLE = (StackError, OSError, ValueError, KeyError, TypeError, EOFError)  # a damaged file
-# What the command line and the page call the same.
-NEAR_WORDS = {
-    "--near first": "Focus order 'Near to far'",
-    "--near last": "Focus order 'Far to near'",
-}
-CROP_WORDS = ("--crop removes that", "a crop to the area all frames cover removes that")
 MOST_LABEL = 200  # characters
 TEMPLATE = "{stack}_fused"  # name of an exported picture
-
-
-def on_page(near_end: str) -> str:
-    """A sentence of NearEnd.told in the words of the page."""
-    for option, words in NEAR_WORDS.items():
-        near_end = near_end.replace(option, words)
-    return near_end.removeprefix("3D view: ")
 
 
 class Version:
@@ -296,7 +283,7 @@ class StackVersions(StackFrames):
         aligned = self.folder / (record.aligned or files.folder) / "alignment.json"
         notes = [*record.notes, *waiting_notes(version.painted.waiting)]
         if version.broken is not None:
-            return {"run": version.run, "broken": self.without_paths(version.broken), "notes": []}
+            return {"run": version.run, "broken": self.on_page(version.broken), "notes": []}
         return self._result_state(version.run, record, notes) | {
             "confidence": files.confidence.exists(),
             "aligned": aligned.exists(),
@@ -330,8 +317,8 @@ class StackVersions(StackFrames):
             "height": height,
             "names": record.names,
             "kept": record.kept,
-            "notes": [self.without_paths(note).replace(*CROP_WORDS) for note in notes],
-            "near_end": self.without_paths(on_page(record.near_end)),
+            "notes": [self.on_page(note) for note in notes],
+            "near_end": self.on_page(record.near_end.removeprefix("3D view: ")),
             "seconds": round(record.seconds, 1),
             "made": record.made,
             "options": record.options,

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from drawn import texture
 
 from network import build_network, luma_and_chroma
-from stackmff.fusion import coarse_level
+from stackmff.fusion import coarse_level, reduction
 from stackmff.fusion.blending import Mixture
 from stackmff.fusion.coarse_level import PyramidEngine, coarse_tiles, kept
 from stackmff.fusion.engines import TorchEngine, engine_of_module
@@ -133,6 +133,20 @@ def test_frames_in_a_file_give_the_same(engine, tmp_path):
         fuse_stack(stored, engine).picture, fuse_stack(frames, engine).picture
     )
     assert mixture_at(stored, engine, 250, 77) == pytest.approx(mixture_at(frames, engine, 250, 77))
+
+
+@pytest.mark.parametrize("more", [1, 4, 5])
+def test_frames_in_a_file_may_have_any_height(more, tmp_path):
+    # The rows of a short last band are there already, as the margin of the band before it.
+    frames = drawn_stack(reduction.BAND + more, 24, 2)
+    stored = frame_store.allocate(frames.shape, frames.dtype, store=tmp_path / "frames")
+    stored[:] = frames
+    place = (0, -(-frames.shape[1] // reduction.REDUCTION), 0, 3)
+    found, wanted = (
+        coarse_level.reduced_window(one, [0, 1], place, None, True) for one in (stored, frames)
+    )
+    for part, whole in zip(found, wanted, strict=True):
+        np.testing.assert_array_equal(part, whole)
 
 
 def test_the_mixture_of_a_pixel_is_that_of_the_picture(engine):

@@ -275,6 +275,20 @@ def test_a_region_is_filled_from_a_frame_that_covers_it():
     assert all(region.frame < COUNT - 1 for region in found)
 
 
+@pytest.mark.parametrize(("parallax", "count"), [(0, 1), (2, 1), (12, 0)])
+def test_where_wide_parallax_was_corrected_the_mixture_stays(parallax, count):
+    """Beside edges frames then differ though nothing moves, and no frame is sharp in all of it."""
+    frames = rounded(with_disc(defocused(backdrop()), walk(10)))
+    identity = np.eye(2, 3)
+    field = np.zeros((-(-HEIGHT // 16), -(-WIDTH // 16), 2), np.float32)
+    field[..., 0] = parallax
+    alignment = Alignment(
+        0, (HEIGHT, WIDTH), [identity] * COUNT, np.ones((COUNT, 3)), fields={2: field}, spacing=16
+    )
+    found, _ = moved_regions(frames, range(COUNT), alignment, frames.max(0))
+    assert len(found) == count
+
+
 def test_where_most_of_the_picture_moves_the_frames_are_mixed():
     frames = np.stack([backdrop()] * 6)
     for k, frame in enumerate(frames):

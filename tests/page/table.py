@@ -101,10 +101,14 @@ def check_example(page, shots):
     home(page)
 
 
-def check_start_page(page):
+def check_start_page(page, folder):
     """Projects are listed with size and age, can be opened and deleted."""
+    for name in ("older", "newer"):
+        page.drop(write_stack(folder / "start" / name, 2, (60, 90), seed=75))
+        page.frames_read(2)
+        home(page)
+    page.until("return document.querySelectorAll('#projects li').length > 1")
     count = page.run(TALLY.format("#projects li"))
-    must(count > 2, f"{count} projects are listed")
     told = page.text("#projects li .card")
     must("stack" in told and "B" in told and ("ago" in told or "just now" in told), told)
     page.click("#projects li .card")

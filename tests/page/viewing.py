@@ -203,7 +203,31 @@ def check_keyboard(page, folder):
         " one.tabIndex === 0).length"
     )
     must(cards == 1, f"{cards} cards are stops of the Tab key")
+    check_keys_of_tools(page)
     home(page)
+
+
+def check_keys_of_tools(page):
+    """The keyboard takes the sharpest frame, paints, and draws a crop."""
+    focus = "document.querySelector('#picture').focus()"
+    enter, source = "\ue007", "return document.querySelector('#source').value"
+    page.click('[data-tool="retouch"]')
+    page.run(focus)
+    page.keys(DOWN, DOWN)
+    page.until(source, "frame 2")
+    page.keys("s", enter)  # the middle is sharp in the middle frame
+    page.until(source, "frame 1")
+    page.keys(enter)
+    page.until("return document.querySelector('#versions').innerText.includes('1 stroke')")
+    page.choose("#crop", "free")  # it shows the result
+    page.until("return document.querySelector('#tools').dataset.tool", "result")
+    page.run(focus)
+    told = "return document.querySelector('#crop-size').textContent"
+    page.keys(DOWN)
+    page.until(told, "288 × 192 pixels")
+    page.keys(DOWN, held=[SHIFT])
+    page.until(told, "288 × 196 pixels")
+    page.choose("#crop", "")
 
 
 def check_source(page, folder, shots):
@@ -223,6 +247,7 @@ def check_source(page, folder, shots):
     page.run("document.querySelector('#picture').focus()")
     page.keys(DOWN)
     page.until(source, "frame 1")
+    page.settled()
     page.shot(shots, "source_pane")
     page.choose("#strength", 40)
     page.drag("#picture", [(0.7, 0.5), (0.75, 0.5)])

@@ -5,12 +5,10 @@ from dataclasses import dataclass
 import pytest
 
 from stackmff.errors import StackError
-from stackmff.fusion.near_end import NearEnd
 from stackmff.fusion.options import FuseOptions
 from stackmff.options import build, option
 from stackmff.webapp import form
 from stackmff.webapp.form import check_values, fuse_form
-from stackmff.webapp.versions import on_page
 
 
 def test_the_form_has_the_options_with_a_label():
@@ -64,11 +62,3 @@ def test_values_become_options():
 def test_other_values_are_refused(values, sentence):
     with pytest.raises(StackError, match=sentence):
         check_values(values)
-
-
-def test_the_3d_view_names_the_choice_that_turns_it_round():
-    labels = {field["name"]: field for field in fuse_form()}["near"]["choice_labels"]
-    for first, label in ((True, labels[2]), (False, labels[1])):
-        words = on_page(NearEnd(first, "picture").told(["a.png", "b.png"]))
-        assert words.startswith("which end is near is not known")
-        assert words.endswith(f"Focus order '{label}' turns it round")

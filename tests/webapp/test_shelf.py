@@ -252,13 +252,11 @@ def test_an_answer_among_the_frames_is_excluded(sessions):
 
 def test_sentences_hide_the_server(sessions, tmp_path):
     session = sessions.get(sessions.new()).add_stack()
-    assert session.without_paths(f"{session.incoming}/a.png is bad") == "a.png is bad"
-    assert session.without_paths(f"{session.folder}/run-1/x") == "run-1/x"
-    assert session.without_paths(f"{session.folder.parent}/x") == "x"
+    assert session.on_page(f"{session.incoming}/a.png is bad") == "a.png is bad"
+    assert session.on_page(f"{session.folder}/run-1/x") == "run-1/x"
+    assert session.on_page(f"{session.folder.parent}/x") == "x"
     sessions.shared.root = tmp_path / "root"
-    assert (
-        session.without_paths(f"{sessions.shared.root}/stack/a.png is bad") == "stack/a.png is bad"
-    )
+    assert session.on_page(f"{sessions.shared.root}/stack/a.png is bad") == "stack/a.png is bad"
 
 
 def test_a_decompression_bomb_leaves_nothing(sessions):

@@ -69,13 +69,14 @@ function update({ stacks, stack, finding, told: found }) {
 export function show(stackId) {
   if (stackId === get().stackId) return refresh();
   set({ stackId, stack: null, run: null, frame: 0, source: null, frameId: null, tool: "result", crop: null,
-    cropping: false, overlay: null, erasing: false, other: { kind: "frame" } });
+    cropping: false, overlay: null, erasing: false, picking: false, other: { kind: "frame" } });
   return refresh();
 }
 
 /** Back to the start page; the session stays on the server. */
 export async function home() {
   enter(null);
+  forgetMessages();
   set({ stacks: [], stackId: null, stack: null, projects: await ask("GET", "/projects") });
 }
 

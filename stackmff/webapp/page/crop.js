@@ -62,6 +62,15 @@ export class CropBox {
     if (bottom - top >= LEAST && east - left >= LEAST) this.box = [top, bottom, left, east];
   }
 
+  /** Moves the box by a hundredth of the picture, or its lower right corner; makes it first. */
+  step([across, down], resizes) {
+    const { width, height } = this.view.picture;
+    const step = Math.ceil(Math.max(width, height) / 100);
+    this.box ??= [height / 10, 0.9 * height, width / 10, 0.9 * width].map(Math.round);
+    this.held = { edges: resizes ? [1, 3] : [0, 1, 2, 3], from: [0, 0], box: this.box };
+    this.lead([across * step, down * step]);
+  }
+
   paint(context) {
     if (!this.box) return;
     const { view } = this;

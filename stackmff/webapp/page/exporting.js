@@ -19,7 +19,10 @@ export function listen() {
       drawChoices();
     };
   }
-  byId("crop").onchange = () => set({ cropping: byId("crop").value === "free" });
+  byId("crop").onchange = () => {
+    const cropping = byId("crop").value === "free";
+    set(cropping ? { cropping, tool: "result", frameId: null } : { cropping });
+  };
   byId("save").onclick = () => save(false);
   byId("save-all").onclick = () => save(true);
   for (const button of allOf("[data-what]"))
@@ -80,6 +83,7 @@ function draw() {
   byId("export").hidden = !found || found.draft;
   if (byId("export").hidden) return;
   byId("srgb-option").hidden = !found.profile;
+  byId("srgb-already").hidden = found.profile;
   const offered = {
     focus: true, confidence: found.confidence, alignment: found.aligned,
     strokes: found.strokes > 0, slabs: found.slabs.length > 0,
@@ -97,7 +101,7 @@ function drawCrop(crop) {
   const box = chosen === "free" ? crop : chosen === "common" ? found?.area : null;
   byId("crop-size").hidden = !chosen;
   byId("crop-size").textContent = box ? `${box[3] - box[2]} × ${box[1] - box[0]} pixels`
-    : "Draw a rectangle on the picture";
+    : "Drag a rectangle on the picture";
   byId("save").disabled = chosen === "free" && !crop;
 }
 

@@ -19,6 +19,7 @@
  * @property {"wipe"|"side"} compareMode
  * @property {boolean} sourcePane whether the source is shown beside the retouched picture
  * @property {boolean} erasing
+ * @property {boolean} picking whether the next click takes the frame that is sharpest there
  * @property {string|null} overlay
  * @property {boolean} outlines whether the regions where something moved are outlined
  * @property {{run: string, index: number}|null} region that was clicked last
@@ -40,7 +41,7 @@ const state = {
   frame: 0, source: null, frameId: null, tool: "result", other: { kind: "frame" }, compareMode: "wipe",
   sourcePane: true, erasing: false, overlay: null, uploading: null, painting: 0, messages: [],
   exports: [], importing: null, finding: false, crop: null, cropping: false, outlines: true,
-  region: null,
+  region: null, picking: false,
 };
 const watchers = [];
 let waits = false;

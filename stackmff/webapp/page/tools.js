@@ -1,6 +1,6 @@
 // The viewer with its tools: what is shown on the canvas, and how.
 
-import { cancelMethod, compareMethod, painting, replayed, tell, turnRegion } from "./actions.js";
+import { cancelMethod, capital, compareMethod, painting, replayed, tell, turnRegion } from "./actions.js";
 import { all as allOf, byId, plural } from "./elements.js";
 import { brushSource, comparable, compared, fillGroups, frameIndex, fusedLayer, making, otherName, sources }
   from "./layers.js";
@@ -40,7 +40,7 @@ export function listen() {
   replayed.by = settled;
   buttons();
   watch(s => [s.stack, s.run, s.frame, s.frameId, s.tool, s.other, s.compareMode, s.sourcePane,
-    s.erasing, s.overlay, s.crop, s.cropping, s.source, s.outlines, s.region], draw);
+    s.erasing, s.picking, s.overlay, s.crop, s.cropping, s.source, s.outlines, s.region], draw);
 }
 
 // What is shown
@@ -83,7 +83,7 @@ function drawFrame(id) {
 }
 
 function drawResult(found) {
-  const { tool, compareMode, sourcePane, overlay, erasing, cropping } = get();
+  const { tool, compareMode, sourcePane, overlay, erasing, picking, cropping } = get();
   allOf("button[data-tool=retouch]")[0].disabled = found.draft;
   if (found.draft && tool === "retouch") set({ tool: "result" });
   const compares = tool === "compare";
@@ -99,6 +99,7 @@ function drawResult(found) {
   // The brush comes first: what is drawn depends on it.
   view.brush = tool !== "retouch" ? null
     : { frame: erasing ? null : source, radius: 1, softness: 0, opacity: 1 };
+  view.picking = picking && tool === "retouch";
   view.regions.show(tool === "result" && get().outlines ? found.regions : NONE);
   view.show({ picture: found, main: fusedLayer(found), other, mode, overlay: shown });
   setBrush();
@@ -112,6 +113,7 @@ function drawResult(found) {
   byId("undo").disabled = !found.strokes;
   byId("redo").disabled = !found.undone;
   byId("eraser").setAttribute("aria-pressed", erasing);
+  byId("pick").setAttribute("aria-pressed", picking);
   byId("pane").setAttribute("aria-pressed", sourcePane);
   byId("side").setAttribute("aria-pressed", compareMode === "side");
   byId("tools").classList.toggle("beside", compareMode === "side");
@@ -154,7 +156,7 @@ function drawTags(found) {
   if (tool === "compare" && compared(found).layer) left = compared(found).name;
   else if (tool === "retouch" && erasing) left = "Restores the fused result";
   else if (tool === "retouch") left = brushSource(found).name;
-  else if (tool === "3d") left = found.near_end ?? "";
+  else if (tool === "3d") left = capital(found.near_end ?? "");
   byId("left").textContent = left;
   byId("right").textContent = tool === "3d" ? "" : of;
   const beside = tool === "compare" ? compareMode === "side" : tool === "retouch" && sourcePane;
@@ -222,7 +224,7 @@ function settled(done) {
 async function sharpest(x, y) {
   try {
     const { index } = await ask("GET", ofStack(`/sharpest/${version().run}/${x}/${y}`));
-    set({ frame: index, source: null, erasing: false });
+    set({ frame: index, source: null, erasing: false, picking: false });
   } catch (error) {
     tell(error);
   }
@@ -238,7 +240,7 @@ function stepSource(way) {
 // Buttons and keys
 
 export function use(tool) {
-  set({ tool, frameId: null, cropping: tool === "result" && byId("crop").value === "free" });
+  set({ tool, frameId: null, picking: false, cropping: tool === "result" && byId("crop").value === "free" });
 }
 
 function buttons() {
@@ -279,7 +281,8 @@ function buttons() {
     view.pressure = byId("pressure").value;
     localStorage.setItem("pressure", view.pressure);
   };
-  byId("eraser").onclick = () => set({ erasing: !get().erasing });
+  byId("eraser").onclick = () => set({ erasing: !get().erasing, picking: false });
+  byId("pick").onclick = () => set({ picking: !get().picking });
   byId("undo").onclick = async () => settled(await painting("DELETE"));
   byId("redo").onclick = async () => settled(await painting("POST", undefined, "/redo"));
   byId("regions").onclick = () => set({ outlines: !get().outlines });
@@ -309,6 +312,7 @@ export function key(event) {
     byId("radius").value = Number(byId("radius").value) + (letter === "]" ? 4 : -4);
     setBrush();
   } else if (retouches && letter === "e") byId("eraser").click();
+  else if (retouches && letter === "s") byId("pick").click();
   else if (found && "crv3".includes(letter) && frameId === null)
     use({ c: "compare", r: found.draft ? tool : "retouch", v: "result", 3: "3d" }[letter]);
   else if (found && (letter === "," || letter === ".") && frameId === null)

@@ -40,7 +40,7 @@ function optionsOf({ options }) {
     if (!(name in options) || options[name] === usual) continue;
     if (kind === "choice") told.push(`${label}: ${words[choices.indexOf(options[name])]}`);
     else if (kind === "switch") told.push(`${label}: ${options[name] ? "on" : "off"}`);
-    else if (options[name] !== null) told.push(`${label.replace("N", options[name])}`);
+    else if (options[name] !== null) told.push(label.replace(/^Also save /, "").replace("N", options[name]));
   }
   return told;
 }

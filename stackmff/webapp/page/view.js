@@ -53,6 +53,7 @@ export class PictureView {
     this.brush = null; // {frame: Layer or null, radius, softness, opacity}
     this.pressure = ""; // what the pressure of a pen sets: "size", "opacity" or nothing
     this.pen = false; // whether a pen was seen
+    this.picking = false; // whether a click takes the sharpest frame in place of painting
     this.pointers = new Map();
     this.gesture = null;
     this.mark = null;
@@ -236,7 +237,7 @@ export class PictureView {
     if (!this.flicker) this.regions.paint(context);
     if (this.mark) this.paintMark();
     if (this.crop.active) this.crop.paint(context);
-    if (this.brush && this.cursor) for (const pane of this.panes()) this.paintCursor(pane);
+    if (this.brush && this.cursor && !this.picking) for (const pane of this.panes()) this.paintCursor(pane);
     this.forget();
   }
 
@@ -493,13 +494,14 @@ export class PictureView {
     }
     const near = this.wiping && Math.abs(at[0] - this.line()) < GRIP * this.pixels;
     // Once a pen has been seen, fingers move the picture.
-    const paints = this.brush && event.button === 0 && !event.shiftKey && !event.altKey
+    const paints = this.brush && event.button === 0 && !event.shiftKey && !event.altKey && !this.picking
       && !(this.pen && event.pointerType === "touch");
     let kind = "pan";
     if (this.crop.active) kind = "crop";
     else if (paints) kind = "paint";
     else if (near) kind = "wipe";
-    this.gesture = { kind, start: at, last: at, moved: false, alt: event.altKey, shift: event.shiftKey };
+    this.gesture = { kind, start: at, last: at, moved: false, alt: event.altKey || this.picking,
+      shift: event.shiftKey };
     if (kind === "crop") this.crop.begin(this.place(...at));
     if (kind === "paint") {
       const pressed = event.pointerType === "pen" && this.pressure;
@@ -532,7 +534,7 @@ export class PictureView {
     if (!gesture) {
       const near = this.wiping && Math.abs(at[0] - this.line()) < GRIP * this.pixels;
       this.canvas.style.cursor = this.crop.active ? this.crop.cursor(this.cursor)
-        : this.brush ? "none" : near ? "ew-resize"
+        : this.brush && !this.picking ? "none" : near ? "ew-resize"
           : this.regions.at(this.cursor) < 0 ? "crosshair" : "pointer";
       if (this.brush) this.draw();
       return;
@@ -626,13 +628,28 @@ export class PictureView {
       this.on.wiped(this.wipe);
       this.draw();
     } else if (event.altKey) return;
-    else if (way && this.brush && way[1]) this.on.step(-way[1]);
+    else if (way && this.crop.active) {
+      this.crop.step(way.map(side => -side), event.shiftKey);
+      this.on.cropped(this.crop.whole());
+      this.draw();
+    } else if (way && this.brush && way[1] && !event.shiftKey) this.on.step(-way[1]);
     else if (way) this.pan(...way.map(side => (side * this.canvas.height) / 8));
     else if ("+=-".includes(event.key)) this.zoom(this.scale * 2 ** (event.key === "-" ? -0.5 : 0.5));
-    else if (event.key === "Enter" && !this.brush) 
-      this.click([this.x, this.y], { shift: event.shiftKey });
+    else if (event.key === "Enter" && this.brush && !this.picking) this.dab();
+    else if (event.key === "Enter")
+      this.click([this.x, this.y], { alt: this.picking, shift: event.shiftKey });
     else return;
+    if (this.brush) this.cursor = [this.x, this.y]; // where Enter paints
     event.preventDefault();
+  }
+
+  /** Paints the middle of a pane, as the keyboard asks. */
+  dab() {
+    const stroke = { ...this.brush, points: [[this.x - 0.5, this.y - 0.5]], sent: false, shares: null,
+      presses: "" };
+    this.unsettled.push(stroke);
+    this.on.stroke(stroke);
+    this.draw();
   }
 
   wheel(event) {
