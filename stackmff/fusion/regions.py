@@ -129,9 +129,9 @@ def moved_regions(
     """The regions where something moved, each with the frame that is sharpest there.
 
     Where the mixture shows one frame nearly whole, and is sharper than any frame, as where a branch
-    before foliage has moved against it, there is nothing to mend. Where wide parallax was corrected,
-    what is behind an edge comes and goes from frame to frame though nothing moves: there, too, the
-    mixture stays.
+    before foliage has moved against it, there is nothing to mend. Where wide parallax was
+    corrected, what is behind an edge comes and goes from frame to frame though nothing moves:
+    there, too, the mixture stays.
 
     Args:
         frames: (N, H, W, C) uint8 or uint16, in register and in focus order.
