@@ -28,6 +28,7 @@ from stackmff.synthesis.refocus import (
     to_linear,
 )
 from stackmff.synthesis.shapes import SHAPES, draw_alpha
+from stackmff.synthesis.transmitted import MARGIN, transmitted_frames, transmitted_scene
 
 # Of the scenes; they teach a network to be certain where one frame is right.
 REGION_SHARE = 1 / 6
@@ -38,7 +39,7 @@ TOLERANCE = 3.0  # px; see refocus.sharpest_picture
 # Of wide scenes: the largest circle of confusion and its steps between planes, px, and frames.
 WIDE_COC, WIDE_STEP, WIDE_FRAMES = (6.0, 36.0), (1.2, 4.0), (4, 12)
 
-Kind = Literal["any", "wide", "regions"]
+Kind = Literal["any", "wide", "regions", "transmitted"]
 # frames (N, H, W, 3) and answer (H, W, 3) uint8, disparity (H, W) float32 in [0, 1], settings
 Rendered = tuple[np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]
 
@@ -255,6 +256,8 @@ def draw_plan(
 ) -> Plan:
     """The plan of a random scene; the arguments are those of `random_scene`."""
     faults = random_faults(rng) if faults is None else faults
+    if kind == "transmitted":
+        return Plan(faults, False, n_frames or transmitted_frames(rng))
     if kind == "wide":
         ranges = np.log([WIDE_COC, WIDE_STEP])
         largest, step = (float(np.exp(rng.uniform(*part))) for part in ranges)
@@ -330,6 +333,7 @@ def random_scene(
         kind: "regions" is made by `region_scene`; "wide" is of a wide aperture, whatever max_coc
             and min_coc say: blur that is mostly wide beside the detail, few planes far apart, all
             of the depth covered. It is the hardest kind: most of it lies beside edges that veil it.
+            "transmitted" is of bodies in transmitted light, see transmitted.py.
     Returns:
         frames (N, size, size, 3) uint8 nearest focus first; all-in-focus answer (size, size, 3)
         uint8 without faults, in which what no frame shows sharp is as `sharpest_picture` has it;
@@ -338,6 +342,12 @@ def random_scene(
     plan = draw_plan(rng, max_coc, n_frames, faults, min_coc, kind)
     if plan.regions:
         return region_scene(rng, photos, size, plan.n_frames, plan.faults)
+    if kind == "transmitted":
+        texture = random_texture(rng, photos, size + 2 * MARGIN)
+        light, seen, settings = transmitted_scene(rng, texture, plan.n_frames)
+        frames, answer = develop(rng, light, **plan.faults), develop(rng, seen[None])[0]
+        flat = np.zeros((size, size), np.float32)
+        return frames, answer, flat, {**settings, "faults": plan.faults}
     largest = plan.largest
     margin = int(np.ceil(largest / 2)) + 2
     layers = random_layers(rng, photos, next_fast_len(size + 2 * margin))

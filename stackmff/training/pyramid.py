@@ -28,7 +28,9 @@ REDUCTIONS, CHANCES = (1, 2, 4), (0.5, 0.3, 0.2)  # of large scenes: a reduced o
 CROP = 224  # px, a multiple of STEP, of large scenes
 SMALL_CROP = 192  # px, of small scenes
 SMALL_SIZE = 224  # px, of small scenes
-KINDS: tuple[Kind, ...] = ("wide",) * 5 + ("regions",) * 2 + ("any",) * 3  # of small scenes
+KINDS: tuple[Kind, ...] = (  # of small scenes
+    *("wide",) * 5, *("regions",) * 2, *("any",) * 3, *("transmitted",) * 2,
+)  # fmt: skip
 STEP = 32  # px, the grid on which tiles of the fine level start
 REDUCTION = 8  # px of the picture along one of the coarse level
 SAMPLES = 1.5e6  # pixels times frames of a step
