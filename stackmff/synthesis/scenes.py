@@ -344,8 +344,9 @@ def random_scene(
         return region_scene(rng, photos, size, plan.n_frames, plan.faults)
     if kind == "transmitted":
         texture = random_texture(rng, photos, size + 2 * MARGIN)
-        light, seen, settings = transmitted_scene(rng, texture, plan.n_frames)
-        frames, answer = develop(rng, light, **plan.faults), develop(rng, seen[None])[0]
+        light, seen, settings = transmitted_scene(rng, texture.numpy(), plan.n_frames)
+        frames = develop(rng, torch.from_numpy(light), **plan.faults)
+        answer = develop(rng, torch.from_numpy(seen[None]))[0]
         flat = np.zeros((size, size), np.float32)
         return frames, answer, flat, {**settings, "faults": plan.faults}
     largest = plan.largest

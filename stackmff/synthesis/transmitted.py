@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
-import torch
 
 MARGIN = 32  # px around the picture, since the transform is periodic
 RINGS = 2.5, 14.0  # px, width of the first ring where a frame is farthest out of focus
@@ -108,8 +107,8 @@ def transmitted_light(
 
 
 def transmitted_scene(
-    rng: np.random.Generator, texture: torch.Tensor, n_frames: int
-) -> tuple[torch.Tensor, torch.Tensor, dict[str, Any]]:
+    rng: np.random.Generator, texture: np.ndarray, n_frames: int
+) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
     """A random scene in transmitted light.
 
     Args:
@@ -120,13 +119,12 @@ def transmitted_scene(
         frames (N, 3, s, s) and answer (3, s, s) in linear light, float32, without the margin, and
         settings (plain JSON values).
     """
-    plain = texture.numpy()
-    side = plain.shape[-1]
+    side = texture.shape[-1]
     depths = np.linspace(1, -1, n_frames)
     tint = rng.uniform(0.55, 0.95) * (1 + rng.normal(0, 0.03, (3, 1, 1)))
     shading = np.linspace(0, rng.uniform(-0.1, 0.1), side)
     ground = (tint * (1 + shading) * np.ones((3, side, side))).astype(np.float32)
-    bodies = draw_bodies(rng, plain, depths)
+    bodies = draw_bodies(rng, texture, depths)
     ring, blur = float(np.exp(rng.uniform(*np.log(RINGS)))), float(rng.uniform(0.15, 0.6))
     inside = (..., slice(MARGIN, side - MARGIN), slice(MARGIN, side - MARGIN))
     frames = [transmitted_light(ground, bodies, float(z), ring, blur)[inside] for z in depths]
@@ -136,4 +134,4 @@ def transmitted_scene(
         "ring_px": ring,
         "depths": [one.depth for one in bodies],
     }
-    return torch.from_numpy(np.stack(frames)), torch.from_numpy(answer.copy()), settings
+    return np.stack(frames), answer.copy(), settings
