@@ -117,8 +117,7 @@ def test_copies_of_the_worst_frame_change_nothing(engine, scene):
 def test_near_copies_of_the_worst_frame_cost_little(engine):
     """As a camera that is pressed again takes them: the same focus, other noise.
 
-    In focus order, as predict.py takes them. Over these scenes 0.16 dB, 0.07 by the network on one
-    level.
+    In focus order, as predict.py takes them. Over these scenes 0.09 dB.
     """
     losses = []
     for seed in range(6):
@@ -131,7 +130,7 @@ def test_near_copies_of_the_worst_frame_cost_little(engine):
         padded = padded if order is None else padded[order]
         fused = [psnr(fuse_stack(stack, engine).picture, answer, 255) for stack in (frames, padded)]
         losses.append(fused[0] - fused[1])
-    assert np.mean(losses) < 0.25
+    assert np.mean(losses) < 0.15
 
 
 def test_bf16_and_fp32_agree(engine, scene):
