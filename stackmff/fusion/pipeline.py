@@ -218,7 +218,8 @@ def fuse_aligned(
         use = mixture.frames_used(len(stack.frames))
         regions, undecided = moved_regions(stack.frames, use, found.alignment, fused.picture)
         names = [path.name for path in stack.paths]
-        notes += told_regions(regions, names) if undecided is None else [undecided]
+        notes += told_regions(regions, names)
+        notes += [] if undecided is None else [undecided]
         fill_regions(fused, stack.frames, regions)
     near = None
     if fused.focus_map is not None:

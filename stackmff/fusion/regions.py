@@ -139,7 +139,7 @@ def moved_regions(
         alignment: by which the frames were brought into register; None: each covers all pixels.
         fused: (H, W, C), their mixture, in their dtype or uint16.
     Returns:
-        (regions, None), or ([], why nothing was decided).
+        (regions, None), or (those that were decided, why others were not).
     """
     found = find_ghosts(frames, use, alignment, fused)
     if found.restless:
@@ -148,7 +148,7 @@ def moved_regions(
             "the frames were mixed as they are"
         )
     size = (frames.shape[1], frames.shape[2])
-    regions = []
+    regions, left = [], 0
     for mask, whole in zip(found.masks, found.whole, strict=True):
         able = [k for k in use if covered_cells(alignment, k, size)[mask].all()] or list(use)
         region = _region_at(mask, size, able[0])
@@ -156,9 +156,15 @@ def moved_regions(
         release(frames)
         frame = max(details, key=lambda k: details[k])
         if _parallax_in(alignment, mask) > WIDE_PARALLAX * max(size):
+            left += 1
             continue
         if not whole or details[frame] >= LEAST_DETAIL * _detail(fused, region):
             regions.append(replace(region, frame=frame))
+    if left:
+        return regions, (
+            f"frames disagree in {left} region{'s' if left > 1 else ''} where wide parallax was "
+            "corrected: they were mixed there"
+        )
     return regions, None
 
 

@@ -285,8 +285,9 @@ def test_where_wide_parallax_was_corrected_the_mixture_stays(parallax, count):
     alignment = Alignment(
         0, (HEIGHT, WIDTH), [identity] * COUNT, np.ones((COUNT, 3)), fields={2: field}, spacing=16
     )
-    found, _ = moved_regions(frames, range(COUNT), alignment, frames.max(0))
+    found, why = moved_regions(frames, range(COUNT), alignment, frames.max(0))
     assert len(found) == count
+    assert (why is None) == (count > 0)
 
 
 def test_where_most_of_the_picture_moves_the_frames_are_mixed():
