@@ -26,7 +26,7 @@ from stackmff.webapp.form import fuse_form
 from tests import page_steps
 from tests.browser import add_browser_options, browser, programs
 from tests.drawn import draw_stack, texture
-from tests.page.doing import TALLY, home, stroke, write_stack
+from tests.page.doing import PROJECTS, TALLY, home, stroke, write_stack
 from tests.visit import CARDS, STAGE, Visit, differ, must, served
 
 MOST_MEMORY = 2e9 + 300e6  # bytes: that of predict.py --low_memory, and the server with its probe
@@ -438,7 +438,7 @@ def main(argv=None):
         shared = folder / page_steps.SHARED
         shared.mkdir()
         with (
-            served("--projects", folder / "projects", "--root", shared) as (address, server),
+            served("--projects", folder / PROJECTS, "--root", shared) as (address, server),
             browser(chromium, driver, folder / "profile") as opened,
         ):
             opened.tool(

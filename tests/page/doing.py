@@ -7,6 +7,7 @@ from tests.drawn import draw_stack, texture
 from tests.visit import STAGE
 
 ESCAPE, SPACE, TAB, SHIFT, CONTROL, DOWN = "\ue00c", " ", "\ue004", "\ue008", "\ue009", "\ue015"
+PROJECTS = "projects"  # folder of the projects of the server, beside those of the stacks
 TALLY = "return document.querySelectorAll('{}').length"
 
 
@@ -62,3 +63,12 @@ def stroke(page, frame=1):
     page.drag("#picture", [(0.45, 0.4), (0.5, 0.5), (0.55, 0.45)])
     page.until("return document.querySelector('#undo').disabled", False)
     page.settled()
+
+
+def shown(page, selector):
+    """Open the further options if an option is among those that are folded away."""
+    page.run(
+        "const folded = document.querySelector(arguments[0]).closest('details');"
+        "if (folded) folded.open = true",
+        selector,
+    )

@@ -1,6 +1,8 @@
 """Steps: exported files."""
 
 import json
+import struct
+import zipfile
 
 import cv2
 import numpy as np
@@ -120,4 +122,52 @@ def check_annotations(page, folder, downloads, shots):
         must(start in film.read_bytes()[:12], f"{film.name} is not a {kind}")
         if shots is not None:
             (shots / f"rocking.{kind}").write_bytes(film.read_bytes())
+    home(page)
+
+
+def check_all_stacks(page, folder, downloads):
+    """All stacks are written as one archive, each in the format that is chosen."""
+    names = ("left wing", "right wing")
+    for k, name in enumerate(names):
+        write_stack(folder / "all" / name, 2, (120, 180 + 60 * k), seed=35 + k)
+    page.drop([folder / "all" / name for name in names])
+    page.until("return document.querySelector('#fuse-all').innerText", "Fuse all (2)")
+    page.until("return !document.querySelector('#fuse-all').disabled")
+    page.click("#fuse-all")
+    page.until("return document.querySelector('#save-all').hidden", False)
+    page.choose("#format", "webp")
+    sizes = []
+    for quality in (20, 90):
+        page.choose("#quality", quality)
+        with zipfile.ZipFile(page.download(downloads, "#save-all")) as archive:
+            taken = {name: archive.read(name) for name in archive.namelist()}
+        wanted = {f"{name}_fused.webp" for name in names}
+        must(taken.keys() == wanted, f"the archive of all stacks has {sorted(taken)}")
+        shapes = [
+            cv2.imdecode(np.frombuffer(taken[f"{name}_fused.webp"], np.uint8), -1).shape[:2]
+            for name in names
+        ]
+        must(shapes == [(120, 180), (120, 240)], f"the pictures of all stacks are {shapes}")
+        sizes.append(sum(map(len, taken.values())))
+    must(1.5 * sizes[0] < sizes[1], f"the quality of WebP makes files of {sizes} bytes")
+    page.choose("#quality", 95)
+    page.choose("#format", "tiff")
+    home(page)
+
+
+def check_model(page, folder, downloads):
+    """The 3D model is a binary glTF whose triangles lie on the picture, which is its texture."""
+    fused(page, write_stack(folder / "model", 4, seed=37))
+    data = page.download(downloads, '[data-what="model"]').read_bytes()
+    magic, version, length, text = struct.unpack_from("<4sIII", data)
+    must((magic, version, length) == (b"glTF", 2, len(data)), "the 3D model is not a binary glTF")
+    record, binary = json.loads(data[20 : 20 + text]), data[28 + text :]
+    views = [binary[view["byteOffset"] :][: view["byteLength"]] for view in record["bufferViews"]]
+    points = np.frombuffer(views[0], "<f4").reshape(-1, 3)
+    must(np.frombuffer(views[2], "<u4").max() == len(points) - 1, "a triangle has no such corner")
+    wide, high = np.ptp(points[:, :2], axis=0)
+    must(abs(wide / high - 360 / 240) < 0.02, f"the 3D model is {wide} wide and {high} high")
+    must(np.ptp(points[:, 2]) > 0.01, "the 3D model is flat")
+    texture_of = cv2.imdecode(np.frombuffer(views[3], np.uint8), cv2.IMREAD_COLOR)
+    must(texture_of.shape == (240, 360, 3), f"its texture is {texture_of.shape}")
     home(page)

@@ -6,14 +6,16 @@ import numpy as np
 from tests.page.doing import (
     CONTROL,
     ESCAPE,
+    PROJECTS,
     SHIFT,
     TALLY,
     fused,
     home,
+    shown,
     stroke,
     write_stack,
 )
-from tests.visit import CARDS, STAGE, differ, must
+from tests.visit import CARDS, STAGE, differ, must, served
 
 
 def check_many_frames(page, folder, shots):
@@ -179,6 +181,48 @@ def check_project_file(page, folder, downloads):
     page.frames_read(3)
     home(page)
     page.until(TALLY.format("#projects li"), count + 1)
+
+
+def check_decoded_once(page, folder):
+    """Frames are decoded once, and aligned once for all choices of the fusion."""
+    page.drop(write_stack(folder / "once", 3, seed=33, name="once_{}.jpg"))
+    page.frames_read(3)
+    for path in (folder / PROJECTS).glob("*/stack-*/in/once_*.jpg"):
+        path.write_bytes(b"")  # whoever decodes it again is told that it is damaged
+    page.fuse()
+    plain = page.picture("#picture")
+    shown(page, "#option-prefer")
+    page.choose("#option-prefer", 2)
+    page.fuse()
+    page.choose("#option-prefer", "")
+    must(page.versions() == 2, f"{page.versions()} versions are made of frames decoded before")
+    must(differ(plain, page.picture("#picture")) < 20, "the second version is another picture")
+    home(page)
+
+
+def check_server_away(page, folder):
+    """A page whose server is restarted goes on where it was, and says no more that it is away."""
+    away = "return document.querySelector('#messages').innerText.includes('does not answer')"
+    projects = folder / "away"
+    with served("--projects", projects) as (address, server):
+        page.go(address)
+        fused(page, write_stack(folder / "restarted", 3, seed=34))
+        stroke(page)
+        server.kill()
+        server.wait()
+        page.drag("#picture", [(0.6, 0.6), (0.65, 0.6)])
+        page.until(away)
+    port = address.rstrip("/").rpartition(":")[2]
+    with served("--projects", projects, "--port", port):
+        page.until(away, False)
+        page.click("#undo")
+        page.until("return document.querySelector('#redo').disabled", False)
+        page.click("#redo")
+        page.until("return document.querySelector('#versions').innerText.includes('1 stroke')")
+        page.fuse()
+        must(page.versions() == 2, "a page whose server was restarted makes no second version")
+        page.logged()  # what did not answer
+        page.go(page.address)
 
 
 def check_redo(page, folder):

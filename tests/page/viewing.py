@@ -241,6 +241,8 @@ def check_source(page, folder, shots):
         "if (pane.getAttribute('aria-pressed') !== 'true') pane.click()"
     )
     page.settled()
+    hint = "return document.querySelector('#hint').textContent"
+    must("paint on the right" in page.run(hint), "Retouch does not tell what to do")
     source = "return document.querySelector('#source').value"
     page.drag("#picture", [(0.9, 0.5)], alt=True)  # the frames are sharp from left to right
     page.until(source, "frame 2")
@@ -254,6 +256,7 @@ def check_source(page, folder, shots):
     page.choose("#strength", 40)
     page.drag("#picture", [(0.7, 0.5), (0.75, 0.5)])
     page.until("return document.querySelector('#undo').disabled", False)
+    page.until(hint, "")
     page.choose("#strength", 100)
     home(page)
 

@@ -1,7 +1,7 @@
 // What the user does: each action changes the server's state, the store, or both.
 
 import { confirmed, plural } from "./elements.js";
-import { address, ask, enter, fetched, ofStack, session, sorted, upload } from "./server.js";
+import { AWAY, address, ask, enter, fetched, ofStack, session, sorted, upload } from "./server.js";
 import { get, results, set, version } from "./store.js";
 
 const PROJECT_SUFFIX = ".stackmff.zip";
@@ -22,6 +22,7 @@ export async function refresh() {
     if (stack?.id === stackId) query.set("seen", String(stack.changes));
     try {
       const found = await ask("GET", address(`/state?${query}`));
+      if (get().messages.some(one => one.text === AWAY)) dismiss(AWAY);
       if (own === round) update(found);
     } catch (error) {
       if (error.status === 404) home();

@@ -6,6 +6,8 @@ import { hasPages } from "./tiff.js";
 export const address = path => `/s/${get().token}${path}`;
 export const ofStack = path => address(`/k/${get().stackId}${path}`);
 
+export const AWAY = "The server does not answer: check that it is still running";
+
 export async function fetched(method, path, body) {
   let answer;
   try {
@@ -13,7 +15,7 @@ export async function fetched(method, path, body) {
       method, body: body === undefined || body instanceof Blob ? body : JSON.stringify(body),
     });
   } catch {
-    throw new Error("The server does not answer: check that it is still running");
+    throw new Error(AWAY);
   }
   if (answer.ok) return answer;
   const found = await answer.json().catch(() => ({}));

@@ -33,7 +33,8 @@ function make({ id, name }) {
       current = id;
       choose(id);
     } },
-  image, element("span", null, { className: "sharp" }, element("i")),
+  image, element("span", null, { className: "sharp",
+    title: "Sharpness, beside that of the sharpest frame" }, element("i")),
   element("span", null, { className: "name" }, ...nameParts(name)));
   card.dataset.id = id;
   const out = element("button", null, { className: "toggle", type: "button", tabIndex: -1,

@@ -64,7 +64,7 @@ function draw() {
   byId("scene").hidden = !byId("picture").hidden;
   if (isFrame) drawFrame(frameId);
   else if (found) drawResult(found);
-  else byId("left").textContent = byId("right").textContent = "";
+  else byId("left").textContent = byId("right").textContent = byId("hint").textContent = "";
 }
 
 function drawFrame(id) {
@@ -73,7 +73,7 @@ function drawFrame(id) {
   view.brush = null;
   view.crop.active = false;
   view.regions.show(NONE);
-  byId("region").textContent = "";
+  byId("region").textContent = byId("hint").textContent = "";
   const main = { run: "frame", name: String(id), least: frame.whole ? 0 : 2, stamp: String(frame.whole) };
   view.show({ picture: frame, main, other: null, mode: "single", overlay: null });
   byId("left").textContent = frame.used ? frame.name : `${frame.name}, excluded`;
@@ -159,8 +159,18 @@ function drawTags(found) {
   else if (tool === "3d") left = capital(found.near_end ?? "");
   byId("left").textContent = left;
   byId("right").textContent = tool === "3d" ? "" : of;
+  byId("hint").textContent = tool === "retouch" ? hint(found) : "";
   const beside = tool === "compare" ? compareMode === "side" : tool === "retouch" && sourcePane;
   byId("viewer").classList.toggle("beside", beside);
+}
+
+/** What to do next in Retouch; nothing once there is a stroke. */
+function hint({ strokes, undone }) {
+  const { erasing, picking, sourcePane } = get();
+  if (picking) return "Click where a flaw is: the frame that is sharpest there becomes the source";
+  if (strokes || undone || erasing) return "";
+  return "Choose a source: a frame below, or Pick sharpest. Then paint on the "
+    + (sourcePane ? "right picture." : "picture.");
 }
 
 function drawLegend(overlay, found) {
