@@ -25,12 +25,9 @@ from stackmff.processes import run_main
 from stackmff.webapp.form import fuse_form
 from tests import page_steps
 from tests.browser import add_browser_options, browser, programs
-from tests.drawn import draw_stack, texture
-from tests.page.doing import PROJECTS, TALLY, home, stroke, write_stack
+from tests.page import large
+from tests.page.doing import PROJECTS, home, stroke, write_stack
 from tests.visit import CARDS, STAGE, Visit, differ, must, served
-
-MOST_MEMORY = 2e9 + 300e6  # bytes: that of predict.py --low_memory, and the server with its probe
-LATEST_CLICK = 200  # ms until a click is answered
 
 
 def get_parser():
@@ -287,90 +284,6 @@ def check_kills(page, folder):
     page.logged()
 
 
-def draw_large(folder):
-    """Write 30 frames of 6000x4000; returns their files."""
-    answer = texture(1000, 1500, 0)
-    small = draw_stack(answer, 30)
-    folder = folder / "a_large"
-    folder.mkdir()
-    files = []
-    for k, frame in enumerate(small):
-        large = cv2.resize(frame, (6000, 4000), interpolation=cv2.INTER_CUBIC)
-        files.append(folder / f"{k:02}.jpg")
-        cv2.imwrite(str(files[-1]), cv2.cvtColor(large, cv2.COLOR_RGB2BGR))
-    return files
-
-
-def memory_of(server):
-    """{number: bytes} of memory that a process and its children use.
-
-    What several of them have mapped, such as libraries, counts in parts.
-    """
-    found = {}
-    for entry in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
-            if server in (int(entry.name), parent):
-                rollup = (entry / "smaps_rollup").read_text()
-                for line in rollup.splitlines():  # a process that has ended has no such line
-                    if line.startswith("Pss:"):
-                        found[int(entry.name)] = 1024 * int(line.split()[1])
-    return found
-
-
-def check_large(page, files, server):
-    """Click while 30 frames of 24 megapixels are fused and two more stacks wait; print times."""
-    page.drop(
-        [files[0].parent, *(write_stack(files[0].parents[1] / name, 3)[0].parent for name in "bc")]
-    )
-    page.until(TALLY.format("#shelf .card"), 3)
-    page.until("return document.querySelector('#fuse-all').textContent", "Fuse all (3)")
-    page.until("return !document.querySelector('#fuse-all').disabled")
-    page.click("#shelf li:nth-child(1) .card")
-    page.frames_read(len(files))
-    start = time.monotonic()
-    page.click("#fuse-all")
-    page.until("return document.querySelectorAll('#shelf progress:not([hidden])').length", 3)
-    page.until("return document.body.dataset.stage", "result")
-    drafted = time.monotonic() - start
-    # The page measures the time itself: the driver adds about 100 ms.
-    watch = """
-        const canvas = document.querySelector('#picture');
-        const card = document.querySelector('#probe'), box = canvas.getBoundingClientRect();
-        card.hidden = true;
-        const at = {bubbles: true, pointerId: 1, clientX: box.x + box.width * arguments[0],
-            clientY: box.y + box.height * arguments[1]};
-        window.took = null;
-        const start = performance.now();
-        new MutationObserver((_, watcher) => {
-            if (!card.hidden) { window.took = performance.now() - start; watcher.disconnect(); }
-        }).observe(card, {attributes: true});
-        canvas.setPointerCapture = () => {};
-        canvas.dispatchEvent(new PointerEvent('pointerdown', at));
-        canvas.dispatchEvent(new PointerEvent('pointerup', at));
-    """
-    took, most = [], {}
-    while page.run("return !document.querySelector('#work').hidden"):
-        place = 0.3 + 0.4 * (len(took) * 0.618 % 1)
-        page.run(watch, place, place)
-        page.until("return window.took !== null")
-        took.append(page.run("return window.took"))
-        most = max(most, memory_of(server), key=lambda sizes: sum(sizes.values()))
-        time.sleep(0.3)
-    whole = time.monotonic() - start
-    took = np.array(took)
-    late = f"{(took > 200).mean():.1%} above 200 ms"
-    slow = f"median {np.median(took):.0f} ms, maximum {took.max():.0f} ms, {late}"
-    sizes = ", ".join(f"{size / 2**20:.0f}" for size in most.values())
-    print(
-        f"{len(files)} frames: draft {drafted:.1f} s, all {whole:.1f} s; {len(took)} clicks: {slow}"
-    )
-    print(f"memory of the server, its worker and the probe, at most: {sizes} MiB")
-    must(not page.errors(), f"the page shows {page.errors()}")
-    must(took.max() < LATEST_CLICK, f"a click was answered after {took.max():.0f} ms")
-    must(sum(most.values()) < MOST_MEMORY, f"{sizes} MiB of memory are used")
-
-
 def draw_demo(folder):
     """The demo's stack; returns its folder."""
     with contextlib.redirect_stderr(io.StringIO()):
@@ -449,7 +362,8 @@ def main(argv=None):
                 visit(page, folder, stack, args.screenshots, downloads)
             page_steps.take(page, folder, downloads, args.screenshots, args.steps)
             if args.large:
-                check_large(page, draw_large(folder), server.pid)
+                large.check_first_paint(page)
+                large.check_large(page, large.draw_large(folder), server.pid)
             if not args.steps:
                 check_kills(page, folder)
                 print("three kills: nothing is lost")
