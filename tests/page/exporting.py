@@ -134,13 +134,20 @@ def check_all_stacks(page, folder, downloads):
     page.until("return document.querySelector('#fuse-all').innerText", "Fuse all (2)")
     page.until("return !document.querySelector('#fuse-all').disabled")
     page.click("#fuse-all")
-    page.until("return document.querySelector('#save-all').hidden", False)
+    page.until(
+        "return [...document.querySelectorAll('#shelf .state')].filter(one =>"
+        " one.textContent.includes('1 version')).length",
+        2,
+    )
+    page.until("return document.querySelector('#save-all').checkVisibility()")
     page.choose("#format", "webp")
     sizes = []
     for quality in (20, 90):
         page.choose("#quality", quality)
-        with zipfile.ZipFile(page.download(downloads, "#save-all")) as archive:
+        path = page.download(downloads, "#save-all")
+        with zipfile.ZipFile(path) as archive:
             taken = {name: archive.read(name) for name in archive.namelist()}
+        path.unlink()  # the next one has its name
         wanted = {f"{name}_fused.webp" for name in names}
         must(taken.keys() == wanted, f"the archive of all stacks has {sorted(taken)}")
         shapes = [
