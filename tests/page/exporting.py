@@ -25,9 +25,12 @@ def check_crop(page, folder, downloads):
     """A rectangle drawn on the picture crops the picture and its maps alike."""
     fused(page, write_stack(folder / "crop", 3, seed=12))
     page.choose("#crop", "free")
+    hint = "return document.querySelector('#hint').textContent"
+    page.until(hint, "Drag a rectangle on the picture")
     page.settled()
     page.drag("#picture", [(0.45, 0.4), (0.5, 0.5), (0.56, 0.55)])
     page.until("return !document.querySelector('#save').disabled")
+    page.until(hint, "")
     told = page.text("#crop-size")
     page.choose("#format", "jpeg")
     page.choose("#quality", 60)

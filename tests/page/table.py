@@ -85,6 +85,8 @@ def check_versions(page, folder):
 def check_example(page, shots):
     """The example is fused by two clicks, and nothing was asked of another machine."""
     page.click("#example")
+    told = "return document.querySelector('#work-text').textContent"
+    page.until(told, "Drawing the frames of the example")
     page.frames_read(9)
     page.fuse()
     page.shot(shots, "example")

@@ -242,7 +242,7 @@ def check_source(page, folder, shots):
     )
     page.settled()
     hint = "return document.querySelector('#hint').textContent"
-    must("paint on the right" in page.run(hint), "Retouch does not tell what to do")
+    must("Paint on the right" in page.run(hint), "Retouch does not tell what to do")
     source = "return document.querySelector('#source').value"
     page.drag("#picture", [(0.9, 0.5)], alt=True)  # the frames are sharp from left to right
     page.until(source, "frame 2")

@@ -159,18 +159,21 @@ function drawTags(found) {
   else if (tool === "3d") left = capital(found.near_end ?? "");
   byId("left").textContent = left;
   byId("right").textContent = tool === "3d" ? "" : of;
-  byId("hint").textContent = tool === "retouch" ? hint(found) : "";
+  byId("hint").textContent = hint(found);
   const beside = tool === "compare" ? compareMode === "side" : tool === "retouch" && sourcePane;
   byId("viewer").classList.toggle("beside", beside);
 }
 
-/** What to do next in Retouch; nothing once there is a stroke. */
+/** What to do next, for those who do it for the first time. */
 function hint({ strokes, undone }) {
-  const { erasing, picking, sourcePane } = get();
+  const { tool, erasing, picking, sourcePane, cropping, crop } = get();
+  if (tool === "result" && cropping && !crop) return "Drag a rectangle on the picture";
+  if (tool !== "retouch") return "";
   if (picking) return "Click where a flaw is: the frame that is sharpest there becomes the source";
   if (strokes || undone || erasing) return "";
-  return "Choose a source: a frame below, or Pick sharpest. Then paint on the "
-    + (sourcePane ? "right picture." : "picture.");
+  const how = sourcePane ? "Paint on the right picture with what the left one shows"
+    : "Paint with what the source shows";
+  return `${how}. Other sources: the frames below, or Pick sharpest.`;
 }
 
 function drawLegend(overlay, found) {

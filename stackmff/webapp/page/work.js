@@ -11,7 +11,8 @@ export function listen() {
     if (chosen) fuse(chosen);
   };
   byId("cancel").onclick = cancel;
-  watch(s => [s.stack?.work, s.stack?.examining, s.uploading, s.stack?.frames], drawWork);
+  watch(s => [s.stack?.work, s.stack?.examining, s.uploading, s.stack?.frames, s.waitsForFrames],
+    drawWork);
   watch(s => [s.stack, s.uploading, s.stack?.work], drawGo);
   watch(s => [s.messages, s.stack?.refused, s.stack?.odd, s.stack?.failure], drawMessages);
   watch(s => [s.stack, s.uploading], drawAbout);
@@ -33,8 +34,8 @@ function words(work) {
   return work.part ? `Draft: ${stage.slice(0, 1).toLowerCase()}${stage.slice(1)}` : stage;
 }
 
-function drawWork(work, examining, uploading, count) {
-  byId("work").hidden = !work && !examining && !uploading;
+function drawWork(work, examining, uploading, count, waits) {
+  byId("work").hidden = !work && !examining && !uploading && !waits;
   byId("cancel").hidden = !work;
   const bar = byId("work-bar");
   let text = "";
@@ -53,18 +54,21 @@ function drawWork(work, examining, uploading, count) {
     text = `Reading frame ${Math.min(done + 1, total)} of ${total}`;
     bar.value = done / total;
     status = "Reading frames";
+  } else if (waits) {
+    bar.removeAttribute("value");
+    text = status = "Drawing the frames of the example";
   }
   byId("work-text").textContent = text;
   // Screen readers are told each stage once, not each step.
   if (byId("work-status").textContent !== status) byId("work-status").textContent = status;
-  if (!work && !examining && !uploading && count && !byId("go").disabled) 
+  if (byId("work").hidden && count && !byId("go").disabled) 
     byId("work-status").textContent = version() ? "The result is ready" : "The frames are ready";
   
 }
 
 function drawGo(stack, uploading, work) {
   const used = stack?.used ?? 0;
-  byId("go").textContent = `Fuse ${plural(used, "frame")}${version() ? " again" : ""}`;
+  byId("go").textContent = used ? `Fuse ${plural(used, "frame")}${version() ? " again" : ""}` : "Fuse";
   byId("go").disabled = used < 2 || stack.examining || Boolean(uploading) || Boolean(stack.odd);
   byId("go").hidden = Boolean(work);
 }
