@@ -362,8 +362,9 @@ def main(argv=None):
                 visit(page, folder, stack, args.screenshots, downloads)
             page_steps.take(page, folder, downloads, args.screenshots, args.steps)
             if args.large:
-                large.check_first_paint(page)
                 large.check_large(page, large.draw_large(folder), server.pid)
+                home(page)
+                large.check_first_paint(page)
             if not args.steps:
                 check_kills(page, folder)
                 print("three kills: nothing is lost")

@@ -40,21 +40,27 @@ def check_shelf(page, folder, shots):
 
 
 def check_pages(page, folder):
-    """Two TIFFs of several pages are two stacks; TIFFs of one page each are one."""
+    """TIFFs of several pages and a video are a stack each; TIFFs of one page each are one."""
     for k, name in enumerate(("moth", "wing")):
         frames = np.stack(draw_stack(texture(60, 90, 50 + k), 3))
         (folder / "pages").mkdir(exist_ok=True)
         tifffile.imwrite(folder / "pages" / f"{name}.tif", frames, photometric="rgb")
+    film = cv2.VideoWriter(
+        str(folder / "pages" / "film.avi"), cv2.VideoWriter_fourcc(*"MJPG"), 5, (96, 64)
+    )
+    for frame in draw_stack(texture(64, 96, 53), 4):
+        film.write(np.ascontiguousarray(frame[..., ::-1]))
+    film.release()
     singles = write_stack(folder / "singles", 2, (60, 90), seed=52, name="one_{}.tif")
     page.drop([*sorted((folder / "pages").iterdir()), *singles])
-    page.until(TALLY.format("#shelf .card"), 3)
-    page.until("return document.querySelector('#fuse-all').innerText", "Fuse all (3)")
+    page.until(TALLY.format("#shelf .card"), 4)
+    page.until("return document.querySelector('#fuse-all').innerText", "Fuse all (4)")
     page.until("return !document.querySelector('#fuse-all').disabled")
     told = page.run(
         "return [...document.querySelectorAll('#shelf .card')].map(one =>"
         " one.querySelector('.name').title + ': ' + one.querySelector('.state').textContent)"
     )
-    wanted = ["moth: 3 frames", "wing: 3 frames", "one_401: 2 frames"]
+    wanted = ["film: 4 frames", "moth: 3 frames", "wing: 3 frames", "one_401: 2 frames"]
     must(sorted(told) == sorted(wanted), f"the shelf shows {told}")
     home(page)
 

@@ -98,6 +98,13 @@ def check_compare(page, folder):
         differ(beside[:, :half][inner[0], 150:-150], beside[:, -half:][inner[0], 150:-150]) > 0.5,
         "side by side shows one picture twice",
     )
+    page.run("document.querySelector('#picture').focus()")
+    page.keys("+", "+", "+")
+    page.settled()
+    zoomed = page.picture("#picture")
+    for name, part in (("left", np.s_[:, :half]), ("right", np.s_[:, -half:])):
+        must(differ(beside[part], zoomed[part]) > 3, f"the {name} picture is not zoomed, too")
+    page.keys("f")
     page.click("#side")
     home(page)
 
