@@ -201,7 +201,8 @@ def draw_specks(rng: np.random.Generator, height: int, width: int, count: int) -
 
 def paint_specks(rng: np.random.Generator, colour: np.ndarray, count: int) -> None:
     """Paint specks of one tone, mostly dark, in place; arguments as of `paint_glints`."""
-    cover = draw_specks(rng, *colour.shape[:2], count)[..., None]
+    height, width = colour.shape[:2]
+    cover = draw_specks(rng, height, width, count)[..., None]
     tone = np.exp(rng.uniform(np.log(0.01), np.log(0.8))) * np.exp(rng.normal(0, 0.2, 3))
     colour *= 1 - cover
     colour += cover * tone.astype(np.float32)
@@ -215,9 +216,10 @@ def paint_glints(rng: np.random.Generator, colour: np.ndarray, count: int) -> No
         colour: (H, W, 3) float32 linear light.
         count: how many.
     """
+    height, width = colour.shape[:2]
     angle = rng.uniform(0, np.pi)
     for _ in range(count):
-        ellipse = random_ellipse(rng, *colour.shape[:2], angle, 18)
+        ellipse = random_ellipse(rng, height, width, angle, 18)
         shape = (1.5 - ellipse.distance).clip(0, 1) ** rng.choice([1, 3])
         strength = np.exp(rng.uniform(np.log(3), np.log(100))) * np.exp(rng.normal(0, 0.2, 3))
         colour[ellipse.where] += shape[..., None] * strength.astype(np.float32)
