@@ -31,6 +31,8 @@ GLINT, GLINT_CHANGE = 0.75, 0.4  # least mean of a point of light, and its least
 GLINT_PIXELS = 10  # of points of light in a picture, which count half
 FAINT = 0.012  # local deviation of the luma below which detail does not count for more
 LEAST_TEXTURE = 0.002  # local deviation of the luma that nobody sees, half a grey level
+BANDS = 2  # of texture
+DARK, DARK_COUNTS = 0.1, 4.0  # texture counts DARK_COUNTS times in black, half of it at luma DARK
 
 Output = Mapping[str, Any]  # of a network
 Batch = Mapping[str, Any]
@@ -182,17 +184,24 @@ def texture_term(output: Output, batch: Batch) -> torch.Tensor:
     An average of frames that are unsure has less detail than each of them, and is seen as a smear;
     the terms above prefer it, since a wrong frame's detail is twice wrong. Here any detail of the
     right strength is right. Of two bands, the second of twice the width, which noise hides less.
+    A place counts for more the darker it is, up to four times: there detail is faint to every other
+    term, and shows as soon as the picture is brightened.
     """
-    pictures = output["fused"], batch["answer"]
-    strengths = [texture_strengths(_luma(picture)) for picture in pictures]
-    differences = [functional.l1_loss(*pair) for pair in zip(*strengths, strict=True)]
-    return torch.stack(differences).mean()
+    fused, answer = (_luma(picture) for picture in (output["fused"], batch["answer"]))
+    total = fused.new_zeros(())
+    for is_, should in zip(texture_strengths(fused), texture_strengths(answer), strict=True):
+        rows, columns = should.shape[-2:]
+        brightness = functional.adaptive_avg_pool2d(answer, (rows, columns))
+        counts = DARK_COUNTS * DARK / (DARK + brightness)
+        total = total + (counts * (is_ - should).abs()).mean() / BANDS
+    return total
 
 
 def texture_strengths(luma: torch.Tensor) -> list[torch.Tensor]:
-    """The strength of both bands of detail over squares of 9 px, of the luma (B, 1, H, W)."""
+    """The strength of the BANDS of detail over squares of 9 px, of the luma (B, 1, H, W)."""
     strengths = []
-    for plane in (luma, functional.avg_pool2d(luma, 2, ceil_mode=True)):
+    for band in range(BANDS):
+        plane = functional.avg_pool2d(luma, 2**band, ceil_mode=True)
         variance = functional.avg_pool2d(_detail(plane) ** 2, 9, 3, 4)
         strengths.append((variance + LEAST_TEXTURE**2).log2() / 2)
     return strengths

@@ -69,6 +69,17 @@ def test_faint_detail_counts_more_than_strong_detail():
     assert faint > 3 * strong
 
 
+@pytest.mark.parametrize(("level", "counts"), [(0.3, 1), (0.1, 2)])
+def test_texture_of_half_the_strength_costs_an_octave_and_more_in_dark_places(level, counts):
+    y, x = torch.meshgrid(torch.arange(48.0), torch.arange(60.0), indexing="ij")
+    wave = 0.09 * torch.sin(x) * torch.sin(y)[None, None]
+    half, moved = level + wave / 2, level + wave.roll(22, 3)  # by 7 half periods, and 0.01 px
+    cost = loss.texture_term(luma_output(half), {"answer": level + wave}).item()
+    assert cost == pytest.approx(counts, rel=0.05)
+    elsewhere = loss.texture_term(luma_output(moved), {"answer": level + wave}).item()
+    assert elsewhere < 0.1 * cost
+
+
 def test_a_missing_point_of_light_costs_its_error():
     """It is white in one of two frames and in the answer, and was fused as the dark frame."""
     answer = torch.full((1, 3, 16, 16), 0.2)
