@@ -80,20 +80,29 @@ def test_texture_of_half_the_strength_costs_an_octave_and_more_in_dark_places(le
     assert elsewhere < 0.1 * cost
 
 
-def test_a_missing_point_of_light_costs_its_error():
-    """It is white in one of two frames and in the answer, and was fused as the dark frame."""
-    answer = torch.full((1, 3, 16, 16), 0.2)
-    answer[..., 4:6, 4:9] = 1.0  # 10 px
-    dark = torch.full_like(answer, 0.2)
-    batch = {"answer": answer, "stack": torch.stack([answer, dark], 2)}
-    missed = loss.glints_term(luma_output(dark), batch).item()
-    assert missed == pytest.approx(0.8 * 10 / (10 + loss.GLINT_PIXELS))
-    unlit = {"answer": torch.full_like(answer, 0.1), "stack": batch["stack"]}
-    lit = torch.where(answer > 0.5, 0.9, 0.1)  # a light where the answer has none counts as much
-    false = loss.glints_term(luma_output(lit), unlit).item()
-    assert false == pytest.approx(0.8 * 10 / (10 + loss.GLINT_PIXELS))
-    steady = {"answer": answer, "stack": torch.stack([answer, answer], 2)}  # white in all frames
-    assert loss.glints_term(luma_output(dark), steady).item() == 0
+@pytest.mark.parametrize("dark", [False, True])
+def test_a_missing_or_false_small_thing_costs_its_error(dark):
+    def cost(fused, answer, stack):
+        fused, answer, stack = (1 - part if dark else part for part in (fused, answer, stack))
+        return loss.small_term(luma_output(fused), {"answer": answer, "stack": stack}).item()
+
+    plain = torch.full((1, 3, 64, 64), 0.2)
+    spot = plain.clone()
+    spot[..., 30:32, 20:25] = 1.0  # 10 px
+    stack = torch.stack([spot, plain], 2)
+    expected = pytest.approx(0.8 * 10 / (10 + loss.SMALL_PIXELS))
+    assert cost(plain, spot, stack) == expected
+    assert cost(spot, plain, stack) == expected
+    steady = torch.stack([spot, spot], 2)  # in all frames
+    assert cost(plain, spot, steady) == 0
+
+
+def test_a_large_thing_is_not_small():
+    plain = torch.full((1, 1, 64, 64), 0.2)
+    half = plain.clone()
+    half[..., 30:] = 1.0
+    batch = {"answer": half, "stack": torch.stack([half, plain], 2)}
+    assert loss.small_term(luma_output(plain), batch).item() == 0
 
 
 @pytest.mark.parametrize("name", list(loss.TERMS))

@@ -178,6 +178,8 @@ def draw_surfaces(rng: np.random.Generator, photos: Photos, height: int, width: 
     draw_ground(rng, photos, (height, width), kind, sheet, drawing)
     count = int(rng.integers(0, 2)) if sheet else int(rng.integers(1, 5))
     start = 0.9 if sheet else rng.uniform(0.1, 0.7)
+    if not sheet and rng.random() < 0.35:
+        draw_dust(rng, photos, (height, width), start, drawing)
     for low, high in pairwise(np.linspace(start, 1, count + 1)):
         near = low + (high - low) * rng.uniform(0, 0.5), high
         draw_body(rng, photos, (height, width), kind, near, drawing)
@@ -220,6 +222,24 @@ def draw_ground(
     drawing.surfaces.append(Surface(colour, opaque, 0.0, lights))
     if rng.random() < kind.ground_in_focus:
         drawing.planes.append((0.0, 0.0))
+
+
+def draw_dust(
+    rng: np.random.Generator,
+    photos: Photos,
+    size: tuple[int, int],
+    nearest: float,
+    drawing: Drawing,
+) -> None:
+    """Draw specks that float before the ground, at up to four disparities below `nearest`.
+
+    Nothing but the one frame that has it in focus tells that there is a speck.
+    """
+    for plane in np.sort(rng.uniform(0, nearest, rng.integers(1, 5))).tolist():
+        colour = surface_colour(rng, photos, *size, "plain")
+        cover = draw_specks(rng, *size, random_count(rng, 100))
+        drawing.surfaces.append(Surface(colour, cover, plane))
+        drawing.planes.append((plane, plane))
 
 
 def draw_body(
