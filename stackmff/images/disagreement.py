@@ -62,7 +62,7 @@ class _Blocks:
         rows = rows.reshape(high, BLOCK, wide * BLOCK, colours)  # numpy is slow along short axes
         self.samples = rows.reshape(-1, wide * BLOCK, colours)
         sums = rows.sum(1, dtype=np.uint32).reshape(high, wide, BLOCK, colours).sum(2)
-        self.means = np.float32(sums / (white * BLOCK**2))
+        self.means = (sums / (white * BLOCK**2)).astype(np.float32)
         self.bounds = _bounds(self.means)
         ranges = rows.max(1) - rows.min(1)
         self.plain = ranges.reshape(high, wide, -1).max(-1) <= FLAT * white
@@ -156,7 +156,7 @@ def _means(samples: np.ndarray) -> np.ndarray:
     """(h, w, C) in [0, 1] of (h * BLOCK, w * BLOCK, C)."""
     high, wide = (side // BLOCK for side in samples.shape[:2])
     parts = samples.reshape(high, BLOCK, wide, BLOCK, -1)
-    return np.float32(parts.mean((1, 3)) / np.iinfo(samples.dtype).max)
+    return (parts.mean((1, 3)) / np.iinfo(samples.dtype).max).astype(np.float32)
 
 
 def _exposed_like(own: _Blocks, other: _Blocks) -> np.ndarray:
@@ -175,14 +175,17 @@ def _exposed_like(own: _Blocks, other: _Blocks) -> np.ndarray:
 
 def _moved_like(own: _Blocks, other: _Blocks) -> tuple[np.ndarray, tuple[slice, slice]]:
     """The means (h, w, C) of a frame that is moved as a whole onto another, and where both show."""
-    grey, wanted = (np.float32(blocks.samples.mean(2)) for blocks in (own, other))
+    grey, wanted = (blocks.samples.mean(2).astype(np.float32) for blocks in (own, other))
     window = cv2.createHanningWindow(grey.shape[::-1], cv2.CV_32F)
     (across, down), _ = cv2.phaseCorrelate(wanted, grey, window)
     move = (-round(down), -round(across))
     if any(abs(way) > side / 4 for way, side in zip(move, grey.shape)):
         move = (0, 0)  # two frames that have little in common
-    edges = [1 + -(-abs(way) // BLOCK) for way in move]
-    return _means(np.roll(own.samples, move, (0, 1))), tuple(slice(n, -n) for n in edges)
+    down_edge, across_edge = (1 + -(-abs(way) // BLOCK) for way in move)
+    return _means(np.roll(own.samples, move, (0, 1))), (
+        slice(down_edge, -down_edge),
+        slice(across_edge, -across_edge),
+    )
 
 
 def _disagrees(own: _Blocks, one: _Blocks, other: _Blocks) -> bool:
