@@ -92,7 +92,7 @@ def disagreeing_frames(frames: np.ndarray) -> Disagreement:
         release(frames)
     damaged, unlike = [], []
     for k, own in enumerate(blocks):
-        near = (k - 1, k + 1)
+        near: tuple[int, ...] = (k - 1, k + 1)
         if k in (0, count - 1):  # a third one tells whether the two are not the ones that are odd
             near = (1, 2, 3) if k == 0 else (count - 2, count - 3, count - 4)
         one, other, *more = (blocks[j] for j in near if 0 <= j < count)
