@@ -2,10 +2,11 @@
 
 Not collected by pytest, since it takes minutes:
 
-    .venv/bin/python -m tests.check_kills --photos PHOTOS --model fastdepth.onnx
+    .venv/bin/python -m tests.check_kills                 # three of each command
+    .venv/bin/python -m tests.check_kills --kills 200 --photos PHOTOS --model fastdepth.onnx
 
-PHOTOS are some ten photographs. What comes out, maps, stacks, weights, pictures and scores, must be
-what comes out of commands that nobody kills.
+PHOTOS are some ten photographs; without them they are drawn. What comes out, maps, stacks, weights,
+pictures and scores, must be what comes out of commands that nobody kills.
 """
 
 import argparse
@@ -16,7 +17,13 @@ import tempfile
 import time
 from pathlib import Path
 
+import cv2
+import numpy as np
 import torch
+
+from stackmff.images.formats import write_picture
+from tests.drawn import texture
+from tests.tiny_onnx import write_network
 
 ROOT = Path(__file__).parent.parent
 
@@ -49,6 +56,15 @@ def commands(args, folder):
         ["predict_dataset.py", "--stack_basedir_path", data, "--output_dir", fused, *weights],
         ["evaluate.py", "--results", fused, "--reference", f"{data}/AiF", *scored],
     ]
+
+
+def draw_photos(folder):
+    """Ten pictures with large shapes and detail; returns their folder."""
+    for k in range(10):
+        large = cv2.resize(texture(12, 16, k), (320, 240), interpolation=cv2.INTER_CUBIC)
+        picture = np.clip(0.7 * large + 0.3 * texture(240, 320, 100 + k), 0, 255)
+        write_picture(folder / f"{k}.png", np.uint8(picture))
+    return folder
 
 
 def name_of(command):
@@ -87,14 +103,15 @@ def results(folder):
 def main():
     """Run the way whole, then with kills, and compare. Returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--photos", required=True, type=Path)
-    parser.add_argument("--model", required=True)
+    parser.add_argument("--photos", type=Path, help="default: drawn ones")
+    parser.add_argument("--model", type=Path, help="an ONNX file; default: the mean of the colours")
     parser.add_argument("--kills", type=int, default=3, help="of each command (default: 3)")
     parser.add_argument("--seed", type=int, default=0, help="of the moments (default: 0)")
     args = parser.parse_args()
-    args.photos, args.model = args.photos.resolve(), str(Path(args.model).resolve())
     rng = random.Random(args.seed)
     with tempfile.TemporaryDirectory() as top:
+        args.photos = (args.photos or draw_photos(Path(top) / "photos")).resolve()
+        args.model = str((args.model or write_network(Path(top) / "fastdepth.onnx")).resolve())
         whole, killed = Path(top) / "whole", Path(top) / "killed"
         for one, other in zip(commands(args, whole), commands(args, killed)):
             start = time.monotonic()
@@ -105,9 +122,10 @@ def main():
             run(other)
             times = ", ".join(f"{moment:.1f}" for moment in moments)
             ended = f"killed {ends.count(False)} times, after {times} s"
-            print(f"{name_of(one)}: {seconds:.1f} s; {ended}")
+            print(f"{name_of(one)}: {seconds:.1f} s; {ended}", flush=True)
         expected, found = results(whole), results(killed)
-        stray = [str(p) for p in killed.rglob(".*")]
+        hidden = [{p.relative_to(top) for p in top.rglob(".*")} for top in (whole, killed)]
+        stray = sorted(str(path) for path in hidden[1] - hidden[0])  # the lock of a run stays
     wrong = sorted(n for n in expected | found if expected.get(n) != found.get(n))
     print(f"{len(expected)} results, {len(wrong)} differ; {len(stray)} stray files")
     for name in wrong + stray:

@@ -13,6 +13,7 @@ import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import imagecodecs
@@ -45,6 +46,7 @@ ODD_VALUES = (
 )
 NAMES = [f"{k}.png" for k in range(3)]
 SIZE = (48, 64)
+FRAME = (96, 128)  # of a stack, large enough that its frames are compared
 
 
 @dataclass(frozen=True)
@@ -202,44 +204,51 @@ def use_film(path: Path, whole: bytes) -> str:
     return _likeness(stack.frames, frames)
 
 
-def use_in_stack(path: Path, whole: bytes) -> str:
-    """Fuse it as the second of three frames; nothing is written if it is refused."""
+def _fused_with(path: Path) -> dict[str, Any]:
+    """Fuse the file as the second of three frames, to out/fused.png; returns what is recorded."""
     output = path.parent / "out" / "fused.png"
-    output.unlink(missing_ok=True)
     paths = [path.with_name("0.png"), path, path.with_name("2.png")]
     options = build(FuseOptions, {"align": "off", "order": "given"})
-    try:
-        result = fuse_files(
-            lambda: read_for(output, paths, options), Engine(brightest), Files(output), options
-        )
-    except StackError:
-        assert not output.exists(), "a result was written of a stack that was refused"
-        raise
-    named = any(path.name in note and "damaged" in note for note in result["notes"])
-    return (
-        "named"
-        if named
-        else _likeness(read_picture(output), read_picture(path.with_name("whole.png")))
+    return fuse_files(
+        lambda: read_for(output, paths, options), Engine(brightest), Files(output), options
     )
 
 
+def use_in_stack(path: Path, whole: bytes) -> str:
+    """Fuse it as the second of three frames; nothing is written if it is refused."""
+    output, expected = path.parent / "out" / "fused.png", path.with_name(f"fused {path.name}.png")
+    if not expected.exists():
+        damaged = path.read_bytes()
+        path.write_bytes(whole)
+        _fused_with(path)
+        output.replace(expected)
+        path.write_bytes(damaged)
+    output.unlink(missing_ok=True)
+    try:
+        result = _fused_with(path)
+    except StackError:
+        assert not output.exists(), "a result was written of a stack that was refused"
+        raise
+    if any(path.name in note and "damaged" in note for note in result["notes"]):
+        return "named"
+    return _likeness(read_picture(output), read_picture(expected))
+
+
+def shapes() -> np.ndarray:
+    """A picture with large shapes and detail, as photographs have them, (*FRAME, 3) uint8."""
+    large = cv2.resize(texture(12, 16, 1), FRAME[::-1], interpolation=cv2.INTER_CUBIC)
+    return np.uint8(np.clip(0.7 * large + 0.3 * texture(*FRAME, 0), 0, 255))
+
+
 def beside_frame(folder: Path) -> None:
-    """The other frames, and what the whole stack is fused to."""
-    frames = draw_stack(texture(*SIZE, 0), 3)
+    """The other frames."""
+    frames = draw_stack(shapes(), 3)
     for k in (0, 2):
         write_picture(folder / f"{k}.png", frames[k])
-    options = build(FuseOptions, {"align": "off", "order": "given"})
-    write_picture(folder / "1.png", frames[1])
-    paths = [folder / f"{k}.png" for k in range(3)]
-    output = folder / "whole.png"
-    read = lambda: read_for(folder / "out" / "x.png", paths, options)  # noqa: E731
-    fuse_files(read, Engine(brightest), Files(output), options)
-    (folder / "1.png").unlink()
 
 
-def pictures() -> dict[str, bytes]:
-    """Small pictures of every format that is read, with metadata."""
-    rgb = texture(*SIZE, 0)
+def pictures(rgb: np.ndarray) -> dict[str, bytes]:
+    """A picture, (H, W, 3) uint8, in every format that is read, with metadata."""
     grey, deep = rgb[..., 0], np.uint16(rgb) * 257
     exif = Image.Exif()
     exif[0x010F], exif[0x0112] = "Maker", 6
@@ -252,7 +261,7 @@ def pictures() -> dict[str, bytes]:
         "c.jpg": saved(grey, "JPEG", restart_marker_blocks=4),
         "d.jpg": saved(Image.fromarray(rgb).convert("CMYK"), "JPEG"),
         "a.png": saved(rgb, "PNG", **{"exif": about["exif"]}),
-        "b.png": cv2.imencode(".png", deep)[1].tobytes(),
+        "b.png": cv2.imencode(".png", deep[..., ::-1])[1].tobytes(),
         "c.png": saved(Image.fromarray(rgb).quantize(32), "PNG"),
         "d.png": saved(rgba, "PNG"),
         "a.webp": saved(rgb, "WEBP", quality=90, **about),
@@ -519,9 +528,11 @@ def networks(folder: Path) -> dict[str, Kind]:
 
 def kinds_of(folder: Path, heavy: bool = True) -> dict[str, Kind]:
     """All kinds; those of networks, which take seconds to begin with, if `heavy`."""
-    shown = pictures()
+    shown = pictures(texture(*SIZE, 0))
     frame = {
-        name: data for name, data in shown.items() if decode_shape(data, name, folder) == (*SIZE, 3)
+        name: data
+        for name, data in pictures(draw_stack(shapes(), 3)[1]).items()
+        if decode_shape(data, name, folder) == (*FRAME, 3)
     }
     trees = {
         **{n: d for n, d in shown.items() if n.endswith(".tif") and n != "e.tif"},

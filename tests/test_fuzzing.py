@@ -2,7 +2,8 @@
 
 import numpy as np
 import pytest
-from fuzzing import damaged_bytes, damaged_json, kinds_of, pictures, run_one
+from drawn import texture
+from fuzzing import SIZE, damaged_bytes, damaged_json, kinds_of, pictures, run_one
 
 from stackmff.errors import StackError
 from stackmff.images.formats import decode
@@ -36,7 +37,7 @@ def test_all_kinds_are_run(kinds):
 
 def test_whole_files_are_taken(tmp_path, kinds):
     """Else a refusal of damaged ones would mean nothing."""
-    for name, data in pictures().items():
+    for name, data in pictures(texture(*SIZE, 0)).items():
         (tmp_path / name).write_bytes(data)
         assert decode(tmp_path / name).picture.size
     for name, kind in kinds.items():

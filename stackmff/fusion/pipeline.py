@@ -43,7 +43,14 @@ from stackmff.shipped import networks
 CODED_GAMMA = 2.2  # coded values are about this root of the light
 TILT = 4.0  # of --prefer: where two frames share a pixel evenly, one gets 55 times the other's part
 
-ODD_PARTS = "parts are flat, grey or repeated where its neighbours are not, as of a damaged file"
+ODD_PARTS = (
+    "parts are flat, grey or repeated, or much is of something else, where its neighbours agree, "
+    "as of a damaged file"
+)
+UNLIKE_PARTS = (
+    "a part shows something else than both its neighbours: the file may be damaged, or something "
+    "moved; leave the frame out if the result shows it"
+)
 
 Area = tuple[int, int, int, int]  # (top, bottom, left, right), px
 Shown = bool | ShowStage
@@ -256,14 +263,17 @@ def read_sound(
         )
 
     stack = read(paths)
-    odd = disagreeing_frames(stack.frames)
-    names = ", ".join(stack.paths[k].name for k in odd)
+    found = disagreeing_frames(stack.frames)
+    odd = found.damaged
+    names, doubtful = (", ".join(stack.paths[k].name for k in some) for some in (odd, found.unlike))
     if odd and lenient:
         stack.notes.append(f"{names}: {ODD_PARTS}; taken as it is")
     elif odd:
         del stack  # frees its memory
         stack = read([path for k, path in enumerate(paths) if k not in odd])
         stack.notes.append(f"left out: {names}: {ODD_PARTS}; --lenient takes it")
+    if doubtful:
+        stack.notes.append(f"{doubtful}: {UNLIKE_PARTS}")
     return stack
 
 

@@ -1,4 +1,4 @@
-"""Whether the compressed data of a WebP, HEIC or AVIF file are damaged, as by a lost sector.
+"""Whether the data of a WebP, HEIC, AVIF or BMP file are damaged, as by a lost sector.
 
 These formats have no check sums, and their decoders make a picture of whatever they are given. But
 what a disk or card gives in place of a lost sector, zeros, does not look like their data.
@@ -74,6 +74,27 @@ def damage_in_webp(data: bytes) -> str | None:
             return damage
         place = end + length % 2
     return None
+
+
+def damage_in_bmp(data: bytes) -> str | None:
+    """What is damaged in a BMP, in a few words; None if nothing was found.
+
+    The length that its header tells is not always right; neither is that of an uncompressed
+    picture where something follows it. Bytes that are lost or doubled contradict both.
+
+    Args:
+        data: the content of the file.
+    """
+    if len(data) < 34 or struct.unpack_from("<I", data, 14)[0] < 40:
+        return None
+    declared, _, start = struct.unpack_from("<3I", data, 2)
+    width, height, _, bits, coding = struct.unpack_from("<iiHHI", data, 18)
+    if coding in (1, 2):  # run lengths: the size of the picture does not tell
+        return None
+    end = start + (width * bits + 31) // 32 * 4 * abs(height)
+    if len(data) == declared or 0 <= len(data) - end < 4:
+        return None
+    return f"it has {len(data)} bytes, and its header declares {max(end, declared)}"
 
 
 def damage_in_heif(data: bytes) -> str | None:

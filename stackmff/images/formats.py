@@ -36,7 +36,7 @@ from stackmff.images.camera_files import (
     read_raw,
 )
 from stackmff.images.colour import cmyk_to_rgb
-from stackmff.images.damage import damage_in_heif, damage_in_webp, refused_or_told
+from stackmff.images.damage import damage_in_bmp, damage_in_heif, damage_in_webp, refused_or_told
 from stackmff.images.decoded import CMYK_NOTE, Decoded, Embedded, upright
 from stackmff.images.headers import declared_by
 from stackmff.images.iptc import iptc_of_jpeg, xmp_of_iptc
@@ -167,6 +167,8 @@ def _decode_opencv(data: bytes, path: object, lenient: bool) -> Decoded:
         damage = damage_in(data)
     elif data.startswith(b"RIFF"):
         damage = damage_in_webp(data)
+    elif data.startswith(b"BM"):
+        damage = damage_in_bmp(data)
     note = refused_or_told(path, damage, lenient)
     if _is_animation(data):
         raise StackError(f"{path} is an animation: save each picture as a separate file")

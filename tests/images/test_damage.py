@@ -10,7 +10,7 @@ from drawn import saved, texture
 from PIL import Image
 
 from stackmff.errors import StackError
-from stackmff.images.damage import damage_in_heif, damage_in_webp
+from stackmff.images.damage import damage_in_bmp, damage_in_heif, damage_in_webp
 from stackmff.images.formats import decode
 
 SECTOR = 512
@@ -128,3 +128,16 @@ def test_jpeg_inside_tiff(tmp_path, tile):
 
 def lenient_note(path):
     return decode(path, lenient=True).note
+
+
+def test_lost_and_doubled_bytes_of_a_bmp(tmp_path):
+    data = saved(PICTURE[:48, :63], "BMP")
+    assert damage_in_bmp(data) is None
+    assert damage_in_bmp(data[:2] + bytes(4) + data[6:]) is None  # a header that tells no length
+    longer = data[:2] + (len(data) + 9).to_bytes(4, "little") + data[6:] + b"behind it"
+    assert damage_in_bmp(longer) is None
+    path = tmp_path / "a.bmp"
+    path.write_bytes(data[:1000] + data[1000:1020] + data[1000:])
+    with pytest.raises(StackError, match=r"a\.bmp is damaged .it has .* bytes, and its header"):
+        decode(path)
+    assert "damaged" in decode(path, lenient=True).note

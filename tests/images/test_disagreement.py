@@ -7,7 +7,7 @@ from calling import call
 from drawn import draw_stack, texture
 
 import predict
-from stackmff.images.disagreement import disagreeing_frames
+from stackmff.images.disagreement import Disagreement, disagreeing_frames
 from stackmff.images.formats import read_picture, write_picture
 
 
@@ -36,32 +36,87 @@ def grey(part):
 @pytest.mark.parametrize("index", [0, 2, 4])
 def test_damaged_parts_are_found(index, damage, dtype):
     frames = stack(dtype=dtype)
-    assert disagreeing_frames(frames) == []
+    assert disagreeing_frames(frames) == Disagreement()
     damage(frames[index, 100:])
-    assert disagreeing_frames(frames) == [index]
+    assert disagreeing_frames(frames) == Disagreement([index])
+
+
+def recoloured(part):
+    """As after a lost code of a JPEG, whose colours are differences."""
+    part[:] = np.minimum(part.astype(int) + part.max() // 4, part.max())
+
+
+def noisy(part):
+    part[:] = part.max() * np.random.default_rng(0).random(part.shape)
+
+
+def shifted(part):
+    """As after lost bytes; the colours change their places."""
+    part[:] = np.roll(part.reshape(-1), 3 * 40 + 1).reshape(part.shape)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("damage", [recoloured, noisy, shifted])
+@pytest.mark.parametrize("index", [0, 2, 4])
+def test_parts_of_something_else_are_found(index, damage, dtype):
+    for frames, damaged in ((stack(dtype=dtype), index), (stack(3, dtype=dtype), 1)):
+        damage(frames[damaged, 100:])
+        found = disagreeing_frames(frames)
+        assert [*found.damaged, *found.unlike] == [damaged]
+
+
+def test_a_frame_of_which_little_is_right_is_left_out():
+    frames = stack()
+    noisy(frames[2, 10:])
+    assert disagreeing_frames(frames) == Disagreement([2])
+
+
+def test_a_frame_that_something_passes_is_named_and_kept():
+    frames = stack()
+    frames[3, 60:, 90:170] = texture(180, 80, 5) // 2  # a quarter of it
+    assert disagreeing_frames(frames) == Disagreement([], [3])
+
+
+def test_a_part_of_something_else_is_named():
+    frames = stack()
+    noisy(frames[2, 80:112, 80:136])
+    assert disagreeing_frames(frames) == Disagreement([], [2])
+
+
+def test_exposures_and_a_frame_that_moved_are_no_damage():
+    whole = stack()
+    for gain, offset, gamma in ((0.7, 0, 1), (1, 30, 1), (1, 0, 0.6), (1.3, -40, 1)):
+        frames = whole.copy()
+        other = 255 * (frames[2] / 255) ** gamma * gain + offset
+        frames[2] = np.clip(other, 0, 255)
+        assert disagreeing_frames(frames) == Disagreement()
+    for down, across in ((0, 25), (-18, 9), (30, 0)):
+        frames = whole.copy()
+        frames[2] = np.roll(frames[2], (down, across), (0, 1))
+        assert disagreeing_frames(frames) == Disagreement()
 
 
 def test_grey_stacks_and_small_damage():
     frames = stack(channels=1)
     frames[3, :, 200:] = 0
-    assert disagreeing_frames(frames) == [3]
+    assert disagreeing_frames(frames) == Disagreement([3])
     frames = stack()
     frames[3, :16, :16] = 0  # less than the share of blocks that counts
-    assert disagreeing_frames(frames) == []
+    assert disagreeing_frames(frames) == Disagreement()
 
 
 def test_what_is_no_damage():
     whole = stack()
-    assert disagreeing_frames(whole[:2]) == []
+    assert disagreeing_frames(whole[:2]) == Disagreement()
     bright = whole.copy()
     bright[2] = np.minimum(bright[2].astype(int) * 3, 255)  # clipped areas are flat
-    assert disagreeing_frames(bright) == []
+    assert disagreeing_frames(bright) == Disagreement()
     dark = whole.copy()
     dark[2] = 0
-    assert disagreeing_frames(dark) == []
+    assert disagreeing_frames(dark) == Disagreement()
     two = whole.copy()
     two[2:4, 100:] = 128  # neither can be told from its neighbours
-    assert disagreeing_frames(two) == []
+    assert disagreeing_frames(two) == Disagreement()
 
 
 def test_shapes_that_move_are_no_damage():
@@ -73,7 +128,7 @@ def test_shapes_that_move_are_no_damage():
             cv2.rectangle(page, (x, y), (x + 30, y + 12), (20, 30, 90), -1)
         places = rng.integers(0, 30, (5, 2))
         frames = np.stack([page[y : y + 240, x : x + 320] for y, x in places])
-        assert disagreeing_frames(frames) == []
+        assert disagreeing_frames(frames) == Disagreement()
 
 
 def test_a_damaged_frame_is_left_out_or_taken_and_told(tmp_path, weights, capsys):
@@ -85,7 +140,10 @@ def test_a_damaged_frame_is_left_out_or_taken_and_told(tmp_path, weights, capsys
     words += ["--device", "cpu", "--align", "off", "--order", "given"]
     assert call(predict.main, *words, "--output", tmp_path / "a.png") == 0
     said = capsys.readouterr()
-    assert "note: left out: 1.png: parts are flat, grey or repeated where" in said.err
+    assert (
+        "note: left out: 1.png: parts are flat, grey or repeated, or much is of something else"
+        in said.err
+    )
     assert "4 frames" in said.out
     (tmp_path / "stack" / "1.png").rename(tmp_path / "1.png")
     assert call(predict.main, *words, "--output", tmp_path / "b.png") == 0
