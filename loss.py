@@ -27,10 +27,13 @@ FREQUENCY_WINDOW = 11  # pixels
 LOG_MSE_FLOOR = 1e-5
 LABEL_TOLERANCE = 3 / 255  # an error of three grey levels makes a frame e times less likely
 HAZE_SIDE = 8  # pixels
-GLINT, GLINT_CHANGE = 0.75, 0.4  # least mean of a point of light, and its least change with focus
-GLINT_PIXELS = 10  # of points of light in a picture, which count half
+SMALL = 0.2  # least difference of a small thing from what is around it, and its change with focus
+SMALL_SIDE = 25  # px, more than it measures, odd
+SMALL_PIXELS = 10  # of small things in a picture, which count half
 FAINT = 0.012  # local deviation of the luma below which detail does not count for more
 LEAST_TEXTURE = 0.002  # local deviation of the luma that nobody sees, half a grey level
+BANDS = 2  # of texture
+DARK, DARK_COUNTS = 0.1, 4.0  # texture counts DARK_COUNTS times in black, half of it at luma DARK
 
 Output = Mapping[str, Any]  # of a network
 Batch = Mapping[str, Any]
@@ -182,34 +185,58 @@ def texture_term(output: Output, batch: Batch) -> torch.Tensor:
     An average of frames that are unsure has less detail than each of them, and is seen as a smear;
     the terms above prefer it, since a wrong frame's detail is twice wrong. Here any detail of the
     right strength is right. Of two bands, the second of twice the width, which noise hides less.
+    A place counts for more the darker it is, up to four times: there detail is faint to every other
+    term, and shows as soon as the picture is brightened.
     """
-    pictures = output["fused"], batch["answer"]
-    strengths = [texture_strengths(_luma(picture)) for picture in pictures]
-    differences = [functional.l1_loss(*pair) for pair in zip(*strengths, strict=True)]
-    return torch.stack(differences).mean()
+    fused, answer = (_luma(picture) for picture in (output["fused"], batch["answer"]))
+    total = fused.new_zeros(())
+    for is_, should in zip(texture_strengths(fused), texture_strengths(answer), strict=True):
+        rows, columns = should.shape[-2:]
+        brightness = functional.adaptive_avg_pool2d(answer, (rows, columns))
+        counts = DARK_COUNTS * DARK / (DARK + brightness)
+        total = total + (counts * (is_ - should).abs()).mean() / BANDS
+    return total
 
 
 def texture_strengths(luma: torch.Tensor) -> list[torch.Tensor]:
-    """The strength of both bands of detail over squares of 9 px, of the luma (B, 1, H, W)."""
+    """The strength of the BANDS of detail over squares of 9 px, of the luma (B, 1, H, W)."""
     strengths = []
-    for plane in (luma, functional.avg_pool2d(luma, 2, ceil_mode=True)):
+    for band in range(BANDS):
+        plane = functional.avg_pool2d(luma, 2**band, ceil_mode=True)
         variance = functional.avg_pool2d(_detail(plane) ** 2, 9, 3, 4)
         strengths.append((variance + LEAST_TEXTURE**2).log2() / 2)
     return strengths
 
 
-def glints_term(output: Output, batch: Batch) -> torch.Tensor:
-    """Mean absolute error at points of light, few pixels: what is missing or false is seen at once.
+def small_term(output: Output, batch: Batch) -> torch.Tensor:
+    """Mean absolute error at small things, few pixels: what is missing or false is seen at once.
 
-    They are bright in the answer or in the fused picture, and differ between the frames: a light
-    behind the blurred edge of a foreground shines through it in the frame that has it in focus. Few
-    of them count for little.
+    Points of light, specks and hairs stand out, brighter or darker, from all that is within
+    SMALL_SIDE px, in the answer or in the fused picture, and differ between the frames: a speck is
+    seen in the one frame that has it in focus, and a light behind the blurred edge of a foreground
+    shines through it. Few of them count for little.
     """
+    lumas = (_luma(picture)[:, 0] for picture in (batch["answer"], output["fused"].detach()))
+    stands_out = torch.maximum(*map(_beyond_surroundings, lumas)) > SMALL
     frames = batch["stack"].mean(1)  # (B, N, H, W)
-    brightest = torch.maximum(batch["answer"].mean(1), output["fused"].detach().mean(1))
-    glints = (brightest > GLINT) & (frames.amax(1) - frames.amin(1) > GLINT_CHANGE)
+    small = stands_out & (frames.amax(1) - frames.amin(1) > SMALL)
     error = (output["fused"] - batch["answer"]).abs().mean(1)  # (B, H, W)
-    return ((error * glints).sum((1, 2)) / (glints.sum((1, 2)) + GLINT_PIXELS)).mean()
+    return ((error * small).sum((1, 2)) / (small.sum((1, 2)) + SMALL_PIXELS)).mean()
+
+
+def _beyond_surroundings(luma: torch.Tensor) -> torch.Tensor:
+    """By how much places of (B, H, W) exceed, or stay below, what is wider than SMALL_SIDE.
+
+    The larger of the white and the black top-hat transform by a square.
+    """
+
+    def widest(plane: torch.Tensor) -> torch.Tensor:
+        for side in ((SMALL_SIDE, 1), (1, SMALL_SIDE)):
+            plane = functional.max_pool2d(plane, side, 1, (side[0] // 2, side[1] // 2))
+        return plane
+
+    opened, closed = widest(-widest(-luma)), -widest(-widest(luma))
+    return torch.maximum(luma - opened, closed - luma)
 
 
 def _luma(picture: torch.Tensor) -> torch.Tensor:
@@ -233,7 +260,7 @@ TERMS: dict[str, Callable[[Output, Batch], torch.Tensor]] = {
     "haze": haze_term,
     "faint": faint_term,
     "texture": texture_term,
-    "glints": glints_term,
+    "small": small_term,
 }
 PUBLISHED_WEIGHTS = {"l1": 0.1, "ssim": 0.7, "laplacian": 0.1, "spatial_frequency": 0.1}
 DEFAULT_WEIGHTS = {"l1": 1.0, "ssim": 0.3, "laplacian": 0.5, "log_mse": 0.02}

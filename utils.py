@@ -2,7 +2,7 @@
 
 import random
 
-from stackmff.fusion.engines import choose_engine
+from stackmff.fusion.engine_choice import choose_engine
 from stackmff.machine import select_device
 from stackmff.processes import rank_and_world, run_main
 

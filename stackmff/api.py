@@ -30,7 +30,8 @@ from stackmff.alignment.options import AlignOptions
 from stackmff.errors import StackError
 from stackmff.fusion import fuse as fusing
 from stackmff.fusion.command import needing_weights
-from stackmff.fusion.engines import Engine, engine_of_module
+from stackmff.fusion.engine_choice import engine_of_module
+from stackmff.fusion.engines import Engine
 from stackmff.fusion.options import EngineOptions, FuseOptions, ReadOptions
 from stackmff.fusion.pipeline import Made, decisions, finished, fuse_read, make_engine, read_sound
 from stackmff.images.folders import list_frames

@@ -23,7 +23,7 @@ from stackmff.alignment.geometry import Alignment
 from stackmff.alignment.record import load_alignment, save_alignment
 from stackmff.display.report import Card, read_card, write_card, write_report
 from stackmff.errors import StackError
-from stackmff.fusion.engines import choose_engine
+from stackmff.fusion.engine_choice import choose_engine
 from stackmff.fusion.hyperstack import hyperstack_at
 from stackmff.fusion.options import FuseOptions
 from stackmff.fusion.pipeline import Files, fuse_files, read_for

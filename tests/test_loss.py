@@ -69,20 +69,40 @@ def test_faint_detail_counts_more_than_strong_detail():
     assert faint > 3 * strong
 
 
-def test_a_missing_point_of_light_costs_its_error():
-    """It is white in one of two frames and in the answer, and was fused as the dark frame."""
-    answer = torch.full((1, 3, 16, 16), 0.2)
-    answer[..., 4:6, 4:9] = 1.0  # 10 px
-    dark = torch.full_like(answer, 0.2)
-    batch = {"answer": answer, "stack": torch.stack([answer, dark], 2)}
-    missed = loss.glints_term(luma_output(dark), batch).item()
-    assert missed == pytest.approx(0.8 * 10 / (10 + loss.GLINT_PIXELS))
-    unlit = {"answer": torch.full_like(answer, 0.1), "stack": batch["stack"]}
-    lit = torch.where(answer > 0.5, 0.9, 0.1)  # a light where the answer has none counts as much
-    false = loss.glints_term(luma_output(lit), unlit).item()
-    assert false == pytest.approx(0.8 * 10 / (10 + loss.GLINT_PIXELS))
-    steady = {"answer": answer, "stack": torch.stack([answer, answer], 2)}  # white in all frames
-    assert loss.glints_term(luma_output(dark), steady).item() == 0
+@pytest.mark.parametrize(("level", "counts"), [(0.3, 1), (0.1, 2)])
+def test_texture_of_half_the_strength_costs_an_octave_and_more_in_dark_places(level, counts):
+    y, x = torch.meshgrid(torch.arange(48.0), torch.arange(60.0), indexing="ij")
+    wave = 0.09 * torch.sin(x) * torch.sin(y)[None, None]
+    half, moved = level + wave / 2, level + wave.roll(22, 3)  # by 7 half periods, and 0.01 px
+    cost = loss.texture_term(luma_output(half), {"answer": level + wave}).item()
+    assert cost == pytest.approx(counts, rel=0.05)
+    elsewhere = loss.texture_term(luma_output(moved), {"answer": level + wave}).item()
+    assert elsewhere < 0.1 * cost
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_a_missing_or_false_small_thing_costs_its_error(dark):
+    def cost(fused, answer, stack):
+        fused, answer, stack = (1 - part if dark else part for part in (fused, answer, stack))
+        return loss.small_term(luma_output(fused), {"answer": answer, "stack": stack}).item()
+
+    plain = torch.full((1, 3, 64, 64), 0.2)
+    spot = plain.clone()
+    spot[..., 30:32, 20:25] = 1.0  # 10 px
+    stack = torch.stack([spot, plain], 2)
+    expected = pytest.approx(0.8 * 10 / (10 + loss.SMALL_PIXELS))
+    assert cost(plain, spot, stack) == expected
+    assert cost(spot, plain, stack) == expected
+    steady = torch.stack([spot, spot], 2)  # in all frames
+    assert cost(plain, spot, steady) == 0
+
+
+def test_a_large_thing_is_not_small():
+    plain = torch.full((1, 1, 64, 64), 0.2)
+    half = plain.clone()
+    half[..., 30:] = 1.0
+    batch = {"answer": half, "stack": torch.stack([half, plain], 2)}
+    assert loss.small_term(luma_output(plain), batch).item() == 0
 
 
 @pytest.mark.parametrize("name", list(loss.TERMS))

@@ -12,7 +12,7 @@ from drawn import texture
 from network import StackMix, build_network, default_config, evened, luma_and_chroma
 from stackmff.errors import StackError
 from stackmff.fusion.blending import Mixture
-from stackmff.fusion.engines import torch_engine
+from stackmff.fusion.engine_choice import torch_engine
 from stackmff.fusion.fuse import fuse_stack
 from stackmff.shipped import WEIGHTS
 from stackmff.synthesis.camera_scale import large_scene

@@ -13,7 +13,7 @@ from stackmff.alignment.focus_order import focus_order
 from stackmff.evaluation.metrics import psnr
 from stackmff.files import sha256
 from stackmff.fusion.blending import Mixture
-from stackmff.fusion.engines import torch_engine
+from stackmff.fusion.engine_choice import torch_engine
 from stackmff.fusion.fuse import fuse_stack
 from stackmff.images.colour import LUMA, luma
 from stackmff.shipped import WEIGHTS

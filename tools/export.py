@@ -21,15 +21,9 @@ from network import (
 )
 from stackmff.errors import StackError
 from stackmff.files import atomic_path, sha256, write_json
-from stackmff.fusion.coarse_level import DETAILS, POSITIONS, STAGE_STEPS
-from stackmff.fusion.engines import (
-    EXPORT_SUFFIX,
-    GRID,
-    engine_for,
-    guide_export,
-    openvino_engine,
-    stage_export,
-)
+from stackmff.fusion.coarse_level import DETAILS, POSITIONS, STAGE_STEPS, guide_export, stage_export
+from stackmff.fusion.engine_choice import EXPORT_SUFFIX, engine_for, openvino_engine
+from stackmff.fusion.engines import GRID
 from stackmff.fusion.fuse import frame_weights
 from stackmff.machine import import_openvino
 from stackmff.options import Options, add_options, option, parse
@@ -226,7 +220,7 @@ def traced(
 
 
 def export(model_path: Path) -> float:
-    """Write the export of a checkpoint; see engines.export_of for its files.
+    """Write the export of a checkpoint; see engine_choice.export_of for its files.
 
     Returns:
         Largest difference of a weight from torch's, on noise, in fp32.

@@ -26,7 +26,7 @@ from loss import DEFAULT_WEIGHTS, weighted_loss
 from network import FusionNetwork, build_network, default_config, run_network
 from stackmff.errors import what_happened
 from stackmff.files import write_json
-from stackmff.fusion.engines import torch_engine
+from stackmff.fusion.engine_choice import torch_engine
 from stackmff.fusion.fuse import frame_weights
 from stackmff.machine import select_device
 from stackmff.options import Options, add_options, option, parse

@@ -48,7 +48,7 @@ from utils import seed_everything
 # what its logits alone would give.
 PICTURE = {"l1": 1.0, "laplacian": 0.5, "log_mse": 0.03, "faint": 0.1, "haze": 0.7, "texture": 0.15}
 SMALL_PICTURE = PICTURE | {"log_mse": 0.05, "faint": 0.05, "texture": 0.05}  # of small scenes
-GLINTS = {"glints": 0.3}
+SMALL_THINGS = {"small": 0.3}
 FINISHED = {"log_mse": 0.25}  # beyond the mixture: there is little to gain, and it lies at edges
 COARSE = {"l1": 0.6, "log_mse": 0.012}
 EARLY = {"l1": 0.3, "faint": 0.03}
@@ -220,7 +220,7 @@ def levels_loss(
     stack, answer = batch.stack, batch.answer
     with autocast(stack.device, precision):
         weighed = weigh_batch(network, batch)
-    wanted = SMALL_PICTURE if batch.small is None else PICTURE | GLINTS
+    wanted = SMALL_PICTURE if batch.small is None else PICTURE | SMALL_THINGS
     total = picture_loss(mixed(weighed.logits, stack), batch, wanted)
     values = {"fine": total}
     if network.finish is not None:  # on some of the pictures: it learns fast, and costs as much

@@ -18,7 +18,8 @@ from stackmff.errors import StackError, what_happened
 from stackmff.files import make_folder, sha256, write_csv
 from stackmff.fusion.cluster import Cluster, DaskCluster, address_of, fuse_on
 from stackmff.fusion.command import needing_weights
-from stackmff.fusion.engines import Engine, told_of_compiling, told_of_export
+from stackmff.fusion.engine_choice import told_of_compiling, told_of_export
+from stackmff.fusion.engines import Engine
 from stackmff.fusion.hyperstack import (
     check_hyperstack,
     fuse_hyperstack,

@@ -12,7 +12,7 @@ from stackmff.alignment.geometry import Alignment, coverage, covered
 from stackmff.fusion.beyond import corrected
 from stackmff.fusion.engines import Engine, weigh, weigh_and_tell
 from stackmff.images.frame_store import release, window
-from stackmff.images.levels import Levels, levels_of
+from stackmff.images.levels import Levels, levels_of, weighing_levels
 
 LEAST_WEIGHT = 1e-3  # added to that of frames that take over where others end
 BRIGHTER = 0.9  # gain below which a frame was so much brighter that what it clips shows
@@ -160,7 +160,7 @@ class WeightsBlend:
         # After the channels the expected frame and the largest weight.
         self.planes = channels + 2 * mixture.maps
         self.scale = _frame_scale(count)
-        self.levels = levels_of(self.guide)
+        self.levels = weighing_levels(self.guide)
         tilt = np.float32(mixture.tilt)
         self.factors = np.exp(tilt * np.linspace(0, 1, count, dtype=np.float32))
         self.fused = _empty(frames, mixture, confident=True)

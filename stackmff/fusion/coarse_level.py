@@ -21,8 +21,6 @@ from stackmff.fusion.engines import (
     OpenVinoEngine,
     TorchEngine,
     extended,
-    guide_export,
-    stage_export,
 )
 
 # network.py takes the constants from here.
@@ -134,7 +132,7 @@ class OpenVinoPyramidEngine(OpenVinoEngine):
 
     Args:
         path: of the export of the fine level; that of the coarse one lies beside it, see
-            engines.guide_export.
+            `guide_export`.
         precision: see OpenVinoEngine.
     """
 
@@ -384,3 +382,13 @@ def kept(span: tuple[int, int], spans: Spans, side: int, step: int) -> tuple[int
 def middle(one: tuple[int, int], other: tuple[int, int], step: int) -> int:
     """The middle of the overlap of two tiles, rounded down to a multiple of `step`."""
     return (one[1] + other[0]) // 2 // step * step
+
+
+def guide_export(path: Path) -> Path:
+    """Where the coarse level of the export at `path` lies, if its network has one."""
+    return path.with_name(f"{path.stem}.guide{path.suffix}")
+
+
+def stage_export(path: Path) -> Path:
+    """Where the stage beyond the mixture of the export at `path` lies, if its network has one."""
+    return path.with_name(f"{path.stem}.stage{path.suffix}")

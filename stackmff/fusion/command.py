@@ -11,7 +11,7 @@ from stackmff.alignment.options import AlignmentFiles
 from stackmff.display.previews import preview_files
 from stackmff.errors import StackError
 from stackmff.files import make_folder
-from stackmff.fusion.engines import told_of_compiling, told_of_export
+from stackmff.fusion.engine_choice import told_of_compiling, told_of_export
 from stackmff.fusion.hyperstack import (
     check_hyperstack,
     fuse_hyperstack,

@@ -1,4 +1,4 @@
-"""What runs a network: torch on any device, OpenVINO on a CPU."""
+"""What runs a network: torch on any device, OpenVINO on a CPU; engine_choice.py says which."""
 
 import contextlib
 import queue
@@ -6,24 +6,19 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
 from stackmff.errors import StackError
-from stackmff.files import parse_json, sha256
 from stackmff.fusion.compiled import CompiledNetworks
 from stackmff.images.colour import chroma, luma
 from stackmff.images.levels import Levels
 from stackmff.machine import (
     available_cores,
-    finds_gpu,
     import_openvino,
-    need_torch,
-    select_device,
     the_core,
 )
-from stackmff.own import own_network_of
 
 TILES = {"weights": 1024, "luma": 640}  # the published network runs whole up to 640x640
 # Overlap of tiles, px. StackMix in tiles of 640 px then differs from the whole by 0.02 grey levels
@@ -33,7 +28,6 @@ OVERLAPS = {"weights": 64, "luma": 128}
 GRID = 32  # the networks pool by 16 or 32 px: sides of tiles, and where they start
 PROBE = 128  # px, side of the window in which the mixture of one pixel is computed
 WIDE_PROBE = 2048  # the same for what a coarse level sees of it
-EXPORT_SUFFIX = ".xml"  # of the exported network, beside its checkpoint; its weights are in .bin
 KEPT = 4  # compiled networks, for as many shapes
 
 
@@ -475,150 +469,3 @@ def extended(planes: np.ndarray, shape: Sequence[int]) -> np.ndarray:
             pads = [(0, most - have if one == axis else 0) for one in range(planes.ndim)]
             planes = np.pad(planes, pads, "reflect" if most < 2 * have else "edge")
     return planes
-
-
-def export_of(model_path: Path) -> Path | None:
-    """The export that belongs to a checkpoint, or None.
-
-    Beside checkpoint.pth lie checkpoint.xml and checkpoint.bin, with a coarse level also those of
-    `guide_export`, with a stage beyond the mixture those of `stage_export`; checkpoint.json has
-    the SHA-256 of the checkpoint that was exported and of them.
-    """
-    model_path = Path(model_path)
-    path = model_path.with_suffix(EXPORT_SUFFIX)
-    try:
-        record = parse_json(model_path.with_suffix(".json").read_text(encoding="utf-8"))
-        names = {model_path.name, path.name, path.with_suffix(".bin").name, *record}
-        whole = all(sha256(model_path.with_name(name)) == record[name] for name in names)
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return path if whole else None
-
-
-def guide_export(path: Path) -> Path:
-    """Where the coarse level of the export at `path` lies, if its network has one."""
-    return path.with_name(f"{path.stem}.guide{path.suffix}")
-
-
-def stage_export(path: Path) -> Path:
-    """Where the stage beyond the mixture of the export at `path` lies, if its network has one."""
-    return path.with_name(f"{path.stem}.stage{path.suffix}")
-
-
-def openvino_engine(path: Path, precision: str = "auto") -> OpenVinoEngine:
-    """The engine of an export, with a coarse level if it has one; see OpenVinoEngine."""
-    if not guide_export(path).is_file():
-        return OpenVinoEngine(path, precision)
-    from stackmff.fusion.coarse_level import OpenVinoPyramidEngine
-
-    return OpenVinoPyramidEngine(path, precision)
-
-
-def torch_engine(model_path: Path, device: str = "auto") -> TorchEngine:
-    """The engine that runs a checkpoint in torch.
-
-    Args:
-        model_path: see network.load_checkpoint.
-        device: see machine.select_device.
-    Raises:
-        StackError: there are no such weights, or no such device.
-    """
-    from stackmff.shipped import load_network, networks
-
-    need_torch(f"the network of {model_path} without an export")
-    chosen = select_device(str(device))
-    try:
-        return engine_for(load_network(model_path, chosen), chosen)
-    except StackError as error:
-        if own := own_network_of(networks(), model_path):
-            raise StackError(
-                f"{model_path} holds {own}, a network of its author's: give --network "
-                f"FILE.py:{own.rpartition(':')[2]} with that file, if you trust it"
-            ) from error
-        raise
-
-
-def engine_for(network: Any, device: Any) -> TorchEngine:
-    """The TorchEngine of a network; for one with a coarse level, that which shows it the whole."""
-    if not hasattr(network, "refine"):
-        return TorchEngine(network, device)
-    from stackmff.fusion.coarse_level import PyramidEngine
-
-    return PyramidEngine(network, device)
-
-
-def choose_engine(
-    model_path: Path,
-    device: str = "auto",
-    engine: Literal["auto", "openvino", "torch"] = "auto",
-    precision: str = "auto",
-) -> Engine:
-    """The engine for a checkpoint: OpenVINO on a CPU if the checkpoint has its export, else torch.
-
-    Args:
-        model_path: see network.load_checkpoint.
-        device: see machine.select_device.
-        engine: which it must be.
-        precision: of OpenVINO, see OpenVinoEngine.
-    Raises:
-        StackError: there are no such weights or device, or OpenVINO is asked for without an export.
-    """
-    if device == "auto" and (engine == "openvino" or not (engine == "torch" or finds_gpu())):
-        device = "cpu"
-    on_cpu = device == "cpu"
-    if engine == "torch" or not on_cpu:
-        if engine == "openvino":
-            raise StackError(
-                f"--engine openvino runs on the CPU, not on {device}: use --device cpu"
-            )
-        return torch_engine(model_path, device)
-    if export := export_of(model_path):
-        return openvino_engine(export, precision)
-    if engine == "openvino":
-        raise StackError(
-            f"{model_path} has no export that belongs to it: make one with "
-            f"python -m tools.export --model_path {model_path}"
-        )
-    return torch_engine(model_path, device)
-
-
-def told_of_export(model_path: Path, engine: Engine, wanted: str) -> list[str]:
-    """A sentence if a checkpoint has an export that is not used because it is not its own.
-
-    Args:
-        model_path: of the checkpoint.
-        engine: that was chosen.
-        wanted: the option --engine.
-    """
-    path = Path(model_path).with_suffix(EXPORT_SUFFIX)
-    is_slow = isinstance(engine, TorchEngine) and engine.device.type == "cpu" and wanted == "auto"
-    if not is_slow or not path.is_file():
-        return []
-    return [
-        f"{path} is damaged or of other weights than {Path(model_path).name}, so torch runs the "
-        f"network, several times as slow: python -m tools.export --model_path {model_path}"
-    ]
-
-
-def told_of_compiling(engine: Engine) -> list[str]:
-    """Sentences on compiled networks that could not be kept for the next run."""
-    return engine.networks.notes if isinstance(engine, OpenVinoEngine) else []
-
-
-def engine_of_module(network: Any) -> TorchEngine:
-    """The engine that runs a torch module of the caller's, on the device that it is on.
-
-    Args:
-        network: with the contract of network.py; see `Engine` for what it is called with.
-    Raises:
-        StackError: it lacks what the contract asks for.
-    """
-    if getattr(network, "output", None) not in TILES or not hasattr(network, "colour"):
-        raise StackError(
-            f"the network {type(network).__name__} needs the attributes output ('weights' or "
-            "'luma') and colour (True if it takes the chroma), as the networks of network.py have"
-        )
-    import torch
-
-    first = next(iter(network.parameters()), None)
-    return engine_for(network, torch.device("cpu") if first is None else first.device)

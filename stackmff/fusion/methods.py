@@ -19,7 +19,7 @@ import numpy as np
 from stackmff.alignment.focus_order import focus_order
 from stackmff.errors import StackError
 from stackmff.fusion.blending import Mixture, distinct_frames
-from stackmff.fusion.engines import choose_engine
+from stackmff.fusion.engine_choice import choose_engine
 from stackmff.fusion.fuse import fuse_stack
 from stackmff.fusion.spatial import fuse_dct, fuse_dsift, fuse_gff, in_floats, in_integers
 from stackmff.fusion.tiles import ramp, tile_spans

@@ -17,7 +17,8 @@ from stackmff.alignment.measure import apply
 from stackmff.alignment.registration import farthest
 from stackmff.errors import StackError
 from stackmff.fusion.blending import Fused, Mixture
-from stackmff.fusion.engines import Engine, choose_engine
+from stackmff.fusion.engine_choice import choose_engine
+from stackmff.fusion.engines import Engine
 from stackmff.fusion.focus_maps import smooth_map
 from stackmff.fusion.fuse import fuse_stack, get_ready
 from stackmff.fusion.memory import keep_in_file

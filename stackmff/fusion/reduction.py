@@ -16,7 +16,7 @@ from stackmff.processes import in_order
 REDUCTION = 8  # px of the picture along one of the coarse level
 DETAILS = 3  # bands of detail that the coarse level sees
 LOG_GAIN = 1000.0  # of a detail before its logarithm, so that a thousandth of white counts
-BAND = 64  # rows of the picture that are reduced at a time, a multiple of 2 x REDUCTION
+BAND = 128  # rows of the picture that are reduced at a time, a multiple of 2 x REDUCTION
 # Rows above and below a band that its details reach: a pixel of the coarsest of their sizes.
 MARGIN = 2 ** (DETAILS - 1)
 

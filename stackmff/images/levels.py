@@ -6,6 +6,7 @@ So a dim stack is stretched for that: one offset and one gain for all its frames
 comparable. The frames themselves are never changed.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +16,8 @@ from stackmff.images.frame_store import release
 
 # A stack is dim if nothing in it is brighter than DARK and it uses less than NARROW of the range.
 DARK, NARROW = 1 / 4, 1 / 8
+# A network that weighs frames was trained on pictures that use more of the range than this.
+WEIGHED = 0.45
 FEWEST_STEPS = 16  # of the integers; fewer have no detail that a stretch could show
 ENDS = 0.1, 99.9  # percentiles of the luma of a frame that count as its ends
 SAMPLES = 256  # along each side of a frame, at least, of those that the percentiles are taken from
@@ -76,23 +79,49 @@ def levels_of(frames: np.ndarray) -> Levels | None:
     Returns:
         None if they are not dim, or have fewer than FEWEST_STEPS values.
     """
-    count, height, width, _ = frames.shape
-    odd = 1 if count >= 3 else 0
-    down, across = (max(side // SAMPLES, 1) for side in (height, width))
+    odd = 1 if len(frames) >= 3 else 0
     lows, highs, wide = [], [], 0
-    for frame in frames:
-        low, high = np.percentile(luma(frame[::down, ::across]), ENDS)
-        release(frames)
+    for lumas in sampled_lumas(frames):
+        low, high = np.percentile(lumas, ENDS)
         lows.append(low)
         highs.append(high)
         wide += high >= DARK or high - low >= NARROW
         if wide > odd:
             return None
     low, high = sorted(lows)[odd], sorted(highs)[-1 - odd]
-    enough = high - low >= FEWEST_STEPS / np.iinfo(frames.dtype).max
-    if not enough or high >= DARK or high - low >= NARROW:
+    if not _has_steps(frames, low, high) or high >= DARK or high - low >= NARROW:
         return None
     return Levels(float(low), float(high))
+
+
+def weighing_levels(frames: np.ndarray) -> Levels | None:
+    """The Levels by which a network sees the frames that it weighs; arguments as of `levels_of`.
+
+    Besides dim stacks those that are dark or pale, from their darkest to their brightest pixel:
+    what is left out of the range makes the network less sure, but a light that it does not see as
+    light misleads it more. Of frames darkened to a third it else loses 0.4 dB, of a quarter 0.7.
+    """
+    if dim := levels_of(frames):
+        return dim
+    low, high = np.inf, -np.inf
+    for lumas in sampled_lumas(frames):
+        low, high = min(low, float(lumas.min())), max(high, float(lumas.max()))
+        if high - low >= WEIGHED:
+            return None
+    return Levels(low, high) if _has_steps(frames, low, high) else None
+
+
+def sampled_lumas(frames: np.ndarray) -> Iterator[np.ndarray]:
+    """The luma of each frame (N, H, W, C) at SAMPLES places or more along each side."""
+    down, across = (max(side // SAMPLES, 1) for side in frames.shape[1:3])
+    for frame in frames:
+        yield luma(frame[::down, ::across])
+        release(frames)
+
+
+def _has_steps(frames: np.ndarray, low: float, high: float) -> bool:
+    """Whether there are enough integers between two lumas."""
+    return high - low >= FEWEST_STEPS / np.iinfo(frames.dtype).max
 
 
 def told_levels(frames: np.ndarray) -> list[str]:

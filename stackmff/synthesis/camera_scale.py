@@ -22,7 +22,13 @@ from stackmff.synthesis.photos import Photos
 from stackmff.synthesis.refocus import Aperture
 from stackmff.synthesis.scenes import TOLERANCE
 from stackmff.synthesis.shapes import SHAPES, draw_alpha
-from stackmff.synthesis.surface_detail import Tone, paint_glints, surface_colour
+from stackmff.synthesis.surface_detail import (
+    Tone,
+    draw_specks,
+    paint_glints,
+    paint_specks,
+    surface_colour,
+)
 from stackmff.synthesis.wide_blur import NO_LIGHTS, Surface, draw_sprites
 
 KEPT_GRAIN = 3000  # electrons at saturation; from there on the answer may keep the noise
@@ -76,10 +82,31 @@ def relief(
     return cv2.resize(surface, (width, height), interpolation=cv2.INTER_CUBIC).clip(low, high)
 
 
+def draw_bars(rng: np.random.Generator, side: int) -> np.ndarray:
+    """The cover of legs, stalks or wires, bent and thinner at one end: (side, side) float32."""
+    alpha = np.zeros((side, side), np.uint8)
+    along = np.linspace(0, 1, 60)
+    for _ in range(rng.integers(1, 5)):
+        start, end = rng.uniform(-0.2, 1.2, (2, 2)) * side
+        bend = rng.normal(0, 0.12) * (end - start)[::-1] * (1, -1)
+        path = start + along[:, None] * (end - start)
+        path = path + (4 * along * (1 - along))[:, None] * bend
+        thick, thin = np.exp(rng.uniform(np.log(0.004), np.log(0.12))), rng.uniform(0.3, 1)
+        radii = side * thick / 2 * (1 + along * (thin - 1))
+        across = np.gradient(path, axis=0)[:, ::-1] * (1, -1)
+        across = across / np.maximum(np.linalg.norm(across, axis=1, keepdims=True), 1e-6)
+        rims = [path + across * radii[:, None], (path - across * radii[:, None])[::-1]]
+        points = np.round(np.concatenate(rims) * 16).astype(np.int32)
+        cv2.fillPoly(alpha, [points], 255, cv2.LINE_AA, 4)
+    return alpha.astype(np.float32) / 255
+
+
 def body_alpha(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
     """The cover of a body, one of SHAPES or a smooth large one: (height, width) float32."""
     side = max(height, width)
-    if rng.random() < 0.3:
+    if rng.random() < 0.2:
+        alpha = draw_bars(rng, side)
+    elif rng.random() < 0.3:
         smooth = cv2.resize(
             rng.normal(0, 1, (6, 6)).astype(np.float32), (side, side), interpolation=cv2.INTER_CUBIC
         )
@@ -149,14 +176,26 @@ def draw_surfaces(rng: np.random.Generator, photos: Photos, height: int, width: 
     drawing = Drawing([], [])
     sheet = name == "sheet"
     draw_ground(rng, photos, (height, width), kind, sheet, drawing)
-    count = int(rng.integers(0, 2)) if sheet else int(rng.integers(1, 4))
+    count = int(rng.integers(0, 2)) if sheet else int(rng.integers(1, 5))
     start = 0.9 if sheet else rng.uniform(0.1, 0.7)
+    if not sheet and rng.random() < 0.35:
+        draw_dust(rng, photos, (height, width), start, drawing)
     for low, high in pairwise(np.linspace(start, 1, count + 1)):
         near = low + (high - low) * rng.uniform(0, 0.5), high
         draw_body(rng, photos, (height, width), kind, near, drawing)
     if len(drawing.planes) > 1 and rng.random() < 0.12:  # a body that no frame has in focus
         drawing.planes.pop(int(rng.integers(len(drawing.planes))))
     return drawing
+
+
+def paint_small_things(
+    rng: np.random.Generator, colour: np.ndarray, glints: float, specks: float
+) -> None:
+    """Paint glints and specks on a surface, each kind with a chance, in place."""
+    if rng.random() < glints:
+        paint_glints(rng, colour, random_count(rng, 200))
+    if rng.random() < specks:
+        paint_specks(rng, colour, random_count(rng, 200))
 
 
 def draw_ground(
@@ -176,14 +215,31 @@ def draw_ground(
         drawing.surfaces.append(Surface(colour, opaque, disparity))
         drawing.planes.append((0.0, float(disparity.max())))
         return
-    if rng.random() < 0.2:
-        paint_glints(rng, colour, random_count(rng, 40))
+    paint_small_things(rng, colour, 0.2, 0.3)
     lights = NO_LIGHTS
     if rng.random() < kind.lights:
-        lights = draw_lights(rng, opaque, random_count(rng, 60))
+        lights = draw_lights(rng, opaque, random_count(rng, 250))
     drawing.surfaces.append(Surface(colour, opaque, 0.0, lights))
     if rng.random() < kind.ground_in_focus:
         drawing.planes.append((0.0, 0.0))
+
+
+def draw_dust(
+    rng: np.random.Generator,
+    photos: Photos,
+    size: tuple[int, int],
+    nearest: float,
+    drawing: Drawing,
+) -> None:
+    """Draw specks that float before the ground, at up to four disparities below `nearest`.
+
+    Nothing but the one frame that has it in focus tells that there is a speck.
+    """
+    for plane in np.sort(rng.uniform(0, nearest, rng.integers(1, 5))).tolist():
+        colour = surface_colour(rng, photos, *size, "plain")
+        cover = draw_specks(rng, *size, random_count(rng, 100))
+        drawing.surfaces.append(Surface(colour, cover, plane))
+        drawing.planes.append((plane, plane))
 
 
 def draw_body(
@@ -194,27 +250,27 @@ def draw_body(
     near: tuple[float, float],
     drawing: Drawing,
 ) -> None:
-    """Draw a body with disparities in `near`, in three of ten cases with hairs before it."""
+    """Draw a body with disparities in `near`, a third of them with hairs or dust before it."""
     height, width = size
     low, high = near
     alpha = body_alpha(rng, height, width)
     colour = surface_colour(rng, photos, height, width, tone_of(rng, kind.bodies))
-    if rng.random() < 0.5:
-        paint_glints(rng, colour, random_count(rng, 80))
+    paint_small_things(rng, colour, 0.5, 0.1)
     disparity = relief(rng, height, width, low, high) if rng.random() < 0.6 else float(high)
     lights = NO_LIGHTS
     if rng.random() < 0.3:
         lights = draw_lights(rng, alpha, random_count(rng, 30))
     drawing.surfaces.append(Surface(colour, alpha, disparity, lights))
     drawing.planes.append((float(np.min(disparity)), float(np.max(disparity))))
-    if rng.random() < 0.3:
+    if rng.random() < 0.35:
         plane = float(rng.uniform(low, min(high + 0.1, 1)))
-        hairs = draw_alpha(
-            rng, max(height, width), str(rng.choice(["curves", "curves", "branches"]))
-        )
-        hairs = np.ascontiguousarray(hairs[:height, :width])
+        thin = str(rng.choice(["curves", "curves", "branches", "specks"]))
+        if thin == "specks":
+            cover = draw_specks(rng, height, width, random_count(rng, 150))
+        else:
+            cover = draw_alpha(rng, max(height, width), thin)[:height, :width]
         colour = surface_colour(rng, photos, height, width, tone_of(rng, kind.bodies))
-        drawing.surfaces.append(Surface(colour, hairs, plane))
+        drawing.surfaces.append(Surface(colour, np.ascontiguousarray(cover), plane))
         drawing.planes.append((plane, plane))
 
 

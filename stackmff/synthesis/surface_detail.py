@@ -1,7 +1,7 @@
 """What surfaces look like at camera scale: photographs with added detail, plain grounds, glints."""
 
 from functools import lru_cache
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import cv2
 import numpy as np
@@ -154,6 +154,60 @@ def surface_colour(
     return colour * np.float32(goal / max(float(colour.mean()), 1e-4))
 
 
+class Ellipse(NamedTuple):
+    """A small ellipse of a picture.
+
+    Attributes:
+        where: the rows and columns around it.
+        distance: (rows, columns) float32 from its middle, 1 on its outline.
+        size: half of its longer and of its shorter axis, px.
+    """
+
+    where: tuple[slice, slice]
+    distance: np.ndarray
+    size: tuple[float, float]
+
+
+def random_ellipse(
+    rng: np.random.Generator, height: int, width: int, angle: float, longest: float
+) -> Ellipse:
+    """An ellipse of 1 to `longest` px that lies about at an angle, anywhere in a picture."""
+    x, y = int(rng.integers(width)), int(rng.integers(height))
+    long_ = float(np.exp(rng.uniform(0, np.log(longest))))
+    short = max(long_ * float(rng.uniform(0.15, 1)), 0.8)
+    turn = angle + rng.normal(0, 0.5)
+    reach = int(1.5 * long_) + 2
+    rows = slice(max(y - reach, 0), min(y + reach + 1, height))
+    columns = slice(max(x - reach, 0), min(x + reach + 1, width))
+    v, u = np.mgrid[rows, columns].astype(np.float32)
+    v, u = v - y, u - x
+    along = (u * np.cos(turn) + v * np.sin(turn)) / long_
+    across = (v * np.cos(turn) - u * np.sin(turn)) / short
+    return Ellipse((rows, columns), np.hypot(along, across).astype(np.float32), (long_, short))
+
+
+def draw_specks(rng: np.random.Generator, height: int, width: int, count: int) -> np.ndarray:
+    """The cover of dust, spores or scales, flat ellipses: (height, width) float32 in [0, 1]."""
+    alpha = np.zeros((height, width), np.float32)
+    angle, longest = rng.uniform(0, np.pi), np.exp(rng.uniform(np.log(3), np.log(24)))
+    opacity = rng.uniform(0.4, 1)
+    for _ in range(count):
+        ellipse = random_ellipse(rng, height, width, angle, longest)
+        cover = ((1 - ellipse.distance) * np.float32(ellipse.size[1]) + 0.5).clip(0, 1)
+        cover *= np.float32(opacity * rng.uniform(0.7, 1))
+        alpha[ellipse.where] = np.maximum(alpha[ellipse.where], cover)
+    return alpha
+
+
+def paint_specks(rng: np.random.Generator, colour: np.ndarray, count: int) -> None:
+    """Paint specks of one tone, mostly dark, in place; arguments as of `paint_glints`."""
+    height, width = colour.shape[:2]
+    cover = draw_specks(rng, height, width, count)[..., None]
+    tone = np.exp(rng.uniform(np.log(0.01), np.log(0.8))) * np.exp(rng.normal(0, 0.2, 3))
+    colour *= 1 - cover
+    colour += cover * tone.astype(np.float32)
+
+
 def paint_glints(rng: np.random.Generator, colour: np.ndarray, count: int) -> None:
     """Paint reflections of lamps on a glossy surface: ellipses of 3 to 100 times white, in place.
 
@@ -165,17 +219,7 @@ def paint_glints(rng: np.random.Generator, colour: np.ndarray, count: int) -> No
     height, width = colour.shape[:2]
     angle = rng.uniform(0, np.pi)
     for _ in range(count):
-        x, y = int(rng.integers(width)), int(rng.integers(height))
-        long_ = np.exp(rng.uniform(np.log(1), np.log(18)))
-        short = max(long_ * rng.uniform(0.15, 1), 0.8)
-        turn = angle + rng.normal(0, 0.5)
-        reach = int(1.5 * long_) + 2
-        rows = slice(max(y - reach, 0), min(y + reach + 1, height))
-        columns = slice(max(x - reach, 0), min(x + reach + 1, width))
-        v, u = np.mgrid[rows, columns].astype(np.float32)
-        v, u = v - y, u - x
-        along = (u * np.cos(turn) + v * np.sin(turn)) / long_
-        across = (v * np.cos(turn) - u * np.sin(turn)) / short
-        shape = (1.5 - np.hypot(along, across)).clip(0, 1) ** rng.choice([1, 3])
+        ellipse = random_ellipse(rng, height, width, angle, 18)
+        shape = (1.5 - ellipse.distance).clip(0, 1) ** rng.choice([1, 3])
         strength = np.exp(rng.uniform(np.log(3), np.log(100))) * np.exp(rng.normal(0, 0.2, 3))
-        colour[rows, columns] += shape[..., None] * strength.astype(np.float32)
+        colour[ellipse.where] += shape[..., None] * strength.astype(np.float32)

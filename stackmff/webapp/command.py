@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from stackmff.fusion.engines import choose_engine
+from stackmff.fusion.engine_choice import choose_engine
 from stackmff.fusion.options import EngineOptions
 from stackmff.options import HelpFormatter, Options, add_options, option, parse
 from stackmff.webapp.guard import is_local

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from stackmff.errors import KNOWN_FAILURES, StackError, sentence_of
-from stackmff.fusion.engines import Engine, choose_engine
+from stackmff.fusion.engine_choice import choose_engine
+from stackmff.fusion.engines import Engine
 from stackmff.processes import (
     answer_channel,
     child_command,
@@ -41,7 +42,7 @@ class ProbeProcess:
     """Asks a process, which is started at the first question and ends when it is idle.
 
     Args:
-        model_path, device: as of engines.choose_engine.
+        model_path, device: as of engine_choice.choose_engine.
     """
 
     def __init__(self, model_path: Path, device: str) -> None:

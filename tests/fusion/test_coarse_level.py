@@ -12,7 +12,8 @@ from network import build_network, luma_and_chroma
 from stackmff.fusion import coarse_level, reduction
 from stackmff.fusion.blending import Mixture
 from stackmff.fusion.coarse_level import PyramidEngine, coarse_tiles, kept
-from stackmff.fusion.engines import TorchEngine, engine_of_module
+from stackmff.fusion.engine_choice import engine_of_module
+from stackmff.fusion.engines import TorchEngine
 from stackmff.fusion.fuse import frame_weights, fuse_stack, mixture_at
 from stackmff.images import frame_store
 

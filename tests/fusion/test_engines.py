@@ -12,18 +12,16 @@ from drawn import draw_stack, texture
 
 from network import build_network, default_config
 from stackmff.errors import StackError
+from stackmff.fusion.coarse_level import guide_export
 from stackmff.fusion.compiled import CompiledNetworks
-from stackmff.fusion.engines import (
-    OpenVinoEngine,
-    TorchEngine,
+from stackmff.fusion.engine_choice import (
     choose_engine,
     export_of,
-    extended,
-    guide_export,
     openvino_engine,
     told_of_export,
     torch_engine,
 )
+from stackmff.fusion.engines import OpenVinoEngine, TorchEngine, extended
 from stackmff.fusion.fuse import frame_weights, fuse_stack, get_ready, mixture_at
 from stackmff.images.formats import write_picture
 from stackmff.machine import select_device
@@ -197,7 +195,7 @@ def test_the_choice(exported, tmp_path, monkeypatch):
     )  # which torch may not be built for
     gpu = select_device("auto").type != "cpu"
     assert isinstance(choose_engine(exported, "auto"), TorchEngine if gpu else OpenVinoEngine)
-    monkeypatch.setattr("stackmff.fusion.engines.finds_gpu", lambda: True)
+    monkeypatch.setattr("stackmff.fusion.engine_choice.finds_gpu", lambda: True)
     assert isinstance(choose_engine(exported, "auto"), TorchEngine)
     assert isinstance(choose_engine(exported, "auto", "openvino"), OpenVinoEngine)
     with pytest.raises(StackError, match="runs on the CPU, not on cuda"):

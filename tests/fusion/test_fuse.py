@@ -12,7 +12,8 @@ from stackmff.alignment.geometry import Alignment
 from stackmff.errors import StackError
 from stackmff.fusion import tiles as tiles_module
 from stackmff.fusion.blending import Mixture, distinct_frames
-from stackmff.fusion.engines import TorchEngine, torch_engine
+from stackmff.fusion.engine_choice import torch_engine
+from stackmff.fusion.engines import TorchEngine
 from stackmff.fusion.fuse import fuse_stack
 from stackmff.fusion.tiles import ramp, tile_area, tile_plan, tile_spans
 from stackmff.images.colour import luma

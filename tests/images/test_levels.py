@@ -1,4 +1,4 @@
-"""images/levels.py: which stacks are dim, and that all that measures and shows stretches them."""
+"""images/levels.py: which stacks are dim, and what measures, weighs and shows them stretched."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ from stackmff.display.previews import sharpest_frame
 from stackmff.fusion.blending import Mixture
 from stackmff.fusion.fuse import frame_weights, fuse_stack, mixture_at
 from stackmff.images.colour import luma
-from stackmff.images.levels import Levels, levels_of, told_levels
+from stackmff.images.levels import Levels, levels_of, told_levels, weighing_levels
 
 
 def dim(frames, share, pedestal=0):
@@ -89,6 +89,31 @@ def test_the_network_sees_a_dim_stack_stretched(frames):
     fused = fuse_stack(faint, Engine(lambda tiles: tiles.max(1, keepdims=True), "luma"))
     brightest_luma = np.rint(65535 * luma(faint).max(0))
     np.testing.assert_allclose(65535 * luma(fused.picture), brightest_luma, atol=3)
+
+
+@pytest.mark.parametrize(("share", "base"), [(1 / 3, 0), (0.4, 20000), (0.2, 45000)])
+def test_a_dark_or_pale_stack_is_weighed_as_one_of_the_whole_range(frames, share, base):
+    changed = dim(frames, share, base)
+    assert levels_of(changed) is None  # nothing else sees it stretched
+    lumas = luma(changed)
+    levels = weighing_levels(changed)
+    assert levels is not None
+    assert (levels.low, levels.high) == pytest.approx((lumas.min(), lumas.max()), abs=1e-6)
+    seen = []
+
+    def look(tiles):
+        seen.append(tiles)
+        return brightest(tiles)
+
+    fuse_stack(changed, Engine(look), Mixture(maps=False))
+    assert seen[0].min() == pytest.approx(0, abs=1e-4)
+    assert seen[0].max() == pytest.approx(1, abs=1e-4)
+
+
+def test_lights_in_a_dark_stack_are_seen_as_lights(frames):
+    dark = dim(frames, 1 / 3)
+    dark[1, 40:43, 60:63] = 60000
+    assert weighing_levels(frames) is None and weighing_levels(dark) is None
 
 
 def test_the_order_of_a_dim_stack_is_found():

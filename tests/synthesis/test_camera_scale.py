@@ -5,6 +5,7 @@ import pytest
 
 from stackmff.synthesis import camera_scale
 from stackmff.synthesis.refocus import Aperture
+from stackmff.synthesis.surface_detail import draw_specks, paint_specks
 from stackmff.synthesis.wide_blur import Surface, add_lights, blur, draw_sprites
 
 
@@ -33,6 +34,29 @@ def test_shapes_and_bounds(photos):
         assert frames.dtype == answer.dtype == np.uint8
         focus = np.array(settings["focus"])
         assert len(focus) == len(frames) and (np.diff(focus) < 0).all()
+
+
+def test_specks_and_bars_cover_what_they_should():
+    rng = np.random.default_rng(2)
+    specks = draw_specks(rng, 200, 300, 40)
+    assert specks.shape == (200, 300) and specks.dtype == np.float32
+    assert 0 < specks.mean() < 0.5 and specks.min() == 0 and specks.max() <= 1
+    assert (draw_specks(rng, 20, 30, 0) == 0).all()
+    bars = [camera_scale.draw_bars(rng, 128) for _ in range(8)]
+    assert all(bar.min() >= 0 and bar.max() <= 1 for bar in bars)
+    assert any(bar[:, 64].max() == 1 for bar in bars)
+
+
+def test_painted_specks_are_flat_and_of_one_tone():
+    colour = np.full((120, 160, 3), 0.5, np.float32)
+    paint_specks(np.random.default_rng(0), colour, 20)
+    change = colour - 0.5
+    painted = np.abs(change).max(2) > 1e-6
+    assert painted.any() and not painted.all()
+    directions = change[painted] / np.linalg.norm(change[painted], axis=1, keepdims=True)
+    np.testing.assert_allclose(
+        directions, np.broadcast_to(directions[0], directions.shape), atol=1e-3
+    )
 
 
 @pytest.mark.parametrize("diameter", [0.0, 1.0, 5.0, 20.0, 60.0, 150.0])

@@ -6,7 +6,7 @@ import signal
 import pytest
 
 from stackmff.errors import StackError
-from stackmff.fusion.engines import choose_engine
+from stackmff.fusion.engine_choice import choose_engine
 from stackmff.shipped import WEIGHTS
 from stackmff.webapp.probing import ProbeProcess
 from stackmff.webapp.results import ShownResult
