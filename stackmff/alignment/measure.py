@@ -88,7 +88,7 @@ def measure(
 
     def placed(views: list[View]) -> Placed:
         placement = Placement(views, (height, width), motion, steps)
-        placement.connect(reference, middle)
+        placement.connect(reference, middle, thorough)
         return placement, _settled(placement, thorough, lambda: focus_order(frames))
 
     placement, notes = placed(views)

@@ -1,6 +1,7 @@
 """Where the frames of a stack are: from pairs of frames that are compared to one place for each."""
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache, partial
 from itertools import pairwise
 
 import numpy as np
@@ -19,12 +20,25 @@ from stackmff.alignment.linking import (
     skipping,
 )
 from stackmff.alignment.parallax import Fields, refine
-from stackmff.alignment.registration import BLOCK, PARAMETERS, Motion, Pair, farthest, register
+from stackmff.alignment.registration import (
+    BLOCK,
+    PARAMETERS,
+    Motion,
+    Pair,
+    farthest,
+    register,
+    register_finely,
+    register_roughly,
+)
 from stackmff.alignment.stillness import moves
 from stackmff.alignment.views import Steps, View
 
 STILL = 0.1  # px; a frame is not moved if none of its corners moves farther
 SURE = 4  # standard deviations by which a corner must move before any frame is moved
+# Of SURE. Standard deviations are told twice as large at half the size, so this is a third of what
+# is needed to move a frame. Blur, and what it hides, shifts neighbours there by another third.
+EARLY = 1 / 6
+AT_ONCE = 4  # frames whose levels are kept while neighbours are compared
 MOST_JUDGED = 24  # pairs, those that look least alike, that are judged by their blur
 UNPLACED = "cannot be placed: compared with different frames it lies at different places"
 
@@ -74,21 +88,45 @@ class Placement:
             if matrix is not None
         }
 
-    def connect(self, reference: int | None, middle: int) -> None:
+    def connect(self, reference: int | None, middle: int, thorough: bool) -> None:
         """Compare neighbours, and choose the reference if it is not given.
+
+        They are compared at half the size first. If nothing moves, by far, that is all.
 
         Args:
             reference: index, or None.
             middle: index near which it is chosen.
+            thorough: compare them to the end in any case.
         """
         seen = [k for k, view in enumerate(self.views) if not view.plain]
         neighbours = list(pairwise(seen))
-        found = self._compare_all(self._compare, neighbours)
+        compare: Callable[[Key], Pair] = self._compare
+        if self.views[middle].has_coarser():
+            rough = self._compare_all(self._roughly(), neighbours)
+            if not thorough and all(pair.holds and pair.sure for pair in rough.values()):
+                self._connect(rough, seen, reference, middle, EARLY * SURE)
+                if all(self.still):
+                    return
+
+            compare = partial(self._finely, rough)
+        self._connect(self._compare_all(compare, neighbours), seen, reference, middle, SURE)
+
+    def _connect(
+        self, found: Pairs, seen: list[int], reference: int | None, middle: int, sure: float
+    ) -> None:
+        """Place the frames that are `seen` by their neighbours; see `connect`.
+
+        Args:
+            found: the pairs of neighbours.
+            seen: indices of the frames that show detail.
+            reference, middle: as of `connect`.
+            sure: standard deviations by which a corner must move before any frame is moved.
+        """
         self.reference, self.pairs = connect(found, seen, reference, middle, self._compare)
         self.chain = chain_of(self.pairs, self.reference, len(self.views))
         self.transforms = [None if link is None else link.transform for link in self.chain]
         self.still = self._which_are_still(
-            lambda link: SURE * float(np.sqrt(link.variance + link.doubt))
+            lambda link: sure * float(np.sqrt(link.variance + link.doubt))
         )
 
     def settle(self) -> None:
@@ -216,10 +254,26 @@ class Placement:
     def _compare_all(self, compare: Callable[[Key], Pair], keys: list[Key]) -> Pairs:
         return dict(zip(keys, self.steps.run(compare, keys)))
 
-    def _compare(self, key: Key) -> Pair:
-        """The Pair of two frames (a, b)."""
+    def _compare(self, key: Key, tried: Pair | None = None) -> Pair:
+        """The Pair of two frames (a, b); see registration.register."""
         a, b = (self.views[k].levels() for k in key)
-        return register(a, b, self.size, self.motion)
+        return register(a, b, self.size, self.motion, tried=tried)
+
+    def _roughly(self) -> Callable[[Key], Pair]:
+        """Makes the Pair of two frames (a, b) without their finest levels."""
+        coarser = lru_cache(AT_ONCE)(lambda k: self.views[k].coarser())
+
+        def compare(key: Key) -> Pair:
+            first, second = (coarser(k) for k in key)
+            return register_roughly(first, second, self.size, self.motion)
+
+        return compare
+
+    def _finely(self, rough: Pairs, key: Key) -> Pair:
+        """The Pair of two frames (a, b) as of `_compare`, from those without finest levels."""
+        first, second = (self.views[k].finest() for k in key)
+        found = register_finely(first, second, self.size, self.motion, rough[key])
+        return found if found.sure else self._compare(key, found)
 
     def _compare_again(self, key: Key) -> Pair:
         """The Pair of two frames (a, b), starting from what is known of them."""

@@ -9,7 +9,7 @@ without Laplacian and variance, and a sixth of that of OpenCV's affine ECC.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import cv2
@@ -46,6 +46,7 @@ class Pair:
         blocks: number of blocks of the finest level that are in both frames.
         factor: how much smaller than the frames the compared pictures were.
         blur: px, the radius of the blur that was matched; 0 if none was.
+        by_level: the likeness on each level, from the coarsest.
     """
 
     transform: np.ndarray
@@ -54,6 +55,7 @@ class Pair:
     blocks: int
     factor: int
     blur: float = 0.0
+    by_level: tuple[float, ...] = ()
 
     @property
     def holds(self) -> bool:
@@ -146,16 +148,24 @@ def pyramid(luma: np.ndarray, factor: int) -> list[Level]:
         luma: (h, w) float32 in [0, 1].
         factor: how much smaller than the frame it is.
     """
-    levels: list[Level] = []
-    while True:
-        levels.append((factor, cv2.GaussianBlur(luma, (0, 0), SMOOTHING)))
-        height, width = luma.shape[0] // 2, luma.shape[1] // 2
-        if min(luma.shape) < SMALLEST:
-            return levels
-        # Without an odd last row or column, so that the factor is exactly two.
-        whole = luma[: 2 * height, : 2 * width]
-        luma = cv2.resize(whole, (width, height), interpolation=cv2.INTER_AREA)
-        factor *= 2
+    levels = [(factor, smoothed(luma))]
+    while min(luma.shape) >= SMALLEST:
+        luma, factor = halved(luma), 2 * factor
+        levels.append((factor, smoothed(luma)))
+    return levels
+
+
+def smoothed(luma: np.ndarray) -> np.ndarray:
+    """A luma (h, w) float32 as it is on a level."""
+    return cv2.GaussianBlur(luma, (0, 0), SMOOTHING)
+
+
+def halved(luma: np.ndarray) -> np.ndarray:
+    """A luma (h, w) at half its size, (h // 2, w // 2)."""
+    height, width = luma.shape[0] // 2, luma.shape[1] // 2
+    # Without an odd last row or column, so that the factor is exactly two.
+    whole = luma[: 2 * height, : 2 * width]
+    return cv2.resize(whole, (width, height), interpolation=cv2.INTER_AREA)
 
 
 def is_comparable(height: int, width: int) -> bool:
@@ -170,6 +180,7 @@ def register(
     size: tuple[int, int],
     motion: Motion = "similarity",
     guess: np.ndarray | None = None,
+    tried: Pair | None = None,
 ) -> Pair:
     """Register the second of two frames to the first.
 
@@ -179,16 +190,44 @@ def register(
         motion: of the transform.
         guess: (3, 3), the starting point; None: the identity, and if its result is doubtful, what
             matching features give.
+        tried: the result of starting from the identity, if it is known.
     Returns:
         Pair; it does not hold if nothing is found.
     """
     if guess is not None:
         return _descend(first, second, size, motion, guess)
-    best = _descend(first, second, size, motion, np.eye(3))
+    best = _descend(first, second, size, motion, np.eye(3)) if tried is None else tried
     if not best.sure and (guess := _by_features(first, second)) is not None:
         other = _descend(first, second, size, motion, guess)
         best = max(best, other, key=lambda pair: pair.likeness)
     return best
+
+
+def register_roughly(
+    first: list[Level], second: list[Level], size: tuple[int, int], motion: Motion
+) -> Pair:
+    """Register the second of two frames to the first, without the finest level of their pyramids.
+
+    Args:
+        first, second: the other levels.
+        size, motion: as of `register`.
+    """
+    return _descend(first, second, size, motion, np.eye(3), finest=False)
+
+
+def register_finely(
+    first: Level, second: Level, size: tuple[int, int], motion: Motion, rough: Pair
+) -> Pair:
+    """What `register` finds from the identity, by the finest levels, after `register_roughly`.
+
+    Args:
+        first, second: the finest level of each frame.
+        size, motion: as of `register`.
+        rough: what is known; if nothing was found, nothing is.
+    """
+    if not rough.by_level:
+        return replace(rough, factor=first[0])
+    return _descend([first], [second], size, motion, rough.transform, rough.by_level)
 
 
 def _descend(
@@ -197,9 +236,18 @@ def _descend(
     size: tuple[int, int],
     motion: Motion,
     matrix: np.ndarray,
+    before: tuple[float, ...] = (),
+    finest: bool = True,
 ) -> Pair:
-    """Refine a (3, 3) matrix level by level, from coarse to fine."""
-    likeness = []
+    """Refine a (3, 3) matrix level by level, from coarse to fine.
+
+    Args:
+        first, second, size, motion: as of `register`.
+        matrix: where to start.
+        before: the likeness on coarser levels.
+        finest: whether the finest of the pyramids is among the levels.
+    """
+    likeness = [*before]
     lost = Pair(matrix, np.eye(PARAMETERS[motion]), 0.0, 1, first[0][0])
     for level in reversed(range(len(first))):
         (factor, a), (_, b) = first[level], second[level]
@@ -213,10 +261,11 @@ def _descend(
             if not length <= LONGEST_JUMP * max(size):  # NaN too
                 return lost
             matrix = matrix @ change
-            if length < ENOUGH[min(level, 1)] * factor:
+            if length < ENOUGH[0 if finest and level == 0 else 1] * factor:
                 break
         likeness.append(alike)
-    return Pair(matrix, covariance, float(np.mean(likeness[-3:])), blocks, first[0][0])
+    alike = float(np.mean(likeness[-3:]))
+    return Pair(matrix, covariance, alike, blocks, first[0][0], by_level=tuple(likeness))
 
 
 def _step(
@@ -315,33 +364,43 @@ def block_equations(
         cv2.Laplacian(mean, -1, borderType=cv2.BORDER_REPLICATE),
         difference,
     )
-    samples = _samples(planes, inside)
-    # Eliminate the offset. A matrix product is ten times as fast as `mean`.
-    samples -= np.full((1, BLOCK**2), 1 / BLOCK**2, np.float32) @ samples
-    products = (samples.transpose(0, 2, 1) @ samples).astype(np.float64)  # (n, 5, 5)
-    own = products[:, 2:4, 2:4].copy()
-    for k in range(2):
-        own[:, k, k] += RIDGE * own[:, k, k] + 1e-9
-    mixed = products[:, 2:4, [0, 1, 4]]  # (n, 2, 3)
-    solved = np.linalg.solve(own, mixed)
-    rest = products[:, [0, 1, 4]][:, :, [0, 1, 4]] - mixed.transpose(0, 2, 1) @ solved
-    power, change, both = products[:, 2, 2], products[:, 4, 4] / 4, products[:, 2, 4]
-    most = np.sqrt(np.maximum((power + change) ** 2 - both**2, 0))
-    return rest[:, :2, :2], -rest[:, :2, 2], np.maximum(rest[:, 2, 2], 0), power - change, most
+    products = _products([_samples(plane, inside) for plane in planes])
+    across, down, own, blur, change = range(5)
+    # Eliminate contrast and blur: their normal matrix, with a ridge, inverted by hand.
+    first, mixed, second = products[own, own], products[own, blur], products[blur, blur]
+    first, second = (one * (1 + RIDGE) + 1e-9 for one in (first, second))
+    determinant = first * second - mixed**2
+
+    def rest(i: int, j: int) -> np.ndarray:
+        (p, q), (u, v) = ((products[own, k], products[blur, k]) for k in (i, j))
+        explained = second * p * u - mixed * (p * v + q * u) + first * q * v
+        return products[i, j] - explained / determinant
+
+    crossed = rest(across, down)
+    normal = np.stack([rest(across, across), crossed, crossed, rest(down, down)], -1)
+    right = -np.stack([rest(across, change), rest(down, change)], -1)
+    power, changed, both = products[own, own], products[change, change] / 4, products[own, change]
+    most = np.sqrt(np.maximum((power + changed) ** 2 - both**2, 0))
+    energy = np.maximum(rest(change, change), 0)
+    return normal.reshape(-1, 2, 2), right, energy, power - changed, most
 
 
-def _samples(planes: Sequence[np.ndarray], inside: np.ndarray) -> np.ndarray:
-    """Planes (h, w) float32 to (n, BLOCK^2, number of planes), of the blocks `inside`.
+def _samples(plane: np.ndarray, inside: np.ndarray) -> np.ndarray:
+    """A plane (h, w) float32 to (n, BLOCK^2) of the blocks `inside`, each without its mean."""
+    blocks = blocks_of(plane)
+    samples = blocks if inside.all() else blocks[inside]
+    # A matrix product is ten times as fast as `mean`.
+    samples -= samples @ np.full((BLOCK**2, 1), 1 / BLOCK**2, np.float32)
+    return samples
 
-    Each plane is copied once: this is most of what a stack in register costs.
-    """
-    rows, columns = ((side - 2 * MARGIN) // BLOCK for side in planes[0].shape)
-    out = np.empty((rows, columns, BLOCK, BLOCK, len(planes)), np.float32)
-    for k, plane in enumerate(planes):
-        inner = plane[MARGIN : MARGIN + rows * BLOCK, MARGIN : MARGIN + columns * BLOCK]
-        out[..., k] = inner.reshape(rows, BLOCK, columns, BLOCK).transpose(0, 2, 1, 3)
-    samples = out.reshape(rows * columns, BLOCK**2, len(planes))
-    return samples if inside.all() else samples[inside]
+
+def _products(samples: Sequence[np.ndarray]) -> np.ndarray:
+    """The products, block by block, of each two of m samples (n, BLOCK^2): (m, m, n) float64."""
+    products = np.empty((len(samples), len(samples), len(samples[0])))
+    for i, first in enumerate(samples):
+        for j, second in enumerate(samples[: i + 1]):
+            products[i, j] = products[j, i] = np.einsum("nk,nk->n", first, second)
+    return products
 
 
 def blocks_of(plane: np.ndarray) -> np.ndarray:
@@ -372,11 +431,12 @@ def _solve(
     matrices = across @ normal @ jacobian  # (n, P, P)
     vectors = (across @ right[..., None])[..., 0]  # (n, P)
     size = vectors.shape[1]
-    parameters = np.zeros(size)
+    flat, parameters = matrices.reshape(-1, size**2), np.zeros(size)
     for _ in range(STEPS):
-        left = energy - 2 * vectors @ parameters + parameters @ (matrices @ parameters).T
+        squares = flat @ np.outer(parameters, parameters).ravel()
+        left = energy - 2 * vectors @ parameters + squares
         weights = 1 / (np.maximum(left, 0) / BLOCK**2 + LEAST_VARIANCE)
-        matrix = np.tensordot(weights, matrices, 1)
+        matrix = (weights @ flat).reshape(size, size)
         matrix += np.eye(size) * (1e-9 * np.trace(matrix) + 1e-12)
         before, parameters = parameters, np.linalg.solve(matrix, weights @ vectors)
         if np.abs(parameters - before).max() < 1e-4:

@@ -9,7 +9,7 @@ import numpy as np
 
 from stackmff.alignment.exposure import FINE_TILES, Tiles, tiles_of
 from stackmff.alignment.parallax import Item, Result
-from stackmff.alignment.registration import Level, pyramid
+from stackmff.alignment.registration import SMALLEST, Level, halved, pyramid, smoothed
 from stackmff.alignment.sensor import Dirt
 from stackmff.images.colour import luma
 from stackmff.images.frame_store import release
@@ -67,7 +67,23 @@ class View:
 
     def levels(self) -> list[Level]:
         """See registration.pyramid."""
-        return pyramid(self.luma * np.float32(1 / 65535), self.factor)
+        return pyramid(self._values(), self.factor)
+
+    def finest(self) -> Level:
+        """The first of its levels."""
+        return self.factor, smoothed(self._values())
+
+    def has_coarser(self) -> bool:
+        """Whether it has more than one level."""
+        return min(self.luma.shape) >= SMALLEST
+
+    def coarser(self) -> list[Level]:
+        """Its other levels, if it has any."""
+        return pyramid(halved(self._values()), 2 * self.factor)
+
+    def _values(self) -> np.ndarray:
+        """The luma as float32 in [0, 1]."""
+        return self.luma * np.float32(1 / 65535)
 
 
 def factor_of(size: tuple[int, int]) -> int:
@@ -97,8 +113,7 @@ def _look_at(frame: np.ndarray, levels: Levels | None) -> View:
     if levels is not None:
         bright = np.clip(levels.stretched(bright), 0, 1)
     tiles = tiles_of(_light(frame, levels), factor)
-    plain = is_plain(bright, pyramid(bright, factor))
-    return View(np.rint(bright * 65535).astype(np.uint16), factor, tiles, plain)
+    return View(np.rint(bright * 65535).astype(np.uint16), factor, tiles, is_plain(bright))
 
 
 def _small(frame: np.ndarray) -> tuple[np.ndarray, int]:
@@ -126,16 +141,15 @@ def fine_tiles(frames: np.ndarray, levels: Levels | None, k: int) -> Tiles:
     return tiles_of(_light(small, levels), factor, FINE_TILES)
 
 
-def is_plain(luma: np.ndarray, levels: list[Level]) -> bool:
-    """Whether the coarsest level varies no more than noise makes it vary.
+def is_plain(luma: np.ndarray) -> bool:
+    """Whether a luma (h, w) float32 in [0, 1], made coarse, varies no more than noise makes it.
 
-    Args:
-        luma: (h, w) float32 in [0, 1], from which the noise is estimated.
-        levels: its pyramid.
     Source of the estimate: Immerkaer, "Fast noise variance estimation", 1996.
     """
     kernel = np.array([[1, -2, 1], [-2, 4, -2], [1, -2, 1]], np.float32)
     response = cv2.filter2D(luma, -1, kernel)[::2, ::2]
     noise = np.median(np.abs(response)) / (6 * 0.6745)
-    kept = 0.25 * levels[0][0] / levels[-1][0]  # of the noise, after smoothing and halving
-    return bool(levels[-1][1].std() < max(PLAIN, 3 * kept * noise))
+    kept, coarse = 0.25, luma  # of the noise, after smoothing and halving
+    while min(coarse.shape) >= SMALLEST:
+        kept, coarse = kept / 2, halved(coarse)
+    return bool(smoothed(coarse).std() < max(PLAIN, 3 * kept * noise))

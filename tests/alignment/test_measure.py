@@ -76,6 +76,28 @@ def test_what_is_still_is_left_bit_for_bit():
         np.testing.assert_array_equal(frames, before)
 
 
+def test_what_is_still_is_compared_at_half_the_size_alone(monkeypatch):
+    picture = scene(3)
+    compared = []
+    finely = registration.register_finely
+    monkeypatch.setattr(
+        placement_module, "register_finely", lambda *given: compared.append(1) or finely(*given)
+    )
+    still = np.stack([view(defocused(picture, k / 5)) for k in range(6)])
+    assert not any(measure(still).moved) and compared == []
+    assert not any(measure(still, thorough=True).moved) and len(compared) == 5
+    matrices = [motion((0.2 * k, 0)) for k in range(6)]
+    moving = np.stack([view(defocused(picture, k / 5), m) for k, m in enumerate(matrices)])
+    assert max(errors(measure(moving), matrices)) < 0.06 and len(compared) == 10
+
+
+def test_frames_of_one_level_are_compared():
+    motions = [motion((0.5 * k, 0)) for k in range(3)]
+    picture = scene(3, 60, 90)
+    frames = np.stack([view(picture, m, size=(60, 90)) for m in motions])
+    assert max(errors(measure(frames), motions)) < 0.1
+
+
 def test_a_frame_among_still_ones_moves_alone():
     picture = scene(4)
     frames = np.stack([view(picture, motion((0.5, 0) if k == 3 else (0, 0))) for k in range(5)])
