@@ -179,6 +179,11 @@ def _variance(pair: Pair) -> float:
     return float(np.trace(pair.covariance) + _systematic(pair) ** 2)
 
 
+def deviation(pair: Pair) -> float:
+    """Standard deviation of a corner's place in a pair, px, in the question whether it moves."""
+    return float(np.hypot(np.sqrt(_variance(pair)), pair.factor * DOUBT * (1 - pair.likeness)))
+
+
 def _systematic(pair: Pair) -> float:
     """The least standard deviation of a pair, px."""
     return pair.factor * (SYSTEMATIC + UNLIKE * (1 - pair.likeness) ** 2) + OF_BLUR * pair.blur

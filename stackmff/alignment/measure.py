@@ -1,6 +1,6 @@
 """Aligns a stack: measures how its frames move and are exposed, and applies that to them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -8,6 +8,7 @@ import numpy as np
 from stackmff.alignment.exposure import Exposures, expose
 from stackmff.alignment.focus_order import focus_order
 from stackmff.alignment.geometry import Alignment, colours_of
+from stackmff.alignment.linking import Key
 from stackmff.alignment.placement import Placement
 from stackmff.alignment.registration import BLOCK, Motion, farthest, is_comparable
 from stackmff.alignment.resampling import resample
@@ -26,6 +27,8 @@ from stackmff.errors import StackError
 from stackmff.images.frame_store import release
 from stackmff.images.levels import levels_of
 from stackmff.processes import Progress
+
+MOST_TOLD = 3  # pairs of frames that a note names
 
 Placed = tuple[Placement, list[str]]  # where frames are, and what was decided on that
 
@@ -102,7 +105,7 @@ def measure(
             f"no other frame fits {names[placement.reference]}, the reference: give frames of one "
             "scene, choose another --reference, or fuse them as they are with --align off"
         )
-    notes += dirt.told()
+    notes += _told_edges(placement, names) + dirt.told()
     gains = np.ones((count, colours_of(frames)))
     if match_exposure:
         exposures = placement.exposures(lambda k: fine_tiles(frames, levels, k), reference)
@@ -188,6 +191,28 @@ def _told_blur(deceived: bool, apparent: float) -> list[str]:
             "blur"
         ]
     return []
+
+
+def _told_edges(placement: Placement, names: Sequence[object]) -> list[str]:
+    """Sentences on frames whose edges tell another place than their brightness."""
+
+    def told(pairs: Iterable[Key]) -> str:
+        each = [f"{names[a]} and {names[b]}" for a, b in pairs]
+        more = f" and {len(each) - MOST_TOLD} more pairs" if len(each) > MOST_TOLD else ""
+        return ", ".join(each[:MOST_TOLD]) + more
+
+    out = []
+    if (found := placement.by_edges()) and not all(placement.still):
+        out.append(
+            f"{told(found)} were placed on each other by the strength of their edges, since their "
+            "brightness does not agree"
+        )
+    if contested := placement.contested():
+        out.append(
+            f"where {told(contested)} lie on each other is not sure: their edges tell a place up "
+            f"to {max(contested.values()):.1f} px away from that of brightness, which was taken"
+        )
+    return out
 
 
 def _told_exposures(exposures: Exposures, reference: int, names: Sequence[object]) -> list[str]:

@@ -7,6 +7,7 @@ from itertools import pairwise
 import numpy as np
 
 from stackmff.alignment.blur_matching import BlurMatcher, Match, least_gap
+from stackmff.alignment.edges import seconded
 from stackmff.alignment.exposure import Exposures, Tiles, match
 from stackmff.alignment.linking import (
     Key,
@@ -15,6 +16,7 @@ from stackmff.alignment.linking import (
     chain_of,
     connect,
     contradicted,
+    deviation,
     loops,
     settle,
     skipping,
@@ -40,6 +42,9 @@ SURE = 4  # standard deviations by which a corner must move before any frame is 
 EARLY = 1 / 6
 AT_ONCE = 4  # frames whose levels are kept while neighbours are compared
 MOST_JUDGED = 24  # pairs, those that look least alike, that are judged by their blur
+LEAST_APART = (
+    0.5  # px of the compared pictures, from which on it is told that edges contest a place
+)
 UNPLACED = "cannot be placed: compared with different frames it lies at different places"
 
 
@@ -73,6 +78,7 @@ class Placement:
     ) -> None:
         self.views, self.size, self.motion, self.steps = views, size, motion, steps
         self.reasons: dict[int, str] = {}
+        self._contested: dict[Key, np.ndarray] = {}
 
     @property
     def kept(self) -> list[int]:
@@ -141,7 +147,7 @@ class Placement:
 
     def is_deceived_by_blur(self) -> bool:
         """Whether blur was mistaken for motion between frames that were compared."""
-        return self._any_is_refuted(list(self.pairs))
+        return self._any_is_refuted([key for key, pair in self.pairs.items() if not pair.by_edges])
 
     def has_drifted(self) -> bool:
         """Whether blur was mistaken for motion little by little, from frame to frame.
@@ -244,12 +250,22 @@ class Placement:
             By how many px a frame seemed to move; 0 if frames do move, or none seemed to.
         """
         levels = [view.levels()[0] for view in self.views]
-        if all(self.still) or moves(
-            levels, self.transforms, self.size, self.motion, self._match_blur
+        if (
+            all(self.still)
+            or self._edges_move()
+            or moves(levels, self.transforms, self.size, self.motion, self._match_blur)
         ):
             return 0.0
         self.still = [True] * len(self.still)
         return max(farthest(m, self.size) for m in self.transforms if m is not None)
+
+    def _edges_move(self) -> bool:
+        """Whether frames that edges alone can place move beyond doubt."""
+        return any(
+            farthest(pair.transform, self.size) > SURE * deviation(pair)
+            for pair in self.pairs.values()
+            if pair.by_edges
+        )
 
     def _compare_all(self, compare: Callable[[Key], Pair], keys: list[Key]) -> Pairs:
         return dict(zip(keys, self.steps.run(compare, keys)))
@@ -257,7 +273,7 @@ class Placement:
     def _compare(self, key: Key, tried: Pair | None = None) -> Pair:
         """The Pair of two frames (a, b); see registration.register."""
         a, b = (self.views[k].levels() for k in key)
-        return register(a, b, self.size, self.motion, tried=tried)
+        return self._seconded(key, register(a, b, self.size, self.motion, tried=tried))
 
     def _roughly(self) -> Callable[[Key], Pair]:
         """Makes the Pair of two frames (a, b) without their finest levels."""
@@ -273,12 +289,36 @@ class Placement:
         """The Pair of two frames (a, b) as of `_compare`, from those without finest levels."""
         first, second = (self.views[k].finest() for k in key)
         found = register_finely(first, second, self.size, self.motion, rough[key])
-        return found if found.sure else self._compare(key, found)
+        return self._seconded(key, found) if found.sure else self._compare(key, found)
 
     def _compare_again(self, key: Key) -> Pair:
         """The Pair of two frames (a, b), starting from what is known of them."""
         a, b = (self.views[k].levels() for k in key)
-        return register(a, b, self.size, self.motion, self._known(key))
+        return self._seconded(key, register(a, b, self.size, self.motion, self._known(key)))
+
+    def _seconded(self, key: Key, pair: Pair) -> Pair:
+        """The Pair of two frames (a, b), by their edges if those tell it better; see edges.py."""
+        a, b = (self.views[k] for k in key)
+        found = seconded(a.luma, b.luma, a.factor, self.size, self.motion, pair)
+        if found.contested is not None:
+            self._contested[key] = found.contested
+        return found
+
+    def by_edges(self) -> Pairs:
+        """The pairs that were placed by the strength of their edges, the nearest frames first."""
+        found = {key: pair for key, pair in self.pairs.items() if pair.by_edges}
+        return {key: found[key] for key in _nearest_first(found)}
+
+    def contested(self) -> dict[Key, float]:
+        """{(a, b): px} of frames that edges place at least LEAST_APART px elsewhere, if surely."""
+        out = {}
+        for key, there in self._contested.items():
+            if not {*key} - {*self.kept}:
+                first, second = (self._transform(k) for k in key)
+                apart = farthest(first @ np.linalg.inv(second) @ there, self.size)
+                if apart >= LEAST_APART * self.views[0].factor:
+                    out[key] = apart
+        return {key: out[key] for key in _nearest_first(out)}
 
     def _transform(self, k: int) -> np.ndarray:
         """The (3, 3) transform of a frame that is kept."""
@@ -341,9 +381,8 @@ class Placement:
     def fields(self) -> Fields:
         """See parallax.refine; without fields that hardly move frames that are not moved."""
         levels_of = [view.levels for view in self.views]
-        fields = refine(
-            levels_of, self.transforms, self.reference, list(self.pairs), self.steps.run
-        )
+        alike = [key for key, pair in self.pairs.items() if not pair.by_edges]
+        fields = refine(levels_of, self.transforms, self.reference, alike, self.steps.run)
         return {
             k: field
             for k, field in fields.items()
@@ -365,3 +404,8 @@ class Placement:
             None if matrix is None else np.eye(2, 3) if fixed and k not in fields else matrix[:2]
             for k, (matrix, fixed) in enumerate(zip(self.transforms, self.still))
         ]
+
+
+def _nearest_first(keys: Iterable[Key]) -> list[Key]:
+    """Pairs of frames (a, b), those that lie next to each other first."""
+    return sorted(keys, key=lambda key: (abs(key[0] - key[1]), key))

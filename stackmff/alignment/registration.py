@@ -47,6 +47,8 @@ class Pair:
         factor: how much smaller than the frames the compared pictures were.
         blur: px, the radius of the blur that was matched; 0 if none was.
         by_level: the likeness on each level, from the coarsest.
+        by_edges: whether it was found by the strength of edges, see alignment/edges.py.
+        contested: (3, 3), where the strength of edges places it if that is in doubt, or None.
     """
 
     transform: np.ndarray
@@ -56,6 +58,8 @@ class Pair:
     factor: int
     blur: float = 0.0
     by_level: tuple[float, ...] = ()
+    by_edges: bool = False
+    contested: np.ndarray | None = None
 
     @property
     def holds(self) -> bool:
