@@ -112,6 +112,11 @@ def measure(
         gains = exposures.gains
         notes += _told_exposures(exposures, placement.reference, names)
     fields = placement.fields() if local and not all(placement.still) else {}
+    if placement.replaced:
+        share = max(placement.replaced, 0.01)
+        notes.append(
+            f"something moves in {share:.0%} of the picture: its parallax is taken as around it"
+        )
     return Alignment(
         placement.reference,
         (height, width),

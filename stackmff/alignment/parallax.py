@@ -28,7 +28,6 @@ from stackmff.alignment.registration import (
     at_scale,
     block_equations,
 )
-from stackmff.alignment.rigid import rigid
 
 # Sigma of the windows in blocks, step by step, for each level of the pyramid from the finest on;
 # the last entry holds for all coarser ones. If they end at 2.5 blocks, straight edges beside
@@ -176,12 +175,11 @@ def refine(
             systems = dict(zip(keys, run(partial(_system, level, motion, sigma), keys)))
             changes = _settle(systems, frames, reference)
             motion.fields = {k: motion.fields[k] + changes[k] for k in frames}
-    found = {
+    return {
         k: np.rint(field * (100 * factor)) / np.float32(100)
         for k, field in motion.fields.items()
         if k != reference
     }
-    return rigid(found, factor)
 
 
 def _finer(field: np.ndarray, shape: tuple[int, int]) -> np.ndarray:

@@ -32,6 +32,7 @@ from stackmff.alignment.registration import (
     register_finely,
     register_roughly,
 )
+from stackmff.alignment.rigid import rigid
 from stackmff.alignment.stillness import moves
 from stackmff.alignment.views import Steps, View
 
@@ -65,6 +66,8 @@ class Placement:
         still: for each frame whether it is not moved.
         reasons: {index: why, in words that follow the name} of frames that were left out although
             they fit the reference.
+        replaced: share of the picture in which something moves, so that `fields` gives it other
+            displacements than were measured.
     """
 
     reference: int
@@ -78,6 +81,7 @@ class Placement:
     ) -> None:
         self.views, self.size, self.motion, self.steps = views, size, motion, steps
         self.reasons: dict[int, str] = {}
+        self.replaced = 0.0
         self._contested: dict[Key, np.ndarray] = {}
 
     @property
@@ -379,15 +383,18 @@ class Placement:
         self.pairs = {key: pair for key, pair in self.pairs.items() if k not in key}
 
     def fields(self) -> Fields:
-        """See parallax.refine; without fields that hardly move frames that are not moved."""
+        """See parallax.refine and rigid.rigid; none that hardly moves a frame that is not moved."""
         levels_of = [view.levels for view in self.views]
         alike = [key for key, pair in self.pairs.items() if not pair.by_edges]
-        fields = refine(levels_of, self.transforms, self.reference, alike, self.steps.run)
-        return {
+        seen = refine(levels_of, self.transforms, self.reference, alike, self.steps.run)
+        fields = {
             k: field
-            for k, field in fields.items()
+            for k, field in rigid(seen, self.views[0].factor).items()
             if not self.still[k] or np.abs(field).max() > STILL
         }
+        changes = [np.abs(field - seen[k]).max(-1) > STILL for k, field in fields.items()]
+        self.replaced = float(np.any(changes, 0).mean()) if changes else 0.0
+        return fields
 
     def left_out(self) -> dict[int, str]:
         """{index: why} of the frames that are left out."""

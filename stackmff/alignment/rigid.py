@@ -32,7 +32,7 @@ def rigid(fields: dict[int, np.ndarray], factor: int) -> dict[int, np.ndarray]:
         fields: {frame: (rows, columns, 2) float32}, px of the frames.
         factor: how much smaller the compared pictures were than the frames.
     Returns:
-        The same; unchanged if nothing moves, or if what the camera did is not clear.
+        The same; the argument itself if nothing moves, or if what the camera did is not clear.
     """
     if len(fields) < FEWEST_FRAMES:
         return fields

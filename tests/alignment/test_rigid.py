@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from stackmff.alignment import parallax
+from stackmff.alignment import placement
 from stackmff.alignment.geometry import places_of
 from stackmff.alignment.measure import measure
 from stackmff.alignment.rigid import rigid
@@ -52,8 +52,12 @@ def test_a_column_beside_one_who_walks_stays_straight(monkeypatch):
     frames = walk_past()
     alignment = measure(frames)
     assert alignment.fields
-    monkeypatch.setattr(parallax, "rigid", lambda fields, factor: fields)
-    assert bend(alignment) < 0.6 * bend(measure(frames))
+    (note,) = alignment.notes
+    assert note.startswith("something moves in ") and "as around it" in note
+    monkeypatch.setattr(placement, "rigid", lambda fields, factor: fields)
+    without = measure(frames)
+    assert without.notes == []
+    assert bend(alignment) < 0.6 * bend(without)
 
 
 def fields(odd=0.0, seed=0):
