@@ -38,6 +38,12 @@ CLEAR, OUTLIER = 0.15, 0.35
 MOST_CLIPPED = 1 / 3  # of a brighter frame, more than of the others; or it is left out
 UNLIKE = 0.3  # logarithm of coded values by which a frame differs clearly that cannot be compared
 SPREADS = 4  # by so many median deviations, too
+# Blur changes the mean of a tile, the more so where light is clipped or something lies beyond the
+# border, and of neighbouring tiles alike. So the scatter of PARTS^2 parts of the frame tells how
+# sure a ratio is; SURE is what Student's t with 10 degrees of freedom exceeds once in a thousand.
+# A ratio is no surer than COMMON x the standard deviation of the tiles, since blur changes all of
+# them a little the same way: in rendered stacks that do not flicker, by up to 0.6 of it.
+PARTS, SURE, COMMON = 4, 4.6, 0.15
 UNCOMPARED = (
     "differs in exposure, by how much cannot be told: it is white or black almost everywhere"
 )
@@ -106,11 +112,21 @@ class _Ratio(NamedTuple):
         logarithm: (C,) of the ratio.
         variance: (C,) of the logarithm.
         scatter: median deviation of the tiles.
+        spread: (C,), standard deviation of the logarithm if blur changes neighbouring tiles alike.
     """
 
     logarithm: np.ndarray
     variance: np.ndarray
     scatter: float
+    spread: np.ndarray
+
+    @property
+    def beats_blur(self) -> bool:
+        """Whether the exposure of a channel differs by more than blur may explain.
+
+        An exposure changes all parts of a frame by one factor; blur, each of them by its own.
+        """
+        return self.known and bool((np.abs(self.logarithm) > SURE * self.spread).any())
 
     @property
     def known(self) -> bool:
@@ -124,7 +140,7 @@ class Exposures(NamedTuple):
     Attributes:
         gains: (N, C) float64, factors on the coded values of each frame; exactly 1 within
             SAME_EXPOSURE, for frames that are left out, and where the difference is not
-            significant.
+            significant or may be due to blur.
         like: index of the frame whose exposure the others get: the reference, unless its exposure
             is an outlier.
         unmatched: {index: why, in words that follow the name} of frames that clearly differ in
@@ -179,7 +195,21 @@ def match(
         light = tiles[like].light[0].reshape(-1, logs.shape[1]).clip(DARK, BRIGHT)
         gains = np.stack([_coded_gain(light, np.exp(row)) for row in logs])
     same = (np.abs(gains - 1) <= SAME_EXPOSURE) | (np.abs(logs) <= 2 * deviation)
+    changed = (~same).any(1)
+    for k in [int(k) for k in rest if changed[k] and not _flickers(int(k), ratios)]:
+        apart = _ratio(tiles[like], tiles[k], placed[k] @ np.linalg.inv(placed[like]), kind)
+        same[k] |= apart.known and not apart.beats_blur
     return Exposures(np.where(same, 1.0, gains), like, unmatched)
+
+
+def _flickers(k: int, ratios: Mapping[Key, _Ratio]) -> bool:
+    """Whether a frame differs from each that it was compared with by more than blur may explain.
+
+    Args:
+        k: index.
+        ratios: {(a, b): of b to a}.
+    """
+    return all(ratio.beats_blur for key, ratio in ratios.items() if k in key)
 
 
 def _too_bright(logs: np.ndarray, tiles: Sequence[Tiles], kept: np.ndarray, kind: int) -> list[int]:
@@ -346,7 +376,7 @@ def _ratio(first: Tiles, second: Tiles, matrix: np.ndarray, kind: int) -> _Ratio
     ]
     usable = (planes[-2] > 0.99) & (first.usable > 0)
     if usable.sum() < FEW_TILES:
-        return _Ratio(np.zeros(channels), np.full(channels, UNKNOWN), 0.0)
+        return _Ratio(np.zeros(channels), np.full(channels, UNKNOWN), 0.0, np.zeros(channels))
     here = first.light[kind][usable].astype(np.float64)  # (n, C)
     there = np.stack([plane[usable] for plane in planes[:channels]], -1)
     contrast = np.maximum(first.contrast[kind], planes[-1])[usable]
@@ -359,7 +389,12 @@ def _ratio(first: Tiles, second: Tiles, matrix: np.ndarray, kind: int) -> _Ratio
         weights = worth * np.maximum(1 - (errors / (4.7 * scale)) ** 2, 0) ** 2  # Tukey's
         ratio = (weights * ratios).sum(0) / weights.sum(0)
     variance = ((weights * (ratios - ratio)) ** 2).sum(0) / weights.sum(0) ** 2
-    return _Ratio(ratio, variance, float(np.median(np.abs(ratios - ratio))))
+    rows, columns = np.nonzero(usable)
+    part = rows * PARTS // height * PARTS + columns * PARTS // width
+    sums = np.zeros((PARTS**2, channels))
+    np.add.at(sums, part, weights * (ratios - ratio))
+    spread = np.maximum(np.sqrt((sums**2).sum(0)) / weights.sum(0), COMMON * scale)
+    return _Ratio(ratio, variance, float(np.median(np.abs(ratios - ratio))), spread)
 
 
 def _weighted_median(values: np.ndarray, weights: np.ndarray) -> np.ndarray:

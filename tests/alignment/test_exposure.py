@@ -3,7 +3,7 @@
 import cv2
 import numpy as np
 import pytest
-from moving import defocused, scene, view
+from moving import ROOM, defocused, scene, view
 
 import stackmff
 from stackmff.alignment.focus_order import focus_order
@@ -120,3 +120,39 @@ def test_the_order_is_found_beside_a_black_frame(dark):
     with_black = np.concatenate([frames[:2], np.zeros_like(frames[:1]), frames[2:]])
     found = focus_order(with_black)
     assert [([*order[:2], None, *order[2:]])[k] for k in found if k != 2] == sorted(order)
+
+
+@pytest.fixture(scope="module")
+def slanted():
+    """Still frames of a plane that is slanted, blurred by up to 60 px, partly clipped."""
+    picture = scene(5, 192, 256)
+    width = picture.shape[1]
+    picture[60:140, 40:120] += 120
+    light = np.float32(to_linear(np.minimum(picture, 300) / 255))
+    sigmas = np.linspace(0, 30, 17)[1:]
+    blurs = np.stack([light, *(cv2.GaussianBlur(light, (0, 0), float(one)) for one in sigmas)])
+    columns, rng, frames = np.arange(width), np.random.default_rng(5), []
+    for focus in np.linspace(0, width - 1, 12):
+        place = np.abs(columns - focus) / width * (len(blurs) - 1)
+        low = place.astype(int)
+        share = (place - low)[:, None, None]
+        # Indices on both sides of a slice: the columns come first.
+        seen = blurs[low, :, columns] * (1 - share) + blurs[low + 1, :, columns] * share
+        coded = to_srgb(np.clip(seen.transpose(1, 0, 2), 0, 1))[ROOM:-ROOM, ROOM:-ROOM]
+        coded = coded + rng.normal(0, 0.005, coded.shape)
+        frames.append(np.uint8(np.rint(255 * np.clip(coded, 0, 1))))
+    return np.stack(frames)
+
+
+def test_blur_is_no_flicker(slanted):
+    assert (measure(slanted).gains == 1).all()
+
+
+def test_flicker_beside_blur_is_matched(dark, slanted):
+    for frames, odd in ((dark, 4), (slanted, 7)):
+        frames = frames.copy()
+        frames[odd] = exposed(frames[odd], 0.1)
+        gains = measure(frames).gains
+        assert np.delete(gains, odd, 0) == pytest.approx(1, abs=1e-9)
+        # What a factor on coded values undoes of a tenth of a stop, to a quarter of it.
+        assert gains[odd] == pytest.approx(ratio_at(dark[0], exposed(dark[0], 0.1)), abs=0.01)
