@@ -195,10 +195,17 @@ def match(
         light = tiles[like].light[0].reshape(-1, logs.shape[1]).clip(DARK, BRIGHT)
         gains = np.stack([_coded_gain(light, np.exp(row)) for row in logs])
     same = (np.abs(gains - 1) <= SAME_EXPOSURE) | (np.abs(logs) <= 2 * deviation)
-    changed = (~same).any(1)
-    for k in [int(k) for k in rest if changed[k] and not _flickers(int(k), ratios)]:
-        apart = _ratio(tiles[like], tiles[k], placed[k] @ np.linalg.inv(placed[like]), kind)
-        same[k] |= apart.known and not apart.beats_blur
+    changed = [int(k) for k in rest if not same[k].all()]
+    flickers = [k for k in changed if _flickers(k, ratios)]
+    slow = {
+        k: _ratio(tiles[like], tiles[k], placed[k] @ np.linalg.inv(placed[like]), kind)
+        for k in changed
+        if k not in flickers
+    }
+    # A drift is undone as a whole or not at all, or neighbours would differ more than they did.
+    sure = len(flickers) + sum(ratio.beats_blur or not ratio.known for ratio in slow.values())
+    if 2 * sure < len(changed):
+        same[list(slow)] = True
     return Exposures(np.where(same, 1.0, gains), like, unmatched)
 
 
