@@ -21,8 +21,9 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
+from tests.damaging import damaged_bytes
 from tests.drawn import draw_stack, saved, texture
-from tests.fuzzing import damaged_bytes, pictures
+from tests.fuzzing import pictures
 from tests.visit import must, served
 
 LIMIT = 500  # ms

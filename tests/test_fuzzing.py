@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
+from damaging import damaged_bytes, damaged_json
 from drawn import texture
-from fuzzing import SIZE, damaged_bytes, damaged_json, kinds_of, pictures, run_one
+from fuzzing import SIZE, kinds_of, pictures, run_one
 
 from stackmff.errors import StackError
 from stackmff.images.formats import decode

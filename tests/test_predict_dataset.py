@@ -18,12 +18,13 @@ from stackmff.errors import StackError
 from stackmff.fusion import batch
 from stackmff.fusion.pipeline import Files
 from stackmff.images import folders
+from stackmff.images.datasets import find_datasets, result_folders
 from stackmff.images.formats import write_picture
 from stackmff.options import build
 
 
 def find(base):
-    return {name: [s.name for s in group] for name, group in batch.find_datasets(base).items()}
+    return {name: [s.name for s in group] for name, group in find_datasets(base).items()}
 
 
 def test_stacks_are_found(tmp_path):
@@ -57,8 +58,8 @@ def test_results_are_kept_apart_from_stacks(tmp_path, monkeypatch):
 
     def targets(base, output_dir=None):
         base = tmp_path / base
-        datasets = batch.find_datasets(base)
-        return batch.result_folders(base, datasets, output_dir)
+        datasets = find_datasets(base)
+        return result_folders(base, datasets, output_dir)
 
     assert targets("set") == {"set": Path("results/set")}
     assert targets("set/dof_stack") == {"set": Path("results/set")}

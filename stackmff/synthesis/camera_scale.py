@@ -178,7 +178,7 @@ def draw_surfaces(rng: np.random.Generator, photos: Photos, height: int, width: 
     draw_ground(rng, photos, (height, width), kind, sheet, drawing)
     count = int(rng.integers(0, 2)) if sheet else int(rng.integers(1, 5))
     start = 0.9 if sheet else rng.uniform(0.1, 0.7)
-    if not sheet and rng.random() < 0.35:
+    if not sheet and rng.random() < 0.4:
         draw_dust(rng, photos, (height, width), start, drawing)
     for low, high in pairwise(np.linspace(start, 1, count + 1)):
         near = low + (high - low) * rng.uniform(0, 0.5), high

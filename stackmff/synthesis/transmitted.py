@@ -15,6 +15,8 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 
+from stackmff.synthesis.surface_detail import draw_specks
+
 MARGIN = 32  # px around the picture, since the transform is periodic
 RINGS = 2.5, 14.0  # px, width of the first ring where a frame is farthest out of focus
 RADII = 5.0, 50.0  # px, of bodies
@@ -66,7 +68,13 @@ def draw_thickness(rng: np.random.Generator, side: int) -> np.ndarray:
 
 
 def draw_bodies(rng: np.random.Generator, texture: np.ndarray, depths: np.ndarray) -> list[Bodies]:
-    """Random bodies at one to three of `depths`; `texture` (3, side, side) is on some of them."""
+    """Random bodies at one to three of `depths`, often also specks that absorb alone.
+
+    Args:
+        rng: NumPy generator.
+        texture: (3, side, side), seen on some of them.
+        depths: of the frames.
+    """
     side = texture.shape[-1]
     found = []
     for depth in rng.choice(depths, int(rng.integers(1, 4))):
@@ -76,6 +84,13 @@ def draw_bodies(rng: np.random.Generator, texture: np.ndarray, depths: np.ndarra
         absorbed = rng.uniform(*ABSORBED) * colour * thickness * grain
         phase = rng.choice([-1, 1]) * np.exp(rng.uniform(*np.log(PHASE))) * thickness
         found.append(Bodies(absorbed.astype(np.float32), phase.astype(np.float32), float(depth)))
+    if (
+        rng.random() < 0.6
+    ):  # dust and granules, which are there, unlike the spots of what is defocused
+        specks = draw_specks(rng, side, side, int(rng.integers(1, 30)))
+        absorbed = rng.uniform(0.5, 0.95) * np.broadcast_to(specks, (3, side, side))
+        nothing = np.zeros((side, side), np.float32)
+        found.append(Bodies(absorbed.astype(np.float32), nothing, float(rng.choice(depths))))
     return found
 
 

@@ -59,7 +59,7 @@ class StackComparisons(StackVersions):
             spec = MethodSpec(str(result.folder), str(result.frames_file), method)
             self.refused = [one for one in self.refused if not one.startswith(f"{method}: ")]
             job = self.method_jobs[key] = WorkerJob(spec, lambda told: None, on_end)
-            self.shared.fuse_queue.add(job)
+            self.shared.fuse_queue.add(job, self.folder.parent)
 
     def cancel_method(self, number: int, method: str) -> None:
         """Cancel what `fuse_by_method` began; it has ended on return."""

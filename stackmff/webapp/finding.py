@@ -120,7 +120,7 @@ class Finder:
         pixels = self.session.shared.limits.frame_pixels
         job = WorkerJob(SplitSpec(folder, files, pixels), on_message, on_end)
         self.jobs.add(job)
-        self.session.shared.examine_queue.add(job)
+        self.session.shared.examine_queue.add(job, self.session.folder)
 
     def cancel(self) -> None:
         """Cancel all work; it has ended on return."""

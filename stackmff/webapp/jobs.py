@@ -3,8 +3,9 @@
 import subprocess
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import asdict, dataclass, field
+from itertools import chain
 from typing import Any, Generic, TypeVar
 
 from stackmff.processes import GRACE, answers, child, end_process, how_it_ended
@@ -244,7 +245,9 @@ class WorkerJob(Generic[Spec]):
 
 
 class JobQueue:
-    """Runs jobs in the order in which they were added.
+    """Runs the jobs of several owners in turn, those of one in the order in which it added them.
+
+    So nobody waits for more than one job of each of the others, however many they have.
 
     Args:
         count: how many run at a time.
@@ -252,30 +255,41 @@ class JobQueue:
 
     def __init__(self, count: int = 1) -> None:
         self.changed = threading.Condition()
-        self.waiting: deque[WorkerJob[Any]] = deque()
+        self.waiting: dict[Hashable, deque[WorkerJob[Any]]] = {}  # by owner, next in turn first
         self.running: set[WorkerJob[Any]] = set()
         self.closed = False
         self.threads = [threading.Thread(target=self._serve, daemon=True) for _ in range(count)]
         for thread in self.threads:
             thread.start()
 
-    def add(self, job: WorkerJob[Any]) -> None:
-        """Append a job."""
+    def add(self, job: WorkerJob[Any], owner: Hashable) -> None:
+        """Append a job to those of its owner, such as the folder of a session."""
         with self.changed:
-            self.waiting.append(job)
+            self.waiting.setdefault(owner, deque()).append(job)
             self.changed.notify()
 
     def jobs_ahead(self, job: WorkerJob[Any]) -> int:
-        """How many jobs run before a waiting one; 0 for a running one."""
+        """How many jobs run before a waiting one, if none is added; 0 for a running one."""
         with self.changed:
-            return self.waiting.index(job) + len(self.running) if job in self.waiting else 0
+            owners = list(self.waiting.values())
+            for place, jobs in enumerate(owners):
+                if job in jobs:
+                    turn = jobs.index(job)
+                    earlier = sum(min(len(others), turn + 1) for others in owners[:place])
+                    later = sum(min(len(others), turn) for others in owners[place + 1 :])
+                    return earlier + turn + later + len(self.running)
+            return 0
 
     def cancel(self, job: WorkerJob[Any]) -> None:
         """Remove a waiting job or end a running one; its process has ended on return."""
         with self.changed:
-            waits = job in self.waiting
-            if waits:
-                self.waiting.remove(job)
+            waits = False
+            for owner, jobs in list(self.waiting.items()):
+                if job in jobs:
+                    waits = True
+                    jobs.remove(job)
+                    if not jobs:
+                        del self.waiting[owner]
             job.cancelled = True
         if waits:
             job.on_end("")
@@ -288,7 +302,7 @@ class JobQueue:
         """Cancel all jobs and end the threads."""
         with self.changed:
             self.closed = True
-            jobs = [*self.waiting, *self.running]
+            jobs = [*chain.from_iterable(self.waiting.values()), *self.running]
             self.changed.notify_all()
         for job in jobs:
             self.cancel(job)
@@ -299,7 +313,11 @@ class JobQueue:
                 self.changed.wait_for(lambda: self.waiting or self.closed)
                 if self.closed:
                     return
-                job = self.waiting.popleft()
+                owner, jobs = next(iter(self.waiting.items()))
+                job = jobs.popleft()
+                del self.waiting[owner]
+                if jobs:
+                    self.waiting[owner] = jobs  # behind all the others
                 self.running.add(job)
             try:
                 sentence = job.run()

@@ -244,7 +244,7 @@ class Session:
 
         job = WorkerJob(ExampleSpec(str(stack.arriving)), on_message, on_end)
         self.examples.add(job)
-        self.shared.examine_queue.add(job)
+        self.shared.examine_queue.add(job, self.folder)
         return stack
 
     def fuse_all(self, values: Mapping[str, Any]) -> list[str]:
@@ -290,7 +290,7 @@ class Session:
             self.forget_export(made)
             raise
         for job in made.jobs:
-            self.shared.export_queue.add(job)
+            self.shared.export_queue.add(job, self.folder)
         return made
 
     def export_project(self) -> Export:
@@ -312,7 +312,7 @@ class Session:
         made.jobs.append(
             WorkerJob(PackSpec(str(self.folder), str(path)), lambda told: None, on_end)
         )
-        self.shared.export_queue.add(made.jobs[0])
+        self.shared.export_queue.add(made.jobs[0], self.folder)
         return made
 
     def _export_job(self, made: Export, spec: ExportSpec) -> WorkerJob[ExportSpec]:

@@ -197,7 +197,7 @@ class Sessions:
         most = min(free, 4 * self.shared.limits.total_bytes)  # with aligned frames and results
         ended: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         spec = UnpackSpec(str(archive), str(folder), most)
-        self.shared.export_queue.add(WorkerJob(spec, lambda told: None, ended.put))
+        self.shared.export_queue.add(WorkerJob(spec, lambda told: None, ended.put), folder)
         try:
             if (sentence := ended.get()) is not None:
                 raise StackError(sentence or "cancelled")

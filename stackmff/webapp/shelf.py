@@ -161,7 +161,7 @@ class ShelfStack(StackComparisons):
             self.fuse_job = WorkerJob(spec, self._on_fusing, self._on_fuse_end)
             self.changed()
             self.save()
-            self.shared.fuse_queue.add(self.fuse_job)
+            self.shared.fuse_queue.add(self.fuse_job, self.folder.parent)
 
     def _aligned_for(self, use: Sequence[Mapping[str, Any]], options: Mapping[str, Any]) -> Path:
         """The folder of these frames in register, by these options; it may have to be filled."""

@@ -170,7 +170,7 @@ class StackFrames:
         )
         self.pending, self.examined = [], set()
         self.examine_job = WorkerJob(spec, self._on_examined, self._on_examine_end)
-        self.shared.examine_queue.add(self.examine_job)
+        self.shared.examine_queue.add(self.examine_job, self.folder.parent)
 
     def _on_examined(self, message: Message) -> None:
         with self.lock:

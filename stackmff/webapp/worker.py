@@ -25,7 +25,6 @@ from stackmff.alignment.record import load_alignment
 from stackmff.display.drawing import reduced
 from stackmff.display.previews import sharpness
 from stackmff.errors import KNOWN_FAILURES, StackError, sentence_of
-from stackmff.fusion.batch import find_datasets
 from stackmff.fusion.engines import Engine
 from stackmff.fusion.methods import build_method
 from stackmff.fusion.options import FuseOptions
@@ -38,6 +37,7 @@ from stackmff.fusion.pipeline import (
 )
 from stackmff.fusion.retouch import record_of
 from stackmff.fusion.slabs import fuse_slabs, slabs_of
+from stackmff.images.datasets import find_datasets
 from stackmff.images.decoded import Decoded
 from stackmff.images.folders import frames_in, stack_name
 from stackmff.images.formats import decode, write_picture

@@ -12,7 +12,7 @@ from PIL import Image
 import evaluate
 import predict_dataset
 from stackmff.errors import StackError
-from stackmff.fusion.batch import find_datasets
+from stackmff.images.datasets import find_datasets
 from stackmff.images.folders import list_frames, stack_name, stacks_in
 from stackmff.images.formats import write_picture
 from stackmff.images.groups import split_brackets

@@ -9,7 +9,7 @@ import torch
 from calling import make_quietly
 
 import make_dataset
-from stackmff.fusion.batch import find_datasets
+from stackmff.images.datasets import find_datasets
 from stackmff.images.folders import list_frames
 from stackmff.images.formats import read_picture
 from stackmff.synthesis import benchmark_set

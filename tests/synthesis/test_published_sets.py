@@ -8,7 +8,7 @@ from drawn import draw_stack, texture
 
 import evaluate
 from stackmff.errors import StackError
-from stackmff.fusion.batch import find_datasets
+from stackmff.images.datasets import find_datasets
 from stackmff.images.folders import frames_in, list_answers, list_frames, stack_root
 from stackmff.images.formats import write_picture
 from stackmff.training.data_sets import find_pairs

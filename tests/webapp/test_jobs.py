@@ -59,7 +59,7 @@ def test_a_queue_runs_one_job_after_the_other():
     queue, ended = JobQueue(), []
     jobs = [FakeJob(k, print, lambda sentence, k=k: ended.append((k, sentence))) for k in range(3)]
     for job in jobs:
-        queue.add(job)
+        queue.add(job, 0)
     until(lambda: jobs[0] in queue.running)
     assert [queue.jobs_ahead(job) for job in jobs] == [0, 1, 2]
     queue.cancel(jobs[1])
@@ -72,12 +72,31 @@ def test_a_queue_runs_one_job_after_the_other():
     queue.close()
 
 
+def test_owners_take_turns():
+    queue, begun = JobQueue(), []
+    jobs = {}
+    for name in ("a0", "a1", "a2", "a3", "b0", "b1", "c0"):
+        jobs[name] = FakeJob(name, print, lambda sentence, name=name: begun.append(name))
+        queue.add(jobs[name], name[0])
+        if name == "a0":
+            until(lambda: jobs["a0"] in queue.running)
+    expected = ["a0", "a1", "b0", "c0", "a2", "b1", "a3"]
+    ahead = [queue.jobs_ahead(jobs[name]) for name in expected]
+    assert ahead == [0, 1, 2, 3, 4, 5, 6]
+    queue.cancel(jobs["c0"])
+    for job in jobs.values():
+        job.free.set()
+    until(lambda: len(begun) == len(jobs))
+    assert begun == ["c0", "a0", "a1", "b0", "a2", "b1", "a3"]
+    queue.close()
+
+
 def test_a_job_that_is_cancelled_is_gone(tmp_path):
     """Its process is no more when cancel returns, whatever it did."""
     queue, ended = JobQueue(), []
     spec = ExamineSpec([], "", 0, 1)
     job = WorkerJob(spec, lambda message: None, ended.append)
-    queue.add(job)
+    queue.add(job, 0)
     until(lambda: job.process is not None)
     process = job.process.pid
     queue.cancel(job)
@@ -90,7 +109,7 @@ def test_a_job_that_is_cancelled_is_gone(tmp_path):
 def test_a_process_that_dies_is_told():
     queue, ended = JobQueue(), []
     spec = FuseSpec([], [], [], {}, None, "", kind="none")
-    queue.add(WorkerJob(spec, lambda message: None, ended.append))
+    queue.add(WorkerJob(spec, lambda message: None, ended.append), 0)
     until(lambda: ended)
     assert ended == ["the work stopped: its process ended with exit status 1"]
     queue.close()
@@ -101,7 +120,7 @@ def test_a_file_that_takes_for_ever_is_abandoned(tmp_path):
     os.mkfifo(tmp_path / "a.png")  # nobody writes: to open it is to wait
     spec = ExamineSpec([str(tmp_path / "a.png")], "", 0, 1, longest=0.2)
     queue, ended = JobQueue(), []
-    queue.add(WorkerJob(spec, lambda message: None, ended.append))
+    queue.add(WorkerJob(spec, lambda message: None, ended.append), 0)
     until(lambda: ended)
     assert ended == ["the work stopped: it exceeded its time limit"]
     queue.close()
@@ -116,7 +135,7 @@ def test_a_frame_that_takes_for_ever_ends_the_fusion(tmp_path):
     full, aligned = (str(tmp_path / name) for name in ("full", "aligned"))
     spec = FuseSpec(frames, ["a.png", "b.png"], [], {}, None, full, aligned, longest=0.2)
     queue, ended = JobQueue(), []
-    queue.add(WorkerJob(spec, lambda message: None, ended.append))
+    queue.add(WorkerJob(spec, lambda message: None, ended.append), 0)
     until(lambda: ended)
     assert ended == ["the work stopped: it exceeded its time limit"]
     queue.close()
