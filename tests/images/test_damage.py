@@ -30,6 +30,7 @@ def test_sectors_of_webp(options):
     assert np.mean(found) >= 0.95
 
 
+@pytest.mark.slow
 def test_black_areas_are_not_damage():
     """VP8 codes them by thousands of zeros; these begin and end as it happens."""
     found = []

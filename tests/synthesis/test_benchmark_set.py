@@ -94,6 +94,7 @@ def test_the_plane_goes_from_one_end_to_the_other():
     np.testing.assert_allclose(right[1], np.linspace(1, 0, 5), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_all_sets_and_going_on(run, tmp_path):
     out = tmp_path / "bench"
     status, said = run("--benchmark", out)
