@@ -43,7 +43,9 @@ SPREADS = 4  # by so many median deviations, too
 # sure a ratio is; SURE is what Student's t with 10 degrees of freedom exceeds once in a thousand.
 # A ratio is no surer than COMMON x the standard deviation of the tiles, since blur changes all of
 # them a little the same way: in rendered stacks that do not flicker, by up to 0.6 of it.
-PARTS, SURE, COMMON = 4, 4.6, 0.15
+# SHARED is the least share of a ratio that the sum of all light must tell, too, in linear light and
+# in coded values, since blur in either keeps its sum.
+PARTS, SURE, COMMON, SHARED = 4, 4.6, 0.15, 0.25
 UNCOMPARED = (
     "differs in exposure, by how much cannot be told: it is white or black almost everywhere"
 )
@@ -56,13 +58,15 @@ class Tiles:
     Attributes:
         light: (2, h, w, C) float32, means.
         contrast: (2, h, w) float32, standard deviation by mean, over a tile and its neighbours.
-        usable: (h, w) float32, 1 if a tile and its neighbours are within range, else 0.
+        unclipped: (h, w) float32, 1 if nothing in a tile and its neighbours is clipped, else 0.
+        usable: (h, w) float32, 1 if it is not dark either, else 0.
         side: of a tile, px of the frame.
         clipped: share of the frame in which a channel is white.
     """
 
     light: np.ndarray
     contrast: np.ndarray
+    unclipped: np.ndarray
     usable: np.ndarray
     side: int
     clipped: float
@@ -99,10 +103,9 @@ def tiles_of(colours: np.ndarray, factor: int, count: int = TILES) -> Tiles:
     clipped = averaged((brightest > BRIGHT * white).astype(np.float32))[..., 0]
     share = float(clipped.mean())
     clipped = cv2.dilate(clipped, np.ones((3, 3), np.uint8))  # defocus spreads it to the next tile
-    usable = (clipped < 0.1) & (means[0].min(-1) > DARK)
-    return Tiles(
-        np.stack(means), np.stack(contrasts), usable.astype(np.float32), side * factor, share
-    )
+    unclipped = (clipped < 0.1).astype(np.float32)
+    usable = unclipped * (means[0].min(-1) > DARK)
+    return Tiles(np.stack(means), np.stack(contrasts), unclipped, usable, side * factor, share)
 
 
 class _Ratio(NamedTuple):
@@ -113,20 +116,25 @@ class _Ratio(NamedTuple):
         variance: (C,) of the logarithm.
         scatter: median deviation of the tiles.
         spread: (C,), standard deviation of the logarithm if blur changes neighbouring tiles alike.
+        shared: (C,) bool, whether the sum of all light differs likewise; blur does not change it.
     """
 
     logarithm: np.ndarray
     variance: np.ndarray
     scatter: float
     spread: np.ndarray
+    shared: np.ndarray
 
     @property
     def beats_blur(self) -> bool:
         """Whether the exposure of a channel differs by more than blur may explain.
 
-        An exposure changes all parts of a frame by one factor; blur, each of them by its own.
+        An exposure changes all parts of a frame by one factor; blur, each of them by its own, and
+        their sum not at all: before a dark ground the many tiles that light is spread to may tell
+        one factor, and the few that it comes from another one.
         """
-        return self.known and bool((np.abs(self.logarithm) > SURE * self.spread).any())
+        clear = np.abs(self.logarithm) > SURE * self.spread
+        return self.known and bool((clear & self.shared).any())
 
     @property
     def known(self) -> bool:
@@ -145,11 +153,14 @@ class Exposures(NamedTuple):
             is an outlier.
         unmatched: {index: why, in words that follow the name} of frames that clearly differ in
             exposure and cannot be brought to that of the others.
+        doubtful: the largest difference, in stops, that blur may explain as well as the sum of all
+            light, and that was therefore not matched; 0 if there is none.
     """
 
     gains: np.ndarray
     like: int
     unmatched: dict[int, str]
+    doubtful: float
 
 
 def match(
@@ -204,9 +215,11 @@ def match(
     }
     # A drift is undone as a whole or not at all, or neighbours would differ more than they did.
     sure = len(flickers) + sum(ratio.beats_blur or not ratio.known for ratio in slow.values())
+    doubtful = [0.0]
     if 2 * sure < len(changed):
+        doubtful += [np.abs(np.log2(gains[k])).max() for k in slow if slow[k].shared.any()]
         same[list(slow)] = True
-    return Exposures(np.where(same, 1.0, gains), like, unmatched)
+    return Exposures(np.where(same, 1.0, gains), like, unmatched, CODING * max(doubtful))
 
 
 def _flickers(k: int, ratios: Mapping[Key, _Ratio]) -> bool:
@@ -375,7 +388,15 @@ def _ratio(first: Tiles, second: Tiles, matrix: np.ndarray, kind: int) -> _Ratio
     """
     local = at_scale(matrix, first.side)
     height, width, channels = first.light.shape[1:]
-    unmoved = np.dstack([second.light[kind], second.usable, second.contrast[kind]])
+    unmoved = np.dstack(
+        [
+            second.light[kind],
+            second.light[1 - kind],
+            second.unclipped,
+            second.usable,
+            second.contrast[kind],
+        ]
+    )
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     planes = [
         cv2.warpAffine(plane, local, (width, height), flags=flags)
@@ -383,7 +404,8 @@ def _ratio(first: Tiles, second: Tiles, matrix: np.ndarray, kind: int) -> _Ratio
     ]
     usable = (planes[-2] > 0.99) & (first.usable > 0)
     if usable.sum() < FEW_TILES:
-        return _Ratio(np.zeros(channels), np.full(channels, UNKNOWN), 0.0, np.zeros(channels))
+        none = np.zeros(channels)
+        return _Ratio(none, np.full(channels, UNKNOWN), 0.0, none, none > 0)
     here = first.light[kind][usable].astype(np.float64)  # (n, C)
     there = np.stack([plane[usable] for plane in planes[:channels]], -1)
     contrast = np.maximum(first.contrast[kind], planes[-1])[usable]
@@ -401,7 +423,25 @@ def _ratio(first: Tiles, second: Tiles, matrix: np.ndarray, kind: int) -> _Ratio
     sums = np.zeros((PARTS**2, channels))
     np.add.at(sums, part, weights * (ratios - ratio))
     spread = np.maximum(np.sqrt((sums**2).sum(0)) / weights.sum(0), COMMON * scale)
-    return _Ratio(ratio, variance, float(np.median(np.abs(ratios - ratio))), spread)
+    scatter = float(np.median(np.abs(ratios - ratio)))
+    both = (planes[-3] > 0.99) & (first.unclipped > 0)  # dark ones, too, which light is spread to
+    own, other = np.split(np.stack(planes[:-3])[:, both].sum(1, dtype=np.float64), 2)
+    shared = _is_shared(own / first.light[kind][both].sum(0), ratio)
+    gamma = (CODING, 1)[kind]  # the ratio of coded values is smaller
+    shared &= _is_shared(other / first.light[1 - kind][both].sum(0), ratio / gamma)
+    return _Ratio(ratio, variance, scatter, spread, shared)
+
+
+def _is_shared(sums: np.ndarray, logarithm: np.ndarray) -> np.ndarray:
+    """Whether the sum of all light differs by enough of a ratio.
+
+    Args:
+        sums: (C,), by which factor the sum differs.
+        logarithm: (C,) of the ratio.
+    Returns:
+        (C,) bool.
+    """
+    return np.log(sums) * logarithm >= SHARED * logarithm**2
 
 
 def _weighted_median(values: np.ndarray, weights: np.ndarray) -> np.ndarray:

@@ -29,6 +29,7 @@ from stackmff.images.levels import levels_of
 from stackmff.processes import Progress
 
 MOST_TOLD = 3  # pairs of frames that a note names
+LEAST_TOLD = 0.05  # EV; nobody sees less
 
 Placed = tuple[Placement, list[str]]  # where frames are, and what was decided on that
 
@@ -221,13 +222,19 @@ def _told_edges(placement: Placement, names: Sequence[object]) -> list[str]:
 
 
 def _told_exposures(exposures: Exposures, reference: int, names: Sequence[object]) -> list[str]:
-    """A sentence if the frames were not given the exposure of their reference."""
-    if exposures.like == reference:
-        return []
-    return [
-        f"the exposure of {names[reference]}, the reference, is unlike most: the frames were given "
-        f"that of {names[exposures.like]}"
-    ]
+    """Sentences if the frames were not given the exposure of their reference, or it is not sure."""
+    out = []
+    if exposures.like != reference:
+        out.append(
+            f"the exposure of {names[reference]}, the reference, is unlike most: the frames were "
+            f"given that of {names[exposures.like]}"
+        )
+    if exposures.doubtful >= LEAST_TOLD:
+        out.append(
+            f"whether the exposure changes, by up to {exposures.doubtful:.2f} EV, is not sure, "
+            "since blur may explain it: it was not matched"
+        )
+    return out
 
 
 def _unmoved(frames: np.ndarray, reference: int) -> Alignment:

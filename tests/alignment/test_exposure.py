@@ -144,8 +144,22 @@ def slanted():
     return np.stack(frames)
 
 
+def told(alignment):
+    """The notes on exposure."""
+    return [note for note in alignment.notes if "exposure" in note]
+
+
 def test_blur_is_no_flicker(slanted):
-    assert (measure(slanted).gains == 1).all()
+    alignment = measure(slanted)
+    assert (alignment.gains == 1).all() and told(alignment) == []
+
+
+def test_a_drift_that_blur_may_explain_is_told_and_not_matched(slanted):
+    frames = np.stack([exposed(frame, 0.01 * (k - 6)) for k, frame in enumerate(slanted)])
+    alignment = measure(frames)
+    assert (alignment.gains == 1).all()
+    (note,) = told(alignment)
+    assert "is not sure" in note and "it was not matched" in note
 
 
 def test_flicker_beside_blur_is_matched(dark, slanted):
@@ -156,3 +170,28 @@ def test_flicker_beside_blur_is_matched(dark, slanted):
         assert np.delete(gains, odd, 0) == pytest.approx(1, abs=1e-9)
         # What a factor on coded values undoes of a tenth of a stop, to a quarter of it.
         assert gains[odd] == pytest.approx(ratio_at(dark[0], exposed(dark[0], 0.1)), abs=0.01)
+
+
+@pytest.fixture(scope="module")
+def sparse():
+    """Still frames of few lights before a dark ground, as of fluorescence; 16 bits, linear."""
+    rng, light = np.random.default_rng(3), np.full((192, 256), 0.005, np.float32)
+    for y, x in zip(rng.integers(20, 172, 12), rng.integers(20, 236, 12)):
+        cv2.circle(light, (int(x), int(y)), 7, 0.5, -1)
+    blurs = [cv2.GaussianBlur(light, (0, 0), 0.5 + 1.3 * k) for k in range(9)]
+    noisy = [rng.poisson(3000 * blur) / 3000 for blur in blurs]
+    return np.uint16(np.rint(50000 * np.stack(noisy).clip(0, 1)))[..., None]
+
+
+def test_light_that_blur_spreads_before_a_dark_ground_is_no_flicker(sparse):
+    """The tiles of that ground get brighter by up to 70 %; the sum of all light stays."""
+    alignment = measure(sparse)
+    assert (alignment.gains == 1).all() and told(alignment) == []
+
+
+def test_flicker_before_a_dark_ground_is_told(sparse):
+    frames = sparse.copy()
+    frames[2] = np.uint16(np.rint(0.8 * frames[2]))
+    alignment = measure(frames)
+    assert np.delete(alignment.gains, 2, 0) == pytest.approx(1, abs=1e-9)
+    assert (alignment.gains[2] != 1).all() or told(alignment)
