@@ -1,4 +1,4 @@
-"""Whether the data of a WebP, HEIC, AVIF or BMP file are damaged, as by a lost sector.
+"""Whether the data of a WebP, HEIC, AVIF, BMP or TIFF file are damaged, as by a lost sector.
 
 These formats have no check sums, and their decoders make a picture of whatever they are given. But
 what a disk or card gives in place of a lost sector, zeros, does not look like their data.
@@ -7,6 +7,8 @@ what a disk or card gives in place of a lost sector, zeros, does not look like t
 import struct
 from collections.abc import Iterator
 
+import numpy as np
+
 from stackmff.errors import StackError
 from stackmff.images.boxes import boxes
 
@@ -14,6 +16,8 @@ ZEROED = "zeros in its compressed data, as of a sector that was lost"
 SECTOR = 512  # bytes
 NEAR = 2  # bytes beside a lost sector that may be zero by chance
 ZEROS = bytes(SECTOR)
+LONG_RUN = bytes(64)  # LZW and PackBits code a run of zeros shorter than this
+BESIDE = 48  # bytes beside and above a lost sector that show a picture: a quarter is zero at most
 CODED = (b"VP8 ", b"VP8L", b"ALPH")  # chunks of WebP
 
 
@@ -57,6 +61,48 @@ def lost_sector(data: bytes, start: int, end: int) -> str | None:
     return None
 
 
+def lost_sector_in_samples(data: bytes | memoryview, offset: int, stride: int) -> str | None:
+    """What is damaged in uncompressed samples, in a few words; None: nothing was found.
+
+    Black areas are zeros as well. A lost sector begins and ends where sectors do, and the bytes
+    before, behind, above and below it are hardly black, as they are beside black areas. Where all
+    rows begin at one place in their sectors, a drawn bar may look like that: nothing is told.
+
+    Args:
+        data: the samples, row by row.
+        offset: of the first byte, in the file.
+        stride: bytes in a row.
+    """
+    skipped = -offset % SECTOR
+    whole = max(len(data) - skipped, 0) // SECTOR
+    if stride % SECTOR == 0 or whole == 0:
+        return None
+    content = np.frombuffer(data, np.uint8)
+    words = np.frombuffer(data, np.uint64, whole * SECTOR // 8, skipped).reshape(whole, -1)
+    # Most sectors of a picture have something in their first bytes.
+    blank = np.flatnonzero(words[:, 0] == 0)
+    blank = blank[~words[blank].any(1)]
+    if not len(blank):
+        return None
+    firsts = blank[np.diff(blank, prepend=-2) > 1] * SECTOR + skipped
+    ends = (blank[np.diff(blank, append=whole + 1) > 1] + 1) * SECTOR + skipped
+    around = (firsts - BESIDE, ends, firsts - stride, ends + stride - BESIDE)
+    inside = np.all([(at >= 0) & (at <= len(data) - BESIDE) for at in around], 0)
+    for at in around:
+        starts = at[inside, None] + np.arange(BESIDE)
+        inside[inside] = (content[starts] == 0).mean(1) <= 1 / 4
+    return "zeros in it, as of a sector that was lost" if inside.any() else None
+
+
+def lost_sector_in_runs(data: bytes) -> str | None:
+    """What is damaged in samples that LZW or PackBits compress, in a few words; None: nothing.
+
+    Args:
+        data: a strip or tile as the file has it.
+    """
+    return ZEROED if LONG_RUN in data else None
+
+
 def damage_in_webp(data: bytes) -> str | None:
     """What is damaged in a WebP, in a few words; None if nothing was found.
 
@@ -80,7 +126,8 @@ def damage_in_bmp(data: bytes) -> str | None:
     """What is damaged in a BMP, in a few words; None if nothing was found.
 
     The length that its header tells is not always right; neither is that of an uncompressed
-    picture where something follows it. Bytes that are lost or doubled contradict both.
+    picture where something follows it. Bytes that are lost or doubled contradict both. Zeros in
+    place of a sector change no length.
 
     Args:
         data: the content of the file.
@@ -93,7 +140,8 @@ def damage_in_bmp(data: bytes) -> str | None:
         return None
     end = start + (width * bits + 31) // 32 * 4 * abs(height)
     if len(data) == declared or 0 <= len(data) - end < 4:
-        return None
+        stride = (width * bits + 31) // 32 * 4
+        return lost_sector_in_samples(memoryview(data)[start:end], start, stride)
     return f"it has {len(data)} bytes, and its header declares {max(end, declared)}"
 
 

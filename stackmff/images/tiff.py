@@ -17,7 +17,11 @@ from PIL import Image, ImageCms
 
 from stackmff.errors import StackError
 from stackmff.images.colour import cmyk_to_rgb
-from stackmff.images.damage import refused_or_told
+from stackmff.images.damage import (
+    lost_sector_in_runs,
+    lost_sector_in_samples,
+    refused_or_told,
+)
 from stackmff.images.decoded import CMYK_NOTE, Decoded
 from stackmff.images.iptc import xmp_of_iptc
 from stackmff.images.jpeg import damage_in
@@ -34,6 +38,7 @@ from stackmff.images.metadata import (
 )
 
 TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # of 32 and 64 bits, in either byte order
+RUNS = (tifffile.COMPRESSION.LZW, tifffile.COMPRESSION.PACKBITS)
 MAKE, SOFTWARE, XMP, IPTC, ICC_PROFILE = 271, 305, 700, 33723, 34675  # tags
 BITS_PER_SAMPLE = 258
 MOST_PAGES = 10_000  # each takes a fraction of a millisecond, before anything is decoded
@@ -74,7 +79,7 @@ def _decode(source: BinaryIO, path: object, index: int | None, lenient: bool) ->
         found = (_pictures_in(file) or [0]) if index is None else [index]
         page = file.pages[found[0]].aspage()
         samples = page.asarray() if _is_whole(file, page, source) else np.empty(0)
-        damage = refused_or_told(path, _damage_in_jpeg(file, page), lenient)
+        damage = refused_or_told(path, _damage_in(file, page), lenient)
         numbers = (ORIENTATION, XMP, IPTC, ICC_PROFILE, EXIF_IFD, GPS_IFD, MAKE)
         tags = {number: page.tags[number].value for number in numbers if number in page.tags}
         exif = None
@@ -107,18 +112,47 @@ def _iptc_of(value: Any) -> bytes | None:
     return value if isinstance(value, bytes) else None
 
 
-def _damage_in_jpeg(file: tifffile.TiffFile, page: tifffile.TiffPage) -> str | None:
-    """What is damaged in the JPEG of a page, in a few words; None: nothing, or it has none."""
-    if page.compression != tifffile.COMPRESSION.JPEG:
-        return None
+def _damage_in(file: tifffile.TiffFile, page: tifffile.TiffPage) -> str | None:
+    """What is damaged in the samples of a page, in a few words; None if nothing was found."""
     tables = page.jpegtables
-    for offset, count in zip(page.dataoffsets, page.databytecounts, strict=True):
-        file.filehandle.seek(offset)
-        data: bytes = file.filehandle.read(count)
-        # The tables that the segments share are a JPEG without a picture.
-        if data and (damage := damage_in(data if tables is None else tables[:-2] + data[2:])):
+    for start, end in _spans(page):
+        file.filehandle.seek(start)
+        data: bytes = file.filehandle.read(end - start)
+        damage = None
+        if page.compression == tifffile.COMPRESSION.NONE:
+            damage = lost_sector_in_samples(data, start, _stride(page))
+        elif page.compression in RUNS:
+            damage = lost_sector_in_runs(data)
+        elif page.compression == tifffile.COMPRESSION.JPEG and data:
+            # The tables that the segments share are a JPEG without a picture.
+            damage = damage_in(data if tables is None else tables[:-2] + data[2:])
+        if damage is not None:
             return damage
     return None
+
+
+def _spans(page: tifffile.TiffPage) -> list[tuple[int, int]]:
+    """(start, end) of strips or tiles in the file; of uncompressed ones that adjoin, of all."""
+    spans = [
+        (offset, offset + count)
+        for offset, count in zip(page.dataoffsets, page.databytecounts, strict=True)
+    ]
+    if page.compression != tifffile.COMPRESSION.NONE:
+        return spans
+    joined: list[tuple[int, int]] = []
+    for start, end in spans:
+        if joined and joined[-1][1] == start:
+            start = joined.pop()[0]
+        joined.append((start, end))
+    return joined
+
+
+def _stride(page: tifffile.TiffPage) -> int:
+    """Bytes in a row of an uncompressed strip or tile."""
+    width = page.tilewidth if page.is_tiled else page.imagewidth
+    together = page.planarconfig == tifffile.PLANARCONFIG.CONTIG
+    bits = width * page.bitspersample * (page.samplesperpixel if together else 1)
+    return int(-(-bits // 8))
 
 
 def _is_whole(file: tifffile.TiffFile, page: tifffile.TiffPage, source: BinaryIO) -> bool:

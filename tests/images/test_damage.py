@@ -131,6 +131,65 @@ def lenient_note(path):
     return decode(path, lenient=True).note
 
 
+def uncompressed(name, picture):
+    """(content, first byte of its samples) of a file without compression."""
+    if name == "a.bmp":
+        return saved(picture, "BMP"), 54
+    options = {"tile": (128, 144)} if name == "tiled.tif" else {"rowsperstrip": 7}
+    photometric = "rgb" if picture.ndim == 3 else "minisblack"
+    tifffile.imwrite(buffer := io.BytesIO(), picture, photometric=photometric, **options)
+    data = buffer.getvalue()
+    with tifffile.TiffFile(io.BytesIO(data)) as file:
+        return data, file.pages[0].dataoffsets[0]
+
+
+@pytest.mark.parametrize("name", ["a.bmp", "a.tif", "deep.tif", "tiled.tif"])
+def test_sectors_of_uncompressed_samples(tmp_path, name):
+    picture = PICTURE[:256, :288]  # whole tiles
+    picture = np.uint16(picture[..., 0]) * 257 if name == "deep.tif" else picture
+    (data, start), rng, found = uncompressed(name, picture), np.random.default_rng(0), []
+    (tmp_path / name).write_bytes(data)
+    assert decode(tmp_path / name).note is None
+    for _ in range(60):
+        (tmp_path / name).write_bytes(without_sector(data[: len(data) - 2000], rng, start + 2000))
+        damaged = (tmp_path / name).read_bytes() + data[len(data) - 2000 :]
+        (tmp_path / name).write_bytes(damaged)
+        try:
+            found.append(decode(tmp_path / name).note is not None)
+        except StackError as error:
+            found.append(f"{name} is damaged (zeros in it" in str(error))
+    assert np.mean(found) >= 0.9
+    assert "was taken as it is" in str(lenient_note(tmp_path / name))
+
+
+def test_black_areas_of_uncompressed_samples_are_not_damage():
+    """Bars, borders that slant, a dark noisy ground, and rows of whole sectors."""
+    rng = np.random.default_rng(0)
+    columns = np.arange(1200)
+    for k in range(12):
+        picture = np.tile(np.asarray(Image.fromarray(PICTURE[..., 0])), (2, 2))[:800, :1200].copy()
+        picture[100 + k : 300, 5 * k : 700] = 0
+        picture[np.arange(800)[:, None] + columns // 3 + k > 900] = 0
+        picture[400:] *= rng.random((400, 1200)) < 0.003
+        for one in (picture, picture[:, :1024]):
+            assert damage_in_bmp(saved(np.ascontiguousarray(one), "BMP")) is None
+
+
+@pytest.mark.parametrize("compression", ["lzw", "packbits"])
+def test_sectors_of_runs(tmp_path, compression):
+    options = {"compression": compression, "photometric": "rgb", "rowsperstrip": 40}
+    tifffile.imwrite(buffer := io.BytesIO(), PICTURE[:200, :270], **options)
+    data, rng, path = buffer.getvalue(), np.random.default_rng(0), tmp_path / "a.tif"
+    for _ in range(20):
+        path.write_bytes(without_sector(data, rng, 1500))
+        with pytest.raises(StackError, match="damaged"):
+            decode(path)
+    black = np.zeros((300, 400, 3), np.uint8)
+    black[100:, 37] = 3
+    tifffile.imwrite(path, black, **options)
+    assert decode(path).note is None
+
+
 def test_lost_and_doubled_bytes_of_a_bmp(tmp_path):
     data = saved(PICTURE[:48, :63], "BMP")
     assert damage_in_bmp(data) is None
