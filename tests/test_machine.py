@@ -1,12 +1,15 @@
 """machine.py: the memory that limits are compared with, and OpenVINO without its telemetry."""
 
 import ast
+import json
 import platform
 import resource
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from drawn import draw_stack, texture
 
@@ -108,6 +111,62 @@ def test_fusing_opens_no_socket(tmp_path):
     subprocess.run([sys.executable, "-c", WATCHED, *map(str, words)], cwd=HOUSE, check=True)
     assert read_picture(tmp_path / "fused.png").shape == (64, 96, 3)
     assert (tmp_path / "log").read_text() == ""
+
+
+# Runs commands one after another in this process; any socket but those of processes of one machine
+# is an error, in whatever module it is opened.
+GUARDED = """
+import importlib, json, socket, sys
+def guard(event, arguments):
+    if event == "socket.__new__" and arguments[1] == socket.AF_UNIX:
+        return
+    if event.startswith("socket.") and event != "socket.gethostname":
+        raise SystemExit(f"{event} {arguments}")
+sys.addaudithook(guard)
+for name, *words in json.loads(sys.argv[1]):
+    assert not importlib.import_module(name).main(words), name
+"""
+
+
+def commands_on(folder):
+    """From photographs to scores, small: [module, its words]."""
+    folder.mkdir()
+    for k in range(4):
+        write_picture(folder / "photos" / f"{k}.png", texture(64, 80, k))
+        depth = np.uint8(np.linspace(0, 255, 64 * 80).reshape(64, 80, 1))
+        write_picture(folder / "depth" / f"{k}.png", depth)
+    made, out = str(folder / "set"), str(folder / "out")
+    train = ["train", "--datapath", made, "--experiments", str(folder), "--exp_name", "run"]
+    train += ["--epochs", "1", "--image_size", "32", "32", "--num_workers", "0", "--device", "cpu"]
+    weights = ["--model_path", str(folder / "run" / "best.pth")]
+    stack = str(folder / "set" / "dof_stack" / "0")
+    make = ["make_dataset", "--image_path", str(folder / "photos"), "--output_dir", made]
+    make += ["--depth_path", str(folder / "depth"), "--depth_kind", "disparity"]
+    make += ["--num_frames", "3", "--workers", "1", "--min_side", "32"]
+    return [
+        make,
+        [*train, "--val_fraction", "0.25"],
+        ["predict", "--stack_path", stack, "--output", f"{out}/one/0.png", *weights],
+        ["predict_dataset", "--stack_basedir_path", made, "--output_dir", out, *weights],
+        ["evaluate", "--results", out, "--reference", f"{made}/AiF"],
+    ]
+
+
+@pytest.mark.slow
+def test_no_command_opens_a_socket(tmp_path):
+    words = json.dumps(commands_on(tmp_path / "guarded"))
+    subprocess.run([sys.executable, "-c", GUARDED, words], cwd=HOUSE, check=True)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
+def test_no_library_of_a_command_opens_a_socket(tmp_path):
+    """What Python does not see: sockets of C libraries, of all processes that are started."""
+    log = tmp_path / "log"
+    traced = ["strace", "-f", "-qq", "-e", "trace=network", "-o", str(log), sys.executable]
+    for name, *words in commands_on(tmp_path / "traced"):
+        subprocess.run([*traced, f"{name}.py", *words], cwd=HOUSE, check=True)
+        assert "AF_INET" not in log.read_text(), name
 
 
 def imports_of(path):

@@ -16,7 +16,7 @@ SAMPLES = 160  # along each side of a frame, about, of those that are looked at
 BLOCK = 8  # samples along each side of a block
 LEVEL = 1 / 255  # of the range
 FLAT, COLOURFUL, UNLIKE, LIKE = 1 * LEVEL, 8 * LEVEL, 12 * LEVEL, 6 * LEVEL
-FEWEST, SHARE, MOST = 8, 0.005, 0.9  # blocks; of all blocks
+FEWEST, SHARE, LEAST_RIGHT = 8, 0.005, 2  # blocks; of all blocks; blocks
 REVERSE = 4  # times as many as blocks that are flat in both neighbours and not in the frame
 # A block whose mean is farther than OUTSIDE from those around its place in both neighbours shows
 # something else. Of 300 frames of real and rendered stacks, aligned or steady, the worst has 0.8 %.
@@ -141,17 +141,19 @@ def _unlike(own: _Blocks, one: _Blocks, other: _Blocks, *more: _Blocks) -> float
     if found.sum() < least or np.ptp(own.means, (0, 1)).max() < UNLIKE:
         return 0.0
     # What is clipped in one frame can be made of the others, and not the other way round.
-    found &= bad(_exposed_like(own, one), one.bounds, other.bounds)
     near = (_bounds(_exposed_like(frame, own)) for frame in (one, other))
-    found &= bad(own.means, *near)
-    if found.sum() < least:
+    matched = bad(_exposed_like(own, one), one.bounds, other.bounds), bad(own.means, *near)
+    # Of a frame whose last part is darker or of another colour, a curve explains that part, and not
+    # the first one: it counts how many blocks are left, not which.
+    share = min(float(blocks.mean()) for blocks in (found, *matched))
+    if share * between.size < least:
         return 0.0
     for frame in (one, other):
         moved, inner = _moved_like(own, frame)
         left = bad(moved, one.bounds, other.bounds)[inner].mean()
-        if left < max(NAMED / 2, found.mean() / 4):
+        if left < max(NAMED / 2, share / 4):
             return 0.0
-    return float(found.mean())
+    return share
 
 
 def _means(samples: np.ndarray) -> np.ndarray:
@@ -179,15 +181,13 @@ def _moved_like(own: _Blocks, other: _Blocks) -> tuple[np.ndarray, tuple[slice, 
     """The means (h, w, C) of a frame that is moved as a whole onto another, and where both show."""
     grey, wanted = (blocks.samples.mean(2).astype(np.float32) for blocks in (own, other))
     window = cv2.createHanningWindow(grey.shape[::-1], cv2.CV_32F)
-    (across, down), _ = cv2.phaseCorrelate(wanted, grey, window)
-    move = (-round(down), -round(across))
+    (right, below), _ = cv2.phaseCorrelate(wanted, grey, window)
+    move = (-round(below), -round(right))
     if any(abs(way) > side / 4 for way, side in zip(move, grey.shape)):
         move = (0, 0)  # two frames that have little in common
-    down_edge, across_edge = (1 + -(-abs(way) // BLOCK) for way in move)
-    return _means(np.roll(own.samples, move, (0, 1))), (
-        slice(down_edge, -down_edge),
-        slice(across_edge, -across_edge),
-    )
+    edges = [1 + -(-abs(way) // BLOCK) if way else 0 for way in move]
+    down, across = (slice(edge, -edge or None) for edge in edges)
+    return _means(np.roll(own.samples, move, (0, 1))), (down, across)
 
 
 def _disagrees(own: _Blocks, one: _Blocks, other: _Blocks) -> bool:
@@ -202,7 +202,8 @@ def _disagrees(own: _Blocks, one: _Blocks, other: _Blocks) -> bool:
     bad = unlike & odd
     reverse = unlike & ~own.plain & one.plain & other.plain
     number = int(bad.sum())
-    if not max(FEWEST, SHARE * bad.size) <= number <= MOST * bad.size:
+    # Of a frame of one colour nothing tells that it is of this scene.
+    if not max(FEWEST, SHARE * bad.size) <= number <= bad.size - LEAST_RIGHT:
         return False
     is_of_one_exposure = bool(np.median(np.maximum(*away)[~bad]) <= LIKE)
     return is_of_one_exposure and number >= REVERSE * int(reverse.sum())
