@@ -19,7 +19,8 @@ TABLES, START_OF_SCAN, END = 0xC4, 0xDA, 0xD9  # other markers
 MARKER = re.compile(rb"\xff+([^\x00\xff])")
 RESTART, LAST_RESTART = 0xD0, 0xD7
 END_OF_BLOCKS = range(0x00, 0xF0, 0x10)  # symbols: the rest of one block, or of 2^k, is zero
-STRICT = ("YCbCr", "Gray", "RGB")  # colour spaces that simplejpeg converts to grey
+# What simplejpeg converts each colour space to, the cheapest that it can.
+STRICT = {"YCbCr": "GRAY", "Gray": "GRAY", "RGB": "GRAY", "CMYK": "CMYK", "YCCK": "CMYK"}
 
 
 @dataclass(frozen=True)
@@ -143,9 +144,10 @@ def _warning_of_libjpeg(data: bytes) -> str | None:
     except ImportError:
         return None
     try:
-        if simplejpeg.decode_jpeg_header(data)[2] in STRICT:
+        colours = simplejpeg.decode_jpeg_header(data)[2]
+        if colours in STRICT:
             # The codes are all read; an eighth of the picture is enough to find what is wrong.
-            simplejpeg.decode_jpeg(data, "GRAY", min_height=1, min_width=1)
+            simplejpeg.decode_jpeg(data, STRICT[colours], min_height=1, min_width=1)
     except ValueError as error:
         return str(error).strip()
     return None

@@ -87,7 +87,8 @@ def test_a_warning_of_libjpeg_is_damage(monkeypatch):
     def decode_jpeg(*_, **__):
         raise ValueError("Corrupt JPEG data: bad Huffman code")
 
-    for space, found in (("YCbCr", "Corrupt JPEG data: bad Huffman code"), ("CMYK", None)):
+    said = "Corrupt JPEG data: bad Huffman code"
+    for space, found in (("YCbCr", said), ("YCCK", said), ("unknown", None)):
         fake = SimpleNamespace(
             decode_jpeg=decode_jpeg,
             decode_jpeg_header=lambda _, space=space: (480, 640, space, ""),
@@ -109,7 +110,9 @@ def test_simplejpeg_finds_more_in_progressive_files(monkeypatch):
     monkeypatch.delitem(sys.modules, "simplejpeg")
     pytest.importorskip("simplejpeg")
     assert found() > by_itself > 0
-    assert damage_in(saved(Image.fromarray(photograph()).convert("CMYK"), "JPEG")) is None
+    four = saved(Image.fromarray(photograph()).convert("CMYK"), "JPEG")
+    assert damage_in(four) is None
+    assert "Corrupt" in damage_in(four[:-600] + four[-400:])
 
 
 def test_a_damaged_frame_is_refused_or_taken_and_told(tmp_path, capsys, weights):
