@@ -16,7 +16,6 @@ ZEROED = "zeros in its compressed data, as of a sector that was lost"
 SECTOR = 512  # bytes
 NEAR = 2  # bytes beside a lost sector that may be zero by chance
 ZEROS = bytes(SECTOR)
-LONG_RUN = bytes(64)  # LZW and PackBits code a run of zeros shorter than this
 BESIDE = 48  # bytes beside and above a lost sector that show a picture: a quarter is zero at most
 CODED = (b"VP8 ", b"VP8L", b"ALPH")  # chunks of WebP
 
@@ -94,13 +93,14 @@ def lost_sector_in_samples(data: bytes | memoryview, offset: int, stride: int) -
     return "zeros in it, as of a sector that was lost" if inside.any() else None
 
 
-def lost_sector_in_runs(data: bytes) -> str | None:
-    """What is damaged in samples that LZW or PackBits compress, in a few words; None: nothing.
+def lost_sector_in_codes(data: bytes, run: int) -> str | None:
+    """What is damaged in codes that repetitions are taken out of, in a few words; None: nothing.
 
     Args:
         data: a strip or tile as the file has it.
+        run: so many zeros in a row are never written.
     """
-    return ZEROED if LONG_RUN in data else None
+    return ZEROED if bytes(run) in data else None
 
 
 def damage_in_webp(data: bytes) -> str | None:

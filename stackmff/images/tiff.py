@@ -18,7 +18,7 @@ from PIL import Image, ImageCms
 from stackmff.errors import StackError
 from stackmff.images.colour import cmyk_to_rgb
 from stackmff.images.damage import (
-    lost_sector_in_runs,
+    lost_sector_in_codes,
     lost_sector_in_samples,
     refused_or_told,
 )
@@ -38,7 +38,12 @@ from stackmff.images.metadata import (
 )
 
 TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # of 32 and 64 bits, in either byte order
-RUNS = (tifffile.COMPRESSION.LZW, tifffile.COMPRESSION.PACKBITS)
+# {coding without check sums: zeros in a row that it never writes, since it takes out repetitions}
+RUNS = {
+    tifffile.COMPRESSION.LZW: 64,
+    tifffile.COMPRESSION.PACKBITS: 64,
+    tifffile.COMPRESSION.ZSTD: 256,
+}
 MAKE, SOFTWARE, XMP, IPTC, ICC_PROFILE = 271, 305, 700, 33723, 34675  # tags
 BITS_PER_SAMPLE = 258
 MOST_PAGES = 10_000  # each takes a fraction of a millisecond, before anything is decoded
@@ -122,7 +127,7 @@ def _damage_in(file: tifffile.TiffFile, page: tifffile.TiffPage) -> str | None:
         if page.compression == tifffile.COMPRESSION.NONE:
             damage = lost_sector_in_samples(data, start, _stride(page))
         elif page.compression in RUNS:
-            damage = lost_sector_in_runs(data)
+            damage = lost_sector_in_codes(data, RUNS[page.compression])
         elif page.compression == tifffile.COMPRESSION.JPEG and data:
             # The tables that the segments share are a JPEG without a picture.
             damage = damage_in(data if tables is None else tables[:-2] + data[2:])

@@ -175,8 +175,8 @@ def test_black_areas_of_uncompressed_samples_are_not_damage():
             assert damage_in_bmp(saved(np.ascontiguousarray(one), "BMP")) is None
 
 
-@pytest.mark.parametrize("compression", ["lzw", "packbits"])
-def test_sectors_of_runs(tmp_path, compression):
+@pytest.mark.parametrize("compression", ["lzw", "packbits", "zstd"])
+def test_sectors_of_codes_without_repetitions(tmp_path, compression):
     options = {"compression": compression, "photometric": "rgb", "rowsperstrip": 40}
     tifffile.imwrite(buffer := io.BytesIO(), PICTURE[:200, :270], **options)
     data, rng, path = buffer.getvalue(), np.random.default_rng(0), tmp_path / "a.tif"
