@@ -1,11 +1,13 @@
-"""Whether the data of a WebP, HEIC, AVIF, BMP or TIFF file are damaged, as by a lost sector.
+"""Whether the data of a WebP, HEIC, AVIF, BMP, TIFF or video are damaged, as by a lost sector.
 
 These formats have no check sums, and their decoders make a picture of whatever they are given. But
 what a disk or card gives in place of a lost sector, zeros, does not look like their data.
 """
 
+import os
 import struct
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 
@@ -77,20 +79,44 @@ def lost_sector_in_samples(data: bytes | memoryview, offset: int, stride: int) -
     if stride % SECTOR == 0 or whole == 0:
         return None
     content = np.frombuffer(data, np.uint8)
-    words = np.frombuffer(data, np.uint64, whole * SECTOR // 8, skipped).reshape(whole, -1)
-    # Most sectors of a picture have something in their first bytes.
-    blank = np.flatnonzero(words[:, 0] == 0)
-    blank = blank[~words[blank].any(1)]
-    if not len(blank):
-        return None
-    firsts = blank[np.diff(blank, prepend=-2) > 1] * SECTOR + skipped
-    ends = (blank[np.diff(blank, append=whole + 1) > 1] + 1) * SECTOR + skipped
+    firsts, ends = (at + skipped for at in _blank(content[skipped:][: whole * SECTOR]))
     around = (firsts - BESIDE, ends, firsts - stride, ends + stride - BESIDE)
     inside = np.all([(at >= 0) & (at <= len(data) - BESIDE) for at in around], 0)
     for at in around:
         starts = at[inside, None] + np.arange(BESIDE)
         inside[inside] = (content[starts] == 0).mean(1) <= 1 / 4
     return "zeros in it, as of a sector that was lost" if inside.any() else None
+
+
+def _blank(content: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The first bytes of the runs of sectors that are zeros, and the bytes behind them.
+
+    Args:
+        content: (n * SECTOR,) uint8, n >= 1.
+    """
+    words = content.view(np.uint64).reshape(-1, SECTOR // 8)
+    # Most sectors of a picture have something in their first bytes.
+    blank = np.flatnonzero(words[:, 0] == 0)
+    blank = blank[~words[blank].any(1)]
+    firsts = blank[np.diff(blank, prepend=-2) > 1]
+    ends = blank[np.diff(blank, append=len(words) + 1) > 1] + 1
+    return firsts * SECTOR, ends * SECTOR
+
+
+def lost_sector_in_film(path: str | Path) -> bool:
+    """Whether a video has zeros that begin and end exactly where sectors do.
+
+    Its codes have no such runs; sound that is silent, and what fills up a file, have some, which
+    begin and end as it happens.
+    """
+    size = os.path.getsize(path)
+    if size <= 2 * SECTOR:
+        return False
+    content = np.memmap(path, np.uint8, "r")
+    firsts, ends = _blank(content[: size // SECTOR * SECTOR])
+    inside = (firsts > 0) & (ends < size)
+    firsts, ends = firsts[inside], ends[inside]
+    return bool(((content[firsts - 1] != 0) & (content[ends] != 0)).any())
 
 
 def lost_sector_in_codes(data: bytes, run: int) -> str | None:

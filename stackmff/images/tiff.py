@@ -39,7 +39,7 @@ from stackmff.images.metadata import (
 
 TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # of 32 and 64 bits, in either byte order
 # {coding without check sums: zeros in a row that it never writes, since it takes out repetitions}
-RUNS = {
+RUNS: dict[int, int] = {
     tifffile.COMPRESSION.LZW: 64,
     tifffile.COMPRESSION.PACKBITS: 64,
     tifffile.COMPRESSION.ZSTD: 256,

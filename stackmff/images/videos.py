@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 
 from stackmff.errors import StackError
+from stackmff.images.damage import lost_sector_in_film
 
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mts")
 
@@ -83,7 +84,8 @@ def count_frames(file: Path, _changed: int) -> tuple[int, str | None]:
     Args:
         file: path; _changed: its modification time, so that a changed file is counted again.
     Returns:
-        (count, note): the note is a sentence if the header declares more frames.
+        (count, note): the note is a sentence if the header declares more frames, or zeros are there
+        in place of a lost sector: decoders conceal what they lack.
     Raises:
         StackError: it is not a video, or it is cut short.
     """
@@ -103,6 +105,8 @@ def count_frames(file: Path, _changed: int) -> tuple[int, str | None]:
             f"{file.name}: {count} of the {declared} frames that it declares can be decoded; it "
             "may be damaged"
         )
+    if lost_sector_in_film(file):
+        return count, f"{file.name}: zeros in it, as of a sector that was lost; it may be damaged"
     return count, None
 
 

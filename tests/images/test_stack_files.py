@@ -10,15 +10,16 @@ import cv2
 import numpy as np
 import pytest
 import tifffile
-from drawn import saved, tiff
+from drawn import draw_stack, saved, texture, tiff
 from drawn import waves as drawn
 
 from stackmff.errors import StackError
+from stackmff.images.damage import lost_sector_in_film
 from stackmff.images.folders import list_frames, list_stack_files
 from stackmff.images.formats import decode, read_picture, write_picture
 from stackmff.images.stack import read_stack
 from stackmff.images.stack_files import frames_in_file
-from stackmff.images.videos import missing_bytes
+from stackmff.images.videos import count_frames, missing_bytes
 from stackmff.records import frames_record
 
 
@@ -125,6 +126,43 @@ def test_a_video_that_is_cut_anywhere_is_refused(tmp_path, suffix, code):
             list_frames(path)
     path.write_bytes(data + bytes(100))  # padding, as some cameras write it
     assert len(list_frames(path)) == 9
+
+
+@pytest.mark.parametrize(("suffix", "code"), [(".mp4", "mp4v"), (".avi", "MJPG"), (".mkv", "XVID")])
+def test_a_video_with_a_lost_sector_is_named(tmp_path, suffix, code):
+    path, rng = tmp_path / f"a{suffix}", np.random.default_rng(0)
+    fourcc = cv2.VideoWriter_fourcc(*code)
+    writer = cv2.VideoWriter(str(path), cv2.CAP_FFMPEG, fourcc, 10, (320, 240))
+    for frame in draw_stack(texture(240, 320, 0), 5):
+        writer.write(frame)
+    writer.release()
+    data = path.read_bytes()
+    assert count_frames(path, 0) == (5, None)
+    found = []
+    for k in range(1, 21):
+        at = 512 * int(rng.integers(20, len(data) // 512))  # behind what fills up the header
+        path.write_bytes(data[:at] + bytes(512) + data[at + 512 :])
+        try:
+            note = count_frames(path, k)[1] or ""
+            found.append(f"a{suffix}" in note and "damaged" in note)
+        except StackError:
+            found.append(True)
+    assert np.mean(found) >= 0.9
+
+
+def test_zeros_that_a_whole_video_has(tmp_path):
+    """Silence, and what fills up a file: they begin and end as it happens."""
+    rng, path, found = np.random.default_rng(0), tmp_path / "a.mov", []
+    for _ in range(100):
+        data = rng.integers(1, 256, 20000, np.uint8)
+        for first in rng.integers(0, 16000, 4):
+            data[first : first + int(rng.integers(500, 4000))] = 0
+        path.write_bytes(data.tobytes())
+        found.append(lost_sector_in_film(path))
+    assert found.count(True) <= 1
+    data[:] = 0
+    path.write_bytes(data.tobytes())
+    assert not lost_sector_in_film(path)
 
 
 def box(kind, content):
