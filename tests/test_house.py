@@ -99,7 +99,7 @@ def test_wings_import_only_what_they_may_and_all_that_they_may(wing):
 # What computes with torch; who calls these imports them inside a function.
 WITH_TORCH = {"synthesis/refocus", "synthesis/scenes", "synthesis/camera", "fusion/ifcnn"}
 WITH_TORCH |= {"synthesis/benchmark_set", "synthesis/camera_scale", "fusion/finish"}
-WITH_TORCH |= {"images/tensors", "synthesis/wide_blur"}
+WITH_TORCH |= {"images/tensors", "synthesis/wide_blur", "synthesis/accumulated"}
 LIGHT = [
     path
     for path in sorted(PACKAGE.rglob("*.py"))

@@ -7,7 +7,7 @@ frame has in focus. Everything is drawn from a NumPy generator: one seed and num
 scene of 10 frames of 1024x768 takes a second of one core.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import pairwise
 from typing import Any, NamedTuple, cast
@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from stackmff.images.colour import to_srgb
+from stackmff.synthesis.accumulated import accumulated, add_spots, can_accumulate
 from stackmff.synthesis.camera import recompress
 from stackmff.synthesis.photos import Photos
 from stackmff.synthesis.refocus import Aperture
@@ -33,7 +34,9 @@ from stackmff.synthesis.wide_blur import NO_LIGHTS, Surface, draw_sprites
 
 KEPT_GRAIN = 3000  # electrons at saturation; from there on the answer may keep the noise
 MOST_COC, LEAST_COC = 260.0, 12.0  # px per unit of disparity
+ACCUMULATED = 0.5  # of the scenes that can be rendered so
 MOST_FRAMES = 12
+HIGHLIGHT = 3.0  # times white, from where on blur turns a small thing into a disc
 THIN = ("curves", "letters", "grid", "rays")  # shapes that are drawn at full resolution
 
 Planes = list[tuple[float, float]]  # (low, high) of disparity, each to be in focus
@@ -379,6 +382,35 @@ class Camera(NamedTuple):
         """The circles of confusion of surfaces with the focus on a plane, px."""
         return [self.coc * np.abs(s.disparity - np.float32(plane)) for s in surfaces]
 
+    def accumulates(self, surfaces: Sequence[Surface], focus: np.ndarray) -> bool:
+        """Whether surfaces can be photographed by accumulation, and lights are in focus once."""
+        lit = [surface for surface in surfaces if len(surface.lights)]
+        return can_accumulate(surfaces, len(focus), self.coc, self.aperture) and all(
+            np.max(coc) <= TOLERANCE for coc in self.least_cocs(lit, focus)
+        )
+
+    def least_cocs(self, surfaces: Sequence[Surface], focus: np.ndarray) -> list[Any]:
+        """The circle of confusion of each surface where it is sharpest, a number or (H, W), px."""
+        return [np.min([self.cocs([s], plane)[0] for plane in focus], 0) for s in surfaces]
+
+    def photographs(
+        self, surfaces: Sequence[Surface], focus: np.ndarray, exact: bool
+    ) -> Iterator[np.ndarray]:
+        """The frames of focal planes, (H, W, 3) float32 linear light each.
+
+        Args:
+            surfaces: from back to front.
+            focus: (N,) disparities.
+            exact: by accumulation over the aperture.
+        """
+        if exact:
+            for picture in accumulated(surfaces, focus, self.coc, self.aperture):
+                yield add_glare(picture, *self.glare) if self.glare else picture
+            return
+        for plane in focus:
+            turned = [bool(np.mean(surface.disparity) > plane) for surface in surfaces]
+            yield self.seen(surfaces, self.cocs(surfaces, plane), turned)
+
 
 def random_camera(rng: np.random.Generator, coc: float) -> Camera:
     """A camera with these circles of confusion, everything else at random."""
@@ -406,9 +438,10 @@ def large_scene(
         most_frames: bound of N.
     Returns:
         frames (N, height, width, 3) uint8, nearest focus first; answer (height, width, 3) uint8;
-        settings (plain JSON values). The answer has no noise, or that of the sharp frames if it is
-        faint, since a network whose answers never have any averages faint texture away. What no
-        frame has in focus is as blurred in it as where it is nearest to focus.
+        settings (plain JSON values), "highlights" for lights or glints. The answer has no noise,
+        or that of the sharp frames if it is faint, since a network whose answers never have any
+        averages faint texture away. What no frame has in focus is as blurred in it as where it is
+        nearest to focus.
     """
     surfaces, planes = draw_surfaces(rng, photos, *size)
     largest = float(np.exp(rng.uniform(np.log(LEAST_COC), np.log(MOST_COC))))
@@ -418,15 +451,14 @@ def large_scene(
     focus = focus[:most_frames]
     camera = random_camera(rng, largest)
     noise = camera.noise
-    keeps_grain = noise is not None and noise[0] > KEPT_GRAIN and rng.random() < 0.7
+    keeps_grain = noise is not None and noise[0] > KEPT_GRAIN and rng.random() < 0.9
+    exact = rng.random() < ACCUMULATED and camera.accumulates(surfaces, focus)
     frames, grain = [], []
-    for plane in focus:
-        turned = [bool(np.mean(surface.disparity) > plane) for surface in surfaces]
-        picture = camera.seen(surfaces, camera.cocs(surfaces, plane), turned)
+    for picture in camera.photographs(surfaces, focus, exact):
         frames.append(coded(rng, picture, noise))
         if keeps_grain:
             grain.append(frames[-1].astype(np.int16) - coded(rng, picture))
-    answer = coded(rng, sharpest(camera, surfaces, focus))
+    answer = coded(rng, sharpest(camera, surfaces, focus, exact))
     if keeps_grain:
         nearest = sharpest_frame(surfaces, focus)
         kept = np.take_along_axis(np.stack(grain), nearest[None, ..., None], 0)[0]
@@ -435,27 +467,41 @@ def large_scene(
         quality = int(rng.integers(80, 99))
         frames = [recompress(frame, quality) for frame in frames]
     settings = {
+        "accumulated": exact,
         "focus": focus.tolist(),
         "aperture_px": largest,
+        "highlights": any(
+            len(surface.lights) > 0 or surface.colour.max() > HIGHLIGHT for surface in surfaces
+        ),
         "noise": noise,
         "glare": camera.glare,
     }
     return np.stack(frames), answer, settings
 
 
-def sharpest(camera: Camera, surfaces: Sequence[Surface], focus: np.ndarray) -> np.ndarray:
+def sharpest(
+    camera: Camera, surfaces: Sequence[Surface], focus: np.ndarray, exact: bool = False
+) -> np.ndarray:
     """Each surface as in its sharpest frame, (H, W, 3) linear light; blur up to TOLERANCE is none.
 
     Args:
         camera: its coc is used.
         surfaces: from back to front.
         focus: (N,) disparities of the focal planes.
+        exact: lights as `accumulated` shows them, in focus.
     """
-    least = []
-    for surface in surfaces:
-        coc = np.min([camera.cocs([surface], plane)[0] for plane in focus], 0)
-        least.append(coc * ((coc - TOLERANCE) / TOLERANCE).clip(0, 1))
-    return camera.seen(surfaces, least, [False] * len(surfaces))
+    least = [
+        coc * ((coc - TOLERANCE) / TOLERANCE).clip(0, 1)
+        for coc in camera.least_cocs(surfaces, focus)
+    ]
+    if not exact:
+        return camera.seen(surfaces, least, [False] * len(surfaces))
+    picture = np.zeros_like(surfaces[0].colour)
+    for surface, coc in zip(surfaces, least, strict=True):
+        layer = surface.unlit().blurred(coc, camera.aperture, camera.sprites, False)
+        picture = picture * (1 - layer[..., 3:]) + layer[..., :3]
+        add_spots(picture, surface)
+    return add_glare(picture, *camera.glare) if camera.glare else picture
 
 
 def sharpest_frame(surfaces: Sequence[Surface], focus: np.ndarray) -> np.ndarray:
