@@ -30,7 +30,9 @@ def test_one_surface_is_blurred_as_by_its_point_spread():
     surface = Surface(texture, np.ones((SIDE, SIDE), np.float32), 0.0)
     frame = accumulated([surface], [0.5], 16.0, DISC)[0]
     inside = slice(16, -16), slice(16, -16)
-    np.testing.assert_allclose(frame[inside], blur(texture, 8.0, DISC)[inside], atol=0.015)  # 10 % more or less blur: 0.026
+    np.testing.assert_allclose(
+        frame[inside], blur(texture, 8.0, DISC)[inside], atol=0.015
+    )  # 10 % more or less blur: 0.026
 
 
 def test_what_is_in_focus_is_left():
