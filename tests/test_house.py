@@ -100,6 +100,7 @@ def test_wings_import_only_what_they_may_and_all_that_they_may(wing):
 WITH_TORCH = {"synthesis/refocus", "synthesis/scenes", "synthesis/camera", "fusion/ifcnn"}
 WITH_TORCH |= {"synthesis/benchmark_set", "synthesis/camera_scale", "fusion/finish"}
 WITH_TORCH |= {"images/tensors", "synthesis/wide_blur", "synthesis/accumulated"}
+WITH_TORCH |= {"synthesis/camera_surfaces"}
 LIGHT = [
     path
     for path in sorted(PACKAGE.rglob("*.py"))
