@@ -3,8 +3,8 @@
 import cv2
 import numpy as np
 import pytest
-
 from calling import call
+
 from stackmff.errors import StackError
 from tests.drawn import draw_stack, texture
 from tools import compare_precisions
