@@ -3,7 +3,8 @@
 Everything is drawn from a NumPy generator. `camera_scale` photographs them.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import NamedTuple, cast
 
@@ -22,6 +23,9 @@ from stackmff.synthesis.surface_detail import (
 from stackmff.synthesis.wide_blur import NO_LIGHTS, Surface
 
 THIN = ("curves", "letters", "grid", "rays")  # shapes that are drawn at full resolution
+
+BEHIND_EDGES = 0.5  # chance that lights are moved to edges
+NEAR_EDGES = 15.0  # px, standard deviation of their distance
 
 Planes = list[tuple[float, float]]  # (low, high) of disparity, each to be in focus
 
@@ -162,9 +166,36 @@ def draw_surfaces(rng: np.random.Generator, photos: Photos, height: int, width: 
     for low, high in pairwise(np.linspace(start, 1, count + 1)):
         near = low + (high - low) * rng.uniform(0, 0.5), high
         draw_body(rng, photos, (height, width), kind, near, drawing)
+    if rng.random() < BEHIND_EDGES:
+        drawing.surfaces[0] = with_lights_behind(rng, drawing.surfaces)
     if len(drawing.planes) > 1 and rng.random() < 0.12:  # a body that no frame has in focus
         drawing.planes.pop(int(rng.integers(len(drawing.planes))))
     return drawing
+
+
+def with_lights_behind(rng: np.random.Generator, surfaces: Sequence[Surface]) -> Surface:
+    """The ground with half of its lights moved to where edges of bodies are, or near.
+
+    There a light shines through the blurred edge of a body where the ground is in focus,
+    and is hidden where the body is: few lights at random places show that.
+
+    Args:
+        rng: NumPy generator.
+        surfaces: from back to front; the first is the ground.
+    """
+    ground, *bodies = surfaces
+    moved = np.flatnonzero(rng.random(len(ground.lights)) < 0.5)
+    cover = np.max([body.alpha for body in bodies], 0) if bodies else np.zeros((1, 1), np.float32)
+    edges = np.argwhere((cover > 0.02) & (cover < 0.98))
+    if not len(moved) or not len(edges):
+        return ground
+    height, width = cover.shape
+    chosen = edges[rng.integers(len(edges), size=len(moved))]
+    places = chosen + rng.normal(0, NEAR_EDGES, chosen.shape)
+    lights = ground.lights.copy()
+    lights[moved, 0] = places[:, 1].clip(0, width - 1)
+    lights[moved, 1] = places[:, 0].clip(0, height - 1)
+    return replace(ground, lights=lights)
 
 
 def paint_small_things(

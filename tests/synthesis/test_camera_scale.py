@@ -88,3 +88,19 @@ def test_a_surface_blurred_evenly_is_as_by_places(photos):
     even = surface.blurred(4.6, aperture, sprites, False)
     by_place = surface.blurred(np.full((96, 96), 4.6, np.float32), aperture, sprites, False)
     np.testing.assert_allclose(even, by_place, atol=1e-5)
+
+
+def test_lights_are_moved_to_edges_of_bodies():
+    rng = np.random.default_rng(4)
+    plain, cover = np.zeros((300, 400, 3), np.float32), np.zeros((300, 400), np.float32)
+    cover[:, 200:] = 1
+    cover[:, 199:201] = 0.5
+    lights = np.zeros((200, 6), np.float32)
+    lights[:, :2] = 20  # far from the edge
+    ground = Surface(plain, np.ones_like(cover), 0.0, lights)
+    moved = camera_surfaces.with_lights_behind(rng, [ground, Surface(plain, cover, 1.0)])
+    away = moved.lights[:, 0] != 20
+    assert 60 < away.sum() < 140
+    assert (np.abs(moved.lights[away, 0] - 200) < 5 * camera_surfaces.NEAR_EDGES).all()
+    assert (moved.lights[:, 2:] == lights[:, 2:]).all() and (lights[:, :2] == 20).all()
+    assert camera_surfaces.with_lights_behind(rng, [ground]) is ground
