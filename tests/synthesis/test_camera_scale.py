@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from stackmff.synthesis import camera_scale
+from stackmff.synthesis import camera_scale, camera_surfaces
 from stackmff.synthesis.refocus import Aperture
 from stackmff.synthesis.surface_detail import draw_specks, paint_specks
 from stackmff.synthesis.wide_blur import Surface, add_lights, blur, draw_sprites
@@ -42,7 +42,7 @@ def test_specks_and_bars_cover_what_they_should():
     assert specks.shape == (200, 300) and specks.dtype == np.float32
     assert 0 < specks.mean() < 0.5 and specks.min() == 0 and specks.max() <= 1
     assert (draw_specks(rng, 20, 30, 0) == 0).all()
-    bars = [camera_scale.draw_bars(rng, 128) for _ in range(8)]
+    bars = [camera_surfaces.draw_bars(rng, 128) for _ in range(8)]
     assert all(bar.min() >= 0 and bar.max() <= 1 for bar in bars)
     assert any(bar[:, 64].max() == 1 for bar in bars)
 
@@ -88,3 +88,19 @@ def test_a_surface_blurred_evenly_is_as_by_places(photos):
     even = surface.blurred(4.6, aperture, sprites, False)
     by_place = surface.blurred(np.full((96, 96), 4.6, np.float32), aperture, sprites, False)
     np.testing.assert_allclose(even, by_place, atol=1e-5)
+
+
+def test_lights_are_moved_to_edges_of_bodies():
+    rng = np.random.default_rng(4)
+    plain, cover = np.zeros((300, 400, 3), np.float32), np.zeros((300, 400), np.float32)
+    cover[:, 200:] = 1
+    cover[:, 199:201] = 0.5
+    lights = np.zeros((200, 6), np.float32)
+    lights[:, :2] = 20  # far from the edge
+    ground = Surface(plain, np.ones_like(cover), 0.0, lights)
+    moved = camera_surfaces.with_lights_behind(rng, [ground, Surface(plain, cover, 1.0)])
+    away = moved.lights[:, 0] != 20
+    assert 60 < away.sum() < 140
+    assert (np.abs(moved.lights[away, 0] - 200) < 5 * camera_surfaces.NEAR_EDGES).all()
+    assert (moved.lights[:, 2:] == lights[:, 2:]).all() and (lights[:, :2] == 20).all()
+    assert camera_surfaces.with_lights_behind(rng, [ground]) is ground
