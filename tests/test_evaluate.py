@@ -137,6 +137,10 @@ def break_missing(fused, answers):
     (fused / "scene2.tif").unlink()
 
 
+def break_name(fused, answers):
+    (fused / "scene2.tif").rename(fused / "scene2_fused.tif")
+
+
 def break_extra(fused, answers):
     write_picture(fused / "scene3.png", texture(32, 40, 0))
 
@@ -176,6 +180,7 @@ def break_gone(fused, answers):
     ("harm", "sentence"),
     [
         (break_missing, "fused has no result for scene2 of .*AiF"),
+        (break_name, r"fuse the missing ones, or name scene2_fused\.tif as the scenes are"),
         (break_extra, "fused holds scene3.png, which .*AiF has no scene for"),
         (break_double, "scene2.* have the same name"),
         (break_size, "scene2.tif is 44x32, its answer .*scene2.png is 40x32"),

@@ -8,6 +8,8 @@ from stackmff.errors import StackError
 from stackmff.images.folders import find_stacks, list_answers, stack_root
 from stackmff.images.groups import StackSource
 
+MOST_TOLD = 3  # names in an error
+
 
 @dataclass(frozen=True)
 class Scene:
@@ -107,11 +109,14 @@ def match(results: Path, names: Iterable[str], source: Path) -> dict[str, Path]:
     """
     names = list(names)
     fused = pictures_in(results)
+    extra = [fused[name].name for name in fused if name not in set(names)]
     if missing := [name for name in names if name not in fused]:
+        more = f" and {len(extra) - MOST_TOLD} more" if len(extra) > MOST_TOLD else ""
         raise StackError(
             f"{results} has no result for {', '.join(missing)} of {source}: fuse the missing ones"
+            + (f", or name {', '.join(extra[:MOST_TOLD])}{more} as the scenes are" if extra else "")
         )
-    if extra := [fused[name].name for name in fused if name not in set(names)]:
+    if extra:
         raise StackError(
             f"{results} holds {', '.join(extra)}, which {source} has no scene for: move it "
             "elsewhere"
