@@ -56,8 +56,9 @@ def corrected(
     out = mixture.copy()
     for plane, of_plane, least, largest in zip(out, terms, *bounds, strict=True):
         for factor, term in zip(factors, of_plane, strict=True):
-            cv2.add(plane, cv2.multiply(factor, term, dst=term), dst=plane)
-        np.clip(plane, least, largest, out=plane)
+            cv2.accumulateProduct(factor, term, plane)
+        cv2.max(plane, least.astype(np.float32), dst=plane)
+        cv2.min(plane, largest.astype(np.float32), dst=plane)
     return out
 
 
