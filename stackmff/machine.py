@@ -24,6 +24,7 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8
 # Bytes of the largest block of memory that is kept to be used again. The large blocks of tiles of a
 # hundred frames, 100 MiB each, are given back, since what lies between them might not fit others.
 KEPT_BLOCK = 2**26
+HUGE_PAGES = "NUMPY_MADVISE_HUGEPAGE"  # read when NumPy is imported
 
 
 def import_openvino() -> ModuleType:
@@ -157,8 +158,16 @@ def share_one_heap() -> None:
     decoded frame, back to the system and takes it anew, which zeroes it page by page: a tenth of
     the time. Up to glibc 2.34 that remains. With other C libraries nothing changes.
 
-    Source: mallopt(3).
+    NumPy asks Linux for huge pages, unless the environment variable NUMPY_MADVISE_HUGEPAGE says
+    otherwise. They save a tenth of a second where whole ones are free, but a virtual machine that
+    has given them back to its host takes 4 ms for each: a second for ten frames of 12 megapixels.
+    So they are left to those who set the variable.
+
+    Sources: mallopt(3); numpy.org/doc/stable/reference/global_state.html.
     """
+    if HUGE_PAGES not in os.environ:
+        with contextlib.suppress(ImportError, AttributeError):  # it has no public name
+            importlib.import_module("numpy._core.multiarray")._set_madvise_hugepage(False)
     with contextlib.suppress(OSError, AttributeError, TypeError):
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(M_ARENA_MAX, 1)

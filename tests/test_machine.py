@@ -2,6 +2,7 @@
 
 import ast
 import json
+import os
 import platform
 import resource
 import shutil
@@ -15,6 +16,7 @@ from drawn import draw_stack, texture
 
 from stackmff import machine
 from stackmff.images.formats import read_picture, write_picture
+from stackmff.machine import HUGE_PAGES
 
 HOUSE = Path(__file__).parents[1]
 
@@ -201,6 +203,20 @@ for _ in range(3):
     bytearray(40 * 2**20)
 print(faults() - before)
 """
+
+
+@pytest.mark.parametrize(("told", "wanted"), [(None, False), ("1", True)])
+def test_huge_pages_are_left_to_those_who_ask_for_them(told, wanted):
+    environment = {name: value for name, value in os.environ.items() if name != HUGE_PAGES}
+    if told is not None:
+        environment[HUGE_PAGES] = told
+    asked = "import numpy; print(numpy._core.multiarray._set_madvise_hugepage(True))"
+    code = f"from stackmff.machine import share_one_heap; share_one_heap(); {asked}"
+    command = [sys.executable, "-c", code]
+    said = subprocess.run(
+        command, capture_output=True, cwd=HOUSE, check=True, text=True, env=environment
+    )
+    assert said.stdout.strip() == str(wanted)
 
 
 @pytest.mark.skipif(

@@ -77,13 +77,23 @@ class Finish(nn.Module):
         Returns:
             (B, channels, H/4, W/4), sides rounded up.
         """
-        near = F.avg_pool2d(weights, 4, ceil_mode=True)
+        return self.tell_near(F.avg_pool2d(weights, 4, ceil_mode=True), features)
+
+    def tell_near(self, near: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
+        """As `tell`, for the means of the weights over 4x4 px, (B, N, H/4, W/4)."""
         near = F.avg_pool2d(F.pad(near, (1, 1, 1, 1), mode="replicate"), 3, 1)
-        index = self.largest(near)[1][:, None].expand(-1, features.shape[1], -1, -1, -1)
-        height, width = near.shape[-2:]
-        picked = features[..., :height, :width].gather(2, index)
-        told: torch.Tensor = self.enter_features(picked.flatten(1, 2))
-        return told
+        index = self.largest(near)[1].flatten(2)  # (B, 3, P), P positions
+        batch, n_frames, height, width = near.shape
+        # Rows of the features of a frame at a position, which lie beside each other in exports:
+        # OpenVINO takes several times as long to gather single values.
+        rows = features[..., :height, :width].permute(0, 2, 3, 4, 1).flatten(0, 3)
+        positions = torch.arange(height * width, device=near.device)
+        stacks = torch.arange(batch, device=near.device)[:, None, None] * n_frames
+        place = (stacks + index) * (height * width) + positions
+        picked = rows.index_select(0, place.transpose(1, 2).flatten())
+        picked = picked.view(batch, height, width, -1).permute(0, 3, 1, 2)  # (B, 3 C, H/4, W/4)
+        weight = self.enter_features.weight.unflatten(1, (-1, self.frames)).transpose(1, 2)
+        return F.conv2d(picked, weight.flatten(1, 2))
 
     def coefficients(
         self, luma: torch.Tensor, share: torch.Tensor, told: torch.Tensor
