@@ -79,8 +79,9 @@ class Endpoints:
     def __init__(self, sessions: Sessions, prober: Prober) -> None:
         self.sessions, self.prober = sessions, prober
         self.turns = Turns()
-        # What the network tells of a pixel takes seconds: the next click does not wait for it.
-        self.probing = Turns(1)
+        # A click waits neither for tiles, of which a large result needs many at once, nor for what
+        # the network tells of a pixel, which takes seconds.
+        self.clicking, self.probing = Turns(), Turns(1)
 
     def session(self, request: "Request") -> Session:
         """The session that a URL names; LookupError where it has ended."""
@@ -384,9 +385,9 @@ class Endpoints:
             ("POST", f"{of}/work", stack(self.fuse)),
             ("DELETE", f"{of}/work", stack(self.cancel)),
             ("GET", tile, stack(self.tile)),
-            ("GET", f"{of}/pixel/{place}", stack(self.pixel)),
+            ("GET", f"{of}/pixel/{place}", stack(self.pixel, self.clicking)),
             ("GET", f"{of}/mixture/{place}", stack(self.mixture, self.probing)),
-            ("GET", f"{of}/sharpest/{place}", stack(self.sharpest)),
+            ("GET", f"{of}/sharpest/{place}", stack(self.sharpest, self.clicking)),
             ("GET", f"{of}/surface/{{run}}", stack(self.surface)),
             ("DELETE", f"{of}/v/{{version:int}}", stack(self.delete_version)),
             ("POST", method, stack(self.fuse_by_method)),
