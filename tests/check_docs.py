@@ -94,7 +94,7 @@ def commands_of(page):
     text = (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8")
     joined = re.sub(r"\\\n\s*", "", text)
     lines = re.findall(r"^    ((?:python|make|pip|torchrun) .*)$", joined, re.M)
-    inline = re.findall(r"`(python (?:-m tools\.\w+|\w+\.py) [^`]+)`", joined)
+    inline = re.findall(r"`(python (?:-m tools\.\w+|\w+\.py)[^`]*)`", joined)
     found = [" ".join(re.sub(r"\s#.*", "", line).split()) for line in [*lines, *inline]]
     return [Command(page, line) for line in dict.fromkeys(found) if "..." not in line]
 
