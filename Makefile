@@ -69,6 +69,7 @@ check: lint javascript $(VENV)/.optional
 	$(RUN) -m tests.check_fuzz --minutes 20
 	$(RUN) -m tests.check_kills
 	$(RUN) -m tests.check_attack
+	$(RUN) -m tests.check_work
 
 # All commands resume where they were stopped, and so does this target; another RUN_NAME starts anew.
 # In training a batch norm sees stacks of one number of frames at a time, in use the mean over all of
