@@ -168,7 +168,8 @@ def clear(words, folder):
     pairs = dict(itertools.pairwise(words))
     if pairs.get("--resume") == "last" or "--config" in words:
         return
-    if words[0] in ("make_dataset.py", "predict_dataset.py") and "--output_dir" in pairs:
+    writes = ("make_dataset.py", "predict_dataset.py", "tools.estimate_depth")
+    if {*words[:2]} & {*writes} and "--output_dir" in pairs:
         shutil.rmtree(folder / pairs["--output_dir"], ignore_errors=True)
     if "--exp_name" in pairs:
         shutil.rmtree(folder / "experiments" / pairs["--exp_name"], ignore_errors=True)

@@ -2,6 +2,7 @@
 
 import contextlib
 import http.client
+import io
 import json
 import os
 import signal
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+import zipfile
 
 import pytest
 
@@ -248,6 +250,16 @@ def test_a_whole_session(client):
     status, told = client.ask("POST", f"{version}/strokes", stroke)
     assert (told["boxes"], told["strokes"]) == ([[4, 15, 4, 15]], 1)
     assert told["stamp"] != result["stamp"]
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as made:
+        strokes = {"width": 64, "height": 48, "strokes": [stroke]}
+        made.writestr("strokes.json", json.dumps(strokes))
+    where = f"{version}/strokes?name=mine.zip"
+    status, told = client.ask("PUT", where, archive.getvalue())
+    assert (status, told["boxes"], told["strokes"]) == (200, [[4, 15, 4, 15]], 2)
+    status, told = client.ask("PUT", where, b"PK")
+    assert (status, told["error"][:43]) == (413, "mine.zip is not an archive of brush strokes")
+    assert client.ask("DELETE", f"{version}/strokes")[1]["strokes"] == 1
     for wrong in (
         {"frame": "no.png"},
         {"frame": "\ud800"},

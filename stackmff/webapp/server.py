@@ -157,15 +157,8 @@ class Endpoints:
 
     async def add_project(self, request: "Request") -> "Response":
         """Receive a project that was exported as one file."""
-        declared = request.headers.get("content-length", "")
-        size = int(declared) if declared.isdecimal() else None
-        path = await run_in_threadpool(self.sessions.room_for_project, size)
-        whole = False
-        try:
-            whole = await received(request, path) == size
-        finally:
-            if not whole:
-                path.unlink(missing_ok=True)
+        path = await run_in_threadpool(self.sessions.room_for_project, size_of(request))
+        await receive(request, path, discard)
         token = await run_in_threadpool(self.sessions.add_project, path)
         return json_answer({"token": token})
 
@@ -219,16 +212,9 @@ class Endpoints:
         """Receive a file: the body of its request is written to the disk as it arrives."""
         session = await run_in_threadpool(self.session, request)
         stack = session.stack(request.path_params["stack"])
-        declared = request.headers.get("content-length", "")
-        size = int(declared) if declared.isdecimal() else None
         name = request.query_params.get("name", "")
-        path = await run_in_threadpool(session.room_for, stack, name, size)
-        whole = False
-        try:
-            whole = await received(request, path) == size
-        finally:
-            if not whole:
-                await run_in_threadpool(stack.drop, path)
+        path = await run_in_threadpool(session.room_for, stack, name, size_of(request))
+        await receive(request, path, stack.drop)
         title = request.query_params.get("folder")
         await run_in_threadpool(stack.arrived, path, title and safe_stem(title))
         return json_answer({"name": path.name})
@@ -307,6 +293,16 @@ class Endpoints:
         number = request.path_params["version"]
         boxes = (stack.replay if "strokes" in body else stack.paint)(number, body)
         return self._painted(stack, number, boxes)
+
+    async def paint_archive(self, request: "Request") -> "Response":
+        """Receive an archive of strokes with the pictures that they take, and paint them."""
+        session = await run_in_threadpool(self.session, request)
+        stack, number = session.stack(request.path_params["stack"]), request.path_params["version"]
+        name = request.query_params.get("name", "")
+        path = await run_in_threadpool(session.room_for_strokes, stack, name, size_of(request))
+        await receive(request, path, discard)
+        boxes = await run_in_threadpool(stack.replay_archive, number, path)
+        return await run_in_threadpool(self._painted, stack, number, boxes)
 
     def undo(self, request: "Request", stack: ShelfStack) -> "Response":
         number = request.path_params["version"]
@@ -393,6 +389,7 @@ class Endpoints:
             ("POST", method, stack(self.fuse_by_method)),
             ("DELETE", method, stack(self.cancel_method)),
             ("POST", strokes, stack(self.paint)),
+            ("PUT", strokes, self.paint_archive),
             ("DELETE", strokes, stack(self.undo)),
             ("POST", f"{strokes}/redo", stack(self.redo)),
             ("POST", f"{at}/archive", session(self.export_project)),
@@ -416,12 +413,27 @@ def index_in(word: str, count: int | None = None) -> int:
     return found
 
 
-async def received(request: "Request", path: Path) -> int:
-    """Write the body of a request to a file as it arrives; return its size in bytes."""
-    with open(path, "wb") as file:
-        async for chunk in request.stream():
-            await run_in_threadpool(file.write, chunk)
-        return file.tell()
+def size_of(request: "Request") -> int | None:
+    """Bytes of the body of a request, as it declares them; None where it does not."""
+    return number_in(request.headers.get("content-length"))
+
+
+def discard(path: Path) -> None:
+    """Remove a file that did not arrive whole."""
+    path.unlink(missing_ok=True)
+
+
+async def receive(request: "Request", path: Path, drop: Callable[[Path], None]) -> None:
+    """Write the body of a request to a file as it arrives; drop it where it does not come whole."""
+    whole = False
+    try:
+        with open(path, "wb") as file:
+            async for chunk in request.stream():
+                await run_in_threadpool(file.write, chunk)
+            whole = file.tell() == size_of(request)
+    finally:
+        if not whole:
+            await run_in_threadpool(drop, path)
 
 
 async def body_of(request: "Request") -> dict[str, Any]:

@@ -351,6 +351,19 @@ def check_other_sources(page, folder, downloads, shots):
         np.array_equal(cv2.imread(str(taken), -1), cv2.imread(str(replayed), -1)),
         "predict.py makes another picture of these strokes",
     )
+    told = "return document.querySelector('#versions').innerText.includes('2 strokes')"
+    page.click('[data-tool="retouch"]')
+    page.click("#undo")
+    page.until(told, False)
+    page.click("#undo")
+    page.until("return document.querySelector('#undo').disabled")
+    where = page.browser.find("#strokes")
+    page.browser.ask("POST", f"{where}/value", {"text": str(archive)})
+    page.until(told)
+    painted = taken.read_bytes()
+    taken.unlink()
+    again = page.download(downloads, "#save")
+    must(again.read_bytes() == painted, "strokes that are loaded paint something else")
     page.choose("#format", "tiff")
     home(page)
 
