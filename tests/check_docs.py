@@ -61,6 +61,7 @@ NOT_RUN = {
 PACKAGES = {
     "python -m tools.estimate_depth": "onnxruntime",
     "python -m tools.export_onnx": "onnxscript",
+    "python -m tools.robustness": "matplotlib",
 }
 # Words that stand for something of the reader's.
 WORDS = {
