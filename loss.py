@@ -32,7 +32,7 @@ SMALL_SIDE = 25  # px, more than it measures, odd
 SMALL_PIXELS = 10  # of small things in a picture, which count half
 FAINT = 0.012  # local deviation of the luma below which detail does not count for more
 LEAST_TEXTURE = 0.002  # local deviation of the luma that nobody sees, half a grey level
-BANDS = 2  # of texture
+BANDS = 3  # of texture
 DARK, DARK_COUNTS = 0.1, 4.0  # texture counts DARK_COUNTS times in black, half of it at luma DARK
 
 Output = Mapping[str, Any]  # of a network
@@ -184,9 +184,9 @@ def texture_term(output: Output, batch: Batch) -> torch.Tensor:
 
     An average of frames that are unsure has less detail than each of them, and is seen as a smear;
     the terms above prefer it, since a wrong frame's detail is twice wrong. Here any detail of the
-    right strength is right. Of two bands, the second of twice the width, which noise hides less.
-    A place counts for more the darker it is, up to four times: there detail is faint to every other
-    term, and shows as soon as the picture is brightened.
+    right strength is right. Of three bands, each of twice the width of the one before, which noise
+    hides less. A place counts for more the darker it is, up to four times: there detail is faint to
+    every other term, and shows as soon as the picture is brightened.
     """
     fused, answer = (_luma(picture) for picture in (output["fused"], batch["answer"]))
     total = fused.new_zeros(())

@@ -82,9 +82,9 @@ class InProcess:
         self.free = threading.Event()  # while it is not set, shares take long
         self.free.set()
 
-    def shares(self, result, x, y):
+    def origin(self, result, x, y):
         self.free.wait(60)
-        return result.shares_at(x, y, Engine(brightest))
+        return result.origin_at(x, y, Engine(brightest))
 
 
 @contextlib.contextmanager
@@ -221,7 +221,7 @@ def test_a_whole_session(client):
     assert client.ask("GET", f"{of}/tile/{run}/fused/99/0/0")[0] == 404
     assert client.ask("GET", f"{of}/pixel/{run}/3/4")[1]["frame"] in result["names"]
     assert client.ask("GET", f"{of}/sharpest/{run}/3/4")[1]["index"] in (0, 1, 2)
-    shares = client.ask("GET", f"{of}/mixture/{run}/3/4")[1]["shares"]
+    shares = client.ask("GET", f"{of}/mixture/{run}/3/4")[1]["origin"]["shares"]
     client.prober.free.clear()  # the next clicks do not wait for what takes long
     place = f"{of}/mixture/{run}/3/4"
     slow = [threading.Thread(target=client.ask, args=("GET", place)) for _ in range(6)]

@@ -31,7 +31,7 @@ WINGS = {
 SCRIPTS = ["make_dataset", "train", "evaluate", "predict", "predict_dataset", "app"]
 TOOLS = ["align", "benchmark", "estimate_depth", "export", "make_shards", "robustness", "toolbox"]
 TOOLS += ["train_pyramid", "make_bench", "leaderboard", "exchange", "compare_runs", "sweep"]
-TOOLS += ["gpu_check", "seed_study"]
+TOOLS += ["gpu_check", "seed_study", "compare_precisions"]
 COMMANDS = [*SCRIPTS, *(f"tools.{name}" for name in TOOLS)]
 
 
@@ -99,7 +99,8 @@ def test_wings_import_only_what_they_may_and_all_that_they_may(wing):
 # What computes with torch; who calls these imports them inside a function.
 WITH_TORCH = {"synthesis/refocus", "synthesis/scenes", "synthesis/camera", "fusion/ifcnn"}
 WITH_TORCH |= {"synthesis/benchmark_set", "synthesis/camera_scale", "fusion/finish"}
-WITH_TORCH |= {"images/tensors", "synthesis/wide_blur"}
+WITH_TORCH |= {"images/tensors", "synthesis/wide_blur", "synthesis/accumulated"}
+WITH_TORCH |= {"synthesis/camera_surfaces"}
 LIGHT = [
     path
     for path in sorted(PACKAGE.rglob("*.py"))

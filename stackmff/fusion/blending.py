@@ -10,7 +10,7 @@ import numpy as np
 
 from stackmff.alignment.geometry import Alignment, coverage, covered
 from stackmff.fusion.beyond import corrected
-from stackmff.fusion.engines import Engine, weigh, weigh_and_tell
+from stackmff.fusion.engines import Corner, Engine, weigh, weigh_and_tell
 from stackmff.images.frame_store import release, window
 from stackmff.images.levels import Levels, levels_of, weighing_levels
 
@@ -170,22 +170,69 @@ class WeightsBlend:
         tile = window(self.frames, *place, self.distinct)  # (N, h, w, C)
         guided = self.guide is not self.frames
         seen = window(self.guide, *place, self.distinct) if guided else tile
-        beyond = engine.goes_beyond and not self.mixture.pure and not guided
+        weights, told = self.weighed(engine, tile, seen, place, place[::2], used)
+        if told is None:
+            return self.mixed(weights, tile[:, *used])
+        # The stage looks at what lies around a pixel, so that all of the tile is mixed.
+        return self.corrected(engine, self.mixed(weights, tile), weights, tile, told)[:, *used]
+
+    def weighed(
+        self,
+        engine: Engine,
+        tile: np.ndarray,
+        seen: np.ndarray,
+        place: Place,
+        corner: Corner,
+        used: Used | None = None,
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """The weights of a tile, and what the stage beyond the mixture is told of it.
+
+        Args:
+            engine: runs the network.
+            tile: (N, h, w, C) of the frames in `distinct`.
+            seen: of the guide likewise.
+            place: of the tile in the picture.
+            corner: (top, left) of the tile in what the engine knows as the whole.
+            used: the part of the tile that is needed; None: all of it.
+        Returns:
+            weights (N, h', w'), of the used part alone if nothing goes beyond the mixture; and
+            what `Engine.coefficients` is told, or None.
+        """
+        whole = slice(0, seen.shape[1]), slice(0, seen.shape[2])
+        used, told = used or whole, None
+        beyond = engine.goes_beyond and not self.mixture.pure and self.guide is self.frames
         if beyond and len(tile) > 1:  # a single frame is as it is
-            colours = tile.shape[3] - (tile.shape[3] % 2 == 0)  # without alpha
-            weights, told = weigh_and_tell(engine, tile, self.levels, place[::2])
-            whole = slice(0, weights.shape[1]), slice(0, weights.shape[2])
-            self.dampen(weights, tile, whole)
-            self.settle(weights, place, whole)
-            out = self.mixed(weights, tile)
-            coefficients = partial(engine.coefficients, told=told)
-            seen = tile[..., :colours]
-            out[:colours] = corrected(out[:colours], weights, seen, coefficients, self.levels)
-            return out[:, *used]
-        weights = weigh(engine, seen, self.levels, place[::2])[:, *used]
+            weights, told = weigh_and_tell(engine, tile, self.levels, corner)
+            used = whole
+        else:
+            weights = weigh(engine, seen, self.levels, corner)[:, *used]
         self.dampen(weights, tile, used)
         self.settle(weights, place, used)
-        return self.mixed(weights, tile[:, *used])
+        return weights, told
+
+    def corrected(
+        self,
+        engine: Engine,
+        mixed: np.ndarray,
+        weights: np.ndarray,
+        tile: np.ndarray,
+        told: np.ndarray | None,
+    ) -> np.ndarray:
+        """A mixed tile (planes, h, w) with what the stage adds to it; the same if `told` is None.
+
+        Args:
+            engine: runs the stage.
+            mixed: see `mixed`; changed.
+            weights, told: see `weighed`.
+            tile: (N, h, w, C).
+        """
+        if told is None:
+            return mixed
+        colours = tile.shape[3] - (tile.shape[3] % 2 == 0)  # without alpha
+        coefficients = partial(engine.coefficients, told=told)
+        seen = tile[..., :colours]
+        mixed[:colours] = corrected(mixed[:colours], weights, seen, coefficients, self.levels)
+        return mixed
 
     def mixed(self, weights: np.ndarray, tile: np.ndarray) -> np.ndarray:
         """Mix frames (N, h', w', C) by weights (N, h', w'); (planes, h', w') float32."""

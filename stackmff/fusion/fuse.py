@@ -1,6 +1,7 @@
 """The one way from N frames to a fused picture: tiles, blending, focus map."""
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 
@@ -13,7 +14,7 @@ from stackmff.fusion.blending import (
     Place,
     WeightsBlend,
 )
-from stackmff.fusion.engines import GRID, PROBE, Engine, weigh
+from stackmff.fusion.engines import GRID, PROBE, Engine
 from stackmff.fusion.tiles import (
     Spans,
     ramp,
@@ -172,21 +173,31 @@ def run_tiles(
         band[:, : rest.shape[1]] = rest
 
 
-def mixture_at(
+class Origin(NamedTuple):
+    """Where a pixel of the fused picture comes from.
+
+    Attributes:
+        shares: (N,) float32 of the frames in its mixture, sum 1; 0 for frames that take no part.
+        added: (C,) float32, what the stage beyond the mixture added, in the range of the frames.
+    """
+
+    shares: np.ndarray
+    added: np.ndarray
+
+
+def origin_at(
     frames: np.ndarray, engine: Engine, x: int, y: int, mixture: Mixture = WHOLE
-) -> np.ndarray:
-    """The share of each frame in one pixel of the fused picture.
+) -> Origin:
+    """Where one pixel of the fused picture comes from.
 
     Only a small window is looked at, so that the answer is immediate, or a wide one at a low
     resolution if the network has a coarse level; in a whole tile the shares may differ by some
-    hundredths. What goes beyond the mixture is not in them.
+    hundredths.
 
     Args:
         frames, mixture: see `fuse_stack`.
         engine: runs a network that weighs frames.
         x, y: of the pixel.
-    Returns:
-        (N,) float32, sum 1; 0 for frames that take no part.
     """
     use = mixture.frames_used(len(frames))
     size = frames.shape[1:3]
@@ -196,13 +207,14 @@ def mixture_at(
     engine = engine.for_stack(frames[:, high:low, near:far], use, blend.levels)
     top, bottom, left, right = window_around(size, x, y, PROBE)
     top, left = top - (top - high) % GRID, left - (left - near) % GRID
-    tile = window(frames, top, bottom, left, right, use)
-    weights = weigh(engine, tile, blend.levels, (top - high, left - near))
-    weights = weights[:, y - top : y - top + 1, x - left : x - left + 1].copy()
-    blend.settle(weights, (y, y + 1, x, x + 1), (slice(0, 1), slice(0, 1)))
+    place = top, bottom, left, right
+    tile = window(frames, *place, use)
+    weights, told = blend.weighed(engine, tile, tile, place, (top - high, left - near))
+    mixed = blend.mixed(weights, tile)
+    added = blend.corrected(engine, mixed.copy(), weights, tile, told) - mixed
     shares = np.zeros(len(frames), np.float32)
-    shares[use] = weights[:, 0, 0]
-    return shares
+    shares[use] = weights[:, y - top, x - left]
+    return Origin(shares, added[: frames.shape[3], y - top, x - left])
 
 
 def window_around(size: tuple[int, ...], x: int, y: int, side: int) -> Place:

@@ -7,36 +7,29 @@ frame has in focus. Everything is drawn from a NumPy generator: one seed and num
 scene of 10 frames of 1024x768 takes a second of one core.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from itertools import pairwise
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 import torch
 
 from stackmff.images.colour import to_srgb
+from stackmff.synthesis.accumulated import accumulated, add_spots, can_accumulate
 from stackmff.synthesis.camera import recompress
+from stackmff.synthesis.camera_surfaces import Planes, draw_surfaces
 from stackmff.synthesis.photos import Photos
 from stackmff.synthesis.refocus import Aperture
 from stackmff.synthesis.scenes import TOLERANCE
-from stackmff.synthesis.shapes import SHAPES, draw_alpha
-from stackmff.synthesis.surface_detail import (
-    Tone,
-    draw_specks,
-    paint_glints,
-    paint_specks,
-    surface_colour,
-)
-from stackmff.synthesis.wide_blur import NO_LIGHTS, Surface, draw_sprites
+from stackmff.synthesis.wide_blur import Surface, draw_sprites
 
 KEPT_GRAIN = 3000  # electrons at saturation; from there on the answer may keep the noise
 MOST_COC, LEAST_COC = 260.0, 12.0  # px per unit of disparity
+ACCUMULATED = 0.5  # of the scenes that can be rendered so
 MOST_FRAMES = 12
-THIN = ("curves", "letters", "grid", "rays")  # shapes that are drawn at full resolution
+HIGHLIGHT = 3.0  # times white, from where on blur turns a small thing into a disc
 
-Planes = list[tuple[float, float]]  # (low, high) of disparity, each to be in focus
 Scene = tuple[np.ndarray, np.ndarray, dict[str, Any]]  # frames, answer, settings
 
 
@@ -45,233 +38,6 @@ def code_of_linear() -> np.ndarray:
     """The sRGB codes of linear light 0 to 1 in steps of 1/65535, (65536,) uint8."""
     codes: np.ndarray = np.round(255 * to_srgb(np.arange(65536) / 65535)).astype(np.uint8)
     return codes
-
-
-def draw_lights(rng: np.random.Generator, alpha: np.ndarray, count: int) -> np.ndarray:
-    """Up to `count` random points of light on a surface of cover `alpha` (H, W); see Surface."""
-    height, width = alpha.shape
-    x, y = rng.uniform(0, width, 4 * count), rng.uniform(0, height, 4 * count)
-    if rng.random() < 0.3:  # in a row, as street lamps and lit edges are
-        along = rng.random(4 * count)
-        x = (rng.uniform(0, width) + along * rng.normal(0, width / 2)) % width
-        y = (rng.uniform(0, height) + along * rng.normal(0, height / 2)) % height
-    seen = alpha[y.astype(int), x.astype(int)] > 0.5
-    x, y = x[seen][:count], y[seen][:count]
-    strength = np.exp(rng.uniform(np.log(3), np.log(100), len(x)))
-    across = np.exp(rng.uniform(np.log(1), np.log(6), len(x)))
-    if rng.random() < 0.3:  # strong enough for their discs to clip
-        strength *= rng.uniform(5, 60)
-    tint = np.exp(rng.normal(0, 0.4, (len(x), 3)))
-    lights = np.concatenate([np.stack([x, y], 1), strength[:, None] * tint, across[:, None]], 1)
-    return lights.astype(np.float32)
-
-
-def relief(
-    rng: np.random.Generator, height: int, width: int, low: float, high: float
-) -> np.ndarray:
-    """A slanted or bumpy disparity within [low, high], (height, width) float32."""
-    y, x = np.mgrid[0:1:17j, 0:1:17j]
-    angle = rng.uniform(0, 2 * np.pi)
-    surface = x * np.cos(angle) + y * np.sin(angle)
-    if rng.random() < 0.5:
-        for _ in range(rng.integers(1, 5)):
-            a, b, phase = rng.normal(0, 6), rng.normal(0, 6), rng.uniform(0, 2 * np.pi)
-            surface = surface + rng.uniform(0.1, 0.6) * np.sin(a * x + b * y + phase)
-    surface = (surface - surface.min()) / np.ptp(surface)
-    surface = (low + (high - low) * surface).astype(np.float32)
-    return cv2.resize(surface, (width, height), interpolation=cv2.INTER_CUBIC).clip(low, high)
-
-
-def draw_bars(rng: np.random.Generator, side: int) -> np.ndarray:
-    """The cover of legs, stalks or wires, bent and thinner at one end: (side, side) float32."""
-    alpha = np.zeros((side, side), np.uint8)
-    along = np.linspace(0, 1, 60)
-    for _ in range(rng.integers(1, 5)):
-        start, end = rng.uniform(-0.2, 1.2, (2, 2)) * side
-        bend = rng.normal(0, 0.12) * (end - start)[::-1] * (1, -1)
-        path = start + along[:, None] * (end - start)
-        path = path + (4 * along * (1 - along))[:, None] * bend
-        thick, thin = np.exp(rng.uniform(np.log(0.004), np.log(0.12))), rng.uniform(0.3, 1)
-        radii = side * thick / 2 * (1 + along * (thin - 1))
-        across = np.gradient(path, axis=0)[:, ::-1] * (1, -1)
-        across = across / np.maximum(np.linalg.norm(across, axis=1, keepdims=True), 1e-6)
-        rims = [path + across * radii[:, None], (path - across * radii[:, None])[::-1]]
-        points = np.round(np.concatenate(rims) * 16).astype(np.int32)
-        cv2.fillPoly(alpha, [points], 255, cv2.LINE_AA, 4)
-    return alpha.astype(np.float32) / 255
-
-
-def body_alpha(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
-    """The cover of a body, one of SHAPES or a smooth large one: (height, width) float32."""
-    side = max(height, width)
-    if rng.random() < 0.2:
-        alpha = draw_bars(rng, side)
-    elif rng.random() < 0.3:
-        smooth = cv2.resize(
-            rng.normal(0, 1, (6, 6)).astype(np.float32), (side, side), interpolation=cv2.INTER_CUBIC
-        )
-        edge = smooth - np.float32(rng.uniform(-0.3, 0.6))
-        alpha = (edge * side / 8 + 0.5).clip(0, 1)
-    else:
-        half = -(-side // 2)
-        shape = rng.choice(list(SHAPES))
-        if shape in THIN:
-            alpha = draw_alpha(rng, side, shape)
-        else:
-            alpha = cv2.resize(draw_alpha(rng, half, shape), (side, side))
-    return np.ascontiguousarray(alpha[:height, :width])
-
-
-def tone_of(rng: np.random.Generator, chances: Mapping[Tone, float]) -> Tone:
-    """A random tone by {tone: chance}."""
-    return cast(Tone, str(rng.choice(list(chances), p=list(chances.values()))))
-
-
-def random_count(rng: np.random.Generator, most: int) -> int:
-    """A number from 1 to most, small ones more often."""
-    return int(np.exp(rng.uniform(0, np.log(most))))
-
-
-class Kind(NamedTuple):
-    """A kind of scene.
-
-    Attributes:
-        share: of the scenes.
-        grounds: {tone of the ground: chance}.
-        bodies: {tone of a body: chance}.
-        lights: chance of points of light on the ground.
-        ground_in_focus: chance that a frame has the ground in focus.
-    """
-
-    share: float
-    grounds: Mapping[Tone, float]
-    bodies: Mapping[Tone, float]
-    lights: float
-    ground_in_focus: float
-
-
-SPECIMENS: Mapping[Tone, float] = {"dark": 0.5, "normal": 0.35, "bright": 0.15}
-BODIES: Mapping[Tone, float] = {"dark": 0.25, "normal": 0.65, "bright": 0.1}
-KINDS = {
-    "specimen": Kind(
-        0.4, {"plain": 0.5, "bright": 0.25, "normal": 0.15, "dark": 0.1}, SPECIMENS, 0.15, 0.35
-    ),
-    "lights": Kind(0.25, {"dark": 0.5, "plain": 0.2, "normal": 0.3}, BODIES, 1.0, 0.7),
-    "sheet": Kind(0.12, {"normal": 0.6, "dark": 0.4}, BODIES, 0.0, 1.0),  # slanted or bumpy
-    "any": Kind(0.23, {"normal": 0.6, "plain": 0.2, "dark": 0.1, "bright": 0.1}, BODIES, 0.3, 0.6),
-}
-
-
-class Drawing(NamedTuple):
-    """The surfaces of a scene from back to front, and what is to be in focus."""
-
-    surfaces: list[Surface]
-    planes: Planes
-
-
-def draw_surfaces(rng: np.random.Generator, photos: Photos, height: int, width: int) -> Drawing:
-    """The surfaces of a random scene, and where to focus; arguments as of `large_scene`."""
-    name = str(rng.choice(list(KINDS), p=[kind.share for kind in KINDS.values()]))
-    kind = KINDS[name]
-    drawing = Drawing([], [])
-    sheet = name == "sheet"
-    draw_ground(rng, photos, (height, width), kind, sheet, drawing)
-    count = int(rng.integers(0, 2)) if sheet else int(rng.integers(1, 5))
-    start = 0.9 if sheet else rng.uniform(0.1, 0.7)
-    if not sheet and rng.random() < 0.4:
-        draw_dust(rng, photos, (height, width), start, drawing)
-    for low, high in pairwise(np.linspace(start, 1, count + 1)):
-        near = low + (high - low) * rng.uniform(0, 0.5), high
-        draw_body(rng, photos, (height, width), kind, near, drawing)
-    if len(drawing.planes) > 1 and rng.random() < 0.12:  # a body that no frame has in focus
-        drawing.planes.pop(int(rng.integers(len(drawing.planes))))
-    return drawing
-
-
-def paint_small_things(
-    rng: np.random.Generator, colour: np.ndarray, glints: float, specks: float
-) -> None:
-    """Paint glints and specks on a surface, each kind with a chance, in place."""
-    if rng.random() < glints:
-        paint_glints(rng, colour, random_count(rng, 200))
-    if rng.random() < specks:
-        paint_specks(rng, colour, random_count(rng, 200))
-
-
-def draw_ground(
-    rng: np.random.Generator,
-    photos: Photos,
-    size: tuple[int, int],
-    kind: Kind,
-    sheet: bool,
-    drawing: Drawing,
-) -> None:
-    """Draw what covers the whole picture, at disparity 0 or, as a sheet, slanted or bumpy."""
-    height, width = size
-    opaque = np.ones((height, width), np.float32)
-    colour = surface_colour(rng, photos, height, width, tone_of(rng, kind.grounds))
-    if sheet:
-        disparity = relief(rng, height, width, 0, rng.uniform(0.4, 0.9))
-        drawing.surfaces.append(Surface(colour, opaque, disparity))
-        drawing.planes.append((0.0, float(disparity.max())))
-        return
-    paint_small_things(rng, colour, 0.2, 0.3)
-    lights = NO_LIGHTS
-    if rng.random() < kind.lights:
-        lights = draw_lights(rng, opaque, random_count(rng, 250))
-    drawing.surfaces.append(Surface(colour, opaque, 0.0, lights))
-    if rng.random() < kind.ground_in_focus:
-        drawing.planes.append((0.0, 0.0))
-
-
-def draw_dust(
-    rng: np.random.Generator,
-    photos: Photos,
-    size: tuple[int, int],
-    nearest: float,
-    drawing: Drawing,
-) -> None:
-    """Draw specks that float before the ground, at up to four disparities below `nearest`.
-
-    Nothing but the one frame that has it in focus tells that there is a speck.
-    """
-    for plane in np.sort(rng.uniform(0, nearest, rng.integers(1, 5))).tolist():
-        colour = surface_colour(rng, photos, *size, "plain")
-        cover = draw_specks(rng, *size, random_count(rng, 100))
-        drawing.surfaces.append(Surface(colour, cover, plane))
-        drawing.planes.append((plane, plane))
-
-
-def draw_body(
-    rng: np.random.Generator,
-    photos: Photos,
-    size: tuple[int, int],
-    kind: Kind,
-    near: tuple[float, float],
-    drawing: Drawing,
-) -> None:
-    """Draw a body with disparities in `near`, a third of them with hairs or dust before it."""
-    height, width = size
-    low, high = near
-    alpha = body_alpha(rng, height, width)
-    colour = surface_colour(rng, photos, height, width, tone_of(rng, kind.bodies))
-    paint_small_things(rng, colour, 0.5, 0.1)
-    disparity = relief(rng, height, width, low, high) if rng.random() < 0.6 else float(high)
-    lights = NO_LIGHTS
-    if rng.random() < 0.3:
-        lights = draw_lights(rng, alpha, random_count(rng, 30))
-    drawing.surfaces.append(Surface(colour, alpha, disparity, lights))
-    drawing.planes.append((float(np.min(disparity)), float(np.max(disparity))))
-    if rng.random() < 0.35:
-        plane = float(rng.uniform(low, min(high + 0.1, 1)))
-        thin = str(rng.choice(["curves", "curves", "branches", "specks"]))
-        if thin == "specks":
-            cover = draw_specks(rng, height, width, random_count(rng, 150))
-        else:
-            cover = draw_alpha(rng, max(height, width), thin)[:height, :width]
-        colour = surface_colour(rng, photos, height, width, tone_of(rng, kind.bodies))
-        drawing.surfaces.append(Surface(colour, np.ascontiguousarray(cover), plane))
-        drawing.planes.append((plane, plane))
 
 
 def draw_focus(rng: np.random.Generator, planes: Planes, n_frames: int) -> np.ndarray:
@@ -379,6 +145,35 @@ class Camera(NamedTuple):
         """The circles of confusion of surfaces with the focus on a plane, px."""
         return [self.coc * np.abs(s.disparity - np.float32(plane)) for s in surfaces]
 
+    def accumulates(self, surfaces: Sequence[Surface], focus: np.ndarray) -> bool:
+        """Whether surfaces can be photographed by accumulation, and lights are in focus once."""
+        lit = [surface for surface in surfaces if len(surface.lights)]
+        return can_accumulate(surfaces, len(focus), self.coc, self.aperture) and all(
+            np.max(coc) <= TOLERANCE for coc in self.least_cocs(lit, focus)
+        )
+
+    def least_cocs(self, surfaces: Sequence[Surface], focus: np.ndarray) -> list[Any]:
+        """The circle of confusion of each surface where it is sharpest, a number or (H, W), px."""
+        return [np.min([self.cocs([s], plane)[0] for plane in focus], 0) for s in surfaces]
+
+    def photographs(
+        self, surfaces: Sequence[Surface], focus: np.ndarray, exact: bool
+    ) -> Iterator[np.ndarray]:
+        """The frames of focal planes, (H, W, 3) float32 linear light each.
+
+        Args:
+            surfaces: from back to front.
+            focus: (N,) disparities.
+            exact: by accumulation over the aperture.
+        """
+        if exact:
+            for picture in accumulated(surfaces, focus, self.coc, self.aperture):
+                yield add_glare(picture, *self.glare) if self.glare else picture
+            return
+        for plane in focus:
+            turned = [bool(np.mean(surface.disparity) > plane) for surface in surfaces]
+            yield self.seen(surfaces, self.cocs(surfaces, plane), turned)
+
 
 def random_camera(rng: np.random.Generator, coc: float) -> Camera:
     """A camera with these circles of confusion, everything else at random."""
@@ -406,9 +201,10 @@ def large_scene(
         most_frames: bound of N.
     Returns:
         frames (N, height, width, 3) uint8, nearest focus first; answer (height, width, 3) uint8;
-        settings (plain JSON values). The answer has no noise, or that of the sharp frames if it is
-        faint, since a network whose answers never have any averages faint texture away. What no
-        frame has in focus is as blurred in it as where it is nearest to focus.
+        settings (plain JSON values), "highlights" for lights or glints. The answer has no noise,
+        or that of the sharp frames if it is faint, since a network whose answers never have any
+        averages faint texture away. What no frame has in focus is as blurred in it as where it is
+        nearest to focus.
     """
     surfaces, planes = draw_surfaces(rng, photos, *size)
     largest = float(np.exp(rng.uniform(np.log(LEAST_COC), np.log(MOST_COC))))
@@ -418,15 +214,14 @@ def large_scene(
     focus = focus[:most_frames]
     camera = random_camera(rng, largest)
     noise = camera.noise
-    keeps_grain = noise is not None and noise[0] > KEPT_GRAIN and rng.random() < 0.7
+    keeps_grain = noise is not None and noise[0] > KEPT_GRAIN and rng.random() < 0.9
+    exact = rng.random() < ACCUMULATED and camera.accumulates(surfaces, focus)
     frames, grain = [], []
-    for plane in focus:
-        turned = [bool(np.mean(surface.disparity) > plane) for surface in surfaces]
-        picture = camera.seen(surfaces, camera.cocs(surfaces, plane), turned)
+    for picture in camera.photographs(surfaces, focus, exact):
         frames.append(coded(rng, picture, noise))
         if keeps_grain:
             grain.append(frames[-1].astype(np.int16) - coded(rng, picture))
-    answer = coded(rng, sharpest(camera, surfaces, focus))
+    answer = coded(rng, sharpest(camera, surfaces, focus, exact))
     if keeps_grain:
         nearest = sharpest_frame(surfaces, focus)
         kept = np.take_along_axis(np.stack(grain), nearest[None, ..., None], 0)[0]
@@ -435,27 +230,41 @@ def large_scene(
         quality = int(rng.integers(80, 99))
         frames = [recompress(frame, quality) for frame in frames]
     settings = {
+        "accumulated": exact,
         "focus": focus.tolist(),
         "aperture_px": largest,
+        "highlights": any(
+            len(surface.lights) > 0 or surface.colour.max() > HIGHLIGHT for surface in surfaces
+        ),
         "noise": noise,
         "glare": camera.glare,
     }
     return np.stack(frames), answer, settings
 
 
-def sharpest(camera: Camera, surfaces: Sequence[Surface], focus: np.ndarray) -> np.ndarray:
+def sharpest(
+    camera: Camera, surfaces: Sequence[Surface], focus: np.ndarray, exact: bool = False
+) -> np.ndarray:
     """Each surface as in its sharpest frame, (H, W, 3) linear light; blur up to TOLERANCE is none.
 
     Args:
         camera: its coc is used.
         surfaces: from back to front.
         focus: (N,) disparities of the focal planes.
+        exact: lights as `accumulated` shows them, in focus.
     """
-    least = []
-    for surface in surfaces:
-        coc = np.min([camera.cocs([surface], plane)[0] for plane in focus], 0)
-        least.append(coc * ((coc - TOLERANCE) / TOLERANCE).clip(0, 1))
-    return camera.seen(surfaces, least, [False] * len(surfaces))
+    least = [
+        coc * ((coc - TOLERANCE) / TOLERANCE).clip(0, 1)
+        for coc in camera.least_cocs(surfaces, focus)
+    ]
+    if not exact:
+        return camera.seen(surfaces, least, [False] * len(surfaces))
+    picture = np.zeros_like(surfaces[0].colour)
+    for surface, coc in zip(surfaces, least, strict=True):
+        layer = surface.unlit().blurred(coc, camera.aperture, camera.sprites, False)
+        picture = picture * (1 - layer[..., 3:]) + layer[..., :3]
+        add_spots(picture, surface)
+    return add_glare(picture, *camera.glare) if camera.glare else picture
 
 
 def sharpest_frame(surfaces: Sequence[Surface], focus: np.ndarray) -> np.ndarray:

@@ -18,7 +18,7 @@ import numpy as np
 from stackmff.synthesis.surface_detail import draw_specks
 
 MARGIN = 32  # px around the picture, since the transform is periodic
-RINGS = 2.5, 14.0  # px, width of the first ring where a frame is farthest out of focus
+RINGS = 4.0, 14.0  # px, width of the first ring where a frame is farthest out of focus
 RADII = 5.0, 50.0  # px, of bodies
 PHASE = 0.2, 2.0  # of the middle of a body, radians
 ABSORBED = 0.1, 0.7  # of the light, in the middle of a body
@@ -84,9 +84,7 @@ def draw_bodies(rng: np.random.Generator, texture: np.ndarray, depths: np.ndarra
         absorbed = rng.uniform(*ABSORBED) * colour * thickness * grain
         phase = rng.choice([-1, 1]) * np.exp(rng.uniform(*np.log(PHASE))) * thickness
         found.append(Bodies(absorbed.astype(np.float32), phase.astype(np.float32), float(depth)))
-    if (
-        rng.random() < 0.6
-    ):  # dust and granules, which are there, unlike the spots of what is defocused
+    if rng.random() < 0.9:  # dust and granules: they are there, unlike the spots of what is blurred
         specks = draw_specks(rng, side, side, int(rng.integers(1, 30)))
         absorbed = rng.uniform(0.5, 0.95) * np.broadcast_to(specks, (3, side, side))
         nothing = np.zeros((side, side), np.float32)

@@ -4,7 +4,7 @@ Wide circles are computed on reduced pictures; points of light are drawn at full
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 import cv2
@@ -86,6 +86,10 @@ class Surface:
         if factor not in self.reduced:
             self.reduced[factor] = shrink(self.reduced[1], factor)
         return self.reduced[factor]
+
+    def unlit(self) -> "Surface":
+        """The surface without its lights."""
+        return replace(self, lights=NO_LIGHTS)
 
     def blurred(
         self,

@@ -29,14 +29,15 @@ CROP = 224  # px, a multiple of STEP, of large scenes
 SMALL_CROP = 192  # px, of small scenes
 SMALL_SIZE = 224  # px, of small scenes
 KINDS: tuple[Kind, ...] = (  # of small scenes
-    *("wide",) * 5, *("regions",) * 2, *("any",) * 3, *("transmitted",) * 2,
+    *("wide",) * 5, *("regions",) * 2, *("any",) * 5,
+    *("wide",) * 5, *("regions",) * 2, *("any",) * 4, "transmitted",
 )  # fmt: skip
 STEP = 32  # px, the grid on which tiles of the fine level start
 REDUCTION = 8  # px of the picture along one of the coarse level
 SAMPLES = 1.5e6  # pixels times frames of a step
 VALIDATION_SEEDS = 9001, 9002  # of large and of small scenes
-MISALIGNED, SHADED = 0.04, 0.06  # shares of the large scenes
-NEGATIVES, DIMMED = 0.06, 0.3  # shares of the steps on large scenes
+MISALIGNED, SHADED = 0.08, 0.06  # shares of the large scenes
+NEGATIVES, DIMMED = 0.1, 0.3  # shares of the steps on large scenes, negatives where they may be
 COPY_NOISE = 2 / 255  # at most, of frames that a sample has twice
 LIGHT = Augmentation(  # of small scenes
     gain=0.2, negatives=0.06, shading=0.05, drift=0.05, colour=True, recolour=0.3, fringes=0.1
@@ -147,7 +148,7 @@ class LargeScene:
     """
 
     def __init__(self, photos: Photos, seed: int, number: int, details: Details) -> None:
-        frames, answer, _ = numbered_large_scene(photos, seed, number)
+        frames, answer, settings = numbered_large_scene(photos, seed, number)
         rng = np.random.default_rng([seed, number, 1])
         kind = rng.random()
         if kind < SHADED + MISALIGNED:
@@ -158,6 +159,9 @@ class LargeScene:
                 for part in (stack, wanted)
             )
         self.frames, self.answer, self.details = frames, answer, details
+        # The disc of a light would be dark, sharp and not in the answer, which teaches that specks
+        # on a bright ground are nothing.
+        self.may_negate = not settings["highlights"]
         self.views: dict[int, View] = {}
 
     def view(self, factor: int) -> View:
@@ -206,7 +210,7 @@ def large_batch(rng: np.random.Generator, scene: LargeScene) -> PyramidBatch:
         np.moveaxis(view.small[chosen], -1, 0)[None],
         np.moveaxis(view.small_answer, -1, 0)[None],
     ]
-    if rng.random() < NEGATIVES:
+    if rng.random() < NEGATIVES and scene.may_negate:
         parts = [1 - part for part in parts]
     if rng.random() < DIMMED:
         gain = np.float32(rng.uniform(0.6, 1.0))

@@ -24,18 +24,16 @@ from stackmff.processes import (
     start_process,
 )
 from stackmff.webapp.reporting import be_modest, bound_time
-from stackmff.webapp.results import ShownResult
+from stackmff.webapp.results import PixelOrigin, ShownResult
 
 LONGEST, IDLE = 120.0, 600.0  # seconds for an answer, and without a question until the process ends
-
-Shares = list[tuple[str, float]]
 
 
 class Prober(Protocol):
     """Finds the frames that a pixel is mixed of."""
 
-    def shares(self, result: ShownResult, x: int, y: int) -> Shares | None:
-        """As ShownResult.shares_at; None where the network predicts no weights."""
+    def origin(self, result: ShownResult, x: int, y: int) -> PixelOrigin | None:
+        """As ShownResult.origin_at; None where the network predicts no weights."""
 
 
 class ProbeProcess:
@@ -50,8 +48,8 @@ class ProbeProcess:
         self.process: subprocess.Popen[str] | None = None
         self.lock = threading.Lock()
 
-    def shares(self, result: ShownResult, x: int, y: int) -> Shares | None:
-        """As ShownResult.shares_at; None where the network predicts no weights.
+    def origin(self, result: ShownResult, x: int, y: int) -> PixelOrigin | None:
+        """As ShownResult.origin_at; None where the network predicts no weights.
 
         Raises:
             StackError: the process cannot tell.
@@ -65,7 +63,10 @@ class ProbeProcess:
         told: dict[str, Any] = json.loads(answer)
         if "error" in told:
             raise StackError(told["error"])
-        return told["shares"]
+        if told["origin"] is None:
+            return None
+        shares, added = told["origin"]
+        return PixelOrigin([(name, share) for name, share in shares], added)
 
     def _asked(self, question: str) -> str:
         """The line that answers a question; "" where the process has ended."""
@@ -105,7 +106,7 @@ def engine_of(model_path: str, device: str) -> Engine:
     return choose_engine(Path(model_path), device)
 
 
-def answer(question: dict[str, Any]) -> Shares | None:
+def answer(question: dict[str, Any]) -> PixelOrigin | None:
     """The answer to a question of ProbeProcess.
 
     Raises:
@@ -118,7 +119,7 @@ def answer(question: dict[str, Any]) -> Shares | None:
         result = ShownResult(question["folder"], painted=False)
     except FileNotFoundError as error:
         raise StackError("this result was deleted") from error
-    return result.shares_at(question["x"], question["y"], engine)
+    return result.origin_at(question["x"], question["y"], engine)
 
 
 def main() -> int:
@@ -129,7 +130,7 @@ def main() -> int:
     for line in sys.stdin:
         bound_time(LONGEST)
         try:
-            told: dict[str, Any] = {"shares": answer(json.loads(line))}
+            told: dict[str, Any] = {"origin": answer(json.loads(line))}
         except KNOWN_FAILURES as error:
             told = {"error": sentence_of(error)}
         channel.write(json.dumps(told) + "\n")

@@ -5,7 +5,7 @@ import shutil
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -19,7 +19,7 @@ from stackmff.errors import StackError
 from stackmff.files import natural_key
 from stackmff.fusion.blending import Mixture
 from stackmff.fusion.engines import Engine
-from stackmff.fusion.fuse import mixture_at
+from stackmff.fusion.fuse import origin_at
 from stackmff.fusion.retouch import Painting, apply_strokes, cover, record_of, stroke_of
 from stackmff.images.colour import luma
 from stackmff.images.formats import decode
@@ -42,6 +42,18 @@ LAYERS = ("fused", "plain", "focus", "confidence")  # besides the frames, named 
 NEAR = 12  # px around a place that is compared for sharpness
 
 Box = tuple[int, int, int, int]  # (top, bottom, left, right), px
+
+
+class PixelOrigin(NamedTuple):
+    """Where a pixel comes from.
+
+    Attributes:
+        shares: (name, share) of the frames that it is mixed of, largest first.
+        added: to their mixture, for each channel, in levels of 255.
+    """
+
+    shares: list[tuple[str, float]]
+    added: list[int]
 
 
 class ShownResult:
@@ -287,13 +299,17 @@ class ShownResult:
                 return {"frame": name, "share": round(share, 3)}
         return None
 
-    def shares_at(self, x: int, y: int, engine: Engine) -> list[tuple[str, float]]:
-        """(name, share) of the frames that a pixel is mixed of, largest first."""
+    def origin_at(self, x: int, y: int, engine: Engine) -> PixelOrigin:
+        """Which frames a pixel is mixed of, and what was added to their mixture."""
         mixture = Mixture(self.kept, self.alignment, self.tilt)
-        shares = mixture_at(self.frames, engine, *self.own_place(x, y), mixture)
+        shares, added = origin_at(self.frames, engine, *self.own_place(x, y), mixture)
         release(self.frames)
         found = [(self.names[k], round(float(shares[k]), 3)) for k in np.argsort(-shares)]
-        return [(name, share) for name, share in found if share >= 0.005]
+        colours = added if len(added) % 2 else added[:-1]  # without alpha
+        added_levels = np.round(colours * (255 / np.iinfo(self.frames.dtype).max)).astype(int)
+        return PixelOrigin(
+            [(name, share) for name, share in found if share >= 0.005], added_levels.tolist()
+        )
 
     def paint(self, stroke: Painting) -> Box:
         """Paint one more stroke; return the box that has changed."""

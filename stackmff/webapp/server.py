@@ -267,7 +267,8 @@ class Endpoints:
         at = request.path_params
         result = stack.of_run(at["run"])
         result.own_place(at["x"], at["y"])
-        return json_answer({"shares": self.prober.shares(result, at["x"], at["y"])})
+        origin = self.prober.origin(result, at["x"], at["y"])
+        return json_answer({"origin": origin and origin._asdict()})
 
     def sharpest(self, request: "Request", stack: ShelfStack) -> "Response":
         at = request.path_params

@@ -14,7 +14,7 @@ from stackmff.fusion.blending import Mixture
 from stackmff.fusion.coarse_level import PyramidEngine, coarse_tiles, kept
 from stackmff.fusion.engine_choice import engine_of_module
 from stackmff.fusion.engines import TorchEngine
-from stackmff.fusion.fuse import frame_weights, fuse_stack, mixture_at
+from stackmff.fusion.fuse import frame_weights, fuse_stack, origin_at
 from stackmff.images import frame_store
 
 SMALL = {"network": "PyramidMix", "widths": (8, 8), "hidden": 4, "window": 3, "chroma": 4}
@@ -133,7 +133,9 @@ def test_frames_in_a_file_give_the_same(engine, tmp_path):
     np.testing.assert_array_equal(
         fuse_stack(stored, engine).picture, fuse_stack(frames, engine).picture
     )
-    assert mixture_at(stored, engine, 250, 77) == pytest.approx(mixture_at(frames, engine, 250, 77))
+    assert origin_at(stored, engine, 250, 77).shares == pytest.approx(
+        origin_at(frames, engine, 250, 77).shares
+    )
 
 
 @pytest.mark.parametrize("more", [1, 4, 5])
@@ -155,11 +157,29 @@ def test_the_mixture_of_a_pixel_is_that_of_the_picture(engine):
     frames = drawn_stack(300, 400)
     weights = frame_weights(frames, engine)
     for x, y in ((0, 0), (399, 299), (205, 131)):
-        shares = mixture_at(frames, engine, x, y)
+        shares = origin_at(frames, engine, x, y).shares
         assert shares.sum() == pytest.approx(1)
         np.testing.assert_allclose(shares, weights[:, y, x], atol=0.05)
-    some = mixture_at(frames, engine, 205, 131, Mixture(use=[0, 2]))
+    some = origin_at(frames, engine, 205, 131, Mixture(use=[0, 2])).shares
     assert some[1] == 0 and some.sum() == pytest.approx(1)
+
+
+def test_the_origin_of_a_pixel_tells_what_goes_beyond_the_mixture():
+    network = make_network(finish=4)
+    torch.nn.init.normal_(network.finish.leave.weight, std=1.0)
+    engine = engine_of_module(network)
+    frames = drawn_stack(96, 96)  # within one window, so that all is exact
+    fused, pure = (
+        fuse_stack(frames, engine, Mixture(deep=True, pure=pure)).picture / 257
+        for pure in (False, True)
+    )
+    change = np.abs(fused - pure).max(2)
+    for y, x in (np.unravel_index(change.argmax(), change.shape), (0, 0), (95, 50)):
+        shares, added = origin_at(frames, engine, int(x), int(y))
+        assert shares @ frames[:, y, x] == pytest.approx(pure[y, x], abs=0.05)
+        assert added == pytest.approx(fused[y, x] - pure[y, x], abs=0.05)
+    assert change.max() > 1
+    assert not origin_at(frames, engine, 50, 50, Mixture(pure=True)).added.any()
 
 
 def test_time_at_the_coarse_level_and_of_tiles_counts(engine):

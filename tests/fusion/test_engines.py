@@ -22,7 +22,7 @@ from stackmff.fusion.engine_choice import (
     torch_engine,
 )
 from stackmff.fusion.engines import OpenVinoEngine, TorchEngine, extended
-from stackmff.fusion.fuse import frame_weights, fuse_stack, get_ready, mixture_at
+from stackmff.fusion.fuse import frame_weights, fuse_stack, get_ready, origin_at
 from stackmff.images.formats import write_picture
 from stackmff.machine import select_device
 from stackmff.shipped import WEIGHTS
@@ -108,7 +108,7 @@ def test_a_tile_is_mirrored_at_its_last_row_and_column():
 def test_a_mixture_of_a_pixel_is_the_same_in_both_engines(either):
     frames = stack_of(3, 300, 260)
     shares = [
-        mixture_at(frames, engine, 259, 171)
+        origin_at(frames, engine, 259, 171).shares
         for engine in (torch_engine(either, "cpu"), openvino_engine(export_of(either), "fp32"))
     ]
     np.testing.assert_allclose(*shares, atol=1e-4)

@@ -12,7 +12,7 @@ from stackmff.alignment.measure import measure
 from stackmff.display.drawing import reduced
 from stackmff.display.previews import sharpest_frame
 from stackmff.fusion.blending import Mixture
-from stackmff.fusion.fuse import frame_weights, fuse_stack, mixture_at
+from stackmff.fusion.fuse import frame_weights, fuse_stack, origin_at
 from stackmff.images.colour import luma
 from stackmff.images.levels import Levels, levels_of, told_levels, weighing_levels
 
@@ -83,7 +83,7 @@ def test_the_network_sees_a_dim_stack_stretched(frames):
     assert faint.min() <= fused.picture.min() and fused.picture.max() <= faint.max()
     weights = frame_weights(faint, Engine(brightest))
     np.testing.assert_allclose(
-        mixture_at(faint, Engine(brightest), 80, 50), weights[:, 50, 80], atol=1e-5
+        origin_at(faint, Engine(brightest), 80, 50).shares, weights[:, 50, 80], atol=1e-5
     )
     # A network that gives a luma gives it in the levels of the frames.
     fused = fuse_stack(faint, Engine(lambda tiles: tiles.max(1, keepdims=True), "luma"))

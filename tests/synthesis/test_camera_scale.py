@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from stackmff.synthesis import camera_scale
+from stackmff.synthesis import camera_scale, camera_surfaces
 from stackmff.synthesis.refocus import Aperture
 from stackmff.synthesis.surface_detail import draw_specks, paint_specks
 from stackmff.synthesis.wide_blur import Surface, add_lights, blur, draw_sprites
@@ -42,7 +42,7 @@ def test_specks_and_bars_cover_what_they_should():
     assert specks.shape == (200, 300) and specks.dtype == np.float32
     assert 0 < specks.mean() < 0.5 and specks.min() == 0 and specks.max() <= 1
     assert (draw_specks(rng, 20, 30, 0) == 0).all()
-    bars = [camera_scale.draw_bars(rng, 128) for _ in range(8)]
+    bars = [camera_surfaces.draw_bars(rng, 128) for _ in range(8)]
     assert all(bar.min() >= 0 and bar.max() <= 1 for bar in bars)
     assert any(bar[:, 64].max() == 1 for bar in bars)
 

@@ -18,16 +18,16 @@ def test_a_process_tells_what_the_network_tells(tmp_path):
     result = ShownResult(result_in(tmp_path / "full"))
     prober = ProbeProcess(WEIGHTS, "cpu")
     try:
-        wanted = result.shares_at(20, 10, choose_engine(WEIGHTS, "cpu"))
-        assert [tuple(one) for one in prober.shares(result, 20, 10)] == wanted
+        wanted = result.origin_at(20, 10, choose_engine(WEIGHTS, "cpu"))
+        assert prober.origin(result, 20, 10) == wanted
         first = prober.process.pid
         os.kill(first, signal.SIGKILL)
         prober.process.wait()
-        assert [tuple(one) for one in prober.shares(result, 20, 10)] == wanted
+        assert prober.origin(result, 20, 10) == wanted
         assert prober.process.pid != first
         (tmp_path / "full" / "result.json").rename(tmp_path / "gone")
         with pytest.raises(StackError, match="this result was deleted"):
-            prober.shares(result, 20, 10)
+            prober.origin(result, 20, 10)
         process = prober.process
     finally:
         prober.close()

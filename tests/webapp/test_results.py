@@ -15,7 +15,7 @@ from stackmff.alignment.geometry import Alignment
 from stackmff.alignment.record import load_alignment, save_alignment
 from stackmff.errors import StackError
 from stackmff.fusion.blending import Mixture
-from stackmff.fusion.fuse import fuse_stack, mixture_at
+from stackmff.fusion.fuse import fuse_stack, origin_at
 from stackmff.fusion.regions import Region
 from stackmff.fusion.retouch import Stroke, record_of, save_strokes, stroke_of
 from stackmff.images.formats import decode, to_8_bits
@@ -141,17 +141,17 @@ def test_strokes_are_painted_named_and_undone(result):
 def test_the_mixture_of_a_pixel_is_the_networks(result):
     engine = Engine(brightest)
     for x, y in ((0, 0), (650, 44), (WIDTH - 1, HEIGHT - 1)):
-        shares = dict(result.shares_at(x, y, engine))
+        shares = dict(result.origin_at(x, y, engine).shares)
         values = np.float64(result.frames[:, y, x]) @ [0.299, 0.587, 0.114] / 255
         wanted = np.exp(4 * values) / np.exp(4 * values).sum()
         assert [shares[name] for name in result.names] == pytest.approx(wanted, abs=2e-3)
-    assert result.shares_at(5, 5, Engine(only(1))) == [("b.png", 1.0)]
+    assert result.origin_at(5, 5, Engine(only(1))).shares == [("b.png", 1.0)]
 
 
 def test_a_mixture_is_that_of_the_whole_picture():
     frames = np.stack(draw_stack(texture(40, 60, 0), 4))
     fused = fuse_stack(frames, Engine(brightest), mixture=Mixture(maps=False, deep=True, tilt=1.5))
-    shares = mixture_at(frames, Engine(brightest), 33, 21, mixture=Mixture(tilt=1.5))
+    shares = origin_at(frames, Engine(brightest), 33, 21, mixture=Mixture(tilt=1.5)).shares
     assert shares.sum() == pytest.approx(1, abs=1e-5)
     mixed = np.float64(shares) @ frames[:, 21, 33]
     assert fused.picture[21, 33] / 257 == pytest.approx(mixed, abs=0.02)
@@ -159,7 +159,7 @@ def test_a_mixture_is_that_of_the_whole_picture():
 
 def test_frames_that_take_no_part_have_no_share():
     frames = np.stack(draw_stack(texture(40, 60, 0), 4))
-    shares = mixture_at(frames, Engine(brightest), 3, 2, mixture=Mixture(use=[1, 3]))
+    shares = origin_at(frames, Engine(brightest), 3, 2, mixture=Mixture(use=[1, 3])).shares
     assert shares[[0, 2]].tolist() == [0, 0]
     assert shares.sum() == pytest.approx(1, abs=1e-5)
 

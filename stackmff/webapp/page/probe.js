@@ -34,15 +34,18 @@ async function requestShares(view) {
     while (probed) {
       const pixel = probed;
       probed = null;
-      const { shares } = await ask("GET", ofStack(`/mixture/${pixel.run}/${pixel.x}/${pixel.y}`));
-      if (isMarked(view, pixel)) draw(pixel, shares);
+      const { origin } = await ask("GET", ofStack(`/mixture/${pixel.run}/${pixel.x}/${pixel.y}`));
+      if (isMarked(view, pixel)) draw(pixel, origin);
     }
   } finally {
     requesting = false;
   }
 }
 
-function draw(pixel, shares) {
+const signed = (level) => (level > 0 ? `+${level}` : String(level).replace("-", "\u2212"));
+
+function draw(pixel, origin) {
+  const shares = origin?.shares;
   const { stroke: painted } = pixel;
   const retouched = painted && painted.frame !== null && painted.share > 0.5;
   const first = shares ? shares[0] : [pixel.frame, pixel.share];
@@ -57,5 +60,7 @@ function draw(pixel, shares) {
         element("meter", "", { value: share, ariaLabel: `Share of ${name}` }));
       parts.push(line);
     }
+  if (origin?.added.some((level) => level !== 0))
+    parts.push(element("small", `Corrected at the edge by ${origin.added.map(signed).join(", ")} of 255`));
   byId("probe").replaceChildren(...parts);
 }
