@@ -19,6 +19,9 @@ EPOCHS ?= 20
 FINAL_EPOCHS ?= 4
 PYRAMID_STEPS ?= 10000
 RUN_NAME ?= weights
+# More options of train.py and of tools.train_pyramid, such as --device cuda.
+TRAIN_OPTIONS ?=
+PYRAMID_OPTIONS ?=
 
 .PHONY: demo test pytest lint lowest javascript check weights benchmark photos-there clean
 
@@ -66,6 +69,7 @@ check: lint javascript $(VENV)/.optional
 	$(RUN) -m tests.check_fuzz --minutes 20
 	$(RUN) -m tests.check_kills
 	$(RUN) -m tests.check_attack
+	$(RUN) -m tests.check_work
 
 # All commands resume where they were stopped, and so does this target; another RUN_NAME starts anew.
 # In training a batch norm sees stacks of one number of frames at a time, in use the mean over all of
@@ -73,7 +77,8 @@ check: lint javascript $(VENV)/.optional
 # puts a coarse level before it, and trains both on scenes at camera scale and on small ones.
 FINAL = $(RUN_NAME)_final_$(EPOCHS)
 PYRAMID = $(RUN_NAME)_pyramid
-TRAIN = $(RUN) train.py --datapath data/$(RUN_NAME) --image_size 192 192 --resume auto
+TRAIN = $(RUN) train.py --datapath data/$(RUN_NAME) --image_size 192 192 --resume auto \
+	$(TRAIN_OPTIONS)
 
 weights: photos-there $(VENV)/.ready
 	$(RUN) make_dataset.py --image_path "$(PHOTOS)" --output_dir data/$(RUN_NAME) --size 256 \
@@ -83,7 +88,7 @@ weights: photos-there $(VENV)/.ready
 		--epochs $(FINAL_EPOCHS) --lr 1e-3 --decay_fraction 0.98
 	$(RUN) -m tools.train_pyramid --exp_name $(PYRAMID) --photos "$(PHOTOS)" \
 		--init experiments/$(FINAL)/best.pth --steps $(PYRAMID_STEPS) \
-		$(if $(wildcard experiments/$(PYRAMID)/last.pth),--resume)
+		$(PYRAMID_OPTIONS) $(if $(wildcard experiments/$(PYRAMID)/last.pth),--resume)
 	$(RUN) -m tools.export --model_path experiments/$(PYRAMID)/best.pth
 	@echo "The weights: experiments/$(PYRAMID)/best.pth, for predict.py --model_path"
 

@@ -43,6 +43,7 @@ from stackmff.images.stack_files import FramePath
 from stackmff.options import build
 from stackmff.processes import Progress
 from stackmff.progress import ShowStage
+from stackmff.shipped import weights_path
 
 AnyPath = str | os.PathLike[str]
 DEFAULT_READING = ReadOptions()
@@ -203,10 +204,13 @@ def frame_weights(frames: Frames, *, network: Any = None, **options: Any) -> np.
 
 
 def _plain(options: dict[str, Any]) -> dict[str, Any]:
-    """Options with the number of a reference frame as the command has it, as a word."""
-    reference = options.get("reference")
+    """Options as the command has them: the number of a reference frame as a word, and the file of
+    weights in a folder."""
+    reference, weights = options.get("reference"), options.get("model_path")
     if isinstance(reference, int) and not isinstance(reference, bool):
-        return {**options, "reference": str(reference)}
+        options = {**options, "reference": str(reference)}
+    if isinstance(weights, Path):
+        options = {**options, "model_path": weights_path(weights)}
     return options
 
 

@@ -14,6 +14,13 @@ from typing import Any
 HERE = Path(__file__).parent
 PLACE = HERE / "_shipped" if (HERE / "_shipped").is_dir() else HERE.parent
 WEIGHTS = PLACE / "weights" / "checkpoint.pth"
+HUB_WEIGHTS = "model.safetensors"  # in a folder as of a model hub, see tools/exchange.py
+
+
+def weights_path(path: str | Path) -> Path:
+    """The file of weights that a path means: itself, or that in a folder as of a model hub."""
+    inside = Path(path) / HUB_WEIGHTS
+    return inside if inside.is_file() else Path(path)
 
 
 def networks() -> ModuleType:

@@ -1,6 +1,6 @@
 """Run the commands of docs/training.md and docs/benchmark.md on tiny data; part of `make check`.
 
-    python -m tests.check_docs [--only WORD]
+    python -m tests.check_docs [--only WORD] [--start WORD]
 
 Each command runs as it stands there, in a folder that looks like the clone, with more words at its
 end that make it small. What is not run is listed with the reason. tests/test_extend.py does the
@@ -45,11 +45,15 @@ SMALL = {
     "python -m tools.benchmark": "--stacks 3x64x48 --runs 1",
     "python -m tools.robustness": "--methods LP --axes frames --n_frames 3 --workers 1",
     "python -m tools.sweep": TRAIN,
+    "python -m tools.seed_study": TRAIN,
+    # The set-up that `make` would look after is the one that runs this.
+    "make weights": f"SCENES=6 EPOCHS=1 FINAL_EPOCHS=1 PYRAMID_STEPS=1 VENV={sys.prefix} "
+    f"--assume-old={sys.prefix}/.ready TRAIN_OPTIONS='--batch_size 2 --device cpu --num_workers 0' "
+    "PYRAMID_OPTIONS='--pool 6 --validation_scenes 1 --device cpu --precision fp32'",
     "python -m tools.estimate_depth --min_colour 0": "--image_path PHOTOS --output_dir MAPS_GREY "
     "--model fastdepth.onnx",
 }
 NOT_RUN = {
-    "make weights": "takes a night; its commands are run one by one in the tests of the programs",
     "make benchmark": "takes an hour; tests/synthesis/test_benchmark_set.py makes its sets",
     "pip install": "changes the environment",
 }
@@ -57,12 +61,18 @@ NOT_RUN = {
 PACKAGES = {
     "python -m tools.estimate_depth": "onnxruntime",
     "python -m tools.export_onnx": "onnxscript",
+    "python -m tools.robustness": "matplotlib",
 }
 # Words that stand for something of the reader's.
 WORDS = {
     **{"OUT": "results/out", "V3=FOLDER": "V3=results/out", "StackMix=OUT": "StackMix=results/out"},
     **{"DIR": "frames", "FOLDER_OF_FRAMES": "frames", "STACKS": "thinlens/stacks"},
-    **{"ANSWERS": "thinlens/AiF", "FILE.pth": "tiny.pth", "NAME=DIR": "out=results/out"},
+    **{
+        "PHOTOS=DIR": "PHOTOS=PHOTOS",
+        "ANSWERS": "thinlens/AiF",
+        "FILE.pth": "tiny.pth",
+        "NAME=DIR": "out=results/out",
+    },
 }
 
 
@@ -76,6 +86,7 @@ class Command(NamedTuple):
 def get_parser():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", default="", help="run commands with this in them alone")
+    parser.add_argument("--start", default="", help="begin with the first command with this in it")
     return parser
 
 
@@ -84,7 +95,7 @@ def commands_of(page):
     text = (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8")
     joined = re.sub(r"\\\n\s*", "", text)
     lines = re.findall(r"^    ((?:python|make|pip|torchrun) .*)$", joined, re.M)
-    inline = re.findall(r"`(python (?:-m tools\.\w+|\w+\.py) [^`]+)`", joined)
+    inline = re.findall(r"`(python (?:-m tools\.\w+|\w+\.py)[^`]*)`", joined)
     found = [" ".join(re.sub(r"\s#.*", "", line).split()) for line in [*lines, *inline]]
     return [Command(page, line) for line in dict.fromkeys(found) if "..." not in line]
 
@@ -127,10 +138,10 @@ def make_place(folder):
     for name in made - {".git"}:
         (folder / name).mkdir()
     for name in ("PHOTOS", "HELD_OUT", "middlebury"):
-        for k in range(4):
+        for k in range(8):  # of eight, one validates tools.train_pyramid
             write_picture(folder / name / f"{k}.png", texture(128, 144, k))
     ramp = np.tile(np.linspace(20, 230, 144).astype(np.uint8), (128, 1))
-    for k in range(4):
+    for k in range(8):
         write_picture(folder / "MAPS" / f"{k}.png", ramp[..., None])
         write_picture(folder / "middlebury" / f"{k}_disp.png", ramp[..., None])
     (folder / "MAPS" / "depth.json").write_text('{"kind": "disparity"}')
@@ -158,7 +169,8 @@ def clear(words, folder):
     pairs = dict(itertools.pairwise(words))
     if pairs.get("--resume") == "last" or "--config" in words:
         return
-    if words[1] in ("make_dataset.py", "predict_dataset.py") and "--output_dir" in pairs:
+    writes = ("make_dataset.py", "predict_dataset.py", "tools.estimate_depth")
+    if {*words[:2]} & {*writes} and "--output_dir" in pairs:
         shutil.rmtree(folder / pairs["--output_dir"], ignore_errors=True)
     if "--exp_name" in pairs:
         shutil.rmtree(folder / "experiments" / pairs["--exp_name"], ignore_errors=True)
@@ -166,11 +178,11 @@ def clear(words, folder):
 
 def run_command(command, folder):
     """Run a command; None if it ended well, else the end of what it said."""
-    words = words_of(command.text)
+    program, *words = words_of(command.text)
     clear(words, folder)
     environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(
-        [sys.executable, *words[1:]],
+        [program.replace("python", sys.executable), *words],
         cwd=folder,
         env=environment,
         capture_output=True,
@@ -182,13 +194,14 @@ def run_command(command, folder):
 
 def main(argv=None):
     """Run the commands; the exit status, 1 if one failed."""
-    only = get_parser().parse_args(argv).only
+    args = get_parser().parse_args(argv)
     cv2.setNumThreads(1)
     failed = []
     with tempfile.TemporaryDirectory() as name:
         make_place(Path(name))
-        for command in (command for page in PAGES for command in commands_of(page)):
-            if only not in command.text:
+        commands = [command for page in PAGES for command in commands_of(page)]
+        for command in itertools.dropwhile(lambda one: args.start not in one.text, commands):
+            if args.only not in command.text:
                 continue
             if reason := why_not(command.text):
                 print(f"not run  {command.page}: {command.text} ({reason})", flush=True)

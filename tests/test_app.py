@@ -2,6 +2,7 @@
 
 import contextlib
 import http.client
+import io
 import json
 import os
 import signal
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+import zipfile
 
 import pytest
 
@@ -227,13 +229,37 @@ def test_a_whole_session(client):
         thread.start()
     assert client.ask("GET", f"{of}/pixel/{run}/3/4")[0] == 200
     client.prober.free.set()
+    stack = client.sessions.get(at.rpartition("/")[2]).stack(int(of.rpartition("/")[2]))
+    shown, free = stack.of_run(run), threading.Event()
+    shown.tile = lambda *place: free.wait(20) and b""
+    tile = f"{of}/tile/{run}/fused/0/0/0"
+    slow += [threading.Thread(target=client.ask, args=("GET", tile)) for _ in range(6)]
+    for thread in slow[6:]:
+        thread.start()
+    while client.turns.here[at.rpartition("/")[2]] < 6:
+        time.sleep(0.002)
+    assert client.ask("GET", f"{of}/pixel/{run}/3/4")[0] == 200
+    assert client.ask("GET", f"{of}/sharpest/{run}/3/4")[0] == 200
+    assert not free.is_set() and client.turns.here[at.rpartition("/")[2]] == 6
+    free.set()
     for thread in slow:
         thread.join()
+    del shown.tile
     assert sum(share for _, share in shares) == pytest.approx(1, abs=0.01)
     stroke = {"frame": "f0.png", "radius": 5, "softness": 0.5, "points": [[9, 9]]}
     status, told = client.ask("POST", f"{version}/strokes", stroke)
     assert (told["boxes"], told["strokes"]) == ([[4, 15, 4, 15]], 1)
     assert told["stamp"] != result["stamp"]
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as made:
+        strokes = {"width": 64, "height": 48, "strokes": [stroke]}
+        made.writestr("strokes.json", json.dumps(strokes))
+    where = f"{version}/strokes?name=mine.zip"
+    status, told = client.ask("PUT", where, archive.getvalue())
+    assert (status, told["boxes"], told["strokes"]) == (200, [[4, 15, 4, 15]], 2)
+    status, told = client.ask("PUT", where, b"PK")
+    assert (status, told["error"][:43]) == (413, "mine.zip is not an archive of brush strokes")
+    assert client.ask("DELETE", f"{version}/strokes")[1]["strokes"] == 1
     for wrong in (
         {"frame": "no.png"},
         {"frame": "\ud800"},

@@ -31,7 +31,7 @@ WINGS = {
 SCRIPTS = ["make_dataset", "train", "evaluate", "predict", "predict_dataset", "app"]
 TOOLS = ["align", "benchmark", "estimate_depth", "export", "make_shards", "robustness", "toolbox"]
 TOOLS += ["train_pyramid", "make_bench", "leaderboard", "exchange", "compare_runs", "sweep"]
-TOOLS += ["gpu_check", "compare_precisions"]
+TOOLS += ["gpu_check", "seed_study", "compare_precisions"]
 COMMANDS = [*SCRIPTS, *(f"tools.{name}" for name in TOOLS)]
 
 

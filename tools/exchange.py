@@ -21,8 +21,9 @@ from stackmff.fusion.weight_files import SUFFIX, read_safetensors, write_safeten
 from stackmff.options import Options, add_options, option, parse
 from stackmff.own import use_network
 from stackmff.processes import run_main
+from stackmff.shipped import HUB_WEIGHTS, weights_path
 
-WEIGHTS, CONFIG, CARD = f"model{SUFFIX}", "config.json", "README.md"
+WEIGHTS, CONFIG, CARD = HUB_WEIGHTS, "config.json", "README.md"
 
 TEMPLATE = """---
 license: {licence}
@@ -44,8 +45,7 @@ tags:
 ## Use
 
 ```sh
-python -m tools.exchange --model_path FOLDER --output model.pth
-python predict.py --stack_path FRAMES --output fused.png --model_path model.pth
+python predict.py --stack_path FRAMES --output fused.png --model_path FOLDER
 ```
 
 Input: luma (1, 1, N, H, W) in [0, 1] in focus order, any N, H and W{chroma}.
@@ -67,7 +67,9 @@ class ExchangeOptions(Options):
     """What tools.exchange is told."""
 
     model_path: Path = option(
-        help="checkpoint, .safetensors file, or folder that this tool wrote", metavar="FILE"
+        help="checkpoint, .safetensors file, or folder that this tool wrote",
+        metavar="FILE",
+        convert=weights_path,
     )
     output: Path | None = option(
         None, help="file to write, .pth or .safetensors (default: none)", metavar="FILE"
@@ -104,17 +106,13 @@ def get_parser() -> argparse.ArgumentParser:
 
 
 def read_weights(path: Path) -> dict[str, Any]:
-    """What a checkpoint, a safetensors file or a folder holds.
+    """What a checkpoint or a safetensors file holds.
 
     Returns:
         {"config", "network"} and what else a checkpoint has.
     Raises:
         StackError: it cannot be read.
     """
-    if path.is_dir():
-        path = path / WEIGHTS
-        if not path.is_file():
-            raise StackError(f"{path.parent} holds no {WEIGHTS}: give a file, or such a folder")
     return read_safetensors(path) if path.suffix == SUFFIX else load_checkpoint(path)
 
 
@@ -180,7 +178,7 @@ def write_folder(
         weights=WEIGHTS,
         digest=sha256(folder / WEIGHTS),
         source=source.name,
-        source_digest=sha256(source / WEIGHTS if source.is_dir() else source),
+        source_digest=sha256(source),
         chroma="; chroma (1, 2, N, H/2, W/2) in [-0.5, 0.5]" if network.colour else "",
         output="weights of the frames (1, N, H, W)" if weighs else "luma (1, 1, H, W)",
         training=training_lines(checkpoint),

@@ -29,7 +29,7 @@ from stackmff.machine import import_openvino
 from stackmff.options import Options, add_options, option, parse
 from stackmff.own import use_network
 from stackmff.processes import run_main
-from stackmff.shipped import networks
+from stackmff.shipped import networks, weights_path
 
 if TYPE_CHECKING:
     import torch
@@ -46,6 +46,7 @@ class ExportOptions(Options):
     model_path: Path = option(
         help="checkpoint; FILE with .xml, .bin and .json instead of its suffix is written",
         metavar="FILE",
+        convert=weights_path,
     )
     network: str | None = option(
         None,

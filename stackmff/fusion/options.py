@@ -7,7 +7,7 @@ from typing import Literal
 from stackmff.alignment.options import AlignOptions, unmeasured
 from stackmff.images.formats import FORMATS
 from stackmff.options import Options, option
-from stackmff.shipped import WEIGHTS
+from stackmff.shipped import WEIGHTS, weights_path
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,9 @@ class EngineOptions(Options):
 
     model_path: Path = option(
         WEIGHTS,
-        help="checkpoint of the network (default: weights/checkpoint.pth of this program)",
+        help="checkpoint of the network, or a folder as of a model hub (default: "
+        "weights/checkpoint.pth of this program)",
+        convert=weights_path,
     )
     network: str | None = option(
         None,

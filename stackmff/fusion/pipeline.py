@@ -25,7 +25,7 @@ from stackmff.fusion.memory import keep_in_file
 from stackmff.fusion.near_end import NearEnd, find_near_end, focus_distances
 from stackmff.fusion.options import ChoiceOptions, EngineOptions, FuseOptions
 from stackmff.fusion.regions import Region, moved_regions, told_regions
-from stackmff.fusion.retouch import apply_strokes, fill_regions, load_strokes, pictures_beside
+from stackmff.fusion.retouch import apply_strokes, fill_regions, load_strokes, pictures_of
 from stackmff.fusion.slabs import slabs_of, write_slabs
 from stackmff.images.disagreement import disagreeing_frames
 from stackmff.images.formats import loses, to_8_bits, write_picture
@@ -332,7 +332,7 @@ def finished(made: Made, stack: Stack, bits: int | None, retouch: Path | None = 
     if retouch is not None:
         names = [path.name for path in stack.paths]
         strokes = load_strokes(retouch, names, picture.shape[:2])
-        pictures = pictures_beside(retouch, strokes, picture.shape)
+        pictures = pictures_of(retouch, strokes, picture.shape)
         apply_strokes(picture, stack.frames, strokes, pictures=pictures)
         release(stack.frames)
     if bits == 8 or (bits is None and stack.frames.dtype == np.uint8):

@@ -4,12 +4,15 @@ The file of strokes is JSON: the size of the picture, and for each stroke the na
 (null brings the mixture back), the radius in px, the softness, the opacity where it is not 1, and
 the points [x, y] that it goes through, pixel centres at integers. A stroke of another picture than
 a frame, such as a slab, has its name as "picture" in place of "frame": it is NAME.tif beside the
-file. Under the pressure of a pen, "sizes" and "opacities" are the share of radius and opacity that
-each point has. A stroke may also be a region that a frame fills, see fusion/regions.py.
+file, or in the zip archive that holds both. Under the pressure of a pen, "sizes" and "opacities"
+are the share of radius and opacity that each point has. A stroke may also be a region that a frame
+fills, see fusion/regions.py.
 """
 
+import contextlib
 import re
-from collections.abc import Mapping, Sequence
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,11 +23,13 @@ from stackmff.errors import StackError
 from stackmff.files import parse_json, read_bytes, write_json
 from stackmff.fusion.blending import Fused
 from stackmff.fusion.regions import Box, Region, region_of
-from stackmff.images.formats import decode
+from stackmff.images.formats import decode, decode_bytes
 from stackmff.images.frame_store import release
 
 MOST_POINTS = 20_000  # of a stroke; a file with more was not written by this program
 BAND = 512  # rows that are painted at once, so that memory does not grow with the height
+ARCHIVE = ".zip"  # suffix of an archive of strokes and the pictures that they take
+MOST_BYTES = 64 * 2**20  # of the strokes in an archive, which may be packed a thousandfold
 PICTURE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")  # it becomes the name of a file
 
 
@@ -288,12 +293,13 @@ def load_strokes(path: Path, names: Sequence[str], size: Sequence[int]) -> list[
     """Read strokes that `save_strokes` wrote.
 
     Args:
-        path: file; names: of the frames; size: (height, width) of the picture, px.
+        path: file, or an archive with one; names: of the frames; size: (height, width) of the
+            picture, px.
     Raises:
         StackError: the file cannot be read or has no strokes, or they are for other frames.
     """
     try:
-        record = parse_json(read_bytes(path))
+        record = parse_json(_content_of(path))
     except ValueError as error:
         raise StackError(
             f"{path} is not a file of brush strokes: save it from the page in the browser"
@@ -301,31 +307,75 @@ def load_strokes(path: Path, names: Sequence[str], size: Sequence[int]) -> list[
     return strokes_of(record, path, names, size)
 
 
-def pictures_beside(
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
+    """An archive of strokes; StackError where it is none, or is damaged where it is read."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            yield archive
+    except OSError as error:
+        raise StackError(f"{path} cannot be read ({error.strerror or error})") from error
+    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, ValueError) as error:
+        raise StackError(
+            f"{path} is not an archive of brush strokes, or is damaged: export it from the page "
+            "again"
+        ) from error
+
+
+def _content_of(path: Path) -> bytes:
+    """The bytes of a file of strokes, or of the one in an archive."""
+    if path.suffix.lower() != ARCHIVE:
+        return read_bytes(path)
+    with _opened(path) as archive:
+        found = [one for one in archive.infolist() if one.filename.endswith(".json")]
+        if len(found) != 1 or found[0].file_size > MOST_BYTES:
+            raise zipfile.BadZipFile
+        return archive.read(found[0])
+
+
+def pictures_of(
     path: Path, strokes: Sequence[Painting], shape: Sequence[int]
 ) -> dict[str, np.ndarray]:
-    """The other pictures of strokes, {name: (H, W, C)}, from beside their file.
+    """The other pictures of strokes, {name: (H, W, C)}, from beside their file or its archive.
 
     Args:
-        path: of the file; strokes: in it; shape: (H, W, C) of the fused picture.
+        path: of the file or archive; strokes: in it; shape: (H, W, C) of the fused picture.
     Raises:
         StackError: a picture is missing, cannot be read, or has another shape.
     """
     out = {}
     for name in dict.fromkeys(stroke.picture for stroke in strokes if stroke.picture is not None):
-        file = path.with_name(f"{name}.tif")
-        if not file.is_file():
+        file = f"{name}.tif"
+        if path.suffix.lower() == ARCHIVE:
+            out[name] = _picture_inside(path, file, shape)
+        elif path.with_name(file).is_file():
+            out[name] = decode(path.with_name(file)).picture
+        else:
             raise StackError(
-                f"{path} has strokes of the picture {file.name}, which is not beside it: keep the "
+                f"{path} has strokes of the picture {file}, which is not beside it: keep the "
                 "files of the archive that the page exports together"
             )
-        out[name] = decode(file).picture
         if out[name].shape != tuple(shape):
             raise StackError(
-                f"{file} is not of the shape of the fused picture: export the strokes from the "
-                "page again"
+                f"{path.with_name(file)} is not of the shape of the fused picture: export the "
+                "strokes from the page again"
             )
     return out
+
+
+def _picture_inside(path: Path, file: str, shape: Sequence[int]) -> np.ndarray:
+    """The picture of a file in an archive, which has no room for much more than `shape` takes."""
+    with _opened(path) as archive:
+        try:
+            entry = archive.getinfo(file)
+        except KeyError as error:
+            raise StackError(
+                f"{path} has strokes of the picture {file}, which is not in it: export the strokes "
+                "from the page again"
+            ) from error
+        if entry.file_size > 4 * np.prod(shape, dtype=np.int64) + MOST_BYTES:
+            raise zipfile.BadZipFile
+        return decode_bytes(archive.read(entry), file).picture
 
 
 def strokes_of(

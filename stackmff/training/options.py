@@ -8,6 +8,7 @@ from typing import Any, Literal
 from stackmff.evaluation.metrics import SSIM_WINDOW
 from stackmff.options import Options, defaults_of, names_of, option, values_of
 from stackmff.processes import rank_and_world
+from stackmff.shipped import weights_path
 from stackmff.synthesis.options import (
     MAX_COC,
     NUM_FRAMES,
@@ -162,7 +163,10 @@ class NetworkOptions(Options):
         nargs="*",
     )
     init: Path | None = option(
-        None, help="start with the weights of this checkpoint", metavar="FILE"
+        None,
+        help="start with the weights of this checkpoint",
+        metavar="FILE",
+        convert=weights_path,
     )
 
 

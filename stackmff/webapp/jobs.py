@@ -124,6 +124,22 @@ class ExportSpec:
 
 
 @dataclass(frozen=True)
+class StrokesSpec:
+    """Decode the pictures in an archive of strokes, and write the strokes beside it.
+
+    Attributes:
+        archive: that was uploaded; the strokes are written beside it, as .json.
+        result: folder of the result that they are painted on, which gets the pictures.
+        longest: seconds that it may take.
+    """
+
+    archive: str
+    result: str
+    longest: float = LONGEST
+    kind: str = "strokes"
+
+
+@dataclass(frozen=True)
 class SplitSpec:
     """Find the stacks below a folder, or those that files of one folder are.
 
@@ -193,6 +209,7 @@ Spec = TypeVar(
     FuseSpec,
     MethodSpec,
     ExportSpec,
+    StrokesSpec,
     SplitSpec,
     ExampleSpec,
     PackSpec,

@@ -2,6 +2,7 @@
 methods of the toolbox make of the frames."""
 
 import contextlib
+import hashlib
 import os
 import re
 import shutil
@@ -20,9 +21,13 @@ SLAB = re.compile(r"slab_\d+-\d+")
 # Of the picture of a version without its strokes, or of a slab of it, among the sources of a brush.
 SOURCE = re.compile(rf"version-(\d{{1,9}})(?:-({SLAB.pattern}))?")
 
+LOADED = "loaded-"  # before the digest of a picture that came with strokes
+
 
 def title_of(source: str) -> str:
     """What the user calls a source of the brush."""
+    if source.startswith(LOADED):
+        return "Loaded picture"
     match = SOURCE.fullmatch(source)
     if match is None:
         return source
@@ -80,6 +85,19 @@ class SourcePictures(Mapping[str, np.ndarray]):
 
     def __len__(self) -> int:
         return len(stems_in(self.folder))
+
+    def add(self, picture: np.ndarray) -> str:
+        """Add a picture (H, W, C) that came with strokes; return the name that it gets.
+
+        Its name in their file may be that of another picture here.
+        """
+        self.folder.mkdir(exist_ok=True)
+        name = LOADED + hashlib.sha256(picture.tobytes()).hexdigest()[:16]
+        made = self.folder / f"{name}.part"
+        with open(made, "wb") as file:
+            np.save(file, picture)
+        made.replace(self.folder / f"{name}.npy")
+        return name
 
     def bring(self, name: str, file: Path) -> None:
         """Add the picture of a file, .npy, which may be removed afterwards."""

@@ -186,15 +186,14 @@ class ShownResult:
 
     def small_copy(self, layer: Layer) -> np.ndarray:
         """A layer reduced SMALL times; the copy is kept for the next call."""
-        known = COPIES.get(self.owner, layer)
-        if known is not None:
-            return known
-        plane = self.plane(layer)
-        size = -(-self.width // SMALL), -(-self.height // SMALL)
-        copy = shrunk(plane, size)
-        release(self.frames)
-        COPIES.put(self.owner, layer, copy)
-        return copy
+
+        def make() -> np.ndarray:
+            size = -(-self.width // SMALL), -(-self.height // SMALL)
+            copy = shrunk(self.plane(layer), size)
+            release(self.frames)
+            return copy
+
+        return COPIES.made(self.owner, layer, make)
 
     def tile(self, layer: Layer, level: int, column: int, row: int) -> bytes | None:
         """A tile as JPEG, of the confidence as WebP; None where the picture has no such tile.

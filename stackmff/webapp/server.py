@@ -79,8 +79,9 @@ class Endpoints:
     def __init__(self, sessions: Sessions, prober: Prober) -> None:
         self.sessions, self.prober = sessions, prober
         self.turns = Turns()
-        # What the network tells of a pixel takes seconds: the next click does not wait for it.
-        self.probing = Turns(1)
+        # A click waits neither for tiles, of which a large result needs many at once, nor for what
+        # the network tells of a pixel, which takes seconds.
+        self.clicking, self.probing = Turns(), Turns(1)
 
     def session(self, request: "Request") -> Session:
         """The session that a URL names; LookupError where it has ended."""
@@ -156,15 +157,8 @@ class Endpoints:
 
     async def add_project(self, request: "Request") -> "Response":
         """Receive a project that was exported as one file."""
-        declared = request.headers.get("content-length", "")
-        size = int(declared) if declared.isdecimal() else None
-        path = await run_in_threadpool(self.sessions.room_for_project, size)
-        whole = False
-        try:
-            whole = await received(request, path) == size
-        finally:
-            if not whole:
-                path.unlink(missing_ok=True)
+        path = await run_in_threadpool(self.sessions.room_for_project, size_of(request))
+        await receive(request, path, discard)
         token = await run_in_threadpool(self.sessions.add_project, path)
         return json_answer({"token": token})
 
@@ -218,16 +212,9 @@ class Endpoints:
         """Receive a file: the body of its request is written to the disk as it arrives."""
         session = await run_in_threadpool(self.session, request)
         stack = session.stack(request.path_params["stack"])
-        declared = request.headers.get("content-length", "")
-        size = int(declared) if declared.isdecimal() else None
         name = request.query_params.get("name", "")
-        path = await run_in_threadpool(session.room_for, stack, name, size)
-        whole = False
-        try:
-            whole = await received(request, path) == size
-        finally:
-            if not whole:
-                await run_in_threadpool(stack.drop, path)
+        path = await run_in_threadpool(session.room_for, stack, name, size_of(request))
+        await receive(request, path, stack.drop)
         title = request.query_params.get("folder")
         await run_in_threadpool(stack.arrived, path, title and safe_stem(title))
         return json_answer({"name": path.name})
@@ -308,6 +295,16 @@ class Endpoints:
         boxes = (stack.replay if "strokes" in body else stack.paint)(number, body)
         return self._painted(stack, number, boxes)
 
+    async def paint_archive(self, request: "Request") -> "Response":
+        """Receive an archive of strokes with the pictures that they take, and paint them."""
+        session = await run_in_threadpool(self.session, request)
+        stack, number = session.stack(request.path_params["stack"]), request.path_params["version"]
+        name = request.query_params.get("name", "")
+        path = await run_in_threadpool(session.room_for_strokes, stack, name, size_of(request))
+        await receive(request, path, discard)
+        boxes = await run_in_threadpool(stack.replay_archive, number, path)
+        return await run_in_threadpool(self._painted, stack, number, boxes)
+
     def undo(self, request: "Request", stack: ShelfStack) -> "Response":
         number = request.path_params["version"]
         every = request.query_params.get("all") == "1"
@@ -385,14 +382,15 @@ class Endpoints:
             ("POST", f"{of}/work", stack(self.fuse)),
             ("DELETE", f"{of}/work", stack(self.cancel)),
             ("GET", tile, stack(self.tile)),
-            ("GET", f"{of}/pixel/{place}", stack(self.pixel)),
+            ("GET", f"{of}/pixel/{place}", stack(self.pixel, self.clicking)),
             ("GET", f"{of}/mixture/{place}", stack(self.mixture, self.probing)),
-            ("GET", f"{of}/sharpest/{place}", stack(self.sharpest)),
+            ("GET", f"{of}/sharpest/{place}", stack(self.sharpest, self.clicking)),
             ("GET", f"{of}/surface/{{run}}", stack(self.surface)),
             ("DELETE", f"{of}/v/{{version:int}}", stack(self.delete_version)),
             ("POST", method, stack(self.fuse_by_method)),
             ("DELETE", method, stack(self.cancel_method)),
             ("POST", strokes, stack(self.paint)),
+            ("PUT", strokes, self.paint_archive),
             ("DELETE", strokes, stack(self.undo)),
             ("POST", f"{strokes}/redo", stack(self.redo)),
             ("POST", f"{at}/archive", session(self.export_project)),
@@ -416,12 +414,27 @@ def index_in(word: str, count: int | None = None) -> int:
     return found
 
 
-async def received(request: "Request", path: Path) -> int:
-    """Write the body of a request to a file as it arrives; return its size in bytes."""
-    with open(path, "wb") as file:
-        async for chunk in request.stream():
-            await run_in_threadpool(file.write, chunk)
-        return file.tell()
+def size_of(request: "Request") -> int | None:
+    """Bytes of the body of a request, as it declares them; None where it does not."""
+    return number_in(request.headers.get("content-length"))
+
+
+def discard(path: Path) -> None:
+    """Remove a file that did not arrive whole."""
+    path.unlink(missing_ok=True)
+
+
+async def receive(request: "Request", path: Path, drop: Callable[[Path], None]) -> None:
+    """Write the body of a request to a file as it arrives; drop it where it does not come whole."""
+    whole = False
+    try:
+        with open(path, "wb") as file:
+            async for chunk in request.stream():
+                await run_in_threadpool(file.write, chunk)
+            whole = file.tell() == size_of(request)
+    finally:
+        if not whole:
+            await run_in_threadpool(drop, path)
 
 
 async def body_of(request: "Request") -> dict[str, Any]:

@@ -211,6 +211,16 @@ class Session:
         checked = check_upload(size, self.held, self.folder, self.shared.limits)
         return stack.room_for(name, checked)
 
+    def room_for_strokes(self, stack: ShelfStack, word: str, size: int | None) -> Path:
+        """Create an empty file for an archive of strokes; arguments and errors as of `room_for`."""
+        check_upload(size, self.held, self.folder, self.shared.limits)
+        path = stack.arriving / f"{safe_stem(Path(word).stem)}.zip"
+        try:
+            path.touch(exist_ok=False)
+        except FileExistsError as error:
+            raise StackError(f"{path.name} is being loaded already: wait a little") from error
+        return path
+
     def open(self, word: str) -> ShelfStack:
         """Open a folder or file below the root as a new stack.
 

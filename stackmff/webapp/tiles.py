@@ -4,6 +4,7 @@ import itertools
 import secrets
 import threading
 from collections import OrderedDict
+from collections.abc import Callable
 
 import cv2
 import numpy as np
@@ -25,6 +26,7 @@ class CopyCache:
     def __init__(self, most_bytes: float) -> None:
         self.most_bytes, self.bytes = most_bytes, 0
         self.copies: OrderedDict[tuple[str, Layer], np.ndarray] = OrderedDict()
+        self.making: dict[tuple[str, Layer], threading.Lock] = {}
         self.lock = threading.Lock()
 
     def get(self, owner: str, layer: Layer) -> np.ndarray | None:
@@ -34,6 +36,24 @@ class CopyCache:
             if found is not None:
                 self.copies.move_to_end((owner, layer))
             return found
+
+    def made(self, owner: str, layer: Layer, make: Callable[[], np.ndarray]) -> np.ndarray:
+        """The copy of a layer, made where there is none: once, however many ask at a time.
+
+        The first tiles of a result are asked for all at once; each copy reads the whole picture.
+        """
+        with self.lock:
+            gate = self.making.setdefault((owner, layer), threading.Lock())
+        with gate:
+            try:
+                copy = self.get(owner, layer)
+                if copy is None:
+                    copy = make()
+                    self.put(owner, layer, copy)
+                return copy
+            finally:
+                with self.lock:
+                    self.making.pop((owner, layer), None)
 
     def put(self, owner: str, layer: Layer, copy: np.ndarray) -> None:
         """Keep a copy."""

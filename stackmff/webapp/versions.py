@@ -1,5 +1,6 @@
 """The versions of one stack on the shelf: what is shown of them, painted on them, exported."""
 
+import queue
 import shutil
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
@@ -9,10 +10,17 @@ from typing import Any
 import numpy as np
 
 from stackmff.errors import StackError
-from stackmff.fusion.retouch import Painting, cost_of, save_strokes, stroke_of, strokes_of
+from stackmff.fusion.retouch import (
+    Painting,
+    cost_of,
+    load_strokes,
+    save_strokes,
+    stroke_of,
+    strokes_of,
+)
 from stackmff.images.pixel_size import pixel_size
 from stackmff.webapp.exports import DEEP, OTHERS, SUFFIXES, Area
-from stackmff.webapp.jobs import ExportSpec, FuseSpec, WorkerJob
+from stackmff.webapp.jobs import ExportSpec, FuseSpec, StrokesSpec, WorkerJob
 from stackmff.webapp.other_pictures import SOURCE, layer_file, stems_in, title_of
 from stackmff.webapp.result_files import (
     ResultFiles,
@@ -166,6 +174,28 @@ class StackVersions(StackFrames):
             name = str(record.get("name", "this file"))
             strokes = strokes_of(record, name, result.names, result.size)
             return self._paint(result, strokes)
+
+    def replay_archive(self, number: int, archive: Path) -> list[Box]:
+        """Paint the strokes of an archive, with the pictures that they take; it is removed.
+
+        Raises:
+            StackError: it is not one, or is of other frames.
+            LookupError: there is no such version.
+        """
+        strokes = archive.with_suffix(".json")
+        ended: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        try:
+            spec = StrokesSpec(str(archive), str(self.shown(number).folder))
+            job = WorkerJob(spec, lambda told: None, ended.put)
+            self.shared.export_queue.add(job, self.folder.parent)
+            if (sentence := ended.get()) is not None:
+                raise StackError(sentence or "cancelled")
+            with self.lock:
+                result = self.shown(number)
+                return self._paint(result, load_strokes(strokes, result.names, result.size))
+        finally:
+            archive.unlink(missing_ok=True)
+            strokes.unlink(missing_ok=True)
 
     def _paint(self, result: ShownResult, strokes: Sequence[Painting]) -> list[Box]:
         most = max(LEAST_PAINT, PAINT_TIMES * result.height * result.width)

@@ -35,7 +35,7 @@ from stackmff.fusion.pipeline import (
     fuse_aligned,
     make_engine,
 )
-from stackmff.fusion.retouch import record_of
+from stackmff.fusion.retouch import Stroke, load_strokes, pictures_of, record_of, save_strokes
 from stackmff.fusion.slabs import fuse_slabs, slabs_of
 from stackmff.images.datasets import find_datasets
 from stackmff.images.decoded import Decoded
@@ -60,9 +60,11 @@ from stackmff.webapp.jobs import (
     MethodSpec,
     PackSpec,
     SplitSpec,
+    StrokesSpec,
     UnpackSpec,
 )
 from stackmff.webapp.kept_frames import forget, keep, with_kept
+from stackmff.webapp.other_pictures import SourcePictures
 from stackmff.webapp.reporting import Reporter, be_modest, bound_memory, bound_time
 from stackmff.webapp.result_files import (
     AlignedFiles,
@@ -374,6 +376,28 @@ def export(spec: ExportSpec, reporter: Reporter) -> None:
     reporter.report(notes=write_export(spec))
 
 
+def take_strokes(spec: StrokesSpec, reporter: Reporter) -> None:
+    """Give a result the pictures in an archive of strokes, and write the strokes beside it."""
+    files = ResultFiles(spec.result)
+    record = load_record(files.record)
+    shape = tuple(record.shape[1:])
+    bound_memory(TO_EXPORT * shape[0] * shape[1] + SPARE)
+    bound_time(spec.longest)
+    archive = Path(spec.archive)
+    strokes = load_strokes(archive, record.names, shape[:2])
+    sources = SourcePictures(files.sources, shape)
+    names = {}
+    for name, picture in pictures_of(archive, strokes, shape).items():
+        names[name] = sources.add(picture)
+    renamed = [
+        replace(one, picture=names[one.picture])
+        if isinstance(one, Stroke) and one.picture is not None
+        else one
+        for one in strokes
+    ]
+    save_strokes(archive.with_suffix(".json"), renamed, record.names, shape[:2])
+
+
 def split(spec: SplitSpec, reporter: Reporter) -> None:
     """Report the stacks below a folder, or those that files of one folder are."""
     bound_memory(AT_WORK * spec.frame_pixels + SPARE)
@@ -418,6 +442,7 @@ WORK: dict[str, tuple[Callable[..., Any], Callable[..., None]]] = {
     "fuse": (FuseSpec, fuse),
     "method": (MethodSpec, fuse_by_method),
     "export": (ExportSpec, export),
+    "strokes": (StrokesSpec, take_strokes),
     "split": (SplitSpec, split),
     "example": (ExampleSpec, example),
     "pack": (PackSpec, pack_project),

@@ -1,4 +1,5 @@
 import json
+import zipfile
 from dataclasses import replace
 
 import numpy as np
@@ -11,7 +12,7 @@ from stackmff.fusion.retouch import (
     cost_of,
     cover,
     load_strokes,
-    pictures_beside,
+    pictures_of,
     save_strokes,
     stroke_of,
 )
@@ -133,9 +134,9 @@ def test_a_stroke_takes_another_picture_from_beside_its_file(tmp_path, frames):
     assert [record.picture for record in back] == ["slab_1-2"] * 2
     assert back[0].sizes == [0.5] and back[1].opacities == [0.25]
     with pytest.raises(StackError, match=r"slab_1-2\.tif, which is not beside it"):
-        pictures_beside(path, back, fused.shape)
+        pictures_of(path, back, fused.shape)
     write_picture(tmp_path / "slab_1-2.tif", slab)
-    pictures = pictures_beside(path, back, fused.shape)
+    pictures = pictures_of(path, back, fused.shape)
     apply_strokes(fused, frames, back, pictures=pictures)
     assert np.array_equal(fused[15, 20], slab[15, 20])
     flat = fused[..., 0] // 257
@@ -148,7 +149,33 @@ def test_a_stroke_takes_another_picture_from_beside_its_file(tmp_path, frames):
         {"slab_1-2": slab[..., :1]},
     )
     with pytest.raises(StackError, match="not of the shape of the fused picture"):
-        pictures_beside(path, back, (40, 57, 3))
+        pictures_of(path, back, (40, 57, 3))
+
+
+def test_strokes_and_their_pictures_are_read_from_an_archive(tmp_path):
+    slab = texture(40, 56, 7)
+    one = replace(stroke(None, [[20, 15]]), picture="slab_1-2")
+    save_strokes(tmp_path / "s.json", [one], NAMES, (40, 56))
+    write_picture(tmp_path / "slab_1-2.tif", slab)
+    path = tmp_path / "s.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.write(tmp_path / "s.json", "s.json")
+    back = load_strokes(path, NAMES, (40, 56))
+    with pytest.raises(StackError, match=r"slab_1-2\.tif, which is not in it: export"):
+        pictures_of(path, back, slab.shape)
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.write(tmp_path / "slab_1-2.tif", "slab_1-2.tif")
+    assert (pictures_of(path, back, slab.shape)["slab_1-2"] == slab).all()
+    with pytest.raises(StackError, match="not of the shape of the fused picture"):
+        pictures_of(path, back, (40, 57, 3))
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.write(tmp_path / "s.json", "another.json")
+    for content in (path.read_bytes(), path.read_bytes()[:99], b"PK"):
+        path.write_bytes(content)
+        with pytest.raises(StackError, match=r"s\.zip is not an archive of brush strokes"):
+            load_strokes(path, NAMES, (40, 56))
+    with pytest.raises(StackError, match=r"no\.zip cannot be read"):
+        load_strokes(tmp_path / "no.zip", NAMES, (40, 56))
 
 
 def test_strokes_of_other_pictures_are_refused(tmp_path):

@@ -61,7 +61,8 @@ def check_pixels(page, folder, ratio):
 
 def check_compare(page, folder):
     """The result is seen first; the slider shows the frame where it says so; Space flickers."""
-    fused(page, write_stack(folder / "compare", 3, seed=10))
+    name = "specimen_of_a_long_series_{:04}.jpg"
+    fused(page, write_stack(folder / "compare", 3, seed=10, name=name))
     must(
         page.text("#left") == "" and page.text("#right") == "Fused", "the result is not seen first"
     )
@@ -73,6 +74,11 @@ def check_compare(page, folder):
         page.settled()
         seen[value] = page.picture("#picture")
     must(page.text("#wipe-left") == "Frame", "the left end of the slider is not the frame")
+    listed = page.run(
+        "return [...document.querySelectorAll('#other [label=Frames] option')].map(one => one.text)"
+    )
+    wanted = [f"…ies_{k:04}.jpg" for k in (400, 401, 402)]
+    must(listed == wanted, f"frames are listed as {listed}")
     inner = np.s_[150:-150, 360:-360]  # inside the picture, without the handle
     must(differ(seen[100][inner], result[inner]) < 0.5, "at Fused the slider shows something else")
     must(differ(seen[0][inner], result[inner]) > 1, "at Frame the slider shows the result")
@@ -345,6 +351,19 @@ def check_other_sources(page, folder, downloads, shots):
         np.array_equal(cv2.imread(str(taken), -1), cv2.imread(str(replayed), -1)),
         "predict.py makes another picture of these strokes",
     )
+    told = "return document.querySelector('#versions').innerText.includes('2 strokes')"
+    page.click('[data-tool="retouch"]')
+    page.click("#undo")
+    page.until(told, False)
+    page.click("#undo")
+    page.until("return document.querySelector('#undo').disabled")
+    where = page.browser.find("#strokes")
+    page.browser.ask("POST", f"{where}/value", {"text": str(archive)})
+    page.until(told)
+    painted = taken.read_bytes()
+    taken.unlink()
+    again = page.download(downloads, "#save")
+    must(again.read_bytes() == painted, "strokes that are loaded paint something else")
     page.choose("#format", "tiff")
     home(page)
 

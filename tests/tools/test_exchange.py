@@ -3,13 +3,17 @@
 import json
 import random
 
+import numpy as np
 import pytest
 import torch
 from calling import call
 
+import predict
+import stackmff
 from network import build_network, load_network
 from stackmff.errors import StackError
 from stackmff.fusion.weight_files import read_safetensors, write_safetensors
+from stackmff.images.formats import read_picture, write_picture
 from tools import exchange
 
 TINY = {"network": "StackMix", "widths": (4, 4), "hidden": 2}
@@ -121,6 +125,15 @@ def test_a_folder_as_of_a_hub(checkpoint, tmp_path):
     assert card.startswith("---\nlicense: cc-by-4.0\n") and "# tiny-mix" in card
     for part in ("- step: 70", "- validation PSNR: 31.25", exchange.sha256(checkpoint)):
         assert part in card
+    frames = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8)
+    fused = stackmff.fuse(frames, model_path=folder, align="off").picture
+    assert (fused == stackmff.fuse(frames, model_path=checkpoint, align="off").picture).all()
+    for k, frame in enumerate(frames):
+        write_picture(tmp_path / "frames" / f"{k}.png", frame)
+    out = tmp_path / "fused.png"
+    words = ["--stack_path", tmp_path / "frames", "--output", out, "--align", "off"]
+    assert call(predict.main, *words, "--model_path", folder) == 0
+    assert (read_picture(out) == fused).all()
     assert call(exchange.main, "--model_path", folder, "--output", back) == 0
     same_state(load_network(checkpoint).state_dict(), load_network(back).state_dict())
 
@@ -130,5 +143,5 @@ def test_what_is_refused(checkpoint, tmp_path, capsys):
     assert "nothing is written" in capsys.readouterr().err
     assert call(exchange.main, "--model_path", checkpoint, "--output", "x.onnx") == 2
     assert "needs a name that ends in .pth or .safetensors" in capsys.readouterr().err
-    with pytest.raises(StackError, match=r"holds no model\.safetensors"):
+    with pytest.raises(StackError, match="is no file of weights: give the path of a checkpoint"):
         exchange.main(["--model_path", str(tmp_path), "--output", str(tmp_path / "x.pth")])

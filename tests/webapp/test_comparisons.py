@@ -1,6 +1,7 @@
 """webapp/comparisons.py, other_pictures.py: methods to compare with, pictures to paint with."""
 
 import json
+import shutil
 import zipfile
 
 import numpy as np
@@ -9,7 +10,7 @@ from PIL import Image
 
 from stackmff.errors import StackError
 from stackmff.fusion.methods import build_method
-from stackmff.fusion.retouch import apply_strokes, load_strokes, pictures_beside
+from stackmff.fusion.retouch import apply_strokes, load_strokes, pictures_of
 from stackmff.images.formats import decode
 from stackmff.webapp.jobs import MethodSpec
 from stackmff.webapp.worker import fuse_by_method
@@ -93,16 +94,29 @@ def test_a_stroke_of_another_version_outlives_it(sessions, stack, tmp_path):
     stack.open_results.clear()  # as after a restart
     assert [stack.shown(3).picture[20, x, 0] for x in (20, 40, 5)] == [1000, 2005, 3000]
     session = next(iter(sessions.by_token.values()))
-    with zipfile.ZipFile(exported(session, stack, 3, what="strokes")) as archive:
+    strokes_file = exported(session, stack, 3, what="strokes")
+    with zipfile.ZipFile(strokes_file) as archive:
         archive.extractall(tmp_path / "out")
     (path,) = (tmp_path / "out").glob("*.json")
     assert len(json.loads(path.read_text())["strokes"]) == 2
     names, fused = result.names, np.array(stack.shown(3).fused)
     strokes = load_strokes(path, names, fused.shape[:2])
-    apply_strokes(
-        fused, result.frames, strokes, pictures=pictures_beside(path, strokes, fused.shape)
-    )
+    apply_strokes(fused, result.frames, strokes, pictures=pictures_of(path, strokes, fused.shape))
     assert np.array_equal(fused, stack.shown(3).picture)
+    stack.undo(3, 2)
+    uploaded = session.room_for_strokes(stack, f"C:\\{strokes_file.name}", 1)
+    shutil.copyfile(strokes_file, uploaded)
+    assert len(stack.replay_archive(3, uploaded)) == 2
+    assert np.array_equal(fused, stack.shown(3).picture)
+    assert stack.shown(3).pixel(20, 20)["stroke"]["frame"] == "Loaded picture"
+    assert not list(stack.arriving.iterdir())
+    uploaded = session.room_for_strokes(stack, "other.zip", 2)
+    with pytest.raises(StackError, match=r"other\.zip is being loaded already"):
+        session.room_for_strokes(stack, "other.zip", 2)
+    uploaded.write_bytes(b"PK")
+    with pytest.raises(StackError, match="is not an archive of brush strokes"):
+        stack.replay_archive(3, uploaded)
+    assert not list(stack.arriving.iterdir())
     with zipfile.ZipFile(exported(session, stack, 3, what="slabs")) as archive:
         archive.extractall(tmp_path / "slabs")
     assert (decode(tmp_path / "slabs" / "slab_1-2.tif").picture == 3005).all()

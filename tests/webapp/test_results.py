@@ -3,6 +3,8 @@
 import base64
 import json
 import struct
+import threading
+import time
 
 import cv2
 import numpy as np
@@ -297,6 +299,29 @@ def test_small_copies_of_all_results_are_bounded():
     assert cache.bytes == 200
     cache.put("b", 3, np.zeros(50, np.uint8))
     assert cache.bytes == 150
+
+
+def test_a_small_copy_is_made_once_however_many_ask():
+    cache, made, free, found = CopyCache(250), [], threading.Event(), []
+
+    def make():
+        made.append(0)
+        free.wait(20)
+        return np.zeros(100, np.uint8)
+
+    asking = [
+        threading.Thread(target=lambda: found.append(cache.made("a", 0, make))) for _ in range(4)
+    ]
+    for thread in asking:
+        thread.start()
+    while not made:
+        time.sleep(0.001)
+    time.sleep(0.05)  # the others have come to it, or may come later
+    free.set()
+    for thread in asking:
+        thread.join()
+    assert len(made) == 1 and len({id(copy) for copy in found}) == 1
+    assert not cache.making
 
 
 def test_a_model_is_a_surface_with_a_texture(result, tmp_path):

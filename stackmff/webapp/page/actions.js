@@ -367,6 +367,11 @@ async function replay(file) {
     const found = version();
     if (!found || found.draft)
       throw new Error(`${file.name} cannot be painted yet: fuse the frames first`);
+    if (/\.zip$/i.test(file.name)) { // with the pictures that the strokes take
+      const query = new URLSearchParams({ name: file.name });
+      replayed.by(await painting("PUT", file, `?${query}`));
+      return;
+    }
     let record = null;
     try {
       record = JSON.parse(await file.text());

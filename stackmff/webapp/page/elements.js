@@ -48,6 +48,27 @@ export function nameParts(name) {
     element("span", name.slice(at), { className: "tail" })];
 }
 
+const LONGEST_NAME = 13; // characters that fit into a closed list of the toolbar
+
+/**
+ * Names for a list that has no room for long ones: the part in which they differ stays.
+ * @param {string[]} names that differ from one another
+ * @returns {string[]} of which no two are the same
+ */
+export function shortNames(names) {
+  const [first = ""] = names;
+  let start = 0;
+  while (start < first.length && names.every(name => name[start] === first[start])) start++;
+  while (start > 0 && /\d/.test(first[start - 1])) start--; // numbers stay whole
+  if (start === 1) start = 0; // a mark of what is left out takes as much room
+  const shown = names.map(name => {
+    if (name.length <= LONGEST_NAME) return name;
+    if (name.length - start < LONGEST_NAME) return `…${name.slice(1 - LONGEST_NAME)}`;
+    return `${start ? "…" : ""}${name.slice(start, start + LONGEST_NAME - 2)}…`;
+  });
+  return new Set(shown).size === names.length ? shown : names;
+}
+
 /** Asks in a dialog; resolves to whether the answer is yes. */
 export function confirmed(sentence, yes) {
   const dialog = byId("confirm");

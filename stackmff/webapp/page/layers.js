@@ -1,5 +1,6 @@
 // What can be shown on the canvas besides the result: frames, versions, slabs, pictures of methods.
 
+import { shortNames } from "./elements.js";
 import { get, results, version } from "./store.js";
 
 /** @typedef {import("./view.js").Layer} Layer */
@@ -55,7 +56,7 @@ export function comparable(found) {
   return { Versions: versions, Frames: frameNames(found), Methods: methods };
 }
 
-const frameNames = found => found.names.map((name, k) => [`frame ${k}`, name]);
+const frameNames = found => shortNames(found.names).map((name, k) => [`frame ${k}`, name]);
 
 /** Groups of [value, text] that the brush can take. */
 export function sources(found) {

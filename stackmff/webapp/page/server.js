@@ -61,7 +61,7 @@ export async function sorted(found) {
   const strokes = [];
   let skipped = 0;
   for (const [file, folder] of found) 
-    if (/\.json$/i.test(file.name) && !folder) strokes.push(file);
+    if (/\.(json|zip)$/i.test(file.name) && !folder) strokes.push(file);
     else if (!isKnown(file.name)) skipped += file.name.startsWith(".") ? 0 : 1;
     else {
       const alone = isVideo(file.name) || (/\.tiff?$/i.test(file.name) && await hasPages(file));

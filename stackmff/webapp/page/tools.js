@@ -140,6 +140,8 @@ function drawChoices(found) {
   fillGroups(byId("source"), sources(found), brushSource(found).key);
   const chosen = compared(found).key;
   fillGroups(byId("other"), comparable(found), chosen);
+  byId("source").title = brushSource(found).name;
+  byId("other").title = compared(found).name;
   const [kind, method] = chosen.split(" ");
   byId("wipe-left").textContent = kind === "frame" ? "Frame" : "Other";
   const work = kind === "method" ? making(found, method) : null;
