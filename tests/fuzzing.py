@@ -433,13 +433,17 @@ def networks(folder: Path) -> dict[str, Kind]:
     }
 
 
+# LibRaw develops what it is given, and not as the other frames of a stack were.
+DEVELOPED = ("a.dng",)
+
+
 def kinds_of(folder: Path, heavy: bool = True) -> dict[str, Kind]:
     """All kinds; those of networks, which take seconds to begin with, if `heavy`."""
     shown = pictures(texture(*SIZE, 0))
     frame = {
         name: data
         for name, data in pictures(draw_stack(shapes(), 3)[1]).items()
-        if decode_shape(data, name, folder) == (*FRAME, 3)
+        if decode_shape(data, name, folder) == (*FRAME, 3) and name not in DEVELOPED
     }
     trees = {
         **{n: d for n, d in shown.items() if n.endswith(".tif") and n != "e.tif"},
