@@ -46,7 +46,7 @@ from utils import seed_everything
 
 # Weights of the terms: of fused pictures, also of the fine level's mixture, of the coarse level, of
 # what its logits alone would give.
-PICTURE = {"l1": 1.0, "laplacian": 0.5, "log_mse": 0.03, "faint": 0.1, "haze": 0.7, "texture": 0.4}
+PICTURE = {"l1": 1.0, "laplacian": 0.5, "log_mse": 0.03, "faint": 0.1, "haze": 0.7, "texture": 0.5}
 SMALL_PICTURE = PICTURE | {"log_mse": 0.05, "faint": 0.05, "texture": 0.08}  # of small scenes
 SMALL_THINGS = {"small": 0.6}
 FINISHED = {"log_mse": 0.25}  # beyond the mixture: there is little to gain, and it lies at edges

@@ -24,7 +24,7 @@ from stackmff.synthesis.wide_blur import NO_LIGHTS, Surface
 
 THIN = ("curves", "letters", "grid", "rays")  # shapes that are drawn at full resolution
 
-BEHIND_EDGES = 0.15  # chance that lights are moved to edges
+BEHIND_EDGES = 0.05  # chance that lights are moved to edges
 NEAR_EDGES = 15.0  # px, standard deviation of their distance
 
 Planes = list[tuple[float, float]]  # (low, high) of disparity, each to be in focus
