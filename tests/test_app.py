@@ -128,7 +128,7 @@ def test_projects_are_listed_exported_opened_and_deleted(tmp_path):
         assert (project["name"], project["stacks"], f"/s/{project['token']}") == ("ants", 1, at)
         status, told = client.ask("POST", f"{at}/archive")
         assert status == 200
-        export, end = f"{at}/exports/{told['id']}", time.monotonic() + 30
+        export, end = f"{at}/exports/{told['id']}", time.monotonic() + 120
         while not client.ask("GET", export)[1]["done"]:
             assert time.monotonic() < end
         status, archive = client.ask("GET", f"{export}/file")
@@ -300,7 +300,7 @@ def test_a_whole_session(client):
     ):
         status, told = client.ask("POST", f"{at}/exports", place | wanted)
         assert status == 200, told
-        export, end = f"{at}/exports/{told['id']}", time.monotonic() + 30
+        export, end = f"{at}/exports/{told['id']}", time.monotonic() + 120
         while not (told := client.ask("GET", export)[1])["done"]:
             assert time.monotonic() < end
         assert (told["failure"], told["name"]) == (None, name)
