@@ -17,9 +17,8 @@ from stackmff.synthesis.wide_blur import Surface
 
 MOST_WORK = 2e7  # pixels times surfaces times frames; ten seconds
 MOST_CELLS = 8  # across the aperture
-STEEPEST = (
-    1.6  # px of the circle of confusion per px of a surface; from 2 on it hides parts of itself
-)
+# Px of the circle of confusion per px of a surface; from 2 on a surface hides parts of itself.
+STEEPEST = 1.6
 
 
 def can_accumulate(surfaces: Sequence[Surface], count: int, coc: float, aperture: Aperture) -> bool:
