@@ -34,6 +34,7 @@ SHARP = 4.0  # px of blur; nearer to focus, linear interpolation would soften wh
 # From (red, green, blue, cover) to four times what is uncovered; OpenCV wants all channels.
 UNCOVERED = np.array([[0, 0, 0, -1, 1]] * 4, np.float32)
 NO_LIGHTS = np.zeros((0, 6), np.float32)
+WHOLE = np.ones((1, 1))  # a cell that lies in the aperture with all of its area
 
 
 @dataclass(frozen=True)
@@ -97,8 +98,10 @@ class Light(NamedTuple):
         x, y, sigma = float(row[0]), float(row[1]), float(row[5])
         return cls(x, y, row[2:5], sigma, float(disparity[round(y), round(x)]))
 
-    def add(self, picture: np.ndarray, x: float, y: float, side: float) -> None:
-        """Add it to a picture, spread evenly over a square.
+    def add(
+        self, picture: np.ndarray, x: float, y: float, side: float, parts: np.ndarray = WHOLE
+    ) -> None:
+        """Add it to a picture, spread over a square.
 
         Squares side by side add up to an even area, because each side is where the next begins.
 
@@ -106,28 +109,39 @@ class Light(NamedTuple):
             picture: (H, W, C) float32 linear light, changed in place in the first three channels.
             x, y: middle of the square in it, px.
             side: of the square, px; 0 for the spot in focus.
+            parts: (P, P), how much of the light each part of the square has, rows downwards.
         """
         reach, side = side / 2 + 4 * self.sigma_px, max(side, 1e-3 * self.sigma_px)
+        bounds = (np.arange(len(parts) + 1) / len(parts) - 0.5) * (side / self.sigma_px)
         spans, profiles = [], []
         for middle, size in ((y, picture.shape[0]), (x, picture.shape[1])):
             span = slice(max(int(middle - reach), 0), min(int(middle + reach) + 2, size))
             if span.start >= span.stop:
                 return
             places = (np.arange(span.start, span.stop) - middle) / self.sigma_px
-            half = side / 2 / self.sigma_px
-            profile = ndtr(places + half) - ndtr(places - half)
+            passed = ndtr(places[:, None] - bounds)  # of the light before each bound
             spans.append(span)
-            profiles.append(profile * self.sigma_px * np.sqrt(2 * np.pi) / side)
-        spot = np.outer(*profiles).astype(np.float32)
+            profiles.append(passed[:, :-1] - passed[:, 1:])
+        down, across = profiles
+        # Each profile has the light of one part, whose area is the square of their distance.
+        density = 2 * np.pi * (self.sigma_px * len(parts) / side) ** 2 / parts.sum()
+        spot = (down @ (parts * density) @ across.T).astype(np.float32)
         picture[*spans, :3] += spot[..., None] * self.colour
 
 
 class Opening(NamedTuple):
-    """A cell of the aperture: its centre, in diameters from the middle, and its share of light."""
+    """A cell of the aperture.
+
+    Attributes:
+        x, y: its centre, in diameters from the middle.
+        share: of the light that passes the aperture.
+        parts: (P, P), how much of each part of the cell lies in the aperture; 1 x 1 if all does.
+    """
 
     x: float
     y: float
     share: float
+    parts: np.ndarray
 
 
 @lru_cache(maxsize=64)
@@ -147,13 +161,17 @@ def openings(across: int, blades: int = 0, rotation: float = 0.0) -> tuple[Openi
         wedge = 2 * np.pi / blades
         angle = (np.arctan2(y, x) + rotation) % wedge - wedge / 2
         radius = radius * np.cos(angle) * np.sqrt(blades / np.pi * np.tan(np.pi / blades))
-    inside = (radius <= 1).reshape(wide, SAMPLES, wide, SAMPLES).sum((1, 3)) / 1.0
+    parts = (radius <= 1).reshape(wide, SAMPLES, wide, SAMPLES).swapaxes(1, 2) / 1.0
+    inside = parts.mean((2, 3))
     centres = (np.arange(wide) + 0.5 - wide / 2) / across
-    rows, columns = np.nonzero(inside)
-    shares = inside[rows, columns] / inside.sum()
     return tuple(
-        Opening(float(centres[column]), float(centres[row]), float(share))
-        for row, column, share in zip(rows, columns, shares)
+        Opening(
+            float(centres[column]),
+            float(centres[row]),
+            float(inside[row, column] / inside.sum()),
+            parts[row, column] if inside[row, column] < 1 else WHOLE,
+        )
+        for row, column in zip(*np.nonzero(inside))
     )
 
 
@@ -269,7 +287,9 @@ class _Focused:
             coc = self.aperture_px * (light.disparity - self.focus)
             x = light.x + coc * opening.x - margin - self.target.left
             y = light.y + coc * opening.y - margin - self.target.top
-            light.add(seen, x, y, abs(coc) / self.across)
+            side = abs(coc) / self.across
+            parts = opening.parts if side > 1 else WHOLE  # finer than a pixel no shape shows
+            light.add(seen, x, y, side, parts if coc > 0 else parts[::-1, ::-1])
         return seen
 
     def _surface(self, opening: Opening, room: np.ndarray | None) -> np.ndarray:

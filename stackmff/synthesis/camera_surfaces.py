@@ -140,8 +140,8 @@ KINDS = {
         0.4, {"plain": 0.5, "bright": 0.25, "normal": 0.15, "dark": 0.1}, SPECIMENS, 0.15, 0.35
     ),
     "lights": Kind(0.25, {"dark": 0.5, "plain": 0.2, "normal": 0.3}, BODIES, 1.0, 0.7),
-    "sheet": Kind(0.12, {"normal": 0.6, "dark": 0.4}, BODIES, 0.0, 1.0),  # slanted or bumpy
-    "any": Kind(0.23, {"normal": 0.6, "plain": 0.2, "dark": 0.1, "bright": 0.1}, BODIES, 0.3, 0.6),
+    "sheet": Kind(0.2, {"normal": 0.6, "dark": 0.4}, BODIES, 0.0, 1.0),  # slanted or bumpy
+    "any": Kind(0.15, {"normal": 0.6, "plain": 0.2, "dark": 0.1, "bright": 0.1}, BODIES, 0.3, 0.6),
 }
 
 
@@ -166,6 +166,9 @@ def draw_surfaces(rng: np.random.Generator, photos: Photos, height: int, width: 
     for low, high in pairwise(np.linspace(start, 1, count + 1)):
         near = low + (high - low) * rng.uniform(0, 0.5), high
         draw_body(rng, photos, (height, width), kind, near, drawing)
+    if rng.random() < (0.6 if sheet else 0.1):  # far before the ground, sharp in one frame alone
+        thin = str(rng.choice(["curves", "curves", "branches", "rays", "blades"]))
+        draw_thin(rng, photos, (height, width), kind, thin, 1.0, drawing)
     if rng.random() < BEHIND_EDGES:
         drawing.surfaces[0] = with_lights_behind(rng, drawing.surfaces)
     if len(drawing.planes) > 1 and rng.random() < 0.12:  # a body that no frame has in focus
@@ -221,7 +224,7 @@ def draw_ground(
     opaque = np.ones((height, width), np.float32)
     colour = surface_colour(rng, photos, height, width, tone_of(rng, kind.grounds))
     if sheet:
-        disparity = relief(rng, height, width, 0, rng.uniform(0.4, 0.9))
+        disparity = relief(rng, height, width, 0, rng.uniform(0.15, 0.9))
         drawing.surfaces.append(Surface(colour, opaque, disparity))
         drawing.planes.append((0.0, float(disparity.max())))
         return
@@ -275,10 +278,24 @@ def draw_body(
     if rng.random() < 0.35:
         plane = float(rng.uniform(low, min(high + 0.1, 1)))
         thin = str(rng.choice(["curves", "curves", "branches", "specks"]))
-        if thin == "specks":
-            cover = draw_specks(rng, height, width, random_count(rng, 150))
-        else:
-            cover = draw_alpha(rng, max(height, width), thin)[:height, :width]
-        colour = surface_colour(rng, photos, height, width, tone_of(rng, kind.bodies))
-        drawing.surfaces.append(Surface(colour, np.ascontiguousarray(cover), plane))
-        drawing.planes.append((plane, plane))
+        draw_thin(rng, photos, size, kind, thin, plane, drawing)
+
+
+def draw_thin(
+    rng: np.random.Generator,
+    photos: Photos,
+    size: tuple[int, int],
+    kind: Kind,
+    thin: str,
+    plane: float,
+    drawing: Drawing,
+) -> None:
+    """Draw thin things at a disparity: "specks", or a name of SHAPES."""
+    height, width = size
+    if thin == "specks":
+        cover = draw_specks(rng, height, width, random_count(rng, 150))
+    else:
+        cover = draw_alpha(rng, max(height, width), thin)[:height, :width]
+    colour = surface_colour(rng, photos, height, width, tone_of(rng, kind.bodies))
+    drawing.surfaces.append(Surface(colour, np.ascontiguousarray(cover), plane))
+    drawing.planes.append((plane, plane))

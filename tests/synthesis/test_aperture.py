@@ -126,11 +126,35 @@ def test_a_small_sheet_is_the_same_as_one_that_is_empty_around_it():
 @pytest.mark.parametrize("blades", [0, 5, 6])
 def test_openings_share_the_light_of_an_aperture_of_one_area(blades):
     cells = openings(12, blades, 0.3)
-    x, y, share = (np.array(part) for part in zip(*cells))
+    x, y, share = (
+        np.array([getattr(cell, name) for cell in cells]) for name in ("x", "y", "share")
+    )
     assert share.sum() == pytest.approx(1)
     assert abs((share * x).sum()) < 0.01 and abs((share * y).sum()) < 0.01
     # The largest share is that of a whole cell: the area of the aperture is that of the disc.
     assert share.max() == pytest.approx(1 / (np.pi / 4 * 12**2), rel=0.01)
+
+
+@pytest.mark.parametrize("focus", [0.0, 1.0])
+@pytest.mark.parametrize("blades", [0, 5])
+def test_a_light_out_of_focus_is_an_even_disc_of_the_shape_of_the_aperture(blades, focus):
+    """Its rim must not show the squares that the aperture is parted into."""
+    light, diameter, rotation = np.array([[100, 100, 90, 90, 90, 0.8]], np.float32), 64, 0.4
+    dark = np.zeros((201, 201, 3), np.float32)
+    sheet = Sheet(dark, np.ones((201, 201), np.float32), Plane(0.5), light)
+    frames, _ = render([sheet], [focus], 2 * diameter, 65, blades, rotation, most=5)
+    y, x = np.mgrid[:71, :71] - 35.0
+    if focus > 0.5:  # behind the focal plane the aperture is upside down
+        x, y = -x, -y
+    radius = 2 * np.hypot(x, y) / diameter
+    if blades:  # of a polygon with the area of the disc, from its middle to the nearest side
+        wedge = 2 * np.pi / blades
+        angle = (np.arctan2(y, x) + rotation) % wedge - wedge / 2
+        radius = radius * np.cos(angle) * np.sqrt(blades / np.pi * np.tan(np.pi / blades))
+    even = 90 * 2 * np.pi * 0.8**2 / (np.pi * diameter**2 / 4)
+    disc, rim = frames[0][..., 0], 5 * 2 / diameter  # five px, of which four are the spot's
+    assert np.abs(disc[radius < 1 - rim] - even).max() < 0.01 * even
+    assert disc[radius > 1 + rim].max() < 0.001 * even
 
 
 @pytest.mark.parametrize("variance", [0.01, 0.18, 0.2, 2.0, 7.7])
