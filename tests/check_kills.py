@@ -1,20 +1,29 @@
-"""From photographs to scores, every command killed at random moments and started again.
+"""Every command killed at random moments and started again: nothing lost, half or stray.
 
 Not collected by pytest, since it takes minutes:
 
-    .venv/bin/python -m tests.check_kills                 # three of each command
-    .venv/bin/python -m tests.check_kills --kills 200 --photos PHOTOS --model fastdepth.onnx
+    .venv/bin/python -m tests.check_kills                 # three kills of each command
+    .venv/bin/python -m tests.check_kills --kills 125 --only predict train --first_process \\
+        --minutes 60 --log kills.jsonl
 
-PHOTOS are some ten photographs; without them they are drawn. What comes out, maps, stacks, weights,
-pictures and scores, must be what comes out of commands that nobody kills.
+Each command is run once in peace. Then it is killed by SIGKILL again and again in a folder of its
+own, until a run is done before its moment comes. After each kill every result that is there must be
+whole; in the end all files must be those of the run in peace, and no others. With --log, what was
+done is not done again. tests/check_work.py does the same to the page.
 """
 
 import argparse
+import contextlib
+import importlib
+import json
+import math
 import random
-import subprocess
+import shutil
 import sys
 import tempfile
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -22,40 +31,64 @@ import numpy as np
 import torch
 
 from stackmff.images.formats import write_picture
-from tests.drawn import texture
+from tests.drawn import draw_stack, texture
+from tests.killing import Program, files_below
 from tests.tiny_onnx import write_network
+from tests.visit import must
 
-ROOT = Path(__file__).parent.parent
+MOST_IN_A_ROUND = 12  # kills, after which the command is left in peace
+LATE = ("openvino", "torch.utils.tensorboard")  # what commands import once they need it
+LATEST = 600  # seconds that anything may take
 
 
-def commands(args, folder):
-    """The five commands of the README in their order, small, with results in `folder`."""
-    photos, maps, data, runs, fused = (
-        str(path) for path in (args.photos, *(folder / n for n in ("maps", "set", "runs", "out")))
-    )
-    train = ["--datapath", data, "--experiments", runs, "--exp_name", "run", "--resume", "auto"]
-    train += ["--epochs", "6", "--batch_size", "2", "--image_size", "48", "48"]
-    train += ["--num_workers", "0", "--save_steps", "2", "--precision", "fp32"]
-    train += ["--val_fraction", "0.2"]
-    made = ["--output_dir", data, "--size", "192", "--num_frames", "6"]
-    weights = ["--model_path", f"{runs}/run/best.pth"]
-    scored = ["--csv", f"{folder}/scores.csv"]
-    return [
-        [
-            "-m",
-            "tools.estimate_depth",
-            "--image_path",
-            photos,
-            "--output_dir",
-            maps,
-            "--model",
-            args.model,
-        ],
-        ["make_dataset.py", "--image_path", photos, "--depth_path", maps, *made],
-        ["train.py", *train],
-        ["predict_dataset.py", "--stack_basedir_path", data, "--output_dir", fused, *weights],
-        ["evaluate.py", "--results", fused, "--reference", f"{data}/AiF", *scored],
-    ]
+def pictures(folder):
+    """{name: bytes} of the pictures below a folder, temporary files left out."""
+    paths = (path for path in folder.rglob("*.png") if not path.name.startswith("."))
+    return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
+
+
+def scores(folder):
+    """{name: bytes} of a table, where it is there."""
+    return {path.name: path.read_bytes() for path in folder.glob("scores.csv")}
+
+
+def checkpoints(folder):
+    """Read the checkpoints of a training run that is going on, whose steps depend on the moment."""
+    for path in folder.glob("run/*.pth"):
+        torch.load(path, weights_only=True)
+    return {}
+
+
+def tensors(folder):
+    """{name: bytes} of the weights and the count of steps that a training run has come to."""
+    checkpoint = torch.load(folder / "run" / "last.pth", weights_only=True)
+    network = checkpoint["state"]["network"]
+    found = {name: value.numpy().tobytes() for name, value in network.items()}
+    return found | {"steps": checkpoint["step"]}
+
+
+@dataclass
+class Job:
+    """A command to kill.
+
+    Attributes:
+        module: of the command; words: of its command line, but for the folder of the results.
+        output: the option that the folder, or a file in it, is given to; file: its name.
+        results: called with the folder: {name: what must not differ} of a run that has ended.
+        at_once: the same, of what must be whole from its first moment on.
+    """
+
+    module: str
+    words: list[str]
+    output: str = "--output_dir"
+    file: str = ""
+    results: Callable[[Path], dict[str, object]] = pictures
+    at_once: Callable[[Path], dict[str, object]] = pictures
+
+    def program(self, results, place, is_first=False):
+        """Start it with a folder for its results, and one for its temporary files."""
+        words = [*self.words, self.output, results / self.file]
+        return Program(self.module, words, place, is_first)
 
 
 def draw_photos(folder):
@@ -67,70 +100,185 @@ def draw_photos(folder):
     return folder
 
 
-def name_of(command):
-    """The file or the module that a command runs."""
-    return command[1] if command[0] == "-m" else command[0]
+def draw_scene(folder):
+    """A small stack; returns its folder."""
+    for k, frame in enumerate(draw_stack(texture(160, 240, 0), 4)):
+        write_picture(folder / f"{k}.png", frame)
+    return folder
 
 
-def run(command, limit=None):
-    """Run a command to its end, or kill it after `limit` s; returns whether it came to its end."""
-    process = subprocess.Popen(
-        [sys.executable, *command], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-    )
-    try:
-        said, _ = process.communicate(timeout=limit)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.communicate()
-        return False
-    if process.returncode:
-        sys.exit(f"{name_of(command)} ended with {process.returncode}: {said.decode()[-2000:]}")
-    return True
+def jobs(args, top):
+    """{name: Job} in their order: each takes what those before it have left in `top`/whole.
+
+    Args:
+        args: of the command line.
+        top: folder for everything.
+    """
+    whole, scene = top / "whole", draw_scene(top / "scene")
+    photos = ["--image_path", str(args.photos)]
+    data, fused = str(whole / "make_dataset"), str(whole / "predict_dataset")
+    train = ["--datapath", data, "--exp_name", "run", "--resume", "auto", "--epochs", "3"]
+    train += ["--batch_size", "2", "--image_size", "48", "48", "--num_workers", "0"]
+    train += ["--save_steps", "2", "--precision", "fp32", "--val_fraction", "0.2"]
+    made = [
+        "--depth_path",
+        str(whole / "estimate_depth"),
+        "--size",
+        "192",
+        "--num_frames",
+        "6",
+        "--workers",
+        "1",
+    ]
+    return {
+        "predict": Job("predict", ["--stack_path", str(scene)], "--output", "fused.png"),
+        "estimate_depth": Job("tools.estimate_depth", [*photos, "--model", args.model]),
+        "make_dataset": Job("make_dataset", [*photos, *made]),
+        "train": Job("train", [*train], "--experiments", "", tensors, checkpoints),
+        "predict_dataset": Job("predict_dataset", ["--stack_basedir_path", data]),
+        "evaluate": Job(
+            "evaluate",
+            ["--results", fused, "--reference", f"{data}/AiF"],
+            "--csv",
+            "scores.csv",
+            scores,
+            scores,
+        ),
+    }
 
 
-def results(folder):
-    """{name: what must not differ}: bytes of pictures and scores, tensors of the checkpoint."""
-    found = {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*.png")}
-    found.pop("runs/run/curves.png")  # it has samples a second in it
-    found["scores.csv"] = (folder / "scores.csv").read_bytes()
-    checkpoint = torch.load(folder / "runs" / "run" / "last.pth", weights_only=True)
-    found["steps"] = checkpoint["step"]
-    for name, value in checkpoint["state"]["network"].items():
-        found[name] = value.numpy().tobytes()
-    return found
+def run(job, results, place, moment=math.inf, is_first=False):
+    """Run a command to its end, or kill it; returns (whether it came to its end, its CPU time, s).
+
+    Args:
+        job: the command; results, place, is_first: as of Job.program.
+        moment: CPU time after which it is killed, s.
+    """
+    program = job.program(results, place, is_first)
+    if not program.wait(LATEST, moment):
+        program.kill()
+        must(program.spent >= moment, f"{job.module} takes more than {LATEST} s")
+        return False, program.spent
+    told = program.said.read_text(errors="replace")[-2000:]
+    must(program.status == 0, f"{job.module} ended with {program.status}: {told}")
+    program.said.unlink()
+    return True, program.spent
 
 
-def main():
-    """Run the way whole, then with kills, and compare. Returns the exit status."""
+class Round:
+    """Kills of one command in one folder, until it has done its work.
+
+    Args:
+        job: the command; whole: folder of its run in peace.
+        folder: for this round, which may not be there yet.
+    """
+
+    def __init__(self, job, whole, folder):
+        self.job, self.whole, self.place = job, whole, folder / "results"
+        self.temporary = folder / "temporary"
+        self.temporary.mkdir(parents=True)
+        self.expected = job.results(whole)
+        self.kills, self.wrong = 0, []
+
+    def go(self, rng, seconds, most, is_first):
+        """Kill it up to `most` times, within `seconds` of CPU time each, and let it end."""
+        has_ended = False
+        while not has_ended:
+            moment = rng.uniform(0, seconds) if self.kills < most else math.inf
+            has_ended, _ = run(self.job, self.place, self.temporary, moment, is_first)
+            if not has_ended:
+                self.kills += 1
+                self.compare(self.job.at_once(self.place), f"{moment:.2f} s after its start")
+        found = self.job.results(self.place)
+        self.compare(found, "in the end")
+        self.wrong += [f"{name} is missing" for name in self.expected.keys() - found.keys()]
+        stray = files_below(self.place) - files_below(self.whole) | files_below(self.temporary)
+        # TensorBoard has a file for each start of a training run.
+        stray = {name for name in stray if "/events.out.tfevents." not in name}
+        self.wrong += [f"{name} is stray" for name in sorted(stray)]
+
+    def compare(self, found, when):
+        """Note what differs from the run in peace."""
+        known = self.job.at_once(self.whole) | self.expected
+        differ = sorted(name for name, value in found.items() if known.get(name) != value)
+        self.wrong += [f"{name} differs {when}" for name in differ]
+
+
+def known_of(log, name, is_first):
+    """What a log holds of a command: [{"kills", "wrong", ...} of each round]."""
+    if log is None or not log.exists():
+        return []
+    entries = map(json.loads, log.read_text(encoding="utf-8").splitlines())
+    return [one for one in entries if (one["name"], one["first"]) == (name, is_first)]
+
+
+def killed(name, job, args, seconds, top):
+    """Kill a command `args.kills` times, or as often as there is time; returns the rounds.
+
+    Args:
+        name: of the job; seconds: of CPU time that it takes in peace; top: folder for everything.
+    """
+    rounds = known_of(args.log, name, args.first_process)
+    while (done := sum(one["kills"] for one in rounds)) < args.kills:
+        if time.monotonic() > args.until:
+            break
+        rng = random.Random(f"{args.seed} {name} {args.first_process} {len(rounds)}")
+        made = Round(job, top / "whole" / name, top / "round")
+        made.go(rng, seconds, min(MOST_IN_A_ROUND, args.kills - done), args.first_process)
+        shutil.rmtree(top / "round")
+        one = {"name": name, "first": args.first_process, "kills": made.kills}
+        rounds.append(one | {"wrong": made.wrong})
+        if args.log is not None:
+            with open(args.log, "a", encoding="utf-8") as file:
+                file.write(json.dumps(rounds[-1]) + "\n")
+    return rounds
+
+
+def get_parser():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--photos", type=Path, help="default: drawn ones")
     parser.add_argument("--model", type=Path, help="an ONNX file; default: the mean of the colours")
+    parser.add_argument("--only", nargs="+", help="of the commands (default: all)")
     parser.add_argument("--kills", type=int, default=3, help="of each command (default: 3)")
+    parser.add_argument("--minutes", type=float, default=60, help="for all (default: 60)")
     parser.add_argument("--seed", type=int, default=0, help="of the moments (default: 0)")
-    args = parser.parse_args()
-    rng = random.Random(args.seed)
-    with tempfile.TemporaryDirectory() as top:
-        args.photos = (args.photos or draw_photos(Path(top) / "photos")).resolve()
-        args.model = str((args.model or write_network(Path(top) / "fastdepth.onnx")).resolve())
-        whole, killed = Path(top) / "whole", Path(top) / "killed"
-        for one, other in zip(commands(args, whole), commands(args, killed)):
-            start = time.monotonic()
-            run(one)
-            seconds = time.monotonic() - start
-            moments = [rng.uniform(0.1, 0.6) * seconds for _ in range(args.kills)]
-            ends = [run(other, moment) for moment in moments]
-            run(other)
-            times = ", ".join(f"{moment:.1f}" for moment in moments)
-            ended = f"killed {ends.count(False)} times, after {times} s"
-            print(f"{name_of(one)}: {seconds:.1f} s; {ended}", flush=True)
-        expected, found = results(whole), results(killed)
-        hidden = [{p.relative_to(top) for p in top.rglob(".*")} for top in (whole, killed)]
-        stray = sorted(str(path) for path in hidden[1] - hidden[0])  # the lock of a run stays
-    wrong = sorted(n for n in expected | found if expected.get(n) != found.get(n))
-    print(f"{len(expected)} results, {len(wrong)} differ; {len(stray)} stray files")
-    for name in wrong + stray:
-        print(f"  {name}")
-    return 1 if wrong or stray else 0
+    parser.add_argument(
+        "--first_process", action="store_true", help="as process 1, as in a container"
+    )
+    parser.add_argument("--log", type=Path, help="JSON lines; what it holds is not done again")
+    return parser
+
+
+def main():
+    """Run each command in peace, then with kills. Returns the exit status."""
+    args = get_parser().parse_args()
+    args.until = time.monotonic() + 60 * args.minutes
+    bad = 0
+    cv2.setNumThreads(1)  # a fork has no other threads, and would wait for them
+    torch.set_num_threads(1)
+    for name in LATE:
+        with contextlib.suppress(ImportError):
+            importlib.import_module(name)
+    with tempfile.TemporaryDirectory() as name:
+        top = Path(name)
+        args.photos = (args.photos or draw_photos(top / "photos")).resolve()
+        args.model = str((args.model or write_network(top / "fastdepth.onnx")).resolve())
+        wanted = set(args.only or jobs(args, top))
+        for name, job in jobs(args, top).items():
+            if not wanted:
+                break
+            _, seconds = run(job, top / "whole" / name, top)
+            if name not in wanted:
+                continue
+            wanted.remove(name)
+            rounds = killed(name, job, args, seconds, top)
+            wrong = [sentence for one in rounds for sentence in one["wrong"]]
+            count = sum(one["kills"] for one in rounds)
+            print(f"{name}: {count} kills in {len(rounds)} rounds, {len(wrong)} faults", flush=True)
+            for sentence in wrong:
+                print(f"  {sentence}")
+            bad += len(wrong)
+    return 1 if bad else 0
 
 
 if __name__ == "__main__":
