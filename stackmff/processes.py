@@ -263,7 +263,8 @@ def _stop(process: "subprocess.Popen[Any]", kill: bool = False) -> None:
 def child(module: str, orders: Any) -> "Iterator[subprocess.Popen[str]]":
     """A process that runs a module of the package; it is gone after the block.
 
-    The orders reach it as one line of JSON on its input. Read its answers, a line of JSON each,
+    The orders reach it as one line of JSON on its input, which then stays open, so that the child
+    can tell when this process is gone, see `end_with_input`. Read its answers, a line of JSON each,
     with `answers`, then ask how it ended with `wait`. In the child, `answer_channel` is the other
     end.
 
@@ -276,18 +277,37 @@ def child(module: str, orders: Any) -> "Iterator[subprocess.Popen[str]]":
     assert process.stdin is not None and process.stdout is not None
     try:
         # A child that is gone already is found when it is asked how it ended.
-        with contextlib.suppress(BrokenPipeError), process.stdin:
+        with contextlib.suppress(BrokenPipeError):
             process.stdin.write(json.dumps(orders) + "\n")
+            process.stdin.flush()
         yield process
     finally:
         end_process(process)
         process.stdout.close()
+        with contextlib.suppress(BrokenPipeError):
+            process.stdin.close()
 
 
 def answers(process: "subprocess.Popen[str]") -> Iterator[Any]:
     """The answers of a `child`, as they come, until it closes its output."""
     assert process.stdout is not None
     return map(json.loads, process.stdout)
+
+
+def end_with_input() -> None:
+    """Ask this `child` to end when its input does, once its orders are read: its parent was killed.
+
+    Else it would go on to write into folders that the next process of its kind tidies up.
+    """
+    # The system's call: Python's own reader has a lock, which a thread must not hold at the end.
+    handle = sys.stdin.fileno()
+
+    def wait() -> None:
+        while os.read(handle, 1024):
+            pass
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def answer_channel() -> IO[str]:

@@ -15,7 +15,6 @@ done is not done again. tests/check_work.py does the same to the page.
 import argparse
 import contextlib
 import importlib
-import json
 import math
 import random
 import shutil
@@ -32,7 +31,7 @@ import torch
 
 from stackmff.images.formats import write_picture
 from tests.drawn import draw_stack, texture
-from tests.killing import Program, files_below
+from tests.killing import Program, files_below, known_of, note
 from tests.tiny_onnx import write_network
 from tests.visit import must
 
@@ -204,14 +203,6 @@ class Round:
         self.wrong += [f"{name} differs {when}" for name in differ]
 
 
-def known_of(log, name, is_first):
-    """What a log holds of a command: [{"kills", "wrong", ...} of each round]."""
-    if log is None or not log.exists():
-        return []
-    entries = map(json.loads, log.read_text(encoding="utf-8").splitlines())
-    return [one for one in entries if (one["name"], one["first"]) == (name, is_first)]
-
-
 def killed(name, job, args, seconds, top):
     """Kill a command `args.kills` times, or as often as there is time; returns the rounds.
 
@@ -228,9 +219,7 @@ def killed(name, job, args, seconds, top):
         shutil.rmtree(top / "round")
         one = {"name": name, "first": args.first_process, "kills": made.kills}
         rounds.append(one | {"wrong": made.wrong})
-        if args.log is not None:
-            with open(args.log, "a", encoding="utf-8") as file:
-                file.write(json.dumps(rounds[-1]) + "\n")
+        note(args.log, rounds[-1])
     return rounds
 
 

@@ -8,6 +8,7 @@ has the same number, its processes die with it, and it has the signals that it h
 import contextlib
 import ctypes
 import importlib
+import json
 import math
 import os
 import signal
@@ -147,3 +148,18 @@ def read(path: Path) -> str:
     with contextlib.suppress(OSError):
         return path.read_text(errors="replace")
     return ""
+
+
+def known_of(log, name, is_first):
+    """What a log holds of a command: [{"kills", "wrong", ...} of each round]."""
+    if log is None or not log.exists():
+        return []
+    entries = map(json.loads, log.read_text(encoding="utf-8").splitlines())
+    return [one for one in entries if (one["name"], one["first"]) == (name, is_first)]
+
+
+def note(log, entry):
+    """Append an entry to a log, if there is one."""
+    if log is not None:
+        with open(log, "a", encoding="utf-8") as file:
+            file.write(json.dumps(entry) + "\n")

@@ -267,3 +267,21 @@ def test_a_command_runs_with_closed_streams(tmp_path, closed):
     words = ["sh", "-c", shell, sys.executable, code, str(tmp_path / "file")]
     assert subprocess.run(words, cwd=HOUSE, capture_output=True).returncode == 0
     assert (tmp_path / "file").read_text() == "the file"
+
+
+def test_a_child_ends_when_its_parent_is_killed():
+    code = (
+        "import sys, time\n"
+        "from stackmff.processes import end_with_input\n"
+        "sys.stdin.readline()\n"
+        "end_with_input()\n"
+        "print('begun', flush=True)\n"
+        "time.sleep(60)\n"
+    )
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", code], cwd=HOUSE, **pipes) as child:
+        child.stdin.write(b"orders\n")
+        child.stdin.flush()
+        assert child.stdout.readline() == b"begun\n"
+        child.stdin.close()
+        assert child.wait(30) != 0

@@ -27,7 +27,7 @@ from stackmff.images.formats import write_picture
 from stackmff.images.stack import read_stack
 from stackmff.images.stack_files import FramePath
 from stackmff.own import file_of, is_own
-from stackmff.processes import answer_channel, answers, child, how_it_ended
+from stackmff.processes import answer_channel, answers, child, end_with_input, how_it_ended
 from stackmff.records import Record, wanted_record
 
 MODULE = "stackmff.evaluation.contest"  # this file, which also runs as a process of its own
@@ -240,6 +240,7 @@ def work() -> None:
         print(json.dumps(what), file=channel, flush=True)
 
     orders = json.loads(sys.stdin.readline())
+    end_with_input()
     try:
         build = importlib.import_module(orders["methods"]).build_method
         fuse = build(orders["word"], orders["iterative"])

@@ -6,6 +6,7 @@ from typing import Any
 from stackmff.errors import StackError
 from stackmff.fusion.methods import METHODS, missing
 from stackmff.webapp.jobs import MethodSpec, WorkerJob
+from stackmff.webapp.result_files import PART
 from stackmff.webapp.stack_frames import Shared
 from stackmff.webapp.versions import StackVersions
 
@@ -53,7 +54,7 @@ class StackComparisons(StackVersions):
                     self.method_jobs.pop(key, None)
                     if sentence:
                         self.refused.append(f"{method}: {self.on_page(sentence)}")
-                    (result.files.methods / f"{method}.part").unlink(missing_ok=True)
+                    (result.files.methods / f"{method}{PART}").unlink(missing_ok=True)
                     self.changed()
 
             spec = MethodSpec(str(result.folder), str(result.frames_file), method)

@@ -14,7 +14,7 @@ import numpy as np
 from stackmff.errors import StackError
 from stackmff.files import natural_key
 from stackmff.fusion.methods import METHODS
-from stackmff.webapp.result_files import ResultFiles
+from stackmff.webapp.result_files import PART, ResultFiles
 
 METHOD = "method-"  # before the name of a method: the layer of its picture
 SLAB = re.compile(r"slab_\d+-\d+")
@@ -91,22 +91,26 @@ class SourcePictures(Mapping[str, np.ndarray]):
 
         Its name in their file may be that of another picture here.
         """
-        self.folder.mkdir(exist_ok=True)
         name = LOADED + hashlib.sha256(picture.tobytes()).hexdigest()[:16]
-        made = self.folder / f"{name}.part"
-        with open(made, "wb") as file:
+        with self._written(name) as made, open(made, "wb") as file:
             np.save(file, picture)
-        made.replace(self.folder / f"{name}.npy")
         return name
+
+    @contextlib.contextmanager
+    def _written(self, name: str) -> Iterator[Path]:
+        """A file to write, which becomes the picture of a name when it is complete."""
+        self.folder.mkdir(exist_ok=True)
+        made = self.folder / f"{name}{PART}"
+        yield made
+        made.replace(self.folder / f"{name}.npy")
 
     def bring(self, name: str, file: Path) -> None:
         """Add the picture of a file, .npy, which may be removed afterwards."""
-        self.folder.mkdir(exist_ok=True)
-        made = self.folder / f"{name}.npy"
-        with contextlib.suppress(FileExistsError):
+        if name in self:
+            return
+        with self._written(name) as made:
+            made.unlink(missing_ok=True)
             try:
                 os.link(file, made)
-            except FileExistsError:
-                raise
             except OSError:  # this file system has no links
                 shutil.copyfile(file, made)

@@ -10,6 +10,8 @@ from typing import Any
 from stackmff.files import write_json
 from stackmff.images.metadata import Metadata
 
+PART = ".part"  # suffix of a picture that is being written
+
 
 class ResultFiles:
     """The paths in the folder of a result.

@@ -27,7 +27,13 @@ from stackmff.images.frame_store import release
 from stackmff.images.levels import levels_of
 from stackmff.webapp.kept_frames import is_kept
 from stackmff.webapp.other_pictures import SourcePictures, layer_file, title_of
-from stackmff.webapp.result_files import AlignedFiles, ResultFiles, decode_metadata, load_record
+from stackmff.webapp.result_files import (
+    PART,
+    AlignedFiles,
+    ResultFiles,
+    decode_metadata,
+    load_record,
+)
 from stackmff.webapp.strokes import Painted, StrokeLog, Waiting
 from stackmff.webapp.tiles import COPIES, Layer, Stamps, jpeg, shrunk, webp
 
@@ -150,7 +156,7 @@ class ShownResult:
         """Give the result a copy of the fused picture to paint on."""
         if self.picture is self.fused:
             # A new file in its place: whoever still shows the one before goes on to do so.
-            made = self.files.retouched.with_suffix(".part")
+            made = self.files.retouched.with_suffix(PART)
             shutil.copyfile(self.files.fused, made)
             made.replace(self.files.retouched)
             self.picture = np.load(self.files.retouched, mmap_mode="r+")

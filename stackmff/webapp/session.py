@@ -23,6 +23,7 @@ from stackmff.webapp.uploads import check_upload, files_below, safe_name, safe_s
 MOST_STACKS = 200
 # What a state file of other content makes of the code that reads it.
 DAMAGED = (OSError, ValueError, KeyError, TypeError, AttributeError)
+DELETED = ".deleted"  # suffix of the folder of a project that is being deleted
 KEEP_EXPORT = 600.0  # seconds that an exported file waits to be downloaded
 MOST_EXPORTS = 8  # of a session, that wait or are written
 
@@ -395,11 +396,16 @@ class Session:
     def delete(self) -> None:
         """Cancel all work and remove all files."""
         self._cancel()
-        self.ended = True
+        with self.lock:
+            self.ended = True
         for stack in list(self.stacks.values()):
-            stack.delete()
+            stack.abandon()
+        gone = self.folder.with_name(self.folder.name + DELETED)
+        with contextlib.suppress(OSError):  # at once, so that a kill leaves a whole project or none
+            self.folder.rename(gone)
         self.resources.close()
-        shutil.rmtree(self.folder, ignore_errors=True)
+        for folder in (gone, self.folder):
+            shutil.rmtree(folder, ignore_errors=True)
 
     def _cancel(self) -> None:
         self.finder.cancel()
@@ -408,6 +414,21 @@ class Session:
         for export in list(self.exports.values()):
             for one in export.jobs:
                 self.shared.export_queue.cancel(one)
+
+
+def holds_work(folder: Path) -> bool:
+    """Whether there is anything in the folder of a project that anybody could miss."""
+    made = ("stack-*/in/*", "stack-*/run-*/full/result.json")
+    if any(path for pattern in made for path in folder.glob(pattern)):
+        return True
+    for path in folder.glob("stack-*/stack.json"):
+        try:
+            record = parse_json(path.read_bytes())
+            if record["frames"] or record["pending"]:
+                return True
+        except DAMAGED:
+            return True
+    return False
 
 
 def read_project(folder: Path) -> dict[str, Any]:

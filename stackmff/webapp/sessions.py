@@ -24,12 +24,13 @@ from stackmff.errors import StackError
 from stackmff.files import claim, is_abandoned, locked, make_folder, write_json
 from stackmff.processes import this_process
 from stackmff.webapp.jobs import JobQueue, UnpackSpec, WorkerJob
-from stackmff.webapp.session import Session, read_project
+from stackmff.webapp.session import DELETED, Session, holds_work, read_project
 from stackmff.webapp.stack_frames import Shared
 from stackmff.webapp.uploads import UploadLimits, check_upload
 
 PREFIX = "focal-stacks-"  # of the folder of temporary files
 MOST_SESSIONS = 64
+PROJECT_FOLDER = re.compile(rf"[0-9a-f]{{16}}({re.escape(DELETED)})?")
 EXPORTS_AT_ONCE = 2  # files that are written for downloads at a time
 
 
@@ -72,6 +73,10 @@ class Sessions:
         self.lasting, self.listed = projects is not None, listed
         self.folder = temporary_folder(folder) if projects is None else Path(projects)
         make_folder(self.folder)
+        self.room: Path | None = self.folder  # for what arrives
+        if projects is not None:
+            tidy(self.folder)
+            self.room = None
         self.claimed = claim(self.folder) if projects is None else None
         with contextlib.suppress(OSError):  # the names in it are secret
             self.folder.chmod(0o700)
@@ -181,9 +186,17 @@ class Sessions:
         if not self.lasting:
             raise StackError("this server keeps no projects: start it without --temp_dir")
         check_upload(size, 0, self.folder, self.shared.limits)
-        handle, name = tempfile.mkstemp(suffix=".arriving", dir=self.folder)
+        handle, name = tempfile.mkstemp(dir=self._room())
         os.close(handle)
         return Path(name)
+
+    def _room(self) -> Path:
+        """The folder for projects that arrive, which a kill leaves to the next server."""
+        with self.lock:
+            if self.room is None:
+                self.room = temporary_folder(self.folder)
+                self.claimed = claim(self.room)
+            return self.room
 
     def add_project(self, archive: Path) -> str:
         """Unpack the archive of a project, which is removed; return the secret name it gets.
@@ -191,8 +204,9 @@ class Sessions:
         Raises:
             StackError: it is not one, or its files are damaged.
         """
-        folder, token = self.folder / secrets.token_hex(8), secrets.token_urlsafe(24)
-        folder.mkdir()
+        token = secrets.token_urlsafe(24)
+        # It says that it is the project it was exported from, so it is not among the others yet.
+        folder = Path(tempfile.mkdtemp(dir=self._room()))
         free = shutil.disk_usage(self.folder).free
         most = min(free, 4 * self.shared.limits.total_bytes)  # with aligned frames and results
         ended: queue.SimpleQueue[str | None] = queue.SimpleQueue()
@@ -203,6 +217,7 @@ class Sessions:
                 raise StackError(sentence or "cancelled")
             record = read_project(folder)
             write_json(folder / "project.json", record | {"token": token, "used": time.time()})
+            folder = folder.rename(self.folder / secrets.token_hex(8))
             with self.lock:
                 self.by_token[token] = self._opened(folder, token)
         except BaseException:
@@ -245,11 +260,29 @@ class Sessions:
         shared = self.shared
         for jobs in (shared.fuse_queue, shared.examine_queue, shared.export_queue):
             jobs.close()
-        if not self.lasting:
-            shutil.rmtree(self.folder, ignore_errors=True)
+        if self.room is not None:
+            shutil.rmtree(self.room, ignore_errors=True)
         if self.claimed is not None:
             os.close(self.claimed)
             self.claimed = None
+
+
+def tidy(folder: Path) -> None:
+    """Remove what killed servers have left in the folder of the projects.
+
+    That are projects that were being deleted, or in which nothing is, and of the others what was
+    being uploaded or exported. A project that another server has open stays as it is.
+    """
+    remove_abandoned(folder)
+    for path in folder.iterdir():
+        match = PROJECT_FOLDER.fullmatch(path.name)
+        if match is None or not path.is_dir():
+            continue
+        with contextlib.suppress(StackError, OSError), locked(path, "close it there first"):
+            if match[1] or not holds_work(path):
+                shutil.rmtree(path, ignore_errors=True)
+            for left in (path / "exports", *path.glob("stack-*/arriving")):
+                shutil.rmtree(left, ignore_errors=True)
 
 
 def temporary_folder(folder: Path | None) -> Path:

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import shutil
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from stackmff.files import natural_key, parse_json, write_json
 from stackmff.webapp.comparisons import StackComparisons
 from stackmff.webapp.form import check_values
 from stackmff.webapp.jobs import FuseSpec, Message, WorkerJob
+from stackmff.webapp.result_files import PART
 from stackmff.webapp.results import ShownResult, carry_strokes
 from stackmff.webapp.stack_frames import Shared, skipped
 from stackmff.webapp.uploads import check_frames, check_room, odd_sizes
@@ -40,6 +42,9 @@ class ShelfStack(StackComparisons):
         self.failure: str | None = None  # sentence
         self.wanted: dict[str, Any] | None = None  # values of the run that goes on
         self.values: dict[str, Any] = {}  # of the last run
+        self.writing = threading.Lock()  # held while stack.json is written or removed
+        self.written = -1  # the `changes` that it has
+        self.deleted = False
         if (self.folder / "stack.json").exists():
             self._load()
 
@@ -50,7 +55,7 @@ class ShelfStack(StackComparisons):
         with self.lock:
             if not self.dirty:
                 return
-            self.dirty = False
+            self.dirty, now = False, self.changes
             running = self.examine_job.spec.files if self.examine_job else []
             left = [Path(file) for file in running if file not in self.examined]
             record = {
@@ -69,7 +74,14 @@ class ShelfStack(StackComparisons):
                 "values": self.values,
                 "refused": self.refused,
             }
-        write_json(self.folder / "stack.json", record)
+        with self.writing:
+            if now > self.written and not self.deleted:  # else a newer one is there, or none may be
+                try:
+                    write_json(self.folder / "stack.json", record)
+                except BaseException:
+                    self.dirty = True
+                    raise
+                self.written = now
 
     def _load(self) -> None:
         """Read what `save` wrote, and what was made since."""
@@ -93,8 +105,6 @@ class ShelfStack(StackComparisons):
         left = [path for path in dict.fromkeys(left) if path.exists()]
         for path in left:  # some of its frames may have been examined
             self._forget_frames_of(path)
-        if record["wanted"] is not None:
-            self.failure = INTERRUPTED
         for folder in sorted(self.folder.glob("run-*"), key=natural_key):
             number = int(folder.name.partition("-")[2])
             self.runs = max(self.runs, number)
@@ -103,13 +113,24 @@ class ShelfStack(StackComparisons):
         for folder in self.folder.glob("aligned-*"):
             if not (folder / "aligned.json").exists():
                 shutil.rmtree(folder, ignore_errors=True)
+        if record["wanted"] is None:
+            self._remove_unused_aligned()
+        elif self.versions and self.versions[-1].number == record["runs"]:
+            with contextlib.suppress(StackError):  # damaged files are told when they are opened
+                self._complete(self.versions[-1])
+        else:
+            self.failure = INTERRUPTED
+        self._remove_strangers()
         self.changed()
         self._examine(left)
 
     def _adopt(self, number: int) -> bool:
-        """Add the result of a run to the versions; remove its draft. False where it was cut."""
+        """Add the result of a run to the versions; remove what is unfinished. False where it was
+        cut itself."""
         folder = self.folder / f"run-{number}"
         shutil.rmtree(folder / "draft", ignore_errors=True)
+        for path in folder.glob(f"full/**/*{PART}"):
+            path.unlink(missing_ok=True)
         if not (folder / "full" / "result.json").exists():
             return False
         try:
@@ -196,16 +217,22 @@ class ShelfStack(StackComparisons):
         """Make a version of the result of the run that goes on."""
         assert self.fuse_job is not None
         folder = Path(self.fuse_job.spec.full)
-        before = self.versions[-1] if self.versions else None
         number = int(folder.parent.name.partition("-")[2])
         self.versions.append(Version(number, folder))
         self.draft = None
-        made = self.shown(number)
-        carry_strokes(None if before is None else self.shown(before.number), made)
-        self.wanted = None
-        self.in_order = self.fuse_job.spec.options.get("order") != "given"
-        self._follow(made.names)
+        self._complete(self.versions[-1])
         self.changed()
+        self.save()  # before anybody can paint on it: else a kill would have it completed again
+
+    def _complete(self, version: Version) -> None:
+        """Carry the strokes of the version before over to one that was just made, and take over
+        its order; also where a kill came between."""
+        version.files.strokes.unlink(missing_ok=True)
+        made, place = self.shown(version.number), self.versions.index(version)
+        carry_strokes(self.shown(self.versions[place - 1].number) if place else None, made)
+        self.wanted = None
+        self.in_order = version.record.options.get("order") != "given"
+        self._follow(made.names)
 
     def _follow(self, names: Sequence[str]) -> None:
         """Show the frames in the order in which they were fused; the others keep their places."""
@@ -228,8 +255,8 @@ class ShelfStack(StackComparisons):
             # Its process has ended, so that the next run can have its number.
             self.runs -= 0 if made else 1
             self.changed()
-            self._remove_unused_aligned()
             shutil.rmtree(run / "draft" if made else run, ignore_errors=True)
+            self._remove_unused_aligned()
 
     def cancel(self) -> None:
         """Cancel all work; it has ended on return."""
@@ -307,11 +334,19 @@ class ShelfStack(StackComparisons):
             if self.versions:  # what is kept of the others is of no use any more
                 shutil.rmtree(self.decoded, ignore_errors=True)
 
-    def delete(self) -> None:
-        """Cancel all work and remove all files."""
+    def abandon(self) -> None:
+        """Cancel all work, and write nothing any more: the files are about to be removed."""
+        with self.writing:
+            self.deleted = True
         with self.lock:
             for job in (self.fuse_job, self.examine_job, *self.method_jobs.values()):
                 if job is not None:
                     job.cancelled = True  # its messages are ignored from now on
         self.end()
+
+    def delete(self) -> None:
+        """Cancel all work and remove all files."""
+        self.abandon()
+        # First of all, so that a kill leaves a whole stack or none.
+        (self.folder / "stack.json").unlink(missing_ok=True)
         shutil.rmtree(self.folder, ignore_errors=True)

@@ -131,6 +131,15 @@ class StackFrames:
             self.uploads[path] = size
             return path
 
+    def _remove_strangers(self) -> None:
+        """Remove what belongs to no frame: files of frames that were being read at a kill, and
+        unfinished ones. No frame may be read meanwhile."""
+        known = {str(key) for key in self.frames}
+        for folder in (self.thumbs, self.decoded):
+            for path in folder.iterdir():
+                if path.stem not in known:
+                    path.unlink(missing_ok=True)
+
     def drop(self, path: Path) -> None:
         """Forget a file that did not arrive, or that is not a frame."""
         with self.lock:

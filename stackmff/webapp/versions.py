@@ -144,6 +144,8 @@ class StackVersions(StackFrames):
         with self.lock:
             self.shown(number)
             version = next(one for one in self.versions if one.number == number)
+            # First of all, so that a kill leaves a version or none.
+            version.files.record.unlink(missing_ok=True)
             self.versions.remove(version)
             self.open_results.pop(number, None)
             self._remove_unused_aligned()
@@ -151,7 +153,10 @@ class StackVersions(StackFrames):
         shutil.rmtree(version.folder.parent, ignore_errors=True)
 
     def _remove_unused_aligned(self) -> None:
-        """Remove frames in register that no version shows."""
+        """Remove frames in register that no version shows, unless one cannot be read."""
+        runs = {path.parent.parent for path in self.folder.glob("run-*/full/result.json")}
+        if runs - {version.folder.parent for version in self.versions}:
+            return
         used = {version.record.aligned for version in self.versions}
         for folder in self.folder.glob("aligned-*"):
             if folder.name not in used:

@@ -47,7 +47,7 @@ from stackmff.images.metadata import Metadata
 from stackmff.images.stack import Stack, read_stack
 from stackmff.images.stack_files import frames_in_file
 from stackmff.options import build
-from stackmff.processes import answer_channel
+from stackmff.processes import answer_channel, end_with_input
 from stackmff.progress import ShowStage
 from stackmff.webapp.archive import pack, unpack
 from stackmff.webapp.example import write_example
@@ -67,6 +67,7 @@ from stackmff.webapp.kept_frames import forget, keep, with_kept
 from stackmff.webapp.other_pictures import SourcePictures
 from stackmff.webapp.reporting import Reporter, be_modest, bound_memory, bound_time
 from stackmff.webapp.result_files import (
+    PART,
     AlignedFiles,
     AlignedRecord,
     ResultFiles,
@@ -352,7 +353,7 @@ def fuse_by_method(spec: MethodSpec, reporter: Reporter) -> None:
     fuse_frames = build_method(spec.method)
     frames = np.memmap(spec.frames, np.dtype(record.dtype), "r", 0, tuple(record.shape))
     files.methods.mkdir(exist_ok=True)
-    made = files.methods / f"{spec.method}.part"
+    made = files.methods / f"{spec.method}{PART}"
     with contextlib.ExitStack() as resources:
         if len(record.kept) < len(frames):
             # To select frames of a mapped file would read them all into memory.
@@ -455,6 +456,7 @@ def main() -> int:
     reporter = Reporter(answer_channel())
     be_modest()
     message = json.loads(sys.stdin.readline())
+    end_with_input()
     make_spec, work = WORK[message["kind"]]
     try:
         work(make_spec(**message), reporter)

@@ -71,7 +71,7 @@ def test_a_kill_loses_nothing(projects, tmp_path):
     late.write_bytes(cv2.imencode(".png", texture(*SIDES, 3))[1].tobytes())
     late.replace(stack.incoming / late.name)  # it arrived, and the server was killed
     (stack.folder / "run-9" / "full").mkdir(parents=True)  # unfinished
-    stack.wanted = {"near": "first"}
+    stack.wanted, stack.runs = {"near": "first"}, 9
     stack.changed()
     session.save()
     other = tmp_path / "other"
@@ -173,7 +173,10 @@ def test_files_that_are_no_projects_are_refused(projects, tmp_path, monkeypatch)
     hostile.write_bytes(b"PK\x03\x04 no archive")
     with pytest.raises(StackError, match="is not a project"):
         server.add_project(hostile)
-    assert list((tmp_path / "projects").iterdir()) == []
+    (room,) = (tmp_path / "projects").iterdir()
+    assert list(room.iterdir()) == []
+    server.close()
+    assert not room.exists()
     assert not list(tmp_path.glob("evil"))
 
 
