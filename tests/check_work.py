@@ -206,8 +206,8 @@ class Work:
         state = self.until_idle(number)
         results = [one for one in state["results"] if not one.get("draft")]
         of = f"{self.at}/k/{number}"
-        choices = ["arrange", "upload"]
-        choices += ["fuse"] * (1 if results else 3) * (len(results) < MOST_VERSIONS)
+        choices = ["arrange", "upload"] if results else ["fuse"]
+        choices += ["fuse"] * (len(results) < MOST_VERSIONS)
         choices += ["paint", "paint", "undo", "redo", "export", "method", "copy"] * bool(results)
         choices += ["delete version"] * (len(results) == MOST_VERSIONS)
         choices += ["delete stack"] * (len(stacks) == MOST_STACKS and self.rng.random() < 0.2)
@@ -346,7 +346,7 @@ def visit(work: Work, projects: Path, place: Path, seconds: float, args: Any) ->
         work.rest()
         work.until_gone()
     except Gone:
-        pass
+        must(server.killed < math.inf, f"the server is gone: {read(server.program.said)}")
     finally:
         timer.cancel()
         timer.join()
@@ -374,7 +374,8 @@ def main() -> int:
         projects, place = Path(folder) / "projects", Path(folder) / "temporary"
         place.mkdir()
         while len(rounds) < args.kills:
-            wrong = visit(work, projects, place, work.rng.uniform(0, 2 * part), args)
+            # Many at the start, when the server tidies up, and some late.
+            wrong = visit(work, projects, place, work.rng.expovariate(1 / part), args)
             one = {"name": "page", "first": args.first_process, "kills": 1, "wrong": wrong}
             rounds.append(one | {"during": work.action})
             note(args.log, rounds[-1])

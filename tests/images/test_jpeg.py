@@ -83,6 +83,24 @@ def test_what_is_not_in_the_compressed_data_does_not_count():
         damage_in(data[:place] + b"\xff" + data[place + 1 :])
 
 
+@pytest.mark.parametrize("quality", [75, 95, 100])
+@pytest.mark.parametrize("table", [0, 1])
+@pytest.mark.parametrize("values", [b"\0", b"\xff", b"\0\xff"], ids=bytes.hex)
+def test_a_damaged_table_of_quantisation_is_found(quality, table, values):
+    data = saved(photograph()[:64, :64], "JPEG", quality=quality, progressive=True)
+    start = data.index(bytes([0xFF, 0xDB, 0, 67, table])) + 5
+    sentence = "steps of its quantisation that differ from all those beside them"
+    for place in range(start, start + 64 - len(values)):
+        damaged = data[:place] + values + data[place + len(values) :]
+        assert damage_in(damaged) == sentence, place - start
+
+
+def test_tables_of_quantisation_of_every_quality_are_whole():
+    picture = photograph()[:16, :16]
+    for quality in [*range(1, 101), "web_low", "web_maximum", "low", "medium", "high", "maximum"]:
+        assert damage_in(saved(picture, "JPEG", quality=quality)) is None
+
+
 def test_a_warning_of_libjpeg_is_damage(monkeypatch):
     def decode_jpeg(*_, **__):
         raise ValueError("Corrupt JPEG data: bad Huffman code")
