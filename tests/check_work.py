@@ -27,6 +27,7 @@ from typing import Any
 
 import cv2
 
+from stackmff.errors import StackError
 from tests.drawn import draw_stack, saved, texture
 from tests.killing import Program, files_below, known_of, note, read
 from tests.visit import must
@@ -347,6 +348,9 @@ def visit(work: Work, projects: Path, place: Path, seconds: float, args: Any) ->
         work.until_gone()
     except Gone:
         must(server.killed < math.inf, f"the server is gone: {read(server.program.said)}")
+    except StackError:
+        print(read(server.program.said), file=sys.stderr)
+        raise
     finally:
         timer.cancel()
         timer.join()

@@ -352,6 +352,7 @@ class ShownResult:
         with self.lock:
             count = min(count, len(self.undone))
             if count:
+                self._own_picture()  # it has none if all was undone when it was opened
                 self.log.write(redo=count)
             return [self._add(self.painted_with.redo()) for _ in range(count)]
 

@@ -133,6 +133,16 @@ def test_a_version_that_was_made_before_a_kill_is_completed(stack, killed):
     assert [one["strokes"] for one in again.state()["results"]] == [2, 2]
 
 
+def test_a_stroke_that_was_undone_before_a_kill_is_redone(stack, killed):
+    """Also where no other is painted, so that the picture has no copy to paint on yet."""
+    stack.paint(2, STROKE)
+    picture = np.array(stack.shown(2).picture)
+    stack.undo(2, 1)
+    again = killed().get(stack.session.token).stack(1)
+    assert len(again.redo(2)) == 1
+    assert np.array_equal(again.shown(2).picture, picture)
+
+
 def test_what_a_kill_leaves_is_removed(stack, projects, killed, tmp_path):
     folder = stack.folder
     for place in ("in/0.png", "thumbs/0.png", "thumbs/0.jpg", "decoded/0.npy"):
