@@ -16,7 +16,7 @@ from stackmff.images.boxes import boxes
 
 ZEROED = "zeros in its compressed data, as of a sector that was lost"
 SECTOR = 512  # bytes
-NEAR = 2  # bytes beside a lost sector that may be zero by chance
+NEAR = 2  # bytes beside a lost sector or the end of a row that may be zero by chance
 ZEROS = bytes(SECTOR)
 BESIDE = 48  # bytes beside and above a lost sector that show a picture: a quarter is zero at most
 CODED = (b"VP8 ", b"VP8L", b"ALPH")  # chunks of WebP
@@ -62,17 +62,22 @@ def lost_sector(data: bytes, start: int, end: int) -> str | None:
     return None
 
 
-def lost_sector_in_samples(data: bytes | memoryview, offset: int, stride: int) -> str | None:
+def lost_sector_in_samples(
+    data: bytes | memoryview, offset: int, stride: int, is_whole: bool = True
+) -> str | None:
     """What is damaged in uncompressed samples, in a few words; None: nothing was found.
 
     Black areas are zeros as well. A lost sector begins and ends where sectors do, and the bytes
-    before, behind, above and below it are hardly black, as they are beside black areas. Where all
-    rows begin at one place in their sectors, a drawn bar may look like that: nothing is told.
+    before, behind, above and below it are hardly black, as they are beside black areas. The lost
+    end of a picture has nothing behind and below it, and begins within a row, as a black bar does
+    not. Where all rows begin at one place in their sectors, a drawn bar may look like that: nothing
+    is told.
 
     Args:
         data: the samples, row by row.
         offset: of the first byte, in the file.
         stride: bytes in a row.
+        is_whole: whether the last sample is that of the picture.
     """
     skipped = -offset % SECTOR
     whole = max(len(data) - skipped, 0) // SECTOR
@@ -80,12 +85,23 @@ def lost_sector_in_samples(data: bytes | memoryview, offset: int, stride: int) -
         return None
     content = np.frombuffer(data, np.uint8)
     firsts, ends = (at + skipped for at in _blank(content[skipped:][: whole * SECTOR]))
-    around = (firsts - BESIDE, ends, firsts - stride, ends + stride - BESIDE)
-    inside = np.all([(at >= 0) & (at <= len(data) - BESIDE) for at in around], 0)
+    before, behind = (firsts - BESIDE, firsts - stride), (ends, ends + stride - BESIDE)
+    found = _hardly_black(content, *before, *behind)
+    if is_whole and len(ends) and not content[ends[-1] :].any():
+        column = firsts[-1:] % stride
+        at_row = (column <= NEAR) | (column >= stride - NEAR)
+        found = np.append(found, _hardly_black(content, *(at[-1:] for at in before)) & ~at_row)
+    return "zeros in it, as of a sector that was lost" if found.any() else None
+
+
+def _hardly_black(content: np.ndarray, *around: np.ndarray) -> np.ndarray:
+    """(n,) bool: whether of BESIDE bytes at each of some places, (n,) each, a quarter is zero at
+    most; False where a place is outside the content."""
+    inside = np.all([(at >= 0) & (at <= len(content) - BESIDE) for at in around], 0)
     for at in around:
         starts = at[inside, None] + np.arange(BESIDE)
         inside[inside] = (content[starts] == 0).mean(1) <= 1 / 4
-    return "zeros in it, as of a sector that was lost" if inside.any() else None
+    return inside
 
 
 def _blank(content: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -120,12 +120,14 @@ def _iptc_of(value: Any) -> bytes | None:
 def _damage_in(file: tifffile.TiffFile, page: tifffile.TiffPage) -> str | None:
     """What is damaged in the samples of a page, in a few words; None if nothing was found."""
     tables = page.jpegtables
-    for start, end in _spans(page):
+    spans = _spans(page)
+    whole = len(spans) == 1 and not page.is_tiled  # the last tile may be filled up with zeros
+    for start, end in spans:
         file.filehandle.seek(start)
         data: bytes = file.filehandle.read(end - start)
         damage = None
         if page.compression == tifffile.COMPRESSION.NONE:
-            damage = lost_sector_in_samples(data, start, _stride(page))
+            damage = lost_sector_in_samples(data, start, _stride(page), whole)
         elif page.compression in RUNS:
             damage = lost_sector_in_codes(data, RUNS[page.compression])
         elif page.compression == tifffile.COMPRESSION.JPEG and data:

@@ -162,6 +162,32 @@ def test_sectors_of_uncompressed_samples(tmp_path, name):
     assert "was taken as it is" in str(lenient_note(tmp_path / name))
 
 
+@pytest.mark.parametrize("name", ["a.bmp", "a.tif", "deep.tif"])
+def test_lost_ends_of_uncompressed_samples(tmp_path, name):
+    picture = np.uint16(PICTURE) * 257 if name == "deep.tif" else PICTURE
+    data, start = uncompressed(name, picture)
+    for at in range(start // SECTOR * SECTOR + 9 * SECTOR, len(data) - SECTOR, len(data) // 40):
+        at -= at % SECTOR
+        (tmp_path / name).write_bytes(data[:at] + bytes(len(data) - at))
+        if (at - start) % (len(data) // 480) > 2:  # else it begins with a row, as a bar does
+            with pytest.raises(StackError, match=rf"{name} is damaged \(zeros in it"):
+                decode(tmp_path / name)
+
+
+def test_black_ends_of_pictures_are_not_damage(tmp_path):
+    """A bar at either end, a bright thing before a black ground, and both in tiles."""
+    y, x = np.mgrid[:480, :640]
+    for k in range(12):
+        picture = PICTURE | 1
+        picture[: 50 + k], picture[400 + k :] = 0, 0
+        disc = np.where((np.hypot(y - 240, x - 300 - k) < 150 + k)[..., None], PICTURE | 1, 0)
+        for one in (picture, np.uint8(disc)):
+            assert damage_in_bmp(saved(one, "BMP")) is None
+            for name in ("a.tif", "tiled.tif"):
+                (tmp_path / name).write_bytes(uncompressed(name, one)[0])
+                assert decode(tmp_path / name).note is None
+
+
 def test_black_areas_of_uncompressed_samples_are_not_damage():
     """Bars, borders that slant, a dark noisy ground, and rows of whole sectors."""
     rng = np.random.default_rng(0)
