@@ -54,7 +54,8 @@ def scores(folder):
 def checkpoints(folder):
     """Read the checkpoints of a training run that is going on, whose steps depend on the moment."""
     for path in folder.glob("run/*.pth"):
-        torch.load(path, weights_only=True)
+        if not path.name.startswith("."):  # not what a kill has cut, which the next start removes
+            torch.load(path, weights_only=True)
     return {}
 
 
