@@ -23,6 +23,7 @@ from stackmff.files import remove_leftovers
 from stackmff.processes import run_main
 
 NEW_MOUNTS, NEW_NUMBERS = 0x00020000, 0x20000000  # CLONE_NEWNS, CLONE_NEWPID of sched.h
+END_WITH_PARENT = 1  # PR_SET_PDEATHSIG of sys/prctl.h
 PRIVATE = 0x4000 | 0x40000  # MS_REC | MS_PRIVATE of sys/mount.h
 CLOCK_OF_PROCESS = 2  # CPUCLOCK_SCHED of the Linux kernel
 PAUSE = 0.005  # seconds between two looks
@@ -47,6 +48,7 @@ def become_first():
         _, status = os.waitpid(made, 0)
         os._exit(os.waitstatus_to_exitcode(status) % 256)
     os.close(3)
+    libc.prctl(END_WITH_PARENT, signal.SIGKILL)
     check(libc.mount(b"none", b"/", None, PRIVATE, None))
     check(libc.mount(b"proc", b"/proc", b"proc", 0, None))
 
@@ -125,6 +127,7 @@ class Program:
 
 def _begin(place, said, tells):
     """Be as a process that was just started: streams, folder for temporary files, signals."""
+    ctypes.CDLL(None).prctl(END_WITH_PARENT, signal.SIGKILL)
     os.setsid()
     with open(os.devnull, "rb") as nothing, open(said, "wb") as file:
         os.dup2(nothing.fileno(), 0)
