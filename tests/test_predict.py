@@ -242,7 +242,7 @@ def test_weights_of_another_network(tmp_path, capsys):
 def test_a_luma_network_has_no_confidence(tmp_path, weights, capsys):
     make_stack(tmp_path / "stacks" / "a")
     args = "--model_path", weights["StackMFF"], "--confidence"
-    sentence = "predicts a luma and no weights of the frames"
+    sentence = "predicts luma, not the weights of the frames"
     stack = "--stack_path", tmp_path / "stacks" / "a", "--output", tmp_path / "a.png"
     assert call(predict.main, *stack, *args, tmp_path / "sure.png") == 1
     assert sentence in capsys.readouterr().err

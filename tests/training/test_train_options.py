@@ -53,7 +53,7 @@ def test_defaults_are_those_of_the_preset():
     [
         ({"datapath": None}, "--datapath is required"),
         ({"photos": ["y"]}, "give one of them"),
-        ({"exp_name": ".."}, "is no name of a folder"),
+        ({"exp_name": ".."}, "is not a folder name"),
         ({"dry_run": True, "profile": 3}, "give one of them"),
         ({"global_batch": 4, "batch_size": 3}, "how large a batch is"),
         ({"fit": "resize", "image_size": (8, 16)}, "square --image_size"),
