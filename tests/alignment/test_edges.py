@@ -52,6 +52,7 @@ def test_cells_whose_contrast_inverts_are_placed(frames):
     assert "2 and 3" in note and "were aligned by the strength of their edges" in note
 
 
+@pytest.mark.slow
 def test_brightness_alone_does_not_place_them(frames, monkeypatch):
     monkeypatch.setattr(placement, "seconded", lambda *arguments: arguments[-1])
     alignment = measure(frames)
