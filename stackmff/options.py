@@ -320,7 +320,7 @@ def number(
         try:
             value = kind(word)
         except ValueError:
-            name = _KIND_NAMES.get(kind, "a number")
+            name = "a whole number" if kind is int else "a number"
             raise argparse.ArgumentTypeError(f"{word!r} is not {name}") from None
         if beyond := out_of_range(value, info, word):
             raise argparse.ArgumentTypeError(beyond)
