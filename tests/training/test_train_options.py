@@ -91,7 +91,7 @@ def test_what_depends_on_other_options_is_filled_in(tmp_path):
     [
         ({"network": "Unknown"}, "--network Unknown is unknown: use one of StackMix"),
         ({"loss_weights": ["l1"]}, "--loss_weights: 1 loss weights without names"),
-        ({"network_options": ["hidden"]}, "--network_options: 'hidden' is no NAME=VALUE"),
+        ({"network_options": ["hidden"]}, "--network_options: 'hidden' is not NAME=VALUE"),
         ({"network_options": ["chroma=0"], "recolour": 0.5}, "does not see: remove it"),
     ],
 )
