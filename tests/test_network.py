@@ -218,10 +218,10 @@ def test_bare_published_weights_are_recognised(published, tmp_path, prefix):
 
 
 def test_errors_of_loading(mix, tmp_path):
-    with pytest.raises(StackError, match="no file of weights"):
+    with pytest.raises(StackError, match="not a file of weights"):
         load_network(tmp_path / "none.pth")
     (tmp_path / "text.pth").write_text("no weights")
-    with pytest.raises(StackError, match="no checkpoint"):
+    with pytest.raises(StackError, match="not a checkpoint"):
         load_network(tmp_path / "text.pth")
     torch.save({"other": torch.zeros(3)}, tmp_path / "other.pth")
     with pytest.raises(StackError, match="another network"):

@@ -351,7 +351,7 @@ def test_a_damaged_state_falls_back_to_the_one_before(options, tmp_path, capsys,
         assert torch.equal(tensor, found[name]), name
     previous.unlink()
     last.write_bytes(whole[:middle])
-    with pytest.raises(StackError, match="is cut short or damaged"):
+    with pytest.raises(StackError, match="is truncated or damaged"):
         resume(tmp_path, "run")
 
 
