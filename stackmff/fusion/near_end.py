@@ -48,8 +48,8 @@ class NearEnd:
         return {
             "user": "",
             "distance": f"3D view: {taken} is nearest by the focus distances of the frames; {turn}",
-            "picture": "3D view: which end is near is not known; by the layout of the picture "
-            f"{taken} is taken; {turn}",
+            "picture": f"3D view: {taken} is guessed to be the nearest; if the scene looks inside "
+            f"out, {turn}",
         }[self.why]
 
 

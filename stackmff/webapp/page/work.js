@@ -80,17 +80,20 @@ function drawMessages(told, refused, odd, failure) {
     add(sentence.startsWith("Skipped") ? "note" : "bad", sentence);
   if (odd) add("bad", odd);
   if (failure) add("bad", failure);
-  byId("messages").replaceChildren(...all.map(({ kind, text }) => {
+  byId("messages").replaceChildren(...all.map(({ kind, text, run }) => {
     const own = told.some(one => one.text === text);
+    const show = run && version()?.run !== run ? [element("button", "Show", { onclick: () => {
+      dismiss(text);
+      set({ run });
+    } })] : [];
     const shut = own ? [element("button", "✕", { title: "Dismiss", ariaLabel: "Dismiss this message",
       onclick: () => dismiss(text) })] : [];
-    return element("div", null, { className: kind }, element("span", text), ...shut);
+    return element("div", null, { className: kind }, element("span", text), ...show, ...shut);
   }));
 }
 
 function drawAbout(stack, uploading) {
   byId("about").textContent = about(stack, uploading);
-  if (!stack) set({ crop: null });
 }
 
 function about(stack, uploading) {
