@@ -89,9 +89,10 @@ function listen() {
     byId("new-stack").hidden = !open || !count;
     byId("projects").hidden = open || !get().projects.length;
   });
-  watch(s => [s.stack, s.uploading, s.finding], (stack, uploading, finding) => {
-    byId("split").hidden = !stack || stack.frames < LEAST_SPLIT || Boolean(results(get()).length);
-    byId("split").disabled = Boolean(uploading || finding || stack?.examining || stack?.work);
+  watch(s => [(s.stack?.frames ?? 0) < LEAST_SPLIT || results(s).length > 0,
+    Boolean(s.uploading || s.finding || s.stack?.examining || s.stack?.work)], (never, waits) => {
+    byId("split").hidden = never;
+    byId("split").disabled = waits;
   });
   watch(s => [s.stack?.results?.length, s.stack?.id], arrived);
   watch(s => [s.stack?.examining, s.uploading, s.stack?.id], framesArrived);

@@ -43,8 +43,11 @@ export function listen() {
   scene = new View3D(byId("scene"), get().info.tallest);
   replayed.by = settled;
   buttons();
-  watch(s => [s.stack, s.run, s.frame, s.frameId, s.tool, s.other, s.compareMode, s.sourcePane,
-    s.erasing, s.picking, s.overlay, s.crop, s.cropping, s.source, s.outlines, s.region], draw);
+  // Not the whole stack, which changes with each step of its work: the canvas would be painted again.
+  watch(s => [s.stack?.id, s.stack?.results, s.stack?.list, JSON.stringify(s.stack?.comparing),
+    s.stack?.frames, Boolean(s.stack?.examining), Boolean(s.uploading), s.waitsForFrames, s.run,
+    s.frame, s.frameId, s.tool, s.other, s.compareMode, s.sourcePane, s.erasing, s.picking, s.overlay,
+    s.crop, s.cropping, s.source, s.outlines, s.region], draw);
 }
 
 // What is shown
