@@ -1,4 +1,4 @@
-# make demo: fuse a real photograph's stack; make test: linter, types and tests; make check: what needs
+# make demo: fuse a stack made from a real photograph; make test: linter, types and tests; make check: what needs
 # a browser or optional packages; make lowest: the tests with the lowest versions; make weights PHOTOS=DIR: train the default network from a folder of
 # photographs; make benchmark: every method on stacks with exact answers, without downloads. All set
 # up .venv first, with the versions of constraints.txt.

@@ -126,7 +126,7 @@ def check_names(
         raise StackError(f"--results has a folder named {min(twins)}, like a method: rename it")
     names = [*given, *methods, *[MEAN_OF_FRAMES] * with_mean]
     if options.tables.against not in (None, "best", *names):
-        raise StackError(f"--against {options.tables.against} is none of {', '.join(names)}")
+        raise StackError(f"--against {options.tables.against} is not one of {', '.join(names)}")
 
 
 def gather_results(

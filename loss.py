@@ -320,7 +320,7 @@ def parse_loss_weights(words: Sequence[str | float]) -> dict[str, float]:
     for name, number in pairs:
         add_own(TERMS, name, function)
         if name not in TERMS or name in weights:
-            what = "is given twice" if name in weights else "is no loss term"
+            what = "is given twice" if name in weights else "is not a loss term"
             raise ValueError(f"{name} {what}: {form}")
         try:
             weights[name] = float(number)

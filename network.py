@@ -842,14 +842,14 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
         StackError: there is no such file, or it holds no weights of a network defined here.
     """
     if not Path(path).is_file():
-        raise StackError(f"{path} is no file of weights: give the path of a checkpoint")
+        raise StackError(f"{path} is not a file of weights: give the path of a checkpoint")
     try:
         Path(path).open("rb").close()  # a file that cannot be opened is not cut short
     except OSError as error:
         raise StackError(f"{path} cannot be read: {error.strerror}") from error
     if Path(path).suffix == SUFFIX:
         return read_safetensors(Path(path))
-    damaged = f"{path} is no checkpoint, or is cut short or damaged: download it again"
+    damaged = f"{path} is not a checkpoint, or it is truncated or damaged: download it again"
     try:
         if zipfile.is_zipfile(path):  # older checkpoints are not
             with zipfile.ZipFile(path) as archive:
@@ -891,7 +891,7 @@ def load_network(path: str | Path, device: str | torch.device = "cpu") -> Fusion
         ) from error
     values = (tensor for tensor in network.state_dict().values() if tensor.is_floating_point())
     if not all(bool(torch.isfinite(tensor).all()) for tensor in values):
-        raise StackError(f"{path} holds weights that are no finite numbers: train again")
+        raise StackError(f"{path} holds weights that are not finite: train again")
     return network.to(device).eval()
 
 
@@ -931,10 +931,10 @@ def config_of(name: str, words: Sequence[str]) -> Config:
     for word in words:
         option, equals, value = word.partition("=")
         if not equals or option not in config:
-            raise ValueError(f"{word!r} is no NAME=VALUE with a name of {', '.join(config)}")
+            raise ValueError(f"{word!r} is not NAME=VALUE with a name of {', '.join(config)}")
         try:
             value = json.loads(value)
         except json.JSONDecodeError:
-            raise ValueError(f"{option}={value!r} is no JSON value") from None
+            raise ValueError(f"{option}={value!r} is not a JSON value") from None
         config[option] = tuple(value) if isinstance(value, list) else value  # as in checkpoints
     return config

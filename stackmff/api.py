@@ -195,7 +195,7 @@ def frame_weights(frames: Frames, *, network: Any = None, **options: Any) -> np.
     chosen = build(EngineOptions, _plain(options), strict=True)
     engine = _engine(network, FuseOptions(engine=chosen))
     if engine.output != "weights":
-        raise StackError("this network predicts a luma, no weights: use a StackMix checkpoint")
+        raise StackError("this network predicts luma, not weights: use a StackMix checkpoint")
     read, _ = _read(_given(frames)[0], AlignOptions(order="given"))
     if any(note.startswith("left out: ") for note in read.notes):
         raise StackError(f"{read.notes[-1]}: remove it from the stack")
@@ -218,9 +218,9 @@ def _fuse_options(options: dict[str, Any]) -> FuseOptions:
     """The FuseOptions of keywords; StackError if one of them is wrong or makes files."""
     for name in ("slab", "out_format"):
         if name in options:
-            raise StackError(f"{name} makes files: it is an option of the command alone")
+            raise StackError(f"{name} writes files: only the command has it")
     if options.get("focus_from") is not None:
-        raise StackError("focus_from is for hyperstacks: it is an option of the command alone")
+        raise StackError("focus_from is for hyperstacks: only the command has it")
     return build(FuseOptions, _plain(options), strict=True)
 
 
@@ -299,7 +299,7 @@ def _checked(given: Sequence[Any]) -> list[np.ndarray]:
     try:
         arrays = [np.asarray(frame) for frame in given]
     except ValueError as error:  # lists of unequal lengths
-        raise StackError(f"the frames are no arrays: {error}") from error
+        raise StackError(f"the frames are not arrays: {error}") from error
     arrays = [frame[..., None] if frame.ndim == 2 else frame for frame in arrays]
     for k, frame in enumerate(arrays):
         if frame.ndim != 3 or not 1 <= frame.shape[2] <= 4 or 0 in frame.shape:

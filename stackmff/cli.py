@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int | None:
         print(stackmff.__version__)
         return 0
     if name not in COMMANDS:
-        print(f"error: {name} is no command: use {', '.join(COMMANDS)}", file=sys.stderr)
+        print(f"error: {name} is not a command: use {', '.join(COMMANDS)}", file=sys.stderr)
         return 2
     command = importlib.import_module(COMMANDS[name][0])
     status: int | None = command.main(rest, prog=f"stackmff {name}")

@@ -320,8 +320,8 @@ def number(
         try:
             value = kind(word)
         except ValueError:
-            name = getattr(kind, "__name__", "number")
-            raise argparse.ArgumentTypeError(f"{word!r} is no {name}") from None
+            name = "a whole number" if kind is int else "a number"
+            raise argparse.ArgumentTypeError(f"{word!r} is not {name}") from None
         if beyond := out_of_range(value, info, word):
             raise argparse.ArgumentTypeError(beyond)
         return value
@@ -336,7 +336,7 @@ def check_names(cls: type, names: Iterable[str]) -> None:
         if name not in known:
             near = difflib.get_close_matches(name, known, 1)
             mend = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
-            raise StackError(f"{name} is no option: {mend}")
+            raise StackError(f"{name} is not an option: {mend}")
 
 
 def build(cls: type[_Options], values: Mapping[str, Any], strict: bool = False) -> _Options:

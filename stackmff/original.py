@@ -44,9 +44,9 @@ def translated(
             raise StackError(f"{word} {refused[word]}")
         if word in OF_SYNTHESIS:
             raise StackError(
-                f"{word} is the published script's: the same data are made by --image_path DIR "
-                "--depth_path DIR --depth_kind disparity --refocus published --output_dir DIR, and "
-                "--num_frames and --save_masks where they are wanted"
+                f"{word} is an option of the published script: make the same data with "
+                "--image_path DIR --depth_path DIR --depth_kind disparity --refocus published "
+                "--output_dir DIR, and if you want them --num_frames and --save_masks"
             )
     if "--model_path" in words[:-1]:
         _check_weights(words[words.index("--model_path") + 1])
@@ -63,8 +63,8 @@ def _check_weights(path: str) -> None:
     """Raise StackError for the path of the authors' weights where they are not."""
     if path.endswith(CHECKPOINT) and not os.path.exists(path):
         raise StackError(
-            f"{path} is not there: put the authors' file there (weights/README.md says where it is "
-            "found), give --model_path weights/checkpoint_published.pth, the same network trained "
+            f"{path} does not exist: put the authors' file there (weights/README.md says where to "
+            "get it), give --model_path weights/checkpoint_published.pth, the same network trained "
             "here, or remove --model_path for the default network"
         )
 

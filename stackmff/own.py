@@ -79,7 +79,7 @@ def add_own(
 def function(what: Any, word: str) -> Callable[..., Any]:
     """The entry of a function; StackError if it is none."""
     if not callable(what):
-        raise StackError(f"{word} is no function but {what!r}")
+        raise StackError(f"{word} is not a function but {what!r}")
     called: Callable[..., Any] = what
     return called
 
@@ -89,8 +89,8 @@ def network_class(what: Any, word: str) -> Any:
     lacks = [name for name in ("output", "colour", "options") if not hasattr(what, name)]
     if not isinstance(what, type) or lacks:
         raise StackError(
-            f"{word} is no network: it must be a subclass of torch.nn.Module with the attributes "
-            "output, colour and options, as docs/extend.md shows"
+            f"{word} is not a network: it must be a subclass of torch.nn.Module with the "
+            "attributes output, colour and options, as docs/extend.md shows"
             + (f"; it lacks {', '.join(lacks)}" if lacks else "")
         )
     output: object = getattr(what, "output")  # noqa: B009

@@ -34,17 +34,18 @@ PAGES = ("training", "benchmark")
 LIMIT = 600  # seconds of a command
 
 TRAIN = "--image_size 16 16 --epochs 1 --batch_size 2 --device cpu --precision fp32 --num_workers 0"
+PYRAMID = "--steps 1 --pool 6 --validation_scenes 1 --init tiny.pth --device cpu --precision fp32"
 # {start of a command: words that make it small}; the first that fits counts.
 SMALL = {
     "python train.py --photos PHOTOS --depth_path": f"{TRAIN} --photo_size 64",
     "python train.py --photos": f"{TRAIN} --scenes_per_epoch 4",
     "python train.py": TRAIN,
-    "python -m tools.train_pyramid": "--steps 1 --pool 6 --validation_scenes 1 --init tiny.pth "
-    "--device cpu --precision fp32",
+    "python -m tools.train_pyramid": PYRAMID,
     "python -m tools.make_bench": "--sets small --scale 0.08",
     "python -m tools.benchmark": "--stacks 3x64x48 --runs 1",
     "python -m tools.robustness": "--methods LP --axes frames --n_frames 3 --workers 1",
     "python -m tools.sweep": TRAIN,
+    "python -m tools.seed_study --test thinlens large": PYRAMID,
     "python -m tools.seed_study": TRAIN,
     # The set-up that `make` would look after is the one that runs this.
     "make weights": f"SCENES=6 EPOCHS=1 FINAL_EPOCHS=1 PYRAMID_STEPS=1 VENV={sys.prefix} "
@@ -149,6 +150,7 @@ def make_place(folder):
         write_set(folder / "data" / name, [6, 6, 6, 6], 48, 48, first=len(name) * 10)
     write_set(folder / "thinlens", [3, 4], 64, 64, first=90)
     (folder / "thinlens" / "dof_stack").rename(folder / "thinlens" / "stacks")
+    shutil.copytree(folder / "thinlens", folder / "large")
     shutil.copytree(folder / "thinlens" / "stacks" / "scene0", folder / "frames")
     shutil.copytree(folder / "thinlens" / "AiF", folder / "results" / "out")
     write_network(folder / "fastdepth.onnx")

@@ -33,7 +33,7 @@ def test_aligned_frames_are_written(folder, tmp_path):
     [
         ([], 2, "usage: stackmff"),
         (["--help"], 0, "batch"),
-        (["fuze"], 2, "error: fuze is no command: use fuse, batch, align, app"),
+        (["fuze"], 2, "error: fuze is not a command: use fuse, batch, align, app"),
     ],
 )
 def test_what_there_is_to_call(words, status, said, capsys):

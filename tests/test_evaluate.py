@@ -333,7 +333,7 @@ def test_a_failing_method_is_named_and_the_rest_is_in_the_table(fakes, tmp_path,
     assert "Other minus first" in capsys.readouterr().out  # its place is taken
     with pytest.raises(StackError, match="no method has all its results"):
         run(*words, "--methods", "absent")
-    with pytest.raises(StackError, match="--against x is none of first, mean of the frames"):
+    with pytest.raises(StackError, match="--against x is not one of first, mean of the frames"):
         run(*words, "--methods", "first", "--output_dir", tmp_path / "new", "--against", "x")
     assert not (tmp_path / "new").exists()  # told before the work
     with pytest.raises(StackError, match="named first, like a method"):
@@ -421,7 +421,7 @@ def test_the_packages_of_a_metric_are_asked_for_before_the_work(monkeypatch, fol
         ("--results a --stacks s --indices XY", "invalid choice"),
         ("--results a --stacks s --html .", "--html needs a name that ends in .html"),
         ("--stacks s --methods other", "'other' is not a method: choose from LP"),
-        ("--stacks s --methods LP:levels=x", "'x' is no int"),
+        ("--stacks s --methods LP:levels=x", "'x' is not a whole number"),
         ("--stacks s --methods all LP LP", "LP is named twice"),
     ],
 )
@@ -436,7 +436,7 @@ def test_against_names_a_result(folders, capsys):
     words = ["--results", f"a={folders[0]}", f"b={folders[1]}", "--reference", folders[1]]
     run(*words, "--against", "best")
     assert "Other minus b" in capsys.readouterr().out
-    with pytest.raises(StackError, match="--against c is none of a, b"):
+    with pytest.raises(StackError, match="--against c is not one of a, b"):
         run(*words, "--against", "c")
 
 

@@ -123,7 +123,7 @@ def test_a_data_set(place):
     [
         ("", "a.py:Net", "does not define Net"),
         ("1 / 0", "a.py:Net", "cannot be executed: ZeroDivisionError: division by zero"),
-        ("def Net(): pass", "a.py:Net", "is no network: .* it lacks output, colour, options"),
+        ("def Net(): pass", "a.py:Net", "is not a network: .* it lacks output, colour, options"),
         ("class Net: output, colour, options = 'depth', 0, {}", "a.py:Net", "output is 'depth'"),
         ("", "b.py:Net", "b.py does not exist"),
     ],
@@ -143,5 +143,5 @@ def test_a_file_is_executed_once_and_only_words_of_its_form_are_taken(tmp_path, 
     for word in ("LP", "GFF:base_radius=20", "a.py", "a.py:1", "a.py:one=3"):
         add_own(table, word)
     assert not table
-    with pytest.raises(StackError, match=r"a\.py:two is no function but 3"):
+    with pytest.raises(StackError, match=r"a\.py:two is not a function but 3"):
         add_own(table, "a.py:two", function)

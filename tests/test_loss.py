@@ -201,7 +201,7 @@ def test_parse_loss_weights():
     ("words", "sentence"),
     [
         (["1", "2"], "2 loss weights without names"),
-        (["l1=1", "sharpness=2"], "sharpness is no loss term"),
+        (["l1=1", "sharpness=2"], "sharpness is not a loss term"),
         (["l1=1", "l1=2"], "l1 is given twice"),
         (["l1=much"], "is 'much', no number"),
         (["l1=-1"], "must be 0 or more"),

@@ -218,10 +218,10 @@ def test_bare_published_weights_are_recognised(published, tmp_path, prefix):
 
 
 def test_errors_of_loading(mix, tmp_path):
-    with pytest.raises(StackError, match="no file of weights"):
+    with pytest.raises(StackError, match="not a file of weights"):
         load_network(tmp_path / "none.pth")
     (tmp_path / "text.pth").write_text("no weights")
-    with pytest.raises(StackError, match="no checkpoint"):
+    with pytest.raises(StackError, match="not a checkpoint"):
         load_network(tmp_path / "text.pth")
     torch.save({"other": torch.zeros(3)}, tmp_path / "other.pth")
     with pytest.raises(StackError, match="another network"):
@@ -250,7 +250,7 @@ def test_weights_that_are_not_finite_are_refused(mix, tmp_path, value):
     state = {name: tensor.clone() for name, tensor in mix.state_dict().items()}
     next(iter(state.values())).view(-1)[3] = value
     torch.save({"config": mix.config, "network": state}, tmp_path / "a.pth")
-    with pytest.raises(StackError, match=r"a\.pth holds weights that are no finite numbers"):
+    with pytest.raises(StackError, match=r"a\.pth holds weights that are not finite"):
         load_network(tmp_path / "a.pth")
 
 
@@ -259,7 +259,7 @@ def test_a_checkpoint_with_a_changed_byte_is_refused(mix, tmp_path):
     data = bytearray((tmp_path / "a.pth").read_bytes())
     data[len(data) // 2] ^= 1
     (tmp_path / "a.pth").write_bytes(data)
-    with pytest.raises(StackError, match=r"a\.pth is no checkpoint, or is cut short or damaged"):
+    with pytest.raises(StackError, match=r"a\.pth is not a checkpoint, or it is truncated or damaged"):
         load_network(tmp_path / "a.pth")
 
 

@@ -126,7 +126,7 @@ def test_values_are_checked_whoever_gives_them():
         ({"radius": -1.0}, "--radius -1.0 must be at least 0"),
         ({"kind": "fire"}, "--kind 'fire' is unknown: use one of sun, lamp"),
         ({"size": [2, 0]}, "--size 0 must be at least 1"),
-        ({"radus": 1.0}, "radus is no option: did you mean radius"),
+        ({"radus": 1.0}, "radus is not an option: did you mean radius"),
         ({"radius": "2"}, "--radius '2' is not a number"),
         ({"radius": True}, "--radius True is not a number"),
         ({"radius": None}, "--radius must have a value"),
@@ -214,5 +214,5 @@ def test_plain_values_go_there_and_back():
     assert changed(trip, kind="sun", back=True) == Trip(trip.places)
     assert defaults_of(Trip) == values_of(Trip())
     assert "output_dir" not in defaults_of(Picture)
-    with pytest.raises(StackError, match="kinds is no option"):
+    with pytest.raises(StackError, match="kinds is not an option"):
         changed(trip, kinds="sun")

@@ -179,10 +179,10 @@ def test_a_missing_folder_and_missing_weights(tmp_path, capsys):
     make_stack(tmp_path / "stack")
     args = "--stack_path", tmp_path / "stack", "--output", out, "--model_path"
     assert call(predict.main, *args, tmp_path / "no.pth") == 1
-    assert "no.pth is no file of weights" in capsys.readouterr().err
+    assert "no.pth is not a file of weights" in capsys.readouterr().err
     (tmp_path / "text.pth").write_text("no weights")
     assert call(predict.main, *args, tmp_path / "text.pth") == 1
-    assert "text.pth is no checkpoint" in capsys.readouterr().err
+    assert "text.pth is not a checkpoint" in capsys.readouterr().err
     assert not out.exists()
 
 
@@ -242,7 +242,7 @@ def test_weights_of_another_network(tmp_path, capsys):
 def test_a_luma_network_has_no_confidence(tmp_path, weights, capsys):
     make_stack(tmp_path / "stacks" / "a")
     args = "--model_path", weights["StackMFF"], "--confidence"
-    sentence = "predicts a luma and no weights of the frames"
+    sentence = "predicts luma, not the weights of the frames"
     stack = "--stack_path", tmp_path / "stacks" / "a", "--output", tmp_path / "a.png"
     assert call(predict.main, *stack, *args, tmp_path / "sure.png") == 1
     assert sentence in capsys.readouterr().err

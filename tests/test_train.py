@@ -351,7 +351,7 @@ def test_a_damaged_state_falls_back_to_the_one_before(options, tmp_path, capsys,
         assert torch.equal(tensor, found[name]), name
     previous.unlink()
     last.write_bytes(whole[:middle])
-    with pytest.raises(StackError, match="is cut short or damaged"):
+    with pytest.raises(StackError, match="is truncated or damaged"):
         resume(tmp_path, "run")
 
 
@@ -396,7 +396,7 @@ def test_a_log_that_was_cut_short_goes_on(options, tmp_path):
     [
         ([], "--datapath is required, the folder that make_dataset.py wrote, or --photos"),
         (["--datapath", "x", "--photos", "y"], "give one of them"),
-        (["--photos", "x", "--val_datapath", "y"], "--photos x is no folder"),
+        (["--photos", "x", "--val_datapath", "y"], "--photos x is not a folder"),
         (["--datapath", "x", "--val_datapath", "y", "--split", "name"], "remove one of them"),
         (["--photos", "x"], "--photos needs --val_datapath"),
         (["--photos", "x", "--val_datapath", "y", "--repeat", "2"], "--repeat is for --datapath"),
@@ -414,7 +414,7 @@ def test_a_log_that_was_cut_short_goes_on(options, tmp_path):
         ),
         (
             ["--photos", "x", "--val_datapath", "z", "--depth_path", "nowhere"],
-            "--depth_path nowhere is no folder",
+            "--depth_path nowhere is not a folder",
         ),
         (["--photos", "x", "--val_datapath", "y", "--scenes_per_epoch", "0"], "at least 1"),
         (["--datapath", "x", "--loss_weights", "1", "2"], "2 loss weights without names"),
@@ -423,17 +423,17 @@ def test_a_log_that_was_cut_short_goes_on(options, tmp_path):
             "StackMFF outputs luma",
         ),
         (["--datapath", "x", "--lr", "0"], "0 must be above 0"),
-        (["--datapath", "x", "--batch_size", "two"], "'two' is no int"),
+        (["--datapath", "x", "--batch_size", "two"], "'two' is not a whole number"),
         (["--datapath", "x", "--batch_size", "2", "--global_batch", "4"], "how large a batch is"),
         (["--datapath", "x", "--val_fraction", "1"], "must be below 1"),
-        (["--datapath", "x", "--network_options", "size=3"], "is no NAME=VALUE with a name of"),
-        (["--datapath", "x", "--network_options", "hidden=x"], "hidden='x' is no JSON value"),
+        (["--datapath", "x", "--network_options", "size=3"], "is not NAME=VALUE with a name of"),
+        (["--datapath", "x", "--network_options", "hidden=x"], "hidden='x' is not a JSON value"),
         (["--datapath", "x", "--fit", "resize", "--image_size", "8", "16"], "square --image_size"),
         (["--datapath", "x", "--network", "StackMFF", "--fringes", "0.1"], "does not see: remove"),
         (["--datapath", "x", "--resume", "--init", "y"], "give only one of them"),
         (["--resume", "--preset", "published"], "give only one of them"),
         (["--datapath", "x", "--val_size", "8", "64"], "8 must be at least 11"),
-        (["--datapath", "x", "--exp_name", ""], "is no name of a folder"),
+        (["--datapath", "x", "--exp_name", ""], "is not a folder name"),
     ],
 )
 def test_contradictions_end_at_the_parser(words, sentence, tmp_path, capsys):
@@ -505,7 +505,7 @@ def test_a_config_repeats_a_run(options, tmp_path):
     [
         ("{", "args.json cannot be read"),
         ('{"lr": 1}', 'has no "args": give the args.json of a run'),
-        ('{"args": {"batchsize": 3}}', "batchsize is no option: did you mean batch_size"),
+        ('{"args": {"batchsize": 3}}', "batchsize is not an option: did you mean batch_size"),
         ('{"args": {"batch_size": 0}}', "--batch_size 0 must be at least 1"),
     ],
 )

@@ -73,7 +73,7 @@ class ProgramOptions(Options):
     )
     runs: int = option(
         5,
-        help="of each program with each stack; they take turns (default: %(default)s)",
+        help="runs of each program with each stack, in turns (default: %(default)s)",
         low=1,
         metavar="K",
     )

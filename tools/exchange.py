@@ -78,11 +78,13 @@ class ExchangeOptions(Options):
         None, help="folder to write, as of a model hub (default: none)", metavar="DIR"
     )
     licence: str = option(
-        "mit", help="of the weights, for the model card (default: %(default)s)", metavar="NAME"
+        "mit",
+        help="licence of the weights, for the model card (default: %(default)s)",
+        metavar="NAME",
     )
     network: str | None = option(
         None,
-        help="where the network is your own: its class",
+        help="the class of the network, if it is your own",
         metavar="FILE.py:CLASS",
     )
 

@@ -50,7 +50,7 @@ class ExportOptions(Options):
     )
     network: str | None = option(
         None,
-        help="where the network of the checkpoint is your own: its class",
+        help="the class of the network, if the checkpoint holds one of your own",
         metavar="FILE.py:CLASS",
     )
 

@@ -49,7 +49,7 @@ class CheckOptions(Options):
 
     device: str = option("auto", help="auto, cpu, mps, cuda or cuda:K (default: %(default)s)")
     minutes: float = option(
-        7.5, help="after which no further check begins (default: %(default)s)", above=0
+        7.5, help="start no further check after this many minutes (default: %(default)s)", above=0
     )
     output: Path | None = option(
         None, help="also write the findings there, as JSON (default: no)", metavar="FILE"

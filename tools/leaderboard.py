@@ -165,7 +165,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     tasks, left_out = list_tasks(options.bench, options.results)
     names = list(dict.fromkeys(task.method for task in tasks))
     if options.against not in (None, *names):
-        raise StackError(f"--against {options.against} is none of {', '.join(names)}")
+        raise StackError(f"--against {options.against} is not one of {', '.join(names)}")
     workers = options.workers or os.cpu_count() or 1
     tables = score_tasks(tasks, Scoring(optional=DIAGNOSTICS), workers)
     against = options.against or max(tables, key=lambda name: means(tables[name])["PSNR"])

@@ -60,10 +60,11 @@ class MakeBenchOptions(Options):
         help="folder of photographs to render from (default: pictures that scikit-image installs)",
         metavar="DIR",
     )
-    seed: int = option(1, help="of the scenes (default: %(default)s)", low=0, high=2**32 - 1)
+    seed: int = option(1, help="seed of the scenes (default: %(default)s)", low=0, high=2**32 - 1)
     scale: float = option(
         1.0,
-        help="of the pictures and their blur; other scales are other sets (default: %(default)s)",
+        help="scale of the pictures and their blur; another scale is another set (default: "
+        "%(default)s)",
         low=0.02,
         high=4.0,
     )

@@ -70,7 +70,7 @@ class FaultOptions(Options):
         low=2,
         metavar="N",
     )
-    seed: int = option(0, help="of the faults (default: %(default)s)", low=0, high=2**32 - 1)
+    seed: int = option(0, help="seed of the faults (default: %(default)s)", low=0, high=2**32 - 1)
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class FaultMethodOptions(Options):
 
     methods: tuple[str, ...] = option(
         ("available",),
-        help="of the toolbox (default: those that lack nothing on this machine)",
+        help="methods of the toolbox (default: those that can run on this machine)",
         metavar="NAME[:OPTION=VALUE,...]",
     )
 

@@ -40,13 +40,13 @@ class StudyOptions(Options):
     """What tools.seed_study is told before --; what follows it is told to the training."""
 
     test: tuple[Path, ...] = option(
-        help="data sets that train no run, on which each is scored", metavar="SET"
+        help="data sets to score each run on; not its training data", metavar="SET"
     )
-    seeds: tuple[int, ...] = option((0, 1, 2), help="a run is trained with each", low=0)
+    seeds: tuple[int, ...] = option((0, 1, 2), help="seeds; one run is trained with each", low=0)
     program: Literal["train", "train_pyramid"] = option(
-        "train", help="what trains: train.py or tools.train_pyramid"
+        "train", help="the training program: train.py or tools.train_pyramid"
     )
-    exp_name: str = option("seeds", help="with which the names of the runs begin")
+    exp_name: str = option("seeds", help="prefix of the names of the runs")
     experiments: Path = option(
         Path("experiments"), help="folder of all runs (default: %(default)s)", metavar="DIR"
     )
@@ -80,8 +80,8 @@ def get_parser() -> argparse.ArgumentParser:
     """The parser of the command."""
     parser = argparse.ArgumentParser(
         prog="python -m tools.seed_study",
-        description="Train one recipe with several seeds, score the runs on sets that train none, "
-        "and tell the spread. What follows -- are options of the training.",
+        description="Train one recipe with several seeds, score the runs on other data sets, and "
+        "report the spread. What follows -- are options of the training program.",
     )
     add_options(parser, StudyOptions)
     return parser
@@ -121,7 +121,7 @@ def call(words: Sequence[str]) -> None:
     if status < 0 or status > 128:
         sys.exit(status if status > 128 else 128 - status)
     if status:
-        raise StackError(f"{' '.join(words)} failed, as told above: call the study again after it")
+        raise StackError(f"{' '.join(words)} failed, see above: mend that and run the study again")
 
 
 def scores_of(data: Path, folders: Mapping[str, Path]) -> dict[str, Row]:

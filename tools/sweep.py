@@ -34,7 +34,7 @@ class SweepOptions(Options):
         help="options of train.py and their values; every combination is trained",
         metavar="OPTION=VALUE,VALUE",
     )
-    exp_name: str = option("sweep", help="with which the names of the runs begin")
+    exp_name: str = option("sweep", help="prefix of the names of the runs")
     experiments: Path = option(
         Path("experiments"), help="folder of all runs (default: %(default)s)", metavar="DIR"
     )

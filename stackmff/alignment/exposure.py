@@ -46,9 +46,7 @@ SPREADS = 4  # by so many median deviations, too
 # SHARED is the least share of a ratio that the sum of all light must tell, too, in linear light and
 # in coded values, since blur in either keeps its sum.
 PARTS, SURE, COMMON, SHARED = 4, 4.6, 0.15, 0.25
-UNCOMPARED = (
-    "differs in exposure, by how much cannot be told: it is white or black almost everywhere"
-)
+UNCOMPARED = "differs in exposure by an unknown amount: it is white or black almost everywhere"
 
 
 @dataclass

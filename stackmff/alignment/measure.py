@@ -116,7 +116,7 @@ def measure(
     if placement.replaced:
         share = max(placement.replaced, 0.01)
         notes.append(
-            f"something moves in {share:.0%} of the picture: its parallax is taken as around it"
+            f"something moves in {share:.0%} of the picture: the parallax around it was used there"
         )
     return Alignment(
         placement.reference,
@@ -193,8 +193,8 @@ def _told_blur(deceived: bool, apparent: float) -> list[str]:
         ]
     if deceived:
         return [
-            "blur looked like motion that there was not: the frames were placed by matching their "
-            "blur"
+            "blur looked like motion although nothing moved: the frames were aligned by matching "
+            "their blur"
         ]
     return []
 
@@ -210,13 +210,13 @@ def _told_edges(placement: Placement, names: Sequence[object]) -> list[str]:
     out = []
     if (found := placement.by_edges()) and not all(placement.still):
         out.append(
-            f"{told(found)} were placed on each other by the strength of their edges, since their "
-            "brightness does not agree"
+            f"{told(found)} were aligned by the strength of their edges, since their brightness "
+            "does not agree"
         )
     if contested := placement.contested():
         out.append(
-            f"where {told(contested)} lie on each other is not sure: their edges tell a place up "
-            f"to {max(contested.values()):.1f} px away from that of brightness, which was taken"
+            f"the alignment of {told(contested)} is uncertain: their brightness, which was used, "
+            f"and their edges differ by up to {max(contested.values()):.1f} px"
         )
     return out
 
@@ -231,8 +231,8 @@ def _told_exposures(exposures: Exposures, reference: int, names: Sequence[object
         )
     if exposures.doubtful >= LEAST_TOLD:
         out.append(
-            f"whether the exposure changes, by up to {exposures.doubtful:.2f} EV, is not sure, "
-            "since blur may explain it: it was not matched"
+            f"a possible change of exposure by up to {exposures.doubtful:.2f} EV was not matched, "
+            "since blur may explain it"
         )
     return out
 

@@ -15,8 +15,8 @@ class AlignOptions(Options):
 
     order: Literal["auto", "given"] = option(
         "auto",
-        help="auto: put frames that are clearly not in focus order into it, with a note; given: "
-        "keep the order of the file names, or of the pages of a file (default: %(default)s)",
+        help="auto: sort frames that are clearly not in focus order, with a note; given: keep the "
+        "order of the file names, or of the pages of a file (default: %(default)s)",
     )
     reference: str | None = option(
         None,
@@ -43,7 +43,7 @@ class AlignOptions(Options):
     )
     keep_hot_pixels: bool = option(
         False,
-        help="leave hot pixels and dirt on the sensor as they are (default: find what stays in its "
+        help="leave hot pixels and dirt on the sensor as they are (default: find what stays in "
         "place while the scene moves, and fill it from its surroundings)",
     )
     strict: bool = option(

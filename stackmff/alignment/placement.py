@@ -44,7 +44,7 @@ EARLY = 1 / 6
 AT_ONCE = 4  # frames whose levels are kept while neighbours are compared
 MOST_JUDGED = 24  # pairs, those that look least alike, that are judged by their blur
 LEAST_APART = 0.5  # px of the compared pictures, from which on a contested place is told
-UNPLACED = "cannot be placed: compared with different frames it lies at different places"
+UNPLACED = "cannot be aligned: comparisons with different frames place it differently"
 
 
 class Placement:

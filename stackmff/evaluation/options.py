@@ -45,13 +45,13 @@ class MethodOptions(Options):
     methods: tuple[str, ...] = option(
         (),
         help="fuse the stacks with these methods of the toolbox, one after the other, and score "
-        "the results; all, or available for those that lack nothing on this machine",
+        "the results; all, or available for those that can run on this machine",
         metavar="NAME[:OPTION=VALUE,...]",
     )
     iterative: bool = option(
         False,
-        help="let the methods fuse pair after pair; their names then end in -iterative (default: "
-        "all frames at once)",
+        help="fuse pair after pair; the names of the methods then end in -iterative (default: all "
+        "frames at once)",
     )
     output_dir: Path | None = option(
         None,

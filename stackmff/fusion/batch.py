@@ -110,16 +110,16 @@ class BatchOptions(Options):
     title = "data set"
 
     stack_basedir_path: Path = option(
-        help="its sub-folders that hold pictures, its multi-page TIFFs and its videos are the "
-        f"stacks, or those below its {', '.join(STACK_FOLDERS)}; or it holds several such data "
-        "sets, a set of pairs, or the pictures of several brackets",
+        help="folder of the stacks: sub-folders of pictures, multi-page TIFFs and videos in it or "
+        f"in its {', '.join(STACK_FOLDERS)}; or a folder of several such data sets, a set of "
+        "pairs, or the pictures of several brackets",
         metavar="DIR",
         positional=True,
     )
     part: tuple[int, int] | None = option(
         None,
-        help="fuse every N-th stack, from the K-th on (1 to N), as one of N starts that share the "
-        "stacks and write to one --output_dir; slurm: as the task of a SLURM array that this is",
+        help="fuse every N-th stack, starting with the K-th (1 to N): N processes share the stacks "
+        "and write to one --output_dir; slurm: K and N are those of this SLURM array task",
         metavar="K/N",
         convert=part_of,
     )
@@ -133,7 +133,7 @@ class BatchOptions(Options):
     dry_run: bool = option(False, help="only print the stacks and their frames")
     dask: str | None = option(
         None,
-        help="let the workers of a Dask cluster fuse, which see the same files: the address of its "
+        help="fuse on the workers of a Dask cluster that sees the same files: the address of its "
         "scheduler, such as tcp://host:8786, or local:K for K workers on this machine",
         metavar="ADDRESS",
         convert=address_of,

@@ -90,7 +90,7 @@ def address_of(word: str) -> str:
             raise argparse.ArgumentTypeError(f"{word!r} is not local:K with K from 1")
     elif "://" not in word:
         raise argparse.ArgumentTypeError(
-            f"{word!r} is no address: give local:K, or one such as tcp://host:8786"
+            f"{word!r} is not an address: give local:K, or one such as tcp://host:8786"
         )
     return word
 

@@ -76,8 +76,8 @@ class OutputOptions(Options):
     )
     retouch: Path | None = option(
         None,
-        help="apply the brush strokes of this file, saved from the page in the browser: they show "
-        "one frame instead of the mixture",
+        help="apply the brush strokes of this file, saved from the page in the browser: each shows "
+        "one frame, or another picture beside the file, instead of the mixture",
         metavar="FILE",
     )
     overwrite: bool = option(

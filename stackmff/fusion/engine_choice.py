@@ -56,7 +56,7 @@ def torch_engine(model_path: Path, device: str = "auto") -> TorchEngine:
     except StackError as error:
         if own := own_network_of(networks(), model_path):
             raise StackError(
-                f"{model_path} holds {own}, a network of its author's: give --network "
+                f"{model_path} holds {own}, a network from its author's own file: give --network "
                 f"FILE.py:{own.rpartition(':')[2]} with that file, if you trust it"
             ) from error
         raise
@@ -117,8 +117,8 @@ def told_of_export(model_path: Path, engine: Engine, wanted: str) -> list[str]:
     if not is_slow or not path.is_file():
         return []
     return [
-        f"{path} is damaged or of other weights than {Path(model_path).name}, so torch runs the "
-        f"network, several times as slow: python -m tools.export --model_path {model_path}"
+        f"{path} is damaged or does not match {Path(model_path).name}, so torch runs the network, "
+        f"several times slower: run python -m tools.export --model_path {model_path}"
     ]
 
 

@@ -89,7 +89,7 @@ def channel_of(source: Hyperstack, word: str) -> int:
         return int(word) - 1
     given = [name for name in names if not name.startswith("channel ")]
     raise StackError(
-        f"--focus_from {word} is no channel of {source.file}: give 1 to {source.channels}"
+        f"--focus_from {word} is not a channel of {source.file}: give 1 to {source.channels}"
         + (f" or one of {', '.join(given)}" if given else "")
     )
 
@@ -220,7 +220,7 @@ def _gathered(notes: list[tuple[str, str]], count: int) -> list[str]:
         where = "" if len(labels) == count else f"{'; '.join(labels[:3])}{more}: "
         said.append(where + note)
     if len(said) > MOST_NOTES:
-        said[MOST_NOTES:] = [f"and {len(said) - MOST_NOTES} notes more like these"]
+        said[MOST_NOTES:] = [f"and {len(said) - MOST_NOTES} more notes like these"]
     return said
 
 
@@ -232,13 +232,13 @@ def _written(output: Path, result: np.ndarray, source: Hyperstack) -> list[str]:
     if result.shape[1] > 1:
         write_picture(output, composite(result[0]))
         return [
-            f"{output.suffix[1:].upper()} has no channels: each has a colour in it, stretched; a "
-            "name that ends in .tif keeps them apart"
+            f"{output.suffix[1:].upper()} has no channels: each was stretched and shown in a "
+            "colour; a name that ends in .tif keeps them separate"
         ]
     picture, notes = result[0, 0], list[str]()
     if (scale := source.scale(0)) is not None:
         picture = scale.coded(picture)
-        notes = [f"the result has 16 bits: {source.dtype} is kept in a name that ends in .tif"]
+        notes = [f"the result has 16 bits: a name that ends in .tif keeps {source.dtype}"]
     return notes + write_picture(output, picture)
 
 

@@ -48,8 +48,8 @@ class NearEnd:
         return {
             "user": "",
             "distance": f"3D view: {taken} is nearest by the focus distances of the frames; {turn}",
-            "picture": f"3D view: {taken} is guessed to be the nearest; if the scene looks inside "
-            f"out, {turn}",
+            "picture": "3D view: it is not known which end is near; the layout of the picture "
+            f"suggests {taken}; {turn}",
         }[self.why]
 
 

@@ -24,7 +24,7 @@ class EngineOptions(Options):
     )
     network: str | None = option(
         None,
-        help="where the network of the checkpoint is your own: its class",
+        help="the class of the network, if the checkpoint holds one of your own",
         metavar="FILE.py:CLASS",
     )
     device: str = option(
@@ -37,7 +37,9 @@ class EngineOptions(Options):
         "(default: %(default)s)",
     )
     precision: Literal["auto", "bf16", "fp32"] = option(
-        "auto", help="of OpenVINO: bf16 if the processor supports it (default: %(default)s)"
+        "auto",
+        help="arithmetic of OpenVINO; auto: bf16 if the processor supports it (default: "
+        "%(default)s)",
     )
 
 
@@ -62,17 +64,17 @@ class ReadOptions(Options):
 
     lenient: bool = option(
         False,
-        help="take files whose compressed data are damaged, and frames with parts that are flat, "
-        "grey or repeated; a note names them",
+        help="accept files with damaged compressed data, and frames with parts that are flat, grey "
+        "or repeated; a note names them (default: refuse such files, leave out such frames)",
     )
     prefer_files: Literal["raw", "jpeg"] | None = option(
         None,
-        help="which to take where a folder has the RAW and the JPEG (or HEIC, ...) of each shot, "
-        "also under the names of phones, .ORIGINAL.dng and .COVER.jpg (default: refuse it)",
+        help="which files to use if a folder has RAW and JPEG (or HEIC, ...) of each shot, also "
+        "under the names that phones give, .ORIGINAL.dng and .COVER.jpg (default: refuse it)",
     )
     focus_from: str | None = option(
         None,
-        help="of a hyperstack: fuse all channels by the focus of this one, its name or its number "
+        help="for a hyperstack: fuse all channels by the focus of this one, its name or its number "
         "from 1 (default: each by its own)",
         metavar="CHANNEL",
     )
@@ -91,8 +93,8 @@ class FuseAlignOptions(AlignOptions):
     )
     crop: bool = option(
         False,
-        help="crop the results to the area that every frame covers (default: the size of the "
-        "reference; beyond the edge of a frame the others are mixed)",
+        help="crop the results to the area that every frame covers (default: keep the size of the "
+        "reference, and mix the other frames beyond the edge of one)",
     )
 
     def contradiction(self) -> str | None:
@@ -113,15 +115,15 @@ class ChoiceOptions(Options):
 
     prefer: Literal["near", "far"] | None = option(
         None,
-        help="what to show where a near and a far object share a pixel, as beside the edges of "
-        "what is out of focus (default: as the network weighs them)",
+        help="what to show where a near and a far object share a pixel, as beside edges that are "
+        "out of focus (default: as the network weights them)",
         label="Where near and far overlap",
         choice_labels={None: "Automatic", "near": "Favour foreground", "far": "Favour background"},
     )
     ghosts: Literal["fill", "keep"] = option(
         "fill",
         help="where something moved between frames: fill each such region from the frame that is "
-        "sharpest there, or keep the mixture, which may show it twice or by half "
+        "sharpest there, or keep the mixture, which may show it twice or in part "
         "(default: %(default)s)",
         label="Where something moved",
         choice_labels={"fill": "One frame per region", "keep": "Mixture"},
@@ -129,14 +131,15 @@ class ChoiceOptions(Options):
     near: Literal["first", "last"] | None = option(
         None,
         help="which end of the stack is focused nearest (default: first for --prefer; the 3D view "
-        "of --preview goes by the focus distances in the metadata or by the layout of the picture, "
-        "and tells which)",
+        "of --preview uses the focus distances in the metadata, or guesses from the layout of the "
+        "picture, and says which)",
         label="Focus order",
         choice_labels={None: "Automatic", "first": "Near to far", "last": "Far to near"},
     )
     pure_mixture: bool = option(
         False,
-        help="only mix the pixels of the frames at each place, also if the network can do more",
+        help="only mix the pixels of the frames at each place: switch off the stage that sharpens "
+        "the mixture",
     )
     smooth: float = option(
         0.0,
@@ -163,7 +166,7 @@ class FormatOptions(Options):
 
     bits: Literal[8, 16] | None = option(
         None,
-        help="per channel of the fused picture; a mixture of 8-bit frames carries more than 8 "
+        help="bits per channel of the fused picture; a mixture of 8-bit frames carries more than 8 "
         "(default: as the frames)",
     )
     out_format: str | None = option(
@@ -192,7 +195,7 @@ class MessageOptions(Options):
 
     verbose: bool = option(
         False,
-        help="print the frames in their order, and whether a compiled network could not be kept",
+        help="print the order of the frames, and whether a compiled network could not be kept",
         exclusive="messages",
     )
     quiet: bool = option(

@@ -45,7 +45,7 @@ TILT = 4.0  # of --prefer: where two frames share a pixel evenly, one gets 55 ti
 
 ODD_PARTS = (
     "parts are flat, grey or repeated, or much is of something else, where its neighbours agree, "
-    "as of a damaged file"
+    "as in a damaged file"
 )
 UNLIKE_PARTS = (
     "a part shows something else than both its neighbours: the file may be damaged, or something "
@@ -267,11 +267,11 @@ def read_sound(
     odd = found.damaged
     names, doubtful = (", ".join(stack.paths[k].name for k in some) for some in (odd, found.unlike))
     if odd and lenient:
-        stack.notes.append(f"{names}: {ODD_PARTS}; taken as it is")
+        stack.notes.append(f"{names}: {ODD_PARTS}; used as it is")
     elif odd:
         del stack  # frees its memory
         stack = read([path for k, path in enumerate(paths) if k not in odd])
-        stack.notes.append(f"left out: {names}: {ODD_PARTS}; --lenient takes it")
+        stack.notes.append(f"left out: {names}: {ODD_PARTS}; --lenient uses it")
     if doubtful:
         stack.notes.append(f"{doubtful}: {UNLIKE_PARTS}")
     return stack
@@ -550,7 +550,7 @@ def make_engine(options: EngineOptions, needing_weights: Iterable[str] = ()) -> 
     if engine.output != "weights":
         for name in needing_weights:
             raise StackError(
-                f"{options.model_path} predicts a luma and no weights of the frames, which {name} "
+                f"{options.model_path} predicts luma, not the weights of the frames that {name} "
                 f"needs: remove {name} or use a StackMix checkpoint"
             )
     return engine

@@ -94,7 +94,7 @@ def read_safetensors(path: Path) -> dict[str, Any]:
             known.
     """
     content = read_bytes(path)
-    damaged = StackError(f"{path} is no safetensors file, or is cut short or damaged")
+    damaged = StackError(f"{path} is not a safetensors file, or is cut short or damaged")
     length = int.from_bytes(content[:8], "little")
     if len(content) < 8 or length > min(MOST_HEADER, len(content) - 8):
         raise damaged

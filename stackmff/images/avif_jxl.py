@@ -18,7 +18,7 @@ from stackmff.images.metadata import Metadata, orientation_of
 AVIF_SUFFIX, JXL_SUFFIX = ".avif", ".jxl"
 JXL_STARTS = (b"\xff\x0a", b"\0\0\0\x0cJXL \r\n\x87\n")  # a bare stream, a container
 RATIOS = ((1, 1), (12, 10), (4, 3), (3, 2), (16, 9), (5, 4), (2, 1))  # width to height, in a JXL
-UNTOLD = "its colour profile is not read: it is taken for sRGB"
+UNTOLD = "its colour profile is not read: sRGB is assumed"
 
 
 def is_avif(data: bytes) -> bool:

@@ -36,10 +36,10 @@ def refused_or_told(path: object, damage: str | None, lenient: bool) -> str | No
         return None
     if not lenient:
         raise StackError(
-            f"{path} is damaged ({damage}): copy it again, or take it as it is with --lenient of "
+            f"{path} is damaged ({damage}): copy it again, or accept it as it is with --lenient of "
             "predict.py and predict_dataset.py"
         )
-    return f"it is damaged ({damage}) and was taken as it is"
+    return f"it is damaged ({damage}) and was used as it is"
 
 
 def lost_sector(data: bytes, start: int, end: int) -> str | None:

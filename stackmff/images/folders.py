@@ -270,7 +270,7 @@ def passed_over(folder: str | Path) -> str | None:
     total = sum(kinds.values())
     listed = ", ".join(f"{count} {suffix}" for suffix, count in sorted(kinds.items()))
     are = "file that looks like a picture is" if total == 1 else "files that look like pictures are"
-    return f"{total} {are} passed over ({listed}): export them as PNG or TIFF if they are frames"
+    return f"{total} {are} skipped ({listed}): export them as PNG or TIFF if they are frames"
 
 
 def list_answers(folder: str | Path) -> dict[str, Path]:

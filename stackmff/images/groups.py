@@ -191,7 +191,7 @@ class Brackets:
         """A sentence on the split."""
         parts = [f"{one.name} ({len(one.paths)})" for one in self.stacks]
         more = f" and {len(parts) - 12} more" if len(parts) > 12 else ""
-        alone = f"; {len(self.single)} single pictures are passed over" if self.single else ""
+        alone = f"; {len(self.single)} single pictures are skipped" if self.single else ""
         return f"{len(parts)} stacks by {self.why}: {', '.join(parts[:12])}{more}{alone}"
 
 

@@ -237,7 +237,7 @@ class Hyperstack:
             f"{self.dtype} values from {ends} were taken as 16 bits, in steps of {scale.step:.3g}"
         ]
         if scale.odd:
-            notes.append(f"{scale.odd} values are no finite numbers and count as {scale.low:g}")
+            notes.append(f"{scale.odd} values are not finite numbers and count as {scale.low:g}")
         return notes
 
 

@@ -350,7 +350,7 @@ def lost_in_tiff(metadata: Metadata) -> list[str]:
     odd = [code for code in (X_RESOLUTION, Y_RESOLUTION) if code in tags]
     if all(_is_positive(tags[code][1]) for code in odd):
         return []
-    return ["the resolution in EXIF is no positive number: it is left out"]
+    return ["the resolution in EXIF is not a positive number: it is left out"]
 
 
 def _is_positive(value: Any) -> bool:

@@ -9,8 +9,10 @@ cover alone, is exact only where at most one of two surfaces is out of focus.
 The openings are the cells of a square grid over the aperture, each weighted by its share of it.
 Within a cell surfaces are blurred by the cell's own small circle of confusion (a square), so that
 the cells fit together without gaps: smooth blur and discs of light without a grid of dots, by far
-fewer openings than with pinholes. A surface in focus is neither shifted nor blurred: it has the
-very pixels of the answer, which is the view through a pinhole in the middle.
+fewer openings than with pinholes. At the rim of the aperture a light is spread over that part of a
+cell that lies within it: discs have the aperture's shape, however few the cells. A surface in focus
+is neither shifted nor blurred: it has the very pixels of the answer, which is the view through a
+pinhole in the middle.
 
 NumPy and OpenCV alone. A scene of three surfaces, ten frames of 512x384 and circles of confusion to
 16 px takes about three seconds of a core.

@@ -271,7 +271,7 @@ def draw_body(
     paint_small_things(rng, colour, 0.5, 0.1)
     disparity = relief(rng, height, width, low, high) if rng.random() < 0.6 else float(high)
     lights = NO_LIGHTS
-    if rng.random() < 0.3:
+    if rng.random() < 0.45:
         lights = draw_lights(rng, alpha, random_count(rng, 30))
     drawing.surfaces.append(Surface(colour, alpha, disparity, lights))
     drawing.planes.append((float(np.min(disparity)), float(np.max(disparity))))
@@ -296,6 +296,10 @@ def draw_thin(
         cover = draw_specks(rng, height, width, random_count(rng, 150))
     else:
         cover = draw_alpha(rng, max(height, width), thin)[:height, :width]
+    cover = np.ascontiguousarray(cover)
     colour = surface_colour(rng, photos, height, width, tone_of(rng, kind.bodies))
-    drawing.surfaces.append(Surface(colour, np.ascontiguousarray(cover), plane))
+    lights = NO_LIGHTS
+    if rng.random() < 0.3:  # dew, say, whose discs lie over all that is behind
+        lights = draw_lights(rng, cover, random_count(rng, 30))
+    drawing.surfaces.append(Surface(colour, cover, plane, lights))
     drawing.planes.append((plane, plane))

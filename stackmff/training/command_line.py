@@ -301,13 +301,13 @@ def check_folders(options: TrainOptions) -> None:
     data = options.data
     if data.photos and data.depth.depth_path and not data.depth.depth_path.is_dir():
         raise StackError(
-            f"--depth_path {data.depth.depth_path} is no folder: give that of the depth maps"
+            f"--depth_path {data.depth.depth_path} is not a folder: give that of the depth maps"
         )
     if options.run.resume or not data.photos:
         return
     for folder in data.photos:
         if not folder.is_dir():
-            raise StackError(f"--photos {folder} is no folder: give one of photographs")
+            raise StackError(f"--photos {folder} is not a folder: give one of photographs")
     for folder in () if data.depth.depth_path else data.val_datapath or ():
         if seed_of_scenes(folder) == options.run.seed:
             raise StackError(

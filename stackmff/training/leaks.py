@@ -92,8 +92,9 @@ def refuse_leaks(pairs: Sequence[Pair], training: Sequence[int], validation: Seq
     mine, other = (pairs[part[i]][2] for part, i in zip((training, validation), same[0]))
     count = len({i for _, i in same})
     raise StackError(
-        f"{count} of the {len(validation)} validation stacks train as well, such as {other}, "
-        f"whose answer is that of {mine}: give --val_datapath stacks of other scenes, or remove it"
+        f"{count} of the {len(validation)} validation stacks are also training stacks, such as "
+        f"{other}, whose answer is that of {mine}: give --val_datapath stacks of other scenes, or "
+        "remove it"
     )
 
 
@@ -117,7 +118,8 @@ def without_copies(
             "of other scenes"
         )
     return kept, [
-        f"{pairs[training[i]][2]} is the answer of {pairs[validation[j]][0]}, which validates"
+        f"{pairs[training[i]][2]} is also the answer of the validation stack "
+        f"{pairs[validation[j]][0]}"
         for i, j in same.items()
     ]
 
@@ -137,8 +139,8 @@ def refuse_photos_that_validate(photos: Sequence[Path], pairs: Sequence[Pair]) -
         photo = by_name.get(name.rpartition("/")[2])
         if photo is not None and look_alike(photo, answer):
             raise StackError(
-                f"{answer} validates and is {photo}, which trains: give --val_datapath stacks of "
-                "other photographs"
+                f"the validation answer {answer} is the training photograph {photo}: give "
+                "--val_datapath stacks of other photographs"
             )
 
 

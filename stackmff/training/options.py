@@ -72,11 +72,11 @@ class RunOptions(Options):
     experiments: Path = option(Path("experiments"), help="folder of all runs")
     config: Path | None = option(
         None,
-        help="repeat a run: take the options of this args.json; those given again replace them",
+        help="repeat a run with the options of this args.json; those given again replace them",
         metavar="FILE",
     )
     preset: str | None = option(
-        None, help="a recipe, that is, other defaults", choices=tuple(PRESETS)
+        None, help="use the defaults of another recipe", choices=tuple(PRESETS)
     )
     epochs: int = option(100, help="epochs of the whole run", low=1)
     seed: int = option(0, help="seed of all random numbers", low=0, high=2**32 - 1)
@@ -88,8 +88,8 @@ class RunOptions(Options):
     )
     deterministic: bool = option(
         False,
-        help="the same operations in the same order each time, so that two runs on one GPU agree; "
-        "slower there. torch warns of operations that it cannot do so",
+        help="run the same operations in the same order each time, so two runs on one GPU agree; "
+        "slower there. torch warns of operations for which it cannot",
     )
     max_minutes: float | None = option(
         None,
@@ -143,7 +143,7 @@ class RunOptions(Options):
     def contradiction(self) -> str | None:
         """See `Options.contradiction`."""
         if Path(self.exp_name).name in ("", ".."):
-            return f"--exp_name {self.exp_name!r} is no name of a folder: give the run a name"
+            return f"--exp_name {self.exp_name!r} is not a folder name: give the run a name"
         if self.dry_run and self.profile:
             return "--dry_run checks a run, --profile times its steps: give one of them"
         return None

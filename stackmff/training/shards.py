@@ -92,7 +92,7 @@ def list_stored(shard: Path) -> list[StoredFile]:
         return files
     except (OSError, tarfile.TarError) as error:
         raise StackError(
-            f"{shard} is no whole tar file ({error}): copy or pack it again, uncompressed"
+            f"{shard} is not a complete tar file ({error}): copy or pack it again, uncompressed"
         ) from error
 
 

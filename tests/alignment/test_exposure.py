@@ -159,7 +159,7 @@ def test_a_drift_that_blur_may_explain_is_told_and_not_matched(slanted):
     alignment = measure(frames)
     assert (alignment.gains == 1).all()
     (note,) = told(alignment)
-    assert "is not sure" in note and "it was not matched" in note
+    assert "a possible change of exposure" in note and "was not matched" in note
 
 
 def test_flicker_beside_blur_is_matched(dark, slanted):

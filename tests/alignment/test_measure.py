@@ -132,6 +132,7 @@ def test_exposure_and_white_balance_are_matched(moving):
     assert (measure(frames, match_exposure=False).gains == 1).all()
 
 
+@pytest.mark.slow
 def test_two_hundred_frames_do_not_drift(monkeypatch):
     picture = scene(5)
     rng = np.random.default_rng(5)

@@ -53,7 +53,7 @@ def test_a_column_beside_one_who_walks_stays_straight(monkeypatch):
     alignment = measure(frames)
     assert alignment.fields
     (note,) = alignment.notes
-    assert note.startswith("something moves in ") and "as around it" in note
+    assert note.startswith("something moves in ") and "the parallax around it" in note
     monkeypatch.setattr(placement, "rigid", lambda fields, factor: fields)
     without = measure(frames)
     assert without.notes == []

@@ -88,7 +88,7 @@ def test_one_report_of_all_workers(stacks, monkeypatch, capsys):
 
 def test_what_makes_no_sense(stacks, monkeypatch, capsys):
     assert address_of("local:4") == "local:4" and address_of("tls://a:1") == "tls://a:1"
-    for word, sentence in (("local:0", "is not local:K"), ("host", "is no address")):
+    for word, sentence in (("local:0", "is not local:K"), ("host", "is not an address")):
         with pytest.raises(argparse.ArgumentTypeError, match=sentence):
             address_of(word)
     assert fuse(stacks, "--dask", "local:2", "--part", "1/2") == 2

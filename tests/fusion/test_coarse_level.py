@@ -100,7 +100,7 @@ def test_tiles_are_nearly_as_the_whole(engine):
     assert np.abs(blended - exact).max() <= 1
 
 
-@pytest.mark.parametrize("axis", [1, 2])
+@pytest.mark.parametrize("axis", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_tiles_of_the_coarse_level_are_nearly_as_one(engine, monkeypatch, axis):
     """A random network of two levels; 48 coarse pixels are discarded on either side."""
     frames = drawn_stack(1200, 4800, 2, 1).swapaxes(axis, 2)

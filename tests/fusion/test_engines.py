@@ -221,7 +221,7 @@ def test_an_export_of_other_weights_is_not_used(exported, tmp_path):
     engine = choose_engine(copy, "cpu")
     assert isinstance(engine, TorchEngine)
     (told,) = told_of_export(copy, engine, "auto")  # not in silence
-    assert "small.xml is damaged or of other weights than small.pth, so torch runs" in told
+    assert "small.xml is damaged or does not match small.pth, so torch runs" in told
     assert told_of_export(copy, engine, "torch") == []
     (tmp_path / "small.xml").unlink()
     assert told_of_export(copy, engine, "auto") == []

@@ -119,7 +119,10 @@ def test_the_command_and_its_sentences(tmp_path, weights, capsys, monkeypatch):
     for more, sentence in (
         (("--focus_map", "map.png"), r"--focus_map is for one stack, and cells\.tif has axes T 2"),
         (("--output", "a.png"), r"a\.png cannot hold 2 times"),
-        (("--focus_from", "RFP"), r"--focus_from RFP is no channel .* 1 to 2 or one of dapi, gfp"),
+        (
+            ("--focus_from", "RFP"),
+            r"--focus_from RFP is not a channel .* 1 to 2 or one of dapi, gfp",
+        ),
         (("--bits", "8"), "remove --bits"),
         (("--slab", "2"), "--slab is for one stack"),
     ):
@@ -137,7 +140,7 @@ def test_a_picture_without_axes_shows_the_channels_as_colours(tmp_path):
     data = cells()[0]
     source = hyperstack_in(written(tmp_path / "a.tif", data, imagej=True))
     result = fuse_hyperstack(source, Engine(only(1)), tmp_path / "b.png", OFF)
-    assert "each has a colour in it" in result["notes"][-1]
+    assert "shown in a colour" in result["notes"][-1]
     back = read_picture(tmp_path / "b.png")
     np.testing.assert_array_equal(back, composite(data[1]))
     assert np.corrcoef(back[..., 0].ravel(), data[1, 0].ravel())[0, 1] > 0.99

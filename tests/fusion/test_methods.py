@@ -229,7 +229,7 @@ def test_words():
     for words, sentence in (
         (["SIFT"], "'SIFT' is not a method: choose from LP"),
         (["GFF:radius=3"], "'radius=3' is not an option of GFF"),
-        (["LP:levels=many"], "'LP:levels=many': levels: 'many' is no int"),
+        (["LP:levels=many"], "'LP:levels=many': levels: 'many' is not a whole number"),
         (["LP:levels=-1"], "-1 must be at least 0"),
         (["DCT:block=0"], "block: 0 must be at least 1"),
         (["DCT:block=100000"], "must be at most 256"),

@@ -153,4 +153,4 @@ def test_a_damaged_frame_is_left_out_or_taken_and_told(tmp_path, weights, capsys
     (tmp_path / "1.png").rename(tmp_path / "stack" / "1.png")
     assert call(predict.main, *words, "--output", tmp_path / "c.png", "--lenient") == 0
     said = capsys.readouterr()
-    assert "as of a damaged file; taken as it is" in said.err and "5 frames" in said.out
+    assert "as in a damaged file; used as it is" in said.err and "5 frames" in said.out

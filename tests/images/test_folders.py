@@ -88,11 +88,11 @@ def test_what_is_passed_over_is_counted_once(tmp_path):
     for name in ("1.jpg", "a.psd", "b.PSD", "c.gif", ".d.gif", "notes.txt"):
         (tmp_path / name).touch()
     assert passed_over(tmp_path) == (
-        "3 files that look like pictures are passed over (1 .gif, 2 .psd): export them as PNG or "
+        "3 files that look like pictures are skipped (1 .gif, 2 .psd): export them as PNG or "
         "TIFF if they are frames"
     )
     for name in ("a.psd", "b.PSD"):
         (tmp_path / name).unlink()
-    assert passed_over(tmp_path).startswith("1 file that looks like a picture is passed over")
+    assert passed_over(tmp_path).startswith("1 file that looks like a picture is skipped")
     (tmp_path / "c.gif").unlink()
     assert passed_over(tmp_path) is None

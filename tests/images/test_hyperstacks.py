@@ -176,7 +176,7 @@ def test_values_that_are_no_numbers_count_as_the_lowest(tmp_path):
     found = hyperstack_in(path)
     assert found.scale(0).odd == 2
     assert read_stack(found.stack()).frames[1, 3, 4, 0] == 0
-    assert "2 values are no finite numbers" in found.notes(0)[1]
+    assert "2 values are not finite numbers" in found.notes(0)[1]
     constant = Scale(7.0, 1.0)
     assert constant.restored(constant.coded(np.full((2, 2), 7.0)), np.dtype(np.int8)).max() == 7
 

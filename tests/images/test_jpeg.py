@@ -127,7 +127,7 @@ def test_a_damaged_frame_is_refused_or_taken_and_told(tmp_path, capsys, weights)
     words += ["--model_path", weights["StackMix"], "--align", "off"]
     assert call(predict.main, *words) == 1
     assert not (tmp_path / "fused.png").exists()
-    assert "take it as it is" in capsys.readouterr().err
+    assert "accept it as it is" in capsys.readouterr().err
     assert call(predict.main, *words, "--lenient") == 0
     assert "note: 1.jpg: it is damaged (zeros" in capsys.readouterr().err
     assert read_picture(tmp_path / "fused.png").shape == (256, 320, 3)

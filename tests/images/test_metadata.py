@@ -145,7 +145,7 @@ def test_a_resolution_without_denominator_costs_only_itself(tmp_path):
         found = decode(tmp_path / f"a{suffix}").metadata
         assert b"(c) Ada" in found.exif and found.xmp
         assert notes == (
-            ["the resolution in EXIF is no positive number: it is left out"] * (suffix == ".tif")
+            ["the resolution in EXIF is not a positive number: it is left out"] * (suffix == ".tif")
         )
 
 

@@ -220,7 +220,7 @@ def test_bad_stacks_are_reported_and_the_rest_goes_on(run, data, tmp_path):
     ("words", "sentence"),
     [
         (["--keep", "1"], "must be at least 2"),
-        (["--keep", "some"], "'some' is no int"),
+        (["--keep", "some"], "'some' is not a whole number"),
         (["--noise", "1000", "-1"], "at least 0"),
         (["--jpeg", "0"], "at least 1"),
         (["--flicker", "-0.1"], "at least 0"),

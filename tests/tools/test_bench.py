@@ -105,7 +105,9 @@ def test_the_leaderboard(bench, tmp_path, capsys):
     assert float(next(r["veil"] for r in rows if r["results"] == "exact")) == 0
     assert files[1].read_text().startswith("| method | PSNR | minus exact |")
 
-    with pytest.raises(StackError, match="--against nobody is none of mean of the frames, exact"):
+    with pytest.raises(
+        StackError, match="--against nobody is not one of mean of the frames, exact"
+    ):
         leaderboard.main([*map(str, words[:4]), "--against", "nobody"])
 
 

@@ -143,5 +143,5 @@ def test_what_is_refused(checkpoint, tmp_path, capsys):
     assert "nothing is written" in capsys.readouterr().err
     assert call(exchange.main, "--model_path", checkpoint, "--output", "x.onnx") == 2
     assert "needs a name that ends in .pth or .safetensors" in capsys.readouterr().err
-    with pytest.raises(StackError, match="is no file of weights: give the path of a checkpoint"):
+    with pytest.raises(StackError, match="is not a file of weights: give the path of a checkpoint"):
         exchange.main(["--model_path", str(tmp_path), "--output", str(tmp_path / "x.pth")])

@@ -98,7 +98,7 @@ def test_what_cannot_be_studied(played, tmp_path):
 
 
 def test_a_failure_and_a_signal_end_the_study():
-    with pytest.raises(StackError, match="failed, as told above: call the study again"):
+    with pytest.raises(StackError, match="failed, see above: mend that and run the study again"):
         seed_study.call(["-c", "import sys; sys.exit(1)"])
     with pytest.raises(SystemExit) as stopped:
         seed_study.call(["-c", "import os, signal; os.kill(os.getpid(), signal.SIGTERM)"])

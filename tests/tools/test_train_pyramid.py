@@ -127,7 +127,7 @@ def test_errors_are_one_sentence(words, tmp_path, photos, capsys):
     torch.save(published.state_dict(), tmp_path / "published.pth")
     with pytest.raises(StackError, match="holds StackMFF: give weights of StackMix or PyramidMix"):
         train_pyramid.main(words("run", "--init", tmp_path / "published.pth"))
-    with pytest.raises(StackError, match=r"last\.pth is no file of weights"):
+    with pytest.raises(StackError, match=r"last\.pth is not a file of weights"):
         train_pyramid.main(words("run", "--resume"))
     train_pyramid.main(words("run", "--steps", 1))
     with pytest.raises(StackError, match="already holds a run: --resume it"):

@@ -18,7 +18,9 @@ from tools import make_shards
 
 def test_a_set_does_not_validate_itself(data, common, tmp_path):
     options = [*common, "--datapath", str(data), "--val_datapath", str(data)]
-    with pytest.raises(StackError, match=r"7 of the 7 validation stacks train as well.*AiF"):
+    with pytest.raises(
+        StackError, match=r"7 of the 7 validation stacks are also training stacks.*AiF"
+    ):
         start(options, "run")
 
 
@@ -29,7 +31,7 @@ def test_shards_do_not_validate_their_folder_under_any_name(data, common, tmp_pa
         path.rename(path.with_name(f"other_{path.name}"))
     make_shards.main(["--datapath", str(data), "--output_dir", str(tmp_path / "shards")])
     options = [*common, "--datapath", str(tmp_path / "shards"), "--val_datapath", str(renamed)]
-    with pytest.raises(StackError, match="7 of the 7 validation stacks train as well"):
+    with pytest.raises(StackError, match="7 of the 7 validation stacks are also training stacks"):
         start(options, "run")
 
 
@@ -52,7 +54,7 @@ def test_copies_of_what_the_split_chose_do_not_train(data, tmp_path):
     pairs.append(("copy", pairs[5][1], tmp_path / "copy.png"))
     training, sentences = without_copies(pairs, [0, 1, 2, 7], [5, 6])
     assert training == [0, 1, 2]
-    assert len(sentences) == 1 and "copy.png is the answer of scene5, which val" in sentences[0]
+    assert len(sentences) == 1 and "copy.png is also the answer of the val" in sentences[0]
     with pytest.raises(StackError, match="all training stacks have the answers"):
         without_copies(pairs, [7], [5])
 
@@ -66,7 +68,7 @@ def test_photographs_do_not_validate_as_smaller_answers(tmp_path):
     small = cv2.resize(texture(96, 128, 1), (64, 48), interpolation=cv2.INTER_AREA)
     answer = tmp_path / "AiF" / "p1.jpg"
     write_picture(answer, small)
-    with pytest.raises(StackError, match=r"p1\.jpg validates and is .*p1\.png, which trains"):
+    with pytest.raises(StackError, match=r"p1\.jpg is the training photograph .*p1\.png"):
         refuse_photos_that_validate(paths, [("set/p1", [], answer)])
     write_picture(answer, texture(48, 64, 7))  # another photograph of that name
     refuse_photos_that_validate(paths, [("p1", [], answer)])

@@ -104,7 +104,7 @@ def test_damaged_shards_are_named(packed, tmp_path):
     path = packed / "00000-of-00003.tar"
     whole = path.read_bytes()
     path.write_bytes(whole[:1000])
-    with pytest.raises(StackError, match=r"00000-of-00003.tar is no whole tar file"):
+    with pytest.raises(StackError, match=r"00000-of-00003.tar is not a complete tar file"):
         find_pairs(packed)
     path.write_bytes(whole)
     stored = list_stored(path)[1]
@@ -218,7 +218,7 @@ def test_a_copy_that_stopped_is_no_whole_shard(packed):
         whole[:start] + b"x" * 2048,
     ):
         path.write_bytes(damaged)
-        with pytest.raises(StackError, match=f"no whole tar file .*from byte {start} on"):
+        with pytest.raises(StackError, match=f"not a complete tar file .*from byte {start} on"):
             find_pairs(packed)
     path.write_bytes(whole)
     assert list_stored(path) == files

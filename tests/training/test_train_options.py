@@ -53,7 +53,7 @@ def test_defaults_are_those_of_the_preset():
     [
         ({"datapath": None}, "--datapath is required"),
         ({"photos": ["y"]}, "give one of them"),
-        ({"exp_name": ".."}, "is no name of a folder"),
+        ({"exp_name": ".."}, "is not a folder name"),
         ({"dry_run": True, "profile": 3}, "give one of them"),
         ({"global_batch": 4, "batch_size": 3}, "how large a batch is"),
         ({"fit": "resize", "image_size": (8, 16)}, "square --image_size"),
@@ -91,7 +91,7 @@ def test_what_depends_on_other_options_is_filled_in(tmp_path):
     [
         ({"network": "Unknown"}, "--network Unknown is unknown: use one of StackMix"),
         ({"loss_weights": ["l1"]}, "--loss_weights: 1 loss weights without names"),
-        ({"network_options": ["hidden"]}, "--network_options: 'hidden' is no NAME=VALUE"),
+        ({"network_options": ["hidden"]}, "--network_options: 'hidden' is not NAME=VALUE"),
         ({"network_options": ["chroma=0"], "recolour": 0.5}, "does not see: remove it"),
     ],
 )

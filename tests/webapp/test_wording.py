@@ -32,7 +32,7 @@ def label(name, value):
             f"in 1 region (a): {label('ghosts', 'keep')} mixes",
         ),
         ("filled in all frames: --keep_hot_pixels leaves it", "filled in all frames"),
-        ("left out: a.jpg: flat; --lenient takes it", "left out: a.jpg: flat"),
+        ("left out: a.jpg: flat; --lenient uses it", "left out: a.jpg: flat"),
         ("a is damaged: copy it, or take it with --lenient of predict.py", "a is damaged: copy it"),
         ("one name: choose with --prefer_files raw or jpeg, or move one", "one name: move one"),
         ("a, the reference: choose another --reference", "a, the reference: exclude this frame"),
