@@ -23,7 +23,7 @@ export async function refresh() {
     try {
       const found = await ask("GET", address(`/state?${query}`));
       if (get().messages.some(one => one.text === AWAY)) dismiss(AWAY);
-      if (own === round) update(found);
+      if (own === round && get().token === token) update(found);
     } catch (error) {
       if (error.status === 404) home();
       tell(error);
@@ -91,8 +91,9 @@ export async function home() {
   leave();
   enter(null);
   forgetMessages();
-  set({ stacks: [], stackId: null, stack: null, crop: null, cropping: false,
-    projects: await ask("GET", "/projects") });
+  // At once: what is drawn without its session would be asked for in vain.
+  set({ stacks: [], stackId: null, stack: null, crop: null, cropping: false });
+  set({ projects: await ask("GET", "/projects") });
 }
 
 export async function openProject(token) {
