@@ -34,7 +34,7 @@ function make({ id, name }) {
       choose(id);
     } },
   image, element("span", null, { className: "sharp",
-    title: "Sharpness, beside that of the sharpest frame" }, element("b"), element("i")),
+    title: "Sharpness, beside that of the sharpest frame" }, element("i")),
   element("span", null, { className: "name" }, ...nameParts(name)));
   card.dataset.id = id;
   const out = element("button", null, { className: "toggle", type: "button", tabIndex: -1,
@@ -68,7 +68,7 @@ function update(item, { id, name, used, sharpness }) {
   const [card, out] = item.children;
   item.classList.toggle("out", !used);
   card.querySelector("i").style.width = `${sharpness * 100}%`;
-  card.querySelector("b").textContent = `Sharpness ${Math.round(sharpness * 100)} %`;
+  card.querySelector(".sharp").dataset.told = `Sharpness ${Math.round(sharpness * 100)} %`;
   const state = used ? "" : ", excluded";
   card.setAttribute("aria-label", `${name}${state}, sharpness ${Math.round(sharpness * 100)} %`);
   card.tabIndex = id === current ? 0 : -1;
