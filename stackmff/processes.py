@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import (
@@ -28,6 +29,7 @@ from typing import IO, Any, NoReturn, TypeVar
 from stackmff.errors import KNOWN_FAILURES, StackError, sentence_of
 
 GRACE = 5  # seconds that a process has to end by itself once it is asked to
+AUTOGROUP_PAUSE = 0.11  # seconds between two changes of a group's niceness; Linux refuses others
 
 # Long work tells how far it is: called as progress(steps done, steps in all).
 Progress = Callable[[int, int], None]
@@ -220,17 +222,47 @@ def uninterrupted() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def start_process(command: Sequence[str | Path], **pipes: Any) -> "subprocess.Popen[Any]":
+def start_process(
+    command: Sequence[str | Path], niceness: int = 0, **pipes: Any
+) -> "subprocess.Popen[Any]":
     """Start a program that leaves Ctrl-C at the terminal to this process.
 
     Args:
         command: its words.
+        niceness: 0 to 19, added to that of this process; see `_be_nice`.
         pipes: as of subprocess.Popen.
     Returns:
         The process, which leads a group of its own; end it with `end_process`.
     """
     with uninterrupted():  # else a Ctrl-C could leave a process that nobody knows of
-        return subprocess.Popen(command, start_new_session=True, **pipes)
+        process = subprocess.Popen(command, start_new_session=True, **pipes)
+    if niceness:
+        _be_nice(process.pid, niceness)
+    return process
+
+
+def _be_nice(session: int, niceness: int) -> None:
+    """Let a process that leads a session, and those that it starts, leave the processor to others.
+
+    Linux shares the processor among sessions first ("autogroups") and only then, by their nice
+    values, among the processes of each: a nice value alone changes nothing between a process and
+    one in a session of its own.
+
+    Source: sched(7), "The autogroup feature".
+    """
+    if not hasattr(os, "setpriority"):
+        return
+    with contextlib.suppress(OSError):  # it has ended, or this is not allowed here
+        own = os.getpriority(os.PRIO_PROCESS, 0)
+        os.setpriority(os.PRIO_PROCESS, session, min(own + niceness, 19))
+    for _ in range(3):
+        try:
+            Path(f"/proc/{session}/autogroup").write_text(str(niceness))
+            return
+        except BlockingIOError:  # that of another was changed just now
+            time.sleep(AUTOGROUP_PAUSE)
+        except OSError:  # another system, or no such groups
+            return
 
 
 def end_process(process: "subprocess.Popen[Any]") -> None:
@@ -260,7 +292,7 @@ def _stop(process: "subprocess.Popen[Any]", kill: bool = False) -> None:
 
 
 @contextlib.contextmanager
-def child(module: str, orders: Any) -> "Iterator[subprocess.Popen[str]]":
+def child(module: str, orders: Any, niceness: int = 0) -> "Iterator[subprocess.Popen[str]]":
     """A process that runs a module of the package; it is gone after the block.
 
     The orders reach it as one line of JSON on its input, which then stays open, so that the child
@@ -271,9 +303,10 @@ def child(module: str, orders: Any) -> "Iterator[subprocess.Popen[str]]":
     Args:
         module: dotted name.
         orders: plain JSON values.
+        niceness: as of `start_process`.
     """
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "encoding": "ascii"}
-    process = start_process(child_command(module), env=child_environment(), **pipes)
+    process = start_process(child_command(module), niceness, env=child_environment(), **pipes)
     assert process.stdin is not None and process.stdout is not None
     try:
         # A child that is gone already is found when it is asked how it ended.

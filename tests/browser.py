@@ -59,6 +59,14 @@ class Browser:
         """Run the body of a JavaScript function and return its result."""
         return self.ask("POST", "/execute/sync", {"script": script, "args": arguments})
 
+    def wait(self, script, *arguments):
+        """Run the body of a JavaScript function until it calls its last argument; with what.
+
+        Nothing asks meanwhile, which would take time from what is waited for.
+        """
+        self.ask("POST", "/timeouts", {"script": 1000 * LATEST})
+        return self.ask("POST", "/execute/async", {"script": script, "args": arguments})
+
     def tool(self, command, **parameters):
         """Send a command of the Chrome DevTools protocol."""
         body = {"cmd": command, "params": parameters}

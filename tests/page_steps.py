@@ -40,6 +40,7 @@ def steps(page, folder: Path, downloads: Path, shots):
         "methods": lambda: viewing.check_methods(page, folder, shots),
         "other sources": lambda: viewing.check_other_sources(page, folder, downloads, shots),
         "shelf": lambda: table.check_shelf(page, folder, shots),
+        "two stacks": lambda: table.check_two_stacks(page, folder),
         "cards": lambda: table.check_cards(page, folder),
         "server folders": lambda: table.check_server_folders(page, folder / SHARED, shots),
         "pages": lambda: table.check_pages(page, folder),

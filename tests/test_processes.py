@@ -127,6 +127,20 @@ def test_a_process_is_ended_with_those_that_it_started(monkeypatch):
     processes.end_process(process)  # one that has ended already is left alone
 
 
+@pytest.mark.skipif(not hasattr(os, "setpriority"), reason="no nice values here")
+def test_a_process_is_nice_and_so_is_its_session():
+    process = processes.start_process([sys.executable, "-c", "input()"], 7, stdin=subprocess.PIPE)
+    try:
+        own = os.getpriority(os.PRIO_PROCESS, 0)
+        assert os.getpriority(os.PRIO_PROCESS, process.pid) == min(own + 7, 19)
+        group = Path(f"/proc/{process.pid}/autogroup")
+        if group.exists():  # a Linux that shares the processor among sessions
+            assert group.read_text().split()[-1] == "7"
+    finally:
+        processes.end_process(process)
+        process.stdin.close()
+
+
 def test_a_child_gets_orders_and_answers(tmp_path, monkeypatch):
     (tmp_path / "echo_twice.py").write_text(
         "import json, sys\n"

@@ -471,8 +471,8 @@ def told_ends(alignment: Alignment) -> list[str]:
     if most < LEAST_GAP:
         return []
     return [
-        f"moved frames end up to {math.ceil(most)} px inside the borders, where the others replace "
-        "them and may be blurred: --crop removes that"
+        f"some frames do not reach the borders after alignment; the outer {math.ceil(most)} px may "
+        "be less sharp: --crop removes them"
     ]
 
 

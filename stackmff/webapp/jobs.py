@@ -9,6 +9,7 @@ from itertools import chain
 from typing import Any, Generic, TypeVar
 
 from stackmff.processes import GRACE, answers, child, end_process, how_it_ended
+from stackmff.webapp.reporting import NICENESS
 
 WORKER = "stackmff.webapp.worker"
 
@@ -241,7 +242,7 @@ class WorkerJob(Generic[Spec]):
     def run(self) -> str | None:
         """Start the process and listen until it ends; return the sentence for `on_end`."""
         error = None
-        with child(WORKER, asdict(self.spec)) as process:
+        with child(WORKER, asdict(self.spec), NICENESS) as process:
             self.process = process
             if self.cancelled:
                 self.stop()

@@ -23,7 +23,7 @@ from stackmff.processes import (
     end_process,
     start_process,
 )
-from stackmff.webapp.reporting import be_modest, bound_time
+from stackmff.webapp.reporting import NICENESS, bound_time, yield_memory
 from stackmff.webapp.results import PixelOrigin, ShownResult
 
 LONGEST, IDLE = 120.0, 600.0  # seconds for an answer, and without a question until the process ends
@@ -73,7 +73,7 @@ class ProbeProcess:
         if self.process is None:
             pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "encoding": "ascii"}
             command = child_command("stackmff.webapp.probing")
-            self.process = start_process(command, env=child_environment(), **pipes)
+            self.process = start_process(command, NICENESS, env=child_environment(), **pipes)
         assert self.process.stdin is not None and self.process.stdout is not None
         try:
             self.process.stdin.write(question + "\n")
@@ -125,7 +125,7 @@ def answer(question: dict[str, Any]) -> PixelOrigin | None:
 def main() -> int:
     """Answer the questions on stdin, a line of JSON each, until it ends."""
     channel = answer_channel()
-    be_modest()
+    yield_memory()
     bound_time(IDLE)
     for line in sys.stdin:
         bound_time(LONGEST)

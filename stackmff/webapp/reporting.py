@@ -2,13 +2,12 @@
 
 import contextlib
 import json
-import os
 import signal
 import time
 from pathlib import Path
 from typing import IO, Any
 
-NICENESS = 5  # of os.nice, so that the server stays responsive
+NICENESS = 5  # of the processes that work for the server, so that it stays responsive
 PAUSE = 0.1  # seconds between two reports on one stage
 
 
@@ -43,10 +42,8 @@ class Reporter:
         self.report(stage=name, done=done, total=total, part=part)
 
 
-def be_modest() -> None:
-    """Leave processor and memory to the server where both are scarce."""
-    if hasattr(os, "nice"):
-        os.nice(NICENESS)
+def yield_memory() -> None:
+    """Leave the memory to the server where it is scarce."""
     with contextlib.suppress(OSError):  # out of memory, the system ends this, not the server
         Path("/proc/self/oom_score_adj").write_text("1000")
 

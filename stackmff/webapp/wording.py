@@ -13,7 +13,7 @@ from stackmff.webapp.form import fuse_form
 
 # What the label of a control cannot say.
 PHRASES = {
-    "--crop removes that": "a crop to the area all frames cover removes that",
+    "--crop removes them": "crop to the area all frames cover to remove them",
     "choose another --reference": "exclude this frame",
     "remove --crop, or some of the frames": "exclude some of the frames",
     "remove --prefer or use a StackMix checkpoint": 'choose "Automatic"',

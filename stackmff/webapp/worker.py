@@ -65,7 +65,7 @@ from stackmff.webapp.jobs import (
 )
 from stackmff.webapp.kept_frames import forget, keep, with_kept
 from stackmff.webapp.other_pictures import SourcePictures
-from stackmff.webapp.reporting import Reporter, be_modest, bound_memory, bound_time
+from stackmff.webapp.reporting import Reporter, bound_memory, bound_time, yield_memory
 from stackmff.webapp.result_files import (
     PART,
     AlignedFiles,
@@ -454,7 +454,7 @@ WORK: dict[str, tuple[Callable[..., Any], Callable[..., None]]] = {
 def main() -> int:
     """Do the work that stdin asks for; return an exit status."""
     reporter = Reporter(answer_channel())
-    be_modest()
+    yield_memory()
     message = json.loads(sys.stdin.readline())
     end_with_input()
     make_spec, work = WORK[message["kind"]]

@@ -7,7 +7,7 @@ import tifffile
 from stackmff.images.formats import write_picture
 from tests.drawn import draw_stack, texture
 from tests.page.doing import TALLY, fused, home, write_stack
-from tests.visit import STAGE, must
+from tests.visit import STAGE, differ, must
 
 
 def check_shelf(page, folder, shots):
@@ -36,6 +36,45 @@ def check_shelf(page, folder, shots):
     page.click("#shelf li:nth-child(3) .toggle")
     page.click("#yes")
     page.until(TALLY.format("#shelf .card"), 2)
+    home(page)
+
+
+def check_two_stacks(page, folder):
+    """Each stack shows its own frames, and keeps the version and the crop that were chosen."""
+    for name, seed in (("one", 81), ("two", 82)):
+        write_stack(folder / "both" / name, 3, seed=seed)  # of one size and with the same names
+    page.drop([folder / "both" / "one", folder / "both" / "two"])
+    page.until(TALLY.format("#shelf .card"), 2)
+    page.until("return !document.querySelector('#fuse-all').disabled")
+    cards = [f"#shelf li:nth-child({k}) .card" for k in (1, 2)]
+    seen = []
+    for card in cards:
+        page.click(card)
+        page.frames_read(3)
+        page.fuse()
+        page.click('[data-tool="compare"]')
+        page.choose("#wipe", 0)
+        page.settled()
+        seen.append(page.picture("#picture"))
+    inner = np.s_[150:-150, 360:-360]  # inside the picture
+    apart = differ(seen[0][inner], seen[1][inner])
+    must(apart > 5, f"a stack shows the frame of another one: {apart:.1f} grey levels apart")
+    page.click('[data-tool="result"]')
+    page.fuse()
+    must(page.text("#right") == "Version 2", "the new version is not shown")
+    page.click("#versions li:nth-child(1) .card")
+    page.choose("#crop", "free")
+    page.settled()
+    page.drag("#picture", [(0.45, 0.4), (0.5, 0.5), (0.56, 0.55)])
+    page.until("return !document.querySelector('#save').disabled")
+    crop = page.text("#crop-size")
+    page.click(cards[0])
+    page.until("return document.querySelector('#right').innerText", "Fused")
+    must(page.run("return document.querySelector('#crop').value") == "", "another stack is cropped")
+    page.click(cards[1])
+    page.until("return document.querySelector('#right').innerText", "Version 1")
+    must(page.text("#crop-size") == crop, "the crop is lost when another stack is shown")
+    page.choose("#crop", "")
     home(page)
 
 
@@ -80,11 +119,11 @@ def check_versions(page, folder):
     page.settled()
     must(page.text("#left") == "Version 1", "the other version is not shown")
     page.click("#versions li:nth-child(1) .card")
-    page.until("return document.querySelector('#right').innerText", "Fused, version 1")
+    page.until("return document.querySelector('#right').innerText", "Version 1")
     page.click('[data-tool="retouch"]')  # a version that gets ready does not interrupt
     page.fuse()
     must(page.notes() == "Version 3 is ready", f"a new version tells {page.notes()!r}")
-    must(page.text("#right") == "Fused, version 1", "a new version takes the retouched one away")
+    must(page.text("#right") == "Version 1", "a new version takes the retouched one away")
     home(page)
 
 

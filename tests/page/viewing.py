@@ -73,7 +73,8 @@ def check_compare(page, folder):
         page.choose("#wipe", value)
         page.settled()
         seen[value] = page.picture("#picture")
-    must(page.text("#wipe-left") == "Frame", "the left end of the slider is not the frame")
+    ends = page.text("#wipe-left"), page.text("#wipe-right")
+    must(ends == ("Frame", "Fused"), f"the ends of the slider are called {ends}")
     listed = page.run(
         "return [...document.querySelectorAll('#other [label=Frames] option')].map(one => one.text)"
     )
@@ -255,8 +256,15 @@ def check_source(page, folder, shots):
     )
     page.settled()
     hint = "return document.querySelector('#hint').textContent"
-    must("Paint on the right" in page.run(hint), "Retouch does not tell what to do")
+    must("Paint on the result" in page.run(hint), "Retouch does not tell what to do")
     source = "return document.querySelector('#source').value"
+    before = page.picture()
+    page.drag("#picture", [(0.25, 0.5), (0.2, 0.45), (0.15, 0.4)])  # the source is no canvas
+    page.settled()
+    must(page.run("return document.querySelector('#undo').disabled"), "the source is painted on")
+    must(differ(page.picture(), before) > 1, "dragging the source moves nothing")
+    page.click("#fit")
+    page.settled()
     page.drag("#picture", [(0.9, 0.5)], alt=True)  # the frames are sharp from left to right
     page.until(source, "frame 2")
     page.drag("#picture", [(0.58, 0.5)], alt=True)

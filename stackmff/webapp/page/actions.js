@@ -23,7 +23,7 @@ export async function refresh() {
     try {
       const found = await ask("GET", address(`/state?${query}`));
       if (get().messages.some(one => one.text === AWAY)) dismiss(AWAY);
-      if (own === round) update(found);
+      if (own === round && get().token === token) update(found);
     } catch (error) {
       if (error.status === 404) home();
       tell(error);
@@ -66,22 +66,38 @@ function update({ stacks, stack, finding, told: found }) {
   if (JSON.stringify(merged) !== JSON.stringify(before)) set({ stack: merged });
 }
 
-/** Show a stack of the shelf; null: none. */
+/** @type {Map<string, {run: string|null, crop: number[]|null}>} */
+const left = new Map(); // what was chosen in a stack when another one was shown
+const keyOf = stackId => `${get().token}/${stackId}`;
+
+function leave() {
+  const { stackId, run, crop } = get();
+  if (stackId !== null) left.set(keyOf(stackId), { run, crop });
+}
+
+/** Show a stack of the shelf, with the version and the crop that were chosen there; null: none. */
 export function show(stackId) {
   if (stackId === get().stackId) return refresh();
-  set({ stackId, stack: null, run: null, frame: 0, source: null, frameId: null, tool: "result", crop: null,
-    cropping: false, overlay: null, erasing: false, picking: false, other: { kind: "frame" } });
+  leave();
+  const { run, crop } = left.get(keyOf(stackId)) ?? { run: null, crop: null };
+  set({ stackId, stack: null, run, frame: 0, source: null, frameId: null, tool: "result", crop,
+    cropping: Boolean(crop), overlay: null, erasing: false, picking: false, other: { kind: "frame" },
+    messages: get().messages.filter(one => !one.run) });
   return refresh();
 }
 
 /** Back to the start page; the session stays on the server. */
 export async function home() {
+  leave();
   enter(null);
   forgetMessages();
-  set({ stacks: [], stackId: null, stack: null, projects: await ask("GET", "/projects") });
+  // At once: what is drawn without its session would be asked for in vain.
+  set({ stacks: [], stackId: null, stack: null, crop: null, cropping: false });
+  set({ projects: await ask("GET", "/projects") });
 }
 
 export async function openProject(token) {
+  if (get().stackId !== null) await home(); // stacks of two projects may have one number
   enter(token);
   set({ messages: [] });
   const { stacks } = await ask("GET", address("/state"));
@@ -91,10 +107,16 @@ export async function openProject(token) {
 
 // Messages
 
-export function tell(error, kind = "bad") {
+/**
+ * Tells what went wrong, or another note.
+ * @param {{message: string}} error
+ * @param {"bad"|"note"} kind
+ * @param {string} [run] of the version that the note is about, which it offers to show
+ */
+export function tell(error, kind = "bad", run = undefined) {
   const text = capital(error.message || String(error));
   const { messages } = get();
-  if (!messages.some(one => one.text === text)) set({ messages: [...messages, { kind, text }] });
+  if (!messages.some(one => one.text === text)) set({ messages: [...messages, { kind, text, run }] });
 }
 
 /** A sentence with a capital, unless it begins with the name of a file. */

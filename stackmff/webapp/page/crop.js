@@ -2,6 +2,7 @@
 
 const EDGE = 10; // px of the screen around an edge where it can be dragged
 const LEAST = 8; // px of the picture
+const HANDLE = 8; // px of the screen, side of a handle
 
 export class CropBox {
   constructor(view) {
@@ -95,6 +96,16 @@ export class CropBox {
       context.lineTo(x1, y0 + (y1 - y0) * third);
       context.stroke();
     }
+    context.globalAlpha = 1;
+    this.paintHandles(context, [x0, (x0 + x1) / 2, x1], [y0, (y0 + y1) / 2, y1]);
     context.restore();
+  }
+
+  paintHandles(context, across, down) {
+    const side = HANDLE * this.view.pixels;
+    context.fillStyle = "white";
+    for (const [row, y] of down.entries())
+      for (const [column, x] of across.entries())
+        if (row !== 1 || column !== 1) context.fillRect(x - side / 2, y - side / 2, side, side);
   }
 }

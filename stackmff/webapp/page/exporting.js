@@ -5,6 +5,7 @@ import { all as allOf, byId, element } from "./elements.js";
 import { get, set, version, watch } from "./store.js";
 
 const REMEMBERED = ["template", "format", "bits", "quality", "srgb", "label"]; // choices that come back
+const SUFFIXES = { tiff: ".tif", png: ".png", jpeg: ".jpg", webp: ".webp" };
 const value = input => (input.type === "checkbox" ? input.checked : input.value);
 
 export function listen() {
@@ -38,6 +39,13 @@ export function listen() {
     byId("pixel-size").value = size ? Number(size.toPrecision(6)) : "";
   });
   watch(s => [s.crop, s.cropping, s.stack?.results, s.run], drawCrop);
+  // A rectangle belongs to its stack.
+  watch(s => [s.token, s.stackId], () => {
+    if (get().crop) byId("crop").value = "free";
+    else if (byId("crop").value === "free") byId("crop").value = "";
+  });
+  byId("template").addEventListener("input", drawName);
+  watch(s => [s.stack?.name, s.stack?.results, s.run], drawName);
   drawChoices();
 }
 
@@ -76,6 +84,16 @@ function drawChoices() {
   else byId("bits").value = localStorage.getItem("export-bits") ?? "16";
   byId("quality-option").hidden = deep;
   byId("quality").placeholder = format === "webp" ? "lossless" : "95";
+  drawName();
+}
+
+/** The name of the file, where the template leaves it open. */
+function drawName() {
+  const template = byId("template").value;
+  const name = template.replaceAll("{stack}", get().stack?.name ?? "")
+    .replaceAll("{version}", String(version()?.number ?? ""));
+  byId("file-name").hidden = name === template;
+  byId("file-name").textContent = name + SUFFIXES[byId("format").value];
 }
 
 function draw() {

@@ -29,7 +29,7 @@ export const making = (found, method) => get().stack.comparing
 export function compared(found) {
   const { other } = get();
   if (other.kind === "plain" && found.strokes)
-    return { key: "plain", name: "Without retouching",
+    return { key: "plain", name: "Before retouching",
       layer: { run: found.run, name: "plain", least: found.least_level } };
   const another = other.kind === "version" && others(found).find(one => one.run === other.run);
   if (another)
@@ -49,7 +49,7 @@ const slabName = slab => slab.replace("slab_", "Frames ").replace("-", " to ");
 /** Groups of [value, text] that the result can be compared with. */
 export function comparable(found) {
   const versions = others(found).map(one => [`version ${one.run}`, `Version ${one.number}`]);
-  if (found.strokes) versions.unshift(["plain", "Without retouching"]);
+  if (found.strokes) versions.unshift(["plain", "Before retouching"]);
   const methods = found.draft ? [] : get().info.methods.map(({ name, title, year, missing }) =>
     [`method ${name}`, `${name}: ${title}${year ? ` (${year})` : ""}${missing ? ", not installed" : ""}`,
       Boolean(missing)]);

@@ -1,7 +1,7 @@
 // The page: what starts it, and what belongs to no single part of it.
 
 import { add, home, newStack, openProject, refresh, replayAll, split, tell } from "./actions.js";
-import { byId, element } from "./elements.js";
+import { byId, element, plural } from "./elements.js";
 import * as exporting from "./exporting.js";
 import { fillForm } from "./options.js";
 import { ask, droppedFiles } from "./server.js";
@@ -14,7 +14,10 @@ import * as versions from "./versions.js";
 import * as work from "./work.js";
 
 const SHORTCUTS = [
-  ["1", "one pixel of the picture on one of the screen"],
+  ["wheel, pinch", "zoom"],
+  ["drag", "move the picture; in Retouch: paint, and move it with Shift or beside the result"],
+  ["click", "which frames a pixel comes from"],
+  ["1", "100 %: one pixel of the picture is one of the screen"],
   ["F", "fit the picture to the window; again: enlarge a small one"],
   ["V, C, R, 3", "result, compare, retouch, 3D view"],
   ["hold Space", "show the other picture"],
@@ -41,7 +44,7 @@ const THEMES = { "": "System", dark: "Dark", light: "Light" };
 const isTyping = target => target instanceof Element && Boolean(target.closest("input, dialog"));
 
 function listen() {
-  byId("home").onclick = () => home().catch(tell);
+  byId("home").onclick = byId("all-projects").onclick = () => home().catch(tell);
   byId("more").onclick = () => byId("files").click();
   byId("new-stack").onclick = newStack;
   byId("split").onclick = () => split(get().stackId);
@@ -57,8 +60,8 @@ function listen() {
     replayAll(files);
   };
   byId("help").onclick = () => byId("shortcuts").showModal();
-  byId("shortcuts").querySelector("table").append(...SHORTCUTS.map(([keys, what]) =>
-    element("tr", null, {}, element("th", keys, { scope: "row" }), element("td", what))));
+  byId("shortcuts").querySelector("dl").append(...SHORTCUTS.map(([keys, what]) =>
+    element("div", null, {}, element("dt", keys), element("dd", what))));
   byId("full-screen").onclick = () => (document.fullscreenElement ? document.exitFullscreen()
     : document.documentElement.requestFullscreen());
   theme(localStorage.getItem("theme") ?? "");
@@ -82,29 +85,41 @@ function listen() {
   watch(s => [s.token, s.stackId, s.stack?.frames, s.uploading], (token, stackId, count) => {
     const open = token !== null && stackId !== null;
     byId("more").hidden = !open;
+    byId("all-projects").hidden = !open || !get().info.lasting;
     byId("new-stack").hidden = !open || !count;
     byId("projects").hidden = open || !get().projects.length;
   });
-  watch(s => [s.stack, s.uploading, s.finding], (stack, uploading, finding) => {
-    byId("split").hidden = !stack || stack.frames < LEAST_SPLIT || Boolean(results(get()).length);
-    byId("split").disabled = Boolean(uploading || finding || stack?.examining || stack?.work);
+  watch(s => [(s.stack?.frames ?? 0) < LEAST_SPLIT || results(s).length > 0,
+    Boolean(s.uploading || s.finding || s.stack?.examining || s.stack?.work)], (never, waits) => {
+    byId("split").hidden = never;
+    byId("split").disabled = waits;
   });
   watch(s => [s.stack?.results?.length, s.stack?.id], arrived);
   watch(s => [s.stack?.examining, s.uploading, s.stack?.id], framesArrived);
 }
 
-let known = null;
+const known = new Map(); // results of each stack, when it was shown last
 
 /** Shows a new version, and puts the keyboard's focus on it. */
 function arrived(count, id) {
-  const before = known;
-  known = { count, id };
-  if (count === undefined || before?.id !== id || before.count === undefined || count <= before.count)
-    return;
+  if (count === undefined) return;
+  const key = `${get().token}/${id}`;
+  const before = known.get(key);
+  known.set(key, count);
+  if (before === undefined || count <= before) return;
+  const { number, run, strokes } = results(get()).at(-1) ?? {};
+  const carried = strokes === 1 ? "brush stroke" : plural(strokes, "brush stroke");
+  const also = strokes ? `has your ${carried} too` : "";
   if (get().tool === "retouch" && get().run !== null) { // it does not interrupt
-    tell(new Error(`Version ${results(get()).at(-1).number} is ready`), "note");
+    tell(new Error(`Version ${number} is ready${also && ` and ${also}`}`), "note", run);
     return;
   }
+  if (also) tell(new Error(`Version ${number} ${also}`), "note", run);
+  const { tool, other } = get();
+  const last = results(get()).filter(one => !one.draft).at(-2);
+  // The next question is how it differs from the version before.
+  if (last && tool !== "compare" && other.kind === "frame")
+    set({ other: { kind: "version", run: last.run } });
   set({ run: null });
   const at = document.activeElement;
   if (at === document.body || at.closest("#fuse")) byId("picture").focus({ preventScroll: true });

@@ -68,6 +68,7 @@ function update(item, { id, name, used, sharpness }) {
   const [card, out] = item.children;
   item.classList.toggle("out", !used);
   card.querySelector("i").style.width = `${sharpness * 100}%`;
+  card.querySelector(".sharp").dataset.told = `Sharpness ${Math.round(sharpness * 100)} %`;
   const state = used ? "" : ", excluded";
   card.setAttribute("aria-label", `${name}${state}, sharpness ${Math.round(sharpness * 100)} %`);
   card.tabIndex = id === current ? 0 : -1;

@@ -25,7 +25,8 @@
  * @property {{run: string, index: number}|null} region that was clicked last
  * @property {[number, number]|null} uploading bytes sent, bytes in all
  * @property {number} painting strokes that the server does not have yet
- * @property {{kind: string, text: string}[]} messages of the kinds "bad" and "note"
+ * @property {{kind: string, text: string, run?: string}[]} messages of the kinds "bad" and "note"; run: of
+ *   the version that one is about
  * @property {boolean} finding whether the server looks for stacks
  * @property {{label: string, key: string}[]} exports that are being written
  * @property {string|null} importing name of the project file that is opened

@@ -13,7 +13,9 @@ import { View3D } from "./view3d.js";
 let view;
 let scene;
 let sceneOf = null; // run and stamp of the result that the 3D view shows
-let wasRun = null;
+let wasRun = null; // stack and run of the result that was drawn last
+let sceneLoads = false;
+let hasCompared = false; // whether the slider or the keyboard was used to compare
 const NONE = []; // regions
 
 export function listen() {
@@ -25,8 +27,10 @@ export function listen() {
     step: way => stepSource(way),
     wiped: share => {
       byId("wipe").value = 100 - share * 100;
+      nowCompares();
     },
     zoomed: (scale, fitted) => {
+      byId("actual-size").setAttribute("aria-pressed", !fitted && Math.abs(scale - 1) < 1e-6);
       byId("zoom").value = `${(scale * 100).toFixed(scale < 0.1 ? 1 : 0)} %`;
       byId("fit").setAttribute("aria-pressed", fitted);
       setBrush();
@@ -39,8 +43,11 @@ export function listen() {
   scene = new View3D(byId("scene"), get().info.tallest);
   replayed.by = settled;
   buttons();
-  watch(s => [s.stack, s.run, s.frame, s.frameId, s.tool, s.other, s.compareMode, s.sourcePane,
-    s.erasing, s.picking, s.overlay, s.crop, s.cropping, s.source, s.outlines, s.region], draw);
+  // Not the whole stack, which changes with each step of its work: the canvas would be painted again.
+  watch(s => [s.stack?.id, s.stack?.results, s.stack?.list, JSON.stringify(s.stack?.comparing),
+    s.stack?.frames, Boolean(s.stack?.examining), Boolean(s.uploading), s.waitsForFrames, s.run,
+    s.frame, s.frameId, s.tool, s.other, s.compareMode, s.sourcePane, s.erasing, s.picking, s.overlay,
+    s.crop, s.cropping, s.source, s.outlines, s.region], draw);
 }
 
 // What is shown
@@ -49,6 +56,7 @@ function draw() {
   const { stack, frameId, tool } = get();
   const found = version();
   const isFrame = frameId !== null;
+  if (!stack) view.reset();
   document.body.dataset.stage = !get().token || get().stackId === null ? "start"
     : isFrame ? "frame" : found ? "result" : stack && !stack.frames && !stack.examining
       && !get().waitsForFrames && !get().uploading ? "start" : "frames";
@@ -88,7 +96,9 @@ function drawResult(found) {
   if (found.draft && tool === "retouch") set({ tool: "result" });
   const compares = tool === "compare";
   const side = compares ? compareMode === "side" : tool === "retouch" && sourcePane;
-  view.crop.active = cropping && tool === "result";
+  const crops = cropping && tool === "result";
+  const begins = crops && !view.crop.active && !get().crop;
+  view.crop.active = crops;
   view.crop.box ??= get().crop;
   if (!get().crop && !view.gesture) view.crop.box = null;
   const source = brushSource(found).layer;
@@ -102,9 +112,11 @@ function drawResult(found) {
   view.picking = picking && tool === "retouch";
   view.regions.show(tool === "result" && get().outlines ? found.regions : NONE);
   view.show({ picture: found, main: fusedLayer(found), other, mode, overlay: shown });
+  if (begins) view.fit(); // the whole picture, to draw the rectangle on
   setBrush();
-  if (found.run !== wasRun) {
-    wasRun = found.run;
+  const run = `${get().stackId}/${found.run}`;
+  if (run !== wasRun) {
+    wasRun = run;
     byId("probe").hidden = true;
   }
   byId("overlay").querySelector("[value=confidence]").disabled = !found.confidence;
@@ -143,24 +155,30 @@ function drawChoices(found) {
   byId("source").title = brushSource(found).name;
   byId("other").title = compared(found).name;
   const [kind, method] = chosen.split(" ");
-  byId("wipe-left").textContent = kind === "frame" ? "Frame" : "Other";
+  byId("wipe-left").textContent = { frame: "Frame", plain: "Before", method }[kind] ?? compared(found).name;
+  byId("wipe-right").textContent = resultName(found);
   const work = kind === "method" ? making(found, method) : null;
   byId("making").hidden = !work;
   byId("making-text").textContent = !work ? ""
     : work.before ? `${method}: queued, ${plural(work.before, "job")} ahead` : `Fusing by ${method} …`;
 }
 
+/** What the result is called where it is shown. */
+function resultName({ draft, number, strokes }) {
+  if (draft) return "Draft";
+  if (results(get()).filter(one => !one.draft).length > 1) return `Version ${number}`;
+  return strokes ? "Retouched" : "Fused";
+}
+
 function drawTags(found) {
   const { tool, erasing, sourcePane, compareMode } = get();
-  const of = found.draft ? "Draft" : results(get()).filter(one => !one.draft).length > 1
-    ? `Fused, version ${found.number}` : "Fused";
   let left = "";
   if (tool === "compare" && compared(found).layer) left = compared(found).name;
   else if (tool === "retouch" && erasing) left = "Restores the fused result";
-  else if (tool === "retouch") left = brushSource(found).name;
+  else if (tool === "retouch") left = `Source: ${brushSource(found).name}`;
   else if (tool === "3d") left = capital(found.near_end ?? "");
   byId("left").textContent = left;
-  byId("right").textContent = tool === "3d" ? "" : of;
+  byId("right").textContent = tool === "3d" ? "" : resultName(found);
   byId("hint").textContent = hint(found);
   const beside = tool === "compare" ? compareMode === "side" : tool === "retouch" && sourcePane;
   byId("viewer").classList.toggle("beside", beside);
@@ -168,13 +186,16 @@ function drawTags(found) {
 
 /** What to do next, for those who do it for the first time. */
 function hint({ strokes, undone }) {
-  const { tool, erasing, picking, sourcePane, cropping, crop } = get();
+  const { tool, erasing, picking, sourcePane, cropping, crop, compareMode } = get();
   if (tool === "result" && cropping && !crop) return "Drag a rectangle on the picture";
+  if (tool === "3d") return sceneLoads ? "Loading the 3D view …" : "";
+  if (tool === "compare" && compareMode === "wipe" && !hasCompared)
+    return "Drag the line, or hold Space to see the other picture alone";
   if (tool !== "retouch") return "";
   if (picking) return "Click where a flaw is: the frame that is sharpest there becomes the source";
   if (strokes || undone || erasing) return "";
-  const how = sourcePane ? "Paint on the right picture with what the left one shows"
-    : "Paint with what the source shows";
+  const how = sourcePane ? "Paint on the result with what the source shows; drag the source to move both"
+    : "Paint with what the source shows; with Shift, drag to move the picture";
   return `${how}. Other sources: the frames below, or Pick sharpest.`;
 }
 
@@ -187,15 +208,26 @@ function drawLegend(overlay, found) {
   ends.forEach((end, k) => (end.textContent = words[k]));
 }
 
+/** The user knows how to compare. */
+function nowCompares() {
+  hasCompared = true;
+  if (get().tool === "compare") byId("hint").textContent = "";
+}
+
 async function showScene(found) {
   const wanted = `${get().stackId}/${found.run}/${found.stamp}`;
   if (sceneOf === wanted) return scene.draw();
   sceneOf = wanted;
+  sceneLoads = true;
+  drawTags(found);
   try {
     await scene.show(await bytes(ofStack(`/surface/${found.run}`)));
   } catch (error) {
     sceneOf = null;
     tell(error);
+  } finally {
+    sceneLoads = false;
+    draw();
   }
   return undefined;
 }
@@ -263,6 +295,7 @@ function buttons() {
     button.onclick = () => use(button.dataset.tool);
   byId("wipe").oninput = event => {
     view.wipe = 1 - event.target.value / 100;
+    nowCompares();
     view.draw();
   };
   byId("other").onchange = event => {
@@ -345,6 +378,7 @@ function flicker(on) {
   view.flicker = on;
   byId("right").classList.toggle("away", on);
   byId("left").textContent = on ? otherName() : byId("left").textContent;
+  if (on) nowCompares();
   view.draw();
   if (!on) draw();
 }

@@ -90,10 +90,17 @@ export class PictureView {
     if (another || restamped) this.stamps.clear();
     if (!before || before.width !== picture.width || before.height !== picture.height) {
       [this.fitted, this.enlarged] = [true, false];
-      this.crop.box = null;
+      if (before) this.crop.box = null;
       this.resize();
     } else if (swap && this.fitted) this.fit(this.enlarged);
     else this.draw();
+  }
+
+  /** Nothing is shown: another stack comes, whose pictures may have the names of these. */
+  reset() {
+    Object.assign(this, { picture: null, main: null, other: null, mark: null, gesture: null, unsettled: [] });
+    this.stamps.clear();
+    this.crop.box = null;
   }
 
   get pixels() {
@@ -298,7 +305,7 @@ export class PictureView {
   }
 
   tile(layer, level, column, row, load) {
-    const key = `${layer.run}/${layer.name}/${level}/${column}/${row}`;
+    const key = this.on.address(layer, level, column, row); // names recur in other stacks
     const stamp = layer.stamp && (this.stamps.get(`${level}/${column}/${row}`) ?? layer.stamp);
     let tile = this.tiles.get(key);
     if (tile) {
@@ -326,7 +333,7 @@ export class PictureView {
       };
       tile.settled = false;
       image.onload = image.onerror = settle;
-      image.src = this.on.address(layer, level, column, row) + (stamp ? `?v=${stamp}` : "");
+      image.src = key + (stamp ? `?v=${stamp}` : "");
     }
     return tile && tile.image;
   }
@@ -473,6 +480,7 @@ export class PictureView {
 
   // Input
 
+  /** @returns {[number, number]} px of the canvas */
   at(event) {
     const box = this.canvas.getBoundingClientRect();
     return [(event.clientX - box.left) * this.pixels, (event.clientY - box.top) * this.pixels];
@@ -493,15 +501,17 @@ export class PictureView {
       return;
     }
     const near = this.wiping && Math.abs(at[0] - this.line()) < GRIP * this.pixels;
+    const pane = this.paneAt(at);
+    const ofSource = this.ofSource(pane);
     // Once a pen has been seen, fingers move the picture.
     const paints = this.brush && event.button === 0 && !event.shiftKey && !event.altKey && !this.picking
-      && !(this.pen && event.pointerType === "touch");
+      && !ofSource && !(this.pen && event.pointerType === "touch");
     let kind = "pan";
     if (this.crop.active) kind = "crop";
     else if (paints) kind = "paint";
     else if (near) kind = "wipe";
     this.gesture = { kind, start: at, last: at, moved: false, alt: event.altKey || this.picking,
-      shift: event.shiftKey };
+      shift: event.shiftKey, pane, ofSource };
     if (kind === "crop") this.crop.begin(this.place(...at));
     if (kind === "paint") {
       const pressed = event.pointerType === "pen" && this.pressure;
@@ -509,6 +519,11 @@ export class PictureView {
         shares: pressed ? [shareOf(event)] : null, presses: pressed });
       this.draw();
     }
+  }
+
+  /** Whether a pane shows what the brush takes: it is not painted, and drags move both pictures. */
+  ofSource(pane) {
+    return Boolean(this.brush) && pane.layer !== this.main;
   }
 
   apart() {
@@ -522,8 +537,8 @@ export class PictureView {
   }
 
   pixel(at) {
-    // Pixel centres are at whole numbers.
-    return this.place(...at).map(value => Math.round((value - 0.5) * 100) / 100);
+    // Pixel centres are at whole numbers. A stroke that leaves its pane goes on beyond the edge.
+    return this.place(...at, this.gesture?.pane).map(value => Math.round((value - 0.5) * 100) / 100);
   }
 
   move(event) {
@@ -534,8 +549,8 @@ export class PictureView {
     if (!gesture) {
       const near = this.wiping && Math.abs(at[0] - this.line()) < GRIP * this.pixels;
       this.canvas.style.cursor = this.crop.active ? this.crop.cursor(this.cursor)
-        : this.brush && !this.picking ? "none" : near ? "ew-resize"
-          : this.regions.at(this.cursor) < 0 ? "crosshair" : "pointer";
+        : this.brush && !this.picking ? (this.ofSource(this.paneAt(at)) ? "grab" : "none")
+          : near ? "ew-resize" : this.regions.at(this.cursor) < 0 ? "crosshair" : "pointer";
       if (this.brush) this.draw();
       return;
     }
@@ -587,7 +602,7 @@ export class PictureView {
       }
     } else if (gesture.kind === "crop") 
       this.on.cropped(this.crop.whole());
-     else if (gesture.kind === "pan" && !gesture.moved) 
+     else if (gesture.kind === "pan" && !gesture.moved && (gesture.alt || !gesture.ofSource))
       this.click(this.place(...gesture.start), gesture);
     
     this.draw();

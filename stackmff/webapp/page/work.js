@@ -13,9 +13,12 @@ export function listen() {
   byId("cancel").onclick = cancel;
   watch(s => [s.stack?.work, s.stack?.examining, s.uploading, s.stack?.frames, s.waitsForFrames],
     drawWork);
-  watch(s => [s.stack, s.uploading, s.stack?.work], drawGo);
+  watch(s => [s.stack?.used ?? 0, Boolean(s.stack?.examining || s.uploading || s.stack?.odd),
+    Boolean(s.stack?.work), Boolean(version(s))], drawGo);
   watch(s => [s.messages, s.stack?.refused, s.stack?.odd, s.stack?.failure], drawMessages);
-  watch(s => [s.stack, s.uploading], drawAbout);
+  watch(s => [about(s.stack, s.uploading)], text => {
+    byId("about").textContent = text;
+  });
   watch(s => [s.stack?.id, JSON.stringify(s.stack?.values)], (id, chosen) => {
     if (chosen) fill(JSON.parse(chosen));
   });
@@ -66,11 +69,10 @@ function drawWork(work, examining, uploading, count, waits) {
   
 }
 
-function drawGo(stack, uploading, work) {
-  const used = stack?.used ?? 0;
-  byId("go").textContent = used ? `Fuse ${plural(used, "frame")}${version() ? " again" : ""}` : "Fuse";
-  byId("go").disabled = used < 2 || stack.examining || Boolean(uploading) || Boolean(stack.odd);
-  byId("go").hidden = Boolean(work);
+function drawGo(used, waits, works, again) {
+  byId("go").textContent = used ? `Fuse ${plural(used, "frame")}${again ? " again" : ""}` : "Fuse";
+  byId("go").disabled = used < 2 || waits;
+  byId("go").hidden = works;
 }
 
 function drawMessages(told, refused, odd, failure) {
@@ -80,17 +82,16 @@ function drawMessages(told, refused, odd, failure) {
     add(sentence.startsWith("Skipped") ? "note" : "bad", sentence);
   if (odd) add("bad", odd);
   if (failure) add("bad", failure);
-  byId("messages").replaceChildren(...all.map(({ kind, text }) => {
+  byId("messages").replaceChildren(...all.map(({ kind, text, run }) => {
     const own = told.some(one => one.text === text);
+    const show = run && version()?.run !== run ? [element("button", "Show", { onclick: () => {
+      dismiss(text);
+      set({ run });
+    } })] : [];
     const shut = own ? [element("button", "✕", { title: "Dismiss", ariaLabel: "Dismiss this message",
       onclick: () => dismiss(text) })] : [];
-    return element("div", null, { className: kind }, element("span", text), ...shut);
+    return element("div", null, { className: kind }, element("span", text), ...show, ...shut);
   }));
-}
-
-function drawAbout(stack, uploading) {
-  byId("about").textContent = about(stack, uploading);
-  if (!stack) set({ crop: null });
 }
 
 function about(stack, uploading) {
