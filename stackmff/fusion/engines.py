@@ -290,7 +290,7 @@ class OpenVinoEngine:
     goes_beyond = False
     sight = PROBE
     tile, overlap = TILES["weights"], OVERLAPS["weights"]
-    samples, most_samples = 5 * 2**20, 24 * 2**20  # of a tile; 40 bytes each at work
+    samples, most_samples = 5 * 2**20, 14 * 2**20  # of a tile; 40 bytes each at work
     at_once: ClassVar[int] = 2 * samples  # of all tiles at work, but two of them always
 
     def __init__(self, path: Path, precision: str = "auto") -> None:
