@@ -120,7 +120,7 @@ def test_what_is_no_damage():
 
 
 def bright_ground(sigma, strokes=4000, side=448):
-    """Frames of a mostly clipped ground with thin dark strokes, and lights on a dark body before it.
+    """Frames of a mostly clipped ground with dark strokes, and of lights on a dark body before it.
 
     In all but the last one the ground is blurred: the stack ends with a jump to it.
 
