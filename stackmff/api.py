@@ -103,6 +103,7 @@ class Aligned:
         transforms: for each frame (2, 3) float64, from pixel (x, y) of the reference to pixel of
             the frame, pixel centres at integers; None for a frame that is left out.
         gains: (N, 3) float64, (N, 1) for grey: factors on the coded values, not on alpha.
+        in_light: whether linear light was multiplied, by what these factors are at white.
         left_out: {index: the reason}.
         reference: index of the frame that the others are aligned to.
         order: (N,) ints, the place in the input of each frame.
@@ -116,6 +117,7 @@ class Aligned:
     reference: int
     order: list[int]
     notes: list[str]
+    in_light: bool = False
 
 
 def fuse(
@@ -175,6 +177,7 @@ def align(stack: Frames, *, progress: Progress | None = None, **options: Any) ->
         alignment.reference,
         order,
         [*notes, *decisions(alignment, names)],
+        alignment.in_light,
     )
 
 

@@ -35,6 +35,7 @@ ROUNDS = 8  # of the robust mean
 # by more than CLEAR; a reference that differs from the median of its stack by more than OUTLIER is
 # not the one whose exposure the others get.
 CLEAR, OUTLIER = 0.15, 0.35
+MUCH = 0.17  # logarithm of linear light from which on one factor on coded values is not enough
 MOST_CLIPPED = 1 / 3  # of a brighter frame, more than of the others; or it is left out
 UNLIKE = 0.3  # logarithm of coded values by which a frame differs clearly that cannot be compared
 SPREADS = 4  # by so many median deviations, too
@@ -147,6 +148,7 @@ class Exposures(NamedTuple):
         gains: (N, C) float64, factors on the coded values of each frame; exactly 1 within
             SAME_EXPOSURE, for frames that are left out, and where the difference is not
             significant or may be due to blur.
+        in_light: whether they are factors of linear light, see `expose`.
         like: index of the frame whose exposure the others get: the reference, unless its exposure
             is an outlier.
         unmatched: {index: why, in words that follow the name} of frames that clearly differ in
@@ -156,6 +158,7 @@ class Exposures(NamedTuple):
     """
 
     gains: np.ndarray
+    in_light: bool
     like: int
     unmatched: dict[int, str]
     doubtful: float
@@ -217,7 +220,11 @@ def match(
     if 2 * sure < len(changed):
         doubtful += [np.abs(np.log2(gains[k])).max() for k in slow if slow[k].shared.any()]
         same[list(slow)] = True
-    return Exposures(np.where(same, 1.0, gains), like, unmatched, CODING * max(doubtful))
+    in_light = kind == 0 and bool((np.abs(logs[rest]) > MUCH)[~same[rest]].any())
+    if in_light:
+        gains = white_factor(np.exp(-logs))
+    gains = np.where(same, 1.0, gains)
+    return Exposures(gains, in_light, like, unmatched, CODING * max(doubtful))
 
 
 def _flickers(k: int, ratios: Mapping[Key, _Ratio]) -> bool:
@@ -450,17 +457,39 @@ def _weighted_median(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
     return np.take_along_axis(values, np.take_along_axis(order, middle[None], 0), 0)[0]
 
 
-def expose(frame: np.ndarray, gains: np.ndarray) -> None:
+def white_factor(factor: np.ndarray) -> np.ndarray:
+    """The factor on coded values that a factor of linear light is at white.
+
+    One above 1 has the inverse of that of its inverse: what becomes white was so much darker.
+    """
+    return np.where(factor > 1, 1 / to_srgb(1 / factor), to_srgb(np.minimum(factor, 1)))
+
+
+def light_factor(gain: np.ndarray) -> np.ndarray:
+    """The factor of linear light of which a gain is the `white_factor`."""
+    return np.where(gain > 1, 1 / to_linear(1 / gain), to_linear(np.minimum(gain, 1)))
+
+
+def expose(frame: np.ndarray, gains: np.ndarray, in_light: bool = False) -> None:
     """Multiply the colours of a frame by gains, in place.
 
     Args:
         frame: (H, W, C) uint8 or uint16.
         gains: (1,) or (3,), for the first channels.
+        in_light: multiply linear light by the factors that are these on coded values at white, and
+            otherwise the coded values. Dark values, which sRGB codes by a line, differ: one stop
+            doubles the darkest of them, and multiplies the others by 1.4.
     """
     white = np.iinfo(frame.dtype).max
     factors = np.ones(frame.shape[2])
     factors[: len(gains)] = gains
-    table = np.clip(np.rint(np.arange(white + 1)[:, None] * factors), 0, white).astype(frame.dtype)
+    coded = np.arange(white + 1)[:, None]
+    if in_light:
+        light = to_linear(coded / white) * light_factor(factors)
+        table = white * to_srgb(np.minimum(light, 1))
+    else:
+        table = coded * factors
+    table = np.clip(np.rint(table), 0, white).astype(frame.dtype)
     if frame.dtype == np.uint8:
         frame[:] = cv2.LUT(frame, table[None]).reshape(frame.shape)
         return

@@ -107,10 +107,10 @@ def measure(
             "scene, choose another --reference, or fuse them as they are with --align off"
         )
     notes += _told_edges(placement, names) + dirt.told()
-    gains = np.ones((count, colours_of(frames)))
+    gains, in_light = np.ones((count, colours_of(frames))), False
     if match_exposure:
         exposures = placement.exposures(lambda k: fine_tiles(frames, levels, k), reference)
-        gains = exposures.gains
+        gains, in_light = exposures.gains, exposures.in_light
         notes += _told_exposures(exposures, placement.reference, names)
     fields = placement.fields() if local and not all(placement.still) else {}
     if placement.replaced:
@@ -128,6 +128,7 @@ def measure(
         factor * BLOCK,
         notes,
         dirt,
+        in_light,
     )
 
 
@@ -192,10 +193,7 @@ def _told_blur(deceived: bool, apparent: float) -> list[str]:
             "comes and goes; --align on moves it"
         ]
     if deceived:
-        return [
-            "blur looked like motion although nothing moved: the frames were aligned by matching "
-            "their blur"
-        ]
+        return ["blur looked like motion: the frames were aligned by matching their blur"]
     return []
 
 
@@ -266,7 +264,7 @@ def apply(frames: np.ndarray, alignment: Alignment, progress: Progress | None = 
         if moved[k]:
             resample(frame, alignment, k)
         if (gains != 1).any():
-            expose(frame, gains)
+            expose(frame, gains, alignment.in_light)
         release(frames)
 
     steps = Steps(progress, len(kept))

@@ -35,7 +35,12 @@ STRIDES = 1, 4, 12  # places in focus order between frames that are compared
 # of it; how many px blur then reaches at most; the least difference of a ghost, of the range of the
 # stack. Frames that reach no line are too unlike, and only those of the first are compared if they
 # are no neighbours. Stacks without motion mostly differ by less than half of that.
-BLURS = (0.55, np.inf, 3, 0.10), (0.35, 0.65, 5, 0.10), (0.20, np.inf, 8, 0.20)
+BLURS = (
+    (0.55, np.inf, 3, 0.10),
+    (0.35, 0.65, 5, 0.10),
+    (0.20, np.inf, 8, 0.20),
+    (0.05, np.inf, 8, 0.25),
+)
 COARSE = 6  # px; side of the pixels whose detail is coarse
 QUANTILE, FAR_QUANTILE = 33, 10  # percentiles of the ratios: so much of a picture may move
 AROUND = 0.4  # of the least difference: what differs so much around a ghost belongs to it
@@ -195,6 +200,34 @@ def find_ghosts(
                         candidates.append(one)
     candidates = [one for one in candidates if one.parted >= PARTED or _is_sharp(one, details)]
     return _regions(candidates, mixture.shape[:2])
+
+
+def is_of_no_frame(
+    frames: np.ndarray,
+    use: Sequence[int],
+    alignment: Alignment | None,
+    fused: np.ndarray,
+    mask: np.ndarray,
+) -> bool:
+    """Whether blur makes a region of the mixture of none of the frames.
+
+    So it is where the mixture shows a thing as often as there are frames in which it is elsewhere.
+
+    Args:
+        frames, use, alignment, fused: see `find_ghosts`.
+        mask: (h, w) bool, the region in a small picture.
+    """
+    low, high = _range_of(frames, use)
+    scale = np.iinfo(fused.dtype).max // np.iinfo(frames.dtype).max
+    mixture = _view(fused, low * scale, high * scale, None, 0)
+    _, _, reach, threshold = BLURS[-2]
+    least = max(FEWEST, LEAST_PART * mask.sum())
+    for k in use:
+        view = _as_bright(mixture, _view(frames[k], low, high, alignment, k))
+        release(frames)
+        if (_beyond_blur(mixture, view, reach)[mask] > threshold * 255).sum() < least:
+            return False
+    return True
 
 
 def _regions(candidates: Sequence[_Candidate], shape: Sequence[int]) -> Ghosts:

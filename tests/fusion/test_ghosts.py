@@ -42,6 +42,11 @@ def backdrop(seed=3):
     return 0.15 + 0.3 * (0.5 * coarse + 0.5 * fine).astype(np.float32) / 255
 
 
+def texture_alone(seed=5):
+    """A picture of fine detail alone, (H, W, 3) float32 in [0.15, 0.45]."""
+    return 0.15 + 0.3 * texture(HEIGHT, WIDTH, seed).astype(np.float32) / 255
+
+
 def defocused(picture, count=COUNT, blur=1.5):
     """Frames of a slanted scene, each sharp in one upright stripe, (N, H, W, 3) float32."""
     out = []
@@ -114,6 +119,19 @@ def test_a_disc_that_moves_is_shown_once(step):
         f"something moved in 1 region, which is filled from one frame ({region.frame}.png)"
         in (made.notes[0])
     )
+
+
+def test_what_moves_is_found_in_frames_that_differ_much_in_blur():
+    """Neighbours keep a tenth of each other's detail, as in a stack of few frames."""
+    places = walk(45, (60, 100))
+    for frames in (
+        with_disc(defocused(backdrop(), blur=2.0), places),
+        with_disc(defocused(texture_alone(), blur=2.5), places),
+    ):
+        made = fused(rounded(frames))
+        (region,) = made.regions
+        inside = where(places)
+        assert np.array_equal(made.fused.picture[inside], rounded(frames)[region.frame][inside])
 
 
 def test_the_frame_of_a_region_is_the_sharpest_there():
