@@ -37,6 +37,7 @@ ROUNDS = 8  # of the robust mean
 CLEAR, OUTLIER = 0.15, 0.35
 MUCH = 0.17  # logarithm of linear light from which on one factor on coded values is not enough
 MOST_CLIPPED = 1 / 3  # of a brighter frame, more than of the others; or it is left out
+DARKER, LESS_CLIPPED = 1.4, 0.1  # logarithm of linear light, two stops; share of a frame
 UNLIKE = 0.3  # logarithm of coded values by which a frame differs clearly that cannot be compared
 SPREADS = 4  # by so many median deviations, too
 # Blur changes the mean of a tile, the more so where light is clipped or something lies beyond the
@@ -195,6 +196,7 @@ def match(
 
     logs, deviation = adjusted()
     usual = _usual(logs.mean(1), rest, like, kind)
+    usual = _less_clipped(logs.mean(1), tiles, rest, usual, kind)
     for k in _too_bright(logs.mean(1) - logs[usual].mean(), tiles, rest, kind):
         unmatched[k] = f"is brighter than the others, and {tiles[k].clipped:.0%} of it is white"
     if usual != like:
@@ -338,6 +340,31 @@ def _usual(logs: np.ndarray, kept: np.ndarray, reference: int, kind: int) -> int
     if abs(median) <= max(OUTLIER / (1, CODING)[kind], SPREADS * spread):
         return reference
     return int(kept[np.abs(logs[kept] - median).argmin()])
+
+
+def _less_clipped(
+    logs: np.ndarray, tiles: Sequence[Tiles], kept: np.ndarray, usual: int, kind: int
+) -> int:
+    """The frame whose exposure the others get, since matched to `usual` they would be clipped too.
+
+    Args:
+        logs: (N,) of the brightness of each frame, relative to one of them.
+        tiles: see `match`.
+        kept: indices of the frames that count.
+        usual: index; it stays if more than half of the frames are exposed like it.
+        kind: of the values, see `_ratio`.
+    Returns:
+        `usual`, or the brightest of those that are darker, by no more than DARKER, and of which
+        less is white, by LESS_CLIPPED.
+    """
+    scale = (1, CODING)[kind]
+    darker = (logs[usual] - logs[kept]) * scale
+    if 2 * (np.abs(darker) <= OUTLIER).sum() > len(kept):
+        return usual
+    clipped = np.array([tiles[k].clipped for k in kept])
+    better = (darker > OUTLIER) & (darker < DARKER)
+    better &= clipped <= tiles[usual].clipped - LESS_CLIPPED
+    return int(kept[np.where(better, darker, np.inf).argmin()]) if better.any() else usual
 
 
 def _adjust(

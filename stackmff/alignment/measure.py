@@ -224,8 +224,8 @@ def _told_exposures(exposures: Exposures, reference: int, names: Sequence[object
     out = []
     if exposures.like != reference:
         out.append(
-            f"the exposure of {names[reference]}, the reference, is unlike most: the frames were "
-            f"given that of {names[exposures.like]}"
+            f"the exposure of {names[reference]}, the reference, is unlike most, or more of it "
+            f"is white: the frames were given that of {names[exposures.like]}"
         )
     if exposures.doubtful >= LEAST_TOLD:
         out.append(

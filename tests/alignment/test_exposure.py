@@ -100,6 +100,16 @@ def test_a_gain_in_light_is_the_factor_at_white(factor):
         assert out.max() == np.rint(255 * gain[0])
 
 
+def test_two_frames_get_the_exposure_of_the_one_that_is_not_clipped(bright):
+    frames = np.stack([exposed(frame, -0.9) for frame in bright[[2, 3]]])
+    frames[1] = exposed(frames[1], 1.4)
+    assert share(frames[1]) > share(frames[0]) + 0.1
+    alignment = measure(frames, names="ab")
+    assert alignment.reference == 1 and (alignment.gains[0] == 1).all()
+    assert (alignment.gains[1] < 0.8).all()
+    assert "the exposure of b, the reference" in alignment.notes[0]
+
+
 def test_a_white_reference_is_left_out_and_another_takes_its_place(bright):
     frames = bright.copy()
     frames[3] = exposed(frames[3], 2)
