@@ -121,6 +121,13 @@ class _View:
         return _cells(self.seen).reshape(-1, self.seen.shape[2]).astype(np.float32)
 
     @cached_property
+    def known(self) -> np.ndarray:
+        """(n, C) bool, the cells in which nothing was clipped."""
+        if self.clipped is None:
+            return np.ones(self.means.shape, bool)
+        return _cells(self.clipped.astype(np.float32)).reshape(self.means.shape) == 0
+
+    @cached_property
     def noise(self) -> float:
         """Standard deviation of the noise of the channel that has most, in steps of `seen`.
 
@@ -404,13 +411,14 @@ def _as_bright(first: _View, second: _View) -> _View:
     """The second of two frames with the brightness and contrast of the first.
 
     What is left of them by exposure and haze is the same everywhere. Means of cells hardly depend
-    on blur.
+    on blur; those of clipped values are not known.
     """
     values = np.arange(256, dtype=np.float32)
     tables = []
-    for wanted, given in zip(first.means.T, second.means.T, strict=True):
+    known = first.known & second.known
+    for wanted, given, able in zip(first.means.T, second.means.T, known.T, strict=True):
         design = np.stack([given, np.ones_like(given)], 1)
-        weights = np.ones_like(given)
+        weights = able.astype(np.float32)
         gain, offset = 1.0, 0.0
         for _ in range(ROUNDS):
             weighted = design * weights[:, None]
@@ -419,8 +427,8 @@ def _as_bright(first: _View, second: _View) -> _View:
             gain, offset = np.linalg.solve(matrix, weighted.T @ (wanted - given))
             gain += 1
             left = np.abs(wanted - gain * given - offset)
-            scale = 2 * max(1.48 * float(np.median(left)), 0.5)
-            weights = 1 / (1 + (left / scale) ** 2)  # Cauchy's
+            scale = 2 * max(1.48 * float(np.median(left[able])) if able.any() else 0, 0.5)
+            weights = able / (1 + (left / scale) ** 2)  # Cauchy's
         gain = np.clip(gain, 1 / MOST_GAIN, MOST_GAIN)
         tables.append(np.clip(np.rint(gain * values + offset), 0, 255))
     table = np.stack(tables, 1)

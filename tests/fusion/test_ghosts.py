@@ -14,7 +14,7 @@ from stackmff.alignment.geometry import Alignment
 from stackmff.errors import StackError
 from stackmff.fusion.blending import Mixture
 from stackmff.fusion.fuse import fuse_stack
-from stackmff.fusion.ghosts import find_ghosts
+from stackmff.fusion.ghosts import _as_bright, _view, find_ghosts
 from stackmff.fusion.options import ChoiceOptions, FuseOptions
 from stackmff.fusion.pipeline import InRegister, fuse_aligned
 from stackmff.fusion.regions import Region, moved_regions, region_of, told_regions
@@ -265,6 +265,19 @@ def test_what_a_brighter_frame_clips_is_no_ghost():
     assert fused(shot(frames), alignment=alignment).regions == []
     moving = shot(with_disc(defocused(backdrop()), walk(12)))
     assert len(fused(moving, alignment=alignment).regions) == 1
+
+
+def test_what_is_clipped_does_not_tell_brightness():
+    """Half of a frame is clipped: by its means, the other one would be darkened to a half there."""
+    ramp = np.linspace(40, 250, WIDTH, dtype=np.float32) + texture(HEIGHT, WIDTH, 2)[..., 0] * 0.02
+    frame = np.repeat(np.uint8(ramp)[..., None], 3, 2)
+    gains = np.array([[1.0] * 3, [120 / 255] * 3])
+    alignment = Alignment(0, (HEIGHT, WIDTH), [np.eye(2, 3)] * 2, gains)
+    whole, clipped = (
+        _view(values, 0, 255, alignment, k)
+        for k, values in enumerate([frame, np.minimum(frame, 120)])
+    )
+    assert _as_bright(whole, clipped) is clipped
 
 
 def test_where_frames_end_is_no_ghost():
