@@ -35,7 +35,7 @@ ROUNDS = 8  # of the robust mean
 # by more than CLEAR; a reference that differs from the median of its stack by more than OUTLIER is
 # not the one whose exposure the others get.
 CLEAR, OUTLIER = 0.15, 0.35
-MUCH = 0.17  # logarithm of linear light from which on one factor on coded values is not enough
+MUCH = 0.21  # logarithm of linear light from which on one factor on coded values is not enough
 MOST_CLIPPED = 1 / 3  # of a brighter frame, more than of the others; or it is left out
 DARKER, LESS_CLIPPED = 1.4, 0.1  # logarithm of linear light, two stops; share of a frame
 UNLIKE = 0.3  # logarithm of coded values by which a frame differs clearly that cannot be compared

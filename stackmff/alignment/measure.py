@@ -146,13 +146,14 @@ def _dirt_behind(
     """
     size, factor = placement.size, views[0].factor
     lumas = [view.luma for view in views]
-    far = max((farthest(m, size) for m in placement.placed.values()), default=0.0)
+    where = placement.apparent or placement.placed
+    far = max((farthest(m, size) for m in where.values()), default=0.0)
     if far < FARTHEST * factor and not may_hold_frames(lumas):
         return None
     found = suspects(lumas)
     if found is None:
         return None
-    if not found.dominant and not found.confirmed(lumas, placement.placed, factor):
+    if not found.dominant and not found.confirmed(lumas, where, factor):
         return None
     clean = [replace(view, luma=hidden(view.luma, found.labels)) for view in views]
     again = placed(clean)
