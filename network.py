@@ -33,27 +33,11 @@ UNREADABLE = (
 Config = dict[str, Any]  # {"network": name, option: value, ...}
 
 
-class Conv3x3x3(nn.Conv3d):
-    """A 3x3x3 convolution, (B, C, N, H, W) to (B, C', N, H, W), whose gradient is right for N = 2.
-
-    PyTorch 2.13 on a CPU computes the bf16 gradient of the weights for two frames from memory that
-    it never set: it is wrong, often 1e20 and more. With an empty third frame it is right.
-    """
-
-    def __init__(self, c_in: int, c_out: int) -> None:
-        super().__init__(c_in, c_out, 3, padding=1)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if self.training and x.shape[2] == 2:
-            return super().forward(F.pad(x, (0, 0, 0, 0, 0, 1)))[:, :, :2]
-        return super().forward(x)
-
-
 class ConvNormReLU3d(nn.Sequential):
     """3x3x3 convolution with bias, batch norm, ReLU: (B, C, N, H, W) to (B, C', N, H, W)."""
 
     def __init__(self, c_in: int, c_out: int) -> None:
-        super().__init__(Conv3x3x3(c_in, c_out), nn.BatchNorm3d(c_out), nn.ReLU())
+        super().__init__(nn.Conv3d(c_in, c_out, 3, padding=1), nn.BatchNorm3d(c_out), nn.ReLU())
 
 
 class ResidualBlock3d(nn.Module):
