@@ -7,6 +7,7 @@ changes it more, so it counts only where brightness explains edges badly and it 
 beyond doubt.
 """
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 import cv2
@@ -62,7 +63,7 @@ def seconded(
         return pair
     here, there = strength(first), strength(second)
     known = pair.transform if pair.holds else np.eye(3)
-    if _agreement(here, there, at_scale(known, factor)) >= AGREEING and pair.holds:
+    if agreement(here, there, at_scale(known, factor)) >= AGREEING and pair.holds:
         return pair
     levels = pyramid(here, factor), pyramid(there, factor)
     starts = [known] if pair.sure or not pair.holds else [known, np.eye(3)]
@@ -119,8 +120,8 @@ def _brought(
     return even(here), [even(one) for one in moved], full
 
 
-def _agreement(here: np.ndarray, there: np.ndarray, place: np.ndarray) -> float:
-    """The correlation of two strengths (h, w) where they overlap at a place, (2, 3)."""
+def agreement(here: np.ndarray, there: np.ndarray, place: np.ndarray) -> float:
+    """The correlation of two pictures (h, w), such as strengths, where they overlap at a place, (2, 3)."""
     first, (second,), full = _brought(here, there, (place,))
     return float((first * second).sum() / max(float(full.sum()), 1.0))
 
@@ -134,12 +135,47 @@ def _change(
         what is left of their disagreement; how much that falls, by the scatter of its fall over the
         parts of the frames.
     """
+    parts, left, whole = _fall(here, there, before, after)
+    scatter = float(np.sqrt((parts**2).sum()))
+    return left / max(whole, 1e-12), float(parts.sum()) / max(scatter, 1e-12)
+
+
+def _fall(
+    here: np.ndarray, there: np.ndarray, before: np.ndarray, after: np.ndarray
+) -> tuple[np.ndarray, float, float]:
+    """The disagreement of strengths, as of `_change`.
+
+    Returns:
+        how much it falls in each of the parts of the frames, (CLUSTERS^2,) float64; what it is
+        afterwards, and before.
+    """
     first, (old, new), full = _brought(here, there, (before, after))
     if full.mean() < 1 / CLUSTERS:  # one of them is far off
         first, (new,), full = _brought(here, there, (after,))
         old = np.zeros_like(new)
     change = (first - old) ** 2 - (first - new) ** 2
     parts = cv2.resize(change, (CLUSTERS, CLUSTERS), interpolation=cv2.INTER_AREA).ravel()
-    scatter = float(np.sqrt((parts.astype(np.float64) ** 2).sum()))
-    left = float(((first - new) ** 2).sum()) / max(float(((first - old) ** 2).sum()), 1e-12)
-    return left, float(parts.sum()) / max(scatter, 1e-12)
+    left, whole = (float(((first - one) ** 2).sum()) for one in (new, old))
+    return parts.astype(np.float64), left, whole
+
+
+def better(
+    pairs: Iterable[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]], factor: int
+) -> bool:
+    """Whether pictures agree much better, beyond doubt, at other places.
+
+    Args:
+        pairs: two pictures (h, w) float32 each, such as strengths, and where the second of them is
+            before and after, two (3, 3) matrices between frames.
+        factor: how much smaller than the frames the pictures are.
+    """
+    falls = [
+        _fall(here, there, at_scale(before, factor), at_scale(after, factor))
+        for here, there, before, after in pairs
+    ]
+    if not falls:
+        return False
+    parts = np.concatenate([fall[0] for fall in falls])
+    left, whole = (sum(fall[k] for fall in falls) for k in (1, 2))
+    sureness = float(parts.sum()) / max(float(np.sqrt((parts**2).sum())), 1e-12)
+    return sureness > BETTER and left < LEFT * whole

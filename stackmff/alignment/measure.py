@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from stackmff.alignment.banding import fits_better, may_have_bands, without_bands
 from stackmff.alignment.exposure import Exposures, expose
 from stackmff.alignment.focus_order import focus_order
 from stackmff.alignment.geometry import Alignment, colours_of
@@ -30,6 +31,10 @@ from stackmff.processes import Progress
 
 MOST_TOLD = 3  # pairs of frames that a note names
 LEAST_TOLD = 0.05  # EV; nobody sees less
+BANDS = (
+    "bands of light lie elsewhere in each frame, as of a flickering lamp: the frames were aligned "
+    "without them, and the result may show them"
+)
 
 Placed = tuple[Placement, list[str]]  # where frames are, and what was decided on that
 
@@ -90,10 +95,14 @@ def measure(
             f"frame {names[reference]}, the reference, shows no detail: choose another --reference"
         )
 
-    def placed(views: list[View]) -> Placed:
+    def placed_by(views: list[View]) -> Placed:
         placement = Placement(views, (height, width), motion, steps)
         placement.connect(reference, middle, thorough)
         return placement, _settled(placement, thorough, lambda: focus_order(frames))
+
+    def placed(views: list[View]) -> Placed:
+        found = placed_by(views)
+        return _without_bands(found[0], views, placed_by) or found
 
     placement, notes = placed(views)
     if fill_dirt:
@@ -130,6 +139,27 @@ def measure(
         dirt,
         in_light,
     )
+
+
+def _without_bands(
+    placement: Placement, views: list[View], placed: Callable[[list[View]], Placed]
+) -> Placed | None:
+    """Where the frames are without bands of light, if there are any that misled `placement`.
+
+    Args:
+        placement: of the frames.
+        views: of the frames.
+        placed: finds where frames are by their views.
+    """
+    if all(placement.still):
+        return None
+    even = [without_bands(view) for view in views]
+    if not may_have_bands(views, even, placement.placed):
+        return None
+    found, notes = placed(even)
+    if not fits_better(even, placement.placed, found.placed, placement.size):
+        return None
+    return found, [*notes, BANDS]
 
 
 def _dirt_behind(
