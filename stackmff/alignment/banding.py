@@ -40,7 +40,7 @@ def may_have_bands(views: Sequence[View], even: Sequence[View], placed: Placed) 
         profiles = zip(*(_profiles(views[k].luma) for k in (a, b)))
         if any(float((one - other).std()) > UNEVEN for one, other in profiles):
             place = at_scale(placed[b] @ np.linalg.inv(placed[a]), views[a].factor)
-            if agreement(*(_fine(even[k].luma) for k in (a, b)), place) < AGREEING:
+            if agreement(_fine(even[a].luma), _fine(even[b].luma), place) < AGREEING:
                 return True
     return False
 
@@ -59,7 +59,9 @@ def without_bands(view: View) -> View:
     return replace(view, luma=np.rint(np.clip(values, 0, 65535)).astype(np.uint16))
 
 
-def fits_better(views: Sequence[View], before: Placed, after: Placed, size: tuple[int, int]) -> bool:
+def fits_better(
+    views: Sequence[View], before: Placed, after: Placed, size: tuple[int, int]
+) -> bool:
     """Whether the fine detail of neighbours agrees better, beyond doubt, at other places.
 
     Args:

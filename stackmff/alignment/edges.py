@@ -121,7 +121,7 @@ def _brought(
 
 
 def agreement(here: np.ndarray, there: np.ndarray, place: np.ndarray) -> float:
-    """The correlation of two pictures (h, w), such as strengths, where they overlap at a place, (2, 3)."""
+    """The correlation of two pictures (h, w), as strengths, where they overlap at a place (2, 3)."""
     first, (second,), full = _brought(here, there, (place,))
     return float((first * second).sum() / max(float(full.sum()), 1.0))
 
@@ -178,4 +178,4 @@ def better(
     parts = np.concatenate([fall[0] for fall in falls])
     left, whole = (sum(fall[k] for fall in falls) for k in (1, 2))
     sureness = float(parts.sum()) / max(float(np.sqrt((parts**2).sum())), 1e-12)
-    return sureness > BETTER and left < LEFT * whole
+    return bool(sureness > BETTER and left < LEFT * whole)

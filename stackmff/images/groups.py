@@ -191,8 +191,10 @@ class Brackets:
         """A sentence on the split."""
         parts = [f"{one.name} ({len(one.paths)})" for one in self.stacks]
         more = f" and {len(parts) - 12} more" if len(parts) > 12 else ""
-        alone = f"; {len(self.single)} single pictures are skipped" if self.single else ""
-        return f"{len(parts)} stacks by {self.why}: {', '.join(parts[:12])}{more}{alone}"
+        count, alone = len(self.single), ""
+        if count:
+            alone = f"; {count} single picture{' is' if count == 1 else 's are'} skipped"
+        return f"{len(parts)} stack{'' if len(parts) == 1 else 's'} by {self.why}: {', '.join(parts[:12])}{more}{alone}"
 
 
 def split_brackets(pictures: Sequence[Path], split: Split) -> Brackets:

@@ -133,8 +133,9 @@ def test_pauses_part_brackets(tmp_path, split, step):
         ("IMG_0011", 3),
     ]
     assert found.single == [paths[4]] and found.why == "capture time"
-    assert "3 stacks by capture time: IMG_0001 (4), IMG_0006 (5), IMG_0011 (3); 1 single pict" in (
-        found.told()
+    assert (
+        "3 stacks by capture time: IMG_0001 (4), IMG_0006 (5), IMG_0011 (3); 1 single picture is "
+        in (found.told())
     )
 
 
