@@ -121,7 +121,7 @@ def _brought(
 
 
 def agreement(here: np.ndarray, there: np.ndarray, place: np.ndarray) -> float:
-    """The correlation of two pictures (h, w), as strengths, where they overlap at a place (2, 3)."""
+    """The correlation of two pictures (h, w) where they overlap at a place, (2, 3)."""
     first, (second,), full = _brought(here, there, (place,))
     return float((first * second).sum() / max(float(full.sum()), 1.0))
 

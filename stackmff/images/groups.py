@@ -194,7 +194,8 @@ class Brackets:
         count, alone = len(self.single), ""
         if count:
             alone = f"; {count} single picture{' is' if count == 1 else 's are'} skipped"
-        return f"{len(parts)} stack{'' if len(parts) == 1 else 's'} by {self.why}: {', '.join(parts[:12])}{more}{alone}"
+        found = f"{len(parts)} stack{'' if len(parts) == 1 else 's'} by {self.why}"
+        return f"{found}: {', '.join(parts[:12])}{more}{alone}"
 
 
 def split_brackets(pictures: Sequence[Path], split: Split) -> Brackets:
