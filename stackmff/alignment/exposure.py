@@ -48,6 +48,7 @@ SPREADS = 4  # by so many median deviations, too
 # SHARED is the least share of a ratio that the sum of all light must tell, too, in linear light and
 # in coded values, since blur in either keeps its sum.
 PARTS, SURE, COMMON, SHARED = 4, 4.6, 0.15, 0.25
+GREY, COLOURED = 0.004, 0.02  # largest difference of the channels of a tile, coded values
 UNCOMPARED = "differs in exposure by an unknown amount: it is white or black almost everywhere"
 
 
@@ -156,6 +157,8 @@ class Exposures(NamedTuple):
             exposure and cannot be brought to that of the others.
         doubtful: the largest difference, in stops, that blur may explain as well as the sum of all
             light, and that was therefore not matched; 0 if there is none.
+        odd: indices of frames that are grey among others in colour, or the other way round; they
+            stay as they are, and the others are not matched to them.
     """
 
     gains: np.ndarray
@@ -163,6 +166,7 @@ class Exposures(NamedTuple):
     like: int
     unmatched: dict[int, str]
     doubtful: float
+    odd: tuple[int, ...] = ()
 
 
 def match(
@@ -184,15 +188,16 @@ def match(
     placed = {k: matrix for k, matrix in enumerate(transforms) if matrix is not None}
     kind, ratios = _ratios(tiles, pairs, placed)
     unmatched = dict.fromkeys(_measure_finely(ratios, tiles, placed, kind, finer), UNCOMPARED)
-    if unmatched:
-        _bridge(ratios, tiles, placed, kind, unmatched)
+    odd = _odd_in_colour(tiles, [k for k in placed if k not in unmatched])
+    if unmatched or odd:
+        _bridge(ratios, tiles, placed, kind, {*unmatched, *odd})
     likeness = {key: pairs[key].likeness if key in pairs else 1.0 for key in ratios}
-    rest = np.array([k for k in placed if k not in unmatched])
+    rest = np.array([k for k in placed if k not in unmatched and k not in odd])
     like = reference if reference in rest else int(rest[np.abs(rest - reference).argmin()])
 
     def adjusted() -> tuple[np.ndarray, np.ndarray]:
         fixed = np.array([k == like or k not in rest for k in range(len(transforms))])
-        return _adjust(ratios, likeness, fixed)
+        return _adjust(ratios, likeness, fixed, tiles[like].light.shape[-1])
 
     logs, deviation = adjusted()
     usual = _usual(logs.mean(1), rest, like, kind)
@@ -226,7 +231,22 @@ def match(
     if in_light:
         gains = white_factor(np.exp(-logs))
     gains = np.where(same, 1.0, gains)
-    return Exposures(gains, in_light, like, unmatched, CODING * max(doubtful))
+    return Exposures(gains, in_light, like, unmatched, CODING * max(doubtful), odd)
+
+
+def _odd_in_colour(tiles: Sequence[Tiles], kept: Sequence[int]) -> tuple[int, ...]:
+    """The frames that are grey among others in colour, or the other way round.
+
+    Args:
+        tiles: see `match`.
+        kept: indices of the frames that count.
+    """
+    chroma = {k: float(np.ptp(tiles[k].light[1], -1).max()) for k in kept}
+    grey = tuple(k for k in kept if chroma[k] < GREY)
+    coloured = tuple(k for k in kept if chroma[k] >= GREY)
+    if not grey or max(chroma.values()) < COLOURED:
+        return ()
+    return grey if len(grey) <= len(coloured) else coloured
 
 
 def _flickers(k: int, ratios: Mapping[Key, _Ratio]) -> bool:
@@ -368,7 +388,10 @@ def _less_clipped(
 
 
 def _adjust(
-    ratios: Mapping[Key, _Ratio], likeness: Mapping[Key, float], fixed: np.ndarray
+    ratios: Mapping[Key, _Ratio],
+    likeness: Mapping[Key, float],
+    fixed: np.ndarray,
+    channels: int,
 ) -> tuple[np.ndarray, np.ndarray]:
     """The brightness of each frame that fits all pairs best, by least squares.
 
@@ -376,11 +399,11 @@ def _adjust(
         ratios: {(a, b): of b to a}.
         likeness: {(a, b): see registration.Pair}.
         fixed: (N,) bool, frames whose logarithm is 0.
+        channels: C.
     Returns:
         logarithms (N, C), their standard deviations (N, C).
     """
     count = len(fixed)
-    channels = len(next(iter(ratios.values())).logarithm)
     matrix, right = np.zeros((channels, count, count)), np.zeros((channels, count))
     for (a, b), ratio in ratios.items():
         least = LEAST_RATIO + UNLIKE_RATIO * (1 - likeness[a, b]) ** 2

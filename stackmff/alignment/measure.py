@@ -253,7 +253,15 @@ def _told_edges(placement: Placement, names: Sequence[object]) -> list[str]:
 def _told_exposures(exposures: Exposures, reference: int, names: Sequence[object]) -> list[str]:
     """Sentences if the frames were not given the exposure of their reference, or it is not sure."""
     out = []
-    if exposures.like != reference:
+    if exposures.odd:
+        odd = ", ".join(str(names[k]) for k in exposures.odd[:MOST_TOLD])
+        more = len(exposures.odd) - MOST_TOLD
+        out.append(
+            f"{odd}{f' and {more} more' if more > 0 else ''}: grey among frames in colour, or the "
+            "other way round: exposure and white balance were not matched, and the result is grey "
+            "where grey frames are sharp"
+        )
+    if exposures.like != reference and reference not in exposures.odd:
         out.append(
             f"the exposure of {names[reference]}, the reference, is unlike most, or more of it "
             f"is white: the frames were given that of {names[exposures.like]}"

@@ -26,6 +26,10 @@ OUTSIDE = 8 * LEVEL
 # From this share of all blocks on, and from LEAST blocks, a frame is named. It may show what passed
 # by as well as damage, and is sharp elsewhere: it is left out only if most of it cannot be used.
 NAMED, LEFT_OUT, LEAST = 1 / 80, 1 / 4, 4
+# A part from border to border in another exposure: logarithms of coded values within which the rest
+# is like its neighbours, and beyond which the part differs; least share of the rows or columns of
+# each, and of both; most scatter within the part, of its difference.
+ALIKE, EXPOSED, PART, BOTH, EVEN = 0.1, 0.3, 0.1, 0.8, 0.2
 LEAST_BLOCKS = 4  # along the shorter side
 GAMMA = 2.2  # of the coded values, about; a stack of linear values is compared without it as well
 BRIGHTER = 2  # times white, by which a clipped sample may be brighter
@@ -39,7 +43,8 @@ class Disagreement:
     """Frames that disagree with both their neighbours, each list in ascending order.
 
     Attributes:
-        damaged: much of them is of something else, or parts are flat, grey or repeated.
+        damaged: much of them is of something else, or parts are flat, grey, repeated, or in another
+            exposure.
         unlike: parts are of something else, such as of a thing that passed by.
     """
 
@@ -55,6 +60,7 @@ class _Blocks:
         means: (h, w, C) of the colours, in [0, 1].
         bounds: (h, w, C) twice: least and most of the means of a block and those around it.
         plain: (h, w) bool: each column of a block is of one value, as in a flat or smeared area.
+        is_grey: whether all of them are grey, and not plain.
         grey: (h, w) bool; chroma: (h, w), the largest difference of two colours.
     """
 
@@ -77,13 +83,15 @@ class _Blocks:
         chroma = np.maximum.reduce(planes) - np.minimum.reduce(planes)
         self.chroma = chroma.max(1).reshape(high, wide, BLOCK).max(-1) / white
         self.grey = self.chroma <= FLAT
+        # As a picture without colours is, and not what a decoder fills in.
+        self.is_grey = bool(self.grey.all()) and not self.plain.all()
 
 
 def disagreeing_frames(frames: np.ndarray) -> Disagreement:
     """The frames that disagree with both their neighbours in a part that blur cannot explain.
 
     A frame of another exposure disagrees everywhere, and one that has moved as often the other way
-    round: neither counts.
+    round: neither counts. Nor does a grey one among frames in colour.
 
     Args:
         frames: (N, H, W, C) uint8 or uint16, in the order in which neighbours are alike.
@@ -103,8 +111,10 @@ def disagreeing_frames(frames: np.ndarray) -> Disagreement:
         if k in (0, count - 1):  # a third one tells whether the two are not the ones that are odd
             near = (1, 2, 3) if k == 0 else (count - 2, count - 3, count - 4)
         one, other, *more = (blocks[j] for j in near if 0 <= j < count)
+        if own.is_grey and not (one.is_grey and other.is_grey):
+            continue  # without their colours, which tell nothing of damage
         share = _unlike(own, one, other, *more)
-        if share >= LEFT_OUT or _disagrees(own, one, other):
+        if share >= LEFT_OUT or _disagrees(own, one, other) or _half_exposed(own, one, other):
             damaged.append(k)
         elif share >= NAMED:
             unlike.append(k)
@@ -163,6 +173,26 @@ def _unlike(own: _Blocks, one: _Blocks, other: _Blocks, *more: _Blocks) -> float
         if left < max(NAMED / 2, share / 4):
             return 0.0
     return share
+
+
+def _half_exposed(own: _Blocks, one: _Blocks, other: _Blocks) -> bool:
+    """Whether a part of a frame, from border to border, is in another exposure than two neighbours.
+
+    So it is where a flash fires while the shutter is not fully open.
+    """
+    wanted, *near = (np.log(blocks.means.mean(-1) + LEVEL) for blocks in (own, one, other))
+    difference, between = wanted - np.mean(near, 0), np.abs(near[0] - near[1])
+    for axis in (1, 0):
+        profile = np.median(difference, axis)
+        rest, part = np.abs(profile) < ALIKE, np.abs(profile) > EXPOSED
+        if min(rest.mean(), part.mean()) < PART or (rest | part).mean() < BOTH:
+            continue
+        inside, apart = (np.compress(part, values, 1 - axis) for values in (difference, between))
+        level = np.median(inside)
+        scatter = np.median(np.abs(inside - level))
+        if max(float(scatter), float(np.median(apart))) < EVEN * abs(level):
+            return True
+    return False
 
 
 def _blurred_to(sharp: _Blocks, blurred: _Blocks) -> np.ndarray:

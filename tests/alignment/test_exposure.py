@@ -110,6 +110,21 @@ def test_two_frames_get_the_exposure_of_the_one_that_is_not_clipped(bright):
     assert "the exposure of b, the reference" in alignment.notes[0]
 
 
+@pytest.mark.parametrize("odd", [3, 0])
+def test_colours_are_not_matched_to_a_grey_frame(dark, odd):
+    frames = dark * np.float64([1, 0.8, 0.6])
+    frames[odd] = frames[odd].mean(-1, keepdims=True)
+    alignment = measure(np.uint8(np.rint(frames)), names=[f"{k}.png" for k in range(7)])
+    assert alignment.reference == 3 and (alignment.gains == 1).all() and alignment.left_out == {}
+    (note,) = told(alignment)
+    assert note.startswith(f"{odd}.png: grey among frames in colour") and "not matched" in note
+
+
+def test_two_frames_of_which_one_is_grey_stay_as_they_are(dark):
+    frames = np.stack([dark[3], np.uint8(np.rint(dark[3].mean(-1, keepdims=True))).repeat(3, -1)])
+    assert (measure(frames).gains == 1).all()
+
+
 def test_a_white_reference_is_left_out_and_another_takes_its_place(bright):
     frames = bright.copy()
     frames[3] = exposed(frames[3], 2)

@@ -183,8 +183,7 @@ def test_a_damaged_frame_is_left_out_or_taken_and_told(tmp_path, weights, capsys
     assert call(predict.main, *words, "--output", tmp_path / "a.png") == 0
     said = capsys.readouterr()
     assert (
-        "note: left out: 1.png: parts are flat, grey or repeated, or much is of something else"
-        in said.err
+        "note: left out: 1.png: parts are flat, grey, repeated or in another exposure" in said.err
     )
     assert "4 frames" in said.out
     (tmp_path / "stack" / "1.png").rename(tmp_path / "1.png")
@@ -196,3 +195,20 @@ def test_a_damaged_frame_is_left_out_or_taken_and_told(tmp_path, weights, capsys
     assert call(predict.main, *words, "--output", tmp_path / "c.png", "--lenient") == 0
     said = capsys.readouterr()
     assert "as in a damaged file; used as it is" in said.err and "5 frames" in said.out
+
+
+@pytest.mark.parametrize("index", [0, 2])
+def test_a_grey_frame_among_colours_is_no_damage(index):
+    frames = stack()
+    frames[index] = frames[index].mean(-1, keepdims=True).round()
+    assert disagreeing_frames(frames) == Disagreement()
+
+
+@pytest.mark.parametrize("index", [0, 3])
+@pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize("stops", [-3, -1.2])
+def test_a_part_that_the_flash_missed_is_found(index, axis, stops):
+    frames = stack()
+    part = np.swapaxes(frames[index], 0, axis)[120:]
+    part[:] = np.rint(part * 2 ** (stops / 2.2))
+    assert disagreeing_frames(frames) == Disagreement([index])
