@@ -44,8 +44,8 @@ CODED_GAMMA = 2.2  # coded values are about this root of the light
 TILT = 4.0  # of --prefer: where two frames share a pixel evenly, one gets 55 times the other's part
 
 ODD_PARTS = (
-    "parts are flat, grey, repeated or in another exposure, or much is of something else, where its "
-    "neighbours agree, as of a flash out of step with the shutter, or as in a damaged file"
+    "parts are flat, grey, repeated or in another exposure, or much is of something else, where "
+    "its neighbours agree, as of a flash out of step with the shutter, or as in a damaged file"
 )
 UNLIKE_PARTS = (
     "a part shows something else than both its neighbours: the file may be damaged, or something "
