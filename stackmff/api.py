@@ -33,7 +33,15 @@ from stackmff.fusion.command import needing_weights
 from stackmff.fusion.engine_choice import engine_of_module
 from stackmff.fusion.engines import Engine
 from stackmff.fusion.options import EngineOptions, FuseOptions, ReadOptions
-from stackmff.fusion.pipeline import Made, decisions, finished, fuse_read, make_engine, read_sound
+from stackmff.fusion.pipeline import (
+    Made,
+    decisions,
+    finished,
+    fuse_read,
+    make_engine,
+    read_sound,
+    told_unlike,
+)
 from stackmff.images.folders import list_frames
 from stackmff.images.formats import loses, write_picture
 from stackmff.images.levels import told_levels
@@ -176,7 +184,7 @@ def align(stack: Frames, *, progress: Progress | None = None, **options: Any) ->
         alignment.left_out,
         alignment.reference,
         order,
-        [*notes, *decisions(alignment, names)],
+        [*notes, *told_unlike(read, alignment), *decisions(alignment, names)],
         alignment.in_light,
     )
 

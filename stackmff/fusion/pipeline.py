@@ -181,7 +181,7 @@ def align_read(
         StackError: the frames cannot be aligned.
     """
     frames, names = stack.frames, [path.name for path in stack.paths]
-    notes, alignment = [*stack.notes, *told_levels(frames)], None
+    notes, alignment = told_levels(frames), None
     order = list(range(len(names)))
     if options.alignment.align != "off":
         alignment = _align(frames, names, options, save, known, shown)
@@ -190,7 +190,27 @@ def align_read(
         if options.alignment.order == "auto" and in_register is not None:
             notes.append(reorder(stack, in_register, [names[k] for k in in_register]))
             alignment, order = alignment.reordered(in_register), in_register.tolist()
+    notes = [*stack.notes, *told_unlike(stack, alignment), *notes]
     return InRegister(alignment, notes, order, focus_distances(stack.frame_metadata))
+
+
+def told_unlike(stack: Stack, alignment: Alignment | None) -> list[str]:
+    """A sentence on the frames with parts of something else, if they still are in register.
+
+    Args:
+        stack: its frames are in register.
+        alignment: by which they were moved; None: they were not.
+    """
+    unlike = stack.unlike
+    if unlike and alignment is not None and any(alignment.moved) and not alignment.left_out:
+        try:
+            top, bottom, left, right = common_area(alignment)
+        except StackError:
+            (top, left), (bottom, right) = (0, 0), stack.frames.shape[1:3]
+        found = disagreeing_frames(stack.frames[:, top:bottom, left:right])
+        still = [stack.paths[k] for k in sorted([*found.damaged, *found.unlike])]
+        unlike = [path for path in unlike if path in still]
+    return [f"{', '.join(path.name for path in unlike)}: {UNLIKE_PARTS}"] if unlike else []
 
 
 def fuse_aligned(
@@ -265,15 +285,14 @@ def read_sound(
     stack = read(paths)
     found = disagreeing_frames(stack.frames)
     odd = found.damaged
-    names, doubtful = (", ".join(stack.paths[k].name for k in some) for some in (odd, found.unlike))
+    names, unlike = ", ".join(stack.paths[k].name for k in odd), [paths[k] for k in found.unlike]
     if odd and lenient:
         stack.notes.append(f"{names}: {ODD_PARTS}; used as it is")
     elif odd:
         del stack  # frees its memory
         stack = read([path for k, path in enumerate(paths) if k not in odd])
         stack.notes.append(f"left out: {names}: {ODD_PARTS}; --lenient uses it")
-    if doubtful:
-        stack.notes.append(f"{doubtful}: {UNLIKE_PARTS}")
+    stack.unlike = unlike
     return stack
 
 

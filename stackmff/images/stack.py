@@ -75,6 +75,8 @@ class Stack:
         metadata: Metadata of the reference frame.
         notes: a sentence on each difference between frames that was removed.
         frame_metadata: Metadata of every frame, in the order of `paths`.
+        unlike: those of `paths` whose frames seem to show parts of something else than their
+            neighbours, see images/disagreement.py.
     """
 
     frames: np.ndarray
@@ -82,6 +84,7 @@ class Stack:
     metadata: Metadata
     notes: list[str] = field(default_factory=list)
     frame_metadata: list[Metadata] = field(default_factory=list)
+    unlike: list[FramePath] = field(default_factory=list)
 
 
 def read_stack(

@@ -1,5 +1,7 @@
 """images/disagreement.py: parts that are not of the scene are found, and nothing else."""
 
+from pathlib import Path
+
 import cv2
 import numpy as np
 import pytest
@@ -7,8 +9,12 @@ from calling import call
 from drawn import draw_stack, texture
 
 import predict
+from stackmff.alignment.geometry import Alignment
+from stackmff.fusion.pipeline import told_unlike
 from stackmff.images.disagreement import Disagreement, disagreeing_frames
 from stackmff.images.formats import read_picture, write_picture
+from stackmff.images.metadata import Metadata
+from stackmff.images.stack import Stack
 
 
 def stack(count=5, channels=3, dtype=np.uint8):
@@ -75,6 +81,17 @@ def test_a_frame_that_something_passes_is_named_and_kept():
     frames = stack()
     frames[3, 60:, 90:170] = texture(180, 80, 5) // 2  # a quarter of it
     assert disagreeing_frames(frames) == Disagreement([], [3])
+
+
+def test_what_agrees_in_register_is_not_named():
+    frames, paths = stack(), [Path(f"{k}.png") for k in range(5)]
+    read = Stack(frames, paths, Metadata(), unlike=[paths[3]])
+    moved = [np.float64([[1, 0, 2 * k], [0, 1, 0]]) for k in range(-2, 3)]
+    alignment = Alignment(2, frames.shape[1:3], moved, np.ones((5, 3)))
+    assert told_unlike(read, alignment) == []
+    assert told_unlike(read, None)[0].startswith("3.png: a part shows something else")
+    frames[3, 60:, 90:170] = texture(180, 80, 5) // 2
+    assert told_unlike(read, alignment) == told_unlike(read, None)
 
 
 def test_a_part_of_something_else_is_named():
