@@ -257,11 +257,12 @@ def _be_nice(session: int, niceness: int) -> None:
         os.setpriority(os.PRIO_PROCESS, session, min(own + niceness, 19))
     for _ in range(3):
         try:
-            Path(f"/proc/{session}/autogroup").write_text(str(niceness))
+            group = int(Path("/proc/self/autogroup").read_text().split()[-1])
+            Path(f"/proc/{session}/autogroup").write_text(str(min(group + niceness, 19)))
             return
         except BlockingIOError:  # that of another was changed just now
             time.sleep(AUTOGROUP_PAUSE)
-        except OSError:  # another system, or no such groups
+        except (OSError, ValueError, IndexError):  # another system, or no such groups
             return
 
 
