@@ -338,7 +338,8 @@ def check_other_sources(page, folder, downloads, shots):
         page.drag("#picture", [(0.7, 0.4 + 0.1 * k), (0.8, 0.45 + 0.1 * k)])
         told = f"return document.querySelector('#versions').innerText.includes('{k + 1} stroke')"
         page.until(told)
-    must(page.text("#left") == "Version 1, frames 1 to 2", f"the source is {page.text('#left')!r}")
+    told = page.text("#left")
+    must(told == "Source: Version 1, frames 1 to 2", f"the source is told as {told!r}")
     page.shot(shots, "other_sources")
     page.click("#versions li:first-child .toggle")  # version 1; its strokes stay
     page.click("#yes")
