@@ -11,6 +11,7 @@ from stackmff.files import write_json
 from stackmff.images.metadata import Metadata
 
 PART = ".part"  # suffix of a picture that is being written
+GONE = "gone-"  # begins the names of folders that are being removed
 
 
 class ResultFiles:

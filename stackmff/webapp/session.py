@@ -71,6 +71,7 @@ class Session:
     def __init__(self, folder: Path, shared: Shared, token: str = "") -> None:
         self.folder, self.shared = Path(folder), shared
         self.lock = threading.RLock()
+        self.writing = threading.Lock()  # held while project.json is written, before `lock`
         self.seen = time.monotonic()
         self.stacks: dict[int, ShelfStack] = {}
         self.last = 0  # number of the last stack
@@ -105,13 +106,13 @@ class Session:
 
     def save(self) -> None:
         """Write what has changed, to the disk."""
-        with self.lock:
-            if self.ended:
-                return
-            stacks = list(self.stacks.values())
-            changed = not (self.folder / "project.json").exists()
-            changed = changed or any(stack.dirty for stack in stacks)
-            if changed:
+        with self.writing:  # not `lock`, on which the page waits: the disk may be busy
+            with self.lock:
+                if self.ended:
+                    return
+                stacks = list(self.stacks.values())
+                changed = not (self.folder / "project.json").exists()
+                changed = changed or any(stack.dirty for stack in stacks)
                 record = {
                     "token": self.token,
                     "name": self.title(),
@@ -119,6 +120,7 @@ class Session:
                     "used": time.time(),
                     "stacks": sum(bool(stack.frames or stack.versions) for stack in stacks),
                 }
+            if changed:
                 write_json(self.folder / "project.json", record)
         for stack in stacks:
             with contextlib.suppress(FileNotFoundError):  # it was deleted meanwhile
@@ -396,7 +398,7 @@ class Session:
     def delete(self) -> None:
         """Cancel all work and remove all files."""
         self._cancel()
-        with self.lock:
+        with self.writing:
             self.ended = True
         for stack in list(self.stacks.values()):
             stack.abandon()
