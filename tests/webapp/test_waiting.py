@@ -65,7 +65,8 @@ def in_time(*acts):
 def look(stack, run):
     """Click a pixel, and ask for the state, a tile, and the frame that is sharpest somewhere."""
     result = stack.of_run(run)
-    return result.pixel(1, 1), stack.state(), result.tile("fused", 0, 0, 0), result.sharpest_at(1, 1)
+    found = result.pixel(1, 1), stack.state(), result.tile("fused", 0, 0, 0)
+    return *found, result.sharpest_at(1, 1)
 
 
 @pytest.fixture
