@@ -64,9 +64,10 @@ def write_export(spec: ExportSpec) -> list[str]:
             write_film(path, *result.raised())
         return []
     picture = cut(picture, spec.area)
-    picture = picture if spec.bits == 16 and not spec.srgb else to_8_bits(picture)
     metadata = result.metadata
-    if spec.srgb and metadata.profile is not None:
+    converts = spec.srgb and metadata.profile is not None
+    picture = picture if spec.bits == 16 and not converts else to_8_bits(picture)
+    if converts:
         picture, metadata = in_srgb(picture, metadata)
     if spec.label or spec.pixel_size is not None:
         picture = np.ascontiguousarray(picture)

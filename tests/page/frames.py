@@ -86,6 +86,10 @@ def check_what_is_dropped(page, folder):
     told = page.notes()
     must(told == "Skipped 3 files that are not images", f"junk files are told as {told!r}")
     must("focus order" not in page.text("#about"), "the order is praised before it was checked")
+    nothing = folder / "nothing in it"
+    nothing.mkdir()
+    page.drop([nothing])
+    page.until("return document.querySelector('#messages').innerText.includes('folder is empty')")
     (odd,) = write_stack(folder / "odd", 1, (100, 150))
     odd = odd.rename(odd.with_name("odd.jpg"))
     page.drop([odd, files[0]])
