@@ -361,10 +361,13 @@ def check_room(frames: Sequence[Mapping[str, Any]], folder: Path) -> None:
     disk = int(1.1 * whole + 16 * pixels)  # with a draft and the results
     memory = int(BASE_MEMORY + PIXEL_MEMORY * pixels)
     has = {"disk": shutil.disk_usage(folder).free, "memory": free_memory()}
+    mends = {
+        "disk": "free some, or exclude frames",
+        "memory": "close other programs, or export the frames smaller",
+    }
     for what, need in (("disk", disk), ("memory", memory)):
         if need > has[what]:
             raise StackError(
-                f"{len(frames)} frames of {pixels / 1e6:.0f} megapixels need {gigabytes(need)} of "
-                f"{what}, and {gigabytes(has[what])} are free: exclude frames, or export them "
-                "smaller"
+                f"{len(frames)} frames of {pixels / 1e6:.3g} megapixels need {gigabytes(need)} of "
+                f"{what}, and {gigabytes(has[what])} are free: {mends[what]}"
             )

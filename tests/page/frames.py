@@ -126,6 +126,8 @@ def check_reload(page, folder):
     must(differ(page.picture(), painted) < 0.05, "a retouched picture is plain after a reload")
     label = page.run("return document.querySelector('#option-prefer').selectedOptions[0].text")
     must(label == "Favour background", f"after a reload the option is {label!r}")
+    told = page.text("#more-options summary")
+    must(told == "More options (1 changed)", f"a changed option that is folded away: {told!r}")
     first = page.browser.ask("GET", "/window")
     made = page.browser.ask("POST", "/window/new", {"type": "tab"})
     address = page.run("return location.href")
@@ -216,6 +218,7 @@ def check_server_away(page, folder):
         server.wait()
         page.drag("#picture", [(0.6, 0.6), (0.65, 0.6)])
         page.until(away)
+        page.until("return document.querySelector('#messages').innerText.includes('was not saved')")
     port = address.rstrip("/").rpartition(":")[2]
     with served("--projects", projects, "--port", port):
         page.until(away, False)

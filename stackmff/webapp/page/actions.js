@@ -354,7 +354,8 @@ export function painting(method, body, path = "") {
       if (stack) set({ stack: { ...stack, results: stack.results.map(own) } });
       return { run, boxes, stamp };
     } catch (error) {
-      tell(error);
+      tell(error.message === AWAY
+        ? new Error("What you painted last was not saved: the server is away") : error);
       return null;
     } finally {
       set({ painting: get().painting - 1 });
