@@ -7,6 +7,7 @@ import multiprocessing.connection
 import os
 import platform
 import re
+import select
 import signal
 import subprocess
 import sys
@@ -341,6 +342,10 @@ def end_with_input() -> None:
             pass
         os.kill(os.getpid(), signal.SIGTERM)
 
+    # A parent that was killed while this process started is found before any work: a thread could
+    # be too late.
+    if os.name == "posix" and select.select([handle], [], [], 0)[0] and not os.read(handle, 1024):
+        os.kill(os.getpid(), signal.SIGTERM)
     threading.Thread(target=wait, daemon=True).start()
 
 

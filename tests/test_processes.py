@@ -284,6 +284,21 @@ def test_a_command_runs_with_closed_streams(tmp_path, closed):
     assert (tmp_path / "file").read_text() == "the file"
 
 
+@pytest.mark.skipif(os.name != "posix", reason="pipes cannot be asked here")
+def test_a_child_whose_parent_was_killed_before_does_nothing(tmp_path):
+    code = (
+        "import os, sys\n"
+        "from stackmff.processes import end_with_input\n"
+        "sys.stdin.readline()\n"
+        "end_with_input()\n"
+        "os.mkdir(sys.argv[1])\n"
+    )
+    words = [sys.executable, "-c", code, str(tmp_path / "made")]
+    ended = subprocess.run(words, cwd=HOUSE, input=b"orders\n")
+    assert ended.returncode == -signal.SIGTERM
+    assert not (tmp_path / "made").exists()
+
+
 def test_a_child_ends_when_its_parent_is_killed():
     code = (
         "import sys, time\n"
