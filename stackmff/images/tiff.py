@@ -30,6 +30,8 @@ from stackmff.images.metadata import (
     EXIF_IFD,
     GPS_IFD,
     ORIENTATION,
+    RESOLUTION_UNIT,
+    RESOLUTIONS,
     Metadata,
     description_for,
     exif_for,
@@ -47,7 +49,7 @@ RUNS: dict[int, int] = {
 MAKE, SOFTWARE, XMP, IPTC, ICC_PROFILE = 271, 305, 700, 33723, 34675  # tags
 BITS_PER_SAMPLE = 258
 MOST_PAGES = 10_000  # each takes a fraction of a millisecond, before anything is decoded
-X_RESOLUTION, Y_RESOLUTION, RESOLUTION_UNIT = 282, 283, 296
+X_RESOLUTION, Y_RESOLUTION = RESOLUTIONS
 BYTE, LONG = 1, 4  # types of tags
 
 
@@ -69,9 +71,7 @@ def decode_tiff(
         return _decode(source, path, index, lenient)
     except StackError:
         raise
-    except (
-        Exception
-    ) as error:  # each codec raises classes of its own, odd tags any, also MemoryError
+    except Exception as error:  # each codec raises its own classes, odd tags any, MemoryError too
         raise StackError(
             f"{path} is cut short, damaged or an unknown kind of TIFF ({error}): "
             "export or copy it again"
