@@ -119,7 +119,8 @@ def _read(path: str | Path) -> _Saved:
         if any(np.abs(field).max() > max(size) for field in fields):
             raise ValueError("a displacement is out of reach")
         return _Saved(reference, size, frames, spacing, _dirt_of(record.get("dirt"), size))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    # Overflow: a number beyond the range of its type.
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise StackError(f"{path} is not an alignment: write it with --save_alignment") from error
 
 
