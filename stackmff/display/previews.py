@@ -1,7 +1,7 @@
 """Previews of a result: the focus map with its key, a relief, a film through the frames.
 
 All of them are small sRGB copies for screens; the files to compute with are written by
-fusion/pipeline.py.
+fusion/outputs.py.
 """
 
 from collections.abc import Callable, Iterable, Sequence

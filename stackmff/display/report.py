@@ -106,7 +106,7 @@ def make_card(
         frames: (N, H, W, C) uint8 or uint16. The memory of a numpy.memmap is released after each
             frame.
         fused: the result; without a focus map, the report shows none.
-        result: {"seconds", "network_seconds", "notes"}, as of fusion.pipeline.fuse_files; the notes
+        result: {"seconds", "network_seconds", "notes"}, as of fusion.outputs.fuse_files; the notes
             may be missing.
         file: the fused picture, relative to the folder of the report.
         info: what else is known of the frames; None: nothing.
