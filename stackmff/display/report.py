@@ -215,6 +215,7 @@ def write_report(path: str | Path, title: str, files: Sequence[str | Path]) -> N
 
 
 def _card_or_failure(file: str | Path) -> Card:
+    """The card in a file; where it cannot be read, one that says why."""
     try:
         return read_card(file)
     except StackError as error:

@@ -16,7 +16,7 @@ import tifffile
 from PIL import Image, ImageCms
 
 from stackmff.errors import StackError
-from stackmff.images.colour import cmyk_to_rgb
+from stackmff.images.colour import rgb_by_profile
 from stackmff.images.damage import (
     lost_sector_in_codes,
     lost_sector_in_samples,
@@ -306,7 +306,7 @@ def _from_cmyk(samples: np.ndarray, profile: bytes | None) -> np.ndarray:
     height, width, _ = samples.shape
     image = Image.frombytes("CMYK", (width, height), np.ascontiguousarray(samples).tobytes())
     try:
-        return cmyk_to_rgb(image, profile or b"")
+        return rgb_by_profile(image, profile or b"")
     except (OSError, ValueError, ImageCms.PyCMSError):
         return np.asarray(image.convert("RGB"))
 

@@ -86,6 +86,7 @@ class ProbeProcess:
         return answer
 
     def _end(self) -> None:
+        """End the process, if there is one."""
         if self.process is not None:
             process, self.process = self.process, None
             end_process(process)
