@@ -15,7 +15,7 @@ from stackmff.alignment.measure import apply
 from stackmff.alignment.registration import farthest
 from stackmff.errors import StackError
 from stackmff.fusion.blending import Fused, Mixture
-from stackmff.fusion.engine_choice import choose_engine
+from stackmff.fusion.engine_choice import engine_by_options
 from stackmff.fusion.engines import Engine
 from stackmff.fusion.focus_maps import smooth_map
 from stackmff.fusion.fuse import fuse_stack
@@ -31,10 +31,8 @@ from stackmff.images.headers import upright_size
 from stackmff.images.levels import told_levels
 from stackmff.images.stack import Stack, read_stack
 from stackmff.images.stack_files import FramePath
-from stackmff.machine import need_torch, share_one_heap
-from stackmff.own import use_network
+from stackmff.machine import share_one_heap
 from stackmff.progress import ShowStage, stage
-from stackmff.shipped import networks
 
 CODED_GAMMA = 2.2  # coded values are about this root of the light
 TILT = 4.0  # of --prefer: where two frames share a pixel evenly, one gets 55 times the other's part
@@ -394,13 +392,10 @@ def make_engine(options: EngineOptions, needing_weights: Iterable[str] = ()) -> 
         needing_weights: what is asked for, as on the command line, that only a network that gives
             weights has.
     Raises:
-        StackError: as choose_engine, or the network cannot give what is asked for.
+        StackError: as engine_by_options, or the network cannot give what is asked for.
     """
     share_one_heap()
-    if options.network is not None:
-        need_torch("a network of your own")
-        use_network(networks(), options.network, options.model_path)
-    engine = choose_engine(options.model_path, options.device, options.engine, options.precision)
+    engine = engine_by_options(options)
     if engine.output != "weights":
         for name in needing_weights:
             raise StackError(
