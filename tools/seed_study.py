@@ -104,9 +104,14 @@ def fusing_command(
     """The words that fuse a data set with the network of a seed."""
     words = [str(ROOT / "predict_dataset.py"), "--stack_basedir_path", str(data)]
     words += ["--model_path", str(options.run(seed) / "best.pth"), "--output_dir", str(output)]
-    network = dict(itertools.pairwise(rest)).get("--network", "")
-    own = ["--network", network] if ":" in network else []  # FILE.py:NAME
-    return [*words, "--align", "off", *own]
+    return [*words, "--align", "off", *own_network(rest)]
+
+
+def own_network(rest: Sequence[str]) -> list[str]:
+    """The words that name the class of one's own, FILE.py:NAME, if the training was told one."""
+    parts = [part for word in rest for part in word.split("=", 1)]  # also --network=FILE.py:NAME
+    network = dict(itertools.pairwise(parts)).get("--network", "")
+    return ["--network", network] if ":" in network else []
 
 
 def call(words: Sequence[str]) -> None:
