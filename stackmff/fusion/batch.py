@@ -474,7 +474,7 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
             for name, target in targets.items():
                 whole, own = (sum(job.target == target for job in some) for some in (jobs, mine))
                 count = f"{own} of {whole}" if parts > 1 else str(whole)
-                print(f"{target}: {count} stacks of {name}, {files}")
+                print(f"{target}: {count} stack{'s' * (whole != 1)} of {name}, {files}")
         for failure in failures:
             print(f"failed: {failure}", file=sys.stderr)
     return 1 if failures else 0
