@@ -54,6 +54,7 @@ from stackmff.training.optimisation import (
     chosen_algorithms,
     learning_rate,
     loss_scaler,
+    sound_precision,
     to_training_mode,
 )
 from stackmff.training.options import NetworkOptions, TrainOptions
@@ -120,7 +121,10 @@ def train_step(run: Run, batch: Batch, stages: Stages) -> dict[str, float | torc
     for group in run.optimizer.param_groups:
         group["lr"] = rate
     run.optimizer.zero_grad()
-    with stages.stage("forward"), autocast(run.device, run.options.run.precision):
+    precision = sound_precision(
+        run.options.run.precision, run.network, there["stack"].shape[2], run.device
+    )
+    with stages.stage("forward"), autocast(run.device, precision):
         output = run_network(run.trained, there["stack"])
     with stages.stage("loss"):
         total, terms = loss.weighted_loss(output, there, run.loss_weights)

@@ -115,6 +115,19 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[Non
     return torch.autocast(device.type, half, enabled=precision != "fp32")
 
 
+def sound_precision(precision: str, network: nn.Module, n_frames: int, device: torch.device) -> str:
+    """The precision of a step whose gradients can be trusted: `precision`, or else "fp32".
+
+    PyTorch 2.13 on a CPU takes the bf16 gradient of a Conv3d that reaches over more frames than
+    the stack has, if it has more than one, from memory that it never set.
+    """
+    if precision != "bf16" or device.type != "cpu" or n_frames == 1:
+        return precision
+    convolutions = (layer for layer in network.modules() if isinstance(layer, nn.Conv3d))
+    too_long = any(layer.kernel_size[0] > n_frames for layer in convolutions)
+    return "fp32" if too_long else precision
+
+
 def loss_scaler(device: torch.device, precision: str) -> torch.amp.GradScaler:
     """What scales the loss of fp16, whose small gradients are 0 otherwise; else it does nothing."""
     return torch.amp.GradScaler(device.type, enabled=precision == "fp16")
