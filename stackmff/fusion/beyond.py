@@ -143,8 +143,7 @@ def picked(frames: np.ndarray, index: np.ndarray) -> list[np.ndarray]:
         near = numbers.repeat(2, 0).repeat(2, 1)[:height, :width]
         picture = np.empty((height, width, channels), frames.dtype)
         for k in np.flatnonzero(np.bincount(numbers.ravel())):
-            # Not cv2.compare, which takes an array of one pixel for a number.
-            mask = (near == k).view(np.uint8)
+            mask = cv2.compare(near, float(k), cv2.CMP_EQ)
             cv2.copyTo(frames[k], mask, picture)
         pictures.append(picture)
     return pictures
