@@ -33,7 +33,15 @@ from stackmff.fusion.command import needing_weights
 from stackmff.fusion.engine_choice import engine_of_module
 from stackmff.fusion.engines import Engine
 from stackmff.fusion.options import EngineOptions, FuseOptions, ReadOptions
-from stackmff.fusion.pipeline import Made, decisions, finished, fuse_read, make_engine, read_sound
+from stackmff.fusion.pipeline import (
+    ODD_PARTS,
+    Made,
+    decisions,
+    finished,
+    fuse_read,
+    make_engine,
+    read_sound,
+)
 from stackmff.images.folders import list_frames
 from stackmff.images.formats import loses, write_picture
 from stackmff.images.levels import told_levels
@@ -103,6 +111,7 @@ class Aligned:
         transforms: for each frame (2, 3) float64, from pixel (x, y) of the reference to pixel of
             the frame, pixel centres at integers; None for a frame that is left out.
         gains: (N, 3) float64, (N, 1) for grey: factors on the coded values, not on alpha.
+        in_light: whether linear light was multiplied, by what these factors are at white.
         left_out: {index: the reason}.
         reference: index of the frame that the others are aligned to.
         order: (N,) ints, the place in the input of each frame.
@@ -116,6 +125,7 @@ class Aligned:
     reference: int
     order: list[int]
     notes: list[str]
+    in_light: bool = False
 
 
 def fuse(
@@ -175,6 +185,7 @@ def align(stack: Frames, *, progress: Progress | None = None, **options: Any) ->
         alignment.reference,
         order,
         [*notes, *decisions(alignment, names)],
+        alignment.in_light,
     )
 
 
@@ -196,9 +207,11 @@ def frame_weights(frames: Frames, *, network: Any = None, **options: Any) -> np.
     engine = _engine(network, FuseOptions(engine=chosen))
     if engine.output != "weights":
         raise StackError("this network predicts luma, not weights: use a StackMix checkpoint")
-    read, _ = _read(_given(frames)[0], AlignOptions(order="given"))
-    if any(note.startswith("left out: ") for note in read.notes):
-        raise StackError(f"{read.notes[-1]}: remove it from the stack")
+    given, _ = _given(frames)
+    read, _ = _read(given, AlignOptions(order="given"))
+    if not isinstance(given, np.ndarray) and (odd := [p for p in given if p not in read.paths]):
+        names = ", ".join(path.name for path in odd)
+        raise StackError(f"{names}: {ODD_PARTS}: remove what is damaged from the stack")
     engine.load()
     return fusing.frame_weights(read.frames, engine)
 

@@ -383,12 +383,17 @@ def how_it_ended(status: int) -> str:
     Args:
         status: as subprocess tells it: minus the number of a signal, or the exit status.
     """
-    if status == -signal.SIGKILL:
+    if status >= 0:
+        return f"its process ended with exit status {status}"
+    try:
+        name = signal.Signals(-status).name
+    except ValueError:  # those for real time have none
+        name = f"signal {-status}"
+    if name == "SIGKILL":
         return "its process was killed, most likely because memory ran out"
-    if status < 0 and signal.Signals(-status).name == "SIGALRM":
+    if name == "SIGALRM":
         return "it exceeded its time limit"
-    what = f"by {signal.Signals(-status).name}" if status < 0 else f"with exit status {status}"
-    return f"its process ended {what}"
+    return f"its process ended by {name}"
 
 
 def rank_and_world() -> tuple[int, int, int]:

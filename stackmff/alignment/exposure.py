@@ -28,14 +28,20 @@ FLAT = 0.1  # contrast above which a tile counts less, since defocus moves light
 FEW_TILES = 12  # the least number for a ratio
 UNKNOWN = 1e6  # variance of a ratio from fewer
 LEAST_RATIO, UNLIKE_RATIO = 1e-3, 0.3  # least standard deviation of a pair, as linking.SYSTEMATIC
-CODING = 2.2  # ratio of logarithms: of linear light to coded values
+# Kinds of values: linear light, coded values. CODING is the ratio of logarithms of light to those
+# of coded values; a limit on logarithms of light is divided by SCALES[kind].
+LINEAR, CODED = 0, 1
+CODING = 2.2
+SCALES = (1, CODING)
 ROUNDS = 8  # of the robust mean
 
 # Logarithms of linear light. Frames that only fine tiles can tell apart are changed if they differ
 # by more than CLEAR; a reference that differs from the median of its stack by more than OUTLIER is
 # not the one whose exposure the others get.
 CLEAR, OUTLIER = 0.15, 0.35
+MUCH = 0.21  # logarithm of linear light from which on one factor on coded values is not enough
 MOST_CLIPPED = 1 / 3  # of a brighter frame, more than of the others; or it is left out
+DARKER, LESS_CLIPPED = 1.4, 0.1  # logarithm of linear light, two stops; share of a frame
 UNLIKE = 0.3  # logarithm of coded values by which a frame differs clearly that cannot be compared
 SPREADS = 4  # by so many median deviations, too
 # Blur changes the mean of a tile, the more so where light is clipped or something lies beyond the
@@ -147,6 +153,7 @@ class Exposures(NamedTuple):
         gains: (N, C) float64, factors on the coded values of each frame; exactly 1 within
             SAME_EXPOSURE, for frames that are left out, and where the difference is not
             significant or may be due to blur.
+        in_light: whether they are factors of linear light, see `expose`.
         like: index of the frame whose exposure the others get: the reference, unless its exposure
             is an outlier.
         unmatched: {index: why, in words that follow the name} of frames that clearly differ in
@@ -156,6 +163,7 @@ class Exposures(NamedTuple):
     """
 
     gains: np.ndarray
+    in_light: bool
     like: int
     unmatched: dict[int, str]
     doubtful: float
@@ -192,6 +200,7 @@ def match(
 
     logs, deviation = adjusted()
     usual = _usual(logs.mean(1), rest, like, kind)
+    usual = _less_clipped(logs.mean(1), tiles, rest, usual, kind)
     for k in _too_bright(logs.mean(1) - logs[usual].mean(), tiles, rest, kind):
         unmatched[k] = f"is brighter than the others, and {tiles[k].clipped:.0%} of it is white"
     if usual != like:
@@ -200,24 +209,43 @@ def match(
     mean = logs.mean(1, keepdims=True)
     logs = np.where(np.abs(logs - mean).max(1, keepdims=True) <= ONE_GAIN, mean, logs)
     gains = np.exp(-logs)
-    if kind == 0:
-        light = tiles[like].light[0].reshape(-1, logs.shape[1]).clip(DARK, BRIGHT)
+    if kind == LINEAR:
+        light = tiles[like].light[LINEAR].reshape(-1, logs.shape[1]).clip(DARK, BRIGHT)
         gains = np.stack([_coded_gain(light, np.exp(row)) for row in logs])
     same = (np.abs(gains - 1) <= SAME_EXPOSURE) | (np.abs(logs) <= 2 * deviation)
     changed = [int(k) for k in rest if not same[k].all()]
-    flickers = [k for k in changed if _flickers(k, ratios)]
-    slow = {
-        k: _ratio(tiles[like], tiles[k], placed[k] @ np.linalg.inv(placed[like]), kind)
-        for k in changed
-        if k not in flickers
-    }
-    # A drift is undone as a whole or not at all, or neighbours would differ more than they did.
-    sure = len(flickers) + sum(ratio.beats_blur or not ratio.known for ratio in slow.values())
-    doubtful = [0.0]
-    if 2 * sure < len(changed):
-        doubtful += [np.abs(np.log2(gains[k])).max() for k in slow if slow[k].shared.any()]
-        same[list(slow)] = True
-    return Exposures(np.where(same, 1.0, gains), like, unmatched, CODING * max(doubtful))
+
+    def to_like(k: int) -> _Ratio:
+        matrix = placed[k] @ np.linalg.inv(placed[like])
+        return _ratio(tiles[like], tiles[k], matrix, kind)
+
+    unsure = _may_be_blur(changed, ratios, to_like)
+    same[list(unsure)] = True
+    doubtful = [np.abs(np.log2(gains[k])).max() for k in unsure if unsure[k].shared.any()]
+    stops = CODING * max(doubtful, default=0.0)
+    in_light = kind == LINEAR and bool((np.abs(logs[rest]) > MUCH)[~same[rest]].any())
+    if in_light:
+        gains = white_factor(np.exp(-logs))
+    return Exposures(np.where(same, 1.0, gains), in_light, like, unmatched, stops)
+
+
+def _may_be_blur(
+    changed: Sequence[int], ratios: Mapping[Key, _Ratio], to_like: Callable[[int], _Ratio]
+) -> dict[int, _Ratio]:
+    """The frames that drift away from the others so slowly that blur may explain it.
+
+    Args:
+        changed: indices of the frames whose exposure differs.
+        ratios: {(a, b): of b to a}.
+        to_like: gives the ratio of a frame to the one whose exposure the others get.
+    Returns:
+        {index: that ratio}. Empty if most of the frames surely changed: a drift is undone as a
+        whole or not at all, or neighbours would differ more than they did.
+    """
+    slow = {k: to_like(k) for k in changed if not _flickers(k, ratios)}
+    flickering = len(changed) - len(slow)
+    sure = flickering + sum(ratio.beats_blur or not ratio.known for ratio in slow.values())
+    return slow if 2 * sure < len(changed) else {}
 
 
 def _flickers(k: int, ratios: Mapping[Key, _Ratio]) -> bool:
@@ -240,7 +268,7 @@ def _too_bright(logs: np.ndarray, tiles: Sequence[Tiles], kept: np.ndarray, kind
         kind: of the values, see `_ratio`.
     """
     most = np.median([tiles[k].clipped for k in kept]) + MOST_CLIPPED
-    clear = CLEAR / (1, CODING)[kind]
+    clear = CLEAR / SCALES[kind]
     return [int(k) for k in kept if logs[k] > clear and tiles[k].clipped > most]
 
 
@@ -254,7 +282,7 @@ def _ratios(
         placed: {index: (3, 3) transform} of the frames that are not left out.
     """
     found = []
-    for kind, scale in enumerate((1, CODING)):
+    for kind, scale in enumerate(SCALES):
         ratios = {
             (a, b): _ratio(tiles[a], tiles[b], placed[b] @ np.linalg.inv(placed[a]), kind)
             for a, b in pairs
@@ -285,8 +313,8 @@ def _measure_finely(
     """
     known = {k for key, ratio in ratios.items() if ratio.known for k in key}
     blind = set(placed) - known
-    clear = CLEAR / (1, CODING)[kind]
-    usual = np.log(np.median([tiles[k].light[1].mean() for k in placed]) + DARK)
+    clear = CLEAR / SCALES[kind]
+    usual = np.log(np.median([tiles[k].light[CODED].mean() for k in placed]) + DARK)
     measured: set[int] = set()
     for a, b in [key for key in ratios if blind & set(key)]:
         ratio = _ratio(finer(a), finer(b), placed[b] @ np.linalg.inv(placed[a]), kind)
@@ -294,7 +322,7 @@ def _measure_finely(
             measured |= {a, b}
             if np.abs(ratio.logarithm).max() > clear:
                 ratios[a, b] = ratio
-    brightness = {k: np.log(tiles[k].light[1].mean() + DARK) for k in blind - measured}
+    brightness = {k: np.log(tiles[k].light[CODED].mean() + DARK) for k in blind - measured}
     return sorted(k for k, log in brightness.items() if abs(log - usual) > UNLIKE)
 
 
@@ -328,9 +356,34 @@ def _usual(logs: np.ndarray, kept: np.ndarray, reference: int, kind: int) -> int
     """
     median = np.median(logs[kept])
     spread = np.median(np.abs(logs[kept] - median))
-    if abs(median) <= max(OUTLIER / (1, CODING)[kind], SPREADS * spread):
+    if abs(median) <= max(OUTLIER / SCALES[kind], SPREADS * spread):
         return reference
     return int(kept[np.abs(logs[kept] - median).argmin()])
+
+
+def _less_clipped(
+    logs: np.ndarray, tiles: Sequence[Tiles], kept: np.ndarray, usual: int, kind: int
+) -> int:
+    """The frame whose exposure the others get, since matched to `usual` they would be clipped too.
+
+    Args:
+        logs: (N,) of the brightness of each frame, relative to one of them.
+        tiles: see `match`.
+        kept: indices of the frames that count.
+        usual: index; it stays if more than half of the frames are exposed like it.
+        kind: of the values, see `_ratio`.
+    Returns:
+        `usual`, or the brightest of those that are darker, by no more than DARKER, and of which
+        less is white, by LESS_CLIPPED.
+    """
+    scale = (1, CODING)[kind]
+    darker = (logs[usual] - logs[kept]) * scale
+    if 2 * (np.abs(darker) <= OUTLIER).sum() > len(kept):
+        return usual
+    clipped = np.array([tiles[k].clipped for k in kept])
+    better = (darker > OUTLIER) & (darker < DARKER)
+    better &= clipped <= tiles[usual].clipped - LESS_CLIPPED
+    return int(kept[np.where(better, darker, np.inf).argmin()]) if better.any() else usual
 
 
 def _adjust(
@@ -380,7 +433,7 @@ def _ratio(first: Tiles, second: Tiles, matrix: np.ndarray, kind: int) -> _Ratio
     Args:
         first, second: of the frames.
         matrix: (3, 3) between them.
-        kind: 0 linear light, 1 coded values.
+        kind: LINEAR or CODED.
     Returns:
         The ratio; if too few tiles can be compared, a logarithm of 0 with a large variance.
     """
@@ -425,8 +478,9 @@ def _ratio(first: Tiles, second: Tiles, matrix: np.ndarray, kind: int) -> _Ratio
     both = (planes[-3] > 0.99) & (first.unclipped > 0)  # dark ones, too, which light is spread to
     own, other = np.split(np.stack(planes[:-3])[:, both].sum(1, dtype=np.float64), 2)
     shared = _is_shared(own / first.light[kind][both].sum(0), ratio)
-    gamma = (CODING, 1)[kind]  # the ratio of coded values is smaller
-    shared &= _is_shared(other / first.light[1 - kind][both].sum(0), ratio / gamma)
+    # A ratio of light is a smaller one of coded values; of one of coded values no more is asked.
+    expected = ratio / (CODING if kind == LINEAR else 1)
+    shared &= _is_shared(other / first.light[1 - kind][both].sum(0), expected)
     return _Ratio(ratio, variance, scatter, spread, shared)
 
 
@@ -450,17 +504,39 @@ def _weighted_median(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
     return np.take_along_axis(values, np.take_along_axis(order, middle[None], 0), 0)[0]
 
 
-def expose(frame: np.ndarray, gains: np.ndarray) -> None:
+def white_factor(factor: np.ndarray) -> np.ndarray:
+    """The factor on coded values that a factor of linear light is at white.
+
+    One above 1 has the inverse of that of its inverse: what becomes white was so much darker.
+    """
+    return np.where(factor > 1, 1 / to_srgb(1 / factor), to_srgb(np.minimum(factor, 1)))
+
+
+def light_factor(gain: np.ndarray) -> np.ndarray:
+    """The factor of linear light of which a gain is the `white_factor`."""
+    return np.where(gain > 1, 1 / to_linear(1 / gain), to_linear(np.minimum(gain, 1)))
+
+
+def expose(frame: np.ndarray, gains: np.ndarray, in_light: bool = False) -> None:
     """Multiply the colours of a frame by gains, in place.
 
     Args:
         frame: (H, W, C) uint8 or uint16.
         gains: (1,) or (3,), for the first channels.
+        in_light: multiply linear light by the factors that are these on coded values at white, and
+            otherwise the coded values. Dark values, which sRGB codes by a line, differ: one stop
+            doubles the darkest of them, and multiplies the others by 1.4.
     """
     white = np.iinfo(frame.dtype).max
     factors = np.ones(frame.shape[2])
     factors[: len(gains)] = gains
-    table = np.clip(np.rint(np.arange(white + 1)[:, None] * factors), 0, white).astype(frame.dtype)
+    coded = np.arange(white + 1)[:, None]
+    if in_light:
+        light = to_linear(coded / white) * light_factor(factors)
+        table = white * to_srgb(np.minimum(light, 1))
+    else:
+        table = coded * factors
+    table = np.clip(np.rint(table), 0, white).astype(frame.dtype)
     if frame.dtype == np.uint8:
         frame[:] = cv2.LUT(frame, table[None]).reshape(frame.shape)
         return

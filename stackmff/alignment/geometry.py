@@ -34,6 +34,8 @@ class Alignment:
         spacing: side of the fields' cells, px, a multiple of 4.
         notes: further sentences on what was decided.
         dirt: what is on the sensor, and filled before the frames are moved.
+        in_light: whether gains are factors of linear light, given as what they are on coded values
+            at white, see exposure.expose.
     """
 
     reference: int
@@ -45,6 +47,7 @@ class Alignment:
     spacing: int = 4
     notes: list[str] = field(default_factory=list)
     dirt: Dirt = field(default_factory=Dirt)
+    in_light: bool = False
 
     @property
     def moved(self) -> list[bool]:

@@ -107,10 +107,10 @@ def measure(
             "scene, choose another --reference, or fuse them as they are with --align off"
         )
     notes += _told_edges(placement, names) + dirt.told()
-    gains = np.ones((count, colours_of(frames)))
+    gains, in_light = np.ones((count, colours_of(frames))), False
     if match_exposure:
         exposures = placement.exposures(lambda k: fine_tiles(frames, levels, k), reference)
-        gains = exposures.gains
+        gains, in_light = exposures.gains, exposures.in_light
         notes += _told_exposures(exposures, placement.reference, names)
     fields = placement.fields() if local and not all(placement.still) else {}
     if placement.replaced:
@@ -128,6 +128,7 @@ def measure(
         factor * BLOCK,
         notes,
         dirt,
+        in_light,
     )
 
 
@@ -145,13 +146,14 @@ def _dirt_behind(
     """
     size, factor = placement.size, views[0].factor
     lumas = [view.luma for view in views]
-    far = max((farthest(m, size) for m in placement.placed.values()), default=0.0)
+    where = placement.apparent or placement.placed
+    far = max((farthest(m, size) for m in where.values()), default=0.0)
     if far < FARTHEST * factor and not may_hold_frames(lumas):
         return None
     found = suspects(lumas)
     if found is None:
         return None
-    if not found.dominant and not found.confirmed(lumas, placement.placed, factor):
+    if not found.dominant and not found.confirmed(lumas, where, factor):
         return None
     clean = [replace(view, luma=hidden(view.luma, found.labels)) for view in views]
     again = placed(clean)
@@ -192,10 +194,7 @@ def _told_blur(deceived: bool, apparent: float) -> list[str]:
             "comes and goes; --align on moves it"
         ]
     if deceived:
-        return [
-            "blur looked like motion although nothing moved: the frames were aligned by matching "
-            "their blur"
-        ]
+        return ["blur looked like motion: the frames were aligned by matching their blur"]
     return []
 
 
@@ -226,8 +225,8 @@ def _told_exposures(exposures: Exposures, reference: int, names: Sequence[object
     out = []
     if exposures.like != reference:
         out.append(
-            f"the exposure of {names[reference]}, the reference, is unlike most: the frames were "
-            f"given that of {names[exposures.like]}"
+            f"the exposure of {names[reference]}, the reference, is unlike most, or more of it "
+            f"is white: the frames were given that of {names[exposures.like]}"
         )
     if exposures.doubtful >= LEAST_TOLD:
         out.append(
@@ -266,7 +265,7 @@ def apply(frames: np.ndarray, alignment: Alignment, progress: Progress | None = 
         if moved[k]:
             resample(frame, alignment, k)
         if (gains != 1).any():
-            expose(frame, gains)
+            expose(frame, gains, alignment.in_light)
         release(frames)
 
     steps = Steps(progress, len(kept))

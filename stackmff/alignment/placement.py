@@ -66,6 +66,7 @@ class Placement:
             they fit the reference.
         replaced: share of the picture in which something moves, so that `fields` gives it other
             displacements than were measured.
+        apparent: `placed` before all frames were held still; empty if they were not.
     """
 
     reference: int
@@ -80,6 +81,7 @@ class Placement:
         self.views, self.size, self.motion, self.steps = views, size, motion, steps
         self.reasons: dict[int, str] = {}
         self.replaced = 0.0
+        self.apparent: dict[int, np.ndarray] = {}
         self._contested: dict[Key, np.ndarray] = {}
 
     @property
@@ -258,6 +260,7 @@ class Placement:
             or moves(levels, self.transforms, self.size, self.motion, self._match_blur)
         ):
             return 0.0
+        self.apparent = self.placed
         self.still = [True] * len(self.still)
         return max(farthest(m, self.size) for m in self.transforms if m is not None)
 

@@ -41,6 +41,8 @@ def save_alignment(path: str | Path, alignment: Alignment, names: Sequence[str])
     }
     if alignment.fields:
         record["spacing"] = alignment.spacing
+    if alignment.in_light:
+        record["in_light"] = True
     if alignment.dirt:
         record["dirt"] = {
             "hot": alignment.dirt.hot.tolist(),
@@ -84,6 +86,7 @@ def load_alignment(
         {k: frame.field for k, frame in enumerate(chosen) if frame.field is not None},
         saved.spacing,
         dirt=saved.dirt,
+        in_light=saved.in_light,
     )
 
 
@@ -104,6 +107,7 @@ class _Saved(NamedTuple):
     frames: dict[str, _SavedFrame]
     spacing: int
     dirt: Dirt
+    in_light: bool
 
 
 def _read(path: str | Path) -> _Saved:
@@ -118,8 +122,13 @@ def _read(path: str | Path) -> _Saved:
             raise ValueError("the spacing is not a multiple of 4")
         if any(np.abs(field).max() > max(size) for field in fields):
             raise ValueError("a displacement is out of reach")
-        return _Saved(reference, size, frames, spacing, _dirt_of(record.get("dirt"), size))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        in_light = record.get("in_light", False)
+        if not isinstance(in_light, bool):
+            raise ValueError("in_light is not true or false")
+        dirt = _dirt_of(record.get("dirt"), size)
+        return _Saved(reference, size, frames, spacing, dirt, in_light)
+    # Overflow: a number beyond the range of its type.
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise StackError(f"{path} is not an alignment: write it with --save_alignment") from error
 
 

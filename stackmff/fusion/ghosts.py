@@ -35,7 +35,12 @@ STRIDES = 1, 4, 12  # places in focus order between frames that are compared
 # of it; how many px blur then reaches at most; the least difference of a ghost, of the range of the
 # stack. Frames that reach no line are too unlike, and only those of the first are compared if they
 # are no neighbours. Stacks without motion mostly differ by less than half of that.
-BLURS = (0.55, np.inf, 3, 0.10), (0.35, 0.65, 5, 0.10), (0.20, np.inf, 8, 0.20)
+BLURS = (
+    (0.55, np.inf, 3, 0.10),
+    (0.35, 0.65, 5, 0.10),
+    (0.20, np.inf, 8, 0.20),
+    (0.05, np.inf, 8, 0.25),
+)
 COARSE = 6  # px; side of the pixels whose detail is coarse
 QUANTILE, FAR_QUANTILE = 33, 10  # percentiles of the ratios: so much of a picture may move
 AROUND = 0.4  # of the least difference: what differs so much around a ghost belongs to it
@@ -114,6 +119,13 @@ class _View:
     def means(self) -> np.ndarray:
         """(n, C) float32, the mean values of cells."""
         return _cells(self.seen).reshape(-1, self.seen.shape[2]).astype(np.float32)
+
+    @cached_property
+    def known(self) -> np.ndarray:
+        """(n, C) bool, the cells in which nothing was clipped."""
+        if self.clipped is None:
+            return np.ones(self.means.shape, bool)
+        return _cells(self.clipped.astype(np.float32)).reshape(self.means.shape) == 0
 
     @cached_property
     def noise(self) -> float:
@@ -195,6 +207,34 @@ def find_ghosts(
                         candidates.append(one)
     candidates = [one for one in candidates if one.parted >= PARTED or _is_sharp(one, details)]
     return _regions(candidates, mixture.shape[:2])
+
+
+def is_of_no_frame(
+    frames: np.ndarray,
+    use: Sequence[int],
+    alignment: Alignment | None,
+    fused: np.ndarray,
+    mask: np.ndarray,
+) -> bool:
+    """Whether blur makes a region of the mixture of none of the frames.
+
+    So it is where the mixture shows a thing as often as there are frames in which it is elsewhere.
+
+    Args:
+        frames, use, alignment, fused: see `find_ghosts`.
+        mask: (h, w) bool, the region in a small picture.
+    """
+    low, high = _range_of(frames, use)
+    scale = np.iinfo(fused.dtype).max // np.iinfo(frames.dtype).max
+    mixture = _view(fused, low * scale, high * scale, None, 0)
+    _, _, reach, threshold = BLURS[-2]
+    least = max(FEWEST, LEAST_PART * mask.sum())
+    for k in use:
+        view = _as_bright(mixture, _view(frames[k], low, high, alignment, k))
+        release(frames)
+        if (_beyond_blur(mixture, view, reach)[mask] > threshold * 255).sum() < least:
+            return False
+    return True
 
 
 def _regions(candidates: Sequence[_Candidate], shape: Sequence[int]) -> Ghosts:
@@ -288,6 +328,7 @@ def _ranged(small: np.ndarray, low: float, high: float) -> np.ndarray:
 
 
 def _disc(radius: int) -> np.ndarray:
+    """A disc, (2 radius + 1, 2 radius + 1) uint8, for erosion and dilation."""
     return cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))
 
 
@@ -317,7 +358,8 @@ def _compare(first: _View, second: _View, pair: tuple[int, int]) -> list[_Candid
     reach, threshold = _blur_between(first, second, pair[1] - pair[0] == 1)
     if not reach:
         return []
-    first.near(reach), second.near(reach)  # so that they are kept for other pairs
+    for view in (first, second):
+        view.near(reach)  # so that it is kept for other pairs
     second = _as_bright(first, second)
     differs = _beyond_blur(first, second, reach)
     if differs.max() <= threshold * 255:
@@ -371,13 +413,14 @@ def _as_bright(first: _View, second: _View) -> _View:
     """The second of two frames with the brightness and contrast of the first.
 
     What is left of them by exposure and haze is the same everywhere. Means of cells hardly depend
-    on blur.
+    on blur; those of clipped values are not known.
     """
     values = np.arange(256, dtype=np.float32)
     tables = []
-    for wanted, given in zip(first.means.T, second.means.T, strict=True):
+    known = first.known & second.known
+    for wanted, given, able in zip(first.means.T, second.means.T, known.T, strict=True):
         design = np.stack([given, np.ones_like(given)], 1)
-        weights = np.ones_like(given)
+        weights = able.astype(np.float32)
         gain, offset = 1.0, 0.0
         for _ in range(ROUNDS):
             weighted = design * weights[:, None]
@@ -386,8 +429,8 @@ def _as_bright(first: _View, second: _View) -> _View:
             gain, offset = np.linalg.solve(matrix, weighted.T @ (wanted - given))
             gain += 1
             left = np.abs(wanted - gain * given - offset)
-            scale = 2 * max(1.48 * float(np.median(left)), 0.5)
-            weights = 1 / (1 + (left / scale) ** 2)  # Cauchy's
+            scale = 2 * max(1.48 * float(np.median(left[able])) if able.any() else 0, 0.5)
+            weights = able / (1 + (left / scale) ** 2)  # Cauchy's
         gain = np.clip(gain, 1 / MOST_GAIN, MOST_GAIN)
         tables.append(np.clip(np.rint(gain * values + offset), 0, 255))
     table = np.stack(tables, 1)

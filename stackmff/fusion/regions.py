@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from stackmff.alignment.geometry import Alignment
-from stackmff.fusion.ghosts import covered_cells, find_ghosts
+from stackmff.fusion.ghosts import covered_cells, find_ghosts, is_of_no_frame
 from stackmff.images.colour import luma
 from stackmff.images.frame_store import release
 
@@ -129,7 +129,8 @@ def moved_regions(
     """The regions where something moved, each with the frame that is sharpest there.
 
     Where the mixture shows one frame nearly whole, and is sharper than any frame, as where a branch
-    before foliage has moved against it, there is nothing to mend. Where wide parallax was
+    before foliage has moved against it, there is nothing to mend; but no frame shows a thing twice
+    that the mixture shows twice. Where wide parallax was
     corrected, what is behind an edge comes and goes from frame to frame though nothing moves:
     there, too, the mixture stays.
 
@@ -158,7 +159,11 @@ def moved_regions(
         if _parallax_in(alignment, mask) > WIDE_PARALLAX * max(size):
             left += 1
             continue
-        if not whole or details[frame] >= LEAST_DETAIL * _detail(fused, region):
+        if (
+            not whole
+            or details[frame] >= LEAST_DETAIL * _detail(fused, region)
+            or is_of_no_frame(frames, use, alignment, fused, mask)
+        ):
             regions.append(replace(region, frame=frame))
     if left:
         return regions, (

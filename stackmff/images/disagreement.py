@@ -2,7 +2,9 @@
 
 A decoder fills in what a damaged file lacks, or makes noise, other colours and shifted rows of it,
 and formats without check sums cannot tell. Neighbours in a stack show the same scene with another
-blur, which hardly changes the mean of a large block: it stays within the means around it.
+blur, which hardly changes the mean of a large block: it stays within the means around it. Where
+two neighbours differ by much blur, it is compared with what blur makes of one of them: light is
+averaged, not the values that code it, and what is clipped may be much brighter.
 """
 
 from dataclasses import dataclass, field
@@ -15,9 +17,11 @@ from stackmff.images.frame_store import release
 SAMPLES = 160  # along each side of a frame, about, of those that are looked at
 BLOCK = 8  # samples along each side of a block
 LEVEL = 1 / 255  # of the range
-FLAT, COLOURFUL, UNLIKE, LIKE = 1 * LEVEL, 8 * LEVEL, 12 * LEVEL, 6 * LEVEL
-FEWEST, SHARE, LEAST_RIGHT = 8, 0.005, 2  # blocks; of all blocks; blocks
-REVERSE = 4  # times as many as blocks that are flat in both neighbours and not in the frame
+FLAT, COLOURFUL = 1 * LEVEL, 8 * LEVEL  # range within a flat block; chroma of a colourful one
+UNLIKE, LIKE = 12 * LEVEL, 6 * LEVEL  # differences of the means of blocks
+# A frame is damaged from this number and this share of bad blocks on, if some others are right.
+FEWEST, SHARE, LEAST_RIGHT = 8, 0.005, 2
+REVERSE = 4  # times as many bad blocks as blocks that are flat in both neighbours, not in the frame
 # A block whose mean is farther than OUTSIDE from those around its place in both neighbours shows
 # something else. Of 300 frames of real and rendered stacks, aligned or steady, the worst has 0.8 %.
 OUTSIDE = 8 * LEVEL
@@ -25,6 +29,9 @@ OUTSIDE = 8 * LEVEL
 # by as well as damage, and is sharp elsewhere: it is left out only if most of it cannot be used.
 NAMED, LEFT_OUT, LEAST = 1 / 80, 1 / 4, 4
 LEAST_BLOCKS = 4  # along the shorter side
+GAMMA = 2.2  # of the coded values, about; a stack of linear values is compared without it as well
+BRIGHTER = 2  # times white, by which a clipped sample may be brighter
+BLURS = (0.0, 0.5, 1.0, 2.0)  # standard deviations in blocks
 
 Bounds = tuple[np.ndarray, np.ndarray]
 
@@ -83,7 +90,8 @@ def disagreeing_frames(frames: np.ndarray) -> Disagreement:
     Args:
         frames: (N, H, W, C) uint8 or uint16, in the order in which neighbours are alike.
     Returns:
-        None if there are fewer than three frames, or they would be more than a third.
+        Disagreement; empty if there are fewer than three frames, the frames are too small to judge,
+        or more than a third of them would be named.
     """
     count = len(frames)
     if count < 3 or min(frames.shape[1:3]) < LEAST_BLOCKS * BLOCK:
@@ -140,6 +148,10 @@ def _unlike(own: _Blocks, one: _Blocks, other: _Blocks, *more: _Blocks) -> float
     found = bad(own.means, one.bounds, other.bounds)
     if found.sum() < least or np.ptp(own.means, (0, 1)).max() < UNLIKE:
         return 0.0
+    for frame in (one, other):
+        found &= ~(_blurred_to(own, frame) | _blurred_to(frame, own))
+    if found.sum() < least:
+        return 0.0
     # What is clipped in one frame can be made of the others, and not the other way round.
     near = (_bounds(_exposed_like(frame, own)) for frame in (one, other))
     matched = bad(_exposed_like(own, one), one.bounds, other.bounds), bad(own.means, *near)
@@ -154,6 +166,38 @@ def _unlike(own: _Blocks, one: _Blocks, other: _Blocks, *more: _Blocks) -> float
         if left < max(NAMED / 2, share / 4):
             return 0.0
     return share
+
+
+def _blurred_to(sharp: _Blocks, blurred: _Blocks) -> np.ndarray:
+    """(h, w) bool: where some blur of one frame gives the means of another one."""
+    white = np.iinfo(sharp.samples.dtype).max
+    clipped = BRIGHTER * _means(np.where(sharp.samples == white, sharp.samples, 0))
+    given = np.zeros(clipped.shape[:2], bool)
+    for gamma in (1, GAMMA):
+        light, wanted = (_light(blocks, gamma) for blocks in (sharp, blurred))
+        for sigma in BLURS:
+            least, more = (_blur(blocks, sigma) for blocks in (light, clipped))
+            most = np.minimum(least + more, 1)
+            least, most, value = (blocks ** (1 / gamma) for blocks in (least, most, wanted))
+            away = np.maximum(least - value, value - most).max(-1)
+            given |= away <= OUTSIDE
+    return given
+
+
+def _light(blocks: _Blocks, gamma: float) -> np.ndarray:
+    """(h, w, C): the mean light of the blocks, of samples that are coded by this power."""
+    if gamma == 1:
+        return blocks.means
+    white = np.iinfo(blocks.samples.dtype).max
+    light = ((blocks.samples / np.float32(white)) ** gamma * white).round()
+    return _means(light.astype(blocks.samples.dtype))
+
+
+def _blur(blocks: np.ndarray, sigma: float) -> np.ndarray:
+    """(h, w, C), blurred by a Gaussian."""
+    if not sigma:
+        return blocks
+    return cv2.GaussianBlur(blocks, (0, 0), sigma).reshape(blocks.shape)
 
 
 def _means(samples: np.ndarray) -> np.ndarray:

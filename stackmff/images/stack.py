@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,6 +21,7 @@ from stackmff.images.stack_files import FramePath, Page, VideoFrame
 from stackmff.processes import Progress
 
 LARGE = 2**28  # bytes of frames decoded at a time, beyond which --low_memory takes one
+IGNORED = "the EXIF orientation does not match the content and was ignored"
 CHANNEL_NAMES = {1: "grey", 2: "grey with alpha", 3: "colour", 4: "colour with alpha"}
 
 
@@ -131,6 +132,12 @@ def read_stack(
     # The kinds of the others are known once they are read, so that most stacks are read only once.
     kind = reader.first.kind
     frames, read = read_as(kind)
+    usual = _usual_orientation(read)
+    if usual is not None:  # that of the reference is the odd one
+        del frames
+        reader = _Reader(files, reference, threads, progress, lenient, usual)
+        kind = reader.first.kind
+        frames, read = read_as(kind)
     _check_sizes(files, read)
     common = common_kind([frame.kind for frame in read])
     if common != kind:
@@ -172,6 +179,7 @@ class _Read(NamedTuple):
     kind: Kind
     metadata: Metadata
     notes: list[str]
+    ignored: int | None = None  # its EXIF orientation, which its content contradicts
 
 
 class _First(NamedTuple):
@@ -192,6 +200,7 @@ class _Reader:
         reference: index of the frame that the others are compared with.
         threads: number of frames that are decoded at the same time.
         progress, lenient: as of `read_stack`.
+        orientation: of the reference; None: as its EXIF says.
 
     Attributes:
         first: of the reference.
@@ -204,6 +213,7 @@ class _Reader:
         threads: int,
         progress: Progress | None,
         lenient: bool,
+        orientation: int | None = None,
     ) -> None:
         self.paths, self.reference, self.lenient = paths, reference, lenient
         self.threads, self.progress = threads, progress
@@ -214,6 +224,11 @@ class _Reader:
             # Frames that were decoded along with the reference, until they are used.
             self.ready = dict(zip(indices, decoded))
         first = self.ready[reference]
+        if orientation is not None:
+            note = IGNORED if first.note is None else f"{first.note}; {IGNORED}"
+            first = self.decode(paths[reference], orientation)
+            first = replace(first, orientation=orientation, note=note)
+            self.ready[reference] = first
         height, width, _ = first.picture.shape
         self.first = _First(
             (height, width),
@@ -236,11 +251,11 @@ class _Reader:
         """
 
         def read(index: int) -> _Read:
-            decoded, notes = self._frame(index)
+            decoded, notes, ignored = self._frame(index)
             own, (height, width, _) = kind_of(decoded.picture), decoded.picture.shape
             if (height, width) == frames.shape[1:3] and common_kind([own, kind]) == kind:
                 put(frames, index, as_kind(decoded.picture, kind))
-            return _Read((height, width), own, decoded.metadata, notes)
+            return _Read((height, width), own, decoded.metadata, notes, ignored)
 
         out: dict[int, _Read] = {}
         # The reference first, which is in memory.
@@ -256,13 +271,22 @@ class _Reader:
                 raise
         return [out[index] for index in range(len(self.paths))]
 
-    def _frame(self, index: int) -> tuple[Decoded, list[str]]:
-        """(a frame, turned as the reference is; notes on it)."""
-        path, notes = self.paths[index], list[str]()
+    def _frame(self, index: int) -> tuple[Decoded, list[str], int | None]:
+        """(a frame, turned as the reference is; notes on it; its EXIF orientation if ignored)."""
+        path, notes, ignored = self.paths[index], list[str](), None
         decoded = self.ready.pop(index) if index in self.ready else self.decode(path)
         if decoded.orientation != self.first.orientation:
+            own = decoded.orientation
             decoded, notes = _turned_alike(self.decode, path, decoded, self.first)
-        return decoded, [*notes, decoded.note] if decoded.note else notes
+            ignored = own if notes else None
+        return decoded, [*notes, decoded.note] if decoded.note else notes, ignored
+
+
+def _usual_orientation(read: list[_Read]) -> int | None:
+    """The EXIF orientation of most frames, if all of them contradict that of the reference."""
+    ignored = Counter(frame.ignored for frame in read if frame.ignored is not None)
+    usual, count = ignored.most_common(1)[0] if ignored else (None, 0)
+    return usual if 2 * count > len(read) else None
 
 
 def _turned_alike(
@@ -283,7 +307,7 @@ def _turned_alike(
         alike = [likeness(thumbnail(one.picture), first.small) for one in (decoded, other)]
         if alike[0] >= alike[1]:
             return decoded, []
-    return other, ["the EXIF orientation does not match the content and was ignored"]
+    return other, [IGNORED]
 
 
 def thumbnail(picture: np.ndarray) -> np.ndarray:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from stackmff.errors import StackError
+from stackmff.errors import StackError, sentence_of
 from stackmff.files import natural_key, parse_json, write_json
 from stackmff.webapp import wording
 from stackmff.webapp.example import NAME as EXAMPLE_NAME
@@ -89,6 +89,7 @@ class Session:
             self._load()
 
     def _load(self) -> None:
+        """Read the project in the folder, and its stacks."""
         record = read_project(self.folder)
         self.token, self.name, self.made = record["token"], record["name"], record["made"]
         for folder in sorted(self.folder.glob("stack-*"), key=natural_key):
@@ -329,6 +330,8 @@ class Session:
         return made
 
     def _export_job(self, made: Export, spec: ExportSpec) -> WorkerJob[ExportSpec]:
+        """The job of one file of an export; the last one puts all of them together."""
+
         def on_message(message: Message) -> None:
             made.notes += message.get("notes", [])
 
@@ -345,8 +348,11 @@ class Session:
                 made.file = made.paths[0]
             elif made.failure is None:
                 archive = made.folder / "fused.zip"
-                write_all(archive, made.paths)
-                made.file = archive
+                try:
+                    write_all(archive, made.paths)
+                    made.file = archive
+                except OSError as error:
+                    made.failure = self.on_page(sentence_of(error))
 
         return WorkerJob(spec, on_message, on_end)
 
@@ -410,6 +416,7 @@ class Session:
             shutil.rmtree(folder, ignore_errors=True)
 
     def _cancel(self) -> None:
+        """Cancel all work that is not of a stack."""
         self.finder.cancel()
         for job in list(self.examples):
             self.shared.examine_queue.cancel(job)

@@ -13,7 +13,7 @@ from stackmff.files import natural_key, parse_json, write_json
 from stackmff.webapp.comparisons import StackComparisons
 from stackmff.webapp.form import check_values
 from stackmff.webapp.jobs import FuseSpec, Message, WorkerJob
-from stackmff.webapp.result_files import GONE, PART
+from stackmff.webapp.result_files import GONE, NUMBER, PART, check_fields
 from stackmff.webapp.results import ShownResult, carry_strokes
 from stackmff.webapp.stack_frames import Shared, skipped
 from stackmff.webapp.uploads import check_frames, check_room, odd_sizes
@@ -23,6 +23,31 @@ from stackmff.webapp.work_plan import WorkPlan, stages_of
 DRAFT_LEAST = 1600  # px, longest side from which on a draft is shown first
 # What decides whether frames can be used again that are in register: options of the page.
 OF_ALIGNMENT = ("align", "match_exposure")
+# What `ShelfStack.save` writes of a stack, and of a frame what worker.examine_frame tells.
+OF_STACK = {
+    "title": str | None,
+    "frames": list,
+    "order": list,
+    "excluded": list,
+    "arranged": bool,
+    "in_order": bool,
+    "pending": list,
+    "next_id": int,
+    "runs": int,
+    "wanted": dict | None,
+    "values": dict,
+    "refused": list,
+}
+OF_FRAME = {
+    "id": int,
+    "name": str,
+    "number": int | None,
+    "file": str,
+    "width": int,
+    "height": int,
+    "bytes": int,
+    "sharpness": NUMBER,
+}
 INTERRUPTED = "the server was stopped while it fused this stack: fuse it again"
 
 
@@ -84,8 +109,15 @@ class ShelfStack(StackComparisons):
                 self.written = now
 
     def _load(self) -> None:
-        """Read what `save` wrote, and what was made since."""
+        """Read what `save` wrote, and what was made since.
+
+        Raises:
+            OSError, ValueError, KeyError, TypeError: it is damaged, see session.DAMAGED.
+        """
         record = parse_json((self.folder / "stack.json").read_bytes())
+        check_fields(record, OF_STACK)
+        for frame in record["frames"]:
+            check_fields(frame, OF_FRAME)
         remove([self.arriving, *self.folder.glob(f"{GONE}*")])  # what was cut by a kill
         self.arriving.mkdir()
         self.title, self.arranged = record["title"], record["arranged"]
@@ -205,6 +237,7 @@ class ShelfStack(StackComparisons):
         return folder
 
     def _on_fusing(self, message: Message) -> None:
+        """Take a message of the process that fuses."""
         with self.lock:
             job = self.fuse_job
             if job is None or job.cancelled:
@@ -252,6 +285,7 @@ class ShelfStack(StackComparisons):
         self.order = [k if places[k] < 0 else next(fused) for k in self.order]
 
     def _on_fuse_end(self, sentence: str | None) -> None:
+        """Tidy up after a fusion; see WorkerJob.on_end."""
         with self.lock:
             assert self.fuse_job is not None
             job, self.fuse_job, self.plan = self.fuse_job, None, None
@@ -299,6 +333,7 @@ class ShelfStack(StackComparisons):
             }
 
     def _work_state(self) -> dict[str, Any] | None:
+        """How far the fusion is that goes on, for JSON; None: none does."""
         if self.fuse_job is None or self.plan is None:
             return None
         return self.plan.state() | {"before": self.shared.fuse_queue.jobs_ahead(self.fuse_job)}

@@ -25,9 +25,10 @@ def test_an_alignment_is_read_as_it_was_written(moving, tmp_path):
     names = [f"{k}.png" for k in range(5)]
     alignment = measure(moving)
     alignment.left_out, alignment.transforms[3] = {3: "shows no detail"}, None
+    alignment.in_light = True
     save_alignment(tmp_path / "a.json", alignment, names)
     loaded = load_alignment(tmp_path / "a.json", names[::-1], alignment.size, 3)
-    assert loaded.reference == 2 and loaded.left_out == {1: "shows no detail"}
+    assert loaded.in_light and loaded.reference == 2 and loaded.left_out == {1: "shows no detail"}
     assert loaded.size == alignment.size and loaded.transforms[1] is None
     for k in (0, 1, 2, 4):
         np.testing.assert_array_equal(loaded.transforms[4 - k], alignment.transforms[k])
@@ -41,6 +42,7 @@ def test_an_alignment_is_read_as_it_was_written(moving, tmp_path):
         (lambda record: record["frames"].pop("0.png"), r"does not contain 0\.png"),
         (lambda record: record.update(reference="x.png"), "is not an alignment"),
         (lambda record: record.pop("frames"), "is not an alignment"),
+        (lambda record: record.update(in_light="no"), "is not an alignment"),
         (
             lambda record: record["frames"]["0.png"].update(transform=[[1, 0, 0]]),
             "is not an alignment",
@@ -49,6 +51,10 @@ def test_an_alignment_is_read_as_it_was_written(moving, tmp_path):
         (lambda record: record["frames"]["0.png"].update(gains=["a"]), "is not an alignment"),
         (
             lambda record: record["frames"]["0.png"].update(transform=[[0, 0, 1], [0, 0, 1]]),
+            "is not an alignment",
+        ),
+        (
+            lambda record: record.update(dirt={"hot": [[10**30, 9]], "runs": [], "spots": 1}),
             "is not an alignment",
         ),
         (

@@ -3,6 +3,7 @@
 import cv2
 import numpy as np
 import pytest
+from drawn import texture
 from moving import defocused, errors, motion, scene, view
 
 from stackmff.alignment import sensor
@@ -168,3 +169,28 @@ def test_lines_along_the_way_of_the_scene_are_no_dirt():
     frames = np.stack([view(picture, matrix, (WIDTH, HEIGHT)) for matrix in matrices])
     alignment = measure(frames)
     assert sum(alignment.moved) == COUNT - 1 and not alignment.dirt
+
+
+def test_a_date_stamp_does_not_hold_a_slanted_scene():
+    """It alone is sharp in all frames, and what is sharp decides whether frames move."""
+    height, width, count, room = 200, 280, 5, 30
+    size = height + 2 * room, width + 2 * room
+    coarse = cv2.resize(texture(30, 40, 1), size[::-1], interpolation=cv2.INTER_CUBIC)
+    scene = np.float32(0.6 * coarse + 0.4 * texture(*size, 0))
+    levels = [scene, *(cv2.GaussianBlur(scene, (0, 0), 2.0 * k) for k in range(1, count))]
+    place = np.linspace(0, count - 1, size[1], dtype=np.float32)[None, :, None]
+    frames = np.empty((count, height, width, 3), np.uint8)
+    for k in range(count):
+        shares = [np.maximum(1 - np.abs(np.abs(place - k) - j), 0) for j in range(count)]
+        blurred = sum(share * level for share, level in zip(shares, levels))
+        x, y = room + 3 * (k - 2), room + 2 * (k - 2)
+        frames[k] = np.clip(blurred[y : y + height, x : x + width], 0, 255)
+        text = frames[k].copy()
+        at, colour = (60, height - 12), (255, 160, 20)
+        frames[k] = cv2.putText(
+            text, f"2026-11-30 16:5{k}", at, cv2.FONT_HERSHEY_SIMPLEX, 0.6, colour, 2
+        )
+    found = measure(frames, match_exposure=False, local=False)
+    for k in range(count):
+        np.testing.assert_allclose(found.transform(k)[:, 2], [3 * (2 - k), 2 * (2 - k)], atol=0.3)
+    assert any("dirt on the sensor" in note for note in found.notes)

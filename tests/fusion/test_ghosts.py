@@ -14,7 +14,7 @@ from stackmff.alignment.geometry import Alignment
 from stackmff.errors import StackError
 from stackmff.fusion.blending import Mixture
 from stackmff.fusion.fuse import fuse_stack
-from stackmff.fusion.ghosts import find_ghosts
+from stackmff.fusion.ghosts import _as_bright, _view, find_ghosts
 from stackmff.fusion.options import ChoiceOptions, FuseOptions
 from stackmff.fusion.pipeline import InRegister, fuse_aligned
 from stackmff.fusion.regions import Region, moved_regions, region_of, told_regions
@@ -40,6 +40,11 @@ def backdrop(seed=3):
     coarse = cv2.resize(texture(HEIGHT // 20, WIDTH // 20, seed), (WIDTH, HEIGHT))
     fine = texture(HEIGHT, WIDTH, seed + 1)
     return 0.15 + 0.3 * (0.5 * coarse + 0.5 * fine).astype(np.float32) / 255
+
+
+def texture_alone(seed=5):
+    """A picture of fine detail alone, (H, W, 3) float32 in [0.15, 0.45]."""
+    return 0.15 + 0.3 * texture(HEIGHT, WIDTH, seed).astype(np.float32) / 255
 
 
 def defocused(picture, count=COUNT, blur=1.5):
@@ -114,6 +119,19 @@ def test_a_disc_that_moves_is_shown_once(step):
         f"something moved in 1 region, which is filled from one frame ({region.frame}.png)"
         in (made.notes[0])
     )
+
+
+def test_what_moves_is_found_in_frames_that_differ_much_in_blur():
+    """Neighbours keep a tenth of each other's detail, as in a stack of few frames."""
+    places = walk(45, (60, 100))
+    for frames in (
+        with_disc(defocused(backdrop(), blur=2.0), places),
+        with_disc(defocused(texture_alone(), blur=2.5), places),
+    ):
+        made = fused(rounded(frames))
+        (region,) = made.regions
+        inside = where(places)
+        assert np.array_equal(made.fused.picture[inside], rounded(frames)[region.frame][inside])
 
 
 def test_the_frame_of_a_region_is_the_sharpest_there():
@@ -247,6 +265,19 @@ def test_what_a_brighter_frame_clips_is_no_ghost():
     assert fused(shot(frames), alignment=alignment).regions == []
     moving = shot(with_disc(defocused(backdrop()), walk(12)))
     assert len(fused(moving, alignment=alignment).regions) == 1
+
+
+def test_what_is_clipped_does_not_tell_brightness():
+    """Half of a frame is clipped: by its means, the other one would be darkened to a half there."""
+    ramp = np.linspace(40, 250, WIDTH, dtype=np.float32) + texture(HEIGHT, WIDTH, 2)[..., 0] * 0.02
+    frame = np.repeat(np.uint8(ramp)[..., None], 3, 2)
+    gains = np.array([[1.0] * 3, [120 / 255] * 3])
+    alignment = Alignment(0, (HEIGHT, WIDTH), [np.eye(2, 3)] * 2, gains)
+    whole, clipped = (
+        _view(values, 0, 255, alignment, k)
+        for k, values in enumerate([frame, np.minimum(frame, 120)])
+    )
+    assert _as_bright(whole, clipped) is clipped
 
 
 def test_where_frames_end_is_no_ghost():

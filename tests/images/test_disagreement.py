@@ -7,6 +7,8 @@ from calling import call
 from drawn import draw_stack, texture
 
 import predict
+import stackmff
+from stackmff.errors import StackError
 from stackmff.images.disagreement import Disagreement, disagreeing_frames
 from stackmff.images.formats import read_picture, write_picture
 
@@ -119,6 +121,48 @@ def test_what_is_no_damage():
     assert disagreeing_frames(two) == Disagreement()
 
 
+def bright_ground(sigma, strokes=4000, side=448):
+    """Frames of a mostly clipped ground with dark strokes, and of lights on a dark body before it.
+
+    In all but the last one the ground is blurred: the stack ends with a jump to it.
+
+    Returns (4, side, side, 3) uint8.
+    """
+    rng = np.random.default_rng(0)
+    ground = np.full((side, side, 3), 1.6, np.float32)
+    for x, y, dx, dy in zip(
+        *rng.integers(0, side, (2, strokes)), *rng.integers(-9, 10, (2, strokes))
+    ):
+        cv2.line(
+            ground, (int(x), int(y)), (int(x + dx), int(y + dy)), (1.2, 0.5, 0.2), 1, cv2.LINE_AA
+        )
+    body = np.zeros((side, side), np.float32)
+    body[3 * side // 4 :] = 1
+    lights = np.zeros((side, side), np.float32)
+    for x in (60, 200, 320):
+        cv2.circle(lights, (x, side - 40), 3, 30, -1)
+    frames = []
+    for far, near in ((sigma + 2, 0.5), (sigma + 1, 1), (sigma, 1.5), (0.1, sigma)):
+        own, cover, light = (
+            cv2.GaussianBlur(part, (0, 0), blur)
+            for part, blur in ((ground, far), (body, near), (lights, near))
+        )
+        linear = own * (1 - cover[..., None]) + (0.02 * cover + light)[..., None]
+        frames.append(np.uint8(255 * np.clip(linear, 0, 1) ** (1 / 2.2)))
+    return np.array(frames)
+
+
+@pytest.mark.parametrize("index", [0, 3])
+def test_a_jump_in_blur_at_an_end_is_no_damage(index):
+    frames = bright_ground(sigma=9)[:: 1 if index else -1].copy()
+    assert disagreeing_frames(frames) == Disagreement()
+    for damage in (recoloured, noisy):
+        other = frames.copy()
+        damage(other[index, 200:])
+        found = disagreeing_frames(other)
+        assert [*found.damaged, *found.unlike] == [index], damage
+
+
 def test_shapes_that_move_are_no_damage():
     rng = np.random.default_rng(0)
     for _ in range(20):
@@ -154,3 +198,5 @@ def test_a_damaged_frame_is_left_out_or_taken_and_told(tmp_path, weights, capsys
     assert call(predict.main, *words, "--output", tmp_path / "c.png", "--lenient") == 0
     said = capsys.readouterr()
     assert "as in a damaged file; used as it is" in said.err and "5 frames" in said.out
+    with pytest.raises(StackError, match=r"^1\.png: parts are flat, .*: remove what is damaged"):
+        stackmff.frame_weights(tmp_path / "stack", model_path=weights["StackMix"], device="cpu")

@@ -124,6 +124,22 @@ def test_a_frame_upside_down_by_exif_lies_as_its_content_does(tmp_path, turned):
     assert turned or stack.notes[0].startswith("2.png: the EXIF orientation does not match")
 
 
+@pytest.mark.parametrize("orientation", [3, 6])
+@pytest.mark.parametrize("kinds", ["of one kind", "of two kinds"])
+def test_the_orientation_of_most_frames_holds_against_the_reference(tmp_path, orientation, kinds):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    frames = [texture(40, 60, 0) // (k + 1) for k in range(4)]
+    frames[3] = frames[3] if kinds == "of one kind" else frames[3][..., :1]
+    for k, frame in enumerate(frames):
+        data = saved(frame.squeeze(), "PNG", **({"exif": exif} if k == 2 else {}))
+        (tmp_path / f"{k}.png").write_bytes(data)
+    stack = read_stack([tmp_path / f"{k}.png" for k in range(4)])  # 2 is the reference
+    for k in range(4):
+        np.testing.assert_array_equal(stack.frames[k], np.broadcast_to(frames[k], (40, 60, 3)))
+    assert "2.png: the EXIF orientation does not match the content and was ignored" in stack.notes
+
+
 def test_a_frame_on_its_side_by_exif_alone_is_taken_as_the_others(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6
