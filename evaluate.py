@@ -19,6 +19,7 @@ from stackmff.evaluation.contest import Contestant, check_place, make_entries, r
 from stackmff.evaluation.matching import Scene, find_scenes, match, named_folders
 from stackmff.evaluation.options import RESULTS, EvaluateOptions, MethodOptions, TableOptions
 from stackmff.evaluation.scoring import (
+    MEAN_OF_FRAMES,
     Task,
     check_metrics,
     compared_pair,
@@ -46,8 +47,6 @@ from stackmff.images.colour import luma
 from stackmff.options import add_options, parse
 from stackmff.records import run_record
 from utils import run_main
-
-MEAN_OF_FRAMES = "mean of the frames"
 
 # {method: {scene: file of the fused picture, None for the mean of the frames}}
 Files = dict[str, dict[str, Path | None]]

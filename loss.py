@@ -30,6 +30,8 @@ HAZE_SIDE = 8  # pixels
 SMALL = 0.2  # least difference of a small thing from what is around it, and its change with focus
 SMALL_SIDE = 25  # px, more than it measures, odd
 SMALL_PIXELS = 10  # of small things in a picture, which count half
+DETAIL_SIDE = 5  # px, whose mean is no detail
+STRENGTH_SIDE = 9  # px, over which the strength of detail is measured
 FAINT = 0.012  # local deviation of the luma below which detail does not count for more
 LEAST_TEXTURE = 0.002  # local deviation of the luma that nobody sees, half a grey level
 BANDS = 3  # of texture
@@ -171,11 +173,11 @@ def haze_term(output: Output, batch: Batch) -> torch.Tensor:
 def faint_term(output: Output, batch: Batch) -> torch.Tensor:
     """Error of the luma's detail relative to the detail that is there: faint texture counts.
 
-    Detail is the difference from the mean over 5x5 px, and how much of it there is its deviation
-    over 9x9 px.
+    Detail is the difference from the mean over DETAIL_SIDE px, and how much of it there is its
+    deviation over STRENGTH_SIDE px.
     """
     fused, answer = (_detail(_luma(picture)) for picture in (output["fused"], batch["answer"]))
-    there = functional.avg_pool2d(answer**2, 9, 1, 4, count_include_pad=False).sqrt()
+    there = _mean_over(STRENGTH_SIDE, answer**2).sqrt()
     return ((fused - answer).abs() / (there + FAINT)).mean()
 
 
@@ -199,11 +201,15 @@ def texture_term(output: Output, batch: Batch) -> torch.Tensor:
 
 
 def texture_strengths(luma: torch.Tensor) -> list[torch.Tensor]:
-    """The strength of the BANDS of detail over squares of 9 px, of the luma (B, 1, H, W)."""
+    """The strength of the BANDS of detail over STRENGTH_SIDE px, of the luma (B, 1, H, W).
+
+    Returns:
+        (B, 1, H', W') of each band, binary logarithms; each side a third of that of its band.
+    """
     strengths = []
     for band in range(BANDS):
         plane = functional.avg_pool2d(luma, 2**band, ceil_mode=True)
-        variance = functional.avg_pool2d(_detail(plane) ** 2, 9, 3, 4)
+        variance = functional.avg_pool2d(_detail(plane) ** 2, STRENGTH_SIDE, 3, STRENGTH_SIDE // 2)
         strengths.append((variance + LEAST_TEXTURE**2).log2() / 2)
     return strengths
 
@@ -245,8 +251,13 @@ def _luma(picture: torch.Tensor) -> torch.Tensor:
 
 
 def _detail(luma: torch.Tensor) -> torch.Tensor:
-    """(B, 1, H, W) without its mean over 5x5 px."""
-    return luma - functional.avg_pool2d(luma, 5, 1, 2, count_include_pad=False)
+    """(B, 1, H, W) without its mean over DETAIL_SIDE px."""
+    return luma - _mean_over(DETAIL_SIDE, luma)
+
+
+def _mean_over(side: int, plane: torch.Tensor) -> torch.Tensor:
+    """(B, 1, H, W), the mean of a plane over squares of an odd side, of what lies inside of it."""
+    return functional.avg_pool2d(plane, side, 1, side // 2, count_include_pad=False)
 
 
 TERMS: dict[str, Callable[[Output, Batch], torch.Tensor]] = {

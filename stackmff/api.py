@@ -34,6 +34,7 @@ from stackmff.fusion.engine_choice import engine_of_module
 from stackmff.fusion.engines import Engine
 from stackmff.fusion.options import EngineOptions, FuseOptions, ReadOptions
 from stackmff.fusion.pipeline import (
+    ODD_PARTS,
     Made,
     decisions,
     finished,
@@ -207,9 +208,11 @@ def frame_weights(frames: Frames, *, network: Any = None, **options: Any) -> np.
     engine = _engine(network, FuseOptions(engine=chosen))
     if engine.output != "weights":
         raise StackError("this network predicts luma, not weights: use a StackMix checkpoint")
-    read, _ = _read(_given(frames)[0], AlignOptions(order="given"))
-    if any(note.startswith("left out: ") for note in read.notes):
-        raise StackError(f"{read.notes[-1]}: remove it from the stack")
+    given, _ = _given(frames)
+    read, _ = _read(given, AlignOptions(order="given"))
+    if not isinstance(given, np.ndarray) and (odd := [p for p in given if p not in read.paths]):
+        names = ", ".join(path.name for path in odd)
+        raise StackError(f"{names}: {ODD_PARTS}: remove what is damaged from the stack")
     engine.load()
     return fusing.frame_weights(read.frames, engine)
 

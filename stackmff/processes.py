@@ -7,6 +7,7 @@ import multiprocessing.connection
 import os
 import platform
 import re
+import select
 import signal
 import subprocess
 import sys
@@ -257,11 +258,12 @@ def _be_nice(session: int, niceness: int) -> None:
         os.setpriority(os.PRIO_PROCESS, session, min(own + niceness, 19))
     for _ in range(3):
         try:
-            Path(f"/proc/{session}/autogroup").write_text(str(niceness))
+            group = int(Path("/proc/self/autogroup").read_text().split()[-1])
+            Path(f"/proc/{session}/autogroup").write_text(str(min(group + niceness, 19)))
             return
         except BlockingIOError:  # that of another was changed just now
             time.sleep(AUTOGROUP_PAUSE)
-        except OSError:  # another system, or no such groups
+        except (OSError, ValueError, IndexError):  # another system, or no such groups
             return
 
 
@@ -340,6 +342,10 @@ def end_with_input() -> None:
             pass
         os.kill(os.getpid(), signal.SIGTERM)
 
+    # A parent that was killed while this process started is found before any work: a thread could
+    # be too late.
+    if os.name == "posix" and select.select([handle], [], [], 0)[0] and not os.read(handle, 1024):
+        os.kill(os.getpid(), signal.SIGTERM)
     threading.Thread(target=wait, daemon=True).start()
 
 
@@ -377,12 +383,17 @@ def how_it_ended(status: int) -> str:
     Args:
         status: as subprocess tells it: minus the number of a signal, or the exit status.
     """
-    if status == -signal.SIGKILL:
+    if status >= 0:
+        return f"its process ended with exit status {status}"
+    try:
+        name = signal.Signals(-status).name
+    except ValueError:  # those for real time have none
+        name = f"signal {-status}"
+    if name == "SIGKILL":
         return "its process was killed, most likely because memory ran out"
-    if status < 0 and signal.Signals(-status).name == "SIGALRM":
+    if name == "SIGALRM":
         return "it exceeded its time limit"
-    what = f"by {signal.Signals(-status).name}" if status < 0 else f"with exit status {status}"
-    return f"its process ended {what}"
+    return f"its process ended by {name}"
 
 
 def rank_and_world() -> tuple[int, int, int]:

@@ -25,7 +25,8 @@ from stackmff.errors import StackError
 from stackmff.fusion.engine_choice import choose_engine
 from stackmff.fusion.hyperstack import hyperstack_at
 from stackmff.fusion.options import FuseOptions
-from stackmff.fusion.pipeline import Files, fuse_files, read_for
+from stackmff.fusion.outputs import Files, fuse_files
+from stackmff.fusion.pipeline import read_for
 from stackmff.fusion.retouch import Stroke, load_strokes, save_strokes
 from stackmff.images.folders import list_frames
 from stackmff.images.formats import decode, read_picture, write_picture

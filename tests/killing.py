@@ -69,6 +69,7 @@ class Program:
 
     def __init__(self, module, words, place, is_first=False):
         self.said = place / "said"
+        self.said.write_bytes(b"")  # what another program said here is not of this one
         main = partial(importlib.import_module(module).main, list(map(str, words)))
         sys.stdout.flush()
         told, tells = os.pipe()

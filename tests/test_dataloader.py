@@ -359,6 +359,8 @@ def test_a_cache_keeps_what_fits():
         cache.put(index, np.full((2, 3), index, np.uint8))
     assert [cache.get(index) is not None for index in range(4)] == [True, True, False, False]
     np.testing.assert_array_equal(cache.get(1), np.ones((2, 3)))
+    cache.shapes[0] = 2, 0  # as seen while another process writes it
+    assert cache.get(0) is None
     fresh = pickle.loads(pickle.dumps(PictureCache([6, 6], 20, workers=2)))
     fresh.put(0, np.zeros((2, 3), np.uint8))
     fresh.put(1, np.zeros((2, 3), np.uint8))

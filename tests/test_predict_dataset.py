@@ -16,7 +16,7 @@ from calling import ROOT, call, command, cut, make_stack, summary
 import predict_dataset
 from stackmff.errors import StackError
 from stackmff.fusion import batch
-from stackmff.fusion.pipeline import Files
+from stackmff.fusion.outputs import Files
 from stackmff.images import folders
 from stackmff.images.datasets import find_datasets, result_folders
 from stackmff.images.formats import write_picture

@@ -44,14 +44,14 @@ def get_parser() -> argparse.ArgumentParser:
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """The lines of a log.jsonl; one that was cut short is left out."""
+    """The lines of a log.jsonl; those that were cut short, or tell no step, are left out."""
     lines = []
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             lines.append(dict(parse_json(line)))
         except (ValueError, TypeError):
             continue
-    return lines
+    return [line for line in lines if "step" in line]
 
 
 def read_run(folder: Path) -> Run:
@@ -69,7 +69,7 @@ def read_run(folder: Path) -> Run:
         ) from error
     except (ValueError, KeyError, TypeError) as error:
         raise StackError(f"{folder / 'args.json'} is damaged") from error
-    scored = [line for line in lines if "validation" in line]
+    scored = [line for line in lines if "PSNR" in line.get("validation", {})]
     trained = [line["train"] for line in lines if "train" in line]
     best = max(scored, key=lambda line: line["validation"]["PSNR"], default=None)
     return {
@@ -78,7 +78,7 @@ def read_run(folder: Path) -> Run:
         "best PSNR": best and best["validation"]["PSNR"],
         "at step": best and best["step"],
         "last PSNR": scored[-1]["validation"]["PSNR"] if scored else None,
-        "last SSIM": scored[-1]["validation"]["SSIM"] if scored else None,
+        "last SSIM": scored[-1]["validation"].get("SSIM") if scored else None,
         "loss": trained[-1].get("loss") if trained else None,
         "samples/s": trained[-1].get("samples_per_second") if trained else None,
         "args": args,
@@ -107,11 +107,7 @@ def table_of(runs: Sequence[Run]) -> Words:
     rows = [[*columns, *options]]
     for run in ranked:
         cells = [
-            as_word(run[name], FORMS[name])
-            if name in FORMS
-            else "-"
-            if run[name] is None
-            else str(run[name])
+            as_word(run[name], FORMS[name]) if name in FORMS else word_of(run[name])
             for name in columns
         ]
         rows.append([*cells, *(word_of(run["args"].get(name)) for name in options)])
@@ -119,7 +115,7 @@ def table_of(runs: Sequence[Run]) -> Words:
 
 
 def word_of(value: Any) -> str:
-    """The value of an option in a cell."""
+    """A value in a cell, as one would type that of an option; a dash for None."""
     if isinstance(value, list):
         return " ".join(map(str, value))
     return "-" if value is None else str(value)

@@ -7,9 +7,12 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import numpy as np
+import torch
+from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from network import (
     FactorisedBlock,
@@ -30,10 +33,6 @@ from stackmff.options import Options, add_options, option, parse
 from stackmff.own import use_network
 from stackmff.processes import run_main
 from stackmff.shipped import networks, weights_path
-
-if TYPE_CHECKING:
-    import torch
-    from torch import nn
 
 EXAMPLE = (3, 3 * GRID, 2 * GRID)  # N, H, W of the stack that the network is traced on
 LARGEST_ERROR = 1e-4  # of the weights of the frames, in fp32
@@ -62,14 +61,11 @@ def get_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def fold_norms(network: "nn.Module") -> "nn.Module":
+def fold_norms(network: nn.Module) -> nn.Module:
     """Fold each batch norm into the convolution before it; returns the network, changed.
 
     The mean and variance of a trained network are constants, so the two are one linear map.
     """
-    from torch import nn
-    from torch.nn.utils.fusion import fuse_conv_bn_eval
-
     for module in network.modules():
         if not isinstance(module, nn.Sequential) or len(module) < 2:
             continue
@@ -81,14 +77,12 @@ def fold_norms(network: "nn.Module") -> "nn.Module":
     return network
 
 
-def frames_in_3d(network: "nn.Module") -> "nn.Module":
+def frames_in_3d(network: nn.Module) -> nn.Module:
     """Replace the convolutions across frames by 3x1x1 ones, in place, after norms are folded.
 
     No tensor then changes its layout between convolutions, which costs OpenVINO a sixth of the
     time.
     """
-    from torch import nn
-
     for block in network.modules():
         if isinstance(block, FactorisedBlock):
             flat = cast(Any, block.b[0])
@@ -99,77 +93,86 @@ def frames_in_3d(network: "nn.Module") -> "nn.Module":
     return network
 
 
+class Whole(nn.Module):
+    """A network without coarse level, as OpenVINO calls it: no tensor has an axis for the batch."""
+
+    def __init__(self, network: Any) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, luma: torch.Tensor, chroma: torch.Tensor | None = None) -> torch.Tensor:
+        """From luma (N, H, W) and chroma (2, N, H/2, W/2) to weights (N, H, W)."""
+        seen = (luma[None, None],) if chroma is None else (luma[None, None], chroma[None])
+        weights: torch.Tensor = self.network(*seen)[0]
+        return weights
+
+
+class Coarse(Whole):
+    """The coarse level of a PyramidMix."""
+
+    def forward(self, luma: torch.Tensor, *rest: torch.Tensor) -> Any:
+        """From luma, chroma if the network sees it, and details, all reduced, to the guide."""
+        *chroma, details = (planes[None] for planes in rest)
+        guide = self.network.guide(luma[None, None], chroma[0] if chroma else None, details)
+        return tuple(maps[0] for maps in guide)
+
+
+class Fine(Whole):
+    """The fine level of a PyramidMix."""
+
+    def forward(self, luma: torch.Tensor, *rest: torch.Tensor) -> Any:
+        """From luma, chroma if the network sees it, and both parts of the guide to weights.
+
+        If there is a stage beyond the mixture: (weights, what it is told).
+        """
+        *chroma, features, logits = (planes[None] for planes in rest)
+        guide = Guide(features, logits)
+        seen = luma[None, None], chroma[0] if chroma else None
+        if self.network.finish is not None:
+            return tuple(part[0] for part in self.network.refine_and_tell(*seen, guide))
+        weights: torch.Tensor = self.network.refine(*seen, guide)[0].softmax(0)
+        return weights
+
+
+class Stage(Whole):
+    """The stage beyond the mixture of a PyramidMix."""
+
+    def forward(self, lumas: torch.Tensor, *rest: torch.Tensor) -> torch.Tensor:
+        """From lumas, shares and what it is told to coefficients, see beyond.Coefficients."""
+        seen = (part[None] for part in (lumas, *rest))
+        factors: torch.Tensor = self.network.finish.coefficients(*seen)[0]
+        return factors
+
+
 def convert(network: FusionNetwork) -> dict[str, Any]:
     """OpenVINO models of a network, float32, for any N, and H and W that are multiples of GRID.
 
     "weights" takes luma (N, H, W), if the network sees colour chroma (2, N, H/2, W/2), and if it
     has a coarse level also the two parts of its guide for the tile, see fusion/coarse_level.py. It
     gives the weights of the frames (N, H, W), and what a stage beyond the mixture is told if there
-    is one, see Finish.tell. The coarse level is a model of its own, "guide": it
-    takes what is reduced, luma, chroma and details (DETAILS, N, H, W), and gives the guide. So is
-    a stage beyond the mixture, "stage", see beyond.Coefficients.
+    is one, see Finish.tell. The coarse level is a model of its own, "guide": it takes what is
+    reduced, luma, chroma and details (DETAILS, N, H, W), and gives the guide. So is a stage beyond
+    the mixture, "stage", see beyond.Coefficients.
 
     Args:
         network: that weighs the frames, in eval mode; it is changed in place.
     """
-    import torch
-
-    class Whole(torch.nn.Module):
-        """A network without coarse level."""
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.network = network
-
-        def forward(self, luma: torch.Tensor, chroma: torch.Tensor | None = None) -> torch.Tensor:
-            seen = (luma[None, None],) if chroma is None else (luma[None, None], chroma[None])
-            weights: torch.Tensor = self.network(*seen)[0]
-            return weights
-
-    class Coarse(Whole):
-        """The coarse level."""
-
-        def forward(self, luma: torch.Tensor, *rest: torch.Tensor) -> Any:
-            *chroma, details = (planes[None] for planes in rest)
-            guide = self.network.guide(luma[None, None], chroma[0] if chroma else None, details)
-            return tuple(maps[0] for maps in guide)
-
-    class Fine(Whole):
-        """The fine level."""
-
-        def forward(self, luma: torch.Tensor, *rest: torch.Tensor) -> Any:
-            *chroma, features, logits = (planes[None] for planes in rest)
-            guide = Guide(features, logits)
-            seen = luma[None, None], chroma[0] if chroma else None
-            if self.network.finish is not None:
-                return tuple(part[0] for part in self.network.refine_and_tell(*seen, guide))
-            weights: torch.Tensor = self.network.refine(*seen, guide)[0].softmax(0)
-            return weights
-
-    class Stage(Whole):
-        """The stage beyond the mixture."""
-
-        def forward(self, lumas: torch.Tensor, *rest: torch.Tensor) -> torch.Tensor:
-            seen = (part[None] for part in (lumas, *rest))
-            factors: torch.Tensor = self.network.finish.coefficients(*seen)[0]
-            return factors
-
     frames_in_3d(fold_norms(network))
     n_frames, height, width = EXAMPLE
     inputs = {"luma": torch.rand(EXAMPLE)}
     if network.colour:
         inputs["chroma"] = torch.rand(2, n_frames, height // 2, width // 2) - 0.5
     if not isinstance(network, PyramidMix):
-        return {"weights": traced(Whole(), inputs, ["weights"])}
+        return {"weights": traced(Whole(network), inputs, ["weights"])}
     with torch.no_grad():
         for level in (network.coarse, network.fine):  # so that nothing of it is left in the graph
             weight, bias = evened(level.head.weight, cast(torch.Tensor, level.head.bias))
             level.head.weight.data, cast(Any, level.head.bias).data = weight, bias
     of_coarse = {**inputs, "details": torch.rand(DETAILS, *EXAMPLE)}
     with torch.no_grad():
-        guide = Coarse()(*of_coarse.values())
+        guide = Coarse(network)(*of_coarse.values())
     names = list(POSITIONS)
-    models = {"guide": traced(Coarse(), of_coarse, names)}
+    models = {"guide": traced(Coarse(network), of_coarse, names)}
     outputs = ["weights"]
     if network.finish is not None:
         finish, outputs = network.finish, ["weights", "told"]
@@ -180,17 +183,17 @@ def convert(network: FusionNetwork) -> dict[str, Any]:
                 ("lumas", "share", "told"), channels, STAGE_STEPS, strict=True
             )
         }
-        models["stage"] = traced(Stage(), of_stage, ["coefficients"], 2)
+        models["stage"] = traced(Stage(network), of_stage, ["coefficients"], 2)
     for name, maps in zip(names, guide, strict=True):
         each = POSITIONS[name]
         sides = (each * (side // GRID + 2) for side in (height, width))
         inputs[name] = torch.rand(len(maps), n_frames, *sides)
-    return models | {"weights": traced(Fine(), inputs, outputs)}
+    return models | {"weights": traced(Fine(network), inputs, outputs)}
 
 
 def traced(
-    module: "nn.Module",
-    inputs: Mapping[str, "torch.Tensor"],
+    module: nn.Module,
+    inputs: Mapping[str, torch.Tensor],
     outputs: Sequence[str],
     varying: int = 3,
 ) -> Any:
@@ -272,8 +275,6 @@ def export(model_path: Path) -> float:
 
 def largest_error(network: FusionNetwork, path: Path) -> float:
     """The largest difference of the export at `path` from the network, on several shapes."""
-    import torch
-
     rng, errors = np.random.default_rng(0), []
     for n_frames, height, width in ((1, 32, 32), (2, 96, 64), (5, 128, 192)):
         frames = rng.integers(0, 256, (n_frames, height, width, 3), np.uint8)

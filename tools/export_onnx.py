@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from network import FusionNetwork, load_network
 from stackmff.errors import StackError
 from stackmff.files import atomic_path
 from stackmff.fusion.engines import GRID
-from stackmff.machine import import_openvino
+from stackmff.machine import the_core
 from stackmff.options import add_options, parse
 from stackmff.own import use_network
 from stackmff.processes import run_main
@@ -49,8 +50,6 @@ def planes(shape: Sequence[int], colour: bool) -> dict[str, Any]:
     Returns:
         {"luma": (1, 1, N, H, W), "chroma": (1, 2, N, H/2, W/2)}, float32 tensors.
     """
-    import torch
-
     n_frames, height, width = shape
     noise = torch.Generator().manual_seed(0)
     inputs = {"luma": torch.rand((1, 1, *shape), generator=noise)}
@@ -62,8 +61,6 @@ def planes(shape: Sequence[int], colour: bool) -> dict[str, Any]:
 
 def write_onnx(network: FusionNetwork, path: Path) -> None:
     """Write a network, in eval mode, as ONNX; raises StackError if torch cannot export it."""
-    import torch
-
     inputs = planes(EXAMPLE, network.colour)
     n_frames = torch.export.Dim("n", min=2, max=MOST_FRAMES)
     rows, columns = (torch.export.Dim(name, min=1, max=MOST_CELLS) for name in ("h", "w"))
@@ -93,10 +90,7 @@ def write_onnx(network: FusionNetwork, path: Path) -> None:
 
 def largest_error(network: FusionNetwork, path: Path) -> float:
     """The largest difference of a weight, as OpenVINO runs the file, from torch's, on noise."""
-    import torch
-
-    core = import_openvino().Core()
-    compiled = core.compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    compiled = the_core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     errors = []
     for shape in ((2, 96, 64), (5, 128, 192)):
         inputs = planes(shape, network.colour)

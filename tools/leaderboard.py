@@ -12,7 +12,7 @@ from pathlib import Path
 
 from stackmff.errors import StackError
 from stackmff.evaluation.matching import find_scenes, match
-from stackmff.evaluation.scoring import Scoring, Task, score_tasks
+from stackmff.evaluation.scoring import MEAN_OF_FRAMES, Scoring, Task, score_tasks
 from stackmff.evaluation.tables import (
     CONFIDENCE,
     Tables,
@@ -31,7 +31,6 @@ from stackmff.synthesis.bench_setups import SETS
 from tools.make_bench import RECORD, digest_of_scene, digest_of_set
 
 DIAGNOSTICS = ("PSNR_dark", "hazed", "rings", "grid", "veil")
-MEAN_OF_FRAMES = "mean of the frames"
 # {column: (heading, format)}
 COLUMNS = {
     "PSNR": ("PSNR", ".2f"),

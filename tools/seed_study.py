@@ -26,6 +26,7 @@ from stackmff.evaluation.tables import CONFIDENCE, Words, markdown_table, means,
 from stackmff.files import make_folder, write_csv, write_text
 from stackmff.options import Options, add_options, option, parse
 from stackmff.processes import child_environment, run_main
+from tools.sweep import split_words
 
 ROOT = Path(__file__).parents[1]
 SET_HERE = ("--exp_name", "--experiments", "--resume", "--seed", "--dry_run", "--profile")
@@ -104,9 +105,14 @@ def fusing_command(
     """The words that fuse a data set with the network of a seed."""
     words = [str(ROOT / "predict_dataset.py"), "--stack_basedir_path", str(data)]
     words += ["--model_path", str(options.run(seed) / "best.pth"), "--output_dir", str(output)]
-    network = dict(itertools.pairwise(rest)).get("--network", "")
-    own = ["--network", network] if ":" in network else []  # FILE.py:NAME
-    return [*words, "--align", "off", *own]
+    return [*words, "--align", "off", *own_network(rest)]
+
+
+def own_network(rest: Sequence[str]) -> list[str]:
+    """The words that name the class of one's own, FILE.py:NAME, if the training was told one."""
+    parts = [part for word in rest for part in word.split("=", 1)]  # also --network=FILE.py:NAME
+    network = dict(itertools.pairwise(parts)).get("--network", "")
+    return ["--network", network] if ":" in network else []
 
 
 def call(words: Sequence[str]) -> None:
@@ -183,12 +189,8 @@ def table_of(seeds: Sequence[int], sets: Mapping[str, Sequence[Row]]) -> Words:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Train, fuse, score and tell. Returns the exit status."""
-    words = list(sys.argv[1:] if argv is None else argv)
-    end = words.index("--") if "--" in words else len(words)
-    rest = words[end + 1 :]
-    (options,) = parse(get_parser(), words[:end], StudyOptions)
-    if wrong := next((word for word in rest if word.partition("=")[0] in SET_HERE), None):
-        raise StackError(f"{wrong} cannot follow --: the study sets it itself")
+    own, rest = split_words(argv, SET_HERE, "study")
+    (options,) = parse(get_parser(), own, StudyOptions)
     for data in options.test:
         find_scenes(data, data / "AiF")  # what cannot be scored is told before hours of training
     for k, seed in enumerate(options.seeds):

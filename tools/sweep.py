@@ -71,6 +71,26 @@ def get_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def split_words(
+    argv: Sequence[str] | None, set_here: Sequence[str], who: str
+) -> tuple[list[str], list[str]]:
+    """The words before -- and those after it, which the training is told.
+
+    Args:
+        argv: the words of the command line; None: those of this process.
+        set_here: options that may not follow --.
+        who: sets these itself, as "sweep".
+    Raises:
+        StackError: one of them follows --.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    end = words.index("--") if "--" in words else len(words)
+    own, rest = words[:end], words[end + 1 :]
+    if wrong := next((word for word in rest if word.partition("=")[0] in set_here), None):
+        raise StackError(f"{wrong} cannot follow --: the {who} sets it itself")
+    return own, rest
+
+
 def trials_of(options: SweepOptions) -> list[Trial]:
     """The runs, the last option varying fastest.
 
@@ -100,12 +120,8 @@ def run_trial(trial: Trial, options: SweepOptions, rest: Sequence[str]) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Train the runs and print their table. Returns the exit status, 1 if a run failed."""
-    words = list(sys.argv[1:] if argv is None else argv)
-    end = words.index("--") if "--" in words else len(words)
-    rest = words[end + 1 :]
-    (options,) = parse(get_parser(), words[:end], SweepOptions)
-    if wrong := next((word for word in rest if word.partition("=")[0] in SET_HERE), None):
-        raise StackError(f"{wrong} cannot follow --: the sweep sets it itself")
+    own, rest = split_words(argv, SET_HERE, "sweep")
+    (options,) = parse(get_parser(), own, SweepOptions)
     failed = []
     trials = trials_of(options)
     for k, trial in enumerate(trials):

@@ -26,8 +26,10 @@ def find_reference(word: str | None, names: Sequence[str]) -> int | None:
     Raises:
         StackError: there is no such frame.
     """
-    if word is None or word in names:
-        return None if word is None else list(names).index(word)
+    if word is None:
+        return None
+    if word in names:
+        return list(names).index(word)
     if word.isdecimal() and int(word) < len(names):
         return list(names).index(sorted(names, key=natural_key)[int(word)])
     raise StackError(

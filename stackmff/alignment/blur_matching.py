@@ -19,6 +19,7 @@ from stackmff.alignment.registration import (
     at_scale,
     farthest,
     frame_of,
+    invertible,
     offsets,
     small_motion,
 )
@@ -248,8 +249,7 @@ class BlurMatcher:
         weights = np.ones(len(values))
         for _ in range(ROUNDS):
             weighted = design * weights[:, None]
-            matrix = weighted.T @ design
-            matrix += np.eye(size + 3) * (1e-9 * np.trace(matrix) + 1e-12)
+            matrix = invertible(weighted.T @ design)
             found = np.linalg.solve(matrix, weighted.T @ values)
             left = values - design @ found
             scale = max(1.48 * float(np.median(np.abs(left))), LEAST_SCALE)
@@ -285,9 +285,7 @@ def _left(pair: _Matched, inside: np.ndarray) -> np.ndarray:
     terms = [pair.first, pair.spread, np.ones_like(pair.first)]
     design = np.stack([term[every][counts] for term in terms], -1).astype(np.float64)
     values = (pair.first - pair.second)[every][counts].astype(np.float64)
-    matrix = design.T @ design
-    matrix += np.eye(len(terms)) * (1e-9 * np.trace(matrix) + 1e-12)
-    found = np.linalg.solve(matrix, design.T @ values).astype(np.float32)
+    found = np.linalg.solve(invertible(design.T @ design), design.T @ values).astype(np.float32)
     out = pair.first - pair.second
     for factor, term in zip(found, terms):
         out -= factor * term

@@ -28,7 +28,11 @@ FLAT = 0.1  # contrast above which a tile counts less, since defocus moves light
 FEW_TILES = 12  # the least number for a ratio
 UNKNOWN = 1e6  # variance of a ratio from fewer
 LEAST_RATIO, UNLIKE_RATIO = 1e-3, 0.3  # least standard deviation of a pair, as linking.SYSTEMATIC
-CODING = 2.2  # ratio of logarithms: of linear light to coded values
+# Kinds of values: linear light, coded values. CODING is the ratio of logarithms of light to those
+# of coded values; a limit on logarithms of light is divided by SCALES[kind].
+LINEAR, CODED = 0, 1
+CODING = 2.2
+SCALES = (1, CODING)
 ROUNDS = 8  # of the robust mean
 
 # Logarithms of linear light. Frames that only fine tiles can tell apart are changed if they differ
@@ -210,28 +214,43 @@ def match(
     mean = logs.mean(1, keepdims=True)
     logs = np.where(np.abs(logs - mean).max(1, keepdims=True) <= ONE_GAIN, mean, logs)
     gains = np.exp(-logs)
-    if kind == 0:
-        light = tiles[like].light[0].reshape(-1, logs.shape[1]).clip(DARK, BRIGHT)
+    if kind == LINEAR:
+        light = tiles[like].light[LINEAR].reshape(-1, logs.shape[1]).clip(DARK, BRIGHT)
         gains = np.stack([_coded_gain(light, np.exp(row)) for row in logs])
     same = (np.abs(gains - 1) <= SAME_EXPOSURE) | (np.abs(logs) <= 2 * deviation)
     changed = [int(k) for k in rest if not same[k].all()]
-    flickers = [k for k in changed if _flickers(k, ratios)]
-    slow = {
-        k: _ratio(tiles[like], tiles[k], placed[k] @ np.linalg.inv(placed[like]), kind)
-        for k in changed
-        if k not in flickers
-    }
-    # A drift is undone as a whole or not at all, or neighbours would differ more than they did.
-    sure = len(flickers) + sum(ratio.beats_blur or not ratio.known for ratio in slow.values())
-    doubtful = [0.0]
-    if 2 * sure < len(changed):
-        doubtful += [np.abs(np.log2(gains[k])).max() for k in slow if slow[k].shared.any()]
-        same[list(slow)] = True
-    in_light = kind == 0 and bool((np.abs(logs[rest]) > MUCH)[~same[rest]].any())
+
+    def to_like(k: int) -> _Ratio:
+        matrix = placed[k] @ np.linalg.inv(placed[like])
+        return _ratio(tiles[like], tiles[k], matrix, kind)
+
+    unsure = _may_be_blur(changed, ratios, to_like)
+    same[list(unsure)] = True
+    doubtful = [np.abs(np.log2(gains[k])).max() for k in unsure if unsure[k].shared.any()]
+    stops = CODING * max(doubtful, default=0.0)
+    in_light = kind == LINEAR and bool((np.abs(logs[rest]) > MUCH)[~same[rest]].any())
     if in_light:
         gains = white_factor(np.exp(-logs))
-    gains = np.where(same, 1.0, gains)
-    return Exposures(gains, in_light, like, unmatched, CODING * max(doubtful), odd)
+    return Exposures(np.where(same, 1.0, gains), in_light, like, unmatched, stops, odd)
+
+
+def _may_be_blur(
+    changed: Sequence[int], ratios: Mapping[Key, _Ratio], to_like: Callable[[int], _Ratio]
+) -> dict[int, _Ratio]:
+    """The frames that drift away from the others so slowly that blur may explain it.
+
+    Args:
+        changed: indices of the frames whose exposure differs.
+        ratios: {(a, b): of b to a}.
+        to_like: gives the ratio of a frame to the one whose exposure the others get.
+    Returns:
+        {index: that ratio}. Empty if most of the frames surely changed: a drift is undone as a
+        whole or not at all, or neighbours would differ more than they did.
+    """
+    slow = {k: to_like(k) for k in changed if not _flickers(k, ratios)}
+    flickering = len(changed) - len(slow)
+    sure = flickering + sum(ratio.beats_blur or not ratio.known for ratio in slow.values())
+    return slow if 2 * sure < len(changed) else {}
 
 
 def _odd_in_colour(tiles: Sequence[Tiles], kept: Sequence[int]) -> tuple[int, ...]:
@@ -269,7 +288,7 @@ def _too_bright(logs: np.ndarray, tiles: Sequence[Tiles], kept: np.ndarray, kind
         kind: of the values, see `_ratio`.
     """
     most = np.median([tiles[k].clipped for k in kept]) + MOST_CLIPPED
-    clear = CLEAR / (1, CODING)[kind]
+    clear = CLEAR / SCALES[kind]
     return [int(k) for k in kept if logs[k] > clear and tiles[k].clipped > most]
 
 
@@ -283,7 +302,7 @@ def _ratios(
         placed: {index: (3, 3) transform} of the frames that are not left out.
     """
     found = []
-    for kind, scale in enumerate((1, CODING)):
+    for kind, scale in enumerate(SCALES):
         ratios = {
             (a, b): _ratio(tiles[a], tiles[b], placed[b] @ np.linalg.inv(placed[a]), kind)
             for a, b in pairs
@@ -314,8 +333,8 @@ def _measure_finely(
     """
     known = {k for key, ratio in ratios.items() if ratio.known for k in key}
     blind = set(placed) - known
-    clear = CLEAR / (1, CODING)[kind]
-    usual = np.log(np.median([tiles[k].light[1].mean() for k in placed]) + DARK)
+    clear = CLEAR / SCALES[kind]
+    usual = np.log(np.median([tiles[k].light[CODED].mean() for k in placed]) + DARK)
     measured: set[int] = set()
     for a, b in [key for key in ratios if blind & set(key)]:
         ratio = _ratio(finer(a), finer(b), placed[b] @ np.linalg.inv(placed[a]), kind)
@@ -323,7 +342,7 @@ def _measure_finely(
             measured |= {a, b}
             if np.abs(ratio.logarithm).max() > clear:
                 ratios[a, b] = ratio
-    brightness = {k: np.log(tiles[k].light[1].mean() + DARK) for k in blind - measured}
+    brightness = {k: np.log(tiles[k].light[CODED].mean() + DARK) for k in blind - measured}
     return sorted(k for k, log in brightness.items() if abs(log - usual) > UNLIKE)
 
 
@@ -357,7 +376,7 @@ def _usual(logs: np.ndarray, kept: np.ndarray, reference: int, kind: int) -> int
     """
     median = np.median(logs[kept])
     spread = np.median(np.abs(logs[kept] - median))
-    if abs(median) <= max(OUTLIER / (1, CODING)[kind], SPREADS * spread):
+    if abs(median) <= max(OUTLIER / SCALES[kind], SPREADS * spread):
         return reference
     return int(kept[np.abs(logs[kept] - median).argmin()])
 
@@ -437,7 +456,7 @@ def _ratio(first: Tiles, second: Tiles, matrix: np.ndarray, kind: int) -> _Ratio
     Args:
         first, second: of the frames.
         matrix: (3, 3) between them.
-        kind: 0 linear light, 1 coded values.
+        kind: LINEAR or CODED.
     Returns:
         The ratio; if too few tiles can be compared, a logarithm of 0 with a large variance.
     """
@@ -482,8 +501,9 @@ def _ratio(first: Tiles, second: Tiles, matrix: np.ndarray, kind: int) -> _Ratio
     both = (planes[-3] > 0.99) & (first.unclipped > 0)  # dark ones, too, which light is spread to
     own, other = np.split(np.stack(planes[:-3])[:, both].sum(1, dtype=np.float64), 2)
     shared = _is_shared(own / first.light[kind][both].sum(0), ratio)
-    gamma = (CODING, 1)[kind]  # the ratio of coded values is smaller
-    shared &= _is_shared(other / first.light[1 - kind][both].sum(0), ratio / gamma)
+    # A ratio of light is a smaller one of coded values; of one of coded values no more is asked.
+    expected = ratio / (CODING if kind == LINEAR else 1)
+    shared &= _is_shared(other / first.light[1 - kind][both].sum(0), expected)
     return _Ratio(ratio, variance, scatter, spread, shared)
 
 

@@ -10,9 +10,8 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-from stackmff.images.colour import luma
 from stackmff.images.frame_store import put, release, window
-from stackmff.images.levels import levels_of
+from stackmff.images.levels import levels_of, sampled_lumas
 from stackmff.images.stack import Stack
 
 WINDOWS, SIDE = 6, 96  # windows along each side of the picture, and their side, px
@@ -28,7 +27,6 @@ LEAST_CHANGE = 0.2  # of the logarithm of detail; cells that change less do not 
 # of blur, a wrong order saves 0.2. MUCH_SAVED is enough where noise and wide blur leave more.
 LEAST_EXCESS, LEAST_SAVED, MUCH_SAVED = 0.1, 0.25, 0.35
 OTHERWISE = 1.4  # times the usual coded brightness, or a part of it: exposed in another way
-SAMPLES = 256  # along each side of a frame, at least, that its brightness is told from
 NAMED = 8  # frames in the note of a new order
 MOST_STARTS = 8  # of the search
 MOST_FRAMES = 250  # longer stacks are videos, which are in order, and would take seconds
@@ -187,18 +185,9 @@ def alike_exposed(frames: np.ndarray) -> np.ndarray:
     Args:
         frames: (N, H, W, C) uint8 or uint16.
     """
-    _, height, width, _ = frames.shape
-    down, across = (max(side // SAMPLES, 1) for side in (height, width))
-    brightness = []
-    for frame in frames:
-        brightness.append(luma(frame[::down, ::across]).mean())
-        release(frames)
+    brightness = np.array([lumas.mean() for lumas in sampled_lumas(frames)])
     usual = np.median(brightness)
-    bright, dark = (
-        np.array(brightness) > OTHERWISE * usual,
-        np.array(brightness) < usual / OTHERWISE,
-    )
-    return np.flatnonzero(~(bright | dark))
+    return np.flatnonzero((brightness <= OTHERWISE * usual) & (brightness >= usual / OTHERWISE))
 
 
 def _with_the_others(order: np.ndarray, count: int) -> np.ndarray:

@@ -127,7 +127,8 @@ def _read(path: str | Path) -> _Saved:
             raise ValueError("in_light is not true or false")
         dirt = _dirt_of(record.get("dirt"), size)
         return _Saved(reference, size, frames, spacing, dirt, in_light)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    # Overflow: a number beyond the range of its type.
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise StackError(f"{path} is not an alignment: write it with --save_alignment") from error
 
 

@@ -441,7 +441,7 @@ def _solve(
         left = energy - 2 * vectors @ parameters + squares
         weights = 1 / (np.maximum(left, 0) / BLOCK**2 + LEAST_VARIANCE)
         matrix = (weights @ flat).reshape(size, size)
-        matrix += np.eye(size) * (1e-9 * np.trace(matrix) + 1e-12)
+        matrix = invertible(matrix)
         before, parameters = parameters, np.linalg.solve(matrix, weights @ vectors)
         if np.abs(parameters - before).max() < 1e-4:
             break
@@ -450,6 +450,11 @@ def _solve(
     np.add.at(sums, cluster, scores)
     inverse = np.linalg.inv(matrix)
     return parameters, inverse @ (sums.T @ sums) @ inverse
+
+
+def invertible(matrix: np.ndarray) -> np.ndarray:
+    """A normal matrix (P, P) with a ridge that is too small to matter where it can be inverted."""
+    return matrix + np.eye(len(matrix)) * (1e-9 * np.trace(matrix) + 1e-12)
 
 
 def _by_features(first: list[Level], second: list[Level]) -> np.ndarray | None:

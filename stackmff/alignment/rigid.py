@@ -12,6 +12,8 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from stackmff.alignment.registration import invertible
+
 TRIALS, ROUNDS = 4, 12  # of nearness, camera and weights in turn: from each start, then the best
 USUAL = 0.4  # quantile of what is left, beyond twice of which places count less
 # A place is odd if it departs by LEAST_ODD px of the compared pictures, and by ODD times what half
@@ -150,8 +152,7 @@ def _camera(
     ]
     design = np.stack([np.concatenate(pair, -1) for pair in terms], -1)  # (rows, columns, 2, 7)
     flat = (design * weights[..., None, None]).reshape(-1, len(terms))
-    matrix = flat.T @ design.reshape(-1, len(terms))
-    matrix += np.eye(len(terms)) * (1e-9 * np.trace(matrix) + 1e-12)
+    matrix = invertible(flat.T @ design.reshape(-1, len(terms)))
     found = np.linalg.solve(matrix, flat.T @ values.reshape(len(values), -1).T).T  # (K, 7)
     camera = found[:, None, None, :2] + found[:, None, None, 2:3] * places
     shift = np.average(nearness, weights=weights)

@@ -322,28 +322,31 @@ def _boxes(
 
 
 def _connected(runs: np.ndarray) -> list[np.ndarray]:
-    """Runs (m, 3) by the parts that touch one another; no picture is made for that."""
-    parts: list[list[np.ndarray]] = []
-    above: list[tuple[np.ndarray, list[np.ndarray]]] = []  # runs of the row before, and their parts
-    row_before, current = -2, list(above)
-    for run in runs[np.argsort(runs[:, 0], kind="stable")]:
-        row, start, stop = run
-        if row != row_before:
-            above, current = (current if row == row_before + 1 else []), []
-            row_before = row
-        touching = [own for other, own in above if other[1] <= stop and start <= other[2]]
-        part = touching[0] if touching else []
-        part.append(run)
-        for other in {id(own): own for own in touching}.values():
-            if other is not part:
-                part.extend(other)
-                parts = [own for own in parts if own is not other]
-                above = [(one, part if own is other else own) for one, own in above]
-                current = [(one, part if own is other else own) for one, own in current]
-        if not touching:
-            parts.append(part)
-        current.append((run, part))
-    return [np.stack(part) for part in parts]
+    """Runs (m, 3) by the parts that touch one another; no picture is made for that.
+
+    Parts are found as sets that are united: each run points to an earlier one of its part, up to
+    the one that stands for the part.
+    """
+    runs = runs[np.argsort(runs[:, 0], kind="stable")]
+    towards = list(range(len(runs)))
+
+    def root(k: int) -> int:
+        while towards[k] != k:
+            k = towards[k] = towards[towards[k]]
+        return k
+
+    in_row: dict[int, list[int]] = {}
+    for k, (row, start, stop) in enumerate(runs.tolist()):
+        above = [j for j in in_row.get(row - 1, ()) if runs[j, 1] <= stop and start <= runs[j, 2]]
+        if above:
+            towards[k] = root(above[0])
+        for j in above[1:]:
+            towards[root(j)] = root(k)
+        in_row.setdefault(row, []).append(k)
+    parts: dict[int, list[int]] = {}
+    for k in range(len(runs)):
+        parts.setdefault(root(k), []).append(k)
+    return [runs[parts[first]] for first in sorted(parts)]
 
 
 def _filled(part: np.ndarray, mask: np.ndarray) -> np.ndarray:

@@ -1,0 +1,1 @@
+"""Display: drawings, previews, the report and the gallery that people look at."""

@@ -1,11 +1,10 @@
 """Drawing for screens: colour maps, error maps, panels of a training run, small copies, text."""
 
-import io
-
 import cv2
 import numpy as np
 from PIL import Image, ImageCms
 
+from stackmff.images.colour import rgb_by_profile
 from stackmff.images.levels import Levels
 
 ERROR_GAIN = 10  # an error of a tenth of white is yellow
@@ -66,7 +65,7 @@ def training_panel(
     below = [in_bytes(fused), in_bytes(answer), error_map(fused, answer)]
     if weights is not None:
         frames = np.arange(n_frames, dtype=np.float32).reshape(-1, 1, 1)
-        below.append(colour_map((weights * frames).sum(0) / (n_frames - 1)))
+        below.append(colour_map((weights * frames).sum(0) / max(n_frames - 1, 1)))
     columns = max(len(above), len(below))
     blank = np.zeros((height, width, 3), np.uint8)
     rows = [row + [blank] * (columns - len(row)) for row in (above, below)]
@@ -109,14 +108,10 @@ def _to_srgb(picture: np.ndarray, profile: bytes) -> np.ndarray:
     """Convert (H, W, 1 or 3) uint8 from a profile to sRGB; return it unchanged where that fails."""
     image = Image.fromarray(picture[..., 0] if picture.shape[2] == 1 else picture)
     try:
-        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-        converted = ImageCms.profileToProfile(
-            image, source, ImageCms.createProfile("sRGB"), outputMode="RGB"
-        )
+        return rgb_by_profile(image, profile)
     # The profile is damaged or of another colour space: a preview may be slightly off.
-    except (ImageCms.PyCMSError, OSError):
+    except (ImageCms.PyCMSError, OSError, ValueError):
         return picture
-    return np.asarray(converted)
 
 
 def text_width(text: str, size: int) -> int:

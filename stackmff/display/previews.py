@@ -1,7 +1,7 @@
 """Previews of a result: the focus map with its key, a relief, a film through the frames.
 
 All of them are small sRGB copies for screens; the files to compute with are written by
-fusion/pipeline.py.
+fusion/outputs.py.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -13,8 +13,9 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from stackmff.display.annotations import DARKER
 from stackmff.display.drawing import colour_map, draw_text, reduced, text_width
-from stackmff.display.relief import guess_first_is_near, relief, rocking
+from stackmff.display.relief import PAPER, guess_first_is_near, relief, rocking
 from stackmff.errors import StackError
 from stackmff.files import atomic_path
 from stackmff.images.colour import luma
@@ -31,7 +32,7 @@ SWEEP_FRAMES = 16  # longer stacks are thinned out to this number
 SWEEP_BYTES = 3_000_000  # a film is made smaller until it is below this size
 FRAME_SECONDS, PAUSE_SECONDS, HOLD_SECONDS = 0.12, 0.48, 2.4  # of the sweep
 ROCK_SECONDS, ROCKS = 0.12, 2  # of a view of a relief that rocks; times that it does in a video
-PAPER, INK = (250, 250, 248), (45, 45, 50)
+INK = (45, 45, 50)
 UNSURE, SURE = 0.1, 0.5  # see certainty()
 
 
@@ -298,7 +299,7 @@ def _labelled(picture: np.ndarray, text: str) -> np.ndarray:
     wide, high, gap = text_width(text, size) + size, round(1.7 * size), size // 2
     if wide + gap <= width and high + gap <= height:
         box = picture[height - gap - high : height - gap, gap : gap + wide]
-        box[:] = np.uint8(box * np.float32(0.35))
+        box[:] = np.uint8(box * DARKER)
         draw_text(picture, text, gap + size / 2, height - gap - 0.5 * size, size, (255, 255, 255))
     return picture
 

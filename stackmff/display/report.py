@@ -106,7 +106,7 @@ def make_card(
         frames: (N, H, W, C) uint8 or uint16. The memory of a numpy.memmap is released after each
             frame.
         fused: the result; without a focus map, the report shows none.
-        result: {"seconds", "network_seconds", "notes"}, as of fusion.pipeline.fuse_files; the notes
+        result: {"seconds", "network_seconds", "notes"}, as of fusion.outputs.fuse_files; the notes
             may be missing.
         file: the fused picture, relative to the folder of the report.
         info: what else is known of the frames; None: nothing.
@@ -215,6 +215,7 @@ def write_report(path: str | Path, title: str, files: Sequence[str | Path]) -> N
 
 
 def _card_or_failure(file: str | Path) -> Card:
+    """The card in a file; where it cannot be read, one that says why."""
     try:
         return read_card(file)
     except StackError as error:

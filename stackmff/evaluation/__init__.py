@@ -1,0 +1,1 @@
+"""Evaluation: scores of fused pictures, and what fusing them costs."""

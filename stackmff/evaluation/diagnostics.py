@@ -7,6 +7,8 @@ no place that shows the fault. `PSNR_dark` is better when larger, the others whe
 import cv2
 import numpy as np
 
+from stackmff.images.colour import LUMA
+
 DARK = 60  # luma of 255, below which a pixel is dark
 HAZE, HAZE_SIGMA = 6, 6.0  # levels of 255 too bright, after a Gaussian of so many px
 VEIL_SIGMA = 24.0  # px
@@ -24,11 +26,12 @@ def _levels(fused: np.ndarray, answer: np.ndarray, peak: float) -> tuple[np.ndar
     )
     luma = second[..., 0]
     if second.shape[2] == 3:
-        luma = second @ np.array([0.299, 0.587, 0.114], np.float32)
+        luma = second @ np.array(LUMA, np.float32)
     return first - second, luma
 
 
 def _blurred(picture: np.ndarray, sigma: float) -> np.ndarray:
+    """A picture (H, W), blurred by a Gaussian of `sigma` px."""
     blurred: np.ndarray = cv2.GaussianBlur(picture, (0, 0), sigma)
     return blurred
 
@@ -81,7 +84,8 @@ def grid(fused: np.ndarray, answer: np.ndarray, peak: float) -> float:
     """Steps of the error that repeat: the most levels, of any of PERIODS, row and column.
 
     The mean absolute difference of the error across the boundary between neighbouring columns, by
-    the column's number modulo the period: the largest of these means above their median.
+    the column's number modulo the period: the largest of these means less the largest one below
+    the upper eighth of them, since the soft edge of a grid raises several.
     """
     error, _ = _levels(fused, answer, peak)
     found = 0.0

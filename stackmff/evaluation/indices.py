@@ -218,6 +218,7 @@ def visual_information_fidelity(fused: np.ndarray, frames: Frames, peak: float) 
 
 
 def _sigmoid(value: np.ndarray, constants: tuple[float, float, float]) -> np.ndarray:
+    """A sigmoid of height, slope and centre `constants`, of the shape of `value`."""
     height, slope, middle = constants
     return height / (1 + np.exp(slope * (value - middle)))
 

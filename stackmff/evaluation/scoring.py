@@ -27,6 +27,7 @@ REGISTRATION_GAIN = 1e-7  # of the correlation, from step to step
 REGISTRATION_SIGMA = 1.0  # px
 LEAST_CHANGE = 0.02  # entry of the matrix; below it, resampling would do more harm than good
 BORDER = 24  # px left out of registered pictures
+MEAN_OF_FRAMES = "mean of the frames"  # the method that every table has as a floor
 POOL_WORTH = 10  # seconds of work that make starting processes worthwhile
 
 Item = TypeVar("Item")

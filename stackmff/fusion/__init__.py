@@ -1,0 +1,1 @@
+"""Fusion: frames to a picture, and all that is made of it."""

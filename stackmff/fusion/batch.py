@@ -32,7 +32,8 @@ from stackmff.fusion.options import (
     check_alignment_files,
     check_maps,
 )
-from stackmff.fusion.pipeline import Files, fuse_files, make_engine, read_for
+from stackmff.fusion.outputs import Files, fuse_files
+from stackmff.fusion.pipeline import make_engine, read_for
 from stackmff.images.datasets import find_datasets, result_folders
 from stackmff.images.folders import (
     STACK_FOLDERS,
@@ -52,7 +53,7 @@ from stackmff.images.stack import Stack
 from stackmff.images.stack_files import FramePath
 from stackmff.options import Options, add_options, as_record, option, parse
 from stackmff.original import translated
-from stackmff.processes import futures_ahead, join_processes, rank_and_world
+from stackmff.processes import futures_ahead, gathered, join_processes, rank_and_world
 from stackmff.records import Record, wanted_record
 
 # Options that earlier records lack, and what they were made with, or hardly any would differ from.
@@ -66,7 +67,6 @@ NEWER = {
 # Options that the results do not depend on, or that the record has by their SHA-256 (weights and
 # alignments).
 NOT_OF_RESULTS = {
-    "stack_basedir_path",
     "output_dir",
     "model_path",
     "overwrite",
@@ -74,9 +74,6 @@ NOT_OF_RESULTS = {
     "quiet",
     "low_memory",
     "use_alignment",
-    "part",
-    "split",
-    "dry_run",
 }
 COLUMNS = ("stack", "width", "height", "frames", "network_seconds", "seconds")
 
@@ -305,7 +302,8 @@ class BatchJob:
         if isinstance(stack, Hyperstack):
             self.card.unlink(missing_ok=True)
             result = fuse_hyperstack(stack, engine, files.picture, self.options.fuse)
-            if len(self.files(stack.stack()).wanted()) > 2:  # the picture and the card
+            asked = self.files(stack.stack())
+            if set(asked.wanted()) - {asked.picture, asked.card}:
                 self.tell("a hyperstack has no maps, previews or alignments")
         else:
             result = fuse_files(lambda: stack, engine, files, self.options.fuse)
@@ -382,9 +380,8 @@ def gather(failures: list[str], world: int) -> list[str]:
         return failures
     import torch.distributed as dist
 
-    everyone: list[Any] = [None] * world
     try:
-        dist.all_gather_object(everyone, failures)
+        everyone = gathered(failures)
     except RuntimeError as error:
         raise StackError(
             "another process of this run has ended early: run again, what is done is kept"
@@ -447,8 +444,9 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
     ):
         tell(f"note: {sentence}")
     jobs = make_jobs(options, datasets, targets)
-    for job in () if output.overwrite else jobs:
-        job.record.check_source(place_of(job.source), "--output_dir")
+    if not output.overwrite:
+        for job in jobs:
+            job.record.check_source(place_of(job.source), "--output_dir")
     for target in targets.values():
         make_folder(target / "records")
     if batch.dask is not None and world > 1:
@@ -464,18 +462,19 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
                 failures = run_on_cluster(mine, cluster, quiet)
         else:
             failures = gather(run_jobs(mine[rank::world], engine, quiet, rank), world)
-        for sentence in told_of_compiling(engine) if options.messages.verbose else ():
-            tell(f"note: {sentence}")
+        if options.messages.verbose:
+            for sentence in told_of_compiling(engine):
+                tell(f"note: {sentence}")
     finally:
         if rank == 0:
             write_summaries(jobs)
     if rank == 0:
-        files = "summary.csv, report.html" if output.report else "summary.csv"
-        for name, target in () if quiet else targets.items():
-            count: int | str = len(datasets[name])
-            if parts > 1:
-                count = f"{sum(job.target == target for job in mine)} of {count}"
-            print(f"{target}: {count} stacks of {name}, {files}")
+        if not quiet:
+            files = "summary.csv, report.html" if output.report else "summary.csv"
+            for name, target in targets.items():
+                whole, own = (sum(job.target == target for job in some) for some in (jobs, mine))
+                count = f"{own} of {whole}" if parts > 1 else str(whole)
+                print(f"{target}: {count} stack{'s' * (whole != 1)} of {name}, {files}")
         for failure in failures:
             print(f"failed: {failure}", file=sys.stderr)
     return 1 if failures else 0

@@ -143,7 +143,8 @@ def picked(frames: np.ndarray, index: np.ndarray) -> list[np.ndarray]:
         near = numbers.repeat(2, 0).repeat(2, 1)[:height, :width]
         picture = np.empty((height, width, channels), frames.dtype)
         for k in np.flatnonzero(np.bincount(numbers.ravel())):
-            mask = cv2.compare(near, float(k), cv2.CMP_EQ)
+            # Not cv2.compare, which takes an array of one pixel for a number.
+            mask = (near == k).view(np.uint8)
             cv2.copyTo(frames[k], mask, picture)
         pictures.append(picture)
     return pictures

@@ -6,12 +6,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from stackmff.alignment.options import AlignmentFiles
 from stackmff.display.previews import preview_files
 from stackmff.errors import StackError
 from stackmff.files import make_folder
 from stackmff.fusion.engine_choice import told_of_compiling, told_of_export
+from stackmff.fusion.engines import Engine
 from stackmff.fusion.hyperstack import (
     check_hyperstack,
     fuse_hyperstack,
@@ -24,9 +26,10 @@ from stackmff.fusion.options import (
     check_alignment_files,
     check_maps,
 )
-from stackmff.fusion.pipeline import Files, expected_shape, fuse_files, make_engine, read_for
+from stackmff.fusion.outputs import Files, fuse_files
+from stackmff.fusion.pipeline import expected_shape, make_engine, read_for
 from stackmff.images.folders import clash, list_frames, passed_over, stack_name
-from stackmff.images.formats import FORMATS, PICTURE_SUFFIXES, result_suffix, same_format
+from stackmff.images.formats import PICTURE_SUFFIXES, result_suffix, same_format
 from stackmff.images.hyperstacks import Hyperstack
 from stackmff.images.stack_files import FramePath
 from stackmff.options import Options, add_options, option, parse
@@ -130,10 +133,15 @@ def choose_output(
     stack_path: Path,
     output: Path | None,
     out_format: str | None,
-    paths: Sequence[FramePath],
+    suffix: str,
 ) -> Path:
-    """The file of the fused picture; exit status 2 if --output and --out_format contradict."""
-    suffix = result_suffix(out_format, paths)
+    """The file of the fused picture; exit status 2 if --output and --out_format contradict.
+
+    Args:
+        parser: that reports it.
+        stack_path, output, out_format: as on the command line.
+        suffix: of the picture, unless --output says another.
+    """
     if output is None:
         return Path("results") / f"{stack_name(stack_path)}{suffix}"
     if out_format is not None and not same_format(output.suffix, suffix):
@@ -232,14 +240,15 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
     stack_path, wanted, options = command.stack.stack_path, command.output, command.fuse
     messages = command.messages
     hyperstack = as_hyperstack(command)
+    out_format = options.format.out_format
+    paths: list[FramePath]
     if hyperstack is None:
         paths = list_frames(stack_path, options.reading.prefer_files)
+        suffix = result_suffix(out_format, paths)
     else:
         paths = [*hyperstack.stack()]
-    out_format = options.format.out_format
-    if hyperstack is not None and wanted.output is None:
-        out_format = {value: key for key, value in FORMATS.items()}[hyperstack_suffix(options)]
-    output = choose_output(parser, stack_path, wanted.output, out_format, paths)
+        suffix = hyperstack_suffix(options)
+    output = choose_output(parser, stack_path, wanted.output, out_format, suffix)
     files = choose_files(output, wanted, options.choices.slab is not None)
     check_places(parser, files, stack_path)
     if hyperstack is not None:
@@ -263,17 +272,31 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
         result = fuse_files(read, engine, files, options, not messages.quiet, shape)
     if record is not None:
         record.write({}, result, [files.picture], stack_path)
-    if messages.quiet:
-        return
-    left = passed_over(stack_path) if stack_path.is_dir() else None
-    notes = told_of_export(options.engine.model_path, engine, options.engine.engine)
-    if messages.verbose:
+    if not messages.quiet:
+        stacks = 1 if hyperstack is None else hyperstack.times * hyperstack.channels
+        _tell(command, engine, output, result, stacks)
+
+
+def _tell(
+    command: FuseCommand, engine: Engine, output: Path, result: dict[str, Any], stacks: int
+) -> None:
+    """Print the notes, and what was made.
+
+    Args:
+        command: its options.
+        engine: that ran the network.
+        output: fused picture.
+        result: as of `fuse_files`.
+        stacks: number of stacks that were fused, one for each time and channel of a hyperstack.
+    """
+    wanted, stack_path = command.fuse.engine, command.stack.stack_path
+    notes = told_of_export(wanted.model_path, engine, wanted.engine)
+    if command.messages.verbose:
         notes += told_of_compiling(engine)
-    for note in [*notes, *([left] if left else []), *result["notes"]]:
+    if stack_path.is_dir() and (left := passed_over(stack_path)):
+        notes.append(left)
+    for note in [*notes, *result["notes"]]:
         print(f"note: {note}", file=sys.stderr)
     size = f"{result['width']}x{result['height']}"
-    stacks = ""
-    if hyperstack is not None and hyperstack.kept:
-        stacks = f" in each of {hyperstack.times * hyperstack.channels} stacks"
-    frames = f"{result['frames']} frames{stacks}"
-    print(f"{files.picture}: {size}, {frames}, {result['seconds']:.1f} s")
+    frames = f"{result['frames']} frames" + (f" in each of {stacks} stacks" if stacks > 1 else "")
+    print(f"{output}: {size}, {frames}, {result['seconds']:.1f} s")

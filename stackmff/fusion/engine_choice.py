@@ -7,8 +7,10 @@ from stackmff.errors import StackError
 from stackmff.files import parse_json, sha256
 from stackmff.fusion.coarse_level import OpenVinoPyramidEngine, PyramidEngine, guide_export
 from stackmff.fusion.engines import TILES, Engine, OpenVinoEngine, TorchEngine
+from stackmff.fusion.options import EngineOptions
 from stackmff.machine import finds_gpu, need_torch, select_device
-from stackmff.own import own_network_of
+from stackmff.own import own_network_of, use_network
+from stackmff.shipped import load_network, networks
 
 EXPORT_SUFFIX = ".xml"  # of the exported network, beside its checkpoint; its weights are in .bin
 
@@ -47,8 +49,6 @@ def torch_engine(model_path: Path, device: str = "auto") -> TorchEngine:
     Raises:
         StackError: there are no such weights, or no such device.
     """
-    from stackmff.shipped import load_network, networks
-
     need_torch(f"the network of {model_path} without an export")
     chosen = select_device(str(device))
     try:
@@ -102,6 +102,18 @@ def choose_engine(
             f"python -m tools.export --model_path {model_path}"
         )
     return torch_engine(model_path, device)
+
+
+def engine_by_options(options: EngineOptions) -> Engine:
+    """The engine that options ask for, also of a network in a file of the user's.
+
+    Raises:
+        StackError: as choose_engine and own.use_network.
+    """
+    if options.network is not None:
+        need_torch("a network of your own")
+        use_network(networks(), options.network, options.model_path)
+    return choose_engine(options.model_path, options.device, options.engine, options.precision)
 
 
 def told_of_export(model_path: Path, engine: Engine, wanted: str) -> list[str]:

@@ -22,7 +22,7 @@ def smooth_map(focus_map: np.ndarray, sure: Any, picture: np.ndarray, radius: fl
         radius: px, above 0.
     Returns:
         (H, W) uint16.
-    Source: guided filter as above with weights, its lines found on a smaller copy as in He and
+    Source: images/guided_filter.py with weights, its lines found on a smaller copy as in He and
         Sun, Fast Guided Filter, 2015.
     """
     height, width = focus_map.shape

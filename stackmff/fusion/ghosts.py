@@ -328,6 +328,7 @@ def _ranged(small: np.ndarray, low: float, high: float) -> np.ndarray:
 
 
 def _disc(radius: int) -> np.ndarray:
+    """A disc, (2 radius + 1, 2 radius + 1) uint8, for erosion and dilation."""
     return cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))
 
 
@@ -357,7 +358,8 @@ def _compare(first: _View, second: _View, pair: tuple[int, int]) -> list[_Candid
     reach, threshold = _blur_between(first, second, pair[1] - pair[0] == 1)
     if not reach:
         return []
-    first.near(reach), second.near(reach)  # so that they are kept for other pairs
+    for view in (first, second):
+        view.near(reach)  # so that it is kept for other pairs
     second = _as_bright(first, second)
     differs = _beyond_blur(first, second, reach)
     if differs.max() <= threshold * 255:

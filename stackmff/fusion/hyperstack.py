@@ -115,7 +115,7 @@ def fuse_hyperstack(
         options: of fusion. Frames are in the order that the file gives them.
         shown: whether progress is shown, see progress.stage.
     Returns:
-        As pipeline.fuse_files.
+        As outputs.fuse_files.
     Raises:
         StackError: the planes cannot be read, aligned or fused, or the file cannot be written.
     """

@@ -81,6 +81,7 @@ def focus_distances(metadata: Sequence[Metadata]) -> list[float | None]:
 
 
 def _distance(metadata: Metadata) -> float | None:
+    """The focus distance of a frame, m: by its EXIF block, else by its XMP packet."""
     distance = None
     if metadata.exif is not None:
         distance = taken_by(io.BytesIO(metadata.exif)).distance

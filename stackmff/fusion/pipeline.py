@@ -1,10 +1,8 @@
-"""From the frames of a stack to all its results: order, alignment, fusion, files."""
+"""From the frames of a stack to its picture: reading, order, alignment, fusion, retouching."""
 
 import math
-import time
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import astuple, dataclass, field, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,28 +15,24 @@ from stackmff.alignment.measure import apply
 from stackmff.alignment.registration import farthest
 from stackmff.errors import StackError
 from stackmff.fusion.blending import Fused, Mixture
-from stackmff.fusion.engine_choice import choose_engine
+from stackmff.fusion.engine_choice import engine_by_options
 from stackmff.fusion.engines import Engine
 from stackmff.fusion.focus_maps import smooth_map
-from stackmff.fusion.fuse import fuse_stack, get_ready
+from stackmff.fusion.fuse import fuse_stack
 from stackmff.fusion.memory import keep_in_file
 from stackmff.fusion.near_end import NearEnd, find_near_end, focus_distances
 from stackmff.fusion.options import ChoiceOptions, EngineOptions, FuseOptions
 from stackmff.fusion.regions import Region, moved_regions, told_regions
 from stackmff.fusion.retouch import apply_strokes, fill_regions, load_strokes, pictures_of
-from stackmff.fusion.slabs import slabs_of, write_slabs
 from stackmff.images.disagreement import disagreeing_frames
-from stackmff.images.formats import loses, to_8_bits, write_picture
+from stackmff.images.formats import to_8_bits
 from stackmff.images.frame_store import release
 from stackmff.images.headers import upright_size
-from stackmff.images.levels import levels_of, told_levels
-from stackmff.images.metadata import Metadata
+from stackmff.images.levels import told_levels
 from stackmff.images.stack import Stack, read_stack
 from stackmff.images.stack_files import FramePath
-from stackmff.machine import need_torch, share_one_heap
-from stackmff.own import use_network
+from stackmff.machine import share_one_heap
 from stackmff.progress import ShowStage, stage
-from stackmff.shipped import networks
 
 CODED_GAMMA = 2.2  # coded values are about this root of the light
 TILT = 4.0  # of --prefer: where two frames share a pixel evenly, one gets 55 times the other's part
@@ -54,40 +48,6 @@ UNLIKE_PARTS = (
 
 Area = tuple[int, int, int, int]  # (top, bottom, left, right), px
 Shown = bool | ShowStage
-
-
-@dataclass
-class Files:
-    """Where the results of a stack go; None: not wanted.
-
-    Attributes:
-        picture: fused picture, its suffix is the format.
-        focus_map: 16-bit PNG. confidence: 8-bit PNG.
-        slabs, previews: folders.
-        alignment: JSON, the transforms and gains of the frames.
-        known_alignment: JSON that is read instead of measuring.
-        card: of the report, see display/report.py.
-        retouch: JSON of strokes that is read, see fusion/retouch.py.
-    """
-
-    picture: Path
-    focus_map: Path | None = None
-    confidence: Path | None = None
-    slabs: Path | None = None
-    previews: Path | None = None
-    alignment: Path | None = None
-    known_alignment: Path | None = None
-    card: Path | None = None
-    retouch: Path | None = None
-
-    def wanted(self) -> list[Path]:
-        """The files and folders that are to be written."""
-        paths = astuple(replace(self, known_alignment=None, retouch=None))
-        return [path for path in paths if path is not None]
-
-    def need_maps(self) -> bool:
-        """Whether the focus map or the confidence is needed."""
-        return any((self.focus_map, self.confidence, self.previews, self.card))
 
 
 @dataclass
@@ -359,79 +319,6 @@ def finished(made: Made, stack: Stack, bits: int | None, retouch: Path | None = 
     return cropped(replace(made.fused, picture=picture), made.area)
 
 
-def fuse_files(
-    read: Callable[[], Stack],
-    engine: Engine,
-    files: Files,
-    options: FuseOptions,
-    shown: Shown = False,
-    expected: tuple[int, int, int] | None = None,
-) -> dict[str, Any]:
-    """Align and fuse a stack, and write its results.
-
-    Args:
-        read: gives the Stack; it is called while the engine gets ready.
-        engine: runs the network.
-        files: where the results go.
-        options: of fusion.
-        shown: whether progress is shown, see progress.stage.
-        expected: (N, H, W) that the Stack most likely has; None: unknown.
-    Returns:
-        {"width", "height", "frames", "network_seconds", "seconds", "notes"}; notes are sentences on
-        what was unified, aligned, left out, and what the format could not keep.
-    Raises:
-        StackError: the stack cannot be read, aligned or fused, or a result cannot be written.
-    """
-    start, network_start = time.perf_counter(), engine.seconds
-    with ThreadPoolExecutor(1) as pool:
-        loading = pool.submit(get_ready, engine, expected)
-        stack = read()
-        loading.result()
-    bits = options.format.bits
-    # The soft edge of a stroke is rounded once, whatever the bits of the result.
-    deep = replace(options.format, bits=16 if files.retouch is not None else bits)
-    made = fuse_read(
-        stack,
-        engine,
-        replace(options, format=deep),
-        files.need_maps(),
-        files.alignment,
-        files.known_alignment,
-        shown,
-    )
-    fused = finished(made, stack, bits, files.retouch)
-    made.notes += _write_pictures(files, fused, stack.metadata)
-    if files.slabs is not None and options.choices.slab is not None:
-        groups = slabs_of(made.kept(), options.choices.slab)
-        write_slabs(files.slabs, stack, engine, made.mixture, groups, made.area, shown)
-    if lost := loses(files.picture.suffix, fused.picture):
-        made.notes.append(lost)
-    if files.previews is not None and made.near is not None:
-        told_near = made.near.told([path.name for path in stack.paths])
-        made.notes += [told_near] if told_near else []
-    height, width = fused.picture.shape[:2]
-    result = {
-        "width": width,
-        "height": height,
-        "frames": len(stack.paths),
-        "network_seconds": round(engine.seconds - network_start, 3),
-        "seconds": round(time.perf_counter() - start, 3),
-        "notes": made.notes,
-    }
-    show(files, stack, fused, made, result)
-    return result
-
-
-def _write_pictures(files: Files, fused: Fused, metadata: Metadata) -> list[str]:
-    """Write the fused picture and the maps that are wanted; returns as write_picture."""
-    notes = write_picture(files.picture, fused.picture, metadata)
-    if files.focus_map is not None and fused.focus_map is not None:
-        write_picture(files.focus_map, fused.focus_map)
-    if files.confidence is not None and fused.confidence is not None:
-        write_picture(files.confidence, fused.confidence)
-    return notes
-
-
 def _align(
     frames: np.ndarray,
     names: list[str],
@@ -516,41 +403,6 @@ def cropped(fused: Fused, area: Area | None) -> Fused:
     return replace(fused, **parts)
 
 
-def show(
-    files: Files,
-    stack: Stack,
-    fused: Fused,
-    made: Made,
-    result: dict[str, Any],
-) -> None:
-    """Write the previews and the card of the report, if they are wanted.
-
-    Args:
-        files: where they go.
-        stack: of aligned frames; fused: of it, as it is written; made: of it.
-        result: as of `fuse_files`.
-    """
-    if files.previews is None and files.card is None:
-        return
-    from stackmff.display.previews import FrameInfo, write_previews
-    from stackmff.display.report import make_card, write_card
-
-    names = [path.name for path in stack.paths]
-    kept = None if made.alignment is None else made.alignment.kept
-    frames = stack.frames
-    if made.area is not None:
-        top, bottom, left, right = made.area
-        frames = frames[:, top:bottom, left:right]
-    info = FrameInfo(names, kept, stack.metadata.profile, levels_of(stack.frames))
-    stem = files.picture.stem
-    if files.previews is not None:
-        first_is_near = None if made.near is None else made.near.first
-        write_previews(files.previews, stem, frames, fused, info, first_is_near)
-    if files.card is not None:
-        write_card(files.card, make_card(stem, frames, fused, result, files.picture.name, info))
-    release(stack.frames)
-
-
 def make_engine(options: EngineOptions, needing_weights: Iterable[str] = ()) -> Engine:
     """The engine that options ask for.
 
@@ -559,13 +411,10 @@ def make_engine(options: EngineOptions, needing_weights: Iterable[str] = ()) -> 
         needing_weights: what is asked for, as on the command line, that only a network that gives
             weights has.
     Raises:
-        StackError: as choose_engine, or the network cannot give what is asked for.
+        StackError: as engine_by_options, or the network cannot give what is asked for.
     """
     share_one_heap()
-    if options.network is not None:
-        need_torch("a network of your own")
-        use_network(networks(), options.network, options.model_path)
-    engine = choose_engine(options.model_path, options.device, options.engine, options.precision)
+    engine = engine_by_options(options)
     if engine.output != "weights":
         for name in needing_weights:
             raise StackError(

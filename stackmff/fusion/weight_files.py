@@ -10,10 +10,9 @@ needed.
 
 import hashlib
 import json
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from stackmff.errors import StackError
 from stackmff.files import atomic_path, parse_json, read_bytes
@@ -103,7 +102,7 @@ def read_safetensors(path: Path) -> dict[str, Any]:
         header = dict(parse_json(content[8 : 8 + length].decode()))
         about = dict(header.pop("__metadata__", {}))
         state = {name: array_of(entry, data) for name, entry in header.items()}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise damaged from error
     ours = "config" in about  # others write no digest
     if ours and about.get("sha256") != digest_of(str(about["config"]), header, data):
@@ -120,7 +119,7 @@ def array_of(entry: dict[str, Any], data: bytes) -> "torch.Tensor":
     shape = [int(side) for side in entry["shape"]]
     if min([0, *shape]) < 0 or not 0 <= start <= end <= len(data):
         raise ValueError("an array lies beyond the data")
-    if end - start != size * int(np.prod(shape, dtype=np.int64)):
+    if end - start != size * math.prod(shape):
         raise ValueError("an array has another size than its shape")
     tensor = torch.empty(shape, dtype=getattr(torch, name))
     if end > start:

@@ -11,7 +11,7 @@ from PIL import Image
 from stackmff.errors import StackError
 from stackmff.images.boxes import boxes
 from stackmff.images.damage import damage_in_heif, refused_or_told
-from stackmff.images.decoded import Decoded
+from stackmff.images.decoded import Decoded, in_full_range
 from stackmff.images.hdr import TRANSFERS, bits_of, coding_of, tone_mapped
 from stackmff.images.metadata import Metadata, orientation_of
 
@@ -51,17 +51,11 @@ def read_avif(data: bytes, path: object, lenient: bool = False) -> Decoded:
     except (OSError, SyntaxError, ValueError):
         note = note or UNTOLD  # this Pillow has no AVIF
     exif = exif and exif.removeprefix(b"Exif\0\0")
-    picture = in_full_range(picture, bits_of(data))
+    bits = bits_of(data)
+    if picture.dtype == np.uint16 and bits is not None:
+        picture = in_full_range(picture, bits)
     picture, profile, note = as_srgb(data, picture, profile, note)
     return Decoded(picture, Metadata(exif, xmp, profile), orientation_of(exif), note)
-
-
-def in_full_range(picture: np.ndarray, bits: int | None) -> np.ndarray:
-    """Samples of 10 or 12 bits in uint16 as all of its range; others as they are."""
-    if picture.dtype != np.uint16 or bits in (None, 16):
-        return picture
-    peak = 2**bits - 1
-    return ((picture * np.uint32(65535) + peak // 2) // peak).astype(np.uint16)
 
 
 def as_srgb(
@@ -140,6 +134,8 @@ def size_of_jxl(data: bytes) -> tuple[int, int] | None:
     Source: ISO/IEC 18181-1, SizeHeader.
     """
     at = data.find(JXL_STARTS[0])
+    if at < 0 or len(data) < at + 4:
+        return None
     bits = int.from_bytes(data[at + 2 : at + 14], "little")
 
     def take(count: int) -> int:
@@ -147,8 +143,6 @@ def size_of_jxl(data: bytes) -> tuple[int, int] | None:
         value, bits = bits & (1 << count) - 1, bits >> count
         return value
 
-    if at < 0 or len(data) < at + 4:
-        return None
     small = take(1)
 
     def side() -> int:

@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image
 
 from stackmff.errors import StackError
+from stackmff.images.decoded import in_full_range
 from stackmff.images.metadata import Metadata, exif_for
 
 HEIF_SUFFIXES = (".heic", ".heif", ".hif")
@@ -118,8 +119,7 @@ def read_heif(data: bytes, path: object) -> tuple[np.ndarray, Metadata]:
         ) from error
     picture = picture.reshape(*picture.shape[:2], -1)  # (H, W, C)
     if picture.dtype == np.uint16:
-        peak = 2 ** file.info["bit_depth"] - 1
-        picture = ((picture * np.uint32(65535) + peak // 2) // peak).astype(np.uint16)
+        picture = in_full_range(picture, file.info["bit_depth"])
     exif = (file.info.get("exif") or b"").removeprefix(b"Exif\0\0")
     xmp, profile = (file.info.get(name) or None for name in ("xmp", "icc_profile"))
     return picture, Metadata(exif or None, xmp, profile)

@@ -1,4 +1,4 @@
-"""Colour: luma and chroma of frames, the sRGB curve, CMYK to RGB."""
+"""Colour: luma and chroma of frames, the sRGB curve, ICC profiles."""
 
 import io
 from collections.abc import Callable
@@ -96,8 +96,8 @@ def to_srgb(linear: Any, where: Callable[..., Any] = np.where) -> Any:
     return where(linear <= 0.0031308, 12.92 * linear, high)
 
 
-def cmyk_to_rgb(image: Image.Image, profile: bytes) -> np.ndarray:
-    """A CMYK image to (H, W, 3) uint8 in sRGB, by its ICC profile.
+def rgb_by_profile(image: Image.Image, profile: bytes) -> np.ndarray:
+    """An image of 8 bits, CMYK, RGB or grey, to (H, W, 3) uint8 in sRGB, by its ICC profile.
 
     Raises:
         OSError, ValueError, ImageCms.PyCMSError: the profile is damaged or of another colour space.

@@ -35,6 +35,14 @@ class Embedded(Protocol):
         ...
 
 
+def in_full_range(picture: np.ndarray, bits: int) -> np.ndarray:
+    """Samples of `bits` bits in uint16, such as 10 or 12, scaled to all 16, rounded."""
+    if bits == 16:
+        return picture
+    peak = 2**bits - 1
+    return ((picture * np.uint32(65535) + peak // 2) // peak).astype(np.uint16)
+
+
 def upright(decoded: Decoded, orientation: int | None = None) -> Decoded:
     """Turn and mirror a picture as its EXIF orientation says.
 

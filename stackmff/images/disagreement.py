@@ -17,9 +17,11 @@ from stackmff.images.frame_store import release
 SAMPLES = 160  # along each side of a frame, about, of those that are looked at
 BLOCK = 8  # samples along each side of a block
 LEVEL = 1 / 255  # of the range
-FLAT, COLOURFUL, UNLIKE, LIKE = 1 * LEVEL, 8 * LEVEL, 12 * LEVEL, 6 * LEVEL
-FEWEST, SHARE, LEAST_RIGHT = 8, 0.005, 2  # blocks; of all blocks; blocks
-REVERSE = 4  # times as many as blocks that are flat in both neighbours and not in the frame
+FLAT, COLOURFUL = 1 * LEVEL, 8 * LEVEL  # range within a flat block; chroma of a colourful one
+UNLIKE, LIKE = 12 * LEVEL, 6 * LEVEL  # differences of the means of blocks
+# A frame is damaged from this number and this share of bad blocks on, if some others are right.
+FEWEST, SHARE, LEAST_RIGHT = 8, 0.005, 2
+REVERSE = 4  # times as many bad blocks as blocks that are flat in both neighbours, not in the frame
 # A block whose mean is farther than OUTSIDE from those around its place in both neighbours shows
 # something else. Of 300 frames of real and rendered stacks, aligned or steady, the worst has 0.8 %.
 OUTSIDE = 8 * LEVEL
@@ -96,7 +98,8 @@ def disagreeing_frames(frames: np.ndarray) -> Disagreement:
     Args:
         frames: (N, H, W, C) uint8 or uint16, in the order in which neighbours are alike.
     Returns:
-        None if there are fewer than three frames, or they would be more than a third.
+        Disagreement; empty if there are fewer than three frames, the frames are too small to judge,
+        or more than a third of them would be named.
     """
     count = len(frames)
     if count < 3 or min(frames.shape[1:3]) < LEAST_BLOCKS * BLOCK:

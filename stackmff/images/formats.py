@@ -35,7 +35,7 @@ from stackmff.images.camera_files import (
     read_heif,
     read_raw,
 )
-from stackmff.images.colour import cmyk_to_rgb
+from stackmff.images.colour import rgb_by_profile
 from stackmff.images.damage import damage_in_bmp, damage_in_heif, damage_in_webp, refused_or_told
 from stackmff.images.decoded import CMYK_NOTE, Decoded, Embedded, upright
 from stackmff.images.headers import declared_by
@@ -215,7 +215,7 @@ def _jpeg_by_profile(data: bytes, picture: np.ndarray, profile: bytes) -> np.nda
     """A CMYK JPEG by its profile; if that fails, the picture as it was decoded without."""
     try:
         image = Image.open(io.BytesIO(data))
-        return cmyk_to_rgb(image, profile) if image.mode == "CMYK" else picture
+        return rgb_by_profile(image, profile) if image.mode == "CMYK" else picture
     except (OSError, ValueError, ImageCms.PyCMSError, Image.DecompressionBombError):
         return picture
 

@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 
 from stackmff.errors import StackError
+from stackmff.files import read_bytes
 from stackmff.images.formats import decode
 from stackmff.images.headers import taken
 from stackmff.images.jpeg import JPEG_START
@@ -157,12 +158,15 @@ def _look_like_scenes(groups: Sequence[FrameGroup]) -> bool:
 
 
 def _small(path: Path) -> np.ndarray:
-    """The thumbnail of a picture; a JPEG is decoded to an eighth of its size."""
-    with open(path, "rb") as source:
-        is_jpeg = source.read(3) == JPEG_START
-    if is_jpeg:
-        data = np.fromfile(path, np.uint8)
-        reduced = cv2.imdecode(data, cv2.IMREAD_REDUCED_COLOR_8 | cv2.IMREAD_IGNORE_ORIENTATION)
+    """The thumbnail of a picture; a JPEG is decoded to an eighth of its size.
+
+    Raises:
+        StackError: it cannot be read.
+    """
+    data = read_bytes(path)
+    if data.startswith(JPEG_START):
+        flags = cv2.IMREAD_REDUCED_COLOR_8 | cv2.IMREAD_IGNORE_ORIENTATION
+        reduced = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
         if reduced is not None:
             return thumbnail(reduced)
     return thumbnail(decode(path).picture)

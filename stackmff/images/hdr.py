@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from stackmff.images.boxes import boxes
+from stackmff.images.colour import to_srgb
 
 PQ, HLG = 16, 18  # transfer characteristics of ITU-T H.273
 TRANSFERS = {PQ: "PQ", HLG: "HLG"}
@@ -74,7 +75,7 @@ def tone_mapped(picture: np.ndarray, primaries: int, transfer: int) -> np.ndarra
         light = _of_pq(coded) if transfer == PQ else _of_hlg(coded)
         if primaries == BT2020:
             light = np.maximum(light @ TO_BT709.T, 0)
-        out[top : top + STRIP, :, :3] = np.rint(_srgb(_shoulder(light)) * 65535)
+        out[top : top + STRIP, :, :3] = np.rint(to_srgb(_shoulder(light)) * 65535)
         if picture.shape[2] == 4:
             out[top : top + STRIP, :, 3] = np.rint(rows[..., 3] / white * 65535)
     return out
@@ -105,10 +106,3 @@ def _shoulder(light: np.ndarray) -> np.ndarray:
     # A quadratic that is flat at the peak.
     bent = room * (2 * over / most - (over / most) ** 2)
     return np.where(values <= AT_REFERENCE, values, AT_REFERENCE + bent)
-
-
-def _srgb(values: np.ndarray) -> np.ndarray:
-    """Linear values in [0, 1] as sRGB codes."""
-    low = values * 12.92
-    high = 1.055 * np.power(np.maximum(values, 0.0031308), 1 / 2.4) - 0.055
-    return np.where(values <= 0.0031308, low, high)

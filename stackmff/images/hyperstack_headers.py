@@ -13,12 +13,13 @@ import numpy as np
 import tifffile
 
 from stackmff.errors import StackError
+from stackmff.images.pixel_size import UNITS
 from stackmff.images.tiff import X_RESOLUTION, Y_RESOLUTION
 
 KEPT = "TC"  # axes of stacks: time, channel
 XML_ROOM = 64 * 2**20  # bytes of OME's description, which has an entry for each plane
 PLACES = re.compile(r"^(?:[czt]:\d+/\d+ ?)+(?:- )?")  # of a plane, before its name
-MICRONS = {"um", "µm", "μm", "micron", "microns", "\\u00B5m"}
+MICRONS = {unit for unit, micrometres in UNITS.items() if micrometres == 1}
 
 
 @dataclass(frozen=True)

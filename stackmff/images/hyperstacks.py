@@ -12,6 +12,7 @@ import weakref
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import tifffile
@@ -129,10 +130,12 @@ class Hyperstack:
 
     @property
     def times(self) -> int:
+        """How many times a result has."""
         return self.length("T") if "T" in self.kept else 1
 
     @property
     def channels(self) -> int:
+        """How many channels a result has."""
         return self.length("C") if "C" in self.kept else 1
 
     @property
@@ -173,6 +176,7 @@ class Hyperstack:
             return self.scales[channel]
 
     def _find_scale(self, channel: int) -> Scale:
+        """The Scale of a channel by the least and the largest of its values at all times."""
         low, high, odd = math.inf, -math.inf, 0
         for time in range(self.times):
             for plane in self.stack(time, channel):
@@ -312,6 +316,7 @@ def hyperstack_in(file: Path) -> Hyperstack | None:
 
 
 def _found(file: Path, opened: tifffile.TiffFile) -> Hyperstack | None:
+    """As `hyperstack_in`, of an open file, which may raise anything."""
     page = opened.pages[0].aspage()
     is_ome = opened.is_ome or "<OME " in page.description[:4096]
     form = "ome" if is_ome else "imagej" if opened.is_imagej else "shaped"
@@ -326,7 +331,43 @@ def _read_header(
     file: Path, opened: tifffile.TiffFile, form: str, odd_type: bool
 ) -> Hyperstack | None:
     """As `hyperstack_in`, of a file of a form or with samples of an unusual type."""
-    page = opened.pages[0].aspage()
+    root = _checked_description(file, opened, form)
+    series = opened.series[0]
+    if len(opened.series) > 1 and series.kind in ("ome", "shaped"):
+        if not any(_leading(one) for one in opened.series):
+            return None  # pages that were written one by one
+        sizes = " and ".join(f"{one.axes} {one.shape}" for one in opened.series[:2])
+        raise StackError(
+            f"{file} holds {len(opened.series)} images ({sizes}): save each as a file of its own"
+        )
+    _check_is_whole(file, opened, series)
+    lead = _leading(series)
+    shape = series.shape[: len(lead)]
+    axes = lead.replace("S", "Q")
+    pages_are_planes = len(opened.pages) == len(series.pages) == math.prod(shape)
+    is_virtual = opened.is_imagej and _is_one_directory(opened)
+    plain = len(axes) <= 1 and axes != "C" and pages_are_planes and not odd_type
+    if (plain and not is_virtual) or not axes:
+        return None
+    _check_kind(file, series, opened.pages[0].aspage())
+    if axes == "C":
+        # tifffile calls planes so, unless it is told their axes: without names and colours.
+        focus, about = "C", about_of(opened, form, root, axes, shape, "C")
+        if any(about.channels) or about.written.get("mode") in ("composite", "color"):
+            focus = _focus_of(file, axes, series)
+    else:
+        focus = _focus_of(file, axes, series)
+        about = about_of(opened, form, root, axes, shape, focus)
+    return Hyperstack(file, axes, shape, focus, _layout(opened, series, lead), about)
+
+
+def _checked_description(
+    file: Path, opened: tifffile.TiffFile, form: str
+) -> ElementTree.Element | None:
+    """OME's description of a file, None of another form; StackError if it does not fit the planes.
+
+    A file that only tifffile describes may link its pages in a loop, and have any number of them.
+    """
     if form == "shaped":
         try:
             tiff_directories(opened, MOST_PLANES)
@@ -337,50 +378,26 @@ def _read_header(
             ) from error
     if len(opened.pages) > MOST_PLANES:
         raise StackError(f"{file} has more than {MOST_PLANES} planes: split it")
-    root = check_ome(file, opened) if form == "ome" else None
     if form == "imagej":
         check_imagej(file, opened)
-    series = opened.series[0]
-    if len(opened.series) > 1 and series.kind in ("ome", "shaped"):
-        if not any(_leading(one) for one in opened.series):
-            return None  # pages that were written one by one
-        sizes = " and ".join(f"{one.axes} {one.shape}" for one in opened.series[:2])
-        raise StackError(
-            f"{file} holds {len(opened.series)} images ({sizes}): save each as a file of its own"
-        )
-    is_short = len(series.pages) > len(opened.pages) and series.kind != "imagej"
-    if is_short or None in list(series.pages):
-        raise StackError(
-            f"{file} declares axes {series.axes} {series.shape}, and has fewer planes: it is cut "
-            "short, or its description is wrong: export or copy it again"
-        )
-    lead = _leading(series)
-    shape = series.shape[: len(lead)]
-    whole = math.prod(series.shape) * series.dtype.itemsize
-    held = opened.filehandle.size - (series.dataoffset or 0)
-    page = opened.pages[0].aspage()
-    is_short = lacks_segments(page) if series.dataoffset is None else whole > held
-    if math.prod(shape) > MOST_PLANES or is_short:
-        raise StackError(
-            f"{file} declares axes {series.axes} {series.shape}, which is more than it holds: it "
-            "is cut short, or its description is wrong: export or copy it again"
-        )
-    axes = lead.replace("S", "Q")
-    pages_are_planes = len(opened.pages) == len(series.pages) == math.prod(shape)
-    is_virtual = opened.is_imagej and _is_one_directory(opened)
-    plain = len(axes) <= 1 and axes != "C" and pages_are_planes and not odd_type
-    if (plain and not is_virtual) or not axes:
-        return None
-    _check_kind(file, series, page)
-    if axes == "C":
-        # tifffile calls planes so, unless it is told their axes: without names and colours.
-        focus, about = "C", about_of(opened, form, root, axes, shape, "C")
-        if any(about.channels) or about.written.get("mode") in ("composite", "color"):
-            focus = _focus_of(file, axes, series)
+    return check_ome(file, opened) if form == "ome" else None
+
+
+def _check_is_whole(file: Path, opened: tifffile.TiffFile, series: Any) -> None:
+    """Raise StackError if a file holds fewer planes, or fewer samples, than it declares."""
+    declares = f"{file} declares axes {series.axes} {series.shape}"
+    mend = "it is cut short, or its description is wrong: export or copy it again"
+    lacks_pages = len(series.pages) > len(opened.pages) and series.kind != "imagej"
+    if lacks_pages or None in list(series.pages):
+        raise StackError(f"{declares}, and has fewer planes: {mend}")
+    if series.dataoffset is None:
+        is_short = lacks_segments(opened.pages[0].aspage())
     else:
-        focus = _focus_of(file, axes, series)
-        about = about_of(opened, form, root, axes, shape, focus)
-    return Hyperstack(file, axes, shape, focus, _layout(opened, series, lead), about)
+        declared = math.prod(series.shape) * series.dtype.itemsize
+        is_short = declared > opened.filehandle.size - series.dataoffset
+    planes = math.prod(series.shape[: len(_leading(series))])
+    if planes > MOST_PLANES or is_short:
+        raise StackError(f"{declares}, which is more than it holds: {mend}")
 
 
 def _is_one_directory(opened: tifffile.TiffFile) -> bool:

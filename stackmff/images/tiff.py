@@ -16,7 +16,7 @@ import tifffile
 from PIL import Image, ImageCms
 
 from stackmff.errors import StackError
-from stackmff.images.colour import cmyk_to_rgb
+from stackmff.images.colour import rgb_by_profile
 from stackmff.images.damage import (
     lost_sector_in_codes,
     lost_sector_in_samples,
@@ -30,6 +30,8 @@ from stackmff.images.metadata import (
     EXIF_IFD,
     GPS_IFD,
     ORIENTATION,
+    RESOLUTION_UNIT,
+    RESOLUTIONS,
     Metadata,
     description_for,
     exif_for,
@@ -47,7 +49,7 @@ RUNS: dict[int, int] = {
 MAKE, SOFTWARE, XMP, IPTC, ICC_PROFILE = 271, 305, 700, 33723, 34675  # tags
 BITS_PER_SAMPLE = 258
 MOST_PAGES = 10_000  # each takes a fraction of a millisecond, before anything is decoded
-X_RESOLUTION, Y_RESOLUTION, RESOLUTION_UNIT = 282, 283, 296
+X_RESOLUTION, Y_RESOLUTION = RESOLUTIONS
 BYTE, LONG = 1, 4  # types of tags
 
 
@@ -69,9 +71,7 @@ def decode_tiff(
         return _decode(source, path, index, lenient)
     except StackError:
         raise
-    except (
-        Exception
-    ) as error:  # each codec raises classes of its own, odd tags any, also MemoryError
+    except Exception as error:  # each codec raises its own classes, odd tags any, MemoryError too
         raise StackError(
             f"{path} is cut short, damaged or an unknown kind of TIFF ({error}): "
             "export or copy it again"
@@ -306,7 +306,7 @@ def _from_cmyk(samples: np.ndarray, profile: bytes | None) -> np.ndarray:
     height, width, _ = samples.shape
     image = Image.frombytes("CMYK", (width, height), np.ascontiguousarray(samples).tobytes())
     try:
-        return cmyk_to_rgb(image, profile or b"")
+        return rgb_by_profile(image, profile or b"")
     except (OSError, ValueError, ImageCms.PyCMSError):
         return np.asarray(image.convert("RGB"))
 

@@ -77,6 +77,20 @@ def _opened(file: Path) -> Any:
     return capture
 
 
+def declared_film(file: Path) -> tuple[int, int, int]:
+    """(frames, width, height) that a video declares, without decoding it.
+
+    All 0 where it cannot be opened, which counting its frames reports.
+    """
+    try:
+        capture = _opened(file)
+    except StackError:
+        return 0, 0, 0
+    names = (cv2.CAP_PROP_FRAME_COUNT, cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT)
+    count, width, height = (int(capture.get(name)) for name in names)
+    return count, width, height
+
+
 @lru_cache(maxsize=64)
 def count_frames(file: Path, _changed: int) -> tuple[int, str | None]:
     """Count the frames of a video by decoding it: the header may have only an estimate.

@@ -1,0 +1,1 @@
+"""Synthesis: photographs and drawn scenes to stacks with exact answers."""

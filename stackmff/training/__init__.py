@@ -1,0 +1,1 @@
+"""Training: data sets, batches, the run and its record."""

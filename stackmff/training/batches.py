@@ -190,11 +190,11 @@ class OwnBatches(EpochBatches):
 
     Args:
         shares: the indices into frame_counts of every process.
-        plan: see EpochBatches.
+        plan, named: the arguments of EpochBatches.
     """
 
-    def __init__(self, shares: Sequence[Sequence[int]], **plan: Any) -> None:
-        super().__init__(**plan)
+    def __init__(self, shares: Sequence[Sequence[int]], *plan: Any, **named: Any) -> None:
+        super().__init__(*plan, **named)
         self.shares = shares
         counts = self.counts_in(0)
         self.length = max(
@@ -239,5 +239,4 @@ def build_order(
     plan = frame_counts, batch_size, seed, subsets, repeat, rank, world
     if in_shards is None:
         return EpochBatches(*plan)
-    names = ("frame_counts", "batch_size", "seed", "subsets", "repeat", "rank", "world")
-    return OwnBatches(shares_of_shards(in_shards, world), **dict(zip(names, plan)))
+    return OwnBatches(shares_of_shards(in_shards, world), *plan)

@@ -283,24 +283,9 @@ def find_pairs(datapath: Path) -> tuple[list[Pair], list[str]]:
         if not found[0]:
             raise StackError(f"{datapath} holds no stack with its answer in its tar files")
         return found
-    if stacks is None and (datapath / "train_stack").is_dir():
-        raise StackError(
-            f"{datapath} has the published code's train_stack and train_lable: rename them to "
-            "train/dof_stack and train/AiF, test_stack and test_lable to test/dof_stack and "
-            "test/AiF, and give --datapath and --val_datapath the two folders"
-        )
     answers_folder = datapath / ANSWER_FOLDER
     if stacks is None or not answers_folder.is_dir():
-        missing = ANSWER_FOLDER if stacks else STACK_FOLDERS[0]
-        if stacks is None and datapath.is_dir() and list_pictures(datapath):
-            raise StackError(
-                f"{datapath} holds pictures and no stacks: make_dataset.py makes stacks of them, "
-                "train.py --photos uses them as they are"
-            )
-        raise StackError(
-            f"{datapath} has no folder {missing}: a data set is dof_stack/<scene>/ with the frames "
-            "and AiF/<scene>.png with the answers, as make_dataset.py writes them"
-        )
+        raise StackError(_why_no_data_set(datapath, ANSWER_FOLDER if stacks else STACK_FOLDERS[0]))
     answers = by_stem(list_pictures(answers_folder))
     pairs: list[Pair] = []
     left_over: list[str] = []
@@ -317,6 +302,25 @@ def find_pairs(datapath: Path) -> tuple[list[Pair], list[str]]:
     if not pairs:
         raise StackError(f"{datapath} holds no stack with its answer: {'; '.join(left_over[:3])}")
     return pairs, left_over
+
+
+def _why_no_data_set(datapath: Path, missing: str) -> str:
+    """A sentence on a folder that is not one of a data set: it lacks the folder `missing`."""
+    if missing != ANSWER_FOLDER and (datapath / "train_stack").is_dir():
+        return (
+            f"{datapath} has the published code's train_stack and train_lable: rename them to "
+            "train/dof_stack and train/AiF, test_stack and test_lable to test/dof_stack and "
+            "test/AiF, and give --datapath and --val_datapath the two folders"
+        )
+    if missing != ANSWER_FOLDER and datapath.is_dir() and list_pictures(datapath):
+        return (
+            f"{datapath} holds pictures and no stacks: make_dataset.py makes stacks of them, "
+            "train.py --photos uses them as they are"
+        )
+    return (
+        f"{datapath} has no folder {missing}: a data set is dof_stack/<scene>/ with the frames and "
+        "AiF/<scene>.png with the answers, as make_dataset.py writes them"
+    )
 
 
 def check_stacks(

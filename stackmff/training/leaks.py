@@ -69,6 +69,7 @@ def digest_of(picture: Picture) -> str | None:
 
 
 def _digest(picture: Picture, most: int | None) -> str | None:
+    """A digest of at most so many bytes in the middle of a file, None: of all; None as above."""
     try:
         path, offset, size = place_of(picture)
         length = size if most is None else min(most, size)

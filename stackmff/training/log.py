@@ -3,13 +3,14 @@
 import json
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
+from stackmff.errors import what_happened
 from stackmff.files import parse_json, write_text
 from stackmff.processes import gathered, rank_and_world
 from stackmff.training.trackers import Tracker
@@ -28,7 +29,7 @@ def line_step(line: str) -> float:
     """The step of a line of log.jsonl; infinite for a line that was cut short or is another's."""
     try:
         return float(parse_json(line)["step"])
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, OverflowError):
         return float("inf")
 
 
@@ -51,7 +52,8 @@ class Log:
 
         self.path = folder / "log.jsonl"
         if self.path.exists():
-            lines = self.path.read_text().splitlines(keepends=True)
+            text = self.path.read_text(encoding="utf-8", errors="replace")
+            lines = text.splitlines(keepends=True)
             kept = [line for line in lines if line_step(line) <= step]
             write_text(self.path, "".join(kept))
         self.writer = tensorboard.SummaryWriter(folder, purge_step=step + 1)
@@ -61,13 +63,12 @@ class Log:
         if self.writer is None or self.path is None:
             return
         line = {"epoch": epoch, "step": step, group: values}
-        with open(self.path, "a") as file:
+        with open(self.path, "a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
         points = {f"{group}/{name}": value for name, value in values.items()}
         for name, value in points.items():
             self.writer.add_scalar(name, value, step)
-        if self.tracker is not None:
-            self.tracker.write(points, step)
+        self._tell_tracker(lambda tracker: tracker.write(points, step))
 
     def show(self, panels: Mapping[str, np.ndarray], step: int) -> None:
         """Add pictures of validation scenes to TensorBoard: {scene: (H, W, 3) uint8}."""
@@ -80,8 +81,17 @@ class Log:
         """Write what is still in memory."""
         if self.writer is not None:
             self.writer.close()
-        if self.tracker is not None:
-            self.tracker.close()
+        self._tell_tracker(lambda tracker: tracker.close())
+
+    def _tell_tracker(self, act: Callable[[Tracker], None]) -> None:
+        """Call the tracker, if there is one; the run goes on without one that fails."""
+        if self.tracker is None:
+            return
+        try:
+            act(self.tracker)
+        except Exception as error:  # of a service: days of training do not depend on it
+            self.tracker = None
+            say(f"the tracker failed, and the run goes on without it: {what_happened(error)}")
 
 
 class Means:

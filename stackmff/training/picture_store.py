@@ -54,7 +54,7 @@ class PictureCache:
     def get(self, index: int) -> np.ndarray | None:
         """A picture, (H, W) or (planes, H, W) uint8, read-only; None if it is not kept."""
         height, width = self.shapes[index]
-        if not height:
+        if not (height and width):  # another process may be between the two
             return None
         shape = (*self.before, int(height), int(width))
         start = self.starts[index]

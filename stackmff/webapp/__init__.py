@@ -1,0 +1,1 @@
+"""The page in the browser: its server, the work for it, and what it keeps."""

@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 
 from stackmff.errors import StackError
 from stackmff.webapp.jobs import PackSpec, UnpackSpec
+from stackmff.webapp.result_files import GONE
 
 LEFT_OUT = ("exports", "arriving", "decoded")  # folders of what is being done
 MOST_FILES = 100_000
@@ -23,7 +24,8 @@ def pack(spec: PackSpec) -> None:
     with zipfile.ZipFile(spec.path, "w") as archive:
         for path in sorted(folder.rglob("*")):
             inside = path.relative_to(folder)
-            if path.is_file() and path.name != ".lock" and not set(inside.parts) & set(LEFT_OUT):
+            left_out = any(part in LEFT_OUT or part.startswith(GONE) for part in inside.parts)
+            if path.is_file() and path.name != ".lock" and not left_out:
                 archive.write(path, inside.as_posix())
 
 

@@ -5,12 +5,12 @@ import socket
 import sys
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from stackmff.fusion.engine_choice import choose_engine
+from stackmff.fusion.engine_choice import engine_by_options
 from stackmff.fusion.options import EngineOptions
-from stackmff.options import HelpFormatter, Options, add_options, option, parse
+from stackmff.options import HelpFormatter, Options, add_options, option, parse, values_of
 from stackmff.webapp.guard import is_local
 from stackmff.webapp.probing import ProbeProcess
 from stackmff.webapp.server import find_uvicorn, make_app
@@ -120,22 +120,23 @@ def get_parser(prog: str | None = None) -> argparse.ArgumentParser:
     return parser
 
 
+def network_of(options: AppOptions) -> EngineOptions:
+    """The network of the page, by paths that hold in the processes of its server."""
+    return replace(options.network, model_path=options.network.model_path.resolve())
+
+
 def make_sessions(options: AppOptions) -> Sessions:
     """The sessions of a server with these options, empty."""
     limits = UploadLimits(
         total_bytes=round(options.limits.max_upload_gb * 1e9),
         frame_pixels=round(options.limits.max_megapixels * 1e6),
     )
-    engine = {
-        "model_path": str(options.network.model_path.resolve()),
-        "device": options.network.device,
-    }
     work = options.work
     return Sessions(
         limits,
         options.server.root,
         60 * options.limits.keep_minutes,
-        engine,
+        {name: value for name, value in values_of(network_of(options)).items() if value},
         folder=work.temp_dir,
         projects=None if work.temp_dir else work.projects or default_projects(),
         # Other visitors see no projects, unless somebody has said where they are.
@@ -146,8 +147,8 @@ def make_sessions(options: AppOptions) -> Sessions:
 def serve(options: AppOptions, sessions: Sessions) -> None:
     """Listen and answer until Ctrl-C."""
     uvicorn = find_uvicorn()
-    network, host = options.network, options.server.host
-    prober = ProbeProcess(network.model_path.resolve(), network.device)
+    host = options.server.host
+    prober = ProbeProcess(network_of(options))
     app = make_app(sessions, prober, [host, *options.server.names])
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.create_server((host, options.server.port), family=family) as listening:
@@ -174,7 +175,7 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
     """
     (options,) = parse(get_parser(prog), argv, AppOptions)
     find_uvicorn()
-    choose_engine(options.network.model_path, options.network.device)  # fail now, not later
+    engine_by_options(options.network)  # fail now, not later
     host = options.server.host
     if not is_local(host):
         print(

@@ -1,6 +1,5 @@
 """Exported files of a result: the picture, its maps, what it was made by."""
 
-import io
 import shutil
 import zipfile
 from collections.abc import Mapping
@@ -16,6 +15,7 @@ from stackmff.display.previews import write_rocking
 from stackmff.errors import StackError
 from stackmff.files import parse_json, write_bytes, write_json
 from stackmff.fusion.retouch import apply_strokes, load_strokes
+from stackmff.images.colour import rgb_by_profile
 from stackmff.images.formats import to_8_bits, write_picture
 from stackmff.images.metadata import Metadata
 from stackmff.webapp.jobs import ExportSpec
@@ -64,9 +64,10 @@ def write_export(spec: ExportSpec) -> list[str]:
             write_film(path, *result.raised())
         return []
     picture = cut(picture, spec.area)
-    picture = picture if spec.bits == 16 and not spec.srgb else to_8_bits(picture)
     metadata = result.metadata
-    if spec.srgb and metadata.profile is not None:
+    converts = spec.srgb and metadata.profile is not None
+    picture = picture if spec.bits == 16 and not converts else to_8_bits(picture)
+    if converts:
         picture, metadata = in_srgb(picture, metadata)
     if spec.label or spec.pixel_size is not None:
         picture = np.ascontiguousarray(picture)
@@ -103,16 +104,14 @@ def in_srgb(picture: np.ndarray, metadata: Metadata) -> tuple[np.ndarray, Metada
     colours = 1 if picture.shape[2] <= 2 else 3
     image = Image.fromarray(picture[..., 0] if colours == 1 else picture[..., :3])
     try:
-        source = ImageCms.ImageCmsProfile(io.BytesIO(metadata.profile))
-        wanted = ImageCms.createProfile("sRGB")
-        converted = ImageCms.profileToProfile(image, source, wanted, outputMode="RGB")
-    except (ImageCms.PyCMSError, OSError) as error:
+        converted = rgb_by_profile(image, metadata.profile)
+    except (ImageCms.PyCMSError, OSError, ValueError) as error:
         raise StackError(
             f"the colour profile of the frames cannot be converted to sRGB ({error}): keep the "
             "profile"
         ) from error
     alpha = [picture[..., -1:]] if picture.shape[2] in (2, 4) else []
-    out = np.concatenate([np.asarray(converted), *alpha], axis=2)
+    out = np.concatenate([converted, *alpha], axis=2)
     return out, replace(metadata, profile=None)
 
 

@@ -68,6 +68,7 @@ class Finder:
         stack.when_read(lambda: self._split(stack))
 
     def _split(self, stack: ShelfStack) -> None:
+        """Begin to split a stack whose frames have all been read."""
         self.waiting.discard(stack.number)
         with stack.lock:
             keys = [key for key in stack.order if stack.frames[key]["number"] is None]
@@ -90,11 +91,19 @@ class Finder:
         self._begin(None, list(of_file), found)
 
     def _add(self, name: str) -> ShelfStack:
+        """A new stack on the shelf."""
         return self.session.add_stack(safe_stem(name))
 
     def _begin(
         self, folder: str | None, files: list[str], found: Callable[[Sequence[Group], str], None]
     ) -> None:
+        """Begin to look for stacks.
+
+        Args:
+            folder: that is searched; None: the files are split.
+            files: pictures of one folder, in their order.
+            found: called with the stacks, and by what the files were split.
+        """
         groups: list[Group] = []
         why = ["likeness"]
 

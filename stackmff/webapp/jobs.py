@@ -2,6 +2,7 @@
 
 import subprocess
 import threading
+import traceback
 from collections import deque
 from collections.abc import Callable, Hashable
 from dataclasses import asdict, dataclass, field
@@ -326,6 +327,7 @@ class JobQueue:
             self.cancel(job)
 
     def _serve(self) -> None:
+        """Run the next job in turn, until the queue is closed."""
         while True:
             with self.changed:
                 self.changed.wait_for(lambda: self.waiting or self.closed)
@@ -343,6 +345,8 @@ class JobQueue:
                 sentence = f"the work stopped: {error}"
             try:
                 job.on_end(sentence)
+            except Exception:  # else its thread would end, and no job after it would begin
+                traceback.print_exc()
             finally:
                 with self.changed:
                     self.running.discard(job)

@@ -10,12 +10,13 @@ import subprocess
 import sys
 import threading
 from functools import cache
-from pathlib import Path
 from typing import Any, Protocol
 
 from stackmff.errors import KNOWN_FAILURES, StackError, sentence_of
-from stackmff.fusion.engine_choice import choose_engine
+from stackmff.fusion.engine_choice import engine_by_options
 from stackmff.fusion.engines import Engine
+from stackmff.fusion.options import EngineOptions
+from stackmff.options import build, values_of
 from stackmff.processes import (
     answer_channel,
     child_command,
@@ -40,11 +41,11 @@ class ProbeProcess:
     """Asks a process, which is started at the first question and ends when it is idle.
 
     Args:
-        model_path, device: as of engine_choice.choose_engine.
+        network: which one tells, and what runs it.
     """
 
-    def __init__(self, model_path: Path, device: str) -> None:
-        self.network = {"model_path": str(model_path), "device": device}
+    def __init__(self, network: EngineOptions) -> None:
+        self.network = values_of(network)
         self.process: subprocess.Popen[str] | None = None
         self.lock = threading.Lock()
 
@@ -54,7 +55,8 @@ class ProbeProcess:
         Raises:
             StackError: the process cannot tell.
         """
-        question = json.dumps(self.network | {"folder": str(result.folder), "x": x, "y": y})
+        place = {"folder": str(result.folder), "x": x, "y": y}
+        question = json.dumps({"network": self.network, **place})
         with self.lock:
             # The process may have ended since it was asked last.
             answer = self._asked(question) or self._asked(question)
@@ -86,6 +88,7 @@ class ProbeProcess:
         return answer
 
     def _end(self) -> None:
+        """End the process, if there is one."""
         if self.process is not None:
             process, self.process = self.process, None
             end_process(process)
@@ -101,9 +104,9 @@ class ProbeProcess:
 
 
 @cache
-def engine_of(model_path: str, device: str) -> Engine:
+def engine_of(network: EngineOptions) -> Engine:
     """The engine of the questions, which is loaded once."""
-    return choose_engine(Path(model_path), device)
+    return engine_by_options(network)
 
 
 def answer(question: dict[str, Any]) -> PixelOrigin | None:
@@ -112,7 +115,7 @@ def answer(question: dict[str, Any]) -> PixelOrigin | None:
     Raises:
         StackError: the result is damaged, or was deleted meanwhile.
     """
-    engine = engine_of(question["model_path"], question["device"])
+    engine = engine_of(build(EngineOptions, question["network"]))
     if engine.output != "weights":
         return None
     try:

@@ -1,16 +1,16 @@
 """The files of a result: the worker process writes them, the server shows them."""
 
 import base64
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from stackmff.files import write_json
+from stackmff.files import parse_json, write_json
 from stackmff.images.metadata import Metadata
 
 PART = ".part"  # suffix of a picture that is being written
+GONE = "gone-"  # begins the names of folders that are being removed
 
 
 class ResultFiles:
@@ -90,8 +90,29 @@ class AlignedRecord:
 
 
 def load_aligned(path: Path) -> AlignedRecord:
-    """Read an AlignedRecord."""
-    return AlignedRecord(**json.loads(path.read_text(encoding="utf-8")))
+    """Read an AlignedRecord; ValueError or TypeError if it is none, see `check_fields`."""
+    known = parse_json(path.read_bytes())
+    check_fields(known, {"shape": list, "dtype": str, "paths": list, "names": list})
+    check_fields(known, {"notes": list, "metadata": dict})
+    return AlignedRecord(**known)
+
+
+def check_fields(record: Any, kinds: Mapping[str, Any]) -> None:
+    """Check what a file says that may be damaged, or in a project that somebody else has made.
+
+    Args:
+        record: of JSON.
+        kinds: {field: its type, or a union of types}; other fields are not looked at.
+    Raises:
+        ValueError: it is no object, or a field is missing or of another type.
+    """
+    if not isinstance(record, dict):
+        raise ValueError("it is not an object")
+    for name, kind in kinds.items():
+        # To Python, bool is a kind of int.
+        odd = isinstance(record.get(name), bool) and kind is not bool
+        if name not in record or odd or not isinstance(record[name], kind):
+            raise ValueError(f"its {name} is missing or of another type")
 
 
 @dataclass
@@ -141,10 +162,42 @@ class ResultRecord:
         write_json(path, asdict(self))
 
 
+NUMBER = int | float
+OF_RESULT = {
+    "shape": list,
+    "dtype": str,
+    "files": list,
+    "names": list,
+    "kept": list,
+    "area": list | None,
+    "notes": list,
+    "metadata": dict,
+    "tilt": NUMBER,
+    "seconds": NUMBER,
+}
+
+
 def load_record(path: Path) -> ResultRecord:
-    """Read a ResultRecord."""
-    record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return ResultRecord(**record)
+    """Read a ResultRecord.
+
+    Raises:
+        OSError: there is none.
+        ValueError, TypeError: it is none, see `check_fields`.
+    """
+    record = parse_json(path.read_bytes())
+    check_fields(record, OF_RESULT)
+    made = ResultRecord(**record)
+    words = [*made.files, *made.names, *made.notes, made.near_end]
+    numbers = [*made.shape, *made.kept, *(made.area or ()), *(made.whole or ())]
+    if not all(isinstance(word, str) for word in words) or len(made.names) != made.shape[0]:
+        raise ValueError("its names or notes are of another type, or number")
+    if len(made.shape) != 4 or not all(type(number) is int for number in numbers):
+        raise ValueError("its shape, frames or area are no whole numbers")
+    for region in made.regions:
+        check_fields(region, {"frame": str, "region": dict})
+    check_fields(vars(made), {"options": dict, "made": NUMBER})
+    decode_metadata(made.metadata)
+    return made
 
 
 def encode_metadata(metadata: Metadata) -> dict[str, str | None]:

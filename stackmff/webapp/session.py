@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from stackmff.errors import StackError
+from stackmff.errors import StackError, sentence_of
 from stackmff.files import natural_key, parse_json, write_json
 from stackmff.webapp import wording
 from stackmff.webapp.example import NAME as EXAMPLE_NAME
@@ -71,6 +71,7 @@ class Session:
     def __init__(self, folder: Path, shared: Shared, token: str = "") -> None:
         self.folder, self.shared = Path(folder), shared
         self.lock = threading.RLock()
+        self.writing = threading.Lock()  # held while project.json is written, before `lock`
         self.seen = time.monotonic()
         self.stacks: dict[int, ShelfStack] = {}
         self.last = 0  # number of the last stack
@@ -88,6 +89,7 @@ class Session:
             self._load()
 
     def _load(self) -> None:
+        """Read the project in the folder, and its stacks."""
         record = read_project(self.folder)
         self.token, self.name, self.made = record["token"], record["name"], record["made"]
         for folder in sorted(self.folder.glob("stack-*"), key=natural_key):
@@ -105,13 +107,13 @@ class Session:
 
     def save(self) -> None:
         """Write what has changed, to the disk."""
-        with self.lock:
-            if self.ended:
-                return
-            stacks = list(self.stacks.values())
-            changed = not (self.folder / "project.json").exists()
-            changed = changed or any(stack.dirty for stack in stacks)
-            if changed:
+        with self.writing:  # not `lock`, on which the page waits: the disk may be busy
+            with self.lock:
+                if self.ended:
+                    return
+                stacks = list(self.stacks.values())
+                changed = not (self.folder / "project.json").exists()
+                changed = changed or any(stack.dirty for stack in stacks)
                 record = {
                     "token": self.token,
                     "name": self.title(),
@@ -119,6 +121,7 @@ class Session:
                     "used": time.time(),
                     "stacks": sum(bool(stack.frames or stack.versions) for stack in stacks),
                 }
+            if changed:
                 write_json(self.folder / "project.json", record)
         for stack in stacks:
             with contextlib.suppress(FileNotFoundError):  # it was deleted meanwhile
@@ -327,6 +330,8 @@ class Session:
         return made
 
     def _export_job(self, made: Export, spec: ExportSpec) -> WorkerJob[ExportSpec]:
+        """The job of one file of an export; the last one puts all of them together."""
+
         def on_message(message: Message) -> None:
             made.notes += message.get("notes", [])
 
@@ -343,8 +348,11 @@ class Session:
                 made.file = made.paths[0]
             elif made.failure is None:
                 archive = made.folder / "fused.zip"
-                write_all(archive, made.paths)
-                made.file = archive
+                try:
+                    write_all(archive, made.paths)
+                    made.file = archive
+                except OSError as error:
+                    made.failure = self.on_page(sentence_of(error))
 
         return WorkerJob(spec, on_message, on_end)
 
@@ -396,7 +404,7 @@ class Session:
     def delete(self) -> None:
         """Cancel all work and remove all files."""
         self._cancel()
-        with self.lock:
+        with self.writing:
             self.ended = True
         for stack in list(self.stacks.values()):
             stack.abandon()
@@ -408,6 +416,7 @@ class Session:
             shutil.rmtree(folder, ignore_errors=True)
 
     def _cancel(self) -> None:
+        """Cancel all work that is not of a stack."""
         self.finder.cancel()
         for job in list(self.examples):
             self.shared.examine_queue.cancel(job)

@@ -13,16 +13,41 @@ from stackmff.files import natural_key, parse_json, write_json
 from stackmff.webapp.comparisons import StackComparisons
 from stackmff.webapp.form import check_values
 from stackmff.webapp.jobs import FuseSpec, Message, WorkerJob
-from stackmff.webapp.result_files import PART
+from stackmff.webapp.result_files import GONE, NUMBER, PART, check_fields
 from stackmff.webapp.results import ShownResult, carry_strokes
 from stackmff.webapp.stack_frames import Shared, skipped
 from stackmff.webapp.uploads import check_frames, check_room, odd_sizes
-from stackmff.webapp.versions import UNREADABLE, Version
+from stackmff.webapp.versions import UNREADABLE, Version, remove
 from stackmff.webapp.work_plan import WorkPlan, stages_of
 
 DRAFT_LEAST = 1600  # px, longest side from which on a draft is shown first
 # What decides whether frames can be used again that are in register: options of the page.
 OF_ALIGNMENT = ("align", "match_exposure")
+# What `ShelfStack.save` writes of a stack, and of a frame what worker.examine_frame tells.
+OF_STACK = {
+    "title": str | None,
+    "frames": list,
+    "order": list,
+    "excluded": list,
+    "arranged": bool,
+    "in_order": bool,
+    "pending": list,
+    "next_id": int,
+    "runs": int,
+    "wanted": dict | None,
+    "values": dict,
+    "refused": list,
+}
+OF_FRAME = {
+    "id": int,
+    "name": str,
+    "number": int | None,
+    "file": str,
+    "width": int,
+    "height": int,
+    "bytes": int,
+    "sharpness": NUMBER,
+}
 INTERRUPTED = "the server was stopped while it fused this stack: fuse it again"
 
 
@@ -84,9 +109,16 @@ class ShelfStack(StackComparisons):
                 self.written = now
 
     def _load(self) -> None:
-        """Read what `save` wrote, and what was made since."""
+        """Read what `save` wrote, and what was made since.
+
+        Raises:
+            OSError, ValueError, KeyError, TypeError: it is damaged, see session.DAMAGED.
+        """
         record = parse_json((self.folder / "stack.json").read_bytes())
-        shutil.rmtree(self.arriving, ignore_errors=True)  # uploads that were cut
+        check_fields(record, OF_STACK)
+        for frame in record["frames"]:
+            check_fields(frame, OF_FRAME)
+        remove([self.arriving, *self.folder.glob(f"{GONE}*")])  # what was cut by a kill
         self.arriving.mkdir()
         self.title, self.arranged = record["title"], record["arranged"]
         self.in_order, self.values = record["in_order"], record["values"]
@@ -114,7 +146,7 @@ class ShelfStack(StackComparisons):
             if not (folder / "aligned.json").exists():
                 shutil.rmtree(folder, ignore_errors=True)
         if record["wanted"] is None:
-            self._remove_unused_aligned()
+            remove(self._unused_aligned())
         elif self.versions and self.versions[-1].number == record["runs"]:
             with contextlib.suppress(StackError):  # damaged files are told when they are opened
                 self._complete(self.versions[-1])
@@ -179,10 +211,15 @@ class ShelfStack(StackComparisons):
             self.refused, self.strangers, self.failure = [], [], None
             self.plan = WorkPlan(stages_of(spec, (aligned / "aligned.json").exists()))
             self.wanted = self.values = values
-            self.fuse_job = WorkerJob(spec, self._on_fusing, self._on_fuse_end)
+            job = self.fuse_job = WorkerJob(spec, self._on_fusing, self._on_fuse_end)
             self.changed()
+        try:
             self.save()
-            self.shared.fuse_queue.add(self.fuse_job, self.folder.parent)
+        except BaseException:  # else it would be said to go on for ever
+            with self.lock:
+                self.fuse_job = self.plan = self.wanted = None
+            raise
+        self.shared.fuse_queue.add(job, self.folder.parent)
 
     def _aligned_for(self, use: Sequence[Mapping[str, Any]], options: Mapping[str, Any]) -> Path:
         """The folder of these frames in register, by these options; it may have to be filled."""
@@ -200,6 +237,7 @@ class ShelfStack(StackComparisons):
         return folder
 
     def _on_fusing(self, message: Message) -> None:
+        """Take a message of the process that fuses."""
         with self.lock:
             job = self.fuse_job
             if job is None or job.cancelled:
@@ -210,29 +248,32 @@ class ShelfStack(StackComparisons):
                 self.draft = ShownResult(job.spec.draft)
                 self.drafts += 1
                 self.changed()
-            elif message.get("made") == "full":
-                self._finish()
-
-    def _finish(self) -> None:
-        """Make a version of the result of the run that goes on."""
-        assert self.fuse_job is not None
-        folder = Path(self.fuse_job.spec.full)
-        number = int(folder.parent.name.partition("-")[2])
-        self.versions.append(Version(number, folder))
-        self.draft = None
-        self._complete(self.versions[-1])
-        self.changed()
-        self.save()  # before anybody can paint on it: else a kill would have it completed again
+        if message.get("made") == "full":
+            folder = Path(job.spec.full)
+            number = int(folder.parent.name.partition("-")[2])
+            with self.painting:  # a stroke that is painted now is carried over, too
+                self._complete(Version(number, folder))
+                # Before anybody can paint on it: else a kill would have it completed again.
+                self.save()
 
     def _complete(self, version: Version) -> None:
-        """Carry the strokes of the version before over to one that was just made, and take over
+        """Add a version that was just made, with the strokes of the one before it, and take over
         its order; also where a kill came between."""
-        version.files.strokes.unlink(missing_ok=True)
-        made, place = self.shown(version.number), self.versions.index(version)
-        carry_strokes(self.shown(self.versions[place - 1].number) if place else None, made)
-        self.wanted = None
-        self.in_order = version.record.options.get("order") != "given"
-        self._follow(made.names)
+        try:
+            version.files.strokes.unlink(missing_ok=True)
+            made = version.open()
+            earlier = [one for one in self.versions if one.number < version.number]
+            carry_strokes(self.shown(earlier[-1].number) if earlier else None, made)
+            with self.lock:
+                self.open_results[version.number] = made
+        finally:
+            with self.lock:
+                self.draft = self.wanted = None
+                if version not in self.versions:
+                    self.versions.append(version)
+                self.in_order = version.record.options.get("order") != "given"
+                self._follow(version.record.names)
+                self.changed()
 
     def _follow(self, names: Sequence[str]) -> None:
         """Show the frames in the order in which they were fused; the others keep their places."""
@@ -244,6 +285,7 @@ class ShelfStack(StackComparisons):
         self.order = [k if places[k] < 0 else next(fused) for k in self.order]
 
     def _on_fuse_end(self, sentence: str | None) -> None:
+        """Tidy up after a fusion; see WorkerJob.on_end."""
         with self.lock:
             assert self.fuse_job is not None
             job, self.fuse_job, self.plan = self.fuse_job, None, None
@@ -255,8 +297,8 @@ class ShelfStack(StackComparisons):
             # Its process has ended, so that the next run can have its number.
             self.runs -= 0 if made else 1
             self.changed()
-            shutil.rmtree(run / "draft" if made else run, ignore_errors=True)
-            self._remove_unused_aligned()
+            gone = self._set_aside([run / "draft" if made else run, *self._unused_aligned()])
+        remove(gone)
 
     def cancel(self) -> None:
         """Cancel all work; it has ended on return."""
@@ -291,6 +333,7 @@ class ShelfStack(StackComparisons):
             }
 
     def _work_state(self) -> dict[str, Any] | None:
+        """How far the fusion is that goes on, for JSON; None: none does."""
         if self.fuse_job is None or self.plan is None:
             return None
         return self.plan.state() | {"before": self.shared.fuse_queue.jobs_ahead(self.fuse_job)}
@@ -327,7 +370,7 @@ class ShelfStack(StackComparisons):
         files = self.examine_job.spec.files if self.examine_job else []
         left = [Path(file) for file in files if file not in self.examined]
         self.cancel()
-        with self.lock:
+        with self.painting, self.lock:
             self.pending, self.wanted = [*left, *pending], wanted
             self.open_results.clear()
             self.open_frames.clear()

@@ -16,6 +16,9 @@ from stackmff.files import parse_json
 from stackmff.fusion.regions import Region
 from stackmff.fusion.retouch import Painting, record_of, stroke_of
 
+# What an entry that means nothing makes of the code that reads it.
+ODD = (ValueError, KeyError, TypeError, IndexError, AttributeError, OverflowError)
+
 Waiting = tuple[tuple[int, int], dict[str, Any]]  # ((height, width), record of a stroke)
 
 
@@ -94,11 +97,12 @@ class StrokeLog:
         painted = Painted()
         with contextlib.suppress(FileNotFoundError):
             for line in self.path.read_bytes().splitlines():
-                with contextlib.suppress(ValueError, KeyError, TypeError, IndexError):
+                with contextlib.suppress(*ODD):
                     self._apply(painted, parse_json(line))
         return painted
 
     def _apply(self, painted: Painted, entry: dict[str, Any]) -> None:
+        """Do to `painted` what an entry says; one of ODD where it cannot be done."""
         if "paint" in entry:
             painted.paint(stroke_of(entry["paint"], self.names))
         for _ in range(entry.get("undo", 0)):
@@ -107,4 +111,8 @@ class StrokeLog:
             painted.redo()
         if "wait" in entry:
             height, width, record = entry["wait"]
-            painted.waiting.append(((height, width), record))
+            frame = record.get("frame")
+            if not (frame is None or isinstance(frame, str)):
+                raise TypeError("the name of its frame is not one")
+            stroke_of(record, [] if frame is None else [frame])  # it fits another result
+            painted.waiting.append(((int(height), int(width)), record))

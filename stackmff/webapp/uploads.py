@@ -13,12 +13,9 @@ from functools import partial
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
-import cv2
 import tifffile
-from PIL import Image, UnidentifiedImageError
 
 from stackmff.errors import StackError
-from stackmff.images.avif_jxl import AVIF_SUFFIX, JXL_SUFFIX
 from stackmff.images.camera_files import HEIF_STARTS, HEIF_SUFFIXES, RAW_SUFFIXES
 from stackmff.images.folders import frames_in, list_folders, list_stack_files
 from stackmff.images.formats import READ_SUFFIXES
@@ -30,6 +27,7 @@ from stackmff.images.stack_files import (
     frames_in_file,
 )
 from stackmff.images.tiff import TIFF_STARTS, tiff_directories
+from stackmff.images.videos import declared_film
 from stackmff.machine import free_memory
 
 SUFFIXES = (*READ_SUFFIXES, *VIDEO_SUFFIXES)
@@ -209,7 +207,7 @@ def frames_of(file: Path) -> list[FramePath]:
     if suffix in VIDEO_SUFFIXES:
         check_video(file)
         # Counting the frames means decoding the video; an hour of it is refused by its header.
-        claimed = int(cv2.VideoCapture(str(file), cv2.CAP_FFMPEG).get(cv2.CAP_PROP_FRAME_COUNT))
+        claimed, _, _ = declared_film(file)
         if claimed > MOST_FRAMES:
             raise StackError(many(file, claimed, MOST_FRAMES))
         frames: list[FramePath] = [*frames_in_file(file)]
@@ -264,35 +262,22 @@ def declared_sizes(file: Path, suffix: str) -> list[tuple[int, int]]:
     none = StackError(f"{file} is not a picture, or is damaged: export or copy it again")
     if suffix in VIDEO_SUFFIXES:
         check_video(file)
-        video = cv2.VideoCapture(str(file), cv2.CAP_FFMPEG)
-        width = video.get(cv2.CAP_PROP_FRAME_WIDTH)
-        return [(int(width), int(video.get(cv2.CAP_PROP_FRAME_HEIGHT)))]
+        _, width, height = declared_film(file)
+        return [(width, height)]
     try:
         if start.startswith(TIFF_STARTS):
             logging.getLogger("tifffile").setLevel(logging.CRITICAL)
             with tifffile.TiffFile(file) as tiff:
                 pages = tiff_directories(tiff)
                 return [(page.imagewidth, page.imagelength * page.imagedepth) for page in pages]
-        if suffix in (AVIF_SUFFIX, JXL_SUFFIX):
-            header = declared(file)
-            if header is None:
-                raise none
-            return [(header.width, header.height)]
         if start[4:12] in HEIF_STARTS or suffix in HEIF_SUFFIXES:
             return heif_sizes(file)
-        limit, Image.MAX_IMAGE_PIXELS = (
-            Image.MAX_IMAGE_PIXELS,
-            None,
-        )  # our own limit has its own sentence
-        try:
-            with Image.open(file, formats=("JPEG", "PNG", "WEBP", "BMP")) as image:
-                return [image.size]
-        finally:
-            Image.MAX_IMAGE_PIXELS = limit
-    except (UnidentifiedImageError, OSError, ValueError) as error:
+    except Exception as error:  # tifffile and pillow_heif raise their own classes
         raise none from error
-    except Exception as error:  # tifffile raises its own classes and those of struct
-        raise none from error
+    header = declared(file)
+    if header is None:
+        raise none
+    return [(header.width, header.height)]
 
 
 def heif_sizes(file: Path) -> list[tuple[int, int]]:
@@ -361,10 +346,13 @@ def check_room(frames: Sequence[Mapping[str, Any]], folder: Path) -> None:
     disk = int(1.1 * whole + 16 * pixels)  # with a draft and the results
     memory = int(BASE_MEMORY + PIXEL_MEMORY * pixels)
     has = {"disk": shutil.disk_usage(folder).free, "memory": free_memory()}
+    mends = {
+        "disk": "free some, or exclude frames",
+        "memory": "close other programs, or export the frames smaller",
+    }
     for what, need in (("disk", disk), ("memory", memory)):
         if need > has[what]:
             raise StackError(
-                f"{len(frames)} frames of {pixels / 1e6:.0f} megapixels need {gigabytes(need)} of "
-                f"{what}, and {gigabytes(has[what])} are free: exclude frames, or export them "
-                "smaller"
+                f"{len(frames)} frames of {pixels / 1e6:.3g} megapixels need {gigabytes(need)} of "
+                f"{what}, and {gigabytes(has[what])} are free: {mends[what]}"
             )

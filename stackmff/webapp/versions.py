@@ -1,9 +1,12 @@
 """The versions of one stack on the shelf: what is shown of them, painted on them, exported."""
 
+import contextlib
 import queue
+import secrets
 import shutil
+import threading
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +26,7 @@ from stackmff.webapp.exports import DEEP, OTHERS, SUFFIXES, Area
 from stackmff.webapp.jobs import ExportSpec, FuseSpec, StrokesSpec, WorkerJob
 from stackmff.webapp.other_pictures import SOURCE, layer_file, stems_in, title_of
 from stackmff.webapp.result_files import (
+    GONE,
     ResultFiles,
     ResultRecord,
     decode_metadata,
@@ -99,6 +103,10 @@ class StackVersions(StackFrames):
         self.fuse_job: WorkerJob[FuseSpec] | None = None
         self.open_results: OrderedDict[int, ShownResult] = OrderedDict()
         self.runs = self.drafts = 0
+        # Held while strokes change, and taken before `lock`: strokes wait for the disk, and what
+        # merely looks at the stack must not wait with them.
+        self.painting = threading.Lock()
+        self.painted_on: int | None = None  # the version whose strokes change
 
     def shown(self, number: int | None = None) -> ShownResult:
         """The result of a version; None: of the last one.
@@ -117,8 +125,9 @@ class StackVersions(StackFrames):
             if number not in self.open_results:
                 self.open_results[number] = version.open()
             self.open_results.move_to_end(number)
-            while len(self.open_results) > MOST_SHOWN:
-                self.open_results.popitem(last=False)
+            for other in list(self.open_results)[:-MOST_SHOWN]:
+                if other != self.painted_on:  # that would be opened a second time
+                    del self.open_results[other]
             return self.open_results[number]
 
     def of_run(self, run: str) -> ShownResult:
@@ -141,31 +150,51 @@ class StackVersions(StackFrames):
 
     def delete_version(self, number: int) -> None:
         """Delete a version and its strokes; LookupError where there is none."""
-        with self.lock:
+        with self.painting, self.lock:
             self.shown(number)
             version = next(one for one in self.versions if one.number == number)
             # First of all, so that a kill leaves a version or none.
             version.files.record.unlink(missing_ok=True)
             self.versions.remove(version)
             self.open_results.pop(number, None)
-            self._remove_unused_aligned()
+            gone = self._set_aside([version.folder.parent, *self._unused_aligned()])
             self.changed()
-        shutil.rmtree(version.folder.parent, ignore_errors=True)
+        remove(gone)
 
-    def _remove_unused_aligned(self) -> None:
-        """Remove frames in register that no version shows, unless one cannot be read."""
+    def _unused_aligned(self) -> list[Path]:
+        """Folders of frames in register that no version shows; none if a version cannot be read."""
         runs = {path.parent.parent for path in self.folder.glob("run-*/full/result.json")}
         if runs - {version.folder.parent for version in self.versions}:
-            return
+            return []
         used = {version.record.aligned for version in self.versions}
-        for folder in self.folder.glob("aligned-*"):
-            if folder.name not in used:
-                shutil.rmtree(folder, ignore_errors=True)
+        return [path for path in self.folder.glob("aligned-*") if path.name not in used]
+
+    def _set_aside(self, folders: Iterable[Path]) -> list[Path]:
+        """Give folders other names, so that theirs are free, and return those.
+
+        To remove large files takes time, during which no lock should be held.
+        """
+        gone = []
+        for folder in folders:
+            with contextlib.suppress(OSError):  # it is removed under its own name
+                folder = folder.rename(self.folder / f"{GONE}{secrets.token_hex(4)}")
+            gone.append(folder)
+        return gone
+
+    @contextlib.contextmanager
+    def _to_paint(self, number: int) -> Iterator[ShownResult]:
+        """The result of a version whose strokes are about to change, by nobody else meanwhile."""
+        with self.painting:
+            with self.lock:
+                result, self.painted_on = self.shown(number), number
+            try:
+                yield result
+            finally:
+                self.painted_on = None
 
     def paint(self, number: int, record: Mapping[str, Any]) -> list[Box]:
         """Paint a stroke, see retouch.stroke_of; return the boxes that have changed."""
-        with self.lock:
-            result = self.shown(number)
+        with self._to_paint(number) as result:
             try:
                 stroke = stroke_of(record, result.names)
             except (ValueError, KeyError, TypeError) as error:
@@ -174,8 +203,7 @@ class StackVersions(StackFrames):
 
     def replay(self, number: int, record: Mapping[str, Any]) -> list[Box]:
         """Paint the strokes of a file, see retouch.save_strokes, in addition to those there are."""
-        with self.lock:
-            result = self.shown(number)
+        with self._to_paint(number) as result:
             name = str(record.get("name", "this file"))
             strokes = strokes_of(record, name, result.names, result.size)
             return self._paint(result, strokes)
@@ -195,8 +223,7 @@ class StackVersions(StackFrames):
             self.shared.export_queue.add(job, self.folder.parent)
             if (sentence := ended.get()) is not None:
                 raise StackError(sentence or "cancelled")
-            with self.lock:
-                result = self.shown(number)
+            with self._to_paint(number) as result:
                 return self._paint(result, load_strokes(strokes, result.names, result.size))
         finally:
             archive.unlink(missing_ok=True)
@@ -239,13 +266,13 @@ class StackVersions(StackFrames):
 
     def undo(self, number: int, count: int) -> list[Box]:
         """Undo the last strokes; return the boxes that have changed."""
-        with self.lock:
-            return self.shown(number).undo(count)
+        with self._to_paint(number) as result:
+            return result.undo(count)
 
     def redo(self, number: int, count: int = 1) -> list[Box]:
         """Redo the strokes that were undone last; return the boxes that have changed."""
-        with self.lock:
-            return self.shown(number).redo(count)
+        with self._to_paint(number) as result:
+            return result.redo(count)
 
     def export_spec(self, number: int, wanted: Mapping[str, Any], folder: Path) -> ExportSpec:
         """What writes an exported file into a folder.
@@ -261,8 +288,7 @@ class StackVersions(StackFrames):
         """
         with self.lock:
             result = self.shown(number)
-            strokes = folder / "strokes.json"
-            save_strokes(strokes, result.strokes, result.names, result.size)
+            painted = list(result.strokes)
             what, kind = wanted.get("what", "picture"), wanted.get("format", "png")
             if what != "picture" and what not in OTHERS:
                 raise StackError(f"this result has no {what}: choose something else")
@@ -273,12 +299,13 @@ class StackVersions(StackFrames):
                 template = f"{{stack}}_{what.partition('-')[0]}"
             name = self._named(template, number)
             suffix = SUFFIXES[kind] if what == "picture" else OTHERS[what]
-            if what == "strokes" and any(stroke.picture for stroke in result.strokes):
+            if what == "strokes" and any(stroke.picture for stroke in painted):
                 suffix = ".zip"  # with the pictures that they take
             quality = wanted.get("quality")
             if quality is not None and not (type(quality) is int and 1 <= quality <= 100):
                 raise StackError(f"the quality {quality} is not a whole number from 1 to 100")
-            return ExportSpec(
+            strokes = folder / "strokes.json"
+            spec = ExportSpec(
                 result=str(result.folder),
                 strokes=str(strokes),
                 path=str(folder / f"{safe_stem(name)}{suffix}"),
@@ -290,6 +317,8 @@ class StackVersions(StackFrames):
                 label=self._named(str(wanted.get("label") or "")[:MOST_LABEL], number),
                 pixel_size=pixel_size_of(wanted.get("pixel_size")),
             )
+        save_strokes(strokes, painted, result.names, result.size)
+        return spec
 
     def _named(self, template: str, number: int) -> str:
         """A text with the names of the stack and the version in it."""
@@ -373,6 +402,12 @@ class StackVersions(StackFrames):
             "filled": filled_by(record.regions, painted.strokes, record.names),
             "stamp": version.stamps.now,
         }
+
+
+def remove(folders: Iterable[Path]) -> None:
+    """Remove folders with what is in them."""
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def pixel_size_of(value: Any) -> float | None:

@@ -54,6 +54,10 @@ def test_an_alignment_is_read_as_it_was_written(moving, tmp_path):
             "is not an alignment",
         ),
         (
+            lambda record: record.update(dirt={"hot": [[10**30, 9]], "runs": [], "spots": 1}),
+            "is not an alignment",
+        ),
+        (
             lambda record: record["frames"].update({"1.png": {"left_out": "it is black"}}),
             "leaves out its own reference",
         ),

@@ -55,6 +55,7 @@ def drawn(rng, shape, dtype):
         ((3, 24, 24, 1), np.uint8),
         ((2, 17, 16, 3), np.uint8),
         ((1, 8, 8, 3), np.uint8),
+        ((2, 1, 1, 3), np.uint8),
     ],
 )
 def test_numpy_does_as_torch(stage, shape, dtype):

@@ -163,7 +163,10 @@ def test_a_data_set_of_hyperstacks(tmp_path, weights, capsys):
     changed = (tmp_path / "out" / "a.tif").stat().st_mtime_ns
     call(predict_dataset.main, *args)
     assert (tmp_path / "out" / "a.tif").stat().st_mtime_ns == changed
-    assert "report.html" in capsys.readouterr().out
+    said = capsys.readouterr()
+    assert "report.html" in said.out and "has no maps" not in said.err
+    call(predict_dataset.main, *args, "--no_report", "--focus_map")
+    assert "a: a hyperstack has no maps, previews or alignments" in capsys.readouterr().err
 
 
 def test_channels_by_name_or_number(tmp_path):

@@ -9,7 +9,7 @@ from stand_ins import Engine, brightest
 from stackmff.fusion.blending import Fused
 from stackmff.fusion.command import FuseCommand, get_parser
 from stackmff.fusion.near_end import by_distance, find_near_end, focus_distances
-from stackmff.fusion.pipeline import Files, fuse_files
+from stackmff.fusion.outputs import Files, fuse_files
 from stackmff.images.formats import write_picture
 from stackmff.images.metadata import Metadata
 from stackmff.images.stack import read_stack

@@ -1,4 +1,4 @@
-"""fusion/pipeline.py: the results of a stack: aligned, cropped, in slabs, with previews."""
+"""fusion/pipeline.py and outputs.py: results, aligned, cropped, in slabs, with previews."""
 
 import json
 
@@ -14,7 +14,8 @@ from stackmff.display.report import read_card
 from stackmff.errors import StackError
 from stackmff.fusion.blending import Fused
 from stackmff.fusion.command import FuseCommand, get_parser, needing_weights
-from stackmff.fusion.pipeline import Files, cropped, decisions, fuse_files, make_engine
+from stackmff.fusion.outputs import Files, fuse_files
+from stackmff.fusion.pipeline import cropped, decisions, make_engine
 from stackmff.fusion.slabs import slabs_of
 from stackmff.images.formats import read_picture, result_suffix, same_format, write_picture
 from stackmff.images.stack import read_stack

@@ -9,7 +9,9 @@ from calling import call
 from drawn import draw_stack, texture
 
 import predict
+import stackmff
 from stackmff.alignment.geometry import Alignment
+from stackmff.errors import StackError
 from stackmff.fusion.pipeline import told_unlike
 from stackmff.images.disagreement import Disagreement, disagreeing_frames
 from stackmff.images.formats import read_picture, write_picture
@@ -212,6 +214,8 @@ def test_a_damaged_frame_is_left_out_or_taken_and_told(tmp_path, weights, capsys
     assert call(predict.main, *words, "--output", tmp_path / "c.png", "--lenient") == 0
     said = capsys.readouterr()
     assert "as in a damaged file; used as it is" in said.err and "5 frames" in said.out
+    with pytest.raises(StackError, match=r"^1\.png: parts are flat, .*: remove what is damaged"):
+        stackmff.frame_weights(tmp_path / "stack", model_path=weights["StackMix"], device="cpu")
 
 
 @pytest.mark.parametrize("index", [0, 2])

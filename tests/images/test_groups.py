@@ -79,6 +79,15 @@ def test_ordinary_stacks_are_no_pairs(tmp_path):
     assert len(stacks_in(tmp_path / "names")) == 1
 
 
+def test_a_broken_link_among_pictures_named_like_pairs(tmp_path):
+    """It belongs to the stack whose reading reports it; the stacks beside it are fused."""
+    write_pairs(tmp_path / "linked", "shot_{:02}_{}.png", "AB")
+    (tmp_path / "linked" / "shot_01_A.png").unlink()
+    (tmp_path / "linked" / "shot_01_A.png").symlink_to("gone.png")
+    write_pairs(tmp_path / "whole", "{}-{}.png", "x", count=3)
+    assert [stack_name(stack) for stack in stacks_in(tmp_path)] == ["linked", "whole"]
+
+
 def test_a_set_of_pairs_is_fused_and_scored(tmp_path, weights, capsys):
     write_pairs(tmp_path / "Real", "image{1}/{0:03}_{1}.png", "AB", answer="Fusion/{:03}_F.png")
     out = tmp_path / "out"

@@ -69,7 +69,10 @@ def check_exports_tell(page, folder):
 
 
 def check_profiles(page, folder, downloads):
-    """A 16-bit TIFF with a profile keeps both, and a JPEG in sRGB needs none."""
+    """A 16-bit TIFF with a profile keeps both, and a JPEG in sRGB needs none.
+
+    Who converts to sRGB still gets 16 bits of what is in sRGB already.
+    """
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     files = []
     for k, frame in enumerate(draw_stack(texture(120, 180, 30), 3)):
@@ -85,8 +88,14 @@ def check_profiles(page, folder, downloads):
     page.click("#srgb")
     taken = page.download(downloads, "#save")
     must(decode(taken).metadata.profile is None, "a JPEG in sRGB has a profile")
-    page.click("#srgb")
     page.choose("#format", "tiff")
+    must(page.run("return document.querySelector('#bits').disabled"), "sRGB has 16 bits")
+    home(page)
+    fused(page, write_stack(folder / "plain", 2, (60, 90), seed=38))
+    must(not page.run("return document.querySelector('#bits').disabled"), "16 bits are not offered")
+    taken = page.download(downloads, "#save")
+    must(tifffile.imread(taken).dtype == np.uint16, "16 bits of frames in sRGB are lost")
+    page.run("document.querySelector('#srgb').click()")
     home(page)
 
 

@@ -86,6 +86,10 @@ def check_what_is_dropped(page, folder):
     told = page.notes()
     must(told == "Skipped 3 files that are not images", f"junk files are told as {told!r}")
     must("focus order" not in page.text("#about"), "the order is praised before it was checked")
+    nothing = folder / "nothing in it"
+    nothing.mkdir()
+    page.drop([nothing])
+    page.until("return document.querySelector('#messages').innerText.includes('folder is empty')")
     (odd,) = write_stack(folder / "odd", 1, (100, 150))
     odd = odd.rename(odd.with_name("odd.jpg"))
     page.drop([odd, files[0]])
@@ -122,6 +126,8 @@ def check_reload(page, folder):
     must(differ(page.picture(), painted) < 0.05, "a retouched picture is plain after a reload")
     label = page.run("return document.querySelector('#option-prefer').selectedOptions[0].text")
     must(label == "Favour background", f"after a reload the option is {label!r}")
+    told = page.text("#more-options summary")
+    must(told == "More options (1 changed)", f"a changed option that is folded away: {told!r}")
     first = page.browser.ask("GET", "/window")
     made = page.browser.ask("POST", "/window/new", {"type": "tab"})
     address = page.run("return location.href")
@@ -212,6 +218,7 @@ def check_server_away(page, folder):
         server.wait()
         page.drag("#picture", [(0.6, 0.6), (0.65, 0.6)])
         page.until(away)
+        page.until("return document.querySelector('#messages').innerText.includes('was not saved')")
     port = address.rstrip("/").rpartition(":")[2]
     with served("--projects", projects, "--port", port):
         page.until(away, False)

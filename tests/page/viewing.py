@@ -274,6 +274,16 @@ def check_source(page, folder, shots):
     page.until(source, "frame 1")
     page.settled()
     page.shot(shots, "source_pane")
+    page.resize((390, 780), 2, touch=True)
+    page.settled()
+    above = page.run(
+        "const at = name => document.querySelector(name).getBoundingClientRect();"
+        "return at('#left').bottom < (at('#viewer').top + at('#viewer').bottom) / 2"
+    )
+    must(above, "on a phone the source is above the result, and its name is not")
+    page.shot(shots, "source_on_phone")
+    page.resize((1280, 720))
+    page.settled()
     page.choose("#strength", 40)
     page.drag("#picture", [(0.7, 0.5), (0.75, 0.5)])
     page.until("return document.querySelector('#undo').disabled", False)
@@ -338,7 +348,8 @@ def check_other_sources(page, folder, downloads, shots):
         page.drag("#picture", [(0.7, 0.4 + 0.1 * k), (0.8, 0.45 + 0.1 * k)])
         told = f"return document.querySelector('#versions').innerText.includes('{k + 1} stroke')"
         page.until(told)
-    must(page.text("#left") == "Version 1, frames 1 to 2", f"the source is {page.text('#left')!r}")
+    told = page.text("#left")
+    must(told == "Source: Version 1, frames 1 to 2", f"the source is told as {told!r}")
     page.shot(shots, "other_sources")
     page.click("#versions li:first-child .toggle")  # version 1; its strokes stay
     page.click("#yes")

@@ -99,6 +99,16 @@ def test_damage_anywhere_is_told(tmp_path):
             read_safetensors(path)
 
 
+@pytest.mark.parametrize("shape", [[2**32, 2**32], [10**30], [float("inf")]])
+def test_a_shape_beyond_all_memory_is_told(tmp_path, shape):
+    """The product of the first one is 0 in 64 bits, which is as long as its data."""
+    path = tmp_path / "huge.safetensors"
+    header = json.dumps({"a": {"dtype": "F32", "shape": shape, "data_offsets": [0, 0]}}).encode()
+    path.write_bytes(len(header).to_bytes(8, "little") + header)
+    with pytest.raises(StackError, match=r"huge\.safetensors is not a safetensors file"):
+        read_safetensors(path)
+
+
 def test_a_file_without_a_configuration(tmp_path):
     path = tmp_path / "bare.safetensors"
     header = json.dumps({"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}).encode()

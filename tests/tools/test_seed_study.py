@@ -64,10 +64,12 @@ def test_the_default_network_and_ones_of_the_user_are_studied(played, tmp_path):
     assert call(seed_study.main, *words, "--program", "train_pyramid", "--", "--steps", "9") == 0
     first, second = (words for words in played if words[:2] == ["-m", "tools.train_pyramid"])
     assert "--resume" not in first and second[-1] == "--resume"  # it goes on where it was stopped
-    played.clear()
     own = ["--network", "my_net.py:MyNet"]
-    call(seed_study.main, "--test", "held_out", "--", "--datapath", "d", *own)
-    assert all(words[-2:] == own for words in played if words[0].endswith("predict_dataset.py"))
+    for given in (own, ["=".join(own)]):
+        played.clear()
+        call(seed_study.main, "--test", "held_out", "--", "--datapath", "d", *given)
+        fused = [words for words in played if words[0].endswith("predict_dataset.py")]
+        assert [words[-2:] for words in fused] == [own] * 3
 
 
 def test_the_spread():

@@ -48,6 +48,27 @@ def test_every_point_of_the_log_is_shown(player, tmp_path):
         assert max(map(len, values.values())) == 500
 
 
+def test_a_service_that_fails_later_does_not_end_the_run(tmp_path, capsys):
+    """A server of MLflow that went away ended the training with an error."""
+    calls = []
+
+    class Gone:
+        def write(self, values, step):
+            calls.append(step)
+            raise ConnectionError("no route")
+
+        def close(self):
+            calls.append("close")
+
+    log = Log(tmp_path, 0, Gone())
+    for step in (5, 10):
+        log.write("train", 0, step, {"loss": 0.5})
+    log.close()
+    assert calls == [5]
+    assert capsys.readouterr().out.count("goes on without it") == 1
+    assert len((tmp_path / "log.jsonl").read_text().splitlines()) == 2
+
+
 def test_a_package_that_is_not_installed(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(StackError, match="pip install wandb, or remove --tracker"):

@@ -72,6 +72,21 @@ def test_a_queue_runs_one_job_after_the_other():
     queue.close()
 
 
+def test_a_queue_goes_on_after_a_job_whose_end_fails(capsys):
+    queue, ended = JobQueue(), []
+
+    def fail(sentence):
+        raise OSError("no space left")
+
+    jobs = [FakeJob(0, print, fail), FakeJob(1, print, ended.append)]
+    for job in jobs:
+        job.free.set()
+        queue.add(job, 0)
+    until(lambda: ended)
+    assert ended == [None] and "no space left" in capsys.readouterr().err
+    queue.close()
+
+
 def test_owners_take_turns():
     queue, begun = JobQueue(), []
     jobs = {}

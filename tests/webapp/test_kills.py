@@ -147,7 +147,8 @@ def test_what_a_kill_leaves_is_removed(stack, projects, killed, tmp_path):
     folder = stack.folder
     for place in ("in/0.png", "thumbs/0.png", "thumbs/0.jpg", "decoded/0.npy"):
         (folder / place).write_text("{}")
-    frame = {"id": 0, "name": "0.png", "file": str(folder / "in" / "0.png")}
+    frame = {"id": 0, "name": "0.png", "file": str(folder / "in" / "0.png"), "number": None}
+    frame |= {"width": 60, "height": 40, "bytes": 7200, "sharpness": 1.0}
     stack._add_frame(frame)
     stack.changed()
     stack.session.save()
@@ -163,6 +164,7 @@ def test_what_a_kill_leaves_is_removed(stack, projects, killed, tmp_path):
         folder / "decoded" / "7.npy",
         folder / "decoded" / ".0.stackmff-host-1.abc.json",
         folder / "aligned-1" / "aligned.json",
+        folder / "gone-0a1b2c3d" / "full" / "result.json",
         folder / "run-1" / "full" / "retouched.part",
         folder / "run-1" / "full" / "methods" / "ZMFF.part",
         tmp_path / "projects" / f"{PREFIX}host-1-abc" / "arrives",

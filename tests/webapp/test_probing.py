@@ -7,6 +7,7 @@ import pytest
 
 from stackmff.errors import StackError
 from stackmff.fusion.engine_choice import choose_engine
+from stackmff.fusion.options import EngineOptions
 from stackmff.shipped import WEIGHTS
 from stackmff.webapp.probing import ProbeProcess
 from stackmff.webapp.results import ShownResult
@@ -16,7 +17,7 @@ from tests.shelves import result_in
 @pytest.mark.slow
 def test_a_process_tells_what_the_network_tells(tmp_path):
     result = ShownResult(result_in(tmp_path / "full"))
-    prober = ProbeProcess(WEIGHTS, "cpu")
+    prober = ProbeProcess(EngineOptions(WEIGHTS, device="cpu"))
     try:
         wanted = result.origin_at(20, 10, choose_engine(WEIGHTS, "cpu"))
         assert prober.origin(result, 20, 10) == wanted

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import shutil
+from pathlib import Path
 from types import SimpleNamespace
 
 import cv2
@@ -22,9 +23,15 @@ from tests.shelves import (
     bring_drawn,
     finish,
     fused,
+    result_in,
     run_of,
     until,
 )
+
+# Of an empty stack, as its file has it.
+STATE = {"title": None, "frames": [], "order": [], "excluded": [], "arranged": False}
+STATE |= {"in_order": False, "pending": [], "next_id": 0, "runs": 0, "wanted": None}
+STATE |= {"values": {}, "refused": []}
 
 
 def test_a_project_outlives_its_server(projects):
@@ -162,6 +169,14 @@ def test_files_that_are_no_projects_are_refused(projects, tmp_path, monkeypatch)
         ({"project.json": "[]"}, "is not a project"),
         ({"project.json": PROJECT, "stack-1/stack.json": "5"}, "cannot be read"),
         ({"project.json": PROJECT, "stack-1/stack.json": "{}"}, "cannot be read"),
+        (
+            {"project.json": PROJECT, "stack-1/stack.json": json.dumps(STATE | {"title": 5})},
+            "its title is missing or of another type",
+        ),
+        (
+            {"project.json": PROJECT, "stack-1/stack.json": json.dumps(STATE | {"frames": [{}]})},
+            "its id is missing or of another type",
+        ),
         ({"project.json": PROJECT, "big": bytes(1000)}, "takes 0.0 GB"),
     ):
         if "big" in files:
@@ -180,15 +195,37 @@ def test_files_that_are_no_projects_are_refused(projects, tmp_path, monkeypatch)
     assert not list(tmp_path.glob("evil"))
 
 
+def test_odd_records_of_a_project_cost_what_they_are_of(projects, tmp_path):
+    """The page shows the rest: a version that cannot be read, a stack without its odd strokes."""
+    run = Path(result_in(tmp_path / "run"))
+    record = json.loads((run / "result.json").read_text())
+    fits = {"wait": [9, 9, {"frame": "gone.png", "radius": 1, "softness": 0, "points": [[1, 1]]}]}
+    odd = [5, [], {"undo": "x"}, {"wait": [1, 2, 3]}, {"wait": [1, 2, {"frame": [], "points": 1}]}]
+    files = {"project.json": PROJECT, "stack-1/stack.json": json.dumps(STATE | {"runs": 3})}
+    for number, changed in ((1, {}), (2, {"notes": 5}), (3, {"names": [1, 2]})):
+        for path in run.iterdir():
+            files[f"stack-1/run-{number}/full/{path.name}"] = path.read_bytes()
+        files[f"stack-1/run-{number}/full/result.json"] = json.dumps(record | changed)
+    files["stack-1/run-1/full/strokes.jsonl"] = "\n".join(map(json.dumps, [*odd, fits]))
+    server = projects()
+    stack = server.get(server.add_project(archive_of(tmp_path / "a.zip", files))).stack(1)
+    state = stack.state()
+    assert [one["number"] for one in state["results"]] == [1]
+    assert [one.split(" (")[0] for one in state["refused"]] == [
+        "version 2 cannot be read",
+        "version 3 cannot be read",
+    ]
+    (note,) = state["results"][0]["notes"]
+    assert note.startswith("not painted: strokes of gone.png")
+
+
 def test_a_project_does_not_open_other_files(projects, tmp_path):
     """One that somebody has sent names a picture of this machine for its frame."""
     secret = tmp_path / "secret.png"
     cv2.imwrite(str(secret), texture(*SIDES, 0))
     frame = {"id": 0, "name": "a.png", "number": None, "file": str(secret), "width": 96}
     frame |= {"height": 64, "sharpness": 1.0, "bytes": 9, "channels": 3}
-    state = {"title": None, "order": [0], "excluded": [], "arranged": False, "in_order": False}
-    state |= {"pending": [str(secret)], "next_id": 1, "runs": 0, "wanted": None, "values": {}}
-    state |= {"refused": [], "frames": [frame]}
+    state = STATE | {"order": [0], "pending": [str(secret)], "next_id": 1, "frames": [frame]}
     files = {"project.json": PROJECT, "stack-1/stack.json": json.dumps(state)}
     files |= {"stack-1/thumbs/0.png": secret.read_bytes()}
     server = projects()

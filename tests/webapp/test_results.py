@@ -223,6 +223,10 @@ def test_an_export_in_srgb_has_no_profile(result, tmp_path):
     assert np.abs(decoded.picture.astype(int) - wanted).max() <= 1
 
 
+def test_what_is_in_srgb_already_keeps_its_bits(result, tmp_path):
+    assert decode(exported(result, tmp_path, srgb=True, bits=16)).picture.dtype == np.uint16
+
+
 def test_a_lower_quality_makes_a_smaller_file(result, tmp_path):
     for name in ("a.jpg", "a.webp"):
         sizes = [

@@ -149,6 +149,8 @@ export async function add(found) {
   if (skipped)
     tell(new Error(`Skipped ${plural(skipped, "file")} that ${skipped === 1 ? "is not an image"
       : "are not images"}`), "note");
+  if (!stacks.length && !strokes.length && !skipped)
+    tell(new Error("This folder is empty: drop the frames, or the folder that they are in"));
   for (const file of strokes) await replay(file);
   if (!stacks.length) return;
   set({ uploading: [0, 1] });
@@ -352,7 +354,8 @@ export function painting(method, body, path = "") {
       if (stack) set({ stack: { ...stack, results: stack.results.map(own) } });
       return { run, boxes, stamp };
     } catch (error) {
-      tell(error);
+      tell(error.message === AWAY
+        ? new Error("What you painted last was not saved: the server is away") : error);
       return null;
     } finally {
       set({ painting: get().painting - 1 });

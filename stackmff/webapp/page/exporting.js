@@ -76,10 +76,13 @@ function save(all) {
   }
 }
 
+/** Whether the picture is converted to sRGB; the choice stays for stacks with another profile. */
+const converts = () => Boolean(version()?.profile) && byId("srgb").checked;
+
 function drawChoices() {
   const format = byId("format").value;
   const deep = format === "tiff" || format === "png";
-  byId("bits").disabled = !deep || byId("srgb").checked;
+  byId("bits").disabled = !deep || converts();
   if (byId("bits").disabled) byId("bits").value = "8";
   else byId("bits").value = localStorage.getItem("export-bits") ?? "16";
   byId("quality-option").hidden = deep;
@@ -102,6 +105,7 @@ function draw() {
   if (byId("export").hidden) return;
   byId("srgb-option").hidden = !found.profile;
   byId("srgb-already").hidden = found.profile;
+  drawChoices();
   const offered = {
     focus: true, confidence: found.confidence, alignment: found.aligned,
     strokes: found.strokes > 0, slabs: found.slabs.length > 0,

@@ -18,6 +18,15 @@ export function fillForm(fields, first, more) {
     (FIRST.includes(field.name) ? first : more).append(label);
   }
   more.hidden = inputs.size <= FIRST.length;
+  more.onchange = tellChanged;
+}
+
+/** Tells how many options differ from what is usual, also while they are folded away. */
+function tellChanged() {
+  const changed = [...inputs.values()].filter(({ field, input }) =>
+    !FIRST.includes(field.name) && valueOf(field, input) !== (field.default ?? null)).length;
+  document.querySelector("#more-options summary").textContent =
+    changed ? `More options (${changed} changed)` : "More options";
 }
 
 function inputOf({ kind, default: value, choices, choice_labels: words, low, high }) {
@@ -54,6 +63,7 @@ export function fill(chosen) {
     else if (field.kind === "choice") input.value = field.choices.indexOf(value);
     else input.value = value ?? "";
   }
+  tellChanged();
 }
 
 export function values() {

@@ -171,7 +171,7 @@ function resultName({ draft, number, strokes }) {
 }
 
 function drawTags(found) {
-  const { tool, erasing, sourcePane, compareMode } = get();
+  const { tool, erasing } = get();
   let left = "";
   if (tool === "compare" && compared(found).layer) left = compared(found).name;
   else if (tool === "retouch" && erasing) left = "Restores the fused result";
@@ -180,8 +180,6 @@ function drawTags(found) {
   byId("left").textContent = left;
   byId("right").textContent = tool === "3d" ? "" : resultName(found);
   byId("hint").textContent = hint(found);
-  const beside = tool === "compare" ? compareMode === "side" : tool === "retouch" && sourcePane;
-  byId("viewer").classList.toggle("beside", beside);
 }
 
 /** What to do next, for those who do it for the first time. */

@@ -118,12 +118,20 @@ export class PictureView {
 
   // Places
 
+  /** Whether two pictures lie one above the other, as they are larger then. */
+  get stacked() {
+    const { canvas, picture } = this;
+    if (this.mode !== "side" || !this.other) return false;
+    const room = (width, height) => Math.min(width / picture.width, height / picture.height);
+    return room(canvas.width, canvas.height / 2) > room(canvas.width / 2, canvas.height);
+  }
+
   /** The parts of the canvas: {layer, x, y, width, height}. The last one has the result. */
   panes() {
     const { width, height } = this.canvas;
     if (this.mode !== "side" || !this.other) return [{ layer: this.main, x: 0, y: 0, width, height }];
     const gap = 2 * this.pixels;
-    if (width >= height) {
+    if (!this.stacked) {
       const half = Math.floor((width - gap) / 2);
       return [{ layer: this.other, x: 0, y: 0, width: half, height },
         { layer: this.main, x: width - half, y: 0, width: half, height }];
@@ -240,6 +248,7 @@ export class PictureView {
       this.paintPane(pane);
       context.restore();
     }
+    this.canvas.parentElement.classList.toggle("stacked", this.stacked); // for the names in the corners
     if (this.wiping) this.paintLine(this.line());
     if (!this.flicker) this.regions.paint(context);
     if (this.mark) this.paintMark();
