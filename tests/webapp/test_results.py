@@ -27,6 +27,7 @@ from stackmff.webapp.strokes import filled_by
 from stackmff.webapp.tiles import CopyCache
 from tests.drawn import draw_stack, texture, waves
 from tests.stand_ins import Engine, brightest, only
+from tests.waiting import LATEST
 
 HEIGHT, WIDTH = 96, 1304  # more than two tiles
 
@@ -310,7 +311,7 @@ def test_a_small_copy_is_made_once_however_many_ask():
 
     def make():
         made.append(0)
-        free.wait(20)
+        free.wait(LATEST)
         return np.zeros(100, np.uint8)
 
     asking = [
