@@ -16,7 +16,7 @@ All of it is done on small pictures.
 """
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -31,27 +31,53 @@ SHORTEST = 96  # px; of smaller frames nothing is said
 SMOOTH = 1.0  # px, sigma, before they are compared
 CELL = 8  # px; side of the cells in which detail and brightness are measured
 STRIDES = 1, 4, 12  # places in focus order between frames that are compared
-# Least ratio of the fine detail of two frames, or else of their coarse detail, where there is most
-# of it; how many px blur then reaches at most; the least difference of a ghost, of the range of the
-# stack. Frames that reach no line are too unlike, and only those of the first are compared if they
-# are no neighbours. Stacks without motion mostly differ by less than half of that.
-BLURS = (
-    (0.55, np.inf, 3, 0.10),
-    (0.35, 0.65, 5, 0.10),
-    (0.20, np.inf, 8, 0.20),
-    (0.05, np.inf, 8, 0.25),
-)
+
+
+@dataclass(frozen=True)
+class BlurStep:
+    """How frames are compared that have so much detail in common.
+
+    The values were set by hand, so that a thing drawn into a stack is found (tests/fusion/
+    test_ghosts.py) and a stack of a benchmark in which nothing moves has no region; most such
+    stacks differ by less than half of `difference`.
+
+    Attributes:
+        fine: least ratio of their fine detail, where there is most of it.
+        coarse: or else of their coarse detail; infinite: fine detail alone counts.
+        reach: px that blur then reaches at most.
+        difference: the least of a ghost, of the range of the stack.
+    """
+
+    fine: float
+    coarse: float
+    reach: int
+    difference: float
+
+
+# Only frames as sharp as each other are compared if they are no neighbours.
+AS_SHARP = BlurStep(fine=0.55, coarse=np.inf, reach=3, difference=0.10)
+ALIKE = BlurStep(fine=0.35, coarse=0.65, reach=5, difference=0.10)
+UNLIKE = BlurStep(fine=0.20, coarse=np.inf, reach=8, difference=0.20)
+# A thing that moves before little common detail was shown once for each frame.
+FAR_APART = BlurStep(fine=0.05, coarse=np.inf, reach=8, difference=0.25)
+BLUR_STEPS = AS_SHARP, ALIKE, UNLIKE, FAR_APART  # the first that frames reach; else too unlike
+
 COARSE = 6  # px; side of the pixels whose detail is coarse
-QUANTILE, FAR_QUANTILE = 33, 10  # percentiles of the ratios: so much of a picture may move
+QUANTILE = 33  # percentile of the ratios of detail between neighbours: so much may move
+FAR_QUANTILE = 10  # the same between other frames
 AROUND = 0.4  # of the least difference: what differs so much around a ghost belongs to it
 NOISE = 6.0  # standard deviations by which a ghost differs at least
-FEWEST, LEAST_AREA, LEAST_PART = 8, 64, 0.03  # px that differ; px around; part of these
+FEWEST = 8  # px of a ghost that differ by the least difference, at least
+LEAST_AREA = 64  # px of a ghost with what belongs to it
+LEAST_PART = 0.03  # of these px that differ by the least difference
 CLIPPED = 0.97  # of the brightest value that a frame can have: how bright it was is not known
 MOST_OF_PAIR = 0.3  # of the picture: the frames differ in another way
 UNEXPLAINED = 0.35  # of a difference; blur leaves less of the sums over SECTORS around its centre
-SECTORS, WIDEST = 8, (0, 1, 2, 4, 6)  # and reaches of blur around it, one of which is enough
+SECTORS = 8
+WIDEST = 0, 1, 2, 4, 6  # reaches of blur around a difference, one of which is enough
 SHARP = 0.3  # of the most detail there in any frame
-PARTED, BARELY_PARTED = 0.25, 0.1  # of a candidate; with less, the mixture shows one frame whole
+PARTED = 0.25  # of a candidate; with less, the mixture shows one frame whole
+BARELY_PARTED = 0.1  # the same of frames that are no neighbours, which are not looked at with less
 GROWN = 3  # px by which a ghost is grown, over its soft edges
 MOST = 0.5  # of the picture; where more moves, it is no scene with something that moves
 ENDS = 0.1, 99.9  # percentiles of the values of a stack that are its range
@@ -227,12 +253,13 @@ def is_of_no_frame(
     low, high = _range_of(frames, use)
     scale = np.iinfo(fused.dtype).max // np.iinfo(frames.dtype).max
     mixture = _view(fused, low * scale, high * scale, None, 0)
-    _, _, reach, threshold = BLURS[-2]
     least = max(FEWEST, LEAST_PART * mask.sum())
     for k in use:
         view = _as_bright(mixture, _view(frames[k], low, high, alignment, k))
         release(frames)
-        if (_beyond_blur(mixture, view, reach)[mask] > threshold * 255).sum() < least:
+        if (
+            _beyond_blur(mixture, view, UNLIKE.reach)[mask] > UNLIKE.difference * 255
+        ).sum() < least:
             return False
     return True
 
@@ -355,48 +382,65 @@ def _looked_up(values: np.ndarray, tables: np.ndarray) -> np.ndarray:
 
 def _compare(first: _View, second: _View, pair: tuple[int, int]) -> list[_Candidate]:
     """What two frames show that blur does not explain; `pair` are their numbers."""
-    reach, threshold = _blur_between(first, second, pair[1] - pair[0] == 1)
-    if not reach:
+    blur = _blur_between(first, second, pair[1] - pair[0] == 1)
+    if blur is None:
         return []
     for view in (first, second):
-        view.near(reach)  # so that it is kept for other pairs
+        view.near(blur.reach)  # so that it is kept for other pairs
     second = _as_bright(first, second)
-    differs = _beyond_blur(first, second, reach)
-    if differs.max() <= threshold * 255:
+    found = _differing(first, second, blur)
+    if found is None:
         return []
-    threshold = max(threshold * 255, NOISE * max(first.noise, second.noise))
-    both = _both_cover(first, second, reach + 2)
-    core = (differs > threshold) & both
-    if not core.any():
-        return []
-    around = (_beyond_blur(first, second, 1) > AROUND * threshold) & both | core
-    _, labels, stats, _ = cv2.connectedComponentsWithStats(around.astype(np.uint8), connectivity=8)
+    core, around = found
     # Blur adds light.
     change = (first.seen * np.float32(1 / 255)) ** 2 - (second.seen * np.float32(1 / 255)) ** 2
-    found = []
+    return [
+        _Candidate(pair, mask, _cells(mask.astype(np.float32)) > 0, core & mask)
+        for mask in _parts_of(core, around)
+        if _unexplained(change, mask, blur.reach) > UNEXPLAINED
+    ]
+
+
+def _differing(first: _View, second: _View, blur: BlurStep) -> tuple[np.ndarray, np.ndarray] | None:
+    """Where two frames of one brightness differ by more than their blur explains.
+
+    Returns:
+        (where they differ by the least difference of a ghost, what belongs to that), (h, w) bool
+        each; None if they do so nowhere.
+    """
+    least = blur.difference * 255
+    differs = _beyond_blur(first, second, blur.reach)
+    if differs.max() <= least:
+        return None
+    least = max(least, NOISE * max(first.noise, second.noise))
+    both = _both_cover(first, second, blur.reach + 2)
+    core = (differs > least) & both
+    if not core.any():
+        return None
+    return core, (_beyond_blur(first, second, 1) > AROUND * least) & both | core
+
+
+def _parts_of(core: np.ndarray, around: np.ndarray) -> Iterator[np.ndarray]:
+    """The connected parts of `around`, (h, w) bool each, that may be ghosts by their size, and by
+    how much of them is of the `core`."""
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(around.astype(np.uint8), connectivity=8)
     counts = np.bincount(labels[core], minlength=len(stats))
     for label in np.flatnonzero(counts >= FEWEST):
         area = stats[label, cv2.CC_STAT_AREA]
-        if not LEAST_AREA <= area <= MOST_OF_PAIR * labels.size:
-            continue
-        mask = labels == label
-        if counts[label] >= LEAST_PART * area and _unexplained(change, mask, reach) > UNEXPLAINED:
-            cells = _cells(mask.astype(np.float32)) > 0
-            found.append(_Candidate(pair, mask, cells, core & mask))
-    return found
+        fits = LEAST_AREA <= area <= MOST_OF_PAIR * labels.size
+        if fits and counts[label] >= LEAST_PART * area:
+            yield labels == label
 
 
-def _blur_between(first: _View, second: _View, neighbours: bool) -> tuple[int, float]:
-    """Reach and least difference of BLURS for two frames; 0 if they are not to be compared."""
+def _blur_between(first: _View, second: _View, neighbours: bool) -> BlurStep | None:
+    """The BlurStep of two frames; None if they are not to be compared."""
     quantile = QUANTILE if neighbours else FAR_QUANTILE
-    fine, coarse = (
-        _ratio(a, b, quantile)
-        for a, b in ((first.detail, second.detail), (first.coarse, second.coarse))
-    )
-    for least, least_coarse, reach, threshold in BLURS if neighbours else BLURS[:1]:
-        if fine >= least or coarse >= least_coarse:
-            return reach, threshold
-    return 0, 0.0
+    fine = _ratio(first.detail, second.detail, quantile)
+    coarse = _ratio(first.coarse, second.coarse, quantile)
+    for step in BLUR_STEPS if neighbours else (AS_SHARP,):
+        if fine >= step.fine or coarse >= step.coarse:
+            return step
+    return None
 
 
 def _ratio(first: np.ndarray, second: np.ndarray, quantile: int) -> float:
