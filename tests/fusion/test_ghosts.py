@@ -19,7 +19,7 @@ from stackmff.fusion.options import ChoiceOptions, FuseOptions
 from stackmff.fusion.pipeline import InRegister, fuse_aligned
 from stackmff.fusion.regions import Region, moved_regions, region_of, told_regions
 from stackmff.fusion.retouch import apply_strokes, load_strokes, record_of, save_strokes
-from stackmff.images.frame_store import allocate
+from stackmff.images.frame_store import Storage, allocate
 from stackmff.images.metadata import Metadata
 from stackmff.images.stack import Stack
 
@@ -198,7 +198,7 @@ def test_grey_frames_with_alpha():
 
 def test_frames_in_a_file_give_the_same(tmp_path):
     frames = rounded(with_disc(defocused(backdrop()), walk(12)))
-    stored = allocate(frames.shape, frames.dtype, spill=tmp_path, low_memory=True)
+    stored = allocate(frames.shape, frames.dtype, Storage(tmp_path, low_memory=True))
     stored[:] = frames
     assert np.array_equal(fused(stored).fused.picture, fused(frames).fused.picture)
 
