@@ -5,23 +5,16 @@ from dataclasses import replace
 
 import numpy as np
 
+from stackmff.alignment.dirt import FARTHEST, hidden, may_hold_frames, suspects
 from stackmff.alignment.exposure import Exposures, expose
 from stackmff.alignment.focus_order import focus_order
 from stackmff.alignment.geometry import Alignment, colours_of
+from stackmff.alignment.hot_pixels import hot_pixels
 from stackmff.alignment.linking import Key
 from stackmff.alignment.placement import Placement
 from stackmff.alignment.registration import BLOCK, Motion, farthest, is_comparable
 from stackmff.alignment.resampling import resample
-from stackmff.alignment.sensor import (
-    FARTHEST,
-    Dirt,
-    enlarged,
-    hidden,
-    hot_pixels,
-    may_hold_frames,
-    runs_of,
-    suspects,
-)
+from stackmff.alignment.sensor import Dirt, enlarged, runs_of
 from stackmff.alignment.views import Steps, View, factor_of, fine_tiles, look_at_all
 from stackmff.errors import StackError
 from stackmff.images.frame_store import release
