@@ -23,6 +23,7 @@ from stackmff.synthesis.refocus import (
     Focus,
     Layer,
     flatten_layers,
+    linear_tensor,
     refocus_layers,
     refocus_picture,
     refocus_regions,
@@ -72,12 +73,6 @@ def random_texture(rng: np.random.Generator, photos: Photos, size: int) -> torch
         grain = rng.uniform(0, 0.25)
         colour = colour.mean((1, 2), keepdim=True) * (1 - grain) + colour * grain
     return colour * float(np.exp(rng.normal(0, 0.3)))
-
-
-def linear_tensor(picture: np.ndarray) -> torch.Tensor:
-    """A picture (H, W, 3) uint8 as (3, H, W) float32 in linear light."""
-    coded = torch.from_numpy(np.ascontiguousarray(picture)).permute(2, 0, 1).float() / 255
-    return to_linear(coded)
 
 
 def bloom(rng: np.random.Generator, colour: torch.Tensor) -> torch.Tensor:
