@@ -8,7 +8,8 @@ import cv2
 import numpy as np
 
 from stackmff.alignment.geometry import Alignment
-from stackmff.fusion.ghosts import covered_cells, find_ghosts, is_of_no_frame
+from stackmff.fusion.frame_views import covered_cells
+from stackmff.fusion.ghosts import find_ghosts, is_of_no_frame
 from stackmff.images.colour import luma
 from stackmff.images.frame_store import release
 from stackmff.images.ramps import smoothstep
