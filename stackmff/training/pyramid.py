@@ -56,7 +56,7 @@ class PyramidBatch(NamedTuple):
         answer: (B, 3, H, W).
         small: (1, 3, N, H/8, W/8), the whole large scene reduced; None for small scenes.
         small_answer: (1, 3, H/8, W/8).
-        details: (1, 2, N, H/8, W/8), the network's `details` of the whole.
+        details: (1, 3, N, H/8, W/8), the network's `details` of the whole.
         places: (top, left) of each crop in the whole, in steps of 32 px.
     """
 
@@ -126,7 +126,7 @@ class View(NamedTuple):
     Attributes:
         frames, answer: (N, H, W, 3) and (H, W, 3) uint8.
         small, small_answer: an eighth of them, float32 in [0, 1].
-        details: (2, N, H/8, W/8) float32.
+        details: (3, N, H/8, W/8) float32.
         spread: (H/8, W/8), how much the reduced frames differ.
     """
 
