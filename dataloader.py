@@ -25,7 +25,7 @@ from stackmff.synthesis.camera import develop
 from stackmff.synthesis.depth_maps import disparity_as_picture, read_depth
 from stackmff.synthesis.options import DepthKind
 from stackmff.synthesis.photos import PhotoFolder
-from stackmff.synthesis.scenes import lens_frames, numbered_frames, numbered_scene
+from stackmff.synthesis.scenes import SceneSpec, lens_frames, numbered_frames, numbered_scene
 from stackmff.training.augmentation import (
     Augmentation,
     augmentation_of,
@@ -246,8 +246,8 @@ def slot_frames(n_scenes: int, seed: int, epoch: int = 0) -> list[int]:
     Returns:
         n_scenes numbers from 2 to MOST_FRAMES.
     """
-    first = epoch * n_scenes
-    return [numbered_frames(seed, first + k, LARGEST_COC) for k in range(n_scenes)]
+    first, spec = epoch * n_scenes, SceneSpec(max_coc=LARGEST_COC)
+    return [numbered_frames(seed, first + k, spec) for k in range(n_scenes)]
 
 
 class SyntheticStacks(Samples):
@@ -299,7 +299,7 @@ class SyntheticStacks(Samples):
     def scene(self, number: int) -> tuple[np.ndarray, np.ndarray]:
         """The frames and the answer of scene `number`, uint8, as `grey_levels` gives them."""
         frames, answer, _, _ = numbered_scene(
-            self.photos, self.seed, number, self.side, LARGEST_COC, device=self.device
+            self.photos, self.seed, number, SceneSpec(self.side, LARGEST_COC), self.device
         )
         colour = self.augmentation.colour
         return grey_levels(frames, colour), grey_levels(answer, colour)

@@ -45,6 +45,7 @@ from stackmff.fusion.pipeline import (
 )
 from stackmff.images.folders import list_frames
 from stackmff.images.formats import loses, write_picture
+from stackmff.images.frame_store import Storage
 from stackmff.images.levels import told_levels
 from stackmff.images.metadata import Metadata
 from stackmff.images.stack import Stack
@@ -294,9 +295,7 @@ def _read(
         paths = list(given)
         before = list(paths)
         place = Path(tempfile.gettempdir())
-        stack = read_sound(
-            paths, options.reference, reading.lenient, spill=place, low_memory=low_memory
-        )
+        stack = read_sound(paths, options.reference, reading.lenient, Storage(place, low_memory))
     else:
         names = [str(k) for k in range(len(given))]
         find_reference(options.reference, names)

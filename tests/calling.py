@@ -13,6 +13,7 @@ import pytest
 import make_dataset
 from stackmff.images.formats import write_picture
 from stackmff.processes import run_main
+from tests.waiting import LATEST
 
 ROOT = Path(__file__).parents[1]
 
@@ -55,7 +56,7 @@ def command(script, *args, limit=None):
         )
         start = [sys.executable, "-c", program, script]
     return subprocess.run(
-        [*start, *map(str, args)], cwd=ROOT, capture_output=True, text=True, timeout=120
+        [*start, *map(str, args)], cwd=ROOT, capture_output=True, text=True, timeout=LATEST
     )
 
 
@@ -67,7 +68,7 @@ def holding(folder):
         "from stackmff.files import locked\n"
         "with locked(pathlib.Path(sys.argv[1]), ''):\n"
         "    print('locked', flush=True)\n"
-        "    time.sleep(60)\n"
+        "    time.sleep(600)\n"
     )
     words = [sys.executable, "-c", code, str(folder)]
     with subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE) as process:
@@ -110,6 +111,6 @@ def killed_while_writing(script, words, picture, writer):
         [sys.executable, "-c", program, *map(str, words)],
         cwd=ROOT,
         capture_output=True,
-        timeout=120,
+        timeout=LATEST,
     )
     assert done.returncode == -signal.SIGKILL, done.stderr

@@ -2,7 +2,6 @@
 
 import json
 import threading
-import time
 import zipfile
 
 import cv2
@@ -12,17 +11,11 @@ from stackmff.files import write_json
 from stackmff.webapp.jobs import FuseSpec
 from stackmff.webapp.work_plan import WorkPlan, stages_of
 from tests.drawn import draw_stack, texture
+from tests.waiting import LATEST, until
 
 SIDES = (64, 96)
 STROKE = {"frame": "1.png", "radius": 4, "softness": 0, "points": [[20, 20]]}
 PROJECT = json.dumps({"token": "x", "name": "n", "made": 1, "used": 1, "stacks": 1})
-
-
-def until(holds, seconds=180):
-    end = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < end
-        time.sleep(0.01)
 
 
 def bring(stack, name, data):
@@ -102,7 +95,7 @@ class FakeJob:
     def run(self):
         for message in self.messages:
             self.on_message(message)
-        self.free.wait(20)
+        self.free.wait(LATEST)
         return "" if self.cancelled else None
 
     def stop(self):

@@ -10,7 +10,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 import zipfile
 
 import pytest
@@ -29,6 +28,7 @@ from stackmff.webapp.turns import MOST_WAITING
 from stackmff.webapp.uploads import UploadLimits
 from tests.drawn import draw_stack, saved, texture
 from tests.stand_ins import Engine, brightest
+from tests.waiting import LATEST, until
 
 uvicorn = pytest.importorskip("uvicorn")
 pytest.importorskip("starlette")
@@ -42,7 +42,7 @@ class Client:
 
     def ask(self, method, path, body=None, headers=None):
         """(status, JSON or bytes) of an answer."""
-        link = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
+        link = http.client.HTTPConnection("127.0.0.1", self.port, timeout=LATEST)
         data = json.dumps(body) if isinstance(body, dict) else body
         with contextlib.suppress(BrokenPipeError):  # an answer may come before the body has gone
             link.request(method, path, data, headers or {})
@@ -67,12 +67,22 @@ class Client:
 
     def until(self, of, holds):
         """Wait until the state of a stack holds."""
-        end = time.monotonic() + 30
         at, number = of.split("/k/")
-        while not holds(state := self.ask("GET", f"{at}/state?stack={number}")[1]["stack"]):
-            assert time.monotonic() < end
-            time.sleep(0.02)
-        return state
+
+        def state():
+            found = self.ask("GET", f"{at}/state?stack={number}")[1]["stack"]
+            return holds(found) and found
+
+        return until(state, 0.02)
+
+    def exported(self, export):
+        """What is told of the export at an address, once it is done."""
+
+        def state():
+            told = self.ask("GET", export)[1]
+            return told["done"] and told
+
+        return until(state, 0.05)  # what exports has less of the processor than who asks
 
 
 class InProcess:
@@ -83,7 +93,7 @@ class InProcess:
         self.free.set()
 
     def origin(self, result, x, y):
-        self.free.wait(60)
+        self.free.wait(LATEST)
         return result.origin_at(x, y, Engine(brightest))
 
 
@@ -128,10 +138,8 @@ def test_projects_are_listed_exported_opened_and_deleted(tmp_path):
         assert (project["name"], project["stacks"], f"/s/{project['token']}") == ("ants", 1, at)
         status, told = client.ask("POST", f"{at}/archive")
         assert status == 200
-        export, end = f"{at}/exports/{told['id']}", time.monotonic() + 120
-        while not client.ask("GET", export)[1]["done"]:
-            assert time.monotonic() < end
-            time.sleep(0.05)  # what exports has less of the processor than who asks
+        export = f"{at}/exports/{told['id']}"
+        client.exported(export)
         status, archive = client.ask("GET", f"{export}/file")
         assert status == 200 and archive.startswith(b"PK")
         assert "ants.stackmff.zip" in client.headers["content-disposition"]
@@ -232,13 +240,12 @@ def test_a_whole_session(client):
     client.prober.free.set()
     stack = client.sessions.get(at.rpartition("/")[2]).stack(int(of.rpartition("/")[2]))
     shown, free = stack.of_run(run), threading.Event()
-    shown.tile = lambda *place: free.wait(20) and b""
+    shown.tile = lambda *place: free.wait(LATEST) and b""
     tile = f"{of}/tile/{run}/fused/0/0/0"
     slow += [threading.Thread(target=client.ask, args=("GET", tile)) for _ in range(6)]
     for thread in slow[6:]:
         thread.start()
-    while client.turns.here[at.rpartition("/")[2]] < 6:
-        time.sleep(0.002)
+    until(lambda: client.turns.here[at.rpartition("/")[2]] >= 6, 0.002)
     assert client.ask("GET", f"{of}/pixel/{run}/3/4")[0] == 200
     assert client.ask("GET", f"{of}/sharpest/{run}/3/4")[0] == 200
     assert not free.is_set() and client.turns.here[at.rpartition("/")[2]] == 6
@@ -301,16 +308,13 @@ def test_a_whole_session(client):
     ):
         status, told = client.ask("POST", f"{at}/exports", place | wanted)
         assert status == 200, told
-        export, end = f"{at}/exports/{told['id']}", time.monotonic() + 120
-        while not (told := client.ask("GET", export)[1])["done"]:
-            assert time.monotonic() < end
-            time.sleep(0.05)
+        export = f"{at}/exports/{told['id']}"
+        told = client.exported(export)
         assert (told["failure"], told["name"]) == (None, name)
         assert client.ask("GET", f"{export}/file")[0] == 200
         assert name.replace(" ", "%20") in client.headers["content-disposition"].replace(" ", "%20")
-    end = time.monotonic() + 10
-    while list((session.folder / "exports").iterdir()):  # they go once they are sent
-        assert time.monotonic() < end
+    # They go once they are sent.
+    until(lambda: not list((session.folder / "exports").iterdir()))
     assert client.ask("GET", f"{export}/file")[0] == 404
     for wrong in (place | {"format": "exe"}, {"what": "picture"}, place | {"stack": "x"}):
         assert client.ask("POST", f"{at}/exports", wrong)[0] == 400
@@ -327,7 +331,7 @@ def test_a_whole_session(client):
 def test_an_upload_of_10_gb_is_refused_before_it_starts(client):
     _, of = client.stack()
     before = files_of(client.sessions)
-    link = http.client.HTTPConnection("127.0.0.1", client.port, timeout=20)
+    link = http.client.HTTPConnection("127.0.0.1", client.port, timeout=LATEST)
     link.putrequest("PUT", f"{of}/files?name=a.tif")
     link.putheader("Content-Length", str(10 * 10**9))
     link.endheaders()
@@ -352,13 +356,9 @@ def test_an_interrupted_upload_leaves_nothing(client):
     link = socket.create_connection(("127.0.0.1", client.port))
     head = f"PUT {of}/files?name=a.png HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 1000\r\n\r\n"
     link.sendall(head.encode() + b"half of it")
-    end = time.monotonic() + 10
-    while files_of(client.sessions) == before:
-        assert time.monotonic() < end
+    until(lambda: files_of(client.sessions) != before)
     link.close()
-    while files_of(client.sessions) != before:
-        assert time.monotonic() < end
-        time.sleep(0.01)
+    until(lambda: files_of(client.sessions) == before)
     assert client.sessions.get(at.rpartition("/")[2]).held == 0
 
 
@@ -499,9 +499,7 @@ def test_a_blocked_session_does_not_block_the_others(client):
     with stack.lock:
         for thread in asking:
             thread.start()
-        start = time.monotonic()
-        while client.turns.here[at.rpartition("/")[2]] < MOST_WAITING:
-            assert time.monotonic() < start + 20
+        until(lambda: client.turns.here[at.rpartition("/")[2]] >= MOST_WAITING)
         assert client.ask("GET", f"{other}/state")[0] == 200
         status, told = client.ask("GET", f"{at}/state")
         assert (status, told["error"][:18]) == (400, "the server is busy")

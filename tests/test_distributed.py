@@ -19,6 +19,7 @@ from stackmff.images.formats import write_picture
 from stackmff.training import data_sets, optimisation
 from stackmff.training import run as runs
 from stackmff.training.batches import EpochBatches
+from tests.waiting import LATEST
 
 ROOT = Path(train.__file__).parent
 STEPS = 24  # 4 epochs of 6
@@ -83,7 +84,7 @@ def run_processes(data, folder, world, killed, dtype, more):
     command += [str(folder), str(killed), str(KILLED_AFTER), dtype]
     command += [*options(data, folder), *more]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=LATEST)
     assert done.returncode == 0, done.stderr[-3000:]
 
 

@@ -36,7 +36,7 @@ def test_a_killed_process_leaves_nothing_after_the_next_start(tmp_path, number):
         "    with atomic_path(sys.argv[1]) as path:\n"
         "        path.write_text('half')\n"
         "        print('ready', flush=True)\n"
-        "        time.sleep(60)\n"
+        "        time.sleep(600)\n"
         "run_main(main)"
     )
     words = [sys.executable, "-c", code, str(target)]

@@ -390,11 +390,12 @@ def test_files_hold_the_scenes_that_are_made_without_files(run, photos, tmp_path
     words = ["--image_path", photos, "--size", 40, "--max_coc", 6, "--num_scenes", 6, "--seed", 3]
     assert run(*words, "--output_dir", tmp_path / "out")[0] == 0
     pictures = PhotoFolder(list_photos([photos]), 1)
+    spec = scenes.SceneSpec(40, 6.0)
     for number in range(6):
         name = f"scene_{number:05d}"
         paths = sorted((tmp_path / "out" / "dof_stack" / name).iterdir())
-        frames, answer, _, _ = scenes.numbered_scene(pictures, 3, number, 40, 6.0)
-        assert len(paths) == len(frames) == scenes.numbered_frames(3, number, 6.0)
+        frames, answer, _, _ = scenes.numbered_scene(pictures, 3, number, spec)
+        assert len(paths) == len(frames) == scenes.numbered_frames(3, number, spec)
         stored = np.stack([read_picture(path) for path in paths])
         np.testing.assert_array_equal(stored, frames)
         np.testing.assert_array_equal(

@@ -21,6 +21,7 @@ from stackmff.images import folders
 from stackmff.images.datasets import find_datasets, result_folders
 from stackmff.images.formats import write_picture
 from stackmff.options import build
+from tests.waiting import LATEST
 
 
 def find(base):
@@ -301,7 +302,7 @@ def test_two_processes_share_the_stacks(tmp_path, weights):
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=LATEST,
     )
     assert done.returncode != 0
     assert "frame 1.png is 5x5" in done.stderr
@@ -378,7 +379,7 @@ def test_a_killed_process_is_started_again_and_its_stacks_are_fused(tmp_path, we
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=LATEST,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     # Of the killed one, or of the other, which gloo aborts.

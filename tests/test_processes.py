@@ -17,6 +17,7 @@ import pytest
 from stackmff import processes
 from stackmff.errors import StackError
 from stackmff.processes import futures_ahead, in_order
+from tests.waiting import LATEST, until
 
 HOUSE = Path(__file__).parents[1]
 
@@ -29,14 +30,14 @@ def die(number):
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def fail_or_finish(folder, fails):
-    """Finishes in a while; where it fails, it does once the other has begun."""
+def fail_or_finish(folder, seconds, fails):
+    """Finishes in some seconds; where it fails, it does once the other has begun."""
     if fails:
         while not (folder / "begun").exists():
             time.sleep(0.01)
         raise ValueError("no luck")
     (folder / "begun").touch()
-    time.sleep(2)
+    time.sleep(seconds)
     (folder / "finished").touch()
 
 
@@ -63,7 +64,7 @@ def test_a_killed_worker_is_told():
 
 @pytest.mark.parametrize("finish", [False, True])
 def test_an_error_passes_and_others_finish_where_asked(tmp_path, finish):
-    work = functools.partial(fail_or_finish, tmp_path)
+    work = functools.partial(fail_or_finish, tmp_path, 1 if finish else LATEST)
     results = processes.in_processes(work, [False, True], 2, as_they_come=True, finish=finish)
     with pytest.raises(ValueError, match="no luck"):
         list(results)
@@ -78,7 +79,7 @@ def test_workers_end_when_the_main_process_is_killed(tmp_path):
         "if __name__ == '__main__':\n"
         "    for _ in in_processes(abs, range(9), 2):\n"
         "        print(*multiprocessing.active_children(), flush=True)\n"
-        "        time.sleep(60)\n"
+        "        time.sleep(600)\n"
     )
     process = subprocess.Popen(
         [sys.executable, tmp_path / "started.py"],
@@ -92,20 +93,18 @@ def test_workers_end_when_the_main_process_is_killed(tmp_path):
     process.kill()
     process.wait()
     process.stdout.close()
-    until = time.monotonic() + 60
-    while any(is_running(child) for child in children) and time.monotonic() < until:
-        time.sleep(0.02)
-    left = [child for child in children if is_running(child)]
-    for child in left:
-        os.kill(child, signal.SIGKILL)
-    assert not left
+    try:
+        until(lambda: not any(is_running(child) for child in children))
+    finally:
+        for child in filter(is_running, children):
+            os.kill(child, signal.SIGKILL)
 
 
 def test_a_process_is_ended_with_those_that_it_started(monkeypatch):
     """Also where they do not end when they are asked to."""
     monkeypatch.setattr(processes, "GRACE", 0.2)
     grandchild = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
-    grandchild += "print('ready', flush=True); time.sleep(60)"
+    grandchild += "print('ready', flush=True); time.sleep(600)"
     code = (
         "import signal, subprocess, sys\n"
         "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
@@ -120,10 +119,7 @@ def test_a_process_is_ended_with_those_that_it_started(monkeypatch):
     processes.end_process(process)
     process.stdout.close()
     assert process.returncode == -signal.SIGKILL
-    until = time.monotonic() + 60
-    while is_running(grandchild) and time.monotonic() < until:
-        time.sleep(0.02)
-    assert not is_running(grandchild)
+    until(lambda: not is_running(grandchild))
     processes.end_process(process)  # one that has ended already is left alone
 
 
@@ -235,11 +231,7 @@ def test_whether_a_process_is_alive():
     process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     assert processes.is_alive(process.pid)
     process.communicate(b"\n")
-    for _ in range(100):
-        if not processes.is_alive(process.pid):
-            break
-        time.sleep(0.01)
-    assert not processes.is_alive(process.pid)
+    until(lambda: not processes.is_alive(process.pid))
 
 
 @pytest.mark.parametrize(
@@ -307,7 +299,7 @@ def test_a_child_ends_when_its_parent_is_killed():
         "sys.stdin.readline()\n"
         "end_with_input()\n"
         "print('begun', flush=True)\n"
-        "time.sleep(60)\n"
+        "time.sleep(600)\n"
     )
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     with subprocess.Popen([sys.executable, "-c", code], cwd=HOUSE, **pipes) as child:
@@ -315,4 +307,4 @@ def test_a_child_ends_when_its_parent_is_killed():
         child.stdin.flush()
         assert child.stdout.readline() == b"begun\n"
         child.stdin.close()
-        assert child.wait(30) != 0
+        assert child.wait(LATEST) != 0

@@ -33,6 +33,7 @@ from stackmff.training.batches import split_pairs
 from stackmff.training.command_line import BEFORE, resumed_values
 from stackmff.training.data_sets import find_pairs
 from stackmff.training.picture_store import PictureStore
+from tests.waiting import LATEST
 
 ROOT = Path(train.__file__).parent
 
@@ -529,7 +530,7 @@ def test_two_processes_train_together_and_save_one_checkpoint(options, tmp_path)
     command += ["--nproc_per_node", "2", str(ROOT / "train.py"), *options, "--exp_name", "run"]
     command += ["--epochs", "2", "--batch_size", "1"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=LATEST)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("epoch 2 step 6: PSNR") == 1
     assert sorted(path.name for path in (tmp_path / "run").glob("*.pth")) == [

@@ -17,7 +17,7 @@ from stackmff.fusion.engine_choice import torch_engine
 from stackmff.fusion.fuse import fuse_stack
 from stackmff.images.colour import LUMA, luma
 from stackmff.shipped import WEIGHTS
-from stackmff.synthesis.scenes import random_scene
+from stackmff.synthesis.scenes import SceneSpec, random_scene
 
 
 @pytest.fixture(scope="module")
@@ -30,9 +30,8 @@ def compose(seed, size=160, n_frames=6):
     photos = [texture(size + 96, size + 96, k) for k in range(4)]
     rng = np.random.default_rng(seed)
     while True:
-        frames, answer, _, settings = random_scene(
-            rng, photos, size, 12.0, n_frames, faults={}, min_coc=6.0
-        )
+        spec = SceneSpec(size, 12.0, n_frames, faults={}, min_coc=6.0)
+        frames, answer, _, settings = random_scene(rng, photos, spec)
         focus = settings["focus_disparity"]
         if "aperture_px" in settings and focus[0] - focus[-1] > 0.9:
             return frames, answer

@@ -33,7 +33,7 @@ from stackmff.options import Options, add_options, option, parse
 from stackmff.processes import run_main
 from stackmff.records import run_record
 from stackmff.shipped import WEIGHTS
-from stackmff.synthesis.scenes import numbered_scene
+from stackmff.synthesis.scenes import SceneSpec, numbered_scene
 from stackmff.training.optimisation import across_processes, autocast
 
 HALVES = {"bf16": 2**-8, "fp16": 2**-11}  # {precision: its unit roundoff}
@@ -195,7 +195,7 @@ def check_synthesis(bench: Bench) -> str:
     size = 64 if bench.small else 224
     photos = [np.random.default_rng(k).integers(0, 256, (256, 256, 3), np.uint8) for k in range(2)]
     faults: dict[str, Any] = {}
-    words = photos, 3, 0, size, 12.0, 4, faults
+    words = photos, 3, 0, SceneSpec(size, 12.0, 4, faults)
     start = time.perf_counter()
     mine = numbered_scene(*words, device=bench.device)[0].astype(int)
     seconds = time.perf_counter() - start

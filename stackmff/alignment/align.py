@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from stackmff.alignment.geometry import Alignment, colours_of
-from stackmff.alignment.measure import measure
+from stackmff.alignment.measure import Measuring, measure
 from stackmff.alignment.options import AlignOptions
 from stackmff.alignment.record import load_alignment, save_alignment
 from stackmff.alignment.sensor import Dirt
@@ -55,7 +55,7 @@ def align_by_options(
         names: of their files.
         save: file to write it to; None: none.
         use: file to read it from; None: it is measured.
-        progress, thorough: see `measure`.
+        progress: see `measure`; thorough: see `Measuring`.
     Raises:
         StackError: as `measure` and `load_alignment`; or with --strict a frame is left out.
     """
@@ -70,13 +70,15 @@ def align_by_options(
         alignment = measure(
             frames,
             find_reference(options.reference, names),
-            options.motion,
-            options.match_exposure,
+            Measuring(
+                options.motion,
+                options.match_exposure,
+                thorough,
+                local=options.parallax == "auto",
+                fill_dirt=not options.keep_hot_pixels,
+            ),
             progress,
             names,
-            thorough,
-            local=options.parallax == "auto",
-            fill_dirt=not options.keep_hot_pixels,
         )
     if options.strict and alignment.left_out:
         raise StackError(

@@ -15,7 +15,7 @@ from stackmff.alignment.measure import apply
 from stackmff.alignment.options import AlignmentFiles, AlignOptions, unmeasured
 from stackmff.images.folders import list_frames
 from stackmff.images.formats import suffix_like, write_picture
-from stackmff.images.frame_store import release
+from stackmff.images.frame_store import Storage, release
 from stackmff.images.levels import told_levels
 from stackmff.images.stack import Stack, read_stack
 from stackmff.options import Options, add_options, option, parse
@@ -127,7 +127,7 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
     files, options = command.files, command.alignment
     paths = list_frames(files.stack_path)
     reference = find_reference(options.reference, [path.name for path in paths])
-    stack = read_stack(paths, spill=files.output_dir, reference=reference)
+    stack = read_stack(paths, reference, Storage(spill=files.output_dir))
     if options.order == "auto":
         put_in_order(stack)
     names = [path.name for path in stack.paths]

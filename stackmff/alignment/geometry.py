@@ -8,6 +8,7 @@ import numpy as np
 
 from stackmff.alignment.sensor import Dirt
 from stackmff.errors import StackError
+from stackmff.images.ramps import smoothstep
 
 NEAR = 0.02  # px; a pixel is covered if its place is outside the frame by no more
 # Where a frame ends within the reference it fades out over FADE px, or FADE_PART of the longer side
@@ -170,8 +171,7 @@ def coverage(
     for side in np.flatnonzero(fades):
         along, far = side // 2, side % 2
         distance = room[along] - places[..., along] if far else places[..., along]
-        step = np.clip(distance / fades[side], 0, 1)
-        share *= (step * step * (3 - 2 * step)).astype(np.float32)
+        share *= smoothstep(distance / fades[side]).astype(np.float32)
     return np.maximum(share, np.float32(LEAST_SHARE)) * inside
 
 

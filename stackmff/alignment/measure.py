@@ -1,28 +1,21 @@
 """Aligns a stack: measures how its frames move and are exposed, and applies that to them."""
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from stackmff.alignment.banding import fits_better, may_have_bands, without_bands
+from stackmff.alignment.dirt import FARTHEST, hidden, may_hold_frames, suspects
 from stackmff.alignment.exposure import Exposures, expose
 from stackmff.alignment.focus_order import focus_order
 from stackmff.alignment.geometry import Alignment, colours_of
+from stackmff.alignment.hot_pixels import hot_pixels
 from stackmff.alignment.linking import Key
 from stackmff.alignment.placement import Placement
 from stackmff.alignment.registration import BLOCK, Motion, farthest, is_comparable
 from stackmff.alignment.resampling import resample
-from stackmff.alignment.sensor import (
-    FARTHEST,
-    Dirt,
-    enlarged,
-    hidden,
-    hot_pixels,
-    may_hold_frames,
-    runs_of,
-    suspects,
-)
+from stackmff.alignment.sensor import Dirt, enlarged, runs_of
 from stackmff.alignment.views import Steps, View, factor_of, fine_tiles, look_at_all
 from stackmff.errors import StackError
 from stackmff.images.frame_store import release
@@ -39,16 +32,35 @@ BANDS = (
 Placed = tuple[Placement, list[str]]  # where frames are, and what was decided on that
 
 
+@dataclass(frozen=True)
+class Measuring:
+    """What is measured of a stack.
+
+    Attributes:
+        motion: of the frames.
+        match_exposure: False: all gains are 1.
+        thorough: compare frames farther apart even if no neighbours seem to move.
+        local: if frames move, also find how parts of them move against each other, see
+            alignment/parallax.py.
+        fill_dirt: find hot pixels and dirt on the sensor, see alignment/sensor.py.
+    """
+
+    motion: Motion = "similarity"
+    match_exposure: bool = True
+    thorough: bool = False
+    local: bool = True
+    fill_dirt: bool = True
+
+
+ALL = Measuring()
+
+
 def measure(
     frames: np.ndarray,
     reference: int | None = None,
-    motion: Motion = "similarity",
-    match_exposure: bool = True,
+    wanted: Measuring = ALL,
     progress: Progress | None = None,
     names: Sequence[object] | None = None,
-    thorough: bool = False,
-    local: bool = True,
-    fill_dirt: bool = True,
 ) -> Alignment:
     """Find how the frames of a stack are brought onto one of them, and their exposures.
 
@@ -60,14 +72,9 @@ def measure(
             a time is read.
         reference: index of the frame that the others are aligned to; None: the middle one, N // 2,
             or if most frames do not fit it, the nearest that most fit.
-        motion: of the frames.
-        match_exposure: False: all gains are 1.
+        wanted: what is measured.
         progress: called with the number of steps done.
         names: of the frames, for errors; default: their indices.
-        thorough: compare frames farther apart even if no neighbours seem to move.
-        local: if frames move, also find how parts of them move against each other, see
-            alignment/parallax.py.
-        fill_dirt: find hot pixels and dirt on the sensor, see alignment/sensor.py.
     Returns:
         Alignment. Frames that show no detail, or do not fit the reference, are left out. If none
         shows detail, or frames are smaller than about 40 px, all are left as they are.
@@ -75,10 +82,8 @@ def measure(
         StackError: there is no such reference, or fewer than two frames remain.
     """
     count, height, width, _ = frames.shape
-    if reference is not None and not 0 <= reference < count:
-        raise StackError(
-            f"there is no frame {reference} to be the reference: give 0 to {count - 1}"
-        )
+    _check_reference(reference, count)
+    motion, thorough = wanted.motion, wanted.thorough
     names = range(count) if names is None else names
     middle = count // 2 if reference is None else reference
     factor = factor_of((height, width))
@@ -86,7 +91,7 @@ def measure(
         return _unmoved(frames, middle)
     steps = Steps(progress, 2 * count - 1)
     levels = levels_of(frames)
-    dirt = Dirt(hot_pixels(frames)) if fill_dirt else Dirt()
+    dirt = Dirt(hot_pixels(frames)) if wanted.fill_dirt else Dirt()
     views = look_at_all(frames, levels, dirt, steps)
     if all(view.plain for view in views):  # there is nothing to compare
         return _unmoved(frames, middle)
@@ -105,7 +110,7 @@ def measure(
         return _without_bands(found[0], views, placed_by) or found
 
     placement, notes = placed(views)
-    if fill_dirt:
+    if wanted.fill_dirt:
         without = _dirt_behind(placement, views, placed)
         if without is not None:
             (runs, spots), (placement, notes) = without
@@ -117,16 +122,12 @@ def measure(
         )
     notes += _told_edges(placement, names) + dirt.told()
     gains, in_light = np.ones((count, colours_of(frames))), False
-    if match_exposure:
+    if wanted.match_exposure:
         exposures = placement.exposures(lambda k: fine_tiles(frames, levels, k), reference)
         gains, in_light = exposures.gains, exposures.in_light
         notes += _told_exposures(exposures, placement.reference, names)
-    fields = placement.fields() if local and not all(placement.still) else {}
-    if placement.replaced:
-        share = max(placement.replaced, 0.01)
-        notes.append(
-            f"something moves in {share:.0%} of the picture: the parallax around it was used there"
-        )
+    fields = placement.fields() if wanted.local and not all(placement.still) else {}
+    notes += _told_parallax(placement)
     return Alignment(
         placement.reference,
         (height, width),
@@ -250,6 +251,14 @@ def _told_edges(placement: Placement, names: Sequence[object]) -> list[str]:
     return out
 
 
+def _told_parallax(placement: Placement) -> list[str]:
+    """A sentence if something moved where parallax was measured."""
+    if not placement.replaced:
+        return []
+    share = max(placement.replaced, 0.01)
+    return [f"something moves in {share:.0%} of the picture: the parallax around it was used there"]
+
+
 def _told_exposures(exposures: Exposures, reference: int, names: Sequence[object]) -> list[str]:
     """Sentences if the frames were not given the exposure of their reference, or it is not sure."""
     out = []
@@ -272,6 +281,14 @@ def _told_exposures(exposures: Exposures, reference: int, names: Sequence[object
             "since blur may explain it"
         )
     return out
+
+
+def _check_reference(reference: int | None, count: int) -> None:
+    """Raise StackError if a reference that was chosen is none of `count` frames."""
+    if reference is not None and not 0 <= reference < count:
+        raise StackError(
+            f"there is no frame {reference} to be the reference: give 0 to {count - 1}"
+        )
 
 
 def _unmoved(frames: np.ndarray, reference: int) -> Alignment:

@@ -22,6 +22,7 @@ from stackmff.images.colour import luma
 from stackmff.images.formats import write_picture
 from stackmff.images.frame_store import release
 from stackmff.images.levels import Levels
+from stackmff.images.ramps import smoothstep
 
 MAP_SIDE = 1600  # px, longest side of a focus map's preview
 RELIEF_SIDE = 1000  # px, longest side of the copy that is drawn as a relief
@@ -86,8 +87,7 @@ def certainty(confidence: np.ndarray | None, n_frames: int) -> np.ndarray | np.f
     if confidence is None or n_frames < 2:
         return np.float32(1)
     shares = np.maximum(confidence * np.float32(n_frames / 255), 1)
-    rise = np.clip((np.log(shares) / np.log(n_frames) - UNSURE) / (SURE - UNSURE), 0, 1)
-    return rise * rise * (3 - 2 * rise)
+    return smoothstep((np.log(shares) / np.log(n_frames) - UNSURE) / (SURE - UNSURE))
 
 
 def pale(colours: np.ndarray, sure: np.ndarray | np.float32) -> np.ndarray:

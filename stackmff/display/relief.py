@@ -8,6 +8,7 @@ import numpy as np
 
 from stackmff.display.drawing import reduced
 from stackmff.images.guided_filter import guided_filter
+from stackmff.images.ramps import smoothstep
 
 # The picture lies on the ground, its centre at the origin; its longer side is 1. The camera looks
 # horizontally through a shifted lens, as in architectural photography: verticals stay vertical, so
@@ -168,8 +169,7 @@ def _from_border(shape: tuple[int, ...], reach: float) -> np.ndarray:
 
 def _rise(values: np.ndarray, low: float, high: float) -> np.ndarray:
     """Smooth step from 0 at `low` to 1 at `high`."""
-    share = np.clip((values - np.float32(low)) / np.float32(high - low), 0, 1)
-    return share * share * (3 - 2 * share)
+    return smoothstep((values - np.float32(low)) / np.float32(high - low))
 
 
 def _fill(values: np.ndarray, weights: np.ndarray, pull: float = 1.5) -> np.ndarray:

@@ -247,7 +247,8 @@ def _table_part(fused: Mapping[int, Card], shown: Iterable[int]) -> str:
         "line, or move it with the arrow keys. Focus maps show which frame is in focus."
     )
     if len(linked) < len(fused):
-        note += f" Pictures are shown for the first {len(linked)} stacks."
+        stacks = "stack" if len(linked) == 1 else f"{len(linked)} stacks"
+        note += f" Pictures are shown for the first {stacks}."
     return (
         f'<div class="wide"><table><thead><tr>{head}</tr></thead>\n<tbody>\n{rows}\n'
         f"</tbody></table></div>\n<p>{note}</p>\n"

@@ -58,7 +58,11 @@ class DaskCluster:
                     dashboard_address=None,
                 )
             self.client = distributed.Client(self.local or address, timeout=60)
-        except (OSError, TimeoutError) as error:
+        except BaseException as error:
+            if self.local is not None:
+                self.local.close()
+            if not isinstance(error, OSError):  # a TimeoutError is one
+                raise
             raise StackError(
                 f"--dask {address}: no scheduler answers there ({what_happened(error)}): start one "
                 "with dask scheduler, and workers with dask worker"

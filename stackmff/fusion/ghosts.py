@@ -16,48 +16,74 @@ All of it is done on small pictures.
 """
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import cv2
 import numpy as np
 
-from stackmff.alignment.geometry import Alignment, covers
+from stackmff.alignment.geometry import Alignment
+from stackmff.fusion.frame_views import (
+    FrameView,
+    as_bright,
+    cell_means,
+    disc,
+    range_of,
+    ranged,
+    small_picture,
+    view_of,
+)
 from stackmff.images.frame_store import release
 
-LONGEST = 400  # px; the longer side of the small pictures, at most
 SHORTEST = 96  # px; of smaller frames nothing is said
-SMOOTH = 1.0  # px, sigma, before they are compared
-CELL = 8  # px; side of the cells in which detail and brightness are measured
 STRIDES = 1, 4, 12  # places in focus order between frames that are compared
-# Least ratio of the fine detail of two frames, or else of their coarse detail, where there is most
-# of it; how many px blur then reaches at most; the least difference of a ghost, of the range of the
-# stack. Frames that reach no line are too unlike, and only those of the first are compared if they
-# are no neighbours. Stacks without motion mostly differ by less than half of that.
-BLURS = (
-    (0.55, np.inf, 3, 0.10),
-    (0.35, 0.65, 5, 0.10),
-    (0.20, np.inf, 8, 0.20),
-    (0.05, np.inf, 8, 0.25),
-)
-COARSE = 6  # px; side of the pixels whose detail is coarse
-QUANTILE, FAR_QUANTILE = 33, 10  # percentiles of the ratios: so much of a picture may move
+
+
+@dataclass(frozen=True)
+class BlurStep:
+    """How frames are compared that have so much detail in common.
+
+    The values were set by hand, so that a thing drawn into a stack is found (tests/fusion/
+    test_ghosts.py) and a stack of a benchmark in which nothing moves has no region; most such
+    stacks differ by less than half of `difference`.
+
+    Attributes:
+        fine: least ratio of their fine detail, where there is most of it.
+        coarse: or else of their coarse detail; infinite: fine detail alone counts.
+        reach: px that blur then reaches at most.
+        difference: the least of a ghost, of the range of the stack.
+    """
+
+    fine: float
+    coarse: float
+    reach: int
+    difference: float
+
+
+# Only frames as sharp as each other are compared if they are no neighbours.
+AS_SHARP = BlurStep(fine=0.55, coarse=np.inf, reach=3, difference=0.10)
+ALIKE = BlurStep(fine=0.35, coarse=0.65, reach=5, difference=0.10)
+UNLIKE = BlurStep(fine=0.20, coarse=np.inf, reach=8, difference=0.20)
+# A thing that moves before little common detail was shown once for each frame.
+FAR_APART = BlurStep(fine=0.05, coarse=np.inf, reach=8, difference=0.25)
+BLUR_STEPS = AS_SHARP, ALIKE, UNLIKE, FAR_APART  # the first that frames reach; else too unlike
+
+QUANTILE = 33  # percentile of the ratios of detail between neighbours: so much may move
+FAR_QUANTILE = 10  # the same between other frames
 AROUND = 0.4  # of the least difference: what differs so much around a ghost belongs to it
 NOISE = 6.0  # standard deviations by which a ghost differs at least
-FEWEST, LEAST_AREA, LEAST_PART = 8, 64, 0.03  # px that differ; px around; part of these
-CLIPPED = 0.97  # of the brightest value that a frame can have: how bright it was is not known
+FEWEST = 8  # px of a ghost that differ by the least difference, at least
+LEAST_AREA = 64  # px of a ghost with what belongs to it
+LEAST_PART = 0.03  # of these px that differ by the least difference
 MOST_OF_PAIR = 0.3  # of the picture: the frames differ in another way
 UNEXPLAINED = 0.35  # of a difference; blur leaves less of the sums over SECTORS around its centre
-SECTORS, WIDEST = 8, (0, 1, 2, 4, 6)  # and reaches of blur around it, one of which is enough
+SECTORS = 8
+WIDEST = 0, 1, 2, 4, 6  # reaches of blur around a difference, one of which is enough
 SHARP = 0.3  # of the most detail there in any frame
-PARTED, BARELY_PARTED = 0.25, 0.1  # of a candidate; with less, the mixture shows one frame whole
+PARTED = 0.25  # of a candidate; with less, the mixture shows one frame whole
+BARELY_PARTED = 0.1  # the same of frames that are no neighbours, which are not looked at with less
 GROWN = 3  # px by which a ghost is grown, over its soft edges
 MOST = 0.5  # of the picture; where more moves, it is no scene with something that moves
-ENDS = 0.1, 99.9  # percentiles of the values of a stack that are its range
-SAMPLES, LOOKED_AT = 200, 8  # along each side of a frame; frames
-MOST_GAIN = 2.0  # between the brightness of two frames that are compared
-ROUNDS = 5  # of the robust weights
 
 
 @dataclass(frozen=True)
@@ -74,83 +100,6 @@ class Ghosts:
     masks: list[np.ndarray]
     whole: list[bool]
     restless: bool = False
-
-
-class _View:
-    """A frame as it is compared.
-
-    Args:
-        seen: (h, w, C) uint8, of the range of the stack, smoothed.
-        inside: (h, w) bool, which pixels the frame covers; None: all.
-        clipped: (h, w, C) bool, which values were white before the exposure of the frame was
-            lowered, so that they may have been any brighter; None: none.
-
-    Attributes:
-        detail: (rows, columns) float32, mean square of the gradient in cells.
-        coarse: (rows, columns) float32, the same of pixels of COARSE px.
-    """
-
-    def __init__(
-        self, seen: np.ndarray, inside: np.ndarray | None, clipped: np.ndarray | None
-    ) -> None:
-        self.seen, self.inside, self.clipped = seen, inside, clipped
-        self.ranges: dict[int, tuple[np.ndarray, np.ndarray]] = {}
-        grey = seen[..., 0] if seen.shape[2] == 1 else cv2.cvtColor(seen, cv2.COLOR_RGB2GRAY)
-        self.detail = _cells(_squared_gradient(grey))
-        self.coarse = _squared_gradient(_cells(grey, COARSE))
-
-    def near(self, radius: int) -> tuple[np.ndarray, np.ndarray]:
-        """The smallest and the largest values within `radius` px, (h, w, C) each."""
-        if radius not in self.ranges:
-            side = 2 * radius + 1
-            disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side))
-            low, high = cv2.erode(self.seen, disc), cv2.dilate(self.brightest, disc)
-            self.ranges[radius] = low.reshape(self.seen.shape), high.reshape(self.seen.shape)
-        return self.ranges[radius]
-
-    @property
-    def brightest(self) -> np.ndarray:
-        """(h, w, C) uint8, `seen` with 255 where it may have been any brighter."""
-        if self.clipped is None:
-            return self.seen
-        return np.where(self.clipped, np.uint8(255), self.seen)
-
-    @cached_property
-    def means(self) -> np.ndarray:
-        """(n, C) float32, the mean values of cells."""
-        return _cells(self.seen).reshape(-1, self.seen.shape[2]).astype(np.float32)
-
-    @cached_property
-    def known(self) -> np.ndarray:
-        """(n, C) bool, the cells in which nothing was clipped."""
-        if self.clipped is None:
-            return np.ones(self.means.shape, bool)
-        return _cells(self.clipped.astype(np.float32)).reshape(self.means.shape) == 0
-
-    @cached_property
-    def noise(self) -> float:
-        """Standard deviation of the noise of the channel that has most, in steps of `seen`.
-
-        Source: Immerkaer, "Fast noise variance estimation", 1996.
-        """
-        kernel = np.array([[1, -2, 1], [-2, 4, -2], [1, -2, 1]], np.float32)
-        planes = cv2.split(self.seen)
-        response = [np.abs(cv2.filter2D(plane, cv2.CV_32F, kernel)[::2, ::2]) for plane in planes]
-        return max(float(np.median(one)) for one in response) / (6 * 0.6745)
-
-    def recoded(self, tables: np.ndarray) -> "_View":
-        """This view with the values of tables (256, C)."""
-        out = object.__new__(_View)
-        out.seen, out.inside, out.clipped = _looked_up(self.seen, tables), self.inside, self.clipped
-        out.detail, out.coarse = self.detail, self.coarse
-        above = tables.copy()
-        if self.clipped is not None:
-            above[255] = 255
-        out.ranges = {
-            radius: (_looked_up(low, tables), _looked_up(high, above))
-            for radius, (low, high) in self.ranges.items()
-        }
-        return out
 
 
 @dataclass
@@ -185,16 +134,16 @@ def find_ghosts(
     size = frames.shape[1:3]
     if len(use) < 2 or min(size) < SHORTEST:
         return Ghosts([], [])
-    low, high = _range_of(frames, use)
+    low, high = range_of(frames, use)
     if high <= low:
         return Ghosts([], [])
     scale = np.iinfo(fused.dtype).max // np.iinfo(frames.dtype).max  # 1 or 257
-    mixture = _ranged(_small(fused), low * scale, high * scale)
+    mixture = ranged(small_picture(fused), low * scale, high * scale)
     details: list[np.ndarray] = []
     candidates: list[_Candidate] = []
-    recent: deque[_View] = deque(maxlen=max(STRIDES) + 1)
+    recent: deque[FrameView] = deque(maxlen=max(STRIDES) + 1)
     for place, k in enumerate(use):
-        recent.append(_view(frames[k], low, high, alignment, k))
+        recent.append(view_of(frames[k], low, high, alignment, k))
         release(frames)
         details.append(recent[-1].detail)
         for stride in STRIDES:
@@ -224,15 +173,16 @@ def is_of_no_frame(
         frames, use, alignment, fused: see `find_ghosts`.
         mask: (h, w) bool, the region in a small picture.
     """
-    low, high = _range_of(frames, use)
+    low, high = range_of(frames, use)
     scale = np.iinfo(fused.dtype).max // np.iinfo(frames.dtype).max
-    mixture = _view(fused, low * scale, high * scale, None, 0)
-    _, _, reach, threshold = BLURS[-2]
+    mixture = view_of(fused, low * scale, high * scale, None, 0)
     least = max(FEWEST, LEAST_PART * mask.sum())
     for k in use:
-        view = _as_bright(mixture, _view(frames[k], low, high, alignment, k))
+        view = as_bright(mixture, view_of(frames[k], low, high, alignment, k))
         release(frames)
-        if (_beyond_blur(mixture, view, reach)[mask] > threshold * 255).sum() < least:
+        if (
+            _beyond_blur(mixture, view, UNLIKE.reach)[mask] > UNLIKE.difference * 255
+        ).sum() < least:
             return False
     return True
 
@@ -245,7 +195,7 @@ def _regions(candidates: Sequence[_Candidate], shape: Sequence[int]) -> Ghosts:
         if one.parted >= PARTED:
             parted |= one.mask
     if candidates:
-        moved = cv2.dilate(moved, _disc(GROWN))
+        moved = cv2.dilate(moved, disc(GROWN))
     if moved.mean() > MOST:
         return Ghosts([], [], restless=True)
     count, labels = cv2.connectedComponents(moved, connectivity=8)
@@ -253,150 +203,69 @@ def _regions(candidates: Sequence[_Candidate], shape: Sequence[int]) -> Ghosts:
     return Ghosts(masks, [not parted[mask].any() for mask in masks])
 
 
-def small_size(size: Sequence[int]) -> tuple[int, int]:
-    """(height, width) of the small pictures of frames of `size`."""
-    scale = min(LONGEST / max(size), 1.0)
-    return max(round(size[0] * scale), 1), max(round(size[1] * scale), 1)
-
-
-def covered_cells(alignment: Alignment | None, index: int, size: Sequence[int]) -> np.ndarray:
-    """Which pixels of the small picture, (h, w) bool, a frame covers for certain.
-
-    Args:
-        alignment: of the stack; None: each covers all.
-        index: of a frame that is kept.
-        size: (height, width) of the frames.
-    """
-    small = small_size(size)
-    if alignment is None:
-        return np.ones(small, bool)
-    y, x = ((np.arange(n) + 0.5) * (whole / n) - 0.5 for n, whole in zip(small, size, strict=True))
-    return covers(alignment, index, x, y)
-
-
-def _range_of(frames: np.ndarray, use: Sequence[int]) -> tuple[float, float]:
-    """The range of the values of a stack, without alpha."""
-    samples = []
-    down, across = (max(side // SAMPLES, 1) for side in frames.shape[1:3])
-    colours = 3 if frames.shape[3] >= 3 else 1
-    for k in use[:: -(-len(use) // LOOKED_AT)]:
-        samples.append(frames[k, ::down, ::across, :colours].ravel())
-        release(frames)
-    low, high = np.percentile(np.concatenate(samples), ENDS)
-    return float(low), float(high)
-
-
-def _view(
-    frame: np.ndarray, low: float, high: float, alignment: Alignment | None, index: int
-) -> _View:
-    """The view of a frame (H, W, C) of a stack with this range."""
-    inside = None
-    if alignment is not None and alignment.moved[index]:
-        inside = covered_cells(alignment, index, frame.shape[:2])
-    small = _small(frame)
-    inside = None if inside is None or inside.all() else inside
-    clipped = None
-    if alignment is not None and alignment.gains[index].min() < CLIPPED:
-        clipped = _clipped(small, alignment.gains[index] * np.iinfo(frame.dtype).max)
-    return _View(_ranged(small, low, high), inside, clipped)
-
-
-def _clipped(small: np.ndarray, most: np.ndarray) -> np.ndarray:
-    """Which values of a small frame (h, w, C) are, or lie beside, the most (C,) it can have."""
-    white = (small >= np.float32(CLIPPED) * most.astype(np.float32)).astype(np.uint8)
-    return cv2.dilate(white, _disc(1)).reshape(small.shape) > 0
-
-
-def _small(frame: np.ndarray) -> np.ndarray:
-    """A frame (H, W, C) small and smooth, without alpha; (h, w, C') float32."""
-    colours = 3 if frame.shape[2] >= 3 else 1
-    height, width = small_size(frame.shape[:2])
-    # By a whole factor first, which is three times as fast; that cuts off less than a pixel.
-    factor = max(min(frame.shape[0] // height, frame.shape[1] // width), 1)
-    rows, columns = frame.shape[0] // factor, frame.shape[1] // factor
-    small = frame[: rows * factor, : columns * factor]
-    for size in ((columns, rows), (width, height)):
-        small = cv2.resize(small, size, interpolation=cv2.INTER_AREA)
-    small = small.reshape(height, width, -1)[..., :colours].astype(np.float32)
-    return cv2.GaussianBlur(small, (0, 0), SMOOTH).reshape(small.shape)
-
-
-def _ranged(small: np.ndarray, low: float, high: float) -> np.ndarray:
-    """A small frame with a range as 0 to 255; (h, w, C) uint8."""
-    small = np.clip(small, low, high) - np.float32(low)
-    return cv2.convertScaleAbs(small, None, 255 / (high - low)).reshape(small.shape)
-
-
-def _disc(radius: int) -> np.ndarray:
-    """A disc, (2 radius + 1, 2 radius + 1) uint8, for erosion and dilation."""
-    return cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))
-
-
-def _squared_gradient(grey: np.ndarray) -> np.ndarray:
-    """The squared gradient (h, w) float32 of a picture (h, w) uint8."""
-    across, down = (cv2.Sobel(grey, cv2.CV_32F, *axes) for axes in ((1, 0), (0, 1)))
-    return across * across + down * down
-
-
-def _cells(picture: np.ndarray, side: int = CELL) -> np.ndarray:
-    """The means of (h, w) or (h, w, C) in cells of about `side` px."""
-    height, width = picture.shape[:2]
-    return cv2.resize(
-        picture,
-        (max(width // side, 1), max(height // side, 1)),
-        interpolation=cv2.INTER_AREA,
-    )
-
-
-def _looked_up(values: np.ndarray, tables: np.ndarray) -> np.ndarray:
-    """Values (h, w, C) uint8 of tables (256, C)."""
-    return cv2.LUT(values, np.ascontiguousarray(tables[None])).reshape(values.shape)
-
-
-def _compare(first: _View, second: _View, pair: tuple[int, int]) -> list[_Candidate]:
+def _compare(first: FrameView, second: FrameView, pair: tuple[int, int]) -> list[_Candidate]:
     """What two frames show that blur does not explain; `pair` are their numbers."""
-    reach, threshold = _blur_between(first, second, pair[1] - pair[0] == 1)
-    if not reach:
+    blur = _blur_between(first, second, pair[1] - pair[0] == 1)
+    if blur is None:
         return []
     for view in (first, second):
-        view.near(reach)  # so that it is kept for other pairs
-    second = _as_bright(first, second)
-    differs = _beyond_blur(first, second, reach)
-    if differs.max() <= threshold * 255:
+        view.near(blur.reach)  # so that it is kept for other pairs
+    second = as_bright(first, second)
+    found = _differing(first, second, blur)
+    if found is None:
         return []
-    threshold = max(threshold * 255, NOISE * max(first.noise, second.noise))
-    both = _both_cover(first, second, reach + 2)
-    core = (differs > threshold) & both
-    if not core.any():
-        return []
-    around = (_beyond_blur(first, second, 1) > AROUND * threshold) & both | core
-    _, labels, stats, _ = cv2.connectedComponentsWithStats(around.astype(np.uint8), connectivity=8)
+    core, around = found
     # Blur adds light.
     change = (first.seen * np.float32(1 / 255)) ** 2 - (second.seen * np.float32(1 / 255)) ** 2
-    found = []
+    return [
+        _Candidate(pair, mask, cell_means(mask.astype(np.float32)) > 0, core & mask)
+        for mask in _parts_of(core, around)
+        if _unexplained(change, mask, blur.reach) > UNEXPLAINED
+    ]
+
+
+def _differing(
+    first: FrameView, second: FrameView, blur: BlurStep
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """Where two frames of one brightness differ by more than their blur explains.
+
+    Returns:
+        (where they differ by the least difference of a ghost, what belongs to that), (h, w) bool
+        each; None if they do so nowhere.
+    """
+    least = blur.difference * 255
+    differs = _beyond_blur(first, second, blur.reach)
+    if differs.max() <= least:
+        return None
+    least = max(least, NOISE * max(first.noise, second.noise))
+    both = _both_cover(first, second, blur.reach + 2)
+    core = (differs > least) & both
+    if not core.any():
+        return None
+    return core, (_beyond_blur(first, second, 1) > AROUND * least) & both | core
+
+
+def _parts_of(core: np.ndarray, around: np.ndarray) -> Iterator[np.ndarray]:
+    """The connected parts of `around`, (h, w) bool each, that may be ghosts by their size, and by
+    how much of them is of the `core`."""
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(around.astype(np.uint8), connectivity=8)
     counts = np.bincount(labels[core], minlength=len(stats))
     for label in np.flatnonzero(counts >= FEWEST):
         area = stats[label, cv2.CC_STAT_AREA]
-        if not LEAST_AREA <= area <= MOST_OF_PAIR * labels.size:
-            continue
-        mask = labels == label
-        if counts[label] >= LEAST_PART * area and _unexplained(change, mask, reach) > UNEXPLAINED:
-            cells = _cells(mask.astype(np.float32)) > 0
-            found.append(_Candidate(pair, mask, cells, core & mask))
-    return found
+        fits = LEAST_AREA <= area <= MOST_OF_PAIR * labels.size
+        if fits and counts[label] >= LEAST_PART * area:
+            yield labels == label
 
 
-def _blur_between(first: _View, second: _View, neighbours: bool) -> tuple[int, float]:
-    """Reach and least difference of BLURS for two frames; 0 if they are not to be compared."""
+def _blur_between(first: FrameView, second: FrameView, neighbours: bool) -> BlurStep | None:
+    """The BlurStep of two frames; None if they are not to be compared."""
     quantile = QUANTILE if neighbours else FAR_QUANTILE
-    fine, coarse = (
-        _ratio(a, b, quantile)
-        for a, b in ((first.detail, second.detail), (first.coarse, second.coarse))
-    )
-    for least, least_coarse, reach, threshold in BLURS if neighbours else BLURS[:1]:
-        if fine >= least or coarse >= least_coarse:
-            return reach, threshold
-    return 0, 0.0
+    fine = _ratio(first.detail, second.detail, quantile)
+    coarse = _ratio(first.coarse, second.coarse, quantile)
+    for step in BLUR_STEPS if neighbours else (AS_SHARP,):
+        if fine >= step.fine or coarse >= step.coarse:
+            return step
+    return None
 
 
 def _ratio(first: np.ndarray, second: np.ndarray, quantile: int) -> float:
@@ -409,37 +278,7 @@ def _ratio(first: np.ndarray, second: np.ndarray, quantile: int) -> float:
     return float(np.percentile(np.minimum(first, second)[much] / most[much], quantile))
 
 
-def _as_bright(first: _View, second: _View) -> _View:
-    """The second of two frames with the brightness and contrast of the first.
-
-    What is left of them by exposure and haze is the same everywhere. Means of cells hardly depend
-    on blur; those of clipped values are not known.
-    """
-    values = np.arange(256, dtype=np.float32)
-    tables = []
-    known = first.known & second.known
-    for wanted, given, able in zip(first.means.T, second.means.T, known.T, strict=True):
-        design = np.stack([given, np.ones_like(given)], 1)
-        weights = able.astype(np.float32)
-        gain, offset = 1.0, 0.0
-        for _ in range(ROUNDS):
-            weighted = design * weights[:, None]
-            matrix = weighted.T @ design + np.eye(2, dtype=np.float32) * 1e-3
-            # Drawn towards no change where all cells are alike.
-            gain, offset = np.linalg.solve(matrix, weighted.T @ (wanted - given))
-            gain += 1
-            left = np.abs(wanted - gain * given - offset)
-            scale = 2 * max(1.48 * float(np.median(left[able])) if able.any() else 0, 0.5)
-            weights = able / (1 + (left / scale) ** 2)  # Cauchy's
-        gain = np.clip(gain, 1 / MOST_GAIN, MOST_GAIN)
-        tables.append(np.clip(np.rint(gain * values + offset), 0, 255))
-    table = np.stack(tables, 1)
-    if np.abs(table - values[:, None]).max() <= 1:
-        return second
-    return second.recoded(table.astype(np.uint8))
-
-
-def _beyond_blur(first: _View, second: _View, radius: int) -> np.ndarray:
+def _beyond_blur(first: FrameView, second: FrameView, radius: int) -> np.ndarray:
     """By how much both frames lie outside the range that the other has within `radius` px.
 
     Returns:
@@ -462,13 +301,13 @@ def _most(picture: np.ndarray) -> np.ndarray:
     return most
 
 
-def _both_cover(first: _View, second: _View, margin: int) -> np.ndarray:
+def _both_cover(first: FrameView, second: FrameView, margin: int) -> np.ndarray:
     """(h, w) bool, which pixels both frames cover, and those within `margin` px of them."""
     both = np.ones(first.seen.shape[:2], np.uint8)
     for inside in (first.inside, second.inside):
         if inside is not None:
             both &= inside
-    return cv2.erode(both, _disc(margin), borderType=cv2.BORDER_CONSTANT, borderValue=1) > 0
+    return cv2.erode(both, disc(margin), borderType=cv2.BORDER_CONSTANT, borderValue=1) > 0
 
 
 def _unexplained(change: np.ndarray, mask: np.ndarray, reach: int) -> float:
@@ -494,7 +333,7 @@ def _unexplained(change: np.ndarray, mask: np.ndarray, reach: int) -> float:
     sector = ((angle / (2 * np.pi) + 0.5) * SECTORS).astype(int) % SECTORS
     least = 1.0
     for wider in WIDEST:
-        there = cv2.dilate(local, _disc(wider * reach)) > 0
+        there = cv2.dilate(local, disc(wider * reach)) > 0
         sums = [
             np.bincount(sector[there], plane[there], SECTORS) for plane in np.moveaxis(light, 2, 0)
         ]
@@ -502,7 +341,7 @@ def _unexplained(change: np.ndarray, mask: np.ndarray, reach: int) -> float:
     return least
 
 
-def _parted(core: np.ndarray, first: _View, second: _View, mixture: np.ndarray) -> float:
+def _parted(core: np.ndarray, first: FrameView, second: FrameView, mixture: np.ndarray) -> float:
     """The part of (h, w) bool in which a mixture (h, w, C) clearly shows one of two frames, while
     it shows the other in a larger part."""
     shown, one, other = (

@@ -26,7 +26,7 @@ from stackmff.fusion.regions import Region, moved_regions, told_regions
 from stackmff.fusion.retouch import apply_strokes, fill_regions, load_strokes, pictures_of
 from stackmff.images.disagreement import disagreeing_frames
 from stackmff.images.formats import to_8_bits
-from stackmff.images.frame_store import release
+from stackmff.images.frame_store import Storage, release
 from stackmff.images.headers import upright_size
 from stackmff.images.levels import told_levels
 from stackmff.images.stack import Stack, read_stack
@@ -89,8 +89,7 @@ def read_for(output: Path, paths: Sequence[FramePath], options: FuseOptions) -> 
         paths,
         options.alignment.reference,
         options.reading.lenient,
-        spill=Path(output).parent,
-        low_memory=keep_in_file(paths, Path(output), options),
+        Storage(Path(output).parent, keep_in_file(paths, Path(output), options)),
     )
     if options.alignment.order == "auto":
         put_in_order(stack)
@@ -221,9 +220,7 @@ def read_sound(
     paths: Sequence[FramePath],
     reference: str | None,
     lenient: bool,
-    *,
-    spill: Path,
-    low_memory: bool,
+    storage: Storage,
 ) -> Stack:
     """Read a stack without frames that have damaged parts, see images/disagreement.py.
 
@@ -231,16 +228,14 @@ def read_sound(
         paths: of the frames.
         reference: as of align.find_reference.
         lenient: take damaged frames, and tell.
-        spill, low_memory: see frame_store.allocate.
+        storage: where the frames are kept.
     Raises:
         StackError: as read_stack and find_reference.
     """
 
     def read(chosen: Sequence[FramePath]) -> Stack:
         index = find_reference(reference, [path.name for path in chosen])
-        return read_stack(
-            chosen, spill=spill, low_memory=low_memory, reference=index, lenient=lenient
-        )
+        return read_stack(chosen, index, storage, lenient=lenient)
 
     stack = read(paths)
     found = disagreeing_frames(stack.frames)

@@ -8,9 +8,11 @@ import cv2
 import numpy as np
 
 from stackmff.alignment.geometry import Alignment
-from stackmff.fusion.ghosts import covered_cells, find_ghosts, is_of_no_frame
+from stackmff.fusion.frame_views import covered_cells
+from stackmff.fusion.ghosts import find_ghosts, is_of_no_frame
 from stackmff.images.colour import luma
 from stackmff.images.frame_store import release
+from stackmff.images.ramps import smoothstep
 
 FEATHER = 4  # cells of a region over which it fades into its surroundings
 MOST_CELLS = 4096  # along a side; a record with more was not written by this program
@@ -70,8 +72,7 @@ class Region:
         room = FEATHER + 1
         mask = np.pad(self.mask, room)
         away = cv2.distanceTransform((~mask).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
-        step = np.clip(1 - away / np.float32(room), 0, 1)
-        soft = step * step * (3 - 2 * step)
+        soft = smoothstep(1 - away / np.float32(room))
         for axis, (low, high, first) in enumerate(
             ((top, bottom, self.top), (left, right, self.left))
         ):

@@ -25,6 +25,7 @@ from stackmff.fusion.blending import Fused
 from stackmff.fusion.regions import Box, Region, region_of
 from stackmff.images.formats import decode, decode_bytes
 from stackmff.images.frame_store import release
+from stackmff.images.ramps import smoothstep
 
 MOST_POINTS = 20_000  # of a stroke; a file with more was not written by this program
 BAND = 512  # rows that are painted at once, so that memory does not grow with the height
@@ -99,8 +100,7 @@ def cover(stroke: Painting, top: int, bottom: int, left: int, right: int) -> np.
         if stroke.sizes is not None:
             radius = radius * _between(stroke.sizes, k, along)
             fade = np.maximum(stroke.softness * radius, 1.0)
-        share = np.clip((radius - away) / fade, 0, 1).astype(np.float32)
-        share = share * share * (3 - 2 * share)
+        share = smoothstep(((radius - away) / fade).astype(np.float32))
         if stroke.opacities is not None:
             share *= _between(stroke.opacities, k, along).astype(np.float32)
         part = out[y0 - top : y1 - top, x0 - left : x1 - left]

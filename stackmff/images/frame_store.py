@@ -5,6 +5,7 @@ import os
 import tempfile
 import weakref
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,23 +14,34 @@ from stackmff.errors import StackError
 from stackmff.machine import free_memory
 
 
+@dataclass(frozen=True)
+class Storage:
+    """Where frames are kept: in memory or in a file.
+
+    Attributes:
+        spill: folder for an unlinked temporary file, which is used if the frames take more than
+            half of the free memory; None: they are in memory in any case.
+        low_memory: use that file in any case.
+        store: file to create for the frames, which remains; it takes precedence over the others.
+    """
+
+    spill: Path | None = None
+    low_memory: bool = False
+    store: Path | None = None
+
+
+IN_MEMORY = Storage()
+
+
 def allocate(
-    shape: tuple[int, int, int, int],
-    dtype: np.dtype,
-    *,
-    spill: str | Path | None = None,
-    low_memory: bool = False,
-    store: str | Path | None = None,
+    shape: tuple[int, int, int, int], dtype: np.dtype, storage: Storage = IN_MEMORY
 ) -> np.ndarray:
     """An array for frames, in memory or in a file.
 
     Args:
         shape: (N, H, W, C).
         dtype: uint8 or uint16.
-        spill: folder for an unlinked temporary file, which is used if the frames take more than
-            half of the free memory; None: they are in memory in any case.
-        low_memory: use that file in any case.
-        store: file to create for the frames, which remains; it takes precedence over the others.
+        storage: where it is.
     Returns:
         (N, H, W, C); a numpy.memmap if it is in a file, see `release`, `put` and `window`.
     Raises:
@@ -37,10 +49,10 @@ def allocate(
         MemoryError: the memory has none.
     """
     size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
-    if store is not None:
-        return _in_file(shape, dtype, Path(store).parent, Path(store))
-    if spill is not None and (low_memory or size > free_memory() / 2):
-        return _in_file(shape, dtype, Path(spill))
+    if storage.store is not None:
+        return _in_file(shape, dtype, storage.store.parent, storage.store)
+    if storage.spill is not None and (storage.low_memory or size > free_memory() / 2):
+        return _in_file(shape, dtype, storage.spill)
     return np.empty(shape, dtype)
 
 

@@ -14,7 +14,7 @@ from stackmff.errors import StackError
 from stackmff.images.colour import luma
 from stackmff.images.decoded import Decoded
 from stackmff.images.formats import decode
-from stackmff.images.frame_store import allocate, put
+from stackmff.images.frame_store import IN_MEMORY, Storage, allocate, put
 from stackmff.images.headers import declared
 from stackmff.images.metadata import Metadata
 from stackmff.images.stack_files import FramePath, Page, VideoFrame
@@ -89,11 +89,9 @@ class Stack:
 
 def read_stack(
     paths: Iterable[str | FramePath],
-    threads: int = 2,
-    spill: str | Path | None = None,
-    low_memory: bool = False,
     reference: int | None = None,
-    store: str | Path | None = None,
+    storage: Storage = IN_MEMORY,
+    threads: int = 2,
     progress: Progress | None = None,
     lenient: bool = False,
 ) -> Stack:
@@ -104,9 +102,9 @@ def read_stack(
 
     Args:
         paths: picture files in their order, N >= 1, or frames in a file as from `list_frames`.
-        threads: number of frames that are decoded at the same time; of a video it is one.
-        spill, low_memory, store: where the frames are kept, see frame_store.allocate.
         reference: index of the frame whose metadata the stack has; None: N // 2.
+        storage: where the frames are kept.
+        threads: number of frames that are decoded at the same time; of a video it is one.
         progress: called with the number of frames read.
         lenient: take damaged files, see formats.decode.
     Returns:
@@ -117,35 +115,21 @@ def read_stack(
     files: list[FramePath] = [path if isinstance(path, Page) else Path(path) for path in paths]
     reference = len(files) // 2 if reference is None else reference
     largest = check_declared(files)
-    if isinstance(files[0], VideoFrame) or (low_memory and threads * largest > LARGE):
+    if isinstance(files[0], VideoFrame) or (storage.low_memory and threads * largest > LARGE):
         threads = 1
     reader = _Reader(files, reference, threads, progress, lenient)
-
-    def read_as(kind: Kind) -> tuple[np.ndarray, list[_Read]]:
-        shape = len(files), *reader.first.size, kind.channels
-        try:
-            frames = allocate(shape, kind.dtype, spill=spill, low_memory=low_memory, store=store)
-        except MemoryError as error:
-            size = np.prod(shape, dtype=np.int64) * kind.dtype.itemsize / 2**30
-            raise StackError(
-                f"{files[0].parent} needs {size:.1f} GiB of memory for its frames"
-            ) from error
-        return frames, reader.read_into(frames, kind)
-
     # The kinds of the others are known once they are read, so that most stacks are read only once.
-    kind = reader.first.kind
-    frames, read = read_as(kind)
+    frames, read = reader.read_as(reader.first.kind, storage)
     usual = _usual_orientation(read)
     if usual is not None:  # that of the reference is the odd one
         del frames
         reader = _Reader(files, reference, threads, progress, lenient, usual)
-        kind = reader.first.kind
-        frames, read = read_as(kind)
+        frames, read = reader.read_as(reader.first.kind, storage)
     _check_sizes(files, read)
     common = common_kind([frame.kind for frame in read])
-    if common != kind:
+    if common != reader.first.kind:
         del frames  # frees its memory before the next array is allocated
-        frames, read = read_as(common)
+        frames, read = reader.read_as(common, storage)
     notes = _notes(files, read, reference, common)
     metadata = [frame.metadata for frame in read]
     return Stack(frames, files, reader.first.metadata, notes, metadata)
@@ -245,7 +229,24 @@ class _Reader:
         """A frame as formats.decode reads it."""
         return decode(path, orientation, self.lenient)
 
-    def read_into(self, frames: np.ndarray, kind: Kind) -> list[_Read]:
+    def read_as(self, kind: Kind, storage: Storage) -> tuple[np.ndarray, list[_Read]]:
+        """(an array (N, H, W, C) of a Kind with the frames, what is known of each); see
+        `_read_into`.
+
+        Raises:
+            StackError: there is no room for it, or a frame cannot be read.
+        """
+        shape = len(self.paths), *self.first.size, kind.channels
+        try:
+            frames = allocate(shape, kind.dtype, storage)
+        except MemoryError as error:
+            size = np.prod(shape, dtype=np.int64) * kind.dtype.itemsize / 2**30
+            raise StackError(
+                f"{self.paths[0].parent} needs {size:.1f} GiB of memory for its frames"
+            ) from error
+        return frames, self._read_into(frames, kind)
+
+    def _read_into(self, frames: np.ndarray, kind: Kind) -> list[_Read]:
         """Fill an array with the frames, except those of another size or beyond its Kind.
 
         Args:

@@ -163,7 +163,7 @@ def openings(across: int, blades: int = 0, rotation: float = 0.0) -> tuple[Openi
         wedge = 2 * np.pi / blades
         angle = (np.arctan2(y, x) + rotation) % wedge - wedge / 2
         radius = radius * np.cos(angle) * np.sqrt(blades / np.pi * np.tan(np.pi / blades))
-    parts = (radius <= 1).reshape(wide, SAMPLES, wide, SAMPLES).swapaxes(1, 2) / 1.0
+    parts = (radius <= 1).reshape(wide, SAMPLES, wide, SAMPLES).swapaxes(1, 2).astype(float)
     inside = parts.mean((2, 3))
     centres = (np.arange(wide) + 0.5 - wide / 2) / across
     return tuple(
@@ -198,8 +198,17 @@ class _Cut:
     """A sheet cut to what it covers, ready to be looked at.
 
     Args:
-        sheet: with a margin on each side.
+        sheet: (H, W) px, with a margin on each side.
         margin: px.
+
+    Attributes:
+        box: what it was cut to, of (h, w) px in the sheet.
+        pixels: (h, w, 4) float32, linear light multiplied by the cover, and the cover.
+        fine: (2 h, 2 w, 4) float32, `pixels` of twice the size; None until they are needed.
+        disparity: (h, w) float32; low, high: its bounds where the sheet covers anything.
+        plane: the same, if it is a plane; centre: (2,) px in the sheet, where its middle is.
+        size: (height, width) of the picture, which has no margin, px.
+        lights: of the sheet, in its px.
     """
 
     def __init__(self, sheet: Sheet, margin: int) -> None:
@@ -250,6 +259,12 @@ class _Focused:
         focus: disparity of the focal plane.
         aperture_px: circle of confusion, px per unit of disparity.
         across: cells across the aperture.
+
+    Attributes:
+        pixels: (s h, s w, 4) float32, those of the cut, blurred as through one cell.
+        scale: s; 2 near the focus, where linear interpolation would soften what is seen.
+        flag: of OpenCV, by which they are interpolated.
+        target: the part of the picture in which the sheet can be seen.
     """
 
     def __init__(self, cut: _Cut, focus: float, aperture_px: float, across: int) -> None:

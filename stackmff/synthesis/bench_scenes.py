@@ -43,8 +43,9 @@ def render_setup(rng: np.random.Generator, setup: Setup, photos: Photos) -> Benc
     sheets = [draw_sheet(rng, part, setup, photos, (height, width)) for part in setup.parts]
     focus = focal_planes(setup)
     rotation = float(rng.uniform(0, 2 * np.pi))
-    lens = setup.max_coc, margin, setup.blades, rotation, setup.most
-    frames, answer = render(sheets, focus, *lens)
+    frames, answer = render(
+        sheets, focus, setup.max_coc, margin, setup.blades, rotation, most=setup.most
+    )
     inside = slice(margin, -margin), slice(margin, -margin)
     return BenchScene(
         np.stack([developed(rng, frame, setup.noise) for frame in frames]),

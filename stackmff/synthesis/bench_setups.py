@@ -75,6 +75,7 @@ class Setup:
 
 
 def _rear(high: float = 0.2) -> Part:
+    """A slanted photograph that covers everything, of disparities from 0 to `high`."""
     return Part(None, 0.0, high)
 
 
@@ -285,5 +286,13 @@ def draw_setup(rng: np.random.Generator, size: tuple[int, int] = (384, 512)) -> 
             ends = float(middle), float(rng.uniform(middle, high))
             parts.append(Part(str(rng.choice(list(SHAPES))), *ends, relief))
         parts[-1] = replace(parts[-1], high=1.0)
-    lens = n_frames, max_coc, size, True, blades
-    return Setup("random", tuple(parts), *lens, noise if noisy else None, gain)
+    return Setup(
+        "random",
+        tuple(parts),
+        n_frames,
+        max_coc,
+        size,
+        blades=blades,
+        noise=noise if noisy else None,
+        gain=gain,
+    )

@@ -15,8 +15,14 @@ import torch
 from scipy.fft import next_fast_len
 
 from stackmff.synthesis.camera import develop
-from stackmff.synthesis.refocus import Aperture, Layer, flatten_layers, refocus_layers
-from stackmff.synthesis.scenes import Rendered, bloom, linear_tensor
+from stackmff.synthesis.refocus import (
+    Aperture,
+    Layer,
+    flatten_layers,
+    linear_tensor,
+    refocus_layers,
+)
+from stackmff.synthesis.scenes import Rendered, bloom
 from stackmff.synthesis.shapes import draw_alpha
 
 LONGER_SIDE = 512  # px, at most

@@ -1,15 +1,18 @@
 """What a camera adds to frames: noise, compression, flicker and shake."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import cv2
 import numpy as np
 import torch
 
-from stackmff.synthesis.refocus import to_linear, to_srgb
+from stackmff.synthesis.refocus import linear_tensor, to_srgb
 
 
-def redevelop(rng: np.random.Generator, frames: np.ndarray, faults: dict[str, Any]) -> np.ndarray:
+def redevelop(
+    rng: np.random.Generator, frames: np.ndarray, faults: Mapping[str, Any]
+) -> np.ndarray:
     """Give frames the faults of a camera, in linear light.
 
     Args:
@@ -21,8 +24,7 @@ def redevelop(rng: np.random.Generator, frames: np.ndarray, faults: dict[str, An
     """
     changed = np.empty_like(frames)
     for k, frame in enumerate(frames):  # one by one: in linear light a stack is four times as large
-        linear = to_linear(torch.from_numpy(frame).permute(2, 0, 1).float() / 255)  # (3, H, W)
-        changed[k] = develop(rng, linear[None], **faults)[0]
+        changed[k] = develop(rng, linear_tensor(frame)[None], **faults)[0]
     return changed
 
 

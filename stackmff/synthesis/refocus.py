@@ -43,6 +43,12 @@ def to_srgb(linear: torch.Tensor) -> torch.Tensor:
     return colour.to_srgb(linear.clamp(0, 1), torch.where)
 
 
+def linear_tensor(picture: np.ndarray) -> torch.Tensor:
+    """A picture (H, W, 3) uint8 as (3, H, W) float32 in linear light."""
+    coded = torch.from_numpy(np.ascontiguousarray(picture)).permute(2, 0, 1).float() / 255
+    return to_linear(coded)
+
+
 def coc_px(disparity: Values, focus_disparity: Any, aperture: float) -> Values:
     """Diameter of the circle of confusion in px.
 

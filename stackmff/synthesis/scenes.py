@@ -6,6 +6,8 @@ is drawn from a NumPy generator: one seed, one scene.
 """
 
 import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import cv2
@@ -21,6 +23,7 @@ from stackmff.synthesis.refocus import (
     Focus,
     Layer,
     flatten_layers,
+    linear_tensor,
     refocus_layers,
     refocus_picture,
     refocus_regions,
@@ -70,12 +73,6 @@ def random_texture(rng: np.random.Generator, photos: Photos, size: int) -> torch
         grain = rng.uniform(0, 0.25)
         colour = colour.mean((1, 2), keepdim=True) * (1 - grain) + colour * grain
     return colour * float(np.exp(rng.normal(0, 0.3)))
-
-
-def linear_tensor(picture: np.ndarray) -> torch.Tensor:
-    """A picture (H, W, 3) uint8 as (3, H, W) float32 in linear light."""
-    coded = torch.from_numpy(np.ascontiguousarray(picture)).permute(2, 0, 1).float() / 255
-    return to_linear(coded)
 
 
 def bloom(rng: np.random.Generator, colour: torch.Tensor) -> torch.Tensor:
@@ -202,7 +199,7 @@ def lens_frames(
 
 
 def region_scene(
-    rng: np.random.Generator, photos: Photos, size: int, n_frames: int, faults: dict[str, Any]
+    rng: np.random.Generator, photos: Photos, size: int, n_frames: int, faults: Mapping[str, Any]
 ) -> Rendered:
     """A photograph whose regions are blurred and pasted together, as the published synthesis does.
 
@@ -235,92 +232,11 @@ def random_aperture(rng: np.random.Generator) -> Aperture:
     return Aperture(blades, float(rng.uniform(0, 2 * np.pi)), softness, cut)
 
 
-class Plan(NamedTuple):
-    """What is drawn of a random scene before it is rendered."""
+@dataclass(frozen=True)
+class SceneSpec:
+    """What a random scene is to be; the rest is drawn.
 
-    faults: dict[str, Any]  # of the camera
-    regions: bool  # whether `region_scene` makes it
-    n_frames: int
-    largest: float = 0.0  # circle of confusion, px
-    near: float = 1.0  # disparities of the first and the last focal plane
-    far: float = 0.0
-
-
-def draw_plan(
-    rng: np.random.Generator,
-    max_coc: float,
-    n_frames: int | None = None,
-    faults: dict[str, Any] | None = None,
-    min_coc: float = 1.0,
-    kind: Kind = "any",
-) -> Plan:
-    """The plan of a random scene; the arguments are those of `random_scene`."""
-    faults = random_faults(rng) if faults is None else faults
-    if kind == "transmitted":
-        return Plan(faults, False, n_frames or transmitted_frames(rng))
-    if kind == "wide":
-        ranges = np.log([WIDE_COC, WIDE_STEP])
-        largest, step = (float(np.exp(rng.uniform(*part))) for part in ranges)
-        free = int(np.clip(round(1 + largest / step), *WIDE_FRAMES))
-        return Plan(faults, False, n_frames or free, largest)
-    if kind == "regions" or rng.random() < REGION_SHARE:
-        return Plan(faults, True, n_frames or int(rng.integers(4, 17)))
-    largest = float(np.exp(rng.uniform(np.log(min_coc), np.log(max(max_coc, min_coc)))))
-    near, far = 1.0, 0.0
-    if rng.random() < UNFOCUSED_SHARE:
-        largest = min(float(rng.uniform(0.7, 3) * max_coc), float(LEVELS[-1]))
-        far = float(rng.uniform(0, 0.8))
-        near = far + (1 - far) * float(rng.uniform(0.1, 0.8))
-    if n_frames is None:
-        step = np.exp(rng.uniform(np.log(LEAST_STEP), np.log(LARGEST_STEP)))
-        n_frames = int(np.clip(round(1 + largest * (near - far) / step), 2, MOST_FRAMES))
-    return Plan(faults, False, n_frames, largest, near, far)
-
-
-def numbered_frames(seed: int, number: int, max_coc: float = 30.0, kind: Kind = "any") -> int:
-    """How many frames scene `number` of a seed has, see `numbered_scene`, without rendering it."""
-    return draw_plan(np.random.default_rng([seed, number]), max_coc, kind=kind).n_frames
-
-
-def numbered_scene(
-    photos: Photos,
-    seed: int,
-    number: int,
-    size: int = 224,
-    max_coc: float = 30.0,
-    n_frames: int | None = None,
-    faults: dict[str, Any] | None = None,
-    device: torch.device | str = "cpu",
-    kind: Kind = "any",
-) -> Rendered:
-    """Scene `number` of a seed, the same wherever it is rendered: to files or during training.
-
-    Args:
-        number: of the scene, from 0.
-        photos, seed, size, max_coc, n_frames, faults, device, kind: as for `random_scene`.
-    Returns:
-        As `random_scene`.
-    """
-    rng = np.random.default_rng([seed, number])
-    return random_scene(rng, photos, size, max_coc, n_frames, faults, device=device, kind=kind)
-
-
-def random_scene(
-    rng: np.random.Generator,
-    photos: Photos,
-    size: int = 224,
-    max_coc: float = 30.0,
-    n_frames: int | None = None,
-    faults: dict[str, Any] | None = None,
-    min_coc: float = 1.0,
-    device: torch.device | str = "cpu",
-    kind: Kind = "any",
-) -> Rendered:
-    """A random scene as a lens and a camera see it; one in six is made by `region_scene`.
-
-    Args:
-        rng: NumPy generator.
-        photos: sequence of (H, W, 3) uint8 pictures to cut from.
+    Attributes:
         size: side in px.
         max_coc: bound of the largest circle of confusion, px, which is drawn between min_coc and
             this. In one of six of the lens's scenes it is 0.7 to 3 times this, up to 128 px, and
@@ -328,27 +244,128 @@ def random_scene(
         n_frames: N; None for as many (2 to 40) as keep the steps between planes at 0.5 to 3 px.
         faults: arguments of `develop`; None for `random_faults`.
         min_coc: the least that is drawn for the largest circle of confusion, px.
-        device: where the lens's blur is computed; everything else runs in NumPy on the CPU. The
-            frames of two devices may differ by a grey level here and there.
         kind: "regions" is made by `region_scene`; "wide" is of a wide aperture, whatever max_coc
             and min_coc say: blur that is mostly wide beside the detail, few planes far apart, all
             of the depth covered. It is the hardest kind: most of it lies beside edges that veil it.
             "transmitted" is of bodies in transmitted light, see transmitted.py.
+    """
+
+    size: int = 224
+    max_coc: float = 30.0
+    n_frames: int | None = None
+    faults: Mapping[str, Any] | None = None
+    min_coc: float = 1.0
+    kind: Kind = "any"
+
+
+ANY_SCENE = SceneSpec()
+
+
+class Plan(NamedTuple):
+    """What is drawn of a random scene before it is rendered."""
+
+    faults: Mapping[str, Any]  # of the camera
+    regions: bool  # whether `region_scene` makes it
+    n_frames: int
+    largest: float = 0.0  # circle of confusion, px
+    near: float = 1.0  # disparities of the first and the last focal plane
+    far: float = 0.0
+
+
+def draw_plan(rng: np.random.Generator, spec: SceneSpec) -> Plan:
+    """The plan of a random scene."""
+    faults = random_faults(rng) if spec.faults is None else spec.faults
+    if spec.kind == "transmitted":
+        return Plan(faults, False, spec.n_frames or transmitted_frames(rng))
+    if spec.kind == "wide":
+        ranges = np.log([WIDE_COC, WIDE_STEP])
+        largest, step = (float(np.exp(rng.uniform(*part))) for part in ranges)
+        free = int(np.clip(round(1 + largest / step), *WIDE_FRAMES))
+        return Plan(faults, False, spec.n_frames or free, largest)
+    if spec.kind == "regions" or rng.random() < REGION_SHARE:
+        return Plan(faults, True, spec.n_frames or int(rng.integers(4, 17)))
+    widest = max(spec.max_coc, spec.min_coc)
+    largest = float(np.exp(rng.uniform(np.log(spec.min_coc), np.log(widest))))
+    near, far = 1.0, 0.0
+    if rng.random() < UNFOCUSED_SHARE:
+        largest = min(float(rng.uniform(0.7, 3) * spec.max_coc), float(LEVELS[-1]))
+        far = float(rng.uniform(0, 0.8))
+        near = far + (1 - far) * float(rng.uniform(0.1, 0.8))
+    n_frames = spec.n_frames
+    if n_frames is None:
+        step = np.exp(rng.uniform(np.log(LEAST_STEP), np.log(LARGEST_STEP)))
+        n_frames = int(np.clip(round(1 + largest * (near - far) / step), 2, MOST_FRAMES))
+    return Plan(faults, False, n_frames, largest, near, far)
+
+
+def numbered_frames(seed: int, number: int, spec: SceneSpec = ANY_SCENE) -> int:
+    """How many frames scene `number` of a seed has, see `numbered_scene`, without rendering it."""
+    return draw_plan(np.random.default_rng([seed, number]), spec).n_frames
+
+
+def numbered_scene(
+    photos: Photos,
+    seed: int,
+    number: int,
+    spec: SceneSpec = ANY_SCENE,
+    device: torch.device | str = "cpu",
+) -> Rendered:
+    """Scene `number` of a seed, the same wherever it is rendered: to files or during training.
+
+    Args:
+        photos, spec, device: as for `random_scene`.
+        seed: of all scenes.
+        number: of the scene, from 0.
+    Returns:
+        As `random_scene`.
+    """
+    return random_scene(np.random.default_rng([seed, number]), photos, spec, device)
+
+
+def random_scene(
+    rng: np.random.Generator,
+    photos: Photos,
+    spec: SceneSpec = ANY_SCENE,
+    device: torch.device | str = "cpu",
+) -> Rendered:
+    """A random scene as a lens and a camera see it; one in six is made by `region_scene`.
+
+    Args:
+        rng: NumPy generator.
+        photos: sequence of (H, W, 3) uint8 pictures to cut from.
+        spec: what is drawn.
+        device: where the lens's blur is computed; everything else runs in NumPy on the CPU. The
+            frames of two devices may differ by a grey level here and there.
     Returns:
         frames (N, size, size, 3) uint8 nearest focus first; all-in-focus answer (size, size, 3)
         uint8 without faults, in which what no frame shows sharp is as `sharpest_picture` has it;
         disparity (size, size) float32 in [0, 1]; settings (plain JSON values).
     """
-    plan = draw_plan(rng, max_coc, n_frames, faults, min_coc, kind)
+    plan = draw_plan(rng, spec)
     if plan.regions:
-        return region_scene(rng, photos, size, plan.n_frames, plan.faults)
-    if kind == "transmitted":
-        texture = random_texture(rng, photos, size + 2 * MARGIN)
-        light, seen, settings = transmitted_scene(rng, texture.numpy(), plan.n_frames)
-        frames = develop(rng, torch.from_numpy(light), **plan.faults)
-        answer = develop(rng, torch.from_numpy(seen[None]))[0]
-        flat = np.zeros((size, size), np.float32)
-        return frames, answer, flat, {**settings, "faults": plan.faults}
+        return region_scene(rng, photos, spec.size, plan.n_frames, plan.faults)
+    if spec.kind == "transmitted":
+        return microscope_scene(rng, photos, spec.size, plan)
+    return lens_scene(rng, photos, spec.size, plan, device)
+
+
+def microscope_scene(rng: np.random.Generator, photos: Photos, size: int, plan: Plan) -> Rendered:
+    """A scene of bodies in transmitted light, see transmitted.py; as `random_scene`.
+
+    Its disparity is 0 everywhere: bodies at several depths are seen at one place.
+    """
+    texture = random_texture(rng, photos, size + 2 * MARGIN)
+    light, seen, settings = transmitted_scene(rng, texture.numpy(), plan.n_frames)
+    frames = develop(rng, torch.from_numpy(light), **plan.faults)
+    answer = develop(rng, torch.from_numpy(seen[None]))[0]
+    flat = np.zeros((size, size), np.float32)
+    return frames, answer, flat, {**settings, "faults": plan.faults}
+
+
+def lens_scene(
+    rng: np.random.Generator, photos: Photos, size: int, plan: Plan, device: torch.device | str
+) -> Rendered:
+    """A scene of surfaces that hide one another, as a lens sees them; as `random_scene`."""
     largest = plan.largest
     margin = int(np.ceil(largest / 2)) + 2
     layers = random_layers(rng, photos, next_fast_len(size + 2 * margin))

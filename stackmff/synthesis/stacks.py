@@ -132,11 +132,10 @@ class RandomStacks:
             photos: of which the scene is composed.
             number: of the scene, from 0.
         """
-        from stackmff.synthesis.scenes import numbered_scene
+        from stackmff.synthesis.scenes import SceneSpec, numbered_scene
 
-        frames, answer, disparity, settings = numbered_scene(
-            photos, self.seed, number, self.size, self.max_coc, self.n_frames, self.faults
-        )
+        spec = SceneSpec(self.size, self.max_coc, self.n_frames, self.faults)
+        frames, answer, disparity, settings = numbered_scene(photos, self.seed, number, spec)
         focus = np.array(settings["focus_disparity"])
         return MadeStack(frames, answer, *describe_disparity(disparity, focus), settings)
 

@@ -15,7 +15,7 @@ import torch
 from stackmff.images.colour import luma
 from stackmff.synthesis.camera_scale import numbered_large_scene
 from stackmff.synthesis.photos import Photos
-from stackmff.synthesis.scenes import Kind, numbered_frames, numbered_scene
+from stackmff.synthesis.scenes import Kind, SceneSpec, numbered_frames, numbered_scene
 from stackmff.training.augmentation import (
     Augmentation,
     change_light,
@@ -27,7 +27,7 @@ from stackmff.training.augmentation import (
 REDUCTIONS, CHANCES = (1, 2, 4), (0.5, 0.3, 0.2)  # of large scenes: a reduced one is another scene
 CROP = 224  # px, a multiple of STEP, of large scenes
 SMALL_CROP = 192  # px, of small scenes
-SMALL_SIZE = 224  # px, of small scenes
+SMALL_SIZE, VALIDATION_SIZE = 224, 256  # px, of small scenes
 KINDS: tuple[Kind, ...] = (  # of small scenes
     *("wide",) * 5, *("regions",) * 2, *("any",) * 5,
     *("wide",) * 5, *("regions",) * 2, *("any",) * 4, "transmitted",
@@ -56,7 +56,7 @@ class PyramidBatch(NamedTuple):
         answer: (B, 3, H, W).
         small: (1, 3, N, H/8, W/8), the whole large scene reduced; None for small scenes.
         small_answer: (1, 3, H/8, W/8).
-        details: (1, 2, N, H/8, W/8), the network's `details` of the whole.
+        details: (1, 3, N, H/8, W/8), the network's `details` of the whole.
         places: (top, left) of each crop in the whole, in steps of 32 px.
     """
 
@@ -126,7 +126,7 @@ class View(NamedTuple):
     Attributes:
         frames, answer: (N, H, W, 3) and (H, W, 3) uint8.
         small, small_answer: an eighth of them, float32 in [0, 1].
-        details: (2, N, H/8, W/8) float32.
+        details: (3, N, H/8, W/8) float32.
         spread: (H/8, W/8), how much the reduced frames differ.
     """
 
@@ -307,9 +307,9 @@ def unlike_copies(rng: np.random.Generator, stack: np.ndarray, chosen: np.ndarra
     return stack.clip(0, 1)
 
 
-def kind_of(number: int) -> Kind:
-    """What kind small scene `number` is of."""
-    return KINDS[number % len(KINDS)]
+def spec_of(number: int, size: int = SMALL_SIZE) -> SceneSpec:
+    """What small scene `number` is to be, of a side in px."""
+    return SceneSpec(size, kind=KINDS[number % len(KINDS)])
 
 
 class Scenes:
@@ -329,8 +329,7 @@ class Scenes:
         self.small_seed = seed + 200
 
         def small(number: int) -> Pair:
-            seed, kind = self.small_seed, kind_of(number)
-            frames, answer, *_ = numbered_scene(photos, seed, number, SMALL_SIZE, kind=kind)
+            frames, answer, *_ = numbered_scene(photos, self.small_seed, number, spec_of(number))
             return frames, answer
 
         self.large, self.small = Pool(size, large), Pool(8 * size, small)
@@ -345,7 +344,7 @@ class Scenes:
         for _ in range(6 if len(self.small) < 40 else int(rng.random() < 0.4)):
             self.add(self.small)
         counts = [
-            numbered_frames(self.small_seed, number, kind=kind_of(number))
+            numbered_frames(self.small_seed, number, spec_of(number))
             for number in self.small.numbers
         ]
         return small_batch(rng, self.small, counts)
@@ -376,6 +375,6 @@ def validation_scenes(photos: Photos, count: int) -> list[tuple[str, Pair]]:
     of_large, of_small = VALIDATION_SEEDS
     large = [numbered_large_scene(photos, of_large, k)[:2] for k in range(count)]
     small = [
-        numbered_scene(photos, of_small, k, size=256, kind=kind_of(k))[:2] for k in range(count)
+        numbered_scene(photos, of_small, k, spec_of(k, VALIDATION_SIZE))[:2] for k in range(count)
     ]
     return [("large", pair) for pair in large] + [("small", pair) for pair in small]

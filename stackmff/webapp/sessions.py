@@ -94,16 +94,28 @@ class Sessions:
         self.sizes: dict[Path, tuple[float, int]] = {}  # of projects: (when they were used, bytes)
 
     def new(self) -> str:
-        """Begin a session; return its secret name."""
+        """Begin a session; return its secret name.
+
+        Raises:
+            StackError: there are too many already.
+        """
         self.sweep()
         with self.lock:
-            if len(self.by_token) >= MOST_SESSIONS:
-                raise StackError("the server has too many sessions: try again later")
             token = secrets.token_urlsafe(24)
             # The folder has another name: the list of processes shows it.
-            session = self._opened(self.folder / secrets.token_hex(8), token)
-            self.by_token[token] = session
+            self._open(self.folder / secrets.token_hex(8), token)
             return token
+
+    def _open(self, folder: Path, token: str) -> Session:
+        """The session of a project's folder, from now on one of these; `lock` is held."""
+        self._check_count()
+        session = self.by_token[token] = self._opened(folder, token)
+        return session
+
+    def _check_count(self) -> None:
+        """Raise StackError if no other session may be opened."""
+        if len(self.by_token) >= MOST_SESSIONS:
+            raise StackError("the server has too many sessions: try again later")
 
     def _opened(self, folder: Path, token: str) -> Session:
         """The session of a project's folder, which no other server may open."""
@@ -120,15 +132,16 @@ class Sessions:
         """The session of a secret name, which is kept alive by this; None where there is none.
 
         Raises:
-            StackError: its project is open in another server.
+            StackError: its project is open in another server, or there are too many sessions.
         """
         session = self.by_token.get(token)
         if session is None and self.lasting:
+            self.sweep()
             with self.lock:
                 session = self.by_token.get(token)
                 folder = None if session is not None else self._folder_of(token)
                 if folder is not None:
-                    session = self.by_token[token] = self._opened(folder, token)
+                    session = self._open(folder, token)
         if session is not None:
             session.touch()
         return session
@@ -160,9 +173,11 @@ class Sessions:
         known = self.sizes.get(folder)
         if known is None or known[0] != used:
             size = 0
-            for path in folder.rglob("*"):
-                with contextlib.suppress(OSError):
-                    size += path.stat().st_size if path.is_file() else 0
+            # Unlike Path.rglob this skips a folder that is deleted meanwhile.
+            for here, _, names in os.walk(folder):
+                for name in names:
+                    with contextlib.suppress(OSError):
+                        size += (Path(here) / name).stat().st_size
             known = self.sizes[folder] = used, size
         return known[1]
 
@@ -185,6 +200,8 @@ class Sessions:
         """
         if not self.lasting:
             raise StackError("this server keeps no projects: start it without --temp_dir")
+        self.sweep()
+        self._check_count()
         check_upload(size, 0, self.folder, self.shared.limits)
         handle, name = tempfile.mkstemp(dir=self._room())
         os.close(handle)
@@ -219,7 +236,7 @@ class Sessions:
             write_json(folder / "project.json", record | {"token": token, "used": time.time()})
             folder = folder.rename(self.folder / secrets.token_hex(8))
             with self.lock:
-                self.by_token[token] = self._opened(folder, token)
+                self._open(folder, token)
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise

@@ -41,6 +41,7 @@ from stackmff.images.datasets import find_datasets
 from stackmff.images.decoded import Decoded
 from stackmff.images.folders import frames_in, stack_name
 from stackmff.images.formats import decode, write_picture
+from stackmff.images.frame_store import Storage
 from stackmff.images.groups import split_brackets
 from stackmff.images.levels import levels_of
 from stackmff.images.metadata import Metadata
@@ -194,7 +195,9 @@ def fuse_draft(
     files, show = ResultFiles(folder), partial(reporter.stage, part="draft")
     files.folder.mkdir(parents=True)
     reading = partial(show, "reading frames")
-    stack = read_stack(list(map(Path, spec.small)), store=files.frames, progress=reading)
+    stack = read_stack(
+        list(map(Path, spec.small)), storage=Storage(store=files.frames), progress=reading
+    )
     names = list(spec.names)
     if options.alignment.order == "auto":
         names = put_in_order(stack, names)
@@ -250,7 +253,7 @@ def bring_in_register(
         bound_time(spec.longest * 2)
         show("reading frames", done, total)
 
-    stack = read_stack(frames, store=files.frames, progress=reading)
+    stack = read_stack(frames, storage=Storage(store=files.frames), progress=reading)
     bound_time(0)
     base = files.folder.parent
     inside = [

@@ -6,10 +6,11 @@ import pytest
 from drawn import texture
 
 from stackmff.alignment.banding import fits_better, may_have_bands, without_bands
-from stackmff.alignment.measure import measure
+from stackmff.alignment.measure import Measuring, measure
 from stackmff.alignment.views import View
 
 HEIGHT, WIDTH, MARGIN = 160, 200, 12
+ALONE = Measuring(match_exposure=False, local=False)
 
 
 def frames_under_a_lamp(strength, step, axis=0):
@@ -34,7 +35,7 @@ def frames_under_a_lamp(strength, step, axis=0):
 
 @pytest.mark.parametrize("step, axis", [(0, 0), (2, 1)])
 def test_the_scene_is_aligned_and_not_its_light(step, axis):
-    found = measure(frames_under_a_lamp(0.12, step, axis), match_exposure=False, local=False)
+    found = measure(frames_under_a_lamp(0.12, step, axis), wanted=ALONE)
     shifts = np.array([matrix[:, 2] for matrix in found.transforms])
     expected = -step * np.outer(np.arange(-1, 2), [2, 1])
     assert np.abs(shifts - expected).max() < 0.5
@@ -42,7 +43,7 @@ def test_the_scene_is_aligned_and_not_its_light(step, axis):
 
 
 def test_without_bands_nothing_is_told():
-    found = measure(frames_under_a_lamp(0.0, 2), match_exposure=False, local=False)
+    found = measure(frames_under_a_lamp(0.0, 2), wanted=ALONE)
     assert not any("bands" in note for note in found.notes)
 
 

@@ -17,6 +17,7 @@ from stackmff.alignment.focus_order import (
     shortest_path,
 )
 from stackmff.images.formats import read_picture, write_picture
+from stackmff.images.frame_store import Storage
 from stackmff.images.metadata import Metadata
 from stackmff.images.stack import Stack, read_stack
 
@@ -121,7 +122,7 @@ def test_frames_and_their_names_stay_together(tmp_path, low_memory):
     paths = [tmp_path / f"{k}.png" for k in range(6)]
     for path, frame in zip(paths, stack_of(6)[order]):
         write_picture(path, frame)
-    stack = read_stack(paths, spill=tmp_path / "spill", low_memory=low_memory)
+    stack = read_stack(paths, storage=Storage(tmp_path / "spill", low_memory))
     put_in_order(stack)
     assert [path.name for path in paths] == [f"{k}.png" for k in range(6)]
     assert [path.name for path in stack.paths] != [path.name for path in paths]

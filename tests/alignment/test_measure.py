@@ -6,7 +6,7 @@ from moving import HEIGHT, MOTIONS, WIDTH, defocused, errors, motion, moving_fra
 
 from stackmff.alignment import linking, registration
 from stackmff.alignment import placement as placement_module
-from stackmff.alignment.measure import apply, measure
+from stackmff.alignment.measure import Measuring, apply, measure
 from stackmff.alignment.registration import farthest
 from stackmff.errors import StackError
 
@@ -26,7 +26,7 @@ def test_affine_motion_is_found():
     picture = scene(1)
     sheared = motion() + np.array([[0, 0.01, -0.5], [0, 0, 0]])
     frames = np.stack([view(picture), view(picture, sheared)])
-    assert errors(measure(frames, 0, "affine"), [motion(), sheared])[1] < 0.05
+    assert errors(measure(frames, 0, Measuring("affine")), [motion(), sheared])[1] < 0.05
     assert errors(measure(frames, 0), [motion(), sheared])[1] > 0.2  # no similarity is that
 
 
@@ -85,7 +85,7 @@ def test_what_is_still_is_compared_at_half_the_size_alone(monkeypatch):
     )
     still = np.stack([view(defocused(picture, k / 5)) for k in range(6)])
     assert not any(measure(still).moved) and compared == []
-    assert not any(measure(still, thorough=True).moved) and len(compared) == 5
+    assert not any(measure(still, wanted=Measuring(thorough=True)).moved) and len(compared) == 5
     matrices = [motion((0.2 * k, 0)) for k in range(6)]
     moving = np.stack([view(defocused(picture, k / 5), m) for k, m in enumerate(matrices)])
     assert max(errors(measure(moving), matrices)) < 0.06 and len(compared) == 10
@@ -129,7 +129,7 @@ def test_exposure_and_white_balance_are_matched(moving):
     inside = (slice(None), slice(12, -12), slice(12, -12))
     means = frames[inside].mean((1, 2))
     np.testing.assert_allclose(means, np.broadcast_to(means[2], means.shape), rtol=0.02)
-    assert (measure(frames, match_exposure=False).gains == 1).all()
+    assert (measure(frames, wanted=Measuring(match_exposure=False)).gains == 1).all()
 
 
 @pytest.mark.slow
@@ -139,11 +139,13 @@ def test_two_hundred_frames_do_not_drift(monkeypatch):
     walk = np.cumsum(rng.normal(0, 0.15, (200, 2)), 0)
     motions = [motion(shift, 1 + 0.00015 * (k - 100)) for k, shift in enumerate(walk)]
     frames = np.stack([view(defocused(picture, k / 199), m) for k, m in enumerate(motions)])
-    found = errors(measure(frames, match_exposure=False), motions)
+    found = errors(measure(frames, wanted=Measuring(match_exposure=False)), motions)
     assert max(found) < 0.06
     monkeypatch.setattr(linking, "LOOPS", ())
     monkeypatch.setattr(linking, "DIRECT", (1000, 1))
-    assert max(errors(measure(frames, match_exposure=False), motions)) > 1.3 * max(found)
+    assert max(
+        errors(measure(frames, wanted=Measuring(match_exposure=False)), motions)
+    ) > 1.3 * max(found)
 
 
 def test_frames_far_from_one_another_are_found():

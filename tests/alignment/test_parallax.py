@@ -11,7 +11,7 @@ from stackmff.alignment import parallax, resampling
 from stackmff.alignment.align import align_by_options
 from stackmff.alignment.command import AlignCommand, get_parser
 from stackmff.alignment.geometry import Alignment, common_area, covered, places_of, spread
-from stackmff.alignment.measure import apply, measure
+from stackmff.alignment.measure import Measuring, apply, measure
 from stackmff.alignment.record import load_alignment, save_alignment
 from stackmff.errors import StackError
 from stackmff.options import parse
@@ -87,7 +87,7 @@ def errors(alignment):
 def test_known_displacements_are_found(frames, alignment):
     assert sorted(alignment.fields) == [0, 1, 3, 4] and alignment.spacing == 8
     assert max(errors(alignment)) < 0.2
-    whole = measure(frames, local=False)
+    whole = measure(frames, wanted=Measuring(local=False))
     assert whole.fields == {} and max(errors(whole)) > 1
 
 
@@ -96,7 +96,7 @@ def test_the_parts_of_frames_lie_on_the_reference(frames, alignment):
     assert apply(aligned, alignment) == [0, 1, 2, 3, 4]
     np.testing.assert_array_equal(aligned[2], frames[2])
     whole = frames.copy()
-    apply(whole, measure(frames, local=False))
+    apply(whole, measure(frames, wanted=Measuring(local=False)))
     ends = [0, 4]
     after = np.abs(inner(aligned[ends].astype(float) - frames[2])).mean()
     before = np.abs(inner(whole[ends].astype(float) - frames[2])).mean()
@@ -108,7 +108,7 @@ def test_blur_alone_is_no_parallax():
         frames = stack(seed, parallax=0)
         alignment = measure(frames)
         assert alignment.moved == [True, True, False, True, True] and alignment.fields == {}
-        plain = measure(frames, local=False)
+        plain = measure(frames, wanted=Measuring(local=False))
         for found, expected in zip(alignment.transforms, plain.transforms):
             np.testing.assert_array_equal(found, expected)
 
@@ -147,7 +147,7 @@ def test_only_a_field_that_is_long_and_explains_much_speaks(moved, field, speaks
 def test_still_frames_stay():
     picture = scene(3)
     frames = np.stack([taken(blurred(picture, k), 2, 0) for k in range(5)])
-    alignment = measure(frames, thorough=True)
+    alignment = measure(frames, wanted=Measuring(thorough=True))
     assert not any(alignment.moved) and alignment.fields == {}
 
 

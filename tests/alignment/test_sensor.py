@@ -1,4 +1,4 @@
-"""alignment/sensor.py: what stays on the sensor is found, filled and told; what moves is not."""
+"""alignment/{sensor,hot_pixels,dirt}.py: what stays on the sensor is filled, what moves is not."""
 
 import cv2
 import numpy as np
@@ -8,10 +8,11 @@ from moving import defocused, errors, motion, scene, view
 
 from stackmff.alignment import sensor
 from stackmff.alignment.align import align_by_options
-from stackmff.alignment.measure import apply, measure
+from stackmff.alignment.hot_pixels import hot_pixels
+from stackmff.alignment.measure import Measuring, apply, measure
 from stackmff.alignment.options import AlignOptions
 from stackmff.alignment.record import load_alignment, save_alignment
-from stackmff.alignment.sensor import Dirt, enlarged, hot_pixels, runs_of
+from stackmff.alignment.sensor import Dirt, enlarged, runs_of
 
 HEIGHT, WIDTH, COUNT = 160, 200, 9
 MOTIONS = [motion((4.0 * (k - 4), 1.0 * (k - 4))) for k in range(COUNT)]
@@ -190,7 +191,7 @@ def test_a_date_stamp_does_not_hold_a_slanted_scene():
         frames[k] = cv2.putText(
             text, f"2026-11-30 16:5{k}", at, cv2.FONT_HERSHEY_SIMPLEX, 0.6, colour, 2
         )
-    found = measure(frames, match_exposure=False, local=False)
+    found = measure(frames, wanted=Measuring(match_exposure=False, local=False))
     for k in range(count):
         np.testing.assert_allclose(found.transform(k)[:, 2], [3 * (2 - k), 2 * (2 - k)], atol=0.3)
     assert any("dirt on the sensor" in note for note in found.notes)

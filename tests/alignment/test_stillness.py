@@ -7,7 +7,7 @@ from moving import MOTIONS, ROOM, defocused, errors, motion, moving_frames, scen
 
 import stackmff
 from stackmff.alignment import stillness
-from stackmff.alignment.measure import measure
+from stackmff.alignment.measure import Measuring, measure
 from stackmff.images.colour import to_linear, to_srgb
 
 
@@ -50,7 +50,7 @@ def test_a_still_stack_with_strong_blur_is_not_moved(still):
 
 
 def test_it_is_moved_where_that_is_asked_for(still):
-    alignment = measure(still, thorough=True)
+    alignment = measure(still, wanted=Measuring(thorough=True))
     assert any(alignment.moved) and alignment.notes == []
 
 

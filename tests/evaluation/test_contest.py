@@ -19,6 +19,7 @@ from stackmff.evaluation import contest
 from stackmff.files import sha256
 from stackmff.images import folders as folders_module
 from stackmff.images.formats import read_picture, write_picture
+from tests.waiting import LATEST
 
 TESTS = str(Path(__file__).parents[1])
 ROOT = Path(__file__).parents[2]
@@ -203,7 +204,7 @@ def test_ctrl_c_ends_without_loss_and_leaves_no_process(tmp_path, method, times)
     for _ in range(times):
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does, to both
         time.sleep(0.5)
-    _, error = process.communicate(timeout=30)
+    _, error = process.communicate(timeout=LATEST)
     assert process.returncode == 130
     assert error == "interrupted\n"
     with pytest.raises(ProcessLookupError):

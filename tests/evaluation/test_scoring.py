@@ -17,6 +17,7 @@ from stackmff.evaluation import matching, scoring
 from stackmff.evaluation.metrics import score
 from stackmff.evaluation.scoring import Task
 from stackmff.images.formats import write_picture
+from tests.waiting import LATEST
 
 TESTS = Path(__file__).parents[1]
 
@@ -92,7 +93,7 @@ def test_ctrl_c_ends_scoring_and_leaves_no_process(tmp_path, times):
     for _ in range(times):
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does, to all
         time.sleep(0.02)
-    _, error = process.communicate(timeout=30)
+    _, error = process.communicate(timeout=LATEST)
     assert error in ("interrupted\n", "" if times > 1 else None)
     assert process.returncode in (130, -signal.SIGINT)
     for path in files:

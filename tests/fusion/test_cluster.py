@@ -7,6 +7,7 @@ import signal
 import sys
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 from calling import call, make_stack
@@ -96,6 +97,30 @@ def test_what_makes_no_sense(stacks, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "distributed", None)
     with pytest.raises(StackError, match=re.escape("pip install 'stackmff[dask]'")):
         cluster.DaskCluster("local:2")
+
+
+@pytest.mark.parametrize(
+    ("failure", "told"),
+    [(TimeoutError("late"), StackError), (ValueError("odd"), ValueError)],
+)
+def test_workers_of_this_machine_end_where_no_client_reaches_them(monkeypatch, failure, told):
+    ended = []
+
+    class LocalCluster:
+        def __init__(self, **options):
+            pass
+
+        def close(self):
+            ended.append(self)
+
+    def client(address, timeout):
+        raise failure
+
+    there = SimpleNamespace(LocalCluster=LocalCluster, Client=client)
+    monkeypatch.setitem(sys.modules, "distributed", there)
+    with pytest.raises(told):
+        cluster.DaskCluster("local:2")
+    assert len(ended) == 1
 
 
 @pytest.mark.slow

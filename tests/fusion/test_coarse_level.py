@@ -128,7 +128,9 @@ def test_what_coarse_tiles_keep_covers_the_picture_once():
 
 def test_frames_in_a_file_give_the_same(engine, tmp_path):
     frames = drawn_stack(200, 300)
-    stored = frame_store.allocate(frames.shape, frames.dtype, store=tmp_path / "frames")
+    stored = frame_store.allocate(
+        frames.shape, frames.dtype, frame_store.Storage(store=tmp_path / "frames")
+    )
     stored[:] = frames
     np.testing.assert_array_equal(
         fuse_stack(stored, engine).picture, fuse_stack(frames, engine).picture
@@ -142,7 +144,9 @@ def test_frames_in_a_file_give_the_same(engine, tmp_path):
 def test_frames_in_a_file_may_have_any_height(more, tmp_path):
     # The rows of a short last band are there already, as the margin of the band before it.
     frames = drawn_stack(reduction.BAND + more, 24, 2)
-    stored = frame_store.allocate(frames.shape, frames.dtype, store=tmp_path / "frames")
+    stored = frame_store.allocate(
+        frames.shape, frames.dtype, frame_store.Storage(store=tmp_path / "frames")
+    )
     stored[:] = frames
     place = (0, -(-frames.shape[1] // reduction.REDUCTION), 0, 3)
     found, wanted = (

@@ -13,13 +13,14 @@ from stand_ins import Engine
 from stackmff.alignment.geometry import Alignment
 from stackmff.errors import StackError
 from stackmff.fusion.blending import Mixture
+from stackmff.fusion.frame_views import as_bright, view_of
 from stackmff.fusion.fuse import fuse_stack
-from stackmff.fusion.ghosts import _as_bright, _view, find_ghosts
+from stackmff.fusion.ghosts import find_ghosts
 from stackmff.fusion.options import ChoiceOptions, FuseOptions
 from stackmff.fusion.pipeline import InRegister, fuse_aligned
 from stackmff.fusion.regions import Region, moved_regions, region_of, told_regions
 from stackmff.fusion.retouch import apply_strokes, load_strokes, record_of, save_strokes
-from stackmff.images.frame_store import allocate
+from stackmff.images.frame_store import Storage, allocate
 from stackmff.images.metadata import Metadata
 from stackmff.images.stack import Stack
 
@@ -198,7 +199,7 @@ def test_grey_frames_with_alpha():
 
 def test_frames_in_a_file_give_the_same(tmp_path):
     frames = rounded(with_disc(defocused(backdrop()), walk(12)))
-    stored = allocate(frames.shape, frames.dtype, spill=tmp_path, low_memory=True)
+    stored = allocate(frames.shape, frames.dtype, Storage(tmp_path, low_memory=True))
     stored[:] = frames
     assert np.array_equal(fused(stored).fused.picture, fused(frames).fused.picture)
 
@@ -274,10 +275,10 @@ def test_what_is_clipped_does_not_tell_brightness():
     gains = np.array([[1.0] * 3, [120 / 255] * 3])
     alignment = Alignment(0, (HEIGHT, WIDTH), [np.eye(2, 3)] * 2, gains)
     whole, clipped = (
-        _view(values, 0, 255, alignment, k)
+        view_of(values, 0, 255, alignment, k)
         for k, values in enumerate([frame, np.minimum(frame, 120)])
     )
-    assert _as_bright(whole, clipped) is clipped
+    assert as_bright(whole, clipped) is clipped
 
 
 def test_where_frames_end_is_no_ghost():

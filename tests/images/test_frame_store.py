@@ -9,7 +9,7 @@ from drawn import texture
 from stackmff.errors import StackError
 from stackmff.images import frame_store
 from stackmff.images.formats import write_picture
-from stackmff.images.frame_store import put, release, window
+from stackmff.images.frame_store import Storage, put, release, window
 from stackmff.images.stack import read_stack
 
 
@@ -18,7 +18,7 @@ def test_frames_on_disk_are_those_in_memory_and_leave_no_file(tmp_path):
     for k, path in enumerate(paths):
         write_picture(path, texture(40, 50, k))
     spill = tmp_path / "results"
-    stacks = [read_stack(paths, spill=spill, low_memory=low) for low in (False, True)]
+    stacks = [read_stack(paths, storage=Storage(spill, low)) for low in (False, True)]
     assert [isinstance(stack.frames, np.memmap) for stack in stacks] == [False, True]
     np.testing.assert_array_equal(stacks[0].frames, stacks[1].frames)
     release(stacks[1].frames)  # what has been read is read again
@@ -46,7 +46,7 @@ def test_frames_go_to_disk_where_memory_is_short(tmp_path, monkeypatch):
     size = 2 * 40 * 50 * 3
     for free, on_disk in ((2 * size, False), (2 * size - 2, True)):
         monkeypatch.setattr(frame_store, "free_memory", lambda free=free: free)
-        frames = read_stack(paths, spill=tmp_path / "out").frames
+        frames = read_stack(paths, storage=Storage(tmp_path / "out")).frames
         assert isinstance(frames, np.memmap) == on_disk
     assert not isinstance(read_stack(paths).frames, np.memmap)
 
@@ -59,4 +59,4 @@ def test_a_disk_without_room_is_said_before_the_work(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "posix_fallocate", full, raising=False)
     with pytest.raises(StackError, match=r"out has no room for the 1 MiB of the frames"):
-        read_stack([tmp_path / "a.png"], spill=tmp_path / "out", low_memory=True)
+        read_stack([tmp_path / "a.png"], storage=Storage(tmp_path / "out", low_memory=True))

@@ -13,6 +13,7 @@ from stackmff.images import formats, tiff
 from stackmff.images.formats import decode, read_picture, write_picture
 from stackmff.images.metadata import Metadata, exif_for, orientation_of
 from stackmff.images.xmp import ROOM, xmp_for
+from tests.waiting import LATEST
 
 PACKET = b"""<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF
  xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#"><rdf:Description rdf:about=""
@@ -112,10 +113,10 @@ def test_xmp_is_changed_only_where_it_must_be():
     ids=range(9),
 )
 def test_the_time_for_xmp_grows_with_its_length(packet):
-    """Seconds where each place would be tried to the end: a quadratic search takes hours."""
+    """A search that tries each place to the end takes hours, on any machine."""
     start = time.process_time()
     xmp_for(packet, 3, 4)
-    assert time.process_time() < start + 10
+    assert time.process_time() < start + LATEST
 
 
 def test_a_document_type_and_a_packet_without_end_are_refused():

@@ -10,6 +10,7 @@ from PIL import Image, ImageCms
 
 from stackmff.errors import StackError
 from stackmff.images.formats import write_picture
+from stackmff.images.frame_store import Storage
 from stackmff.images.metadata import Metadata
 from stackmff.images.stack import read_stack
 
@@ -50,7 +51,7 @@ def test_frames_of_several_kinds_are_made_alike(tmp_path, odd, low_memory):
         kinds = [common] * 3
         kinds[odd] = other
         stack = read_stack(
-            write_frames(tmp_path, kinds), spill=tmp_path / "out", low_memory=low_memory
+            write_frames(tmp_path, kinds), storage=Storage(tmp_path / "out", low_memory)
         )
         assert isinstance(stack.frames, np.memmap) == low_memory
         changed = []

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from stackmff.synthesis import camera, refocus, scenes
+from stackmff.synthesis.scenes import SceneSpec
 
 
 @pytest.fixture(scope="module")
@@ -17,9 +18,9 @@ def photos():
 
 
 def test_a_seed_gives_the_same_scene(photos):
-    one = scenes.random_scene(np.random.default_rng(5), photos, 64, 8.0)
-    two = scenes.random_scene(np.random.default_rng(5), photos, 64, 8.0)
-    other = scenes.random_scene(np.random.default_rng(6), photos, 64, 8.0)
+    one = scenes.random_scene(np.random.default_rng(5), photos, SceneSpec(64, 8.0))
+    two = scenes.random_scene(np.random.default_rng(5), photos, SceneSpec(64, 8.0))
+    other = scenes.random_scene(np.random.default_rng(6), photos, SceneSpec(64, 8.0))
     np.testing.assert_array_equal(one[0], two[0])
     assert one[0].shape != other[0].shape or (one[0] != other[0]).any()
 
@@ -39,9 +40,9 @@ def digest(values):
 
 def test_the_scenes_of_a_seed_are_those_they_have_always_been(photos):
     """What changes these digests changes what networks are trained on: then train them anew."""
-    plans = [scenes.draw_plan(np.random.default_rng([7, k]), 30.0) for k in range(200)]
+    plans = [scenes.draw_plan(np.random.default_rng([7, k]), SceneSpec()) for k in range(200)]
     assert digest(plans) == "883ae3e0b261451f"
-    made = [scenes.numbered_scene(photos, 7, k, size=32, max_coc=8.0) for k in range(12)]
+    made = [scenes.numbered_scene(photos, 7, k, SceneSpec(32, 8.0)) for k in range(12)]
     assert digest([settings for *_, settings in made]) == "e36fde10250ce84e"
     means = [126.1, 119.0, 112.0, 134.5, 139.4, 143.1, 139.9, 121.0, 117.3, 121.5, 145.6, 155.9]
     assert [frames.mean() for frames, *_ in made] == pytest.approx(means, abs=0.5)
@@ -49,7 +50,7 @@ def test_the_scenes_of_a_seed_are_those_they_have_always_been(photos):
 
 def test_shapes_and_ranges(photos):
     frames, answer, disparity, settings = scenes.random_scene(
-        np.random.default_rng(1), photos, 64, 6.0, n_frames=5
+        np.random.default_rng(1), photos, SceneSpec(64, 6.0, n_frames=5)
     )
     assert frames.shape == (5, 64, 64, 3) and frames.dtype == np.uint8
     assert answer.shape == (64, 64, 3) and disparity.shape == (64, 64)
@@ -62,7 +63,7 @@ def test_blur_keeps_within_its_bounds(photos, monkeypatch):
     monkeypatch.setattr(scenes, "UNFOCUSED_SHARE", 0)
     for seed in range(8):
         rng = np.random.default_rng(seed)
-        settings = scenes.random_scene(rng, photos, 32, 6.0, n_frames=4, min_coc=5.0)[3]
+        settings = scenes.random_scene(rng, photos, SceneSpec(32, 6.0, n_frames=4, min_coc=5.0))[3]
         assert 5 <= settings["aperture_px"] <= 6
 
 
@@ -79,7 +80,9 @@ def test_blur_is_computed_where_the_layers_are(photos):
 def test_a_gpu_makes_the_same_scenes(photos):
     for seed in range(12):
         one, other = (
-            scenes.random_scene(np.random.default_rng(seed), photos, 64, 8.0, faults={}, device=d)
+            scenes.random_scene(
+                np.random.default_rng(seed), photos, SceneSpec(64, 8.0, faults={}), d
+            )
             for d in ("cpu", "cuda")
         )
         for k in range(2):  # frames and answer, but for how values between two levels round

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from drawn import texture
 
-from stackmff.synthesis.scenes import numbered_frames, numbered_scene
+from stackmff.synthesis.scenes import SceneSpec, numbered_frames, numbered_scene
 from stackmff.synthesis.transmitted import Bodies, draw_thickness, transmitted_light
 
 SIDE = 96
@@ -52,10 +52,11 @@ def test_bodies_add_up():
 
 def test_a_scene_is_the_same_again_and_each_body_is_in_focus_in_a_frame():
     photos = [texture(160, 160, k) for k in range(2)]
-    frames, answer, disparity, settings = numbered_scene(photos, 5, 4, size=64, kind="transmitted")
-    again = numbered_scene(photos, 5, 4, size=64, kind="transmitted")
+    spec = SceneSpec(64, kind="transmitted")
+    frames, answer, disparity, settings = numbered_scene(photos, 5, 4, spec)
+    again = numbered_scene(photos, 5, 4, spec)
     np.testing.assert_array_equal(frames, again[0])
-    assert frames.shape == (numbered_frames(5, 4, kind="transmitted"), 64, 64, 3)
+    assert frames.shape == (numbered_frames(5, 4, spec), 64, 64, 3)
     assert answer.shape == (64, 64, 3) and disparity.shape == (64, 64)
     depths = np.linspace(1, -1, len(frames))
     for depth in settings["depths"]:

@@ -17,6 +17,7 @@ from stackmff.evaluation.stages import STAGES
 from stackmff.evaluation.timed_stacks import Size
 from stackmff.images.formats import read_picture, write_picture
 from stackmff.options import parse
+from tests.waiting import LATEST
 from tools import benchmark
 from tools.benchmark import ratio_word, spread_word
 
@@ -120,7 +121,7 @@ def test_a_signal_leaves_neither_folder_nor_process(place, number):
     (place / "house" / benchmark.OURS).write_text(
         "import os, pathlib, time\n"
         "pathlib.Path('pid').write_text(str(os.getpid()))\n"
-        "time.sleep(60)\n"
+        "time.sleep(600)\n"
     )
     program = (
         f"import sys; sys.path.insert(0, {str(Path(benchmark.__file__).parents[1])!r})\n"
@@ -136,7 +137,7 @@ def test_a_signal_leaves_neither_folder_nor_process(place, number):
     while not (told.exists() and told.read_text()) and process.poll() is None:
         time.sleep(0.02)
     process.send_signal(number)
-    _, error = process.communicate(timeout=30)
+    _, error = process.communicate(timeout=LATEST)
     assert (process.returncode, error) == (130, "interrupted\n")
     assert list((place / "results").iterdir()) == []
     with pytest.raises(ProcessLookupError):

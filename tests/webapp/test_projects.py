@@ -1,7 +1,9 @@
 """webapp/sessions.py, session.py, archive.py: projects that outlive their server."""
 
 import contextlib
+import errno
 import json
+import os
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -62,6 +64,40 @@ def test_a_project_outlives_its_server(projects):
     assert np.array_equal(again.shown(number).picture, picture)
     assert len(again.redo(number)) == 1
     assert fused(again) == number + 1
+
+
+def test_reopened_and_imported_projects_count_among_the_sessions(projects, tmp_path, monkeypatch):
+    server = projects()
+    closed = tmp_path / "projects" / ("0" * 16)
+    closed.mkdir()
+    (closed / "project.json").write_text(PROJECT)
+    token = json.loads(PROJECT)["token"]
+    monkeypatch.setattr(sessions_module, "MOST_SESSIONS", 1)
+    other = server.new()
+    for refused in (server.new, lambda: server.get(token), lambda: server.room_for_project(1)):
+        with pytest.raises(StackError, match="too many sessions"):
+            refused()
+    assert list(server.by_token) == [other]
+    server.by_token[other].seen -= server.shared.keep_seconds + 1  # its page is gone
+    assert server.get(token).token == token
+
+
+def test_a_project_is_measured_while_another_deletes_it(projects, monkeypatch):
+    server = projects()
+    token = server.new()
+    session = server.get(token)
+    session.add_stack("going")
+    gone, scan = session.folder / "exports", os.scandir
+
+    def scan_what_is_left(folder):
+        if Path(folder) == gone:
+            raise FileNotFoundError(errno.ENOENT, "no such folder", str(folder))
+        return scan(folder)
+
+    (session.folder / "left").write_bytes(bytes(1000))
+    with monkeypatch.context() as changed:
+        changed.setattr(os, "scandir", scan_what_is_left)
+        assert server._size(session.folder, 1.0) >= 1000
 
 
 def test_a_kill_loses_nothing(projects, tmp_path):

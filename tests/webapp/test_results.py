@@ -19,6 +19,7 @@ from stackmff.fusion.fuse import fuse_stack, origin_at
 from stackmff.fusion.regions import Region
 from stackmff.fusion.retouch import Stroke, record_of, save_strokes, stroke_of
 from stackmff.images.formats import decode, to_8_bits
+from stackmff.images.frame_store import Storage
 from stackmff.images.stack import read_stack
 from stackmff.webapp.exports import write_export
 from stackmff.webapp.jobs import ExportSpec
@@ -27,6 +28,7 @@ from stackmff.webapp.strokes import filled_by
 from stackmff.webapp.tiles import CopyCache
 from tests.drawn import draw_stack, texture, waves
 from tests.stand_ins import Engine, brightest, only
+from tests.waiting import LATEST
 
 HEIGHT, WIDTH = 96, 1304  # more than two tiles
 
@@ -310,7 +312,7 @@ def test_a_small_copy_is_made_once_however_many_ask():
 
     def make():
         made.append(0)
-        free.wait(20)
+        free.wait(LATEST)
         return np.zeros(100, np.uint8)
 
     asking = [
@@ -408,7 +410,9 @@ def test_frames_are_read_into_a_file_that_stays(tmp_path):
     for k, path in enumerate(paths):
         cv2.imwrite(str(path), texture(20, 30, k))
     store = tmp_path / "frames.raw"
-    stack = read_stack(paths, store=store, progress=lambda *step: seen.append(step))
+    stack = read_stack(
+        paths, storage=Storage(store=store), progress=lambda *step: seen.append(step)
+    )
     assert seen == [(1, 3), (2, 3), (3, 3)]
     stack.frames[0] = 7  # as alignment does, in place
     held = np.fromfile(store, np.uint8).reshape(3, 20, 30, 3)

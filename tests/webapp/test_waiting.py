@@ -8,8 +8,7 @@ import pytest
 
 from stackmff.errors import StackError
 from tests.shelves import STROKE, drawn_session, finish, run_of
-
-LATEST = 20  # seconds until a thread that waits for another is given up
+from tests.waiting import LATEST
 
 
 class Gate:
