@@ -59,7 +59,7 @@ NEW_RATE = 2.5  # learning rate of the stage beyond the mixture, as a share of -
 CACHE_MIB = 1024  # of photographs
 
 # What a resumed run must keep to be the run that stopped.
-FIXED = ("init", "finish", "only_finish", "large_share", "pool", "seed")
+FIXED = ("init", "finish", "only_finish", "large_share", "pool", "seed", "validation_scenes")
 Values = dict[str, float]
 
 

@@ -260,7 +260,7 @@ def _odd_in_colour(tiles: Sequence[Tiles], kept: Sequence[int]) -> tuple[int, ..
         tiles: see `match`.
         kept: indices of the frames that count.
     """
-    chroma = {k: float(np.ptp(tiles[k].light[1], -1).max()) for k in kept}
+    chroma = {k: float(np.ptp(tiles[k].light[CODED], -1).max()) for k in kept}
     grey = tuple(k for k in kept if chroma[k] < GREY)
     coloured = tuple(k for k in kept if chroma[k] >= GREY)
     if not grey or max(chroma.values()) < COLOURED:
@@ -396,7 +396,7 @@ def _less_clipped(
         `usual`, or the brightest of those that are darker, by no more than DARKER, and of which
         less is white, by LESS_CLIPPED.
     """
-    scale = (1, CODING)[kind]
+    scale = SCALES[kind]
     darker = (logs[usual] - logs[kept]) * scale
     if 2 * (np.abs(darker) <= OUTLIER).sum() > len(kept):
         return usual

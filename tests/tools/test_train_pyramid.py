@@ -134,6 +134,8 @@ def test_errors_are_one_sentence(words, tmp_path, photos, capsys):
         train_pyramid.main(words("run"))
     with pytest.raises(StackError, match="--seed was 0 when this run began"):
         train_pyramid.main(words("run", "--resume", "--seed", 3))
+    with pytest.raises(StackError, match="--validation_scenes was 1 when this run began"):
+        train_pyramid.main(words("run", "--resume", "--validation_scenes", 2))
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(words, monkeypatch):
