@@ -7,8 +7,9 @@ CONSTRAINTS ?= constraints.txt
 PYTHON ?= python3
 RUN = $(VENV)/bin/python
 PIP = $(RUN) -m pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS)
-# A process of one thread on each core: torch's threads would wait for one another in small tests.
-PYTEST = OMP_NUM_THREADS=1 $(RUN) -m pytest --numprocesses auto --maxprocesses 4
+# A process of one thread on each core, since threads of torch would wait for one another in small
+# tests. Neighbouring tests stay together as long as all have work: they share what is set up.
+PYTEST = OMP_NUM_THREADS=1 $(RUN) -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 DEMO = data/demo
 
 BENCH ?= data/bench
