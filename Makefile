@@ -6,7 +6,7 @@ VENV ?= .venv
 CONSTRAINTS ?= constraints.txt
 PYTHON ?= python3
 RUN = $(VENV)/bin/python
-PIP = $(RUN) -m pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS)
+PIP = $(RUN) -m pip install --quiet --no-compile --disable-pip-version-check --constraint $(CONSTRAINTS)
 # A process of one thread on each core, since threads of torch would wait for one another in small
 # tests. Neighbouring tests stay together as long as all have work: they share what is set up.
 PYTEST = OMP_NUM_THREADS=1 $(RUN) -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
@@ -109,7 +109,8 @@ photos-there:
 clean:
 	rm -rf $(VENV)
 
-# The mark is set last, so that a set-up that failed is done again.
+# Python compiles a module when it is first imported; compiling all of them here would take twice as
+# long as unpacking them. The mark is set last, so that a set-up that failed is done again.
 $(VENV)/.ready: pyproject.toml $(CONSTRAINTS)
 	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'Python 3.11 or later is needed: make PYTHON=python3.11')"
 	$(PYTHON) -m venv $(VENV)
