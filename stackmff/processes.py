@@ -258,13 +258,20 @@ def _be_nice(session: int, niceness: int) -> None:
         os.setpriority(os.PRIO_PROCESS, session, min(own + niceness, 19))
     for _ in range(3):
         try:
-            group = int(Path("/proc/self/autogroup").read_text().split()[-1])
-            Path(f"/proc/{session}/autogroup").write_text(str(min(group + niceness, 19)))
+            own_group = session_niceness("self") or 0  # a process may be in no group
+            Path(f"/proc/{session}/autogroup").write_text(str(min(own_group + niceness, 19)))
             return
         except BlockingIOError:  # that of another was changed just now
             time.sleep(AUTOGROUP_PAUSE)
-        except (OSError, ValueError, IndexError):  # another system, or no such groups
+        except (OSError, ValueError):  # another system, or no such groups
             return
+
+
+def session_niceness(process: int | str) -> int | None:
+    """The nice value of a process's session, of the process by its number or "self"; None if its
+    system knows none, or the process is in no such group. OSError if there are no such groups."""
+    words = Path(f"/proc/{process}/autogroup").read_text().split()
+    return int(words[-1]) if words else None
 
 
 def end_process(process: "subprocess.Popen[Any]") -> None:
