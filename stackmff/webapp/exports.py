@@ -15,7 +15,7 @@ from stackmff.display.previews import write_rocking
 from stackmff.errors import StackError
 from stackmff.files import parse_json, write_bytes, write_json
 from stackmff.fusion.retouch import apply_strokes, load_strokes
-from stackmff.images.colour import rgb_by_profile
+from stackmff.images.colour import rgb_by_profile, srgb_profile
 from stackmff.images.formats import to_8_bits, write_picture
 from stackmff.images.metadata import Metadata
 from stackmff.webapp.jobs import ExportSpec
@@ -95,7 +95,10 @@ def cut(picture: np.ndarray, area: Area | None) -> np.ndarray:
 
 
 def in_srgb(picture: np.ndarray, metadata: Metadata) -> tuple[np.ndarray, Metadata]:
-    """A picture (H, W, C) uint8 converted from its profile to sRGB, which needs no profile.
+    """A picture (H, W, C) uint8 converted from its profile to sRGB, with the profile of that.
+
+    Without it a program would have to guess, or to believe the colour space that the camera wrote
+    into EXIF.
 
     Raises:
         StackError: the profile is damaged or is not one of this picture's colours.
@@ -112,7 +115,7 @@ def in_srgb(picture: np.ndarray, metadata: Metadata) -> tuple[np.ndarray, Metada
         ) from error
     alpha = [picture[..., -1:]] if picture.shape[2] in (2, 4) else []
     out = np.concatenate([converted, *alpha], axis=2)
-    return out, replace(metadata, profile=None)
+    return out, replace(metadata, profile=srgb_profile())
 
 
 def write_other(

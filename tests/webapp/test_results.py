@@ -18,6 +18,7 @@ from stackmff.fusion.blending import Mixture
 from stackmff.fusion.fuse import fuse_stack, origin_at
 from stackmff.fusion.regions import Region
 from stackmff.fusion.retouch import Stroke, record_of, save_strokes, stroke_of
+from stackmff.images.colour import srgb_profile
 from stackmff.images.formats import decode, to_8_bits
 from stackmff.images.frame_store import Storage
 from stackmff.images.stack import read_stack
@@ -208,7 +209,7 @@ def test_an_exported_alignment_names_the_area(result, tmp_path):
     load_alignment(path, result.names, result.size, 3)  # whole frames can be aligned with it
 
 
-def test_an_export_in_srgb_has_no_profile(result, tmp_path):
+def test_an_export_in_srgb_has_its_profile(result, tmp_path):
     record = json.loads(result.files.record.read_text())
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("XYZ")).tobytes()
     record["metadata"]["profile"] = base64.b64encode(profile).decode()
@@ -219,10 +220,11 @@ def test_an_export_in_srgb_has_no_profile(result, tmp_path):
     record["metadata"]["profile"] = base64.b64encode(profile).decode()
     result.files.record.write_text(json.dumps(record))
     assert decode(exported(result, tmp_path)).metadata.profile == profile
-    decoded = decode(exported(result, tmp_path, srgb=True))
-    assert decoded.metadata.profile is None
     wanted = to_8_bits(np.array(result.fused)).astype(int)
-    assert np.abs(decoded.picture.astype(int) - wanted).max() <= 1
+    for name in ("a.png", "a.tif", "a.jpg", "a.webp"):
+        decoded = decode(exported(result, tmp_path, name=name, srgb=True))
+        assert decoded.metadata.profile == srgb_profile()
+        assert name == "a.jpg" or np.abs(decoded.picture.astype(int) - wanted).max() <= 1
 
 
 def test_what_is_in_srgb_already_keeps_its_bits(result, tmp_path):
