@@ -29,8 +29,8 @@ def test_progress_only_grows():
                 plan.follow({"stage": name, "done": done, "total": 4, "part": part})
                 seen.append(plan.state()["fraction"])
         assert seen == sorted(seen)
-        assert seen[-1] == pytest.approx(1)
-    assert plan.state()["left"] == 0
+        assert 0.9 < seen[-1] < 1  # what was fused is still to be written
+    assert 0 <= plan.state()["left"] < 1
 
 
 def test_the_example_is_drawn(sessions, monkeypatch):
