@@ -288,10 +288,12 @@ def test_a_whole_session(client):
             client.ask("DELETE", f"{version}/strokes"),
             client.ask("POST", f"{version}/strokes/redo"),
             client.ask("DELETE", f"{version}/strokes?all=1"),
+            client.ask("POST", f"{version}/strokes/redo?all=1"),
+            client.ask("DELETE", f"{version}/strokes?all=1"),
             client.ask("POST", f"{version}/strokes/redo"),
         )
     ]
-    assert counts == [(2, 1), (3, 0), (0, 3), (1, 2)]
+    assert counts == [(2, 1), (3, 0), (0, 3), (3, 0), (0, 3), (1, 2)]
     assert client.ask("GET", f"{of}/surface/{run}")[0] == 200
     session = client.sessions.get(at.rpartition("/")[2])
     place = {"stack": int(of.rpartition("/")[2]), "version": result["number"]}

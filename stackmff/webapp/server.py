@@ -313,7 +313,9 @@ class Endpoints:
 
     def redo(self, request: "Request", stack: ShelfStack) -> "Response":
         number = request.path_params["version"]
-        return self._painted(stack, number, stack.redo(number))
+        every = request.query_params.get("all") == "1"
+        count = len(stack.shown(number).undone) if every else 1
+        return self._painted(stack, number, stack.redo(number, count))
 
     def _painted(self, stack: ShelfStack, number: int, boxes: list[Any]) -> "Response":
         return json_answer({"boxes": boxes, **stack.painted_now(number)})
