@@ -6,7 +6,7 @@ A step takes a Visit of a page on which it may do as it likes, and leaves it on 
 import time
 from pathlib import Path
 
-from tests.page import accessibility, exporting, frames, table, viewing
+from tests.page import accessibility, exporting, frames, looking, table, viewing
 from tests.visit import must
 
 SHARED = "shared"  # folder that the server shares
@@ -28,9 +28,14 @@ def steps(page, folder: Path, downloads: Path, shots):
         "pixels of a dense screen": lambda: viewing.check_pixels(page, folder, 2),
         "compare": lambda: viewing.check_compare(page, folder),
         "overlays": lambda: viewing.check_overlays(page, folder, shots),
+        "frames alone": lambda: looking.check_frames_alone(page, folder, shots),
+        "centred": lambda: looking.check_centred(page, folder),
+        "Space": lambda: looking.check_space(page, folder),
+        "two versions": lambda: looking.check_two_versions(page, folder, shots),
+        "hints": lambda: looking.check_hints(page, folder, shots),
         "crop": lambda: exporting.check_crop(page, folder, downloads),
         "annotations": lambda: exporting.check_annotations(page, folder, downloads, shots),
-        "exports tell": lambda: exporting.check_exports_tell(page, folder),
+        "exports tell": lambda: exporting.check_exports_tell(page, folder, downloads),
         "fingers": lambda: viewing.check_fingers(page, folder, shots),
         "progress": lambda: viewing.check_progress(page, folder),
         "keyboard": lambda: viewing.check_keyboard(page, folder),

@@ -9,6 +9,7 @@ import numpy as np
 import tifffile
 from PIL import ImageCms
 
+from stackmff.images.colour import srgb_profile
 from stackmff.images.formats import decode, write_picture
 from stackmff.images.metadata import Metadata
 from tests.drawn import draw_stack, texture
@@ -46,9 +47,25 @@ def check_crop(page, folder, downloads):
     home(page)
 
 
-def check_exports_tell(page, folder):
-    """A file that is written is shown; one that fails is told."""
+def check_exports_tell(page, folder, downloads):
+    """A file that is written is shown; one that fails is told, and one that was saved, too."""
     fused(page, write_stack(folder / "exports", 2, seed=13))
+    must(page.text("#export h2") == "Export version 1", "the export does not say of what it is")
+    top = "return document.querySelector('#crop').getBoundingClientRect().top"
+    before = page.run(top)
+    page.choose("#format", "jpeg")
+    must(page.run(top) == before, "the choice of JPEG moves what is below it")
+    must(page.run("return document.querySelector('#quality').value") == "95", "JPEG has no quality")
+    name = page.text("#file-name")
+    must(name == "DSC_0401_fused.jpg", f"the file is to be called {name!r}")
+    page.choose("#crop", "common")
+    saved = page.download(downloads, "#save")
+    page.until("return document.querySelector('#exporting').innerText.includes('Saved')")
+    height, width = cv2.imread(str(saved)).shape[:2]
+    told = page.text("#exporting").strip()
+    must(told == f"Saved {saved.name} ({width} × {height})", f"a saved file is told as {told!r}")
+    page.choose("#crop", "")
+    page.choose("#format", "tiff")
     slow = """
         const known = window.fetch;
         window.fetch = async (path, ...others) => {
@@ -63,13 +80,13 @@ def check_exports_tell(page, folder):
     page.click("#save")
     page.until("return document.querySelector('#exporting').innerText.includes('writing')")
     page.until("return document.querySelector('#messages').innerText.includes('the disk is full')")
-    page.until(TALLY.format("#exporting li"), 0)
+    page.until(TALLY.format("#exporting progress"), 0)
     page.run("window.quick()")
     home(page)
 
 
 def check_profiles(page, folder, downloads):
-    """A 16-bit TIFF with a profile keeps both, and a JPEG in sRGB needs none.
+    """A 16-bit TIFF with a profile keeps both, and a JPEG in sRGB has that of sRGB.
 
     Who converts to sRGB still gets 16 bits of what is in sRGB already.
     """
@@ -87,7 +104,7 @@ def check_profiles(page, folder, downloads):
     page.choose("#format", "jpeg")
     page.click("#srgb")
     taken = page.download(downloads, "#save")
-    must(decode(taken).metadata.profile is None, "a JPEG in sRGB has a profile")
+    must(decode(taken).metadata.profile == srgb_profile(), "a JPEG in sRGB has another profile")
     page.choose("#format", "tiff")
     must(page.run("return document.querySelector('#bits').disabled"), "sRGB has 16 bits")
     home(page)

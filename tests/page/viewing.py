@@ -133,7 +133,7 @@ def check_overlays(page, folder, shots):
 def check_fingers(page, folder, shots):
     """On a phone a finger moves the picture, in Compare beside the line, too."""
     page.resize((390, 780), 2, touch=True)
-    fused(page, write_stack(folder / "fingers", 3, (900, 600), seed=14))
+    fused(page, write_stack(folder / "fingers", 3, (1500, 1000), seed=14))
     page.shot(shots, "phone")
     page.run("document.querySelector('#viewer').scrollIntoView()")
     page.click("#actual-size")
@@ -258,6 +258,9 @@ def check_source(page, folder, shots):
     hint = "return document.querySelector('#hint').textContent"
     must("Paint on the result" in page.run(hint), "Retouch does not tell what to do")
     source = "return document.querySelector('#source').value"
+    page.run("document.querySelector('#picture').focus()")
+    page.keys("+", "+", "+")  # a picture that is smaller than its pane stays in the middle
+    page.settled()
     before = page.picture()
     page.drag("#picture", [(0.25, 0.5), (0.2, 0.45), (0.15, 0.4)])  # the source is no canvas
     page.settled()

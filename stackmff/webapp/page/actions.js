@@ -7,6 +7,7 @@ import { get, results, set, version } from "./store.js";
 const PROJECT_SUFFIX = ".stackmff.zip";
 const BUSY = 300; // ms between two requests of the state while something is going on
 const IDLE = 4000; // and otherwise, so that the tabs of one session agree
+const MOST_SAVED = 3; // lines on files that were downloaded
 let timer = 0;
 let round = 0;
 
@@ -80,8 +81,8 @@ export function show(stackId) {
   if (stackId === get().stackId) return refresh();
   leave();
   const { run, crop } = left.get(keyOf(stackId)) ?? { run: null, crop: null };
-  set({ stackId, stack: null, run, frame: 0, source: null, frameId: null, tool: "result", crop,
-    cropping: Boolean(crop), overlay: null, erasing: false, picking: false, other: { kind: "frame" },
+  set({ stackId, stack: null, run, frame: 0, source: null, frameId: null, grid: false, tool: "result", crop,
+    cropping: Boolean(crop), overlay: null, erasing: false, picking: false, other: { kind: "usual" },
     messages: get().messages.filter(one => !one.run) });
   return refresh();
 }
@@ -92,14 +93,14 @@ export async function home() {
   enter(null);
   forgetMessages();
   // At once: what is drawn without its session would be asked for in vain.
-  set({ stacks: [], stackId: null, stack: null, crop: null, cropping: false });
+  set({ stacks: [], stackId: null, stack: null, crop: null, cropping: false, saved: [] });
   set({ projects: await ask("GET", "/projects") });
 }
 
 export async function openProject(token) {
   if (get().stackId !== null) await home(); // stacks of two projects may have one number
   enter(token);
-  set({ messages: [] });
+  set({ messages: [], saved: [] });
   const { stacks } = await ask("GET", address("/state"));
   set({ stacks });
   await show(stacks[0]?.id ?? null);
@@ -112,11 +113,12 @@ export async function openProject(token) {
  * @param {{message: string}} error
  * @param {"bad"|"note"} kind
  * @param {string} [run] of the version that the note is about, which it offers to show
+ * @param {{label: string, take: () => Promise<void>}} [action] that it offers
  */
-export function tell(error, kind = "bad", run = undefined) {
+export function tell(error, kind = "bad", run = undefined, action = undefined) {
   const text = capital(error.message || String(error));
   const { messages } = get();
-  if (!messages.some(one => one.text === text)) set({ messages: [...messages, { kind, text, run }] });
+  if (!messages.some(one => one.text === text)) set({ messages: [...messages, { kind, text, run, action }] });
 }
 
 /** A sentence with a capital, unless it begins with the name of a file. */
@@ -237,14 +239,15 @@ export function toggle(id) {
   return arrange(list.map(one => one.id), excluded.map(one => one.id));
 }
 
-/** Look at a frame: beside the result, or by itself before there is one. */
+/** Look at a frame: as what is compared, as what the brush takes, or else in place of the result. */
 export function choose(id) {
   const found = version();
-  const name = get().stack.list.find(one => one.id === id)?.name;
-  const index = found ? found.names.indexOf(name) : -1;
-  if (index >= 0)
-    set({ frame: index, source: null, erasing: false, frameId: null, other: { kind: "frame" } });
-  else set({ frameId: id });
+  const { tool, frameId, stack } = get();
+  const index = found ? found.names.indexOf(stack.list.find(one => one.id === id)?.name) : -1;
+  const chosen = index < 0 ? {} : { frame: index, source: null, erasing: false };
+  if (index >= 0 && tool === "compare") set({ ...chosen, frameId: null, other: { kind: "frame" } });
+  else if (index >= 0 && tool === "retouch") set({ ...chosen, frameId: null });
+  else set({ ...chosen, grid: false, frameId: found && frameId === id ? null : id }); // or back
 }
 
 export const deleteStack = id => attempt(async () => {
@@ -274,7 +277,7 @@ export const deleteProject = project => attempt(async () => {
 });
 
 /** Writes the project into one file and downloads it. */
-export const exportProject = ({ name, token }) => download(undefined, name, "/archive", token);
+export const exportProject = ({ name, token }) => download(undefined, name, { to: "/archive", of: token });
 
 export const importProject = file => attempt(async () => {
   forgetMessages();
@@ -293,7 +296,7 @@ export const fuse = values => attempt(async () => {
   forgetMessages();
   // What is looked at stays while the next version is made.
   const shown = version();
-  set({ frameId: null, run: shown && !shown.draft ? shown.run : null });
+  set({ run: shown && !shown.draft ? shown.run : null });
   await ask("POST", ofStack("/work"), values);
   await refresh();
 });
@@ -341,9 +344,8 @@ export const cancelMethod = method => attempt(async () => {
 /** @type {Promise<any>} */
 let line = Promise.resolve(); // strokes reach the server in the order in which they were painted
 
-/** Sends a change of the strokes; resolves to the boxes that have changed, or null. */
-export function painting(method, body, path = "") {
-  const { number, run } = version();
+/** Sends a change of the strokes of a version; resolves to the boxes that have changed, or null. */
+export function painting(method, body, path = "", { number, run } = version()) {
   const to = ofStack(`/v/${number}/strokes${path}`);
   set({ painting: get().painting + 1 });
   const sent = line.then(async () => {
@@ -363,6 +365,17 @@ export function painting(method, body, path = "") {
   });
   line = sent;
   return sent;
+}
+
+/** Takes all strokes off a version, and offers to bring them back. */
+export async function removeStrokes({ run }) {
+  const found = results(get()).find(one => one.run === run);
+  const done = found?.strokes && await painting("DELETE", undefined, "?all=1", found);
+  if (!done) return;
+  replayed.by(done);
+  const told = plural(found.strokes, "brush stroke");
+  tell(new Error(`Removed ${told} from version ${found.number}`), "note", undefined, { label: "Undo",
+    take: async () => replayed.by(await painting("POST", undefined, "/redo?all=1", found)) });
 }
 
 let turned = Promise.resolve(null); // each click goes on from what the one before it has chosen
@@ -418,15 +431,22 @@ export async function replayAll(files) {
 
 const pause = milliseconds => new Promise(settle => setTimeout(settle, milliseconds));
 
-/** Writes a file on the server and downloads it. */
-export async function download(wanted, label, to = "/exports", of = get().token) {
+/**
+ * Writes a file on the server and downloads it.
+ * @param {object|undefined} wanted
+ * @param {string} label what it is called while it is written
+ * @param {{to?: string, of?: string|null, size?: string}} [more] to: where it is asked for; of: token of
+ *   the project; size: of the picture, for the line that tells of it afterwards
+ */
+export async function download(wanted, label, { to = "/exports", of = get().token, size = "" } = {}) {
   const entry = { label, key: `${Date.now()}-${Math.random()}` };
   set({ exports: [...get().exports, entry] });
   try {
     const { id } = await ask("POST", `/s/${of}${to}`, wanted);
     const at = path => `/s/${of}/exports/${id}${path}`;
+    let found;
     for (;;) {
-      const found = await ask("GET", at(""));
+      found = await ask("GET", at(""));
       if (found.failure) throw new Error(found.failure);
       found.notes.forEach(note => tell(new Error(note), "note"));
       if (found.done) break;
@@ -436,6 +456,8 @@ export async function download(wanted, label, to = "/exports", of = get().token)
     link.href = at("/file");
     link.download = "";
     link.click();
+    const text = `Saved ${found.name}${size && ` (${size})`}`;
+    set({ saved: [...get().saved, { text, key: entry.key }].slice(-MOST_SAVED) });
   } catch (error) {
     tell(new Error(`${label} was not exported: ${error.message}`));
   } finally {

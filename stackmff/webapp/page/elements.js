@@ -20,6 +20,21 @@ export function element(name, text, attributes = {}, ...children) {
   return made;
 }
 
+let clicked = null; // the control that has the focus since it was clicked
+addEventListener("pointerdown", event => {
+  clicked = event.target instanceof Element ? event.target.closest("button, input, select, summary") : null;
+}, true);
+addEventListener("focusin", event => {
+  if (event.target !== clicked) clicked = null;
+});
+
+/**
+ * Whether a control has the focus only since it was clicked: its user may mean a key for the page.
+ * Browsers match :focus-visible as soon as a key is pressed, so that it cannot tell.
+ * @type {(target: EventTarget) => boolean}
+ */
+export const isClicked = target => target === clicked;
+
 export const plural = (count, word) => `${count} ${word}${count === 1 ? "" : "s"}`;
 
 export function size(bytes) {

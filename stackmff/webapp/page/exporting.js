@@ -33,7 +33,7 @@ export function listen() {
         button.textContent);
     };
   watch(s => [s.stack?.results, s.run, s.stacks], draw);
-  watch(s => [s.exports], drawExports);
+  watch(s => [s.exports, s.saved], drawExports);
   // What a microscope wrote is offered; what the user enters stays.
   watch(s => [version(s)?.pixel_size, s.stackId], size => {
     byId("pixel-size").value = size ? Number(size.toPrecision(6)) : "";
@@ -71,8 +71,10 @@ function save(all) {
     const common = area() === "common" ? "common" : null;
     download({ ...wanted, all: true, pixel_size: null, area: common }, "All stacks");
   } else {
-    const own = { stack: get().stackId, version: version().number, area: area() };
-    download({ ...wanted, ...own }, "The picture");
+    const { number, width, height, area: common } = version();
+    const [top, bottom, left, right] = (area() === "common" ? common : area()) ?? [0, height, 0, width];
+    download({ ...wanted, stack: get().stackId, version: number, area: area() }, "The picture",
+      { size: `${right - left} × ${bottom - top}` });
   }
 }
 
@@ -85,17 +87,19 @@ function drawChoices() {
   byId("bits").disabled = !deep || converts();
   if (byId("bits").disabled) byId("bits").value = "8";
   else byId("bits").value = localStorage.getItem("export-bits") ?? "16";
-  byId("quality-option").hidden = deep;
-  byId("quality").placeholder = format === "webp" ? "lossless" : "95";
+  const quality = byId("quality"); // it stays where it is, so that nothing moves below the pointer
+  if (quality.disabled !== deep)
+    quality.value = deep ? "" : localStorage.getItem("export-quality") ?? "95";
+  quality.disabled = deep;
+  quality.placeholder = format === "jpeg" ? "95" : "lossless";
   drawName();
 }
 
-/** The name of the file, where the template leaves it open. */
+/** The name that results for the file. */
 function drawName() {
   const template = byId("template").value;
   const name = template.replaceAll("{stack}", get().stack?.name ?? "")
     .replaceAll("{version}", String(version()?.number ?? ""));
-  byId("file-name").hidden = name === template;
   byId("file-name").textContent = name + SUFFIXES[byId("format").value];
 }
 
@@ -103,6 +107,7 @@ function draw() {
   const found = version();
   byId("export").hidden = !found || found.draft;
   if (byId("export").hidden) return;
+  byId("export").querySelector("h2").textContent = `Export version ${found.number}`;
   byId("srgb-option").hidden = !found.profile;
   byId("srgb-already").hidden = found.profile;
   drawChoices();
@@ -127,8 +132,8 @@ function drawCrop(crop) {
   byId("save").disabled = chosen === "free" && !crop;
 }
 
-function drawExports(running) {
+function drawExports(running, saved) {
   byId("exporting").replaceChildren(...running.map(({ label }) =>
     element("li", `${label}: writing the file …`, {}, element("progress", null,
-      { ariaLabel: "Writing the file" }))));
+      { ariaLabel: "Writing the file" }))), ...saved.toReversed().map(({ text }) => element("li", text)));
 }

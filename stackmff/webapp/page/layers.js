@@ -22,26 +22,34 @@ const others = found => results(get()).filter(one => one !== found && !one.draft
 export const making = (found, method) => get().stack.comparing
   .find(one => one.run === found.run && one.method === method) ?? null;
 
+/** The version to compare with unless the user chooses: the one before, else the last one. */
+const usual = found => {
+  const all = others(found);
+  return all.filter(one => one.number < found.number).at(-1) ?? all.at(-1);
+};
+
 /**
- * What the result is compared with; it falls back to the chosen frame where that is gone.
+ * What the result is compared with; if nothing was chosen, or that is gone: another version, else the
+ * chosen frame.
  * @returns {{key: string, layer: Layer|null, name: string}} layer: null while it is being made
  */
 export function compared(found) {
   const { other } = get();
+  const index = frameIndex(found);
+  const frame = { key: `frame ${index}`, name: found.names[index], layer: frameLayer(found, index) };
+  if (other.kind === "frame") return frame;
   if (other.kind === "plain" && found.strokes)
     return { key: "plain", name: "Before retouching",
       layer: { run: found.run, name: "plain", least: found.least_level } };
-  const another = other.kind === "version" && others(found).find(one => one.run === other.run);
-  if (another)
-    return { key: `version ${other.run}`, name: `Version ${another.number}`, layer: fusedLayer(another) };
   if (other.kind === "method") {
     const ready = found.methods.includes(other.method);
     if (ready || making(found, other.method))
       return { key: `method ${other.method}`, name: other.method, layer: !ready ? null
         : { run: found.run, name: METHOD + other.method, least: found.least_level } };
   }
-  const index = frameIndex(found);
-  return { key: `frame ${index}`, name: found.names[index], layer: frameLayer(found, index) };
+  const another = others(found).find(one => one.run === other.run) ?? usual(found);
+  return !another ? frame
+    : { key: `version ${another.run}`, name: `Version ${another.number}`, layer: fusedLayer(another) };
 }
 
 const slabName = slab => slab.replace("slab_", "Frames ").replace("-", " to ");

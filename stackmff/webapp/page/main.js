@@ -1,6 +1,7 @@
 // The page: what starts it, and what belongs to no single part of it.
 
-import { add, home, newStack, openProject, refresh, replayAll, split, tell } from "./actions.js";
+import { add, home, newStack, openProject, refresh, removeStrokes, replayAll, split, tell }
+  from "./actions.js";
 import { byId, element, plural } from "./elements.js";
 import * as exporting from "./exporting.js";
 import { fillForm } from "./options.js";
@@ -8,7 +9,7 @@ import { ask, droppedFiles } from "./server.js";
 import * as sheet from "./sheet.js";
 import * as shelf from "./shelf.js";
 import * as start from "./start.js";
-import { get, results, set, version, watch } from "./store.js";
+import { frames, get, results, set, version, watch } from "./store.js";
 import * as tools from "./tools.js";
 import * as versions from "./versions.js";
 import * as work from "./work.js";
@@ -20,8 +21,9 @@ const SHORTCUTS = [
   ["1", "100 %: one pixel of the picture is one of the screen"],
   ["F", "fit the picture to the window; again: enlarge a small one"],
   ["V, C, R, 3", "result, compare, retouch, 3D view"],
-  ["hold Space", "show the other picture"],
+  ["hold Space", "show the other picture; on a frame: the result"],
   [", and .", "the frame before and after"],
+  ["D", "in Compare: where the pictures differ"],
   ["arrows, + and -", "move and zoom; turn the 3D view"],
   ["Alt + arrows", "move the comparison slider"],
   ["Z, Shift + Z", "undo and redo a stroke or a choice of frame, also with Ctrl"],
@@ -74,7 +76,7 @@ function listen() {
     else if (!tools.key(event)) return;
     event.preventDefault();
   });
-  addEventListener("keyup", tools.keyUp);
+  addEventListener("keyup", event => tools.keyUp(event) && event.preventDefault());
   addEventListener("beforeunload", event => {
     const { uploading, painting, exports, info, token } = get();
     const lost = !info.lasting && token && version();
@@ -95,7 +97,7 @@ function listen() {
     byId("split").disabled = waits;
   });
   watch(s => [s.stack?.results?.length, s.stack?.id], arrived);
-  watch(s => [s.stack?.examining, s.uploading, s.stack?.id], framesArrived);
+  watch(s => [s.stack?.examining, s.uploading, s.stack?.id, Boolean(version(s))], framesArrived);
 }
 
 const known = new Map(); // results of each stack, when it was shown last
@@ -107,27 +109,28 @@ function arrived(count, id) {
   const before = known.get(key);
   known.set(key, count);
   if (before === undefined || count <= before) return;
-  const { number, run, strokes } = results(get()).at(-1) ?? {};
+  const made = results(get()).at(-1);
+  const { number, run, strokes } = made ?? {};
   const carried = strokes === 1 ? "brush stroke" : plural(strokes, "brush stroke");
   const also = strokes ? `has your ${carried} too` : "";
+  const action = strokes ? { label: "Remove them", take: () => removeStrokes(made) } : undefined;
   if (get().tool === "retouch" && get().run !== null) { // it does not interrupt
-    tell(new Error(`Version ${number} is ready${also && ` and ${also}`}`), "note", run);
+    const told = `Version ${number} is ready${also && ` and ${also}`}`;
+    tell(new Error(told), "note", run, action);
     return;
   }
-  if (also) tell(new Error(`Version ${number} ${also}`), "note", run);
-  const { tool, other } = get();
-  const last = results(get()).filter(one => !one.draft).at(-2);
-  // The next question is how it differs from the version before.
-  if (last && tool !== "compare" && other.kind === "frame")
-    set({ other: { kind: "version", run: last.run } });
-  set({ run: null });
+  if (also) tell(new Error(`Version ${number} ${also}`), "note", run, action);
+  set({ run: null, frameId: null });
   const at = document.activeElement;
   if (at === document.body || at.closest("#fuse")) byId("picture").focus({ preventScroll: true });
 }
 
-/** Once the frames are there, Enter fuses them. */
-function framesArrived(examining, uploading, id) {
-  if (id === undefined || examining || uploading || version() || !get().stack.frames) return;
+/** Once the frames are there, the middle one is shown, and Enter fuses them. */
+function framesArrived(examining, uploading, id, isFused) {
+  if (id === undefined || examining || uploading || isFused || !get().stack.frames) return;
+  const all = frames(get());
+  if (get().frameId === null && !get().grid && all.length)
+    set({ frameId: all[Math.floor(all.length / 2)].id });
   queueMicrotask(() => {
     const at = document.activeElement;
     if (at === document.body || at.closest("header, #start")) byId("go").focus();

@@ -62,5 +62,5 @@ function draw(pixel, origin) {
     }
   if (origin?.added.some((level) => level !== 0))
     parts.push(element("small", `Corrected at the edge by ${origin.added.map(signed).join(", ")} of 255`));
-  byId("probe").replaceChildren(...parts);
+  byId("probe-told").replaceChildren(...parts);
 }

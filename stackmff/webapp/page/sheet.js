@@ -1,7 +1,8 @@
 // The contact sheet: frames to be moved, excluded and chosen. It is a grid until one is looked at.
 
 import { arrange, choose, toggle } from "./actions.js";
-import { byId, element, keyed, nameParts } from "./elements.js";
+import { byId, element, isClicked, keyed, nameParts } from "./elements.js";
+import { compared } from "./layers.js";
 import { ofStack } from "./server.js";
 import { frames, get, version, watch } from "./store.js";
 
@@ -78,9 +79,10 @@ function update(item, { id, name, used, sharpness }) {
 }
 
 function mark(list) {
-  const { frame, frameId, tool, other, source } = get();
+  const { frame, frameId, tool, source } = get();
   const found = version();
-  const shows = (tool === "retouch" && !source) || (tool === "compare" && other.kind === "frame");
+  const shows = found && ((tool === "retouch" && !source)
+    || (tool === "compare" && compared(found).key === `frame ${frame}`));
   const name = found && frameId === null && shows ? found.names[frame] : null;
   const one = frames(get()).find(each => (frameId === null ? each.name === name : each.id === frameId));
   for (const item of list.children) {
@@ -101,7 +103,8 @@ function mark(list) {
 
 function keys(event, list) {
   const card = event.target.closest(".card");
-  if (!card) return;
+  // Held after a click, Space shows the other picture: see tools.js.
+  if (!card || (event.key === " " && version() && isClicked(card))) return;
   const id = Number(card.dataset.id);
   const order = ids();
   const at = order.indexOf(id);

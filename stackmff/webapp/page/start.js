@@ -19,10 +19,11 @@ export function listen() {
     if (file) importProject(file);
   };
   watch(s => [s.projects], draw);
-  watch(s => [s.importing, s.exports, s.stackId, s.finding], (importing, exports, stackId, finding) => {
-    const text = importing ? `Opening ${importing} …` : finding ? "Looking for stacks …"
-      : stackId === null && exports.length ? `${exports[0].label}: writing the file …` : "";
-    byId("start-work").textContent = text;
+  watch(s => [s.importing, s.exports, s.saved, s.stackId, s.finding], () => {
+    const { importing, exports, saved, stackId, finding } = get();
+    const written = exports.length ? `${exports[0].label}: writing the file …` : saved.at(-1)?.text ?? "";
+    byId("start-work").textContent = importing ? `Opening ${importing} …`
+      : finding ? "Looking for stacks …" : stackId === null ? written : "";
   });
 }
 

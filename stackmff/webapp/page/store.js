@@ -3,6 +3,12 @@
 /** @import { Frame, Info, Result, Stack, Summary } from "./types.js" */
 
 /**
+ * @typedef {object} Message
+ * @property {string} kind "bad" or "note"
+ * @property {string} text
+ * @property {string} [run] of the version that it is about
+ * @property {{label: string, take: () => Promise<void>}} [action] that it offers
+ *
  * @typedef {object} State
  * @property {Info|null} info what the server told of itself
  * @property {string|null} token of the session, null on the start page
@@ -12,11 +18,13 @@
  * @property {Stack|null} stack that is shown, its frames in `list`
  * @property {string|null} run of the version that was chosen; null: the last one
  * @property {number} frame index of the chosen frame in the names of the version
- * @property {number|null} frameId id of the frame that is looked at before there is a result
+ * @property {number|null} frameId id of the frame that is looked at in place of the result
+ * @property {boolean} grid whether the user wants to see all frames, before there is a result
  * @property {"result"|"compare"|"retouch"|"3d"} tool
- * @property {{kind: string, run?: string, method?: string}} other what the picture is compared with
+ * @property {{kind: string, run?: string, method?: string}} other what the picture is compared with;
+ *   kind: "version", "plain", "frame" or "method" once one was chosen, before that "usual"
  * @property {string|null} source name of the picture that the brush takes; null: the chosen frame
- * @property {"wipe"|"side"} compareMode
+ * @property {"wipe"|"side"|"difference"} compareMode
  * @property {boolean} sourcePane whether the source is shown beside the retouched picture
  * @property {boolean} erasing
  * @property {boolean} picking whether the next click takes the frame that is sharpest there
@@ -25,10 +33,10 @@
  * @property {{run: string, index: number}|null} region that was clicked last
  * @property {[number, number]|null} uploading bytes sent, bytes in all
  * @property {number} painting strokes that the server does not have yet
- * @property {{kind: string, text: string, run?: string}[]} messages of the kinds "bad" and "note"; run: of
- *   the version that one is about
+ * @property {Message[]} messages
  * @property {boolean} finding whether the server looks for stacks
  * @property {{label: string, key: string}[]} exports that are being written
+ * @property {{text: string, key: string}[]} saved lines on the files that were downloaded last
  * @property {string|null} importing name of the project file that is opened
  * @property {number[]|null} crop [top, bottom, left, right], px
  * @property {boolean} cropping
@@ -39,10 +47,10 @@
 /** @type {State} */
 const state = {
   info: null, token: null, projects: [], stacks: [], stackId: null, stack: null, run: null,
-  frame: 0, source: null, frameId: null, tool: "result", other: { kind: "frame" }, compareMode: "wipe",
-  sourcePane: true, erasing: false, overlay: null, uploading: null, painting: 0, messages: [],
-  exports: [], importing: null, finding: false, crop: null, cropping: false, outlines: true,
-  region: null, picking: false,
+  frame: 0, source: null, frameId: null, grid: false, tool: "result", other: { kind: "usual" },
+  compareMode: "wipe", sourcePane: true, erasing: false, overlay: null, uploading: null, painting: 0,
+  messages: [], exports: [], saved: [], importing: null, finding: false, crop: null, cropping: false,
+  outlines: true, region: null, picking: false,
 };
 const watchers = [];
 let waits = false;

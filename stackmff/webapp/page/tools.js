@@ -1,12 +1,13 @@
 // The viewer with its tools: what is shown on the canvas, and how.
 
-import { cancelMethod, capital, compareMethod, painting, replayed, tell, turnRegion } from "./actions.js";
-import { all as allOf, byId, plural } from "./elements.js";
-import { brushSource, comparable, compared, fillGroups, frameIndex, fusedLayer, making, otherName, sources }
-  from "./layers.js";
+import { cancelMethod, capital, choose, compareMethod, painting, replayed, tell, turnRegion }
+  from "./actions.js";
+import { all as allOf, byId, isClicked, plural } from "./elements.js";
+import { brushSource, comparable, compared, fillGroups, frameIndex, frameLayer, fusedLayer, making,
+  otherName, sources } from "./layers.js";
 import { probe } from "./probe.js";
 import { ask, bytes, ofStack } from "./server.js";
-import { frames, get, results, set, version, watch } from "./store.js";
+import { frames, get, idOf, results, set, version, watch } from "./store.js";
 import { PictureView } from "./view.js";
 import { View3D } from "./view3d.js";
 
@@ -17,6 +18,8 @@ let wasRun = null; // stack and run of the result that was drawn last
 let sceneLoads = false;
 let hasCompared = false; // whether the slider or the keyboard was used to compare
 const NONE = []; // regions
+const FIELDS = "input[type=text], input[type=number]"; // in which one types
+const HINTS = "hints-read"; // where the browser keeps the tools whose first hint was dismissed
 
 export function listen() {
   view = new PictureView(byId("picture"), get().info.tile, {
@@ -72,7 +75,7 @@ function draw() {
   byId("scene").hidden = !byId("picture").hidden;
   if (isFrame) drawFrame(frameId);
   else if (found) drawResult(found);
-  else byId("left").textContent = byId("right").textContent = byId("hint").textContent = "";
+  else byId("left").textContent = byId("right").textContent = tellHint("");
 }
 
 function drawFrame(id) {
@@ -81,9 +84,15 @@ function drawFrame(id) {
   view.brush = null;
   view.crop.active = false;
   view.regions.show(NONE);
-  byId("region").textContent = byId("hint").textContent = "";
-  const main = { run: "frame", name: String(id), least: frame.whole ? 0 : 2, stamp: String(frame.whole) };
-  view.show({ picture: frame, main, other: null, mode: "single", overlay: null });
+  byId("region").textContent = tellHint("");
+  const found = version();
+  byId("close-frame").textContent = found ? "Back to the result" : "All frames";
+  const index = found ? found.names.indexOf(frame.name) : -1;
+  // Beside a result it is shown in register, at the same place and zoom.
+  const main = index >= 0 ? frameLayer(found, index)
+    : { run: "frame", name: String(id), least: frame.whole ? 0 : 2, stamp: String(frame.whole) };
+  view.show({ picture: index >= 0 ? found : frame, main, other: index >= 0 ? fusedLayer(found) : null,
+    mode: "single", overlay: null });
   byId("left").textContent = frame.used ? frame.name : `${frame.name}, excluded`;
   byId("right").textContent = "";
   drawLegend(null);
@@ -105,7 +114,7 @@ function drawResult(found) {
   const other = tool === "retouch" ? source : compared(found).layer;
   const shown = overlay && tool === "result" && (overlay !== "confidence" || found.confidence)
     ? { run: found.run, name: overlay, least: found.least_level } : null;
-  const mode = !other ? "single" : side ? "side" : compares ? "wipe" : "single";
+  const mode = !other ? "single" : side ? "side" : compares ? compareMode : "single";
   // The brush comes first: what is drawn depends on it.
   view.brush = tool !== "retouch" ? null
     : { frame: erasing ? null : source, radius: 1, softness: 0, opacity: 1 };
@@ -128,7 +137,8 @@ function drawResult(found) {
   byId("pick").setAttribute("aria-pressed", picking);
   byId("pane").setAttribute("aria-pressed", sourcePane);
   byId("side").setAttribute("aria-pressed", compareMode === "side");
-  byId("tools").classList.toggle("beside", compareMode === "side");
+  byId("difference").setAttribute("aria-pressed", compareMode === "difference");
+  byId("tools").classList.toggle("wipes", compareMode === "wipe");
   drawRegions(found);
   drawChoices(found);
   drawTags(found);
@@ -171,16 +181,29 @@ function resultName({ draft, number, strokes }) {
 }
 
 function drawTags(found) {
-  const { tool, erasing } = get();
+  const { tool, erasing, compareMode } = get();
   let left = "";
-  if (tool === "compare" && compared(found).layer) left = compared(found).name;
+  if (tool === "compare" && compared(found).layer)
+    left = compareMode === "difference" ? `Difference from ${compared(found).name}` : compared(found).name;
   else if (tool === "retouch" && erasing) left = "Restores the fused result";
   else if (tool === "retouch") left = `Source: ${brushSource(found).name}`;
   else if (tool === "3d") left = capital(found.near_end ?? "");
   byId("left").textContent = left;
   byId("right").textContent = tool === "3d" ? "" : resultName(found);
-  byId("hint").textContent = hint(found);
+  tellHint(hint(found), isFirstHint());
 }
+
+const hintsRead = () => (localStorage.getItem(HINTS) ?? "").split(" ");
+
+/** Tells what to do; a hint for those who use a tool for the first time can be dismissed for good. */
+function tellHint(text, canDismiss = false) {
+  byId("hint").textContent = canDismiss && hintsRead().includes(get().tool) ? "" : text;
+  byId("close-hint").hidden = !canDismiss;
+  return "";
+}
+
+/** Whether a hint is on the tool in general, and not on what was begun with it. */
+const isFirstHint = () => ["compare", "retouch"].includes(get().tool) && !get().picking;
 
 /** What to do next, for those who do it for the first time. */
 function hint({ strokes, undone }) {
@@ -209,7 +232,7 @@ function drawLegend(overlay, found) {
 /** The user knows how to compare. */
 function nowCompares() {
   hasCompared = true;
-  if (get().tool === "compare") byId("hint").textContent = "";
+  if (get().tool === "compare") tellHint("");
 }
 
 async function showScene(found) {
@@ -240,6 +263,10 @@ function setBrush() {
   view.brush.radius = Math.round(longest * 0.1 * share ** 2 * 10) / 10 + 2;
   view.brush.softness = Number(byId("softness").value) / 100;
   view.brush.opacity = Number(byId("strength").value) / 100;
+  const told = `${Math.round(2 * view.brush.radius)} px`;
+  byId("radius").setAttribute("aria-valuetext", told);
+  byId("radius-told").value = told;
+  for (const id of ["softness", "strength"]) byId(`${id}-told`).value = `${byId(id).value} %`;
   view.draw();
 }
 
@@ -275,11 +302,19 @@ async function sharpest(x, y) {
   }
 }
 
+/** Goes to the frame before or after, of those that are looked at, compared or painted with. */
 function stepSource(way) {
   const found = version();
-  if (!found) return;
-  const index = Math.min(Math.max(frameIndex(found) + way, 0), found.names.length - 1);
-  set({ frame: index, source: null, erasing: false, other: { kind: "frame" } });
+  const { frameId, tool } = get();
+  const among = (at, count) => Math.min(Math.max(at, 0), count - 1);
+  if (frameId !== null) {
+    const all = frames(get()).map(one => one.id);
+    set({ frameId: all[among(all.indexOf(frameId) + way, all.length)] });
+  } else if (tool === "compare" || tool === "retouch") {
+    const index = among(frameIndex(found) + way, found.names.length);
+    set({ frame: index, source: null, erasing: false,
+      ...(tool === "compare" && { other: { kind: "frame" } }) });
+  } else choose(idOf(found.names[frameIndex(found)]));
 }
 
 // Buttons and keys
@@ -308,7 +343,8 @@ function buttons() {
     if (kind === "frame") set({ frame: Number(index), source: null, erasing: false });
     else set({ source: kind, erasing: false });
   };
-  byId("side").onclick = () => set({ compareMode: get().compareMode === "side" ? "wipe" : "side" });
+  for (const mode of /** @type {const} */ (["side", "difference"]))
+    byId(mode).onclick = () => set({ compareMode: get().compareMode === mode ? "wipe" : mode });
   byId("pane").onclick = () => set({ sourcePane: !get().sourcePane });
   byId("overlay").onchange = event => {
     set({ overlay: event.target.value || null });
@@ -332,16 +368,33 @@ function buttons() {
   byId("undo").onclick = async () => settled(await painting("DELETE"));
   byId("redo").onclick = async () => settled(await painting("POST", undefined, "/redo"));
   byId("regions").onclick = () => set({ outlines: !get().outlines });
-  byId("close-frame").onclick = () => set({ frameId: null });
+  byId("close-frame").onclick = closeFrame;
+  byId("close-probe").onclick = () => {
+    closeProbe();
+    byId("picture").focus({ preventScroll: true }); // the button is gone
+  };
+  byId("close-hint").onclick = () => {
+    localStorage.setItem(HINTS, [...hintsRead(), get().tool].join(" "));
+    tellHint("");
+    byId("picture").focus({ preventScroll: true });
+  };
 }
 
-const inField = event => event.target.closest?.("select, dialog, input[type=text], input[type=number]");
+/** Whether Space is for the page: it is held to see the other picture, unless it presses a control. */
+const isFree = target => target === document.body || Boolean(target.closest("#viewer canvas"))
+  || (isClicked(target) && !target.closest(`dialog, ${FIELDS}`));
+
+const inField = event => event.target.closest?.(`select, dialog, ${FIELDS}`);
 
 /** Whether a key was taken. */
 export function key(event) {
   const found = version();
   const { tool, frameId } = get();
   const shows = found || frameId !== null;
+  if (event.key === " " && found && view.other && !byId("picture").hidden && isFree(event.target)) {
+    flicker(true);
+    return true;
+  }
   if (!shows || inField(event)) return false;
   const letter = event.key.toLowerCase();
   const retouches = tool === "retouch" && frameId === null;
@@ -352,37 +405,46 @@ export function key(event) {
   else if (letter === "f") byId("fit").click();
   else if (letter === "1") byId("actual-size").click();
   else if (event.key === "Escape") escape();
-  else if (letter === " " && found && (event.target === document.body || event.target.closest("#viewer")))
-    flicker(true);
   else if (retouches && "[]".includes(letter)) {
     byId("radius").value = Number(byId("radius").value) + (letter === "]" ? 4 : -4);
     setBrush();
   } else if (retouches && letter === "e") byId("eraser").click();
   else if (retouches && letter === "s") byId("pick").click();
-  else if (found && "crv3".includes(letter) && frameId === null)
+  else if (found && tool === "compare" && letter === "d" && frameId === null) byId("difference").click();
+  else if (found && "crv3".includes(letter))
     use({ c: "compare", r: found.draft ? tool : "retouch", v: "result", 3: "3d" }[letter]);
-  else if (found && (letter === "," || letter === ".") && frameId === null)
+  else if (letter === "," || letter === ".")
     stepSource(letter === "," ? -1 : 1);
   else return false;
   return true;
 }
 
+/** Whether the release of a key was taken. */
 export function keyUp(event) {
-  if (event.key === " ") flicker(false);
+  const ends = event.key === " " && view.flicker;
+  if (ends) flicker(false);
+  return ends;
 }
 
 function flicker(on) {
   if (view.flicker === on) return;
   view.flicker = on;
   byId("right").classList.toggle("away", on);
-  byId("left").textContent = on ? otherName() : byId("left").textContent;
+  if (on) byId("left").textContent = get().frameId === null ? otherName() : resultName(version());
   if (on) nowCompares();
   view.draw();
   if (!on) draw();
 }
 
 function escape() {
-  if (get().frameId !== null && byId("probe").hidden) set({ frameId: null });
+  if (get().frameId !== null && byId("probe").hidden) closeFrame();
+  closeProbe();
+}
+
+/** Back to the result, or to the grid of all frames before there is one. */
+const closeFrame = () => set({ frameId: null, grid: !version() });
+
+function closeProbe() {
   byId("probe").hidden = true;
   view.mark = null;
   view.draw();

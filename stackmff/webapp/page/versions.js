@@ -17,10 +17,12 @@ function draw() {
     byId("notes").replaceChildren();
     return;
   }
+  byId("notes-title").textContent = shown.draft ? "Notes on the draft" : `Notes on version ${shown.number}`;
   byId("versions").querySelector("ol").replaceChildren(...all.filter(one => !one.draft).map(one => {
     const told = [`${one.seconds} s`, ...optionsOf(one)];
     if (one.strokes) told.push(plural(one.strokes, "stroke"));
-    const card = element("button", null, { className: "card", onclick: () => set({ run: one.run }) },
+    const card = element("button", null, { className: "card",
+      onclick: () => set({ run: one.run, frameId: null }) },
       element("b", `Version ${one.number}`), element("span", told.join(", "), { className: "soft" }));
     card.setAttribute("aria-pressed", one === shown);
     return element("li", null, {}, card, element("button", "✕", { className: "toggle",
@@ -29,6 +31,7 @@ function draw() {
   }));
   const broken = get().stack.results.filter(one => one.broken).map(one => one.broken);
   const first = shown.draft ? ["Draft at a quarter of the size; the details follow."] : [];
+  byId("notes-title").hidden = !first.length && !shown.notes.length;
   byId("notes").replaceChildren(...[...first, ...shown.notes, ...broken].map(note =>
     element("li", capital(note))));
 }

@@ -8,6 +8,7 @@ const GRIP = 18; // px beside the line of the comparison slider where it can be 
 const STILL = 4; // px; a pointer that moves less is a click
 const LEAST_PRESSURE = 0.02;
 const MARGIN = 12; // px around a picture that fits
+const DIFFERENCE_GAIN = 8; // a power of two; tiles are JPEGs, whose errors must stay dark
 
 /**
  * @typedef {{run: string, name: string, stamp?: string, least: number}} Layer
@@ -41,7 +42,7 @@ export class PictureView {
     this.picture = null; // {width, height}
     this.main = null; // Layer
     this.other = null; // Layer, or null
-    this.mode = "single"; // or "wipe" or "side"
+    this.mode = "single"; // or "wipe", "side" or "difference"
     this.flicker = false; // the other layer alone is shown
     this.scale = 1; // px of the screen per px of the picture
     this.x = this.y = 0; // px of the picture, at the centre of a pane
@@ -74,13 +75,13 @@ export class PictureView {
    * @param {{width: number, height: number}} wanted.picture
    * @param {Layer} wanted.main
    * @param {Layer|null} wanted.other
-   * @param {string} wanted.mode "single", "wipe" or "side"
+   * @param {string} wanted.mode "single", "wipe", "side" or "difference"
    * @param {Layer|null} wanted.overlay
    */
   show({ picture, main, other, mode, overlay }) {
     const before = this.picture;
-    const another = !this.main || this.main.run !== main.run;
-    const restamped = !another && this.main.stamp !== main.stamp && this.main.name === main.name;
+    const another = this.main?.run !== main.run || this.main.name !== main.name;
+    const restamped = !another && this.main.stamp !== main.stamp;
     const swap = mode !== this.mode;
     Object.assign(this, { picture, main, other, mode, overlay });
     if (another) {
@@ -92,7 +93,7 @@ export class PictureView {
       [this.fitted, this.enlarged] = [true, false];
       if (before) this.crop.box = null;
       this.resize();
-    } else if (swap && this.fitted) this.fit(this.enlarged);
+    } else if (swap) this.settle();
     else this.draw();
   }
 
@@ -112,8 +113,13 @@ export class PictureView {
     if (!box.width || !this.picture) return;
     this.canvas.width = Math.round(box.width * this.pixels);
     this.canvas.height = Math.round(box.height * this.pixels);
+    this.settle();
+  }
+
+  /** The panes have other sizes: what is shown fits into them again, or keeps its size. */
+  settle() {
     if (this.fitted) this.fit(this.enlarged);
-    else this.draw();
+    else this.zoomed();
   }
 
   // Places
@@ -211,16 +217,22 @@ export class PictureView {
   }
 
   hold() {
-    // Part of the picture stays visible.
-    this.x = Math.min(Math.max(this.x, 0), this.picture.width);
-    this.y = Math.min(Math.max(this.y, 0), this.picture.height);
+    // A picture that is smaller than its pane is centred, a larger one fills it but for a margin.
+    const pane = this.panes()[0];
+    const held = (at, side, room) => {
+      const half = (room / 2 - MARGIN * this.pixels) / this.scale;
+      return half > side / 2 ? side / 2 : Math.min(Math.max(at, half), side - half);
+    };
+    this.x = held(this.x, this.picture.width, pane.width);
+    this.y = held(this.y, this.picture.height, pane.height);
   }
 
   pan(right, down) {
+    const before = [this.x, this.y];
     this.x -= right / this.scale;
     this.y -= down / this.scale;
-    this.fitted = false;
     this.hold();
+    if (this.x !== before[0] || this.y !== before[1]) this.fitted = false;
     this.draw();
   }
 
@@ -265,6 +277,10 @@ export class PictureView {
     const { context, canvas } = this;
     const painted = pane.layer === this.main;
     const shown = this.flicker && this.other ? this.other : pane.layer;
+    if (this.mode === "difference" && this.other && shown === this.main) {
+      this.paintDifference(pane);
+      return;
+    }
     // Under an overlay the picture is grey, so that the overlay's colours are seen on any picture.
     if (this.overlay && painted && shown === this.main) context.filter = "grayscale(1)";
     this.layer(context, shown, pane);
@@ -284,6 +300,19 @@ export class PictureView {
     context.clearRect(0, 0, this.line(), canvas.height);
     this.layer(context, this.other, pane);
     context.restore();
+  }
+
+  /** Draws how far the two pictures differ, enlarged: black where they are alike. */
+  paintDifference(pane) {
+    const { cover, canvas } = this;
+    [cover.width, cover.height] = [canvas.width, canvas.height];
+    const context = cover.getContext("2d");
+    this.layer(context, this.main, pane);
+    context.globalCompositeOperation = "difference";
+    this.layerInto(context, this.other, pane);
+    context.globalCompositeOperation = "lighter"; // the sum of both: each time it is doubled
+    for (let gain = 1; gain < DIFFERENCE_GAIN; gain *= 2) context.drawImage(cover, 0, 0);
+    this.context.drawImage(cover, 0, 0);
   }
 
   layer(context, layer, pane) {

@@ -15,7 +15,8 @@ export function listen() {
     drawWork);
   watch(s => [s.stack?.used ?? 0, Boolean(s.stack?.examining || s.uploading || s.stack?.odd),
     Boolean(s.stack?.work), Boolean(version(s))], drawGo);
-  watch(s => [s.messages, s.stack?.refused, s.stack?.odd, s.stack?.failure], drawMessages);
+  watch(s => [s.messages, s.stack?.refused, s.stack?.odd, s.stack?.failure,
+    version(s)?.run], drawMessages);
   watch(s => [about(s.stack, s.uploading)], text => {
     byId("about").textContent = text;
   });
@@ -27,7 +28,8 @@ export function listen() {
 const WORDS = {
   "reading frames": work => `Reading frame ${Math.min(work.done + 1, work.total)} of ${work.total}`,
   aligning: () => "Aligning", resampling: () => "Bringing frames into register",
-  fusing: () => "Fusing", slabs: () => "Fusing slabs",
+  fusing: ({ done, total }) => (total && done === total ? "Finishing" : "Fusing"),
+  slabs: () => "Fusing slabs",
 };
 
 function words(work) {
@@ -46,7 +48,7 @@ function drawWork(work, examining, uploading, count, waits) {
   if (work) {
     text = words(work);
     status = text.replace(/ frame \d+ of/, "");
-    if (work.left !== null && work.fraction < 1) text += `, about ${span(work.left)} left`;
+    if (work.left) text += `, about ${span(work.left)} left`;
     bar.value = work.fraction;
   } else if (uploading) {
     bar.value = uploading[0] / Math.max(uploading[1], 1);
@@ -82,16 +84,24 @@ function drawMessages(told, refused, odd, failure) {
     add(sentence.startsWith("Skipped") ? "note" : "bad", sentence);
   if (odd) add("bad", odd);
   if (failure) add("bad", failure);
-  byId("messages").replaceChildren(...all.map(({ kind, text, run }) => {
+  const box = byId("messages");
+  const held = box.contains(document.activeElement);
+  box.replaceChildren(...all.map(({ kind, text, run, action }) => {
     const own = told.some(one => one.text === text);
     const show = run && version()?.run !== run ? [element("button", "Show", { onclick: () => {
-      dismiss(text);
-      set({ run });
+      if (!action) dismiss(text);
+      set({ run, frameId: null });
+    } })] : [];
+    const act = action ? [element("button", action.label, { onclick: () => {
+      action.take().then(() => dismiss(text)); // what it tells takes the place, and the focus
     } })] : [];
     const shut = own ? [element("button", "✕", { title: "Dismiss", ariaLabel: "Dismiss this message",
       onclick: () => dismiss(text) })] : [];
-    return element("div", null, { className: kind }, element("span", text), ...show, ...shut);
+    const acts = show.length + act.length
+      ? [element("p", null, { className: "acts" }, ...show, ...act)] : [];
+    return element("div", null, { className: kind }, element("span", text), ...acts, ...shut);
   }));
+  if (held) (box.querySelector("button") ?? byId("picture")).focus(); // what had the focus is gone
 }
 
 function about(stack, uploading) {
