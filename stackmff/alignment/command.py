@@ -17,6 +17,7 @@ from stackmff.images.folders import list_frames
 from stackmff.images.formats import suffix_like, write_picture
 from stackmff.images.frame_store import Storage, release
 from stackmff.images.levels import told_levels
+from stackmff.images.rectangles import Box
 from stackmff.images.stack import Stack, read_stack
 from stackmff.options import Options, add_options, option, parse
 from stackmff.progress import stage
@@ -107,7 +108,7 @@ def _with_alpha(frame: np.ndarray, alignment: Alignment, k: int) -> np.ndarray:
     alpha = np.full((height, width), white, frame.dtype)
     if channels in (2, 4):
         alpha, frame = frame[..., -1].copy(), frame[..., :-1]
-    if (mask := covered(alignment, k, 0, height, 0, width)) is not None:
+    if (mask := covered(alignment, k, Box.whole(frame.shape))) is not None:
         alpha[~mask] = 0
     return np.dstack([frame, alpha])
 

@@ -138,7 +138,7 @@ def may_hold_frames(lumas: Sequence[np.ndarray]) -> bool:
 def hidden(luma: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """A small luma (h, w) uint16 without what is labelled; see Suspects."""
     out = luma.copy()
-    for (top, bottom, left, right), mask in boxes(runs_of(labels > 0), luma.shape):
-        part = out[top:bottom, left:right]
+    for box, mask in boxes(runs_of(labels > 0), luma.shape):
+        part = out[box.slices]
         part[mask] = np.rint(from_surroundings(part[..., None], mask)[mask][:, 0])
     return out

@@ -12,6 +12,7 @@ import numpy as np
 
 from stackmff.images.frame_store import put, release, window
 from stackmff.images.levels import levels_of, sampled_lumas
+from stackmff.images.rectangles import Box
 from stackmff.images.stack import Stack
 
 WINDOWS, SIDE = 6, 96  # windows along each side of the picture, and their side, px
@@ -54,7 +55,7 @@ def detail(frames: np.ndarray) -> np.ndarray:
     found: list[list[np.ndarray]] = [[] for _ in range(n_frames)]
     for top in tops:
         for left in lefts:
-            part = window(frames, top, top + sides[0], left, left + sides[1])
+            part = window(frames, Box.at(top, left, sides))
             for own, frame in zip(found, part[..., plane]):
                 # Smoothed a little, since noise has most of its power in the finest level.
                 picture = cv2.GaussianBlur(frame * scale, (3, 3), 0)

@@ -9,6 +9,7 @@ import numpy as np
 from stackmff.alignment.sensor import Dirt
 from stackmff.errors import StackError
 from stackmff.images.ramps import smoothstep
+from stackmff.images.rectangles import Box
 
 NEAR = 0.02  # px; a pixel is covered if its place is outside the frame by no more
 # Where a frame ends within the reference it fades out over FADE px, or FADE_PART of the longer side
@@ -82,28 +83,25 @@ class Alignment:
         )
 
 
-def covered(
-    alignment: Alignment, index: int, top: int, bottom: int, left: int, right: int
-) -> np.ndarray | None:
-    """Which pixels of a window of the reference a frame covers.
+def covered(alignment: Alignment, index: int, box: Box) -> np.ndarray | None:
+    """Which pixels of a part of the reference a frame covers.
 
     Args:
         alignment: of the stack.
         index: of a frame that is kept.
-        top, bottom, left, right: of the window, px, bottom and right exclusive.
+        box: of the reference.
     Returns:
-        None if it covers the whole window, else (h, w) bool.
+        None if it covers the whole box, else (h, w) bool.
     """
     if not alignment.moved[index]:
         return None
     matrix = alignment.transform(index)
     room = np.array([alignment.size[1] - 1, alignment.size[0] - 1])
-    x, y = np.array([left, right - 1]), np.array([top, bottom - 1])
-    corners = _places(matrix, x, y)  # a frame is convex: the corners decide
+    corners = _corners(matrix, box)  # a frame is convex: they decide
     slack = NEAR - _reach(alignment, index)
     if ((corners >= -slack) & (corners <= room + slack)).all():
         return None
-    places = places_of(alignment, index, top, bottom, left, right)
+    places = places_of(alignment, index, box)
     mask = np.all((places >= -NEAR) & (places <= room + NEAR), axis=-1)
     return None if mask.all() else mask
 
@@ -132,21 +130,17 @@ def ends(alignment: Alignment, index: int) -> np.ndarray:
         return np.zeros(4)
     height, width = alignment.size
     room = np.array([width - 1, height - 1])
-    corners = _places(
-        alignment.transform(index), np.array([0, width - 1]), np.array([0, height - 1])
-    )
+    corners = _corners(alignment.transform(index), Box.whole(alignment.size))
     lacks = np.stack([-corners.min((0, 1)), corners.max((0, 1)) - room], 1).ravel()
     lacks += np.repeat(_reach(alignment, index), 2)
     return np.where(lacks > NEAR, lacks, 0.0)
 
 
-def coverage(
-    alignment: Alignment, index: int, top: int, bottom: int, left: int, right: int
-) -> np.ndarray | None:
-    """How much a frame counts in the pixels of a window of the reference.
+def coverage(alignment: Alignment, index: int, box: Box) -> np.ndarray | None:
+    """How much a frame counts in the pixels of a part of the reference.
 
     Args:
-        alignment, index, top, bottom, left, right: as of `covered`.
+        alignment, index, box: as of `covered`.
     Returns:
         None if it counts fully everywhere, else (h, w) float32: 0 where it does not cover the
         pixel, and less than 1 near the sides where it ends.
@@ -157,15 +151,13 @@ def coverage(
     height, width = alignment.size
     longest = max(FADE, FADE_PART * max(height, width))
     fades = np.where(lacks >= LEAST_GAP, np.minimum(longest, 2 + FADE_OF_GAP * lacks), 0)
-    corners = _places(
-        alignment.transform(index), np.array([left, right - 1]), np.array([top, bottom - 1])
-    )
+    corners = _corners(alignment.transform(index), box)
     room = np.array([width - 1, height - 1])
     reach = _reach(alignment, index)
     near = np.stack([corners.min((0, 1)) - reach, room - corners.max((0, 1)) - reach], 1).ravel()
     if (near >= fades)[lacks > 0].all():
         return None
-    places = places_of(alignment, index, top, bottom, left, right)
+    places = places_of(alignment, index, box)
     inside = np.all((places >= -NEAR) & (places <= room + NEAR), axis=-1)
     share = np.ones(inside.shape, np.float32)
     for side in np.flatnonzero(fades):
@@ -175,19 +167,16 @@ def coverage(
     return np.maximum(share, np.float32(LEAST_SHARE)) * inside
 
 
-def places_of(
-    alignment: Alignment, index: int, top: int, bottom: int, left: int, right: int
-) -> np.ndarray:
-    """Where the pixels of a window of the reference are in a frame; arguments as of `covered`.
+def places_of(alignment: Alignment, index: int, box: Box) -> np.ndarray:
+    """Where the pixels of a part of the reference are in a frame; arguments as of `covered`.
 
     Returns:
-        (bottom - top, right - left, 2), x and y in px of the frame.
+        (h, w, 2), x and y in px of the frame.
     """
     matrix = alignment.transform(index)
-    places = _places(matrix, np.arange(left, right), np.arange(top, bottom))
+    places = _places(matrix, np.arange(box.left, box.right), np.arange(box.top, box.bottom))
     if index in alignment.fields:
-        field = alignment.fields[index]
-        moved = spread(field, alignment.spacing, top, bottom, left, right)
+        moved = spread(alignment.fields[index], alignment.spacing, box)
         places += cv2.transform(moved, matrix[:, :2])
     return places
 
@@ -195,6 +184,12 @@ def places_of(
 def _places(matrix: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """(len(y), len(x), 2): where a transform takes the pixels at columns x and rows y."""
     return x[None, :, None] * matrix[:, 0] + y[:, None, None] * matrix[:, 1] + matrix[:, 2]
+
+
+def _corners(matrix: np.ndarray, box: Box) -> np.ndarray:
+    """(2, 2, 2): where a transform takes the pixels at the corners of a box."""
+    top, bottom, left, right = box
+    return _places(matrix, np.array([left, right - 1]), np.array([top, bottom - 1]))
 
 
 def add_places(moved: np.ndarray, matrix: np.ndarray, top: int, left: int) -> None:
@@ -212,21 +207,19 @@ def add_places(moved: np.ndarray, matrix: np.ndarray, top: int, left: int) -> No
         moved[..., axis] += (down * y).astype(np.float32)[:, None]
 
 
-def spread(
-    field: np.ndarray, spacing: int, top: int, bottom: int, left: int, right: int
-) -> np.ndarray:
-    """The displacements of the pixels of a window, cubic between the centres of the cells.
+def spread(field: np.ndarray, spacing: int, box: Box) -> np.ndarray:
+    """The displacements of the pixels of a box, cubic between the centres of the cells.
 
     Args:
         field: (rows, columns, 2) float32; the first cell begins spacing / 4 px from the border, and
             the last ones are repeated beyond.
         spacing: side of a cell, px, a multiple of 4.
-        top, bottom, left, right: of the window, px, bottom and right exclusive.
+        box: of the reference.
     Returns:
-        (bottom - top, right - left, 2) float32.
+        (h, w, 2) float32.
     """
     spans, cells = [], []
-    for low, high, count in ((top, bottom, field.shape[0]), (left, right, field.shape[1])):
+    for (low, high), count in zip((box[:2], box[2:]), field.shape[:2], strict=True):
         first = (low - spacing // 4) // spacing - 2  # a cubic needs two cells on each side
         last = (high - 1 - spacing // 4) // spacing + 3
         start = low - spacing // 4 - first * spacing
@@ -245,11 +238,9 @@ def _reach(alignment: Alignment, index: int) -> np.ndarray:
     return OVERSHOOT * np.abs(moved).max((0, 1))
 
 
-def common_area(alignment: Alignment) -> tuple[int, int, int, int]:
-    """The largest upright rectangle that every kept frame covers.
+def common_area(alignment: Alignment) -> Box:
+    """The largest box of the reference that every kept frame covers.
 
-    Returns:
-        (top, bottom, left, right) px of the reference, bottom and right exclusive.
     Raises:
         StackError: the frames have no area in common.
     """
@@ -277,7 +268,7 @@ def common_area(alignment: Alignment) -> tuple[int, int, int, int]:
     bottom, right = (int(side) for side in np.floor(found.x[1::2] * unit + NEAR / 4))
     if right < left or bottom < top or (sides @ [top, bottom, left, right] > bounds + NEAR).any():
         raise StackError("the frames have no area in common: remove --crop, or some of the frames")
-    return top, bottom + 1, left, right + 1
+    return Box(top, bottom + 1, left, right + 1)
 
 
 def _inside_all(alignment: Alignment) -> tuple[np.ndarray, np.ndarray]:

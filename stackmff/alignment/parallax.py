@@ -28,6 +28,7 @@ from stackmff.alignment.registration import (
     at_scale,
     block_equations,
 )
+from stackmff.images.rectangles import Box
 
 # Sigma of the windows in blocks, step by step, for each level of the pyramid from the finest on;
 # the last entry holds for all coarser ones. If they end at 2.5 blocks, straight edges beside
@@ -97,7 +98,7 @@ class _Level:
         height, width = self.shape
         local = at_scale(matrix, self.factor)
         moved = cv2.transform(field, local[:, :2])  # few cells, where there are many pixels
-        places = np.ascontiguousarray(spread(moved, BLOCK, 0, height, 0, width))
+        places = np.ascontiguousarray(spread(moved, BLOCK, Box.whole(self.shape)))
         add_places(places, local, 0, 0)
         found = cv2.remap(
             self.lumas[k], places, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE

@@ -4,6 +4,7 @@ import cv2
 import numpy as np
 
 from stackmff.alignment.geometry import OVERSHOOT, Alignment, add_places, spread
+from stackmff.images.rectangles import Box
 
 # Lanczos' kernel takes 64 px and five times as long as the cubic one with 16. They differ by
 # 0.3 to 0.8 grey levels (root mean square) in photographs and micrographs, most in pictures that
@@ -12,8 +13,6 @@ CUBIC_FROM = 6_000_000  # px of a frame
 REACH = 5  # px; of the kernels
 TILE = 4096  # px; side of the part that is resampled at a time; OpenCV is limited to 32767
 STRIP = 512  # rows at a time in a frame with a field, which has 8 bytes of places per pixel
-
-Window = tuple[int, int, int, int]  # top, bottom, left, right, px; bottom and right exclusive
 
 
 def resample(frame: np.ndarray, alignment: Alignment, index: int) -> None:
@@ -32,29 +31,26 @@ def resample(frame: np.ndarray, alignment: Alignment, index: int) -> None:
         moved = cv2.transform(alignment.fields[index], matrix[:, :2])
     rows = TILE if moved is None else STRIP
     out = np.empty_like(frame)
-    for top in range(0, height, rows):
-        for left in range(0, width, TILE):
-            part = out[top : top + rows, left : left + TILE]
-            window = top, top + part.shape[0], left, left + part.shape[1]
-            found = (
-                _whole(frame, matrix, window, kernel)
-                if moved is None
-                else _by_parts(frame, matrix, moved, alignment.spacing, window, kernel)
-            )
-            part[:] = found.reshape(part.shape)  # OpenCV drops a channel axis of one
+    for window in Box.whole(frame.shape).parts(rows, TILE):
+        part = out[window.slices]
+        found = (
+            _whole(frame, matrix, window, kernel)
+            if moved is None
+            else _by_parts(frame, matrix, moved, alignment.spacing, window, kernel)
+        )
+        part[:] = found.reshape(part.shape)  # OpenCV drops a channel axis of one
     frame[:] = out
 
 
-def _whole(frame: np.ndarray, matrix: np.ndarray, window: Window, kernel: int) -> np.ndarray:
+def _whole(frame: np.ndarray, matrix: np.ndarray, window: Box, kernel: int) -> np.ndarray:
     """A window of the reference from a frame that moves as a whole, by a (2, 3) transform."""
-    top, bottom, left, right = window
-    y0, y1, x0, x1 = _source(matrix, window, np.zeros(2), frame.shape)
+    source = _source(matrix, window, np.zeros(2), frame.shape)
     local = matrix.copy()
-    local[:, 2] += matrix[:, :2] @ [left, top] - [x0, y0]
+    local[:, 2] += matrix[:, :2] @ [window.left, window.top] - [source.left, source.top]
     return cv2.warpAffine(
-        frame[y0:y1, x0:x1],
+        frame[source.slices],
         local,
-        (right - left, bottom - top),
+        window.size[::-1],
         flags=kernel | cv2.WARP_INVERSE_MAP,
         borderMode=cv2.BORDER_REPLICATE,
     )
@@ -65,7 +61,7 @@ def _by_parts(
     matrix: np.ndarray,
     moved: np.ndarray,
     spacing: int,
-    window: Window,
+    window: Box,
     kernel: int,
 ) -> np.ndarray:
     """A window of the reference from a frame whose parts move.
@@ -78,17 +74,14 @@ def _by_parts(
         window: of the reference.
         kernel: of OpenCV.
     """
-    top, _, left, _ = window
-    y0, y1, x0, x1 = _source(matrix, window, OVERSHOOT * np.abs(moved).max((0, 1)), frame.shape)
-    places = np.ascontiguousarray(spread(moved, spacing, *window))
-    add_places(places, matrix - [[0, 0, x0], [0, 0, y0]], top, left)
-    part = frame[y0:y1, x0:x1]
+    source = _source(matrix, window, OVERSHOOT * np.abs(moved).max((0, 1)), frame.shape)
+    places = np.ascontiguousarray(spread(moved, spacing, window))
+    add_places(places, matrix - [[0, 0, source.left], [0, 0, source.top]], *window.corner)
+    part = frame[source.slices]
     return cv2.remap(part, places, None, kernel, borderMode=cv2.BORDER_REPLICATE)
 
 
-def _source(
-    matrix: np.ndarray, window: Window, reach: np.ndarray, shape: tuple[int, ...]
-) -> Window:
+def _source(matrix: np.ndarray, window: Box, reach: np.ndarray, shape: tuple[int, ...]) -> Box:
     """The part of a frame of `shape` that is needed to resample a window of the reference.
 
     Args:
@@ -107,4 +100,4 @@ def _source(
         high = int(np.clip(np.ceil(places.max() + more) + 1, low + 1, side))
         return low, high
 
-    return *span(1, shape[0]), *span(0, shape[1])
+    return Box(*span(1, shape[0]), *span(0, shape[1]))

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 import cv2
 import numpy as np
 
+from stackmff.images.rectangles import Box
+
 # The 16 px around a pixel, at a distance of 2 px: (down, across).
 RING = [(y, x) for y in range(-2, 3) for x in range(-2, 3) if max(abs(y), abs(x)) == 2]
 
@@ -35,8 +37,8 @@ class Dirt:
     def filled(self, frame: np.ndarray) -> None:
         """Fill it in a frame (H, W, C), in place."""
         _fill_hot(frame, self.hot)
-        for (top, bottom, left, right), mask in boxes(self.runs, frame.shape[:2]):
-            part = frame[top:bottom, left:right]
+        for box, mask in boxes(self.runs, frame.shape[:2]):
+            part = frame[box.slices]
             part[mask] = np.rint(from_surroundings(part, mask)[mask])
 
     def told(self) -> list[str]:
@@ -85,22 +87,17 @@ def runs_of(mask: np.ndarray) -> np.ndarray:
     return np.stack([rows, starts, np.nonzero(edges < 0)[1]], 1)
 
 
-def boxes(
-    runs: np.ndarray, size: tuple[int, ...]
-) -> list[tuple[tuple[int, int, int, int], np.ndarray]]:
-    """For each connected part: a window (top, bottom, left, right) with room, and its mask."""
-    height, width = size[:2]
+def boxes(runs: np.ndarray, size: tuple[int, ...]) -> list[tuple[Box, np.ndarray]]:
+    """For each connected part: a box with room around it, and its mask."""
     out = []
     for part in _connected(runs):
-        top, bottom = part[:, 0].min(), part[:, 0].max() + 1
-        left, right = part[:, 1].min(), part[:, 2].max()
-        room = min(right - left, bottom - top) + 4
-        top, bottom = max(top - room, 0), min(bottom + room, height)
-        left, right = max(left - room, 0), min(right + room, width)
-        mask = np.zeros((bottom - top, right - left), bool)
+        (top, left, _), (bottom, _, right) = part.min(0).tolist(), part.max(0).tolist()
+        tight = Box(top, bottom + 1, left, right)
+        box = tight.grown(min(tight.size) + 4, size)
+        mask = np.zeros(box.size, bool)
         for row, start, stop in part:
-            mask[row - top, start - left : stop - left] = True
-        out.append(((top, bottom, left, right), mask))
+            mask[row - box.top, start - box.left : stop - box.left] = True
+        out.append((box, mask))
     return out
 
 

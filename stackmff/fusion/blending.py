@@ -13,6 +13,7 @@ from stackmff.fusion.beyond import corrected
 from stackmff.fusion.engines import Corner, Engine, weigh, weigh_and_tell
 from stackmff.images.frame_store import release, window
 from stackmff.images.levels import Levels, levels_of, weighing_levels
+from stackmff.images.rectangles import Box
 
 LEAST_WEIGHT = 1e-3  # added to that of frames that take over where others end
 BRIGHTER = 0.9  # gain below which a frame was so much brighter that what it clips shows
@@ -73,7 +74,6 @@ class Mixture:
         return list(range(n_frames)) if self.alignment is None else self.alignment.kept
 
 
-Place = tuple[int, int, int, int]  # (top, bottom, left, right) of a tile, px
 Used = tuple[slice, slice]  # rows and columns of a tile that count
 
 
@@ -85,7 +85,7 @@ class Blend(Protocol):
     levels: Levels | None
     guide: np.ndarray
 
-    def run(self, engine: Engine, place: Place, used: Used) -> np.ndarray:
+    def run(self, engine: Engine, place: Box, used: Used) -> np.ndarray:
         """What the engine says of a tile; (planes, h', w') float32 of its used part."""
 
     def finish(self, band: np.ndarray, top: int) -> None:
@@ -116,11 +116,11 @@ def distinct_frames(frames: np.ndarray, use: Sequence[int] | None = None) -> lis
     return sorted(k for alike in groups.values() for k in alike)
 
 
-def _covers(mixture: Mixture, indices: Sequence[int], place: Place) -> list[np.ndarray | None]:
-    """For each of some frames (h, w) bool, what it covers of a window; None: all of it."""
+def _covers(mixture: Mixture, indices: Sequence[int], box: Box) -> list[np.ndarray | None]:
+    """For each of some frames (h, w) bool, what it covers of a box; None: all of it."""
     if mixture.alignment is None:
         return [None] * len(indices)
-    return [covered(mixture.alignment, k, *place) for k in indices]
+    return [covered(mixture.alignment, k, box) for k in indices]
 
 
 def _empty(frames: np.ndarray, mixture: Mixture, confident: bool) -> Fused:
@@ -165,12 +165,12 @@ class WeightsBlend:
         self.factors = np.exp(tilt * np.linspace(0, 1, count, dtype=np.float32))
         self.fused = _empty(frames, mixture, confident=True)
 
-    def run(self, engine: Engine, place: Place, used: Used) -> np.ndarray:
+    def run(self, engine: Engine, place: Box, used: Used) -> np.ndarray:
         """Fuse a tile; (planes, h', w') float32 of its used part."""
-        tile = window(self.frames, *place, self.distinct)  # (N, h, w, C)
+        tile = window(self.frames, place, self.distinct)  # (N, h, w, C)
         guided = self.guide is not self.frames
-        seen = window(self.guide, *place, self.distinct) if guided else tile
-        weights, told = self.weighed(engine, tile, seen, place, place[::2], used)
+        seen = window(self.guide, place, self.distinct) if guided else tile
+        weights, told = self.weighed(engine, tile, seen, place, place.corner, used)
         if told is None:
             return self.mixed(weights, tile[:, *used])
         # The stage looks at what lies around a pixel, so that all of the tile is mixed.
@@ -181,7 +181,7 @@ class WeightsBlend:
         engine: Engine,
         tile: np.ndarray,
         seen: np.ndarray,
-        place: Place,
+        place: Box,
         corner: Corner,
         used: Used | None = None,
     ) -> tuple[np.ndarray, np.ndarray | None]:
@@ -272,13 +272,13 @@ class WeightsBlend:
             weights[k] *= clear_of_clipping(tile[k], gains[k], others)[used]
         weights /= weights.sum(0)
 
-    def settle(self, weights: np.ndarray, place: Place, used: Used) -> None:
+    def settle(self, weights: np.ndarray, place: Box, used: Used) -> None:
         """Tilt weights (N, h', w'), and share out what frames have where they end, or beyond."""
-        top, left = (place[2 * side] + used[side].start for side in (0, 1))
-        bottom, right = top + weights.shape[1], left + weights.shape[2]
+        down, across = (one.start for one in used)
+        there = Box.at(place.top + down, place.left + across, weights.shape[1:])
         shares: list[np.ndarray | None] = [None] * len(self.distinct)
         if (alignment := self.mixture.alignment) is not None:
-            shares = [coverage(alignment, k, top, bottom, left, right) for k in self.distinct]
+            shares = [coverage(alignment, k, there) for k in self.distinct]
         partly = any(share is not None for share in shares)
         if not partly and (self.factors == 1).all():
             return
@@ -365,10 +365,10 @@ class FrameWeights:
         self.planes = len(self.distinct)
         self.weights = np.zeros(frames.shape[:3], np.float32)  # (N, H, W)
 
-    def run(self, engine: Engine, place: Place, used: Used) -> np.ndarray:
+    def run(self, engine: Engine, place: Box, used: Used) -> np.ndarray:
         """The weights of a tile; (frames that are not copies, h', w') float32 of its used part."""
-        tile = window(self.blend.frames, *place, self.distinct)
-        weights = weigh(engine, tile, self.blend.levels, place[::2])[:, *used].copy()
+        tile = window(self.blend.frames, place, self.distinct)
+        weights = weigh(engine, tile, self.blend.levels, place.corner)[:, *used].copy()
         self.blend.dampen(weights, tile, used)
         self.blend.settle(weights, place, used)
         return weights
@@ -393,9 +393,9 @@ class LumaBlend:
         self.levels = levels_of(frames)
         self.fused = _empty(frames, mixture, confident=False)
 
-    def run(self, engine: Engine, place: Place, used: Used) -> np.ndarray:
+    def run(self, engine: Engine, place: Box, used: Used) -> np.ndarray:
         """Fuse a tile; (1, h', w') float32 luma of its used part."""
-        tile = window(self.frames, *place, self.distinct)  # (N, h, w, C)
+        tile = window(self.frames, place, self.distinct)  # (N, h, w, C)
         codes = np.stack([_split_luma(frame)[0] for frame in tile])  # (N, h, w)
         lumas = codes / np.float32(np.iinfo(codes.dtype).max)
         if self.levels is None:
@@ -410,7 +410,7 @@ class LumaBlend:
         nearest = np.full(fused.shape, np.iinfo(np.int32).max, np.int32)
         index = np.zeros(fused.shape, np.float32)
         others: np.ndarray | None = None  # chroma and alpha of the nearest frame
-        masks = _covers(self.mixture, self.distinct, (top, bottom, 0, width))
+        masks = _covers(self.mixture, self.distinct, Box(top, bottom, 0, width))
         for k, mask in zip(self.distinct, masks, strict=True):
             codes, rest = _split_luma(self.frames[k, top:bottom])
             distance = np.abs(codes.astype(np.int32) - fused)

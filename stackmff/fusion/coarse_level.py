@@ -29,6 +29,7 @@ from stackmff.fusion.reduction import LOG_GAIN as LOG_GAIN
 from stackmff.fusion.reduction import REDUCTION, reduced_window
 from stackmff.fusion.tiles import Spans, tile_plan
 from stackmff.images.levels import Levels
+from stackmff.images.rectangles import Box
 
 OVERLAP = 96  # of the coarse level's own tiles, in its pixels; half is discarded on either side
 LEAST_AREA = (3 * OVERLAP) ** 2  # of such a tile: a smaller one may not exist, see tiles.tile_plan
@@ -287,9 +288,9 @@ def look(
     whole: Guide = []
     for down in rows:
         for across in columns:
-            place = (*down, *across)
+            place = Box(*down, *across)
             part = look_at(*reduced_window(frames, use, place, levels, colour, jobs))
-            whole = joined(whole, part, (down, across), (rows, columns))
+            whole = joined(whole, part, place, (rows, columns))
     return whole
 
 
@@ -331,7 +332,7 @@ def coarse_tiles(size: tuple[int, ...], n_frames: int, samples: int) -> tuple[Sp
 def joined(
     whole: Guide,
     part: Guide,
-    place: tuple[tuple[int, int], tuple[int, int]],
+    place: Box,
     tiles: tuple[Spans, Spans],
 ) -> Guide:
     """Put the guide of a coarse tile into that of the whole; neighbours meet in their overlap.
@@ -339,7 +340,7 @@ def joined(
     Args:
         whole: arrays (C, N, H', W'), none before the first tile.
         part: arrays (C, N, h', w') of the tile.
-        place: the spans of the tile in pixels of the coarse level.
+        place: of the tile in pixels of the coarse level.
         tiles: all spans, see `coarse_tiles`.
     Returns:
         whole, filled where this tile counts.
@@ -348,7 +349,7 @@ def joined(
         return part
     padded = [-(-spans[-1][1] // GRID) * GRID for spans in tiles]
     # Pixels of the coarse level between the positions of each array.
-    own = -(-(place[0][1] - place[0][0]) // GRID) * GRID
+    own = -(-place.size[0] // GRID) * GRID
     steps = [own // maps.shape[-2] for maps in part]
     if not whole:
         whole = [
@@ -357,7 +358,7 @@ def joined(
         ]
     for maps, target, step in zip(part, whole, steps, strict=True):
         inside, there = [], []
-        for span, spans, side in zip(place, tiles, padded, strict=True):
+        for span, spans, side in zip((place[:2], place[2:]), tiles, padded, strict=True):
             start, stop = kept(span, spans, side, max(steps))
             inside.append(slice((start - span[0]) // step, (stop - span[0]) // step))
             there.append(slice(start // step, stop // step))

@@ -5,15 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from stackmff.fusion.blending import (
-    Blend,
-    FrameWeights,
-    Fused,
-    LumaBlend,
-    Mixture,
-    Place,
-    WeightsBlend,
-)
+from stackmff.fusion.blending import Blend, FrameWeights, Fused, LumaBlend, Mixture, WeightsBlend
 from stackmff.fusion.engines import GRID, PROBE, Engine
 from stackmff.fusion.tiles import (
     Spans,
@@ -24,6 +16,7 @@ from stackmff.fusion.tiles import (
     used_part,
 )
 from stackmff.images.frame_store import release, window
+from stackmff.images.rectangles import Box
 from stackmff.processes import Progress, in_order
 
 WHOLE = Mixture()
@@ -138,37 +131,36 @@ def run_tiles(
     """
     _, height, width, _ = frames.shape
     rows, columns = plan_tiles(engine, (len(blend.distinct), height, width), tile, overlap)
-    places = [(row, column) for row in rows for column in columns]
+    places = [Box(*row, *column) for row in rows for column in columns]
     sides = largest_sides(rows, columns)
     # First the look at the whole, whose memory is free again when the tiles need theirs.
     engine = engine.for_stack(blend.guide, blend.distinct, blend.levels)
     jobs = engine.prepare(len(blend.distinct), *sides, len(places))
 
-    def run(place: tuple[tuple[int, int], tuple[int, int]]) -> tuple[int, int, np.ndarray]:
-        (top, bottom), (left, right) = place
-        down, across = ramp((top, bottom), rows), ramp((left, right), columns)
+    def run(place: Box) -> tuple[int, int, np.ndarray]:
+        down, across = ramp(place[:2], rows), ramp(place[2:], columns)
         used = used_part(down), used_part(across)
-        values = blend.run(engine, (top, bottom, left, right), used)
+        values = blend.run(engine, place, used)
         values *= down[used[0], None]
         values *= across[used[1]]
-        return top + used[0].start, left + used[1].start, values
+        return place.top + used[0].start, place.left + used[1].start, values
 
     # One row of tiles, all across: (planes, tile, W).
     band = np.zeros((blend.planes, sides[0], width), np.float32)
-    for done, ((row, column), part) in enumerate(in_order(run, places, jobs), start=1):
+    for done, (place, part) in enumerate(in_order(run, places, jobs), start=1):
         top, left, values = part  # (planes, h, w), the part of the tile that counts
-        _, high, wide = values.shape
-        band[:, top - row[0] : top - row[0] + high, left : left + wide] += values
+        there = Box.at(top - place.top, left, values.shape[1:])
+        band[:, *there.slices] += values
         release(frames)
         release(blend.guide)
         if progress is not None:
             progress(done, len(places))
-        if column != columns[-1]:
+        if place.right != width:
             continue
         below = done // len(columns)  # index of the next row of tiles: none later reaches above it
-        final = row[1] if below == len(rows) else rows[below][0]
-        blend.finish(band[:, : final - row[0]], row[0])
-        rest = band[:, final - row[0] : row[1] - row[0]].copy()
+        final = place.bottom if below == len(rows) else rows[below][0]
+        blend.finish(band[:, : final - place.top], place.top)
+        rest = band[:, final - place.top : place.size[0]].copy()
         band[:] = 0
         band[:, : rest.shape[1]] = rest
 
@@ -201,15 +193,16 @@ def origin_at(
     """
     use = mixture.frames_used(len(frames))
     size = frames.shape[1:3]
-    high, low, near, far = window_around(size, x, y, engine.sight)
+    sight = window_around(size, x, y, engine.sight)
     # Copies of frames are not looked for: that would read the whole stack.
     blend = WeightsBlend(frames, mixture, use)
-    engine = engine.for_stack(frames[:, high:low, near:far], use, blend.levels)
-    top, bottom, left, right = window_around(size, x, y, PROBE)
-    top, left = top - (top - high) % GRID, left - (left - near) % GRID
-    place = top, bottom, left, right
-    tile = window(frames, *place, use)
-    weights, told = blend.weighed(engine, tile, tile, place, (top - high, left - near))
+    engine = engine.for_stack(frames[:, *sight.slices], use, blend.levels)
+    probe = window_around(size, x, y, PROBE)
+    top, left = (at - (at - start) % GRID for at, start in zip(probe.corner, sight.corner))
+    place = probe._replace(top=top, left=left)
+    tile = window(frames, place, use)
+    corner = top - sight.top, left - sight.left
+    weights, told = blend.weighed(engine, tile, tile, place, corner)
     mixed = blend.mixed(weights, tile)
     added = blend.corrected(engine, mixed.copy(), weights, tile, told) - mixed
     shares = np.zeros(len(frames), np.float32)
@@ -217,10 +210,10 @@ def origin_at(
     return Origin(shares, added[: frames.shape[3], y - top, x - left])
 
 
-def window_around(size: tuple[int, ...], x: int, y: int, side: int) -> Place:
+def window_around(size: tuple[int, ...], x: int, y: int, side: int) -> Box:
     """The window of `side` px around a pixel, within a picture of (height, width)."""
     top, left = (
         int(np.clip(at - side // 2, 0, max(length - side, 0)))
         for at, length in zip((y, x), size, strict=True)
     )
-    return top, min(top + side, size[0]), left, min(left + side, size[1])
+    return Box.at(top, left, (side, side)).common(Box.whole(size))

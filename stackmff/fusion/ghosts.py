@@ -34,6 +34,7 @@ from stackmff.fusion.frame_views import (
     view_of,
 )
 from stackmff.images.frame_store import release
+from stackmff.images.rectangles import Box
 
 SHORTEST = 96  # px; of smaller frames nothing is said
 STRIDES = 1, 4, 12  # places in focus order between frames that are compared
@@ -324,12 +325,11 @@ def _unexplained(change: np.ndarray, mask: np.ndarray, reach: int) -> float:
     """
     y, x = np.nonzero(mask)
     most = WIDEST[-1] * reach
-    top, left = max(int(y.min()) - most, 0), max(int(x.min()) - most, 0)
-    part = slice(top, int(y.max()) + most + 1), slice(left, int(x.max()) + most + 1)
-    light, local = change[part], mask[part].astype(np.uint8)
+    box = Box.around(mask).grown(most, mask.shape)
+    light, local = change[box.slices], mask[box.slices].astype(np.uint8)
     total = max(float(np.abs(change[mask]).sum()), 1e-9)
     rows, columns = np.mgrid[: local.shape[0], : local.shape[1]]
-    angle: np.ndarray = np.arctan2(rows + top - y.mean(), columns + left - x.mean())
+    angle: np.ndarray = np.arctan2(rows + box.top - y.mean(), columns + box.left - x.mean())
     sector = ((angle / (2 * np.pi) + 0.5) * SECTORS).astype(int) % SECTORS
     least = 1.0
     for wider in WIDEST:

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from stackmff.fusion.retouch import fill_regions
 from stackmff.images.folders import frames_in
 from stackmff.images.formats import FORMATS, write_picture
 from stackmff.images.hyperstacks import Hyperstack, hyperstack_in, write_hyperstack
+from stackmff.images.rectangles import Box
 from stackmff.images.stack import Stack
 from stackmff.images.stack_files import TIFF_SUFFIXES
 from stackmff.options import changed
@@ -132,10 +134,7 @@ def fuse_hyperstack(
     result = np.stack([np.stack(row) for row in pictures])  # (T, C, H, W) or (T, C, H, W, 3)
     found = [area for area in areas if area is not None]
     if found:  # what all of them cover
-        (top, bottom), (left, right) = (
-            (max(area[k] for area in found), min(area[k + 1] for area in found)) for k in (0, 2)
-        )
-        result = result[:, :, top:bottom, left:right]
+        result = result[:, :, *reduce(Box.common, found).slices]
     said = _gathered(notes, source.times * source.channels)
     if source.focus != "Z" and source.kept:
         said.insert(0, f"{source.sizes}: there is no Z, so {source.focus} was taken for the focus")

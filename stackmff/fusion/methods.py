@@ -25,6 +25,7 @@ from stackmff.fusion.spatial import fuse_dct, fuse_dsift, fuse_gff, in_floats, i
 from stackmff.fusion.tiles import ramp, tile_spans
 from stackmff.fusion.transforms import TRANSFORMS, missing_packages
 from stackmff.images.colour import LUMA, luma
+from stackmff.images.rectangles import Box
 from stackmff.options import number
 from stackmff.own import add_own, function, is_own
 from stackmff.shipped import WEIGHTS
@@ -111,11 +112,12 @@ def in_tiles(fuse: Fuse, tile: int = TILE, overlap: int = OVERLAP) -> Fuse:
             return fuse(frames)
         rows, columns = tile_spans(height, tile, overlap), tile_spans(width, tile, overlap)
         fused = np.zeros(frames.shape[1:], np.float32)
-        for top, bottom in rows:
-            for left, right in columns:
-                part = in_floats(fuse(frames[:, top:bottom, left:right]))
-                part *= ramp((top, bottom), rows)[:, None, None]
-                fused[top:bottom, left:right] += part * ramp((left, right), columns)[:, None]
+        for row in rows:
+            for column in columns:
+                place = Box(*row, *column)
+                part = in_floats(fuse(frames[:, *place.slices]))
+                part *= ramp(row, rows)[:, None, None]
+                fused[place.slices] += part * ramp(column, columns)[:, None]
         return in_integers(fused, frames.dtype)
 
     return fuse_tiles

@@ -149,8 +149,7 @@ def _show(
     kept = None if made.alignment is None else made.alignment.kept
     frames = stack.frames
     if made.area is not None:
-        top, bottom, left, right = made.area
-        frames = frames[:, top:bottom, left:right]
+        frames = frames[:, *made.area.slices]
     info = FrameInfo(names, kept, stack.metadata.profile, levels_of(stack.frames))
     stem = files.picture.stem
     if files.previews is not None:

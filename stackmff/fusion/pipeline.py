@@ -29,6 +29,7 @@ from stackmff.images.formats import to_8_bits
 from stackmff.images.frame_store import Storage, release
 from stackmff.images.headers import upright_size
 from stackmff.images.levels import told_levels
+from stackmff.images.rectangles import Box
 from stackmff.images.stack import Stack, read_stack
 from stackmff.images.stack_files import FramePath
 from stackmff.machine import share_one_heap
@@ -46,7 +47,6 @@ UNLIKE_PARTS = (
     "moved; leave the frame out if the result shows it"
 )
 
-Area = tuple[int, int, int, int]  # (top, bottom, left, right), px
 Shown = bool | ShowStage
 
 
@@ -66,7 +66,7 @@ class Made:
 
     fused: Fused
     mixture: Mixture
-    area: Area | None
+    area: Box | None
     notes: list[str]
     order: list[int]
     regions: list[Region] = field(default_factory=list)
@@ -163,10 +163,10 @@ def told_unlike(stack: Stack, alignment: Alignment | None) -> list[str]:
     unlike = stack.unlike
     if unlike and alignment is not None and any(alignment.moved) and not alignment.left_out:
         try:
-            top, bottom, left, right = common_area(alignment)
+            area = common_area(alignment)
         except StackError:
-            (top, left), (bottom, right) = (0, 0), stack.frames.shape[1:3]
-        found = disagreeing_frames(stack.frames[:, top:bottom, left:right])
+            area = Box.whole(stack.frames.shape[1:3])
+        found = disagreeing_frames(stack.frames[:, *area.slices])
         still = [stack.paths[k] for k in sorted([*found.damaged, *found.unlike])]
         unlike = [path for path in unlike if path in still]
     return [f"{', '.join(path.name for path in unlike)}: {UNLIKE_PARTS}"] if unlike else []
@@ -386,14 +386,12 @@ def _smoothed(fused: Fused, radius: float) -> np.ndarray:
     return smooth_map(fused.focus_map, sure, fused.picture, radius)
 
 
-def cropped(fused: Fused, area: Area | None) -> Fused:
+def cropped(fused: Fused, area: Box | None) -> Fused:
     """A Fused cropped to an area; None: whole."""
     if area is None:
         return fused
-    top, bottom, left, right = area
     parts: dict[str, Any] = {
-        name: value if value is None else np.ascontiguousarray(value[top:bottom, left:right])
-        for name, value in vars(fused).items()
+        name: value if value is None else area.cut(value) for name, value in vars(fused).items()
     }
     return replace(fused, **parts)
 

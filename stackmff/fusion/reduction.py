@@ -11,6 +11,7 @@ import numpy as np
 from stackmff.images.colour import chroma, luma
 from stackmff.images.frame_store import release, window
 from stackmff.images.levels import Levels
+from stackmff.images.rectangles import Box
 from stackmff.processes import in_order
 
 REDUCTION = 8  # px of the picture along one of the coarse level
@@ -27,7 +28,7 @@ Rows = Callable[[int, int], np.ndarray]  # (top, bottom) of a frame to (bottom -
 def reduced_window(
     frames: np.ndarray,
     use: Sequence[int],
-    place: tuple[int, int, int, int],
+    place: Box,
     levels: Levels | None,
     colour: bool,
     jobs: int = 1,
@@ -37,22 +38,21 @@ def reduced_window(
     Args:
         frames: (N, H, W, C) uint8 or uint16.
         use: indices of the frames.
-        place: (top, bottom, left, right) in pixels of the coarse level.
+        place: of the window in pixels of the coarse level.
         levels: of the stack; None: it is seen as it is.
         colour: whether the coarse level takes the chroma.
         jobs: frames to reduce at a time.
     Returns:
         Luma (1, N, h, w), chroma (2, N, ceil(h/2), ceil(w/2)) or None, details (DETAILS, N, h, w).
     """
-    height, width = frames.shape[1:3]
-    top, bottom, left, right = (REDUCTION * side for side in place)
-    bottom, right = min(bottom, height), min(right, width)
+    box = place.scaled(REDUCTION).common(Box.whole(frames.shape[1:3]))
 
     def reduced_frame(k: int) -> Reduced:
         def rows(start: int, stop: int) -> np.ndarray:
-            return window(frames, top + start, top + stop, left, right, [k])[0]
+            band = box._replace(top=box.top + start, bottom=box.top + stop)
+            return window(frames, band, [k])[0]
 
-        return reduced(rows, (bottom - top, right - left), levels, colour)
+        return reduced(rows, box.size, levels, colour)
 
     parts: list[list[np.ndarray]] = [[], [], []]
     for _, seen in in_order(reduced_frame, use, jobs):

@@ -13,14 +13,13 @@ from stackmff.fusion.ghosts import find_ghosts, is_of_no_frame
 from stackmff.images.colour import luma
 from stackmff.images.frame_store import release
 from stackmff.images.ramps import smoothstep
+from stackmff.images.rectangles import Box
 
 FEATHER = 4  # cells of a region over which it fades into its surroundings
 MOST_CELLS = 4096  # along a side; a record with more was not written by this program
 LEAST_DETAIL = 0.85  # of that of the mixture, which a frame must have to replace what is whole
 WIDE_PARALLAX = 0.02  # of the longer side; where it was corrected, much still differs beside edges
 LONGEST = 1500  # px; the longer side of what sharpness is measured on, at most
-
-Box = tuple[int, int, int, int]  # (top, bottom, left, right), px
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,29 +52,21 @@ class Region:
         for first, count, cells, whole in zip(
             (self.top, self.left), self.mask.shape, self.grid, self.size, strict=True
         ):
-            low = (first - margin) * whole // cells
-            high = -(-(first + count + margin) * whole // cells)
-            ends.append((low, high))
-        (top, bottom), (left, right) = (
-            (max(low, 0), min(high, side)) for (low, high), side in zip(ends, size, strict=True)
-        )
-        return top, bottom, left, right
+            ends.append((first - margin) * whole // cells)
+            ends.append(-(-(first + count + margin) * whole // cells))
+        return Box(*ends).common(Box.whole(size))
 
-    def cover(self, top: int, bottom: int, left: int, right: int) -> np.ndarray:
-        """How much it covers the pixels of a window, the same in any window.
+    def cover(self, box: Box) -> np.ndarray:
+        """How much it covers the pixels of a box, the same in any box.
 
-        Args:
-            top, bottom, left, right: px, bottom and right exclusive.
         Returns:
-            (bottom - top, right - left) float32: 1 inside, fading smoothly to 0.
+            (h, w) float32: 1 inside, fading smoothly to 0.
         """
         room = FEATHER + 1
         mask = np.pad(self.mask, room)
         away = cv2.distanceTransform((~mask).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
         soft = smoothstep(1 - away / np.float32(room))
-        for axis, (low, high, first) in enumerate(
-            ((top, bottom, self.top), (left, right, self.left))
-        ):
+        for axis, (low, high, first) in enumerate(((*box[:2], self.top), (*box[2:], self.left))):
             scale = self.grid[axis] / self.size[axis]
             place = (np.arange(low, high) + 0.5) * scale - 0.5
             place = np.clip(place, 0, self.grid[axis] - 1) - (first - room)
@@ -186,20 +177,18 @@ def _parallax_in(alignment: Alignment | None, mask: np.ndarray) -> float:
 
 def _region_at(whole: np.ndarray, size: tuple[int, int], frame: int) -> Region:
     """The Region of a mask (rows, columns) of a whole picture of `size`."""
-    rows, columns = (np.flatnonzero(whole.any(axis)) for axis in (1, 0))
-    top, left = int(rows[0]), int(columns[0])
-    mask = whole[top : rows[-1] + 1, left : columns[-1] + 1]
-    return Region(frame, size, (whole.shape[0], whole.shape[1]), top, left, mask)
+    cells = Box.around(whole)
+    return Region(frame, size, (whole.shape[0], whole.shape[1]), *cells.corner, whole[cells.slices])
 
 
 def _detail(picture: np.ndarray, region: Region) -> float:
     """How much detail a picture (H, W, C) has in a region: the mean square of its Laplacian."""
-    top, bottom, left, right = region.box(region.size, margin=0)
-    factor = -(-max(bottom - top, right - left) // LONGEST)
-    high, wide = (max(side // factor, 1) for side in (bottom - top, right - left))
+    box = region.box(region.size, margin=0)
+    factor = -(-max(box.size) // LONGEST)
+    high, wide = (max(side // factor, 1) for side in box.size)
     share = cv2.resize(region.mask.astype(np.float32), (wide, high), interpolation=cv2.INTER_LINEAR)
-    part = np.ascontiguousarray(picture[top:bottom, left:right])
-    small = cv2.resize(part, (wide, high), interpolation=cv2.INTER_AREA).reshape(high, wide, -1)
+    small = cv2.resize(box.cut(picture), (wide, high), interpolation=cv2.INTER_AREA)
+    small = small.reshape(high, wide, -1)
     detail = cv2.Laplacian(luma(small), cv2.CV_32F)
     return float((detail * detail * share).sum() / share.sum())
 

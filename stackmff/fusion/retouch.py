@@ -22,10 +22,11 @@ import numpy as np
 from stackmff.errors import StackError
 from stackmff.files import parse_json, read_bytes, write_json
 from stackmff.fusion.blending import Fused
-from stackmff.fusion.regions import Box, Region, region_of
+from stackmff.fusion.regions import Region, region_of
 from stackmff.images.formats import decode, decode_bytes
 from stackmff.images.frame_store import release
 from stackmff.images.ramps import smoothstep
+from stackmff.images.rectangles import Box
 
 MOST_POINTS = 20_000  # of a stroke; a file with more was not written by this program
 BAND = 512  # rows that are painted at once, so that memory does not grow with the height
@@ -63,36 +64,34 @@ class Stroke:
         low = np.floor(self.points.min(0) - self.radius).astype(int)
         high = np.ceil(self.points.max(0) + self.radius).astype(int) + 1
         (left, top), (right, bottom) = np.clip(low, 0, size[::-1]), np.clip(high, 0, size[::-1])
-        return int(top), int(bottom), int(left), int(right)
+        return Box(int(top), int(bottom), int(left), int(right))
 
 
 Painting = Stroke | Region
 
 
-def cover(stroke: Painting, top: int, bottom: int, left: int, right: int) -> np.ndarray:
-    """How much a stroke covers the pixels of a window, the same in any window.
+def cover(stroke: Painting, box: Box) -> np.ndarray:
+    """How much a stroke covers the pixels of a box, the same in any box.
 
     Args:
         stroke: the stroke, or the region.
-        top, bottom, left, right: px, bottom and right exclusive.
+        box: of the picture.
     Returns:
-        (bottom - top, right - left) float32 in [0, 1]: the opacity in the core, fading smoothly
-        to 0.
+        (h, w) float32 in [0, 1]: the opacity in the core, fading smoothly to 0.
     """
     if isinstance(stroke, Region):
-        return stroke.cover(top, bottom, left, right)
-    out = np.zeros((bottom - top, right - left), np.float32)
+        return stroke.cover(box)
+    out = np.zeros(box.size, np.float32)
     ends = stroke.points[1:] if len(stroke.points) > 1 else stroke.points
     fade = max(stroke.softness * stroke.radius, 1.0)  # px; at least one, against jagged edges
     for k, (start, end) in enumerate(zip(stroke.points, ends)):
         low = np.floor(np.minimum(start, end) - stroke.radius).astype(int)
         high = np.ceil(np.maximum(start, end) + stroke.radius).astype(int) + 1
-        x0, x1 = np.clip([low[0], high[0]], left, right)
-        y0, y1 = np.clip([low[1], high[1]], top, bottom)
-        if x0 >= x1 or y0 >= y1:
+        near = Box(low[1], high[1], low[0], high[0]).common(box)
+        if not near.area:
             continue
-        x = np.arange(x0, x1) - start[0]
-        y = (np.arange(y0, y1) - start[1])[:, None]
+        x = np.arange(near.left, near.right) - start[0]
+        y = (np.arange(near.top, near.bottom) - start[1])[:, None]
         way = end - start
         along = np.clip((x * way[0] + y * way[1]) / max(way @ way, 1e-12), 0, 1)
         away = np.hypot(x - along * way[0], y - along * way[1])
@@ -103,7 +102,7 @@ def cover(stroke: Painting, top: int, bottom: int, left: int, right: int) -> np.
         share = smoothstep(((radius - away) / fade).astype(np.float32))
         if stroke.opacities is not None:
             share *= _between(stroke.opacities, k, along).astype(np.float32)
-        part = out[y0 - top : y1 - top, x0 - left : x1 - left]
+        part = out[near.moved(-box.top, -box.left).slices]
         np.maximum(part, share, out=part)
     return out if stroke.opacity == 1 else out * np.float32(stroke.opacity)
 
@@ -118,8 +117,7 @@ def _between(values: np.ndarray, k: int, along: np.ndarray) -> np.ndarray:
 def cost_of(stroke: Painting, size: Sequence[int]) -> float:
     """The number of pixels that `cover` visits for a stroke in a picture of (height, width)."""
     if isinstance(stroke, Region):
-        top, bottom, left, right = stroke.box(size)
-        return float(max(bottom - top, 0) * max(right - left, 0))
+        return float(stroke.box(size).area)
     points = stroke.points
     ends = points[1:] if len(points) > 1 else points
     starts = points[: len(ends)]
@@ -148,13 +146,13 @@ def apply_strokes(
         pictures: {name: (H, W, C) uint8 or uint16}, for strokes of other pictures.
     """
     size = picture.shape[:2]
-    area = (0, size[0], 0, size[1]) if area is None else area
+    area = Box.whole(size) if area is None else area
     if mixture is None and any(one.frame is None and one.picture is None for one in strokes):
         mixture = picture.copy()
     white = np.iinfo(picture.dtype).max
     for stroke in strokes:
-        top, bottom, left, right = common(stroke.box(size), area)
-        if top >= bottom or left >= right:
+        box = stroke.box(size).common(area)
+        if not box.area:
             continue
         source: np.ndarray
         if stroke.picture is not None:
@@ -166,11 +164,10 @@ def apply_strokes(
         else:
             source = frames[stroke.frame]
         scale = np.float32(white / np.iinfo(source.dtype).max)  # 1, 257, or 1 / 257
-        for start in range(top, bottom, BAND):
-            stop = min(start + BAND, bottom)
-            share = cover(stroke, start, stop, left, right)[..., None]
-            shown = source[start:stop, left:right] * scale
-            part = picture[start:stop, left:right]
+        for band in box.parts(BAND):
+            share = cover(stroke, band)[..., None]
+            shown = source[band.slices] * scale
+            part = picture[band.slices]
             part[:] = np.rint(part + (shown - part) * share).astype(picture.dtype)
 
 
@@ -186,21 +183,13 @@ def fill_regions(fused: Fused, frames: np.ndarray, regions: Sequence[Region]) ->
     release(frames)
     count = max(len(frames) - 1, 1)
     for region in regions:
-        top, bottom, left, right = region.box(region.size)
-        for start in range(top, bottom, BAND):
-            stop = min(start + BAND, bottom)
-            share = region.cover(start, stop, left, right)
+        for band in region.box(region.size).parts(BAND):
+            share = region.cover(band)
             values = ((fused.focus_map, 65535 * region.frame / count), (fused.confidence, 255))
             for plane, value in values:
                 if plane is not None:
-                    part = plane[start:stop, left:right]
+                    part = plane[band.slices]
                     part[:] = np.rint(part + (np.float32(value) - part) * share)
-
-
-def common(box: Box, other: Box) -> Box:
-    """What two boxes share; empty if it ends before it starts."""
-    top, left = max(box[0], other[0]), max(box[2], other[2])
-    return top, min(box[1], other[1]), left, min(box[3], other[3])
 
 
 def stroke_of(record: Any, names: Sequence[str]) -> Painting:

@@ -10,10 +10,9 @@ from stackmff.fusion.blending import Mixture
 from stackmff.fusion.engines import Engine
 from stackmff.fusion.fuse import fuse_stack
 from stackmff.images.formats import write_picture
+from stackmff.images.rectangles import Box
 from stackmff.images.stack import Stack
 from stackmff.progress import ShowStage, stage
-
-Area = tuple[int, int, int, int]  # (top, bottom, left, right), px
 
 
 def slabs_of(use: Sequence[int], size: int) -> list[list[int]]:
@@ -61,7 +60,7 @@ def write_slabs(
     engine: Engine,
     mixture: Mixture,
     groups: Sequence[Sequence[int]],
-    area: Area | None = None,
+    area: Box | None = None,
     shown: bool | ShowStage = False,
 ) -> None:
     """Fuse groups of neighbours into folder/slab_<first>-<last>.tif, frames counted from 1.
@@ -78,8 +77,7 @@ def write_slabs(
     for name, picture in fuse_slabs(stack.frames, engine, mixture, groups, shown):
         path = folder / f"{name}.tif"
         if area is not None:
-            top, bottom, left, right = area
-            picture = np.ascontiguousarray(picture[top:bottom, left:right])
+            picture = area.cut(picture)
         write_picture(path, picture, stack.metadata)
         written.add(path)
     for path in set(folder.glob("slab_*-*.tif")) - written:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from stackmff.errors import StackError
+from stackmff.images.rectangles import Box
 from stackmff.machine import free_memory
 
 
@@ -109,14 +110,7 @@ def put(frames: np.ndarray, index: int, picture: np.ndarray) -> None:
         left, start = left[written:], start + written
 
 
-def window(
-    frames: np.ndarray,
-    top: int,
-    bottom: int,
-    left: int,
-    right: int,
-    indices: Sequence[int] | None = None,
-) -> np.ndarray:
+def window(frames: np.ndarray, box: Box, indices: Sequence[int] | None = None) -> np.ndarray:
     """The same part of every frame, or of some frames.
 
     Frames in a file are read row by row: to access them as memory would map whole rows of each
@@ -124,12 +118,12 @@ def window(
 
     Args:
         frames: (N, H, W, C) as from `allocate`.
-        top, bottom, left, right: of the part, px, bottom and right exclusive.
+        box: the part.
         indices: of the frames; None: all.
     Returns:
-        (N, bottom - top, right - left, C), a view of frames in memory that follow one another.
+        (N, h, w, C), a view of frames in memory that follow one another.
     """
-    part = frames[:, top:bottom, left:right]
+    part = frames[:, *box.slices]
     indices = range(len(frames)) if indices is None else indices
     descriptor = getattr(frames, "descriptor", None)
     if descriptor is None or not hasattr(os, "preadv"):
@@ -139,7 +133,7 @@ def window(
     bytes_out = out.reshape(*out.shape[:2], -1).view(np.uint8)
     frame_bytes, row_bytes, pixel_bytes = frames.strides[:3]
     for k, rows in zip(indices, bytes_out, strict=True):
-        start = k * frame_bytes + top * row_bytes + left * pixel_bytes
+        start = k * frame_bytes + box.top * row_bytes + box.left * pixel_bytes
         for y, row in enumerate(rows):
             os.preadv(descriptor, [row], start + y * row_bytes)
     return out

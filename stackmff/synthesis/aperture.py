@@ -27,6 +27,7 @@ import cv2
 import numpy as np
 from scipy.special import ndtr
 
+from stackmff.images.rectangles import Box
 from stackmff.synthesis.square_blur import LARGE_VARIANCE, LINEAR_VARIANCE, box_blur, doubled
 
 CELL = 1.5  # px of blur that one cell of the aperture may make, as long as there are enough cells
@@ -177,23 +178,6 @@ def openings(across: int, blades: int = 0, rotation: float = 0.0) -> tuple[Openi
     )
 
 
-class Box(NamedTuple):
-    """Rows and columns, from `top` and `left` to before `bottom` and `right`."""
-
-    top: int
-    left: int
-    bottom: int
-    right: int
-
-    def slices(self) -> tuple[slice, slice]:
-        """The same, to index an array."""
-        return slice(self.top, self.bottom), slice(self.left, self.right)
-
-    def area(self) -> int:
-        """Pixels in it."""
-        return max(self.bottom - self.top, 0) * max(self.right - self.left, 0)
-
-
 class _Cut:
     """A sheet cut to what it covers, ready to be looked at.
 
@@ -213,15 +197,9 @@ class _Cut:
 
     def __init__(self, sheet: Sheet, margin: int) -> None:
         height, width = sheet.cover.shape
-        rows, columns = (np.flatnonzero(sheet.cover.any(axis)) for axis in (1, 0))
         spare = 5  # px without cover, for the kernels
-        self.box = Box(
-            max(rows[0] - spare, 0),
-            max(columns[0] - spare, 0),
-            min(rows[-1] + spare + 1, height),
-            min(columns[-1] + spare + 1, width),
-        )
-        here = self.box.slices()
+        self.box = Box.around(sheet.cover).grown(spare, sheet.cover.shape)
+        here = self.box.slices
         cover = sheet.cover[here].astype(np.float32)[..., None]
         self.pixels = np.concatenate([sheet.colour[here] * cover, cover], 2).astype(np.float32)
         self.margin = margin
@@ -289,12 +267,7 @@ class _Focused:
         self.pixels = box_blur(pixels, variance)
         self.flag = cv2.INTER_CUBIC if self.scale == 2 else cv2.INTER_LINEAR
         reach, margin = int(np.ceil(largest)) + 4, cut.margin
-        top, left, bottom, right = (side - margin for side in cut.box)
-        height, width = cut.size
-        self.target = Box(
-            *(max(top - reach, 0), max(left - reach, 0)),
-            *(min(bottom + reach, height), min(right + reach, width)),
-        )
+        self.target = cut.box.moved(-margin, -margin).grown(reach, cut.size)
 
     def through(self, opening: Opening, room: np.ndarray | None = None) -> np.ndarray:
         """What is seen of it through a cell, (h, w, 4) premultiplied, at `target`; into `room`."""
@@ -312,7 +285,7 @@ class _Focused:
     def _surface(self, opening: Opening, room: np.ndarray | None) -> np.ndarray:
         """As `through`, without the lights."""
         cut, target = self.cut, self.target
-        size = target.right - target.left, target.bottom - target.top
+        size = target.size[::-1]
         corner = np.array([target.left, target.top], np.float64) + cut.margin
         origin = np.array([cut.box.left, cut.box.top], np.float64)
         move = self.aperture_px * np.array([opening.x, opening.y])
@@ -445,13 +418,13 @@ def _views(
 ) -> Iterator[tuple[float, np.ndarray]]:
     """The share of each cell and the view (H, W, 4) through it, which the next one overwrites."""
     rear, *others = focused
-    others = [sheet for sheet in others if sheet.target.area()]
+    others = [sheet for sheet in others if sheet.target.area]
     room = np.empty((*rear.cut.size, 4), np.float32)
     for cell in cells:
         view = rear.through(cell, room)
         for sheet in others:
             seen = sheet.through(cell)
-            part = view[sheet.target.slices()]
+            part = view[sheet.target.slices]
             cv2.multiply(part, cv2.transform(seen, UNCOVERED), part)
             cv2.add(part, seen, part)
         yield cell.share, view

@@ -18,12 +18,12 @@ from stackmff.fusion.retouch import apply_strokes, load_strokes
 from stackmff.images.colour import rgb_by_profile, srgb_profile
 from stackmff.images.formats import to_8_bits, write_picture
 from stackmff.images.metadata import Metadata
+from stackmff.images.rectangles import Box
 from stackmff.webapp.jobs import ExportSpec
 from stackmff.webapp.model import glb
 from stackmff.webapp.other_pictures import stems_in
 from stackmff.webapp.results import TALLEST, ShownResult
 
-Area = tuple[int, int, int, int]  # (top, bottom, left, right), px
 SUFFIXES = {"png": ".png", "tiff": ".tif", "jpeg": ".jpg", "webp": ".webp"}
 OF_SURFACE = ("model", "rocking-gif", "rocking-mp4")
 FILM_SIDE = 480  # px, longest side of the surface in a film
@@ -50,8 +50,9 @@ def write_export(spec: ExportSpec) -> list[str]:
     """
     result = ShownResult(spec.result, painted=False)
     path = Path(spec.path)
+    area = None if spec.area is None else Box(*spec.area)
     if spec.what not in ("picture", *OF_SURFACE):
-        write_other(result, spec.what, path, Path(spec.strokes), spec.area)
+        write_other(result, spec.what, path, Path(spec.strokes), area)
         return []
     picture = np.array(result.fused)
     strokes = load_strokes(Path(spec.strokes), result.names, result.size)
@@ -63,7 +64,7 @@ def write_export(spec: ExportSpec) -> list[str]:
         else:
             write_film(path, *result.raised())
         return []
-    picture = cut(picture, spec.area)
+    picture = cut(picture, area)
     metadata = result.metadata
     converts = spec.srgb and metadata.profile is not None
     picture = picture if spec.bits == 16 and not converts else to_8_bits(picture)
@@ -86,12 +87,9 @@ def write_film(path: Path, heights: np.ndarray, texture: np.ndarray) -> None:
     write_rocking(path, small, cv2.resize(np.float32(heights), size))
 
 
-def cut(picture: np.ndarray, area: Area | None) -> np.ndarray:
+def cut(picture: np.ndarray, area: Box | None) -> np.ndarray:
     """A picture (H, W) or (H, W, C) cropped to an area; None: whole."""
-    if area is None:
-        return picture
-    top, bottom, left, right = area
-    return np.ascontiguousarray(picture[top:bottom, left:right])
+    return picture if area is None else area.cut(picture)
 
 
 def in_srgb(picture: np.ndarray, metadata: Metadata) -> tuple[np.ndarray, Metadata]:
@@ -119,7 +117,7 @@ def in_srgb(picture: np.ndarray, metadata: Metadata) -> tuple[np.ndarray, Metada
 
 
 def write_other(
-    result: ShownResult, what: str, path: Path, strokes: Path, area: Area | None
+    result: ShownResult, what: str, path: Path, strokes: Path, area: Box | None
 ) -> None:
     """Write another file than the picture.
 

@@ -4,7 +4,7 @@ import subprocess
 import threading
 import traceback
 from collections import deque
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import chain
 from typing import Any, Generic, TypeVar
@@ -105,7 +105,7 @@ class ExportSpec:
         bits: 8 or 16.
         quality: of JPEG, 1 to 100; of WebP too, where None is lossless.
         srgb: convert to sRGB; else the profile of the frames is kept.
-        area: (top, bottom, left, right) px to crop to, or None.
+        area: a Box to crop to, px, which is a list once it was JSON; or None.
         label: text in the corner of the picture.
         pixel_size: micrometres, for a scale bar on the picture; None: no scale bar.
         longest: seconds that it may take.
@@ -118,7 +118,7 @@ class ExportSpec:
     bits: int = 8
     quality: int | None = None
     srgb: bool = False
-    area: tuple[int, int, int, int] | None = None
+    area: Sequence[int] | None = None
     label: str = ""
     pixel_size: float | None = None
     longest: float = 10 * LONGEST

@@ -124,7 +124,7 @@ class ResultRecord:
         files: names of the files of the frames, in the order in which they were fused.
         names: of the frames, in that order.
         kept: indices of the frames that were fused.
-        area: (top, bottom, left, right) px that all frames cover, or None.
+        area: the Box that all frames cover, px, which is a list once it was JSON; or None.
         notes: sentences on what was decided.
         metadata: of the fused picture, {name of a block: base64 or None}.
         tilt: see fusion.pipeline.tilt_of.

@@ -25,6 +25,7 @@ from stackmff.images.colour import luma
 from stackmff.images.formats import decode
 from stackmff.images.frame_store import release
 from stackmff.images.levels import levels_of
+from stackmff.images.rectangles import Box
 from stackmff.webapp.kept_frames import is_kept
 from stackmff.webapp.other_pictures import SourcePictures, layer_file, title_of
 from stackmff.webapp.result_files import (
@@ -46,8 +47,6 @@ TALLEST = 0.16  # height of the nearest point of the 3D view, in units of the lo
 PLAIN_SHARE = 0.9  # a frame's share of a pixel from which on the pixel counts as that frame's
 LAYERS = ("fused", "plain", "focus", "confidence")  # besides the frames, named by their index
 NEAR = 12  # px around a place that is compared for sharpness
-
-Box = tuple[int, int, int, int]  # (top, bottom, left, right), px
 
 
 class PixelOrigin(NamedTuple):
@@ -215,8 +214,7 @@ class ShownResult:
         source, factor = self.plane(layer), step
         if step >= SMALL:
             source, factor = self.small_copy(layer), step // SMALL
-        top, left = row * TILE * factor, column * TILE * factor
-        part = source[top : top + TILE * factor, left : left + TILE * factor]
+        part = source[Box.at(row, column).scaled(TILE * factor).slices]
         if 0 in part.shape[:2]:
             return None
         part = np.ascontiguousarray(part)
@@ -280,12 +278,10 @@ class ShownResult:
     def sharpest_at(self, x: int, y: int) -> int:
         """The index of the frame with most detail around a pixel of the picture that is shown."""
         column, row = self.own_place(x, y)
-        window = np.s_[
-            max(row - NEAR, 0) : row + NEAR + 1, max(column - NEAR, 0) : column + NEAR + 1
-        ]
+        box = Box.at(row, column).grown(NEAR, self.size)
         found = []
         for k in self.kept:
-            part = luma(np.ascontiguousarray(self.frames[k][window])).astype(np.float32)
+            part = luma(box.cut(self.frames[k])).astype(np.float32)
             found.append(
                 float((cv2.Laplacian(cv2.GaussianBlur(part, (3, 3), 0), cv2.CV_32F) ** 2).mean())
             )
@@ -294,11 +290,11 @@ class ShownResult:
 
     def stroke_at(self, x: int, y: int) -> dict[str, Any] | None:
         """{"frame": name or None, "share"} of the last stroke that covers a pixel, or None."""
+        pixel = Box.at(y, x)
         for stroke in reversed(self.strokes):
-            top, bottom, left, right = stroke.box(self.size)
-            if not (top <= y < bottom and left <= x < right):
+            if not stroke.box(self.size).common(pixel).area:
                 continue
-            if share := float(cover(stroke, y, y + 1, x, x + 1)[0, 0]):
+            if share := float(cover(stroke, pixel)[0, 0]):
                 name = None if stroke.frame is None else self.names[stroke.frame]
                 if stroke.picture is not None:
                     name = title_of(stroke.picture)
@@ -340,8 +336,7 @@ class ShownResult:
                 self.log.write(undo=count)
             for _ in range(count):
                 box = self.painted_with.undo().box(self.size)
-                top, bottom, left, right = box
-                self.picture[top:bottom, left:right] = self.fused[top:bottom, left:right]
+                self.picture[box.slices] = self.fused[box.slices]
                 self._apply(self.strokes, box)
                 boxes.append(self._repainted(box))
                 self.stamps.change()
@@ -366,11 +361,11 @@ class ShownResult:
         release(self.frames)
         whole = COPIES.get(self.owner, "fused")
         if whole is not None:
-            top, left = (box[k] // SMALL for k in (0, 2))
-            bottom, right = (-(-box[k] // SMALL) for k in (1, 3))
-            part = self.picture[top * SMALL : bottom * SMALL, left * SMALL : right * SMALL]
+            top, left = (side // SMALL for side in box.corner)
+            small = Box(top, -(-box.bottom // SMALL), left, -(-box.right // SMALL))
+            part = self.picture[small.scaled(SMALL).slices]
             if part.size:
-                whole[top:bottom, left:right] = shrunk(part, (right - left, bottom - top))
+                whole[small.slices] = shrunk(part, small.size[::-1])
         return box
 
     def surface(self) -> bytes:
@@ -433,8 +428,7 @@ class FramePicture:
             if self.least_level:
                 return None
             source, factor = self.pixels, 2**level
-        top, left = row * TILE * factor, column * TILE * factor
-        part = source[top : top + TILE * factor, left : left + TILE * factor]
+        part = source[Box.at(row, column).scaled(TILE * factor).slices]
         if 0 in part.shape[:2]:
             return None
         height, width = part.shape[:2]

@@ -22,7 +22,8 @@ from stackmff.fusion.retouch import (
     strokes_of,
 )
 from stackmff.images.pixel_size import pixel_size
-from stackmff.webapp.exports import DEEP, OTHERS, SUFFIXES, Area
+from stackmff.images.rectangles import Box
+from stackmff.webapp.exports import DEEP, OTHERS, SUFFIXES
 from stackmff.webapp.jobs import ExportSpec, FuseSpec, StrokesSpec, WorkerJob
 from stackmff.webapp.other_pictures import SOURCE, layer_file, stems_in, title_of
 from stackmff.webapp.result_files import (
@@ -32,7 +33,7 @@ from stackmff.webapp.result_files import (
     decode_metadata,
     load_record,
 )
-from stackmff.webapp.results import Box, ShownResult, waiting_notes
+from stackmff.webapp.results import ShownResult, waiting_notes
 from stackmff.webapp.stack_frames import Shared, StackFrames
 from stackmff.webapp.strokes import Painted, StrokeLog, filled_by
 from stackmff.webapp.tiles import Stamps
@@ -423,7 +424,7 @@ def pixel_size_of(value: Any) -> float | None:
     return float(value)
 
 
-def area_of(area: Any, result: ShownResult) -> Area | None:
+def area_of(area: Any, result: ShownResult) -> Box | None:
     """The area that an export is cropped to.
 
     Args:
@@ -439,10 +440,10 @@ def area_of(area: Any, result: ShownResult) -> Area | None:
     whole = isinstance(area, list | tuple) and len(area) == 4
     if not (whole and all(type(side) is int for side in area)):
         raise StackError("the area to crop to is not [top, bottom, left, right]: reload the page")
-    top, bottom, left, right = area
-    if not (0 <= top < bottom <= result.height and 0 <= left < right <= result.width):
+    box = Box(*area)
+    if not box.area or box.common(Box.whole(result.size)) != box:
         raise StackError(
             f"the area to crop to leads out of the picture of {result.width}x{result.height}: "
             "choose one inside"
         )
-    return top, bottom, left, right
+    return box

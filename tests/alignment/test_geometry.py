@@ -7,6 +7,7 @@ from moving import HEIGHT, MOTIONS, WIDTH, motion, scene, shifted, view
 from stackmff.alignment import resampling
 from stackmff.alignment.geometry import Alignment, common_area, coverage, covered, ends
 from stackmff.errors import StackError
+from stackmff.images.rectangles import Box
 
 
 def test_large_frames_are_resampled_in_parts(monkeypatch):
@@ -23,9 +24,9 @@ def test_large_frames_are_resampled_in_parts(monkeypatch):
 
 def test_what_a_frame_covers():
     alignment = shifted((0, 0), (-5, 3))
-    assert covered(alignment, 0, 0, 40, 0, 60) is None
-    assert covered(alignment, 1, 0, 37, 5, 60) is None
-    mask = covered(alignment, 1, 10, 40, 2, 60)
+    assert covered(alignment, 0, Box(0, 40, 0, 60)) is None
+    assert covered(alignment, 1, Box(0, 37, 5, 60)) is None
+    mask = covered(alignment, 1, Box(10, 40, 2, 60))
     expected = np.zeros((40, 60), bool)
     expected[:37, 5:] = True
     np.testing.assert_array_equal(mask, expected[10:, 2:])
@@ -39,15 +40,16 @@ def test_by_how_much_frames_end_within_the_reference():
 
 def test_a_frame_fades_out_where_it_ends_and_only_there():
     alignment = shifted((0, 0), (-5, 1.5), (0.8, 0), size=(80, 90))
-    assert coverage(alignment, 0, 0, 80, 0, 90) is None
-    share = coverage(alignment, 1, 0, 80, 0, 90)
-    np.testing.assert_array_equal(share > 0, covered(alignment, 1, 0, 80, 0, 90))
+    assert coverage(alignment, 0, Box(0, 80, 0, 90)) is None
+    share = coverage(alignment, 1, Box(0, 80, 0, 90))
+    np.testing.assert_array_equal(share > 0, covered(alignment, 1, Box(0, 80, 0, 90)))
     assert (share[:70, 21:] == 1).all() and (np.diff(share[40]) >= 0).all()  # 16 px from px 5 on
     assert (share[71:, 50] < 1).all()  # 8 px: it lacks but 1.5 px
-    assert coverage(alignment, 1, 0, 70, 21, 90) is None
-    part = coverage(alignment, 1, 10, 60, 3, 30)
+    assert coverage(alignment, 1, Box(0, 70, 21, 90)) is None
+    part = coverage(alignment, 1, Box(10, 60, 3, 30))
     np.testing.assert_allclose(part, share[10:60, 3:30])
-    assert set(np.unique(coverage(alignment, 2, 0, 80, 0, 90))) == {0, 1}  # no step can be seen
+    hardly = coverage(alignment, 2, Box(0, 80, 0, 90))  # no step can be seen
+    assert set(np.unique(hardly)) == {0, 1}
 
 
 def test_the_area_that_all_frames_cover():
@@ -71,9 +73,9 @@ def test_frames_change_places_with_how_they_lie():
 def test_the_common_area_of_turned_frames_is_covered_and_large():
     alignment = Alignment(1, (HEIGHT, WIDTH), [m.copy() for m in MOTIONS], np.ones((5, 3)))
     alignment.transforms[0] = motion((2, 0), 1, 12)
-    top, bottom, left, right = common_area(alignment)
-    assert all(covered(alignment, k, top, bottom, left, right) is None for k in range(5))
-    masks = [covered(alignment, k, 0, HEIGHT, 0, WIDTH) for k in range(5)]
+    area = common_area(alignment)
+    assert all(covered(alignment, k, area) is None for k in range(5))
+    masks = [covered(alignment, k, Box(0, HEIGHT, 0, WIDTH)) for k in range(5)]
     everywhere = np.logical_and.reduce([mask for mask in masks if mask is not None])
     sums = np.pad(everywhere.astype(int), ((1, 0), (1, 0))).cumsum(0).cumsum(1)
     best = 0
@@ -83,9 +85,9 @@ def test_the_common_area_of_turned_frames_is_covered_and_large():
             inside = (
                 sums[y + 1 :, x + 1 :] - sums[y, x + 1 :] - sums[y + 1 :, x : x + 1] + sums[y, x]
             )
-            area = (rows - y) * (columns - x)
-            best = max(best, area[inside == area].max(initial=0))
-    assert (bottom - top) * (right - left) >= 0.95 * best
+            areas = (rows - y) * (columns - x)
+            best = max(best, areas[inside == areas].max(initial=0))
+    assert area.area >= 0.95 * best
 
 
 @pytest.mark.parametrize("size", [(4000, 6000), (375, 500), (9, 20000)])

@@ -14,6 +14,7 @@ from stackmff.alignment.geometry import Alignment, common_area, covered, places_
 from stackmff.alignment.measure import Measuring, apply, measure
 from stackmff.alignment.record import load_alignment, save_alignment
 from stackmff.errors import StackError
+from stackmff.images.rectangles import Box
 from stackmff.options import parse
 
 HEIGHT, WIDTH, ROOM = 120, 160, 20  # px; of a frame, and what its scene is larger on each side
@@ -78,7 +79,7 @@ def errors(alignment):
     y, x = np.mgrid[:HEIGHT, :WIDTH]
     out = []
     for k in range(5):
-        found = places_of(alignment, k, 0, HEIGHT, 0, WIDTH)
+        found = places_of(alignment, k, Box(0, HEIGHT, 0, WIDTH))
         true = np.dstack([x, y + (k - 2) * (0.6 + STEP * nearness(x))])
         out.append(inner(np.abs(found - true)).max(-1).mean())
     return out
@@ -164,8 +165,8 @@ def bent(step=3.0, spacing=8):
 
 def test_a_field_is_the_same_in_every_window():
     alignment = bent()
-    whole = spread(alignment.fields[1], 8, 0, HEIGHT, 0, WIDTH)
-    part = spread(alignment.fields[1], 8, 37, 90, 27, 160)
+    whole = spread(alignment.fields[1], 8, Box(0, HEIGHT, 0, WIDTH))
+    part = spread(alignment.fields[1], 8, Box(37, 90, 27, 160))
     np.testing.assert_allclose(part, whole[37:90, 27:160], atol=1e-5)
     # The middle of cell (i, j) is at px 8 i + 5.5.
     middles = (whole[5:-8:8, 5:-8:8] + whole[6:-8:8, 6:-8:8]) / 2
@@ -213,12 +214,13 @@ def test_every_kind_of_frame_is_resampled(frames, kind):
 
 def test_what_a_bent_frame_covers():
     alignment = bent()
-    assert covered(alignment, 1, 0, HEIGHT, 10, WIDTH - 10) is None
-    mask = covered(alignment, 1, 0, HEIGHT, 0, WIDTH)
+    assert covered(alignment, 1, Box(0, HEIGHT, 10, WIDTH - 10)) is None
+    mask = covered(alignment, 1, Box(0, HEIGHT, 0, WIDTH))
     assert not mask[:, :2].any() and not mask[:, -2:].any() and mask[:, 4:-4].all()
-    top, bottom, left, right = common_area(alignment)
-    assert (top, bottom) == (0, HEIGHT) and 3 <= left <= 6 and WIDTH - 6 <= right <= WIDTH - 3
-    assert covered(alignment, 1, top, bottom, left, right) is None
+    area = common_area(alignment)
+    assert area[:2] == (0, HEIGHT)
+    assert 3 <= area.left <= 6 and WIDTH - 6 <= area.right <= WIDTH - 3
+    assert covered(alignment, 1, area) is None
 
 
 def test_fields_are_read_as_they_were_written(alignment, tmp_path):

@@ -8,6 +8,7 @@ from stackmff.alignment import placement
 from stackmff.alignment.geometry import places_of
 from stackmff.alignment.measure import measure
 from stackmff.alignment.rigid import rigid
+from stackmff.images.rectangles import Box
 
 HEIGHT, WIDTH, ROOM = 120, 160, 20  # px; of a frame, and what its scene is larger on each side
 ROWS, COLUMNS = 14, 19
@@ -41,7 +42,7 @@ def walk_past():
 
 def bend(alignment):
     """px, the most by which the column is bent in any frame."""
-    found = [places_of(alignment, k, 0, HEIGHT, 0, WIDTH)[10:-10, 100, 0] for k in range(5)]
+    found = [places_of(alignment, k, Box(0, HEIGHT, 0, WIDTH))[10:-10, 100, 0] for k in range(5)]
     lines = [
         np.polyval(np.polyfit(np.arange(len(one)), one, 1), np.arange(len(one))) for one in found
     ]

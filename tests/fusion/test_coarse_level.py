@@ -16,6 +16,7 @@ from stackmff.fusion.engine_choice import engine_of_module
 from stackmff.fusion.engines import TorchEngine
 from stackmff.fusion.fuse import frame_weights, fuse_stack, origin_at
 from stackmff.images import frame_store
+from stackmff.images.rectangles import Box
 
 SMALL = {"network": "PyramidMix", "widths": (8, 8), "hidden": 4, "window": 3, "chroma": 4}
 
@@ -82,7 +83,7 @@ def test_the_engine_sees_what_the_network_sees_of_the_whole(engine):
 @pytest.mark.parametrize("size", [(1, 1), (2, 9), (17, 300), (391, 270), (128, 64), (257, 24)])
 def test_what_is_reduced_in_bands_is_what_the_network_reduces(engine, size):
     frames = np.random.default_rng(0).integers(0, 65536, (2, *size, 3), np.uint16)
-    place = (0, -(-size[0] // 8), 0, -(-size[1] // 8))
+    place = Box(0, -(-size[0] // 8), 0, -(-size[1] // 8))
     found = coarse_level.reduced_window(frames, [0, 1], place, None, True)
     planes = torch.from_numpy(np.moveaxis(frames, -1, 0).astype(np.float32) / 65535)[None]
     luma, chroma = luma_and_chroma(planes)
@@ -148,7 +149,7 @@ def test_frames_in_a_file_may_have_any_height(more, tmp_path):
         frames.shape, frames.dtype, frame_store.Storage(store=tmp_path / "frames")
     )
     stored[:] = frames
-    place = (0, -(-frames.shape[1] // reduction.REDUCTION), 0, 3)
+    place = Box(0, -(-frames.shape[1] // reduction.REDUCTION), 0, 3)
     found, wanted = (
         coarse_level.reduced_window(one, [0, 1], place, None, True) for one in (stored, frames)
     )

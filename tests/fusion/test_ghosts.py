@@ -22,6 +22,7 @@ from stackmff.fusion.regions import Region, moved_regions, region_of, told_regio
 from stackmff.fusion.retouch import apply_strokes, load_strokes, record_of, save_strokes
 from stackmff.images.frame_store import Storage, allocate
 from stackmff.images.metadata import Metadata
+from stackmff.images.rectangles import Box
 from stackmff.images.stack import Stack
 
 HEIGHT, WIDTH, COUNT, RADIUS = 200, 300, 5, 22
@@ -94,7 +95,7 @@ def touched(made):
     """(H, W) bool, where regions reach."""
     out = np.zeros((HEIGHT, WIDTH), bool)
     for region in made.regions:
-        out |= region.cover(0, HEIGHT, 0, WIDTH) > 0
+        out |= region.cover(Box(0, HEIGHT, 0, WIDTH)) > 0
     return out
 
 
@@ -346,11 +347,10 @@ def region(frame=1):
 
 def test_windows_of_a_region_are_parts_of_the_whole():
     one = region()
-    whole = one.cover(0, 60, 0, 90)
-    assert np.array_equal(one.cover(11, 40, 33, 77), whole[11:40, 33:77])
-    top, bottom, left, right = one.box((60, 90))
+    whole = one.cover(Box(0, 60, 0, 90))
+    assert np.array_equal(one.cover(Box(11, 40, 33, 77)), whole[11:40, 33:77])
     outside = whole.copy()
-    outside[top:bottom, left:right] = 0
+    outside[one.box((60, 90)).slices] = 0
     assert not outside.any()
     assert whole[22, 54] == 1  # in cell (11, 24)
     assert 0 < whole[12, 54] < 1  # in cell (6, 24), beside the row above
@@ -366,7 +366,7 @@ def test_a_region_is_replayed_from_a_file(tmp_path):
     apply_strokes(pictures[0], frames, [region()])
     apply_strokes(pictures[1], frames, [again])
     assert np.array_equal(*pictures)
-    core = region().cover(0, 60, 0, 90) == 1
+    core = region().cover(Box(0, 60, 0, 90)) == 1
     assert np.array_equal(pictures[0][core], frames[1][core])
 
 
@@ -375,7 +375,7 @@ def test_another_frame_takes_the_place_of_the_first():
     frames = np.stack([texture(60, 90, k) for k in range(3)])
     picture = frames[0].copy()
     apply_strokes(picture, frames, [region(1), replace(region(), frame=2)])
-    core = region().cover(0, 60, 0, 90) == 1
+    core = region().cover(Box(0, 60, 0, 90)) == 1
     assert np.array_equal(picture[core], frames[2][core])
 
 

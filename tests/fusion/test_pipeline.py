@@ -18,6 +18,7 @@ from stackmff.fusion.outputs import Files, fuse_files
 from stackmff.fusion.pipeline import cropped, decisions, make_engine
 from stackmff.fusion.slabs import slabs_of
 from stackmff.images.formats import read_picture, result_suffix, same_format, write_picture
+from stackmff.images.rectangles import Box
 from stackmff.images.stack import read_stack
 from stackmff.options import parse
 
@@ -172,7 +173,7 @@ def test_what_is_said_of_an_alignment():
 
 def test_cropping_takes_all_parts():
     fused = Fused(np.zeros((9, 8, 3), np.uint8), np.zeros((9, 8), np.uint16), None)
-    small = cropped(fused, (1, 5, 2, 8))
+    small = cropped(fused, Box(1, 5, 2, 8))
     assert small.picture.shape == (4, 6, 3) and small.focus_map.shape == (4, 6)
     assert cropped(fused, None) is fused
 

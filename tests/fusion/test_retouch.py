@@ -17,6 +17,7 @@ from stackmff.fusion.retouch import (
     stroke_of,
 )
 from stackmff.images.formats import write_picture
+from stackmff.images.rectangles import Box
 from tests.drawn import texture
 
 NAMES = ["a.png", "b.png", "c.png"]
@@ -32,7 +33,7 @@ def frames():
 
 
 def test_a_point_covers_a_disc_with_a_soft_edge():
-    share = cover(stroke(0, [[20, 15]]), 0, 40, 0, 56)
+    share = cover(stroke(0, [[20, 15]]), Box(0, 40, 0, 56))
     y, x = np.mgrid[:40, :56]
     away = np.hypot(x - 20, y - 15)
     assert (share[away <= 3] == 1).all()
@@ -42,7 +43,7 @@ def test_a_point_covers_a_disc_with_a_soft_edge():
 
 
 def test_a_stroke_covers_what_lies_along_it():
-    share = cover(stroke(0, [[10, 20], [40, 20], [40, 30]]), 0, 40, 0, 56)
+    share = cover(stroke(0, [[10, 20], [40, 20], [40, 30]]), Box(0, 40, 0, 56))
     assert (share[20, 10:41] == 1).all()
     assert (share[20:31, 40] == 1).all()
     assert share[30, 10] == 0
@@ -57,11 +58,10 @@ def test_the_cost_of_a_stroke_is_what_it_goes_through():
 
 def test_windows_of_a_stroke_are_parts_of_the_whole():
     one = stroke(1, [[3, 4], [30.5, 22.25], [50, 10]], 9.5, 0.7)
-    whole = cover(one, 0, 40, 0, 56)
-    assert np.array_equal(cover(one, 7, 29, 11, 43), whole[7:29, 11:43])
-    top, bottom, left, right = one.box((40, 56))
+    whole = cover(one, Box(0, 40, 0, 56))
+    assert np.array_equal(cover(one, Box(7, 29, 11, 43)), whole[7:29, 11:43])
     outside = whole.copy()
-    outside[top:bottom, left:right] = 0
+    outside[one.box((40, 56)).slices] = 0
     assert not outside.any()
 
 
@@ -70,7 +70,7 @@ def test_the_frame_is_shown_in_the_core_and_the_mixture_outside(frames):
     painted = fused.copy()
     one = stroke(2, [[20, 15], [30, 15]])
     apply_strokes(painted, frames, [one])
-    share = cover(one, 0, 40, 0, 56)
+    share = cover(one, Box(0, 40, 0, 56))
     assert np.array_equal(painted[share == 1], frames[2][share == 1])
     assert np.array_equal(painted[share == 0], fused[share == 0])
     half = fused + (frames[2] - np.float32(fused)) * share[..., None]
@@ -94,7 +94,7 @@ def test_strokes_in_parts_are_strokes_in_one(frames):
     whole, parts = fused.copy(), fused.copy()
     apply_strokes(whole, frames, strokes)
     for box in ((0, 17, 0, 56), (17, 40, 0, 21), (17, 40, 21, 56)):
-        apply_strokes(parts, frames, strokes, box, fused)
+        apply_strokes(parts, frames, strokes, Box(*box), fused)
     assert np.array_equal(parts, whole)
     assert np.array_equal(whole[20, 20], fused[20, 20])  # the mixture was brought back
 
@@ -112,16 +112,16 @@ def test_the_pressure_of_a_pen_makes_a_stroke_thinner_and_fainter():
     points = np.array([[10, 20], [40, 20]], np.float64)
     full = stroke(0, points, 8.0, 0.0)
     thin = replace(full, sizes=np.array([1, 0.25]))
-    share = cover(thin, 0, 40, 0, 56)
-    assert (share[12:28, 10] == cover(full, 0, 40, 0, 56)[12:28, 10]).all()
+    share = cover(thin, Box(0, 40, 0, 56))
+    assert (share[12:28, 10] == cover(full, Box(0, 40, 0, 56))[12:28, 10]).all()
     assert (share[20, 10:41] == 1).all() and not share[23:, 40].any()
     assert (share[:, 25] == 1).sum() == 9  # radius 5: less than 1 px of fade at each end
-    faint = cover(replace(full, opacities=np.array([1, 0.5])), 0, 40, 0, 56)
+    faint = cover(replace(full, opacities=np.array([1, 0.5])), Box(0, 40, 0, 56))
     assert faint[20, 10] == 1 and faint[20, 40] == pytest.approx(0.5)
     assert faint[20, 25] == pytest.approx(0.75)
     point = replace(stroke(0, [[20, 15]]), sizes=np.array([0.5]), opacities=np.array([0.5]))
-    assert cover(point, 0, 40, 0, 56).max() == pytest.approx(0.5)
-    assert not cover(point, 0, 40, 0, 56)[:, 23:].any()
+    assert cover(point, Box(0, 40, 0, 56)).max() == pytest.approx(0.5)
+    assert not cover(point, Box(0, 40, 0, 56))[:, 23:].any()
 
 
 def test_a_stroke_takes_another_picture_from_beside_its_file(tmp_path, frames):

@@ -10,6 +10,7 @@ from stackmff.errors import StackError
 from stackmff.images import frame_store
 from stackmff.images.formats import write_picture
 from stackmff.images.frame_store import Storage, put, release, window
+from stackmff.images.rectangles import Box
 from stackmff.images.stack import read_stack
 
 
@@ -24,11 +25,11 @@ def test_frames_on_disk_are_those_in_memory_and_leave_no_file(tmp_path):
     release(stacks[1].frames)  # what has been read is read again
     np.testing.assert_array_equal(stacks[0].frames, stacks[1].frames)
     for place in ((0, 40, 0, 50), (3, 17, 20, 41), (39, 40, 49, 50)):
-        parts = [window(stack.frames, *place) for stack in stacks]
+        parts = [window(stack.frames, Box(*place)) for stack in stacks]
         np.testing.assert_array_equal(*parts)
         assert not isinstance(parts[1], np.memmap)
     for some in ([3], [1, 2], [0, 2], [4, 1]):
-        parts = [window(stack.frames, 3, 17, 20, 41, some) for stack in stacks]
+        parts = [window(stack.frames, Box(3, 17, 20, 41), some) for stack in stacks]
         np.testing.assert_array_equal(parts[0], stacks[0].frames[some, 3:17, 20:41])
         np.testing.assert_array_equal(*parts)
         copied = some in ([0, 2], [4, 1])

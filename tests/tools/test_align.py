@@ -15,6 +15,7 @@ from stackmff.alignment.measure import apply, measure
 from stackmff.errors import StackError
 from stackmff.images.formats import read_picture, write_picture
 from stackmff.images.metadata import Metadata
+from stackmff.images.rectangles import Box
 from tools import align
 
 
@@ -64,7 +65,7 @@ def test_frames_are_transparent_where_they_end(folder, moving, tmp_path):
     height, width = moving.shape[1:3]
     for k in range(5):
         alpha = read_picture(tmp_path / "out" / f"{k}.png")[..., 3]
-        mask = covered(alignment, k, 0, height, 0, width)
+        mask = covered(alignment, k, Box(0, height, 0, width))
         np.testing.assert_array_equal(alpha == 255, True if mask is None else mask)
         assert set(np.unique(alpha)) <= {0, 255} and (mask is None) == (k == alignment.reference)
         assert read_picture(tmp_path / "edge" / f"{k}.png").shape[2] == 3

@@ -120,12 +120,12 @@ def test_strokes_are_painted_named_and_undone(result):
     before = np.array(result.picture)
     far = opened(result.tile("fused", 2, 0, 0))
     stroke = Stroke(1, 20.0, 0.5, np.array([[600.0, 40.0], [640.0, 60.0]]))
-    top, bottom, left, right = result.paint(stroke)
+    box = result.paint(stroke)
     after = np.array(result.picture)
     assert np.array_equal(after[40, 600], np.uint16(257) * result.frames[1][40, 600])
     assert result.pixel(600, 40)["stroke"] == {"frame": "b.png", "share": 1.0}
     outside = (before != after).any(2)
-    outside[top:bottom, left:right] = False
+    outside[box.slices] = False
     assert not outside.any()
     assert np.array_equal(result.fused, before)
     small = opened(result.tile("fused", 2, 0, 0))
