@@ -1,5 +1,6 @@
 """Dirt on the sensor: what is the same in all frames while the scene moves behind it."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -24,6 +25,20 @@ FARTHEST = 4.0  # px of the small pictures
 STEADIER = 5.0  # times the variance where it is: that where it would be if it was of the scene
 OFTEN = 1 / 3  # of the frames, at least, in which the scene must be so far
 FOLLOWS = 0.5  # of its strength that is found where the scene has moved to: then it is of the scene
+
+# Dirt before a scene that is known where it moved. A frame is compared with the median of PARTNERS
+# others, or LEAST_PARTNERS, the nearest in which the scene is AWAY px of the small pictures or more
+# elsewhere, and half as far from one another: so the dirt in one of them changes nothing.
+AWAY = 8.0
+PARTNERS, LEAST_PARTNERS = 4, 3
+FINE = 0.7  # sigma in px, of noise and of errors of the alignment that are smoothed away
+CERTAIN, PERHAPS = 8.0, 4.0  # standard errors of the mean difference: of a spot, of its rim
+MOST_BEHIND = 0.06  # of a frame; more is no dirt but a scene whose motion is not known
+COMPARED = 0.6  # of the frames that have partners, at least, in which a place is compared
+# What is broader than BROAD times the way of the scene from frame to frame is hidden in all frames
+# that are in focus there: filling it would only blur it.
+BROAD = 4.0
+RIM = 3  # px of the small pictures; side of the square by which spots grow
 
 
 @dataclass
@@ -81,6 +96,12 @@ class Suspects:
         return (np.flatnonzero(enough & (followed < FOLLOWS) & steadier) + 1).tolist()
 
 
+def _halo(mean: np.ndarray) -> np.ndarray:
+    """By how much what surrounds a strong spot may differ from it, too; (h, w) as the mean."""
+    reach = int(4 * WIDE) | 1
+    return HALO * cv2.dilate(np.abs(mean), np.ones((reach, reach), np.uint8))
+
+
 def _detail(luma: np.ndarray) -> np.ndarray:
     """How a small luma (h, w) uint16 differs from its surroundings, coded values."""
     values = luma * np.float32(1 / 65535)
@@ -105,11 +126,8 @@ def suspects(lumas: Sequence[np.ndarray]) -> Suspects | None:
         strength += cv2.Sobel(values, -1, 1, 0) ** 2 + cv2.Sobel(values, -1, 0, 1) ** 2
     mean = np.abs(total) / len(lumas)
     deviation = np.sqrt(np.maximum(squares / len(lumas) - mean**2, 0)) + NOISE
-    # What surrounds a strong spot differs from it, too.
-    reach = int(4 * WIDE) | 1
-    halo = HALO * cv2.dilate(mean, np.ones((reach, reach), np.uint8))
     least = max(CONSTANT[0] / np.sqrt(len(lumas)), CONSTANT[1])
-    mask = ((mean > np.maximum(LEAST, halo)) & (mean > least * deviation)).astype(np.uint8)
+    mask = ((mean > np.maximum(LEAST, _halo(mean))) & (mean > least * deviation)).astype(np.uint8)
     mask = cv2.morphologyEx(mask, cv2.MORPH_OPEN, np.ones((2, 2), np.uint8))
     count, labels, stats, centres = cv2.connectedComponentsWithStats(mask)
     large = np.flatnonzero(stats[1:, cv2.CC_STAT_AREA] >= FEWEST_PIXELS) + 1
@@ -122,6 +140,120 @@ def suspects(lumas: Sequence[np.ndarray]) -> Suspects | None:
     sides = stats[large][:, [cv2.CC_STAT_WIDTH, cv2.CC_STAT_HEIGHT]]
     share = strength[grown > 0].sum() / max(float(strength.sum()), 1e-12)
     return Suspects(grown, total / len(lumas), sides.min(1), centres[large], bool(share > DOMINANT))
+
+
+def left_behind(
+    lumas: Sequence[np.ndarray], transforms: Mapping[int, np.ndarray], factor: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """What stays in its place on the sensor while the scene moves, also if the scene shows through.
+
+    Args:
+        lumas: (h, w) uint16 of each frame, small.
+        transforms: {frame: (3, 3) from the reference}, in the order of focus.
+        factor: how much smaller than the frames the pictures are.
+    Returns:
+        (h, w) bool, what is to be filled; and what is too broad for that, as a watermark.
+    """
+    local = {k: at_scale(matrix, factor) for k, matrix in transforms.items()}
+    shape = lumas[0].shape
+    total, squares, seen = np.zeros((3, *shape), np.float32)
+    partners = _partners(local, shape)
+    for k, others in partners.items():
+        there, valid = _on(lumas, local, k, others)
+        difference = (lumas[k] * np.float32(1 / 65535) - there) * valid
+        wide, share = (cv2.GaussianBlur(part, (0, 0), WIDE) for part in (difference, valid))
+        difference = (difference - wide / np.maximum(share, 0.05)) * valid
+        difference = cv2.GaussianBlur(difference, (0, 0), FINE)
+        total += difference
+        squares += difference**2
+        seen += valid
+    number = np.maximum(seen, 1)
+    mean = total / number
+    deviation = np.sqrt(np.maximum(squares / number - mean**2, 0)) + NOISE
+    strength = np.abs(mean) * np.sqrt(number) / deviation
+    enough = seen >= max(FEWEST_FRAMES, COMPARED * len(partners))
+    rims = enough & (strength > PERHAPS) & (np.abs(mean) > _halo(mean))
+    count, parts = cv2.connectedComponents(rims.astype(np.uint8), ltype=cv2.CV_32S)
+    sure = rims & (strength > CERTAIN) & (np.abs(mean) > LEAST)
+    sizes = np.bincount(parts[sure], minlength=count)
+    dirt = (sizes >= FEWEST_PIXELS)[parts]
+    if dirt.mean() > MOST_BEHIND:
+        return np.zeros_like(dirt), np.zeros_like(dirt)
+    dirt = cv2.dilate(dirt.astype(np.uint8), np.ones((RIM, RIM), np.uint8))
+    count, parts = cv2.connectedComponents(dirt, ltype=cv2.CV_32S)
+    broad = _breadths(parts, count) > BROAD * _step(local, shape)
+    return (dirt > 0) & ~broad[parts], (dirt > 0) & broad[parts]
+
+
+def _breadths(parts: np.ndarray, count: int) -> np.ndarray:
+    """The diameter of the largest disc in each part (count,), px."""
+    inside = cv2.distanceTransform((parts > 0).astype(np.uint8), cv2.DIST_L2, 3)
+    out = np.zeros(count)
+    np.maximum.at(out, parts.ravel(), 2 * inside.ravel())
+    return out
+
+
+def _on(
+    lumas: Sequence[np.ndarray], local: Mapping[int, np.ndarray], k: int, others: Sequence[int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """The median of other frames brought onto frame k, and where all show it, 0 or 1, float32.
+
+    Args:
+        lumas: (h, w) uint16 of each frame, small.
+        local: {frame: (2, 3) from the reference}, of the small pictures.
+        k: frame.
+        others: frames.
+    """
+    size = lumas[0].shape[::-1]
+    back = np.vstack([cv2.invertAffineTransform(local[k]), [0, 0, 1]])
+    moved, valid = [], np.ones(lumas[0].shape, np.uint8)
+    for other in others:
+        flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+        moved.append(cv2.warpAffine(lumas[other], local[other] @ back, size, flags=flags))
+        valid &= cv2.warpAffine(np.ones_like(valid), local[other] @ back, size, flags=flags)
+    valid = cv2.erode(valid, np.ones((5, 5), np.uint8))
+    median = np.median(moved, axis=0).astype(np.float32)
+    return median * np.float32(1 / 65535), valid.astype(np.float32)
+
+
+def _partners(local: Mapping[int, np.ndarray], size: tuple[int, ...]) -> dict[int, list[int]]:
+    """With which others each frame is compared; only frames that have enough of them.
+
+    Args:
+        local: {frame: (2, 3) from the reference}, of the small pictures.
+        size: (height, width) of these.
+    """
+    places = _places(local, size)
+    out = {}
+    for k in local:
+        chosen: list[int] = []
+        for other in sorted(local, key=lambda j: abs(j - k)):
+            if len(chosen) == PARTNERS:
+                break
+            elsewhere = _way(places[k], places[other]) >= AWAY
+            if elsewhere and all(_way(places[other], places[one]) >= AWAY / 2 for one in chosen):
+                chosen.append(other)
+        if len(chosen) >= LEAST_PARTNERS:
+            out[k] = chosen
+    return out
+
+
+def _step(local: Mapping[int, np.ndarray], size: tuple[int, ...]) -> float:
+    """The way of the scene from a frame to the next, median, px of the small pictures."""
+    places = list(_places(local, size).values())
+    return float(np.median([_way(one, other) for one, other in itertools.pairwise(places)]))
+
+
+def _places(local: Mapping[int, np.ndarray], size: tuple[int, ...]) -> dict[int, np.ndarray]:
+    """Where nine points of the scene are in each frame, (9, 2) px."""
+    across, down = np.meshgrid(*(np.linspace(0.2, 0.8, 3) * side for side in size[::-1]))
+    points = np.stack([across.ravel(), down.ravel()], -1)[None]
+    return {k: cv2.transform(points, matrix)[0] for k, matrix in local.items()}
+
+
+def _way(places: np.ndarray, others: np.ndarray) -> float:
+    """The median distance of points (n, 2), px."""
+    return float(np.median(np.hypot(*(places - others).T)))
 
 
 def may_hold_frames(lumas: Sequence[np.ndarray]) -> bool:

@@ -1,13 +1,23 @@
 """Aligns a stack: measures how its frames move and are exposed, and applies that to them."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import cv2
 import numpy as np
 
 from stackmff.alignment.banding import fits_better, may_have_bands, without_bands
-from stackmff.alignment.dirt import FARTHEST, hidden, may_hold_frames, suspects
+from stackmff.alignment.dirt import (
+    AWAY,
+    FARTHEST,
+    Suspects,
+    hidden,
+    left_behind,
+    may_hold_frames,
+    suspects,
+)
 from stackmff.alignment.exposure import Exposures, expose
+from stackmff.alignment.filling import fill_from_others
 from stackmff.alignment.focus_order import focus_order
 from stackmff.alignment.geometry import Alignment, colours_of
 from stackmff.alignment.hot_pixels import hot_pixels
@@ -27,6 +37,10 @@ LEAST_TOLD = 0.05  # EV; nobody sees less
 BANDS = (
     "bands of light lie elsewhere in each frame, as of a flickering lamp: the frames were aligned "
     "without them, and the result may show them"
+)
+BROAD = (
+    "something too broad to be filled stays in its place on the sensor, as a watermark: the result "
+    "may show it"
 )
 
 Placed = tuple[Placement, list[str]]  # where frames are, and what was decided on that
@@ -111,10 +125,8 @@ def measure(
 
     placement, notes = placed(views)
     if wanted.fill_dirt:
-        without = _dirt_behind(placement, views, placed)
-        if without is not None:
-            (runs, spots), (placement, notes) = without
-            dirt = Dirt(dirt.hot, runs, spots)
+        spots, (placement, notes) = _dirt_behind((placement, notes), views, placed)
+        dirt = Dirt(dirt.hot, enlarged(runs_of(spots), factor), _parts(spots))
     if len(placement.kept) < 2:
         raise StackError(
             f"no other frame fits {names[placement.reference]}, the reference: give frames of one "
@@ -164,35 +176,60 @@ def _without_bands(
 
 
 def _dirt_behind(
-    placement: Placement, views: list[View], placed: Callable[[list[View]], Placed]
-) -> tuple[tuple[np.ndarray, int], Placed] | None:
-    """Dirt on the sensor, if there is any, and where the frames are without it.
+    found: Placed, views: list[View], placed: Callable[[list[View]], Placed]
+) -> tuple[np.ndarray, Placed]:
+    """Dirt on the sensor, and where the frames are without it.
 
     Args:
-        placement: of the frames with the dirt.
+        found: where the frames are with the dirt.
         views: of the frames.
         placed: finds where frames are by their views.
     Returns:
-        (runs and number of the spots of dirt, see sensor.Dirt; what `placed` finds without them).
+        (h, w) bool, where dirt is in the small pictures; where the frames are without it.
     """
-    size, factor = placement.size, views[0].factor
+    factor = views[0].factor
     lumas = [view.luma for view in views]
+
+    def placed_without(dirt: np.ndarray) -> Placed:
+        return placed([replace(view, luma=hidden(view.luma, dirt)) for view in views])
+
+    dirt = np.zeros(lumas[0].shape, bool)
+    suspected = _suspected(found[0], lumas, factor)
+    if suspected is not None:
+        without = placed_without(suspected.labels > 0)
+        numbers = suspected.confirmed(lumas, without[0].placed, factor)
+        if numbers:
+            dirt, found = np.isin(suspected.labels, numbers), without
+    where = {k: found[0].placed[k] for k in sorted(found[0].placed)}
+    if _farthest(where, found[0].size) >= AWAY * factor:
+        behind, broad = left_behind(lumas, where, factor)
+        if (behind & ~dirt).any():
+            found = placed_without(dirt | behind | broad)
+        dirt |= behind
+        if (broad & ~dirt).any():
+            found = found[0], [*found[1], BROAD]
+    return dirt, found
+
+
+def _suspected(placement: Placement, lumas: list[np.ndarray], factor: int) -> Suspects | None:
+    """What is the same in all frames, if it may hold them where they are or they move behind it."""
     where = placement.apparent or placement.placed
-    far = max((farthest(m, size) for m in where.values()), default=0.0)
-    if far < FARTHEST * factor and not may_hold_frames(lumas):
+    if _farthest(where, placement.size) < FARTHEST * factor and not may_hold_frames(lumas):
         return None
     found = suspects(lumas)
-    if found is None:
+    if found is None or not (found.dominant or found.confirmed(lumas, where, factor)):
         return None
-    if not found.dominant and not found.confirmed(lumas, where, factor):
-        return None
-    clean = [replace(view, luma=hidden(view.luma, found.labels)) for view in views]
-    again = placed(clean)
-    dirty = found.confirmed(lumas, again[0].placed, factor)
-    if not dirty:
-        return None
-    runs = runs_of(np.isin(found.labels, dirty))
-    return (enlarged(runs, factor), len(dirty)), again
+    return found
+
+
+def _parts(mask: np.ndarray) -> int:
+    """The number of connected parts of a mask (h, w)."""
+    return cv2.connectedComponents(mask.astype(np.uint8))[0] - 1
+
+
+def _farthest(where: Mapping[int, np.ndarray], size: tuple[int, int]) -> float:
+    """By how many px a frame is moved at most."""
+    return max((farthest(matrix, size) for matrix in where.values()), default=0.0)
 
 
 def _settled(
@@ -302,7 +339,8 @@ def apply(frames: np.ndarray, alignment: Alignment, progress: Progress | None = 
     """Bring the frames onto the reference, in place.
 
     A frame that neither moves nor changes its exposure is not touched, unless there is dirt on the
-    sensor. Any other is resampled once; beyond its border that is repeated.
+    sensor. Any other is resampled once; beyond its border that is repeated. What dirt hid is
+    taken from the frames beside it in which it moved, or else from what surrounds it.
 
     Args:
         frames: (N, H, W, C) uint8 or uint16, writable.
@@ -325,4 +363,8 @@ def apply(frames: np.ndarray, alignment: Alignment, progress: Progress | None = 
 
     steps = Steps(progress, len(kept))
     steps.run(bring, kept)
+    if (dirty := alignment.dirt.mask(alignment.size)) is not None:
+        for k in kept:
+            fill_from_others(frames, alignment, k, dirty)
+            release(frames)
     return kept

@@ -41,6 +41,15 @@ class Dirt:
             part = frame[box.slices]
             part[mask] = np.rint(from_surroundings(part, mask)[mask])
 
+    def mask(self, size: tuple[int, int]) -> np.ndarray | None:
+        """Where spots of dirt are in a frame of `size`, (H, W) bool; None if there are none."""
+        if not len(self.runs):
+            return None
+        out = np.zeros(size, bool)
+        for row, start, stop in self.runs:
+            out[row, start:stop] = True
+        return out
+
     def told(self) -> list[str]:
         """A sentence on it; none if there is none."""
         kinds = [(len(self.hot), "hot pixel"), (self.spots, "spot of dirt")]

@@ -1,5 +1,7 @@
 """alignment/{sensor,hot_pixels,dirt}.py: what stays on the sensor is filled, what moves is not."""
 
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import pytest
@@ -97,6 +99,32 @@ def test_dirt_of_more_contrast_than_the_scene_does_not_hold_the_frames():
     alignment = measure(frames)
     assert sum(alignment.moved) == COUNT - 1 and alignment.dirt.spots == 3
     assert max(errors(alignment, MOTIONS)) < 0.5
+
+
+def test_a_reticle_is_found_and_what_it_hides_is_taken_from_other_frames(clean):
+    frames = clean.copy()
+    frames[:, HEIGHT // 2], frames[:, :, WIDTH // 2] = 0, 0
+    alignment = measure(frames)
+    dirty = alignment.dirt.mask((HEIGHT, WIDTH))
+    assert dirty[HEIGHT // 2, 30:-30].mean() > 0.9 and dirty[20:-20, WIDTH // 2].mean() > 0.9
+    assert dirty.mean() < 0.05
+    assert max(errors(alignment, MOTIONS)) < 0.15
+    apply(frames, alignment)
+    true = clean.copy()
+    apply(true, replace(alignment, dirt=Dirt()))
+    inner = np.s_[:, 30:-30, 30:-30]
+    assert np.abs(frames[inner].astype(int) - true[inner]).mean() < 0.5
+    assert (frames[inner].max(-1) > 8).all()  # no black line is left anywhere
+
+
+def test_a_broad_watermark_is_told_and_left(clean):
+    frames = clean.copy()
+    mark = frames[:, 40:90, 70:120]
+    mark[:] = mark // 2 + 127
+    alignment = measure(frames)
+    assert any("too broad to be filled" in note for note in alignment.notes)
+    dirty = alignment.dirt.mask((HEIGHT, WIDTH))
+    assert dirty is None or dirty.mean() < 0.01
 
 
 def test_dirt_is_kept_where_that_is_asked_for(clean):
