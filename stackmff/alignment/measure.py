@@ -206,7 +206,7 @@ def _dirt_behind(
         if (behind & ~dirt).any():
             found = placed_without(dirt | behind | broad)
         dirt |= behind
-        if (broad & ~dirt).any():
+        if _left(broad, dirt):
             found = found[0], [*found[1], BROAD]
     return dirt, found
 
@@ -220,6 +220,13 @@ def _suspected(placement: Placement, lumas: list[np.ndarray], factor: int) -> Su
     if found is None or not (found.dominant or found.confirmed(lumas, where, factor)):
         return None
     return found
+
+
+def _left(broad: np.ndarray, filled: np.ndarray) -> bool:
+    """Whether less than half of a connected part of what is too broad (h, w) bool is filled."""
+    count, parts = cv2.connectedComponents(broad.astype(np.uint8), ltype=cv2.CV_32S)
+    areas, of_them = np.bincount(parts.ravel()), np.bincount(parts[filled], minlength=count)
+    return bool((2 * of_them[1:] < areas[1:]).any())
 
 
 def _parts(mask: np.ndarray) -> int:
