@@ -158,6 +158,8 @@ def left_behind(
     shape = lumas[0].shape
     total, squares, seen = np.zeros((3, *shape), np.float32)
     partners = _partners(local, shape)
+    if len(partners) < FEWEST_FRAMES:
+        return np.zeros(shape, bool), np.zeros(shape, bool)
     for k, others in partners.items():
         there, valid = _on(lumas, local, k, others)
         difference = (lumas[k] * np.float32(1 / 65535) - there) * valid
