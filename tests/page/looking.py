@@ -166,6 +166,7 @@ def check_two_versions(page, folder, shots):
 def check_hints(page, folder, shots):
     """Hints are dismissed for good, the brush tells its values, and the card of a pixel closes."""
     fused(page, write_stack(folder / "hints", 3, seed=95))
+    page.reload()  # as long as it is not, who has compared before is told nothing
     hint = "return document.querySelector('#hint').checkVisibility()"
     for tool in ("compare", "retouch"):
         page.click(f'[data-tool="{tool}"]')
