@@ -173,10 +173,10 @@ def left_behind(
     mean = total / number
     deviation = np.sqrt(np.maximum(squares / number - mean**2, 0)) + NOISE
     strength = np.abs(mean) * np.sqrt(number) / deviation
-    enough = seen >= max(FEWEST_FRAMES, COMPARED * len(partners))
-    rims = enough & (strength > PERHAPS) & (np.abs(mean) > _halo(mean))
+    rims = (seen >= FEWEST_FRAMES) & (strength > PERHAPS) & (np.abs(mean) > _halo(mean))
     count, parts = cv2.connectedComponents(rims.astype(np.uint8), ltype=cv2.CV_32S)
-    sure = rims & (strength > CERTAIN) & (np.abs(mean) > LEAST)
+    # Few frames show what is near the border: there a spot may go on, but none is found.
+    sure = rims & (seen >= COMPARED * len(partners)) & (strength > CERTAIN) & (np.abs(mean) > LEAST)
     sizes = np.bincount(parts[sure], minlength=count)
     dirt = (sizes >= FEWEST_PIXELS)[parts]
     if dirt.mean() > MOST_BEHIND:

@@ -3,7 +3,7 @@
 It stays where it is in all frames while the scene moves. So it holds frames where they are when
 they are measured, and becomes a trail of dots or bars when they are moved. It is found
 (hot_pixels.py, dirt.py), hidden from the measuring, and filled from its surroundings before frames
-are resampled; the other frames show what it hid.
+are resampled; afterwards with the other frames, which show what dirt hid (filling.py).
 """
 
 from dataclasses import dataclass, field
