@@ -53,6 +53,7 @@ def check_exports_tell(page, folder, downloads):
     must(page.text("#export h2") == "Export version 1", "the export does not say of what it is")
     top = "return document.querySelector('#crop').getBoundingClientRect().top"
     before = page.run(top)
+    page.run("localStorage.removeItem('export-quality')")  # of a step before
     page.choose("#format", "jpeg")
     must(page.run(top) == before, "the choice of JPEG moves what is below it")
     must(page.run("return document.querySelector('#quality').value") == "95", "JPEG has no quality")
