@@ -11,6 +11,9 @@ PIP = $(RUN) -m pip install --quiet --no-compile --disable-pip-version-check --c
 # tests. Neighbouring tests stay together as long as all have work: they share what is set up.
 PYTEST = OMP_NUM_THREADS=1 $(RUN) -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 DEMO = data/demo
+# Modules are compiled at their first import. Where this is set, as in many containers, every process
+# would compile all that it imports once more.
+unexport PYTHONDONTWRITEBYTECODE
 
 BENCH ?= data/bench
 METHODS ?= available
@@ -109,12 +112,13 @@ photos-there:
 clean:
 	rm -rf $(VENV)
 
-# Python compiles a module when it is first imported; compiling all of them here would take twice as
-# long as unpacking them. The mark is set last, so that a set-up that failed is done again.
+# Compiling all modules would take twice as long as unpacking them: those are compiled that commands
+# import. The mark is set last, so that a set-up that failed is done again.
 $(VENV)/.ready: pyproject.toml $(CONSTRAINTS)
 	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'Python 3.11 or later is needed: make PYTHON=python3.11')"
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) --editable '.[dev]'
+	$(RUN) -c "import app, evaluate, make_dataset, predict, predict_dataset, train"
 	touch $@
 
 $(VENV)/.optional: $(VENV)/.ready

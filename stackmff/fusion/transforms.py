@@ -14,7 +14,7 @@ from typing import Any
 
 import cv2
 import numpy as np
-from scipy import fft
+import scipy  # its parts are loaded on first use
 
 from stackmff.errors import StackError
 
@@ -330,7 +330,7 @@ def from_curvelets(
 def _odd_fast_length(length: int) -> int:
     """The next odd length for which Fourier transforms are fast."""
     length += 1 - length % 2
-    while fft.next_fast_len(length) != length:
+    while scipy.fft.next_fast_len(length) != length:
         length += 2
     return length
 
@@ -348,8 +348,8 @@ def _contourlet_windows(shape: tuple[int, int], levels: int) -> Iterator[np.ndar
         (H, W // 2 + 1) float32 on the grid of rfft2: the directions of the finest level, those of
         the coarser ones, and last the low-pass.
     """
-    down = fft.fftfreq(shape[0]).astype(np.float32)[:, None]
-    across = fft.rfftfreq(shape[1]).astype(np.float32)
+    down = scipy.fft.fftfreq(shape[0]).astype(np.float32)[:, None]
+    across = scipy.fft.rfftfreq(shape[1]).astype(np.float32)
     turn = np.arctan2(down, across) / np.pi % 1  # fraction of a half turn
     finer = np.ones(1, np.float32)
     for level in range(levels):
@@ -389,9 +389,9 @@ def contourlets(picture: np.ndarray, levels: int) -> tuple[np.ndarray, list[np.n
     """
     height, width = picture.shape
     shape = (_odd_fast_length(height + _margin(levels)), _odd_fast_length(width + _margin(levels)))
-    spectrum = fft.rfft2(wrap(picture, *shape))
+    spectrum = scipy.fft.rfft2(wrap(picture, *shape))
     windows = _contourlet_windows(shape, levels)
-    *details, low = (fft.irfft2(spectrum * window, s=shape) for window in windows)
+    *details, low = (scipy.fft.irfft2(spectrum * window, s=shape) for window in windows)
     return low, details
 
 
@@ -401,8 +401,8 @@ def from_contourlets(
     """The inverse of `contourlets`."""
     height, width = low.shape
     pairs = zip((*details, low), _contourlet_windows((height, width), levels), strict=True)
-    spectra = (fft.rfft2(band) * window for band, window in pairs)
-    picture: np.ndarray = fft.irfft2(sum(spectra), s=low.shape)
+    spectra = (scipy.fft.rfft2(band) * window for band, window in pairs)
+    picture: np.ndarray = scipy.fft.irfft2(sum(spectra), s=low.shape)
     return picture
 
 

@@ -6,7 +6,7 @@ Source: IPTC-NAA Information Interchange Model, version 4.2, and its mapping to 
 """
 
 from collections.abc import Iterator
-from xml.sax.saxutils import escape
+from html import escape
 
 from stackmff.images.jpeg import segments
 
@@ -63,7 +63,7 @@ def xmp_of_iptc(block: bytes | None) -> bytes | None:
         elif record == 2 and number in PROPERTIES:
             text = "".join(one for one in value.decode(coding, "replace") if one.isprintable())
             if text:
-                found.setdefault(number, []).append(escape(text))
+                found.setdefault(number, []).append(escape(text, quote=False))
     if not found:
         return None
     lines = [_property(*PROPERTIES[number], values) for number, values in sorted(found.items())]
