@@ -40,6 +40,12 @@ ROUNDS = 8  # of the robust mean
 # not the one whose exposure the others get.
 CLEAR, OUTLIER = 0.15, 0.35
 MUCH = 0.21  # logarithm of linear light from which on one factor on coded values is not enough
+# With a frame that is 3 stops darker the result is better, at 4 stops without it: noise that is
+# amplified so much passes for detail.
+TOO_DARK = 3.5 * np.log(2)
+TINTED = (
+    0.12  # logarithm of linear light, by which a channel of a reference of another tint differs
+)
 MOST_CLIPPED = 1 / 3  # of a brighter frame, more than of the others; or it is left out
 DARKER, LESS_CLIPPED = 1.4, 0.1  # logarithm of linear light, two stops; share of a frame
 UNLIKE = 0.3  # logarithm of coded values by which a frame differs clearly that cannot be compared
@@ -204,10 +210,15 @@ def match(
         return _adjust(ratios, likeness, fixed, tiles[like].light.shape[-1])
 
     logs, deviation = adjusted()
-    usual = _usual(logs.mean(1), rest, like, kind)
+    usual = _usual(logs, rest, like, kind)
     usual = _less_clipped(logs.mean(1), tiles, rest, usual, kind)
     for k in _too_bright(logs.mean(1) - logs[usual].mean(), tiles, rest, kind):
         unmatched[k] = f"is brighter than the others, and {tiles[k].clipped:.0%} of it is white"
+    for k in rest:
+        darker = (logs[usual] - logs[k]).mean() * SCALES[kind]
+        if darker > TOO_DARK:
+            stops = darker / np.log(2)
+            unmatched[int(k)] = f"is {stops:.1f} stops darker than the others: it would show noise"
     if usual != like:
         like = usual
         logs, deviation = adjusted()
@@ -367,18 +378,27 @@ def _usual(logs: np.ndarray, kept: np.ndarray, reference: int, kind: int) -> int
     """The frame whose exposure the others get.
 
     Args:
-        logs: (N,) of the brightness of each frame relative to the reference.
+        logs: (N, C) of the brightness of each frame relative to the reference.
         kept: indices of the frames that count.
         reference: index.
         kind: of the values, see `_ratio`.
     Returns:
-        The reference; or if its exposure is an outlier, the frame nearest to the median.
+        The reference; or if its exposure or its white balance is an outlier, the frame nearest to
+        the median.
     """
-    median = np.median(logs[kept])
-    spread = np.median(np.abs(logs[kept] - median))
-    if abs(median) <= max(OUTLIER / SCALES[kind], SPREADS * spread):
+    mean = logs.mean(1)
+    tint = logs - mean[:, None]
+    outlying = False
+    for values, limit in ((mean[:, None], OUTLIER), (tint, TINTED)):
+        median = np.median(values[kept], 0)
+        spread = np.median(np.abs(values[kept] - median), 0)
+        outlying |= bool(
+            (np.abs(median) > np.maximum(limit / SCALES[kind], SPREADS * spread)).any()
+        )
+    if not outlying:
         return reference
-    return int(kept[np.abs(logs[kept] - median).argmin()])
+    away = np.abs(logs[kept] - np.median(logs[kept], 0)).max(1)
+    return int(kept[away.argmin()])
 
 
 def _less_clipped(

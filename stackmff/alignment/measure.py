@@ -26,6 +26,7 @@ from stackmff.alignment.placement import Placement
 from stackmff.alignment.registration import BLOCK, Motion, farthest, is_comparable
 from stackmff.alignment.resampling import resample
 from stackmff.alignment.sensor import Dirt, enlarged, runs_of
+from stackmff.alignment.stuck_lines import crossed, shrunk, stuck_lines
 from stackmff.alignment.views import Steps, View, factor_of, fine_tiles, look_at_all
 from stackmff.errors import StackError
 from stackmff.images.frame_store import release
@@ -96,6 +97,7 @@ def measure(
         StackError: there is no such reference, or fewer than two frames remain.
     """
     count, height, width, _ = frames.shape
+    size = height, width
     _check_reference(reference, count)
     motion, thorough = wanted.motion, wanted.thorough
     names = range(count) if names is None else names
@@ -115,7 +117,7 @@ def measure(
         )
 
     def placed_by(views: list[View]) -> Placed:
-        placement = Placement(views, (height, width), motion, steps)
+        placement = Placement(views, size, motion, steps)
         placement.connect(reference, middle, thorough)
         return placement, _settled(placement, thorough, lambda: focus_order(frames))
 
@@ -125,8 +127,13 @@ def measure(
 
     placement, notes = placed(views)
     if wanted.fill_dirt:
+        lines = crossed(stuck_lines(frames, levels), placement.apparent or placement.placed)
+        if lines:
+            views = _without(views, shrunk(lines, views[0].luma.shape, factor))
+            placement, notes = placed(views)
         spots, (placement, notes) = _dirt_behind((placement, notes), views, placed)
-        dirt = Dirt(dirt.hot, enlarged(runs_of(spots), factor), _parts(spots))
+        runs = [enlarged(runs_of(spots), factor), *(line.runs(size) for line in lines)]
+        dirt = Dirt(dirt.hot, np.concatenate(runs), _parts(spots), len(lines))
     if len(placement.kept) < 2:
         raise StackError(
             f"no other frame fits {names[placement.reference]}, the reference: give frames of one "
@@ -142,7 +149,7 @@ def measure(
     notes += _told_parallax(placement)
     return Alignment(
         placement.reference,
-        (height, width),
+        size,
         placement.final_transforms(fields),
         gains,
         placement.left_out(),
@@ -191,7 +198,7 @@ def _dirt_behind(
     lumas = [view.luma for view in views]
 
     def placed_without(dirt: np.ndarray) -> Placed:
-        return placed([replace(view, luma=hidden(view.luma, dirt)) for view in views])
+        return placed(_without(views, dirt))
 
     dirt = np.zeros(lumas[0].shape, bool)
     suspected = _suspected(found[0], lumas, factor)
@@ -209,6 +216,11 @@ def _dirt_behind(
         if _left(broad, dirt):
             found = found[0], [*found[1], BROAD]
     return dirt, found
+
+
+def _without(views: list[View], dirt: np.ndarray) -> list[View]:
+    """The views without what lies in (h, w) bool."""
+    return [replace(view, luma=hidden(view.luma, dirt)) for view in views]
 
 
 def _suspected(placement: Placement, lumas: list[np.ndarray], factor: int) -> Suspects | None:
@@ -316,8 +328,8 @@ def _told_exposures(exposures: Exposures, reference: int, names: Sequence[object
         )
     if exposures.like != reference and reference not in exposures.odd:
         out.append(
-            f"the exposure of {names[reference]}, the reference, is unlike most, or more of it "
-            f"is white: the frames were given that of {names[exposures.like]}"
+            f"the exposure or white balance of {names[reference]}, the reference, is unlike most, "
+            f"or more of it is white: the frames were given that of {names[exposures.like]}"
         )
     if exposures.doubtful >= LEAST_TOLD:
         out.append(

@@ -83,6 +83,7 @@ class Placement:
         self.replaced = 0.0
         self.apparent: dict[int, np.ndarray] = {}
         self._contested: dict[Key, np.ndarray] = {}
+        self._by_blur = False
 
     @property
     def kept(self) -> list[int]:
@@ -181,6 +182,7 @@ class Placement:
         Args:
             find_order: gives the focus order; None if that is the order of the frames.
         """
+        self._by_blur = True
         order = find_order()
         along = self.kept if order is None else [int(k) for k in order if k in self.kept]
         nearest = [key for key in pairwise(along) if not {key, key[::-1]} & set(self.pairs)]
@@ -361,7 +363,20 @@ class Placement:
             if k != self.reference:
                 self.leave_out(k, why)
                 found.gains[k] = 1
+        if found.unmatched and not all(self.still):
+            self._bridge()
         return found
+
+    def _bridge(self) -> None:
+        """Place the frames again without those that were left out: what is white bends its pairs.
+
+        The frames on both sides of them are compared with each other.
+        """
+        compare = self._compare_by_blur if self._by_blur else self._compare_again
+        apart = [key for key in pairwise(self.kept) if not {key, key[::-1]} & set(self.pairs)]
+        found = self._compare_all(compare, apart)
+        self.pairs |= {key: pair for key, pair in found.items() if pair.holds}
+        self._combine()
 
     def place_on(self, reference: int) -> None:
         """Make another frame the reference."""

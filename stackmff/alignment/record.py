@@ -48,6 +48,7 @@ def save_alignment(path: str | Path, alignment: Alignment, names: Sequence[str])
             "hot": alignment.dirt.hot.tolist(),
             "runs": alignment.dirt.runs.tolist(),
             "spots": alignment.dirt.spots,
+            "lines": alignment.dirt.lines,
         }
     write_json(path, record | {"frames": frames})
 
@@ -181,7 +182,7 @@ def _dirt_of(written: dict[str, Any] | None, size: tuple[int, int]) -> Dirt:
     inside = inside and (runs >= 0).all() and (runs <= [height - 1, width, width]).all()
     if not inside:
         raise ValueError("dirt is beyond the frame")
-    return Dirt(hot, runs, int(written["spots"]))
+    return Dirt(hot, runs, int(written["spots"]), int(written.get("lines", 0)))
 
 
 def _frame_of(record: dict[str, Any]) -> _SavedFrame:

@@ -25,11 +25,13 @@ class Dirt:
         hot: (n, 2) int, row and column of hot pixels.
         runs: (m, 3) int, row, first column and end of the parts of rows that dirt covers.
         spots: number of connected parts of it.
+        lines: number of dead or stuck rows and columns, whose places are among the runs, too.
     """
 
     hot: np.ndarray = field(default_factory=lambda: np.zeros((0, 2), int))
     runs: np.ndarray = field(default_factory=lambda: np.zeros((0, 3), int))
     spots: int = 0
+    lines: int = 0
 
     def __bool__(self) -> bool:
         return len(self.hot) > 0 or len(self.runs) > 0
@@ -52,19 +54,23 @@ class Dirt:
 
     def told(self) -> list[str]:
         """A sentence on it; none if there is none."""
-        kinds = [(len(self.hot), "hot pixel"), (self.spots, "spot of dirt")]
+        kinds = [
+            (len(self.hot), "hot pixel"),
+            (self.lines, "dead or stuck line"),
+            (self.spots, "spot of dirt"),
+        ]
         words = [f"{n} {_plural(word, n)}" for n, word in kinds if n]
         if not words:
             return []
-        verb, them = ("was", "it") if len(self.hot) + self.spots == 1 else ("were", "them")
+        verb, them = ("was", "it") if sum(n for n, _ in kinds) == 1 else ("were", "them")
+        listed = ", ".join(words[:-1]) + (" and " if words[1:] else "") + words[-1]
         return [
-            f"{' and '.join(words)} on the sensor {verb} filled in all frames: --keep_hot_pixels "
-            f"leaves {them}"
+            f"{listed} on the sensor {verb} filled in all frames: --keep_hot_pixels leaves {them}"
         ]
 
 
 def _plural(word: str, count: int) -> str:
-    """The plural of "hot pixel" or "spot of dirt", unless the count is 1."""
+    """The plural of a thing, or of a thing "of" something, unless the count is 1."""
     first, _, rest = word.partition(" of ")
     return word if count == 1 else f"{first}s" + (f" of {rest}" if rest else "")
 

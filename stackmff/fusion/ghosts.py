@@ -76,7 +76,6 @@ NOISE = 6.0  # standard deviations by which a ghost differs at least
 FEWEST = 8  # px of a ghost that differ by the least difference, at least
 LEAST_AREA = 64  # px of a ghost with what belongs to it
 LEAST_PART = 0.03  # of these px that differ by the least difference
-MOST_OF_PAIR = 0.3  # of the picture: the frames differ in another way
 UNEXPLAINED = 0.35  # of a difference; blur leaves less of the sums over SECTORS around its centre
 SECTORS = 8
 WIDEST = 0, 1, 2, 4, 6  # reaches of blur around a difference, one of which is enough
@@ -95,7 +94,8 @@ class Ghosts:
         masks: for each connected region (h, w) bool, of a small picture of the frames.
         whole: for each of them whether the mixture shows one of the frames that differ, and not
             parts of both.
-        restless: more than MOST of the picture seems to move; then there are no masks.
+        restless: more than MOST of the picture seems to move, in all frames or between two of
+            them; there are no masks of that.
     """
 
     masks: list[np.ndarray]
@@ -191,17 +191,19 @@ def is_of_no_frame(
 def _regions(candidates: Sequence[_Candidate], shape: Sequence[int]) -> Ghosts:
     """The connected regions of candidates, in small pictures of `shape`."""
     moved, parted = np.zeros(shape, np.uint8), np.zeros(shape, bool)
-    for one in candidates:
+    small = [one for one in candidates if one.mask.mean() <= MOST]
+    restless = len(small) < len(candidates)
+    for one in small:
         moved[one.mask] = 1
         if one.parted >= PARTED:
             parted |= one.mask
-    if candidates:
+    if small:
         moved = cv2.dilate(moved, disc(GROWN))
     if moved.mean() > MOST:
         return Ghosts([], [], restless=True)
     count, labels = cv2.connectedComponents(moved, connectivity=8)
     masks = [labels == k for k in range(1, count)]
-    return Ghosts(masks, [not parted[mask].any() for mask in masks])
+    return Ghosts(masks, [not parted[mask].any() for mask in masks], restless)
 
 
 def _compare(first: FrameView, second: FrameView, pair: tuple[int, int]) -> list[_Candidate]:
@@ -253,8 +255,7 @@ def _parts_of(core: np.ndarray, around: np.ndarray) -> Iterator[np.ndarray]:
     counts = np.bincount(labels[core], minlength=len(stats))
     for label in np.flatnonzero(counts >= FEWEST):
         area = stats[label, cv2.CC_STAT_AREA]
-        fits = LEAST_AREA <= area <= MOST_OF_PAIR * labels.size
-        if fits and counts[label] >= LEAST_PART * area:
+        if area >= LEAST_AREA and counts[label] >= LEAST_PART * area:
             yield labels == label
 
 

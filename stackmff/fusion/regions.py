@@ -135,11 +135,6 @@ def moved_regions(
         (regions, None), or (those that were decided, why others were not).
     """
     found = find_ghosts(frames, use, alignment, fused)
-    if found.restless:
-        return [], (
-            "more than half of the picture differs from frame to frame by more than blur explains: "
-            "the frames were mixed as they are"
-        )
     size = (frames.shape[1], frames.shape[2])
     regions, left = [], 0
     for mask, whole in zip(found.masks, found.whole, strict=True):
@@ -157,6 +152,12 @@ def moved_regions(
             or is_of_no_frame(frames, use, alignment, fused, mask)
         ):
             regions.append(replace(region, frame=frame))
+    if found.restless:
+        return regions, (
+            "more than half of the picture differs from frame to frame by more than blur explains: "
+            + ("elsewhere " if regions else "")
+            + "the frames were mixed as they are"
+        )
     if left:
         return regions, (
             f"frames disagree in {left} region{'s' if left > 1 else ''} where wide parallax was "

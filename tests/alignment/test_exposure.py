@@ -1,14 +1,18 @@
 """alignment/exposure.py: frames in other exposures are matched, or left out by name."""
 
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import pytest
-from moving import ROOM, defocused, scene, view
+from moving import ROOM, defocused, motion, scene, squared, view
 
 import stackmff
 from stackmff.alignment.exposure import expose, light_factor, white_factor
 from stackmff.alignment.focus_order import focus_order
 from stackmff.alignment.measure import apply, measure
+from stackmff.alignment.placement import Placement
+from stackmff.alignment.registration import farthest
 from stackmff.fusion.blending import CLIPPED_WEIGHT, clear_of_clipping
 from stackmff.images.colour import to_linear, to_srgb
 
@@ -69,10 +73,46 @@ def test_a_reference_of_another_exposure_does_not_decide_it(dark):
     alignment = measure(frames, names="abcdefg")
     assert alignment.reference == 3 and (alignment.gains[[0, 1, 2, 4, 5, 6]] == 1).all()
     assert (alignment.gains[3] > 1.5).all()
-    assert "the exposure of d, the reference, is unlike most" in alignment.notes[0]
+    assert "exposure or white balance of d, the reference, is unlike" in alignment.notes[0]
     result = stackmff.fuse(frames)
     assert result.picture.mean() == pytest.approx(dark.mean(), rel=0.1)
     assert any("unlike most" in note for note in result.notes)
+
+
+def test_a_reference_of_another_white_balance_does_not_decide_it(dark):
+    frames = dark.copy()
+    frames[3] = np.rint(np.minimum(frames[3] * [1.12, 1, 0.85], 255))
+    alignment = measure(frames, names="abcdefg")
+    assert alignment.reference == 3 and (alignment.gains[[0, 1, 2, 4, 5, 6]] == 1).all()
+    assert alignment.gains[3] == pytest.approx(1 / np.array([1.12, 1, 0.85]), rel=0.02)
+    assert "exposure or white balance of d, the reference, is unlike" in alignment.notes[0]
+
+
+def test_a_frame_so_dark_that_it_would_show_noise_is_left_out_by_name(dark):
+    frames = np.stack([exposed(frame, 1) for frame in dark])
+    frames[2] = exposed(frames[2], -4.5)
+    alignment = measure(frames)
+    assert list(alignment.left_out) == [2] and (alignment.gains == 1).all()
+    assert "4.5 stops darker than the others" in alignment.left_out[2]
+
+
+def test_a_frame_left_out_for_its_exposure_does_not_bend_the_alignment(bright, monkeypatch):
+    """Its edges lie where something becomes white, so its pairs are a little wrong."""
+    second, wrong = Placement._seconded, squared(motion((2, 0)))
+
+    def bent(self, key, pair):
+        found = second(self, key, pair)
+        return replace(found, transform=wrong @ found.transform) if key[1] == 1 else found
+
+    monkeypatch.setattr(Placement, "_seconded", bent)
+    frames = np.stack([np.roll(frame, 3 * k, 1) for k, frame in enumerate(bright[:5])])
+    frames[1] = exposed(frames[1], 2)
+    alignment = measure(frames)
+    assert list(alignment.left_out) == [1]
+    for k in (0, 2, 3, 4):
+        expected = squared(motion((3 * (k - alignment.reference), 0)))
+        apart = np.linalg.inv(expected) @ squared(alignment.transforms[k])
+        assert farthest(apart, alignment.size) < 0.3
 
 
 def test_a_much_darker_frame_gets_the_values_of_the_others(dark):
@@ -107,7 +147,7 @@ def test_two_frames_get_the_exposure_of_the_one_that_is_not_clipped(bright):
     alignment = measure(frames, names="ab")
     assert alignment.reference == 1 and (alignment.gains[0] == 1).all()
     assert (alignment.gains[1] < 0.8).all()
-    assert "the exposure of b, the reference" in alignment.notes[0]
+    assert "balance of b, the reference, is unlike most, or more of it is" in alignment.notes[0]
 
 
 @pytest.mark.parametrize("odd", [3, 0])

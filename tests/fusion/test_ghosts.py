@@ -332,6 +332,16 @@ def test_where_most_of_the_picture_moves_the_frames_are_mixed():
     assert [note[:30] for note in made.notes] == ["more than half of the picture "]
 
 
+def test_what_moves_may_be_too_large_to_be_filled():
+    """A wall before the scene: two frames alone differ in nearly half of the picture."""
+    frames = defocused(backdrop())
+    coarse = cv2.resize(texture(8, 8, 11), (150, 160), interpolation=cv2.INTER_NEAREST)
+    for k, frame in enumerate(frames):
+        frame[20:180, 35 * k : 35 * k + 150] = 0.2 + 0.7 * coarse / 255
+    made = fused(rounded(frames))
+    assert any("more than half of the picture differs" in note for note in made.notes)
+
+
 def test_small_frames_and_flat_ones():
     small = rounded(with_disc(defocused(backdrop()), walk(12)))[:, 60:140]
     assert find_ghosts(small, range(COUNT), None, small[0]).masks == []
