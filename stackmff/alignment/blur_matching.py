@@ -218,9 +218,10 @@ class BlurMatcher:
         chosen = np.stack(costs).argmin(0).astype(np.uint8)
         chosen = cv2.resize(chosen, (width, height), interpolation=cv2.INTER_NEAREST)
         first, second = pairs[0][0].copy(), pairs[0][1].copy()
-        for k in np.unique(chosen):
-            mask = chosen == k
-            first[mask], second[mask] = pairs[k][0][mask], pairs[k][1][mask]
+        for k in np.flatnonzero(np.bincount(chosen.ravel())):
+            for picture, part, whole in zip((first, second), pairs[k], pairs[0], strict=True):
+                if part is not whole:
+                    np.copyto(picture, part, where=chosen == k)
         radii = np.array([*self.radii, *(-r for r in self.radii[1:])], np.float32)[chosen]
         mean = (first + second) / 2
         across, down = (cv2.Sobel(mean, -1, *axes, scale=1 / 8) for axes in ((1, 0), (0, 1)))
@@ -235,7 +236,7 @@ class BlurMatcher:
         """
         every = (slice(None, None, EVERY),) * 2
         counts = inside[every] > 0
-        y, x = (places[every][counts] for places in np.indices(self.shape))
+        y, x = (EVERY * places for places in np.nonzero(counts))
         centre, radius = frame_of(self.size)
         full = (np.stack([x, y]) * self.factor + (self.factor - 1) / 2 - centre[:, None]) / radius
         jacobian = offsets(full[0], full[1], self.motion) / self.factor  # px of the picture
@@ -254,8 +255,10 @@ class BlurMatcher:
             left = values - design @ found
             scale = max(1.48 * float(np.median(np.abs(left))), LEAST_SCALE)
             weights = 1 / (1 + (left / (2 * scale)) ** 2)  # Cauchy's
-        sums = np.zeros((CLUSTERS**2, size + 3))
-        np.add.at(sums, _clusters(self.shape)[every][counts], design * (weights * left)[:, None])
+        clusters = _clusters(self.shape)[every][counts]
+        weights *= left
+        parts = [np.bincount(clusters, column * weights, CLUSTERS**2) for column in design.T]
+        sums = np.stack(parts, 1)
         inverse = np.linalg.inv(matrix)
         return found[:size], (inverse @ (sums.T @ sums) @ inverse)[:size, :size]
 
