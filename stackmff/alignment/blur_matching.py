@@ -89,12 +89,34 @@ class _Matched(NamedTuple):
     spread: np.ndarray
 
 
+class Discs(NamedTuple):
+    """A frame, blurred by discs.
+
+    Attributes:
+        radii: of the discs, px of the pictures; the first is 0.
+        pictures: (h, w) float32 each, linear light.
+        factor: how much smaller than the luma of the frame they are.
+    """
+
+    radii: list[float]
+    pictures: list[np.ndarray]
+    factor: int
+
+
+def discs_of(luma: np.ndarray) -> Discs:
+    """The Discs of a frame by its luma (h, w) uint16, coded; 3 MB."""
+    factor = -(-max(luma.shape) // LONGEST)
+    light = _light(luma, factor)
+    radii = [radius for radius in RADII if radius <= LARGEST * min(light.shape)]
+    return Discs(radii, [_disc(light, radius) for radius in radii], factor)
+
+
 class BlurMatcher:
     """Compares two frames, whichever is sharper at each place.
 
     Args:
-        first, second: (h, w) uint16 lumas of the frames a and b, coded.
-        factor: how much smaller than the frames they are.
+        first, second: Discs of the frames a and b.
+        factor: how much smaller than the frames their lumas are.
         size: (height, width) of the frames, px.
         motion: of the transforms.
 
@@ -104,20 +126,16 @@ class BlurMatcher:
 
     def __init__(
         self,
-        first: np.ndarray,
-        second: np.ndarray,
+        first: Discs,
+        second: Discs,
         factor: int,
         size: tuple[int, int],
         motion: Motion,
     ) -> None:
-        more = -(-max(first.shape) // LONGEST)
-        self.factor, self.size, self.motion = factor * more, size, motion
-        lights = [_light(luma, more) for luma in (first, second)]
-        self.shape: tuple[int, int] = (lights[0].shape[0], lights[0].shape[1])
-        self.radii = [radius for radius in RADII if radius <= LARGEST * min(self.shape)]
-        self.first, self.second = (
-            [_disc(light, radius) for radius in self.radii] for light in lights
-        )
+        self.factor, self.size, self.motion = factor * first.factor, size, motion
+        self.first, self.second, self.radii = first.pictures, second.pictures, first.radii
+        height, width = self.first[0].shape
+        self.shape = (height, width)
 
     def refined(self, matrix: np.ndarray) -> Match | None:
         """The Match to which a (3, 3) matrix leads; None if it leads nowhere."""
