@@ -190,7 +190,8 @@ def check_hints(page, folder, shots):
     for close in (lambda: page.click("#close-probe"), lambda: page.keys(ESCAPE)):
         page.drag("#picture", [(0.5, 0.5)])
         page.until(shown)
-        page.settled()
+        # The shares come last; the browser would log that the next step knows nothing of them.
+        page.until("return document.querySelectorAll('#probe meter').length > 0")
         page.shot(shots, "probe_closes")
         close()
         page.until(shown, False)

@@ -20,7 +20,7 @@ export async function probe(view, x, y) {
     if (!requesting) await requestShares(view);
   } catch (error) {
     card.hidden = true;
-    tell(error);
+    if (view.mark) tell(error); // else the card was closed, perhaps with its stack
   }
 }
 
