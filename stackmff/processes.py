@@ -330,9 +330,8 @@ def child(module: str, orders: Any, niceness: int = 0) -> "Iterator[subprocess.P
             process.stdin.close()
 
 
-def answers(process: "subprocess.Popen[str]") -> Iterator[Any]:
+def answers(process: Any) -> Iterator[Any]:
     """The answers of a `child`, as they come, until it closes its output."""
-    assert process.stdout is not None
     return map(json.loads, process.stdout)
 
 

@@ -63,8 +63,9 @@ def data(tmp_path_factory):
 
 @pytest.fixture
 def common(tmp_path):
-    """Options of a run of 3 epochs but for its data."""
+    """Options of a run of 3 epochs but for its data, of a small network."""
     return [
+        *("--network_options", "widths=[4,4]"),
         *("--experiments", str(tmp_path), "--epochs", "3", "--image_size", "16", "16"),
         *("--batch_size", "2", "--warmup_steps", "2", "--decay_fraction", "0.5", "--ema", "0.9"),
         *("--device", "cpu", "--log_every", "1", "--precision", "fp32"),

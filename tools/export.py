@@ -205,13 +205,15 @@ def traced(
         outputs: names of what it returns.
         varying: how many of the last sides of inputs may vary.
     """
-    openvino = import_openvino()
+    openvino, example = import_openvino(), tuple(inputs.values())
     with warnings.catch_warnings():
         # Tracing warns that it follows one branch of the padding: none, as sides are multiples.
         warnings.simplefilter("ignore")
+        # OpenVINO would have torch trace everything once more, to compare: `largest_error` does.
+        module = torch.jit.trace(module.eval(), example, strict=False, check_trace=False)
         model = openvino.convert_model(
             module,
-            example_input=tuple(inputs.values()),
+            example_input=example,
             input=[
                 openvino.PartialShape([*planes.shape[:-varying], *[-1] * varying])
                 for planes in inputs.values()

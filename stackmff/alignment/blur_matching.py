@@ -89,12 +89,34 @@ class _Matched(NamedTuple):
     spread: np.ndarray
 
 
+class Discs(NamedTuple):
+    """A frame, blurred by discs.
+
+    Attributes:
+        radii: of the discs, px of the pictures; the first is 0.
+        pictures: (h, w) float32 each, linear light.
+        factor: how much smaller than the luma of the frame they are.
+    """
+
+    radii: list[float]
+    pictures: list[np.ndarray]
+    factor: int
+
+
+def discs_of(luma: np.ndarray) -> Discs:
+    """The Discs of a frame by its luma (h, w) uint16, coded; 3 MB."""
+    factor = -(-max(luma.shape) // LONGEST)
+    light = _light(luma, factor)
+    radii = [radius for radius in RADII if radius <= LARGEST * min(light.shape)]
+    return Discs(radii, [_disc(light, radius) for radius in radii], factor)
+
+
 class BlurMatcher:
     """Compares two frames, whichever is sharper at each place.
 
     Args:
-        first, second: (h, w) uint16 lumas of the frames a and b, coded.
-        factor: how much smaller than the frames they are.
+        first, second: Discs of the frames a and b.
+        factor: how much smaller than the frames their lumas are.
         size: (height, width) of the frames, px.
         motion: of the transforms.
 
@@ -104,20 +126,16 @@ class BlurMatcher:
 
     def __init__(
         self,
-        first: np.ndarray,
-        second: np.ndarray,
+        first: Discs,
+        second: Discs,
         factor: int,
         size: tuple[int, int],
         motion: Motion,
     ) -> None:
-        more = -(-max(first.shape) // LONGEST)
-        self.factor, self.size, self.motion = factor * more, size, motion
-        lights = [_light(luma, more) for luma in (first, second)]
-        self.shape: tuple[int, int] = (lights[0].shape[0], lights[0].shape[1])
-        self.radii = [radius for radius in RADII if radius <= LARGEST * min(self.shape)]
-        self.first, self.second = (
-            [_disc(light, radius) for radius in self.radii] for light in lights
-        )
+        self.factor, self.size, self.motion = factor * first.factor, size, motion
+        self.first, self.second, self.radii = first.pictures, second.pictures, first.radii
+        height, width = self.first[0].shape
+        self.shape = (height, width)
 
     def refined(self, matrix: np.ndarray) -> Match | None:
         """The Match to which a (3, 3) matrix leads; None if it leads nowhere."""
@@ -218,9 +236,10 @@ class BlurMatcher:
         chosen = np.stack(costs).argmin(0).astype(np.uint8)
         chosen = cv2.resize(chosen, (width, height), interpolation=cv2.INTER_NEAREST)
         first, second = pairs[0][0].copy(), pairs[0][1].copy()
-        for k in np.unique(chosen):
-            mask = chosen == k
-            first[mask], second[mask] = pairs[k][0][mask], pairs[k][1][mask]
+        for k in np.flatnonzero(np.bincount(chosen.ravel())):
+            for picture, part, whole in zip((first, second), pairs[k], pairs[0], strict=True):
+                if part is not whole:
+                    np.copyto(picture, part, where=chosen == k)
         radii = np.array([*self.radii, *(-r for r in self.radii[1:])], np.float32)[chosen]
         mean = (first + second) / 2
         across, down = (cv2.Sobel(mean, -1, *axes, scale=1 / 8) for axes in ((1, 0), (0, 1)))
@@ -235,7 +254,7 @@ class BlurMatcher:
         """
         every = (slice(None, None, EVERY),) * 2
         counts = inside[every] > 0
-        y, x = (places[every][counts] for places in np.indices(self.shape))
+        y, x = (EVERY * places for places in np.nonzero(counts))
         centre, radius = frame_of(self.size)
         full = (np.stack([x, y]) * self.factor + (self.factor - 1) / 2 - centre[:, None]) / radius
         jacobian = offsets(full[0], full[1], self.motion) / self.factor  # px of the picture
@@ -254,8 +273,10 @@ class BlurMatcher:
             left = values - design @ found
             scale = max(1.48 * float(np.median(np.abs(left))), LEAST_SCALE)
             weights = 1 / (1 + (left / (2 * scale)) ** 2)  # Cauchy's
-        sums = np.zeros((CLUSTERS**2, size + 3))
-        np.add.at(sums, _clusters(self.shape)[every][counts], design * (weights * left)[:, None])
+        clusters = _clusters(self.shape)[every][counts]
+        weights *= left
+        parts = [np.bincount(clusters, column * weights, CLUSTERS**2) for column in design.T]
+        sums = np.stack(parts, 1)
         inverse = np.linalg.inv(matrix)
         return found[:size], (inverse @ (sums.T @ sums) @ inverse)[:size, :size]
 

@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from stackmff.alignment.blur_matching import BlurMatcher, Match, least_gap
+from stackmff.alignment.blur_matching import BlurMatcher, Match, discs_of, least_gap
 from stackmff.alignment.edges import seconded
 from stackmff.alignment.exposure import Exposures, Tiles, match
 from stackmff.alignment.linking import (
@@ -42,6 +42,7 @@ SURE = 4  # standard deviations by which a corner must move before any frame is 
 # is needed to move a frame. Blur, and what it hides, shifts neighbours there by another third.
 EARLY = 1 / 6
 AT_ONCE = 4  # frames whose levels are kept while neighbours are compared
+DISCS_KEPT = 12  # frames, 3 MB each
 MOST_JUDGED = 24  # pairs, those that look least alike, that are judged by their blur
 LEAST_APART = 0.5  # px of the compared pictures, from which on a contested place is told
 UNPLACED = "cannot be aligned: comparisons with different frames place it differently"
@@ -84,6 +85,8 @@ class Placement:
         self.apparent: dict[int, np.ndarray] = {}
         self._contested: dict[Key, np.ndarray] = {}
         self._by_blur = False
+        # A frame is compared with several others.
+        self._discs = lru_cache(DISCS_KEPT)(lambda k: discs_of(self.views[k].luma))
 
     @property
     def kept(self) -> list[int]:
@@ -246,8 +249,8 @@ class Placement:
 
     def _matcher(self, key: Key) -> BlurMatcher:
         """Compares two frames (a, b)."""
-        first, second = (self.views[k] for k in key)
-        return BlurMatcher(first.luma, second.luma, first.factor, self.size, self.motion)
+        first, second = map(self._discs, key)
+        return BlurMatcher(first, second, self.views[key[0]].factor, self.size, self.motion)
 
     def hold_still(self) -> float:
         """Decide that no frame moves if what is sharp does not, see stillness.moves.

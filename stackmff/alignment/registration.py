@@ -446,8 +446,7 @@ def _solve(
         if np.abs(parameters - before).max() < 1e-4:
             break
     scores = weights[:, None] * (vectors - matrices @ parameters)
-    sums = np.zeros((cluster.max() + 1, size))
-    np.add.at(sums, cluster, scores)
+    sums = np.stack([np.bincount(cluster, column) for column in scores.T], 1)
     inverse = np.linalg.inv(matrix)
     return parameters, inverse @ (sums.T @ sums) @ inverse
 

@@ -21,7 +21,6 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
-from scipy.stats import spearmanr
 
 from stackmff.evaluation.metrics import to_gray, window_means
 
@@ -404,6 +403,8 @@ def rank_correlation(scores: np.ndarray, truth: np.ndarray) -> float:
         Spearman, "The proof and measurement of association between two things", American Journal
         of Psychology 1904.
     """
+    from scipy.stats import spearmanr  # takes a second to load
+
     scores, truth = np.asarray(scores, np.float64), np.asarray(truth, np.float64)
     if scores.shape != truth.shape or scores.ndim != 2:
         raise ValueError(f"scores are {scores.shape}, truths {truth.shape}: give (scenes, methods)")

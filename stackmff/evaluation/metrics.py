@@ -18,7 +18,7 @@ from typing import Any
 
 import cv2
 import numpy as np
-from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+from skimage.metrics import structural_similarity  # its PSNR would load scipy.stats: a second
 
 from stackmff.evaluation.diagnostics import grid, hazed, psnr_dark, rings, veil
 from stackmff.own import add_own, function, is_own
@@ -47,10 +47,18 @@ def psnr(fused: np.ndarray, answer: np.ndarray, peak: float) -> float:
     No error below that of the quantisation can be told, and infinity for equal pictures would ruin
     every mean. So the least mean squared error is step^2 / 12, that of values rounded to steps,
     which gives 58.92 dB for 8 bits and 107.12 dB for 16; floats count as rounded to 8 bits.
+
+    Raises:
+        ValueError: the pictures are of different shapes.
     """
+    if fused.shape != answer.shape:
+        raise ValueError(f"the pictures have shapes {fused.shape} and {answer.shape}")
     step = 1 / (peak if peak > 1 else FLOAT_STEPS)
+    is_single = fused.dtype == answer.dtype == np.float32
+    kind = np.float32 if is_single else np.float64
+    error = np.mean((np.asarray(answer, kind) - np.asarray(fused, kind)) ** 2, dtype=np.float64)
     with np.errstate(divide="ignore"):
-        found = float(peak_signal_noise_ratio(answer, fused, data_range=peak))
+        found = float(10 * np.log10(float(peak) ** 2 / error))
     return min(found, float(10 * np.log10(12 / step**2)))
 
 

@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.stats import rankdata
-from scipy.stats import t as student
 
 from stackmff.evaluation.indices import INDICES, rank_correlation
 from stackmff.files import write_text
@@ -105,6 +103,8 @@ def paired_difference(
     Source:
         Student, "The probable error of a mean", Biometrika 1908.
     """
+    from scipy.stats import t as student  # takes a second to load
+
     mine, its = np.asarray(first, np.float64), np.asarray(other, np.float64)
     with np.errstate(invalid="ignore"):  # inf - inf, of two exact pictures
         difference = np.where(mine == its, 0.0, its - mine)
@@ -171,6 +171,8 @@ def average_ranks(tables: Tables, columns: Iterable[str]) -> dict[str, float]:
         {method: rank}; equal scores share the mean of their ranks, and all ranks are NaN if a score
         is.
     """
+    from scipy.stats import rankdata  # takes a second to load
+
     ranks = []
     for scene in scenes_of(tables):
         for column in columns:

@@ -218,9 +218,11 @@ def _light(blocks: _Blocks, gamma: float) -> np.ndarray:
     """(h, w, C): the mean light of the blocks, of samples that are coded by this power."""
     if gamma == 1:
         return blocks.means
-    white = np.iinfo(blocks.samples.dtype).max
-    light = ((blocks.samples / np.float32(white)) ** gamma * white).round()
-    return _means(light.astype(blocks.samples.dtype))
+    dtype = blocks.samples.dtype
+    white = np.iinfo(dtype).max
+    values = np.arange(white + 1, dtype=np.float32)
+    light = ((values / np.float32(white)) ** gamma * white).round().astype(dtype)
+    return _means(light[blocks.samples])
 
 
 def _blur(blocks: np.ndarray, sigma: float) -> np.ndarray:
@@ -233,8 +235,9 @@ def _blur(blocks: np.ndarray, sigma: float) -> np.ndarray:
 def _means(samples: np.ndarray) -> np.ndarray:
     """(h, w, C) in [0, 1] of (h * BLOCK, w * BLOCK, C)."""
     high, wide = (side // BLOCK for side in samples.shape[:2])
-    parts = samples.reshape(high, BLOCK, wide, BLOCK, -1)
-    return (parts.mean((1, 3)) / np.iinfo(samples.dtype).max).astype(np.float32)
+    rows = samples.reshape(high, BLOCK, -1)  # numpy is slow along short axes
+    sums = rows.sum(1, dtype=np.uint32).reshape(high, wide, BLOCK, -1).sum(2)
+    return (sums / BLOCK**2 / np.iinfo(samples.dtype).max).astype(np.float32)
 
 
 def _exposed_like(own: _Blocks, other: _Blocks) -> np.ndarray:
@@ -243,11 +246,14 @@ def _exposed_like(own: _Blocks, other: _Blocks) -> np.ndarray:
     So any curve of tones is undone.
     """
     out = np.empty_like(own.samples)
+    count = np.iinfo(out.dtype).max + 1
     for k in range(out.shape[2]):
         plane = own.samples[..., k]
-        values, wanted = np.sort(plane, None), np.sort(other.samples[..., k], None)
-        first, last = (np.searchsorted(values, plane, side) for side in ("left", "right"))
-        out[..., k] = wanted[np.minimum((first + last) // 2, values.size - 1)]
+        counts = np.bincount(plane.ravel(), minlength=count)
+        up_to = counts.cumsum()
+        ranks = np.minimum(up_to - (counts + 1) // 2, plane.size - 1)  # the middle of each value's
+        wanted = np.bincount(other.samples[..., k].ravel(), minlength=count).cumsum()
+        out[..., k] = np.searchsorted(wanted, ranks, "right").astype(out.dtype)[plane]
     return _means(out)
 
 

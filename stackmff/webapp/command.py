@@ -12,6 +12,7 @@ from stackmff.fusion.engine_choice import engine_by_options
 from stackmff.fusion.options import EngineOptions
 from stackmff.options import HelpFormatter, Options, add_options, option, parse, values_of
 from stackmff.webapp.guard import is_local
+from stackmff.webapp.jobs import WORKERS
 from stackmff.webapp.probing import ProbeProcess
 from stackmff.webapp.server import find_uvicorn, make_app
 from stackmff.webapp.sessions import Sessions, default_projects
@@ -149,6 +150,7 @@ def serve(options: AppOptions, sessions: Sessions) -> None:
     uvicorn = find_uvicorn()
     host = options.server.host
     prober = ProbeProcess(network_of(options))
+    WORKERS.prepare()
     app = make_app(sessions, prober, [host, *options.server.names])
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.create_server((host, options.server.port), family=family) as listening:

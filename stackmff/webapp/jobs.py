@@ -9,10 +9,12 @@ from dataclasses import asdict, dataclass, field
 from itertools import chain
 from typing import Any, Generic, TypeVar
 
-from stackmff.processes import GRACE, answers, child, end_process, how_it_ended
+from stackmff.processes import GRACE, answers, how_it_ended
+from stackmff.webapp.forking import Forked, Nursery, end, ending_with_this_process
 from stackmff.webapp.reporting import NICENESS
 
-WORKER = "stackmff.webapp.worker"
+# Its processes do the work of all queues of this process.
+WORKERS = ending_with_this_process(Nursery("stackmff.webapp.worker", NICENESS))
 
 # What a worker process says, one JSON object per line.
 Message = dict[str, Any]
@@ -238,12 +240,12 @@ class WorkerJob(Generic[Spec]):
         self.spec: Spec = spec
         self.on_message, self.on_end = on_message, on_end
         self.cancelled = False
-        self.process: subprocess.Popen[str] | None = None
+        self.process: Forked | subprocess.Popen[str] | None = None
 
     def run(self) -> str | None:
         """Start the process and listen until it ends; return the sentence for `on_end`."""
         error = None
-        with child(WORKER, asdict(self.spec), NICENESS) as process:
+        with WORKERS.child(asdict(self.spec)) as process:
             self.process = process
             if self.cancelled:
                 self.stop()
@@ -260,7 +262,7 @@ class WorkerJob(Generic[Spec]):
         """End the process at once, if there is one."""
         self.cancelled = True
         if self.process is not None:
-            end_process(self.process)
+            end(self.process)
 
 
 class JobQueue:

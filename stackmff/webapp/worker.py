@@ -47,12 +47,14 @@ from stackmff.images.levels import levels_of
 from stackmff.images.metadata import Metadata
 from stackmff.images.stack import Stack, read_stack
 from stackmff.images.stack_files import frames_in_file
+from stackmff.machine import import_openvino
 from stackmff.options import build
 from stackmff.processes import answer_channel, end_with_input
 from stackmff.progress import ShowStage
 from stackmff.webapp.archive import pack, unpack
 from stackmff.webapp.example import write_example
 from stackmff.webapp.exports import write_export
+from stackmff.webapp.forking import serve
 from stackmff.webapp.jobs import (
     ExamineSpec,
     ExampleSpec,
@@ -471,4 +473,8 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    if len(sys.argv) > 1:
+        import_openvino()  # as every fusion would
+        serve(int(sys.argv[1]), main)
+    else:
+        sys.exit(main())

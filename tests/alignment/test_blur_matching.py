@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from moving import errors, motion, squared
 
-from stackmff.alignment.blur_matching import BlurMatcher
+from stackmff.alignment.blur_matching import BlurMatcher, discs_of
 from stackmff.alignment.focus_order import focus_order
 from stackmff.alignment.linking import contradicted, settle, skipping
 from stackmff.alignment.measure import measure
@@ -87,7 +87,7 @@ def test_without_blur_matching_they_are_misplaced(frames, monkeypatch):
 
 def matcher(frames, a, b):
     lumas = (frames[k, ..., 0] * np.uint16(257) for k in (a, b))
-    return BlurMatcher(*lumas, 1, SIZE, "similarity")
+    return BlurMatcher(*map(discs_of, lumas), 1, SIZE, "similarity")
 
 
 def test_blurred_silhouettes_are_put_in_focus_order(frames):

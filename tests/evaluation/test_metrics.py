@@ -1,5 +1,6 @@
 """evaluation/metrics.py: known answers of every metric."""
 
+import subprocess
 import sys
 from types import SimpleNamespace
 
@@ -20,6 +21,25 @@ from stackmff.evaluation.metrics import (
     to_gray,
     window_means,
 )
+from stackmff.processes import child_environment
+
+
+@pytest.mark.parametrize(("kind", "peak"), [("u1", 255), ("u2", 65535), ("f4", 1), ("f8", 1)])
+def test_psnr_is_that_of_scikit_image(kind, peak):
+    from skimage.metrics import peak_signal_noise_ratio
+
+    rng = np.random.default_rng(0)
+    answer, fused = ((rng.random((20, 30, 3)) * peak).astype(kind) for _ in range(2))
+    expected = peak_signal_noise_ratio(answer, fused, data_range=peak)
+    assert METRICS["PSNR"](fused, answer, peak) == expected
+    with pytest.raises(ValueError, match="shapes"):
+        METRICS["PSNR"](fused[:1], answer, peak)
+
+
+def test_scores_do_not_load_scipy_stats():
+    """It takes longer than all the rest, in each process that trains or scores."""
+    words = "import sys, stackmff.evaluation.scoring; assert 'scipy.stats' not in sys.modules"
+    subprocess.run([sys.executable, "-c", words], env=child_environment(), check=True)
 
 
 def test_flat_pictures_of_known_distance():
