@@ -43,9 +43,7 @@ MUCH = 0.21  # logarithm of linear light from which on one factor on coded value
 # With a frame that is 3 stops darker the result is better, at 4 stops without it: noise that is
 # amplified so much passes for detail.
 TOO_DARK = 3.5 * np.log(2)
-TINTED = (
-    0.12  # logarithm of linear light, by which a channel of a reference of another tint differs
-)
+TINTED = 0.12  # logarithm of linear light, by which a channel of a tinted reference differs
 MOST_CLIPPED = 1 / 3  # of a brighter frame, more than of the others; or it is left out
 DARKER, LESS_CLIPPED = 1.4, 0.1  # logarithm of linear light, two stops; share of a frame
 UNLIKE = 0.3  # logarithm of coded values by which a frame differs clearly that cannot be compared

@@ -17,9 +17,6 @@ NEAR = 0.02  # px; a pixel is covered if its place is outside the frame by no mo
 # if it lacks less than LEAST_GAP px, where no step can be seen.
 FADE, FADE_PART, FADE_OF_GAP, LEAST_GAP = 16, 0.01, 4, 1.0
 LEAST_SHARE = 1e-4  # of a frame at its very end, for where no other reaches
-BARRIERS = 10.0 ** -np.arange(1, 10)  # in turn; the last leaves a tenth of NEAR of 20,000 px
-MOST_STEPS = 50  # of Newton for each; they take about 5
-NOTHING_IN_COMMON = "the frames have no area in common: remove --crop, or some of the frames"
 OVERSHOOT = 1.25  # about the most by which a cubic exceeds the values that it interpolates
 
 
@@ -247,74 +244,31 @@ def common_area(alignment: Alignment) -> Box:
     Raises:
         StackError: the frames have no area in common.
     """
+    from scipy.optimize import minimize
+
     height, width = alignment.size
     sides, bounds = _inside_all(alignment)
-    unit = max(height, width)  # px
-    middle = np.array([0.4 * height, 0.6 * height, 0.4 * width, 0.6 * width])
-    high, wide = np.array([1, -1, 0, 0]), np.array([0, 0, 1, -1])  # their slacks: height and width
-    rows, limits = np.vstack([sides, high, wide]), np.append(bounds, [1, 1]) / unit
-    found = _inside(rows, limits, middle / unit)
-    if found is None:
-        raise StackError(NOTHING_IN_COMMON)
-    for barrier in BARRIERS:
-        weights = np.append(np.full(len(sides), barrier), [1, 1])
-        found = _centre(rows, limits, weights, np.zeros(4), found)
-    found = found * unit
-    top, left = (int(side) for side in np.ceil(found[::2] - NEAR / 4))
-    bottom, right = (int(side) for side in np.floor(found[1::2] + NEAR / 4))
+    unit = max(height, width)  # px; with pixels as the unit the search ends too early
+
+    def less(rectangle: np.ndarray) -> tuple[float, np.ndarray]:
+        """Minus the logarithm of the area, which is convex, and its gradient."""
+        high, wide = np.maximum(np.diff(rectangle)[[0, 2]] + 1 / unit, 1e-6)
+        return -np.log(high * wide), np.array([1 / high, -1 / high, 1 / wide, -1 / wide])
+
+    inside = {
+        "type": "ineq",
+        "fun": lambda rectangle: bounds / unit - sides @ rectangle,
+        "jac": lambda rectangle: -sides,
+    }
+    start = np.array([0.4 * height, 0.6 * height, 0.4 * width, 0.6 * width])
+    found = minimize(
+        less, start / unit, jac=True, method="SLSQP", constraints=[inside], options={"ftol": 1e-9}
+    )
+    top, left = (int(side) for side in np.ceil(found.x[::2] * unit - NEAR / 4))
+    bottom, right = (int(side) for side in np.floor(found.x[1::2] * unit + NEAR / 4))
     if right < left or bottom < top or (sides @ [top, bottom, left, right] > bounds + NEAR).any():
-        raise StackError(NOTHING_IN_COMMON)
+        raise StackError("the frames have no area in common: remove --crop, or some of the frames")
     return Box(top, bottom + 1, left, right + 1)
-
-
-def _inside(rows: np.ndarray, limits: np.ndarray, start: np.ndarray) -> np.ndarray | None:
-    """Where rows @ x is less than limits, (4,); None: nowhere.
-
-    Args:
-        rows: (M, 4); limits: (M,).
-        start: (4,) where to begin, anywhere.
-    """
-    if (rows @ start < limits).all():
-        return start
-    violation = np.array([0, 0, 0, 0, 1.0])  # a fifth variable, which is minimised, to -1 at most
-    more_rows = np.vstack([np.column_stack([rows, -np.ones(len(rows))]), -violation])
-    more_limits = np.append(limits, 1)
-    x = np.append(start, (rows @ start - limits).max() + 0.1)
-    for barrier in BARRIERS:
-        x = _centre(more_rows, more_limits, np.full(len(more_rows), barrier), violation, x)
-        if x[4] < 0:
-            return x[:4]
-    return None
-
-
-def _centre(
-    rows: np.ndarray, limits: np.ndarray, weights: np.ndarray, slope: np.ndarray, start: np.ndarray
-) -> np.ndarray:
-    """The minimum of slope @ x minus the weighted sum of the logarithms of limits - rows @ x.
-
-    By Newton's method from a start at which all of these slacks are positive.
-
-    Source: Boyd and Vandenberghe, Convex Optimization, algorithm 9.5 and section 11.3.
-    """
-    x = start
-
-    def value(x: np.ndarray) -> float:
-        slack = limits - rows @ x
-        return float(slope @ x - weights @ np.log(slack)) if (slack > 0).all() else np.inf
-
-    for _ in range(MOST_STEPS):
-        shares = weights / (limits - rows @ x)
-        gradient = slope + rows.T @ shares
-        # By least squares: nearly flat directions, along which all is as good, must not end it.
-        step = -np.linalg.lstsq((rows.T * (shares**2 / weights)) @ rows, gradient)[0]
-        descent = -gradient @ step
-        before, length = value(x), 1.0
-        while length > 1e-9 and not value(x + length * step) <= before - length * descent / 4:
-            length /= 2
-        if descent < 1e-3 * weights.min() or length <= 1e-9:  # rounding leaves no more
-            break
-        x = x + length * step
-    return x
 
 
 def _inside_all(alignment: Alignment) -> tuple[np.ndarray, np.ndarray]:

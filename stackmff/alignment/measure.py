@@ -26,7 +26,7 @@ from stackmff.alignment.placement import Placement
 from stackmff.alignment.registration import BLOCK, Motion, farthest, is_comparable
 from stackmff.alignment.resampling import resample
 from stackmff.alignment.sensor import Dirt, enlarged, runs_of
-from stackmff.alignment.stuck_lines import crossed, shrunk, stuck_lines
+from stackmff.alignment.stuck_lines import crossed, is_crossed, shrunk, stuck_lines
 from stackmff.alignment.views import Steps, View, factor_of, fine_tiles, look_at_all
 from stackmff.errors import StackError
 from stackmff.images.frame_store import release
@@ -127,7 +127,8 @@ def measure(
 
     placement, notes = placed(views)
     if wanted.fill_dirt:
-        lines = crossed(stuck_lines(frames, levels), placement.apparent or placement.placed)
+        moves = placement.apparent or placement.placed
+        lines = crossed(stuck_lines(frames, levels), moves) if is_crossed(moves, size) else []
         if lines:
             views = _without(views, shrunk(lines, views[0].luma.shape, factor))
             placement, notes = placed(views)

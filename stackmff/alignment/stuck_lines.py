@@ -89,6 +89,20 @@ def stuck_lines(frames: np.ndarray, levels: Levels | None = None) -> list[Line]:
     ]
 
 
+def is_crossed(transforms: Mapping[int, np.ndarray], size: tuple[int, int]) -> bool:
+    """Whether the scene moves by CROSSED px or more anywhere; else it crosses no line.
+
+    Args:
+        transforms: see `crossed`.
+        size: (height, width) of the frames, px.
+    """
+    height, width = size
+    # What two affine transforms differ by is most in a corner.
+    corners = np.array([[0, width - 1, 0, width - 1], [0, 0, height - 1, height - 1], [1.0] * 4])
+    places = [(matrix @ corners)[:2] for matrix in transforms.values()]
+    return bool(places) and bool((np.ptp(places, 0) >= CROSSED).any())
+
+
 def crossed(lines: Iterable[Line], transforms: Mapping[int, np.ndarray]) -> list[Line]:
     """Those of the lines across which the scene moves.
 

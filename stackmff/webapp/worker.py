@@ -474,7 +474,9 @@ def main() -> int:
 
 if __name__ == "__main__":
     if len(sys.argv) > 1:
-        import_openvino()  # as every fusion would
+        import_openvino()  # as every fusion would, and what `common_area` needs
+        import scipy.optimize  # noqa: F401
+
         serve(int(sys.argv[1]), main)
     else:
         sys.exit(main())

@@ -97,14 +97,3 @@ def test_the_common_area_of_frames_of_any_size(size):
     assert common_area(still) == (0, size[0], 0, size[1])
     moved = Alignment(1, size, [np.float64([[1, 0, dx], [0, 1, 0]]) for dx in (-7, 0, 4)], ones)
     assert common_area(moved) == (0, size[0], 7, size[1] - 4)
-
-
-def test_the_common_area_of_long_frames_is_found_where_it_is_low():
-    size, shifts = (9, 20000), [(0, 0), (1.6, 1.7), (-1.2, -1.6), (0.7, 0.4)]
-    moved = [np.float64([[1, 0, dx], [0, 1, dy]]) for dx, dy in shifts]
-    area = common_area(Alignment(0, size, moved, np.ones((4, 3))))
-    assert area == (2, 7, 2, 19998)
-    turned = [np.eye(2, 3), motion((0, 0), 1, 1)]  # by 1 degree: 9 px high, they part after 500 px
-    with pytest.raises(StackError, match="no area in common"):
-        turned[1][1, 2] += 5000
-        common_area(Alignment(0, size, turned, np.ones((2, 3))))
