@@ -27,6 +27,9 @@ addEventListener("pointerdown", event => {
 addEventListener("focusin", event => {
   if (event.target !== clicked) clicked = null;
 });
+addEventListener("focusout", event => { // when it has the focus again, it is by the keyboard
+  if (event.target === clicked) clicked = null;
+});
 
 /**
  * Whether a control has the focus only since it was clicked: its user may mean a key for the page.
