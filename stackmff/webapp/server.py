@@ -1,5 +1,6 @@
 """The HTTP server: what the page asks for, and the answers."""
 
+import asyncio
 import contextlib
 import inspect
 import json
@@ -119,7 +120,10 @@ class Endpoints:
         async def endpoint(request: "Request") -> "Response":
             more = [await body_of(request)] if has_body else []
             async with (turns or self.turns).turn(request.path_params["token"]):
-                return await run_in_threadpool(work, request, more)
+                try:
+                    return await run_in_threadpool(work, request, more)
+                except asyncio.CancelledError:  # the server ends, and waits no longer
+                    return Response(status_code=503)
 
         return endpoint
 
