@@ -105,7 +105,7 @@ def check_probe(page, names):
     page.until("return !document.querySelector('#probe').hidden")
     took = time.monotonic() - start
     page.until("return document.querySelectorAll('#probe meter').length > 0")
-    told = page.text("#probe")
+    told = page.text("#probe-told")
     must(any(name in told for name in names), f"a click shows {told!r}, which names no frame")
     return told.splitlines()[0], took
 
