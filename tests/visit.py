@@ -214,13 +214,17 @@ class Visit:
 
     def download(self, folder, selector):
         """The file that a click downloads."""
-        known = set(folder.iterdir())
+        known = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
         self.click(selector)
         end = time.monotonic() + LATEST
         while time.monotonic() < end:
-            new = [path for path in set(folder.iterdir()) - known if path.suffix != ".crdownload"]
-            if new and new[0].stat().st_size and not new[0].name.startswith("."):
-                return new[0]
+            # A browser without a window overwrites a file of the same name.
+            for path in folder.iterdir():
+                if path.suffix == ".crdownload" or path.name.startswith("."):
+                    continue
+                now = path.stat()
+                if now.st_size and now.st_mtime_ns != known.get(path):
+                    return path
             time.sleep(0.1)
         must(False, f"{selector} downloads no file; the page shows {self.errors()!r}")
 
