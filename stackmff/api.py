@@ -41,7 +41,7 @@ from stackmff.fusion.pipeline import (
     fuse_read,
     make_engine,
     read_sound,
-    told_unlike,
+    told_odd,
 )
 from stackmff.images.folders import list_frames
 from stackmff.images.formats import loses, write_picture
@@ -186,7 +186,7 @@ def align(stack: Frames, *, progress: Progress | None = None, **options: Any) ->
         alignment.left_out,
         alignment.reference,
         order,
-        [*notes, *told_unlike(read, alignment), *decisions(alignment, names)],
+        [*notes, *told_odd(read, alignment), *decisions(alignment, names)],
         alignment.in_light,
     )
 

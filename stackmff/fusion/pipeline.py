@@ -30,6 +30,7 @@ from stackmff.images.frame_store import Storage, release
 from stackmff.images.headers import upright_size
 from stackmff.images.levels import told_levels
 from stackmff.images.rectangles import Box
+from stackmff.images.shaken import shaken_frames
 from stackmff.images.stack import Stack, read_stack
 from stackmff.images.stack_files import FramePath
 from stackmff.machine import share_one_heap
@@ -45,6 +46,10 @@ ODD_PARTS = (
 UNLIKE_PARTS = (
     "a part shows something else than both its neighbours: the file may be damaged, or something "
     "moved; leave the frame out if the result shows it"
+)
+SHAKEN = (
+    "shaken, or exposed twice: along one direction almost nothing is as sharp as in the neighbours, "
+    "or everything is there twice; leave it out if the result shows it"
 )
 
 Shown = bool | ShowStage
@@ -149,8 +154,18 @@ def align_read(
         if options.alignment.order == "auto" and in_register is not None:
             notes.append(reorder(stack, in_register, [names[k] for k in in_register]))
             alignment, order = alignment.reordered(in_register), in_register.tolist()
-    notes = [*stack.notes, *told_unlike(stack, alignment), *notes]
+    notes = [*stack.notes, *told_odd(stack, alignment), *notes]
     return InRegister(alignment, notes, order, focus_distances(stack.frame_metadata))
+
+
+def told_odd(stack: Stack, alignment: Alignment | None) -> list[str]:
+    """Sentences on the frames that show something else, or are shaken.
+
+    Args:
+        stack: its frames are in register.
+        alignment: by which they were moved; None: they were not.
+    """
+    return told_unlike(stack, alignment) + told_shaken(stack, alignment)
 
 
 def told_unlike(stack: Stack, alignment: Alignment | None) -> list[str]:
@@ -162,14 +177,37 @@ def told_unlike(stack: Stack, alignment: Alignment | None) -> list[str]:
     """
     unlike = stack.unlike
     if unlike and alignment is not None and any(alignment.moved) and not alignment.left_out:
-        try:
-            area = common_area(alignment)
-        except StackError:
-            area = Box.whole(stack.frames.shape[1:3])
+        area = _common_area(stack, alignment) or Box.whole(stack.frames.shape[1:3])
         found = disagreeing_frames(stack.frames[:, *area.slices])
         still = [stack.paths[k] for k in sorted([*found.damaged, *found.unlike])]
         unlike = [path for path in unlike if path in still]
     return [f"{', '.join(path.name for path in unlike)}: {UNLIKE_PARTS}"] if unlike else []
+
+
+def told_shaken(stack: Stack, alignment: Alignment | None) -> list[str]:
+    """A sentence on the frames that are shaken or exposed twice, see images/shaken.py.
+
+    Args:
+        stack: its frames are in register, in the order of focus.
+        alignment: by which they were moved; None: they were not.
+    """
+    kept = list(range(len(stack.frames))) if alignment is None else alignment.kept
+    area = _common_area(stack, alignment)
+    if area is None:
+        return []
+    names = [stack.paths[k].name for k in shaken_frames(stack.frames, kept, area)]
+    look = "looks" if len(names) == 1 else "look"
+    return [f"{', '.join(names)} {look} {SHAKEN}"] if names else []
+
+
+def _common_area(stack: Stack, alignment: Alignment | None) -> Box | None:
+    """What all frames that are kept show; None if they have nothing in common."""
+    if alignment is None or not any(alignment.moved):
+        return Box.whole(stack.frames.shape[1:3])
+    try:
+        return common_area(alignment)
+    except StackError:
+        return None
 
 
 def fuse_aligned(
