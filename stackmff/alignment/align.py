@@ -63,7 +63,7 @@ def align_by_options(
         _, height, width, _ = frames.shape
         alignment = load_alignment(use, names, (height, width), colours_of(frames))
         if not options.match_exposure:
-            alignment = replace(alignment, gains=np.ones_like(alignment.gains))
+            alignment = replace(alignment, gains=np.ones_like(alignment.gains), curves={})
         if options.keep_hot_pixels:
             alignment = replace(alignment, dirt=Dirt())
     else:

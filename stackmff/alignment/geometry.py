@@ -38,6 +38,8 @@ class Alignment:
         dirt: what is on the sensor, and filled before the frames are moved.
         in_light: whether gains are factors of linear light, given as what they are on coded values
             at white, see exposure.expose.
+        curves: {index: (knots, C) in [0, 1]}, tone curves that frames get before their gains, see
+            tones.bend; only of some frames.
     """
 
     reference: int
@@ -50,6 +52,7 @@ class Alignment:
     notes: list[str] = field(default_factory=list)
     dirt: Dirt = field(default_factory=Dirt)
     in_light: bool = False
+    curves: dict[int, np.ndarray] = field(default_factory=dict)
 
     @property
     def moved(self) -> list[bool]:
@@ -80,6 +83,7 @@ class Alignment:
             gains=self.gains[np.asarray(order)],
             left_out={place[k]: why for k, why in self.left_out.items()},
             fields={place[k]: field for k, field in self.fields.items()},
+            curves={place[k]: curve for k, curve in self.curves.items()},
         )
 
 

@@ -16,7 +16,7 @@ from stackmff.alignment.dirt import (
     may_hold_frames,
     suspects,
 )
-from stackmff.alignment.exposure import Exposures, expose
+from stackmff.alignment.exposure import TILES, Exposures, Tiles, expose
 from stackmff.alignment.filling import fill_from_others
 from stackmff.alignment.focus_order import focus_order
 from stackmff.alignment.geometry import Alignment, colours_of
@@ -27,10 +27,11 @@ from stackmff.alignment.registration import BLOCK, Motion, farthest, is_comparab
 from stackmff.alignment.resampling import resample
 from stackmff.alignment.sensor import Dirt, enlarged, runs_of
 from stackmff.alignment.stuck_lines import crossed, is_crossed, shrunk, stuck_lines
+from stackmff.alignment.tones import bend, tone_curves
 from stackmff.alignment.views import Steps, View, factor_of, fine_tiles, look_at_all
 from stackmff.errors import StackError
 from stackmff.images.frame_store import release
-from stackmff.images.levels import levels_of
+from stackmff.images.levels import Levels, levels_of
 from stackmff.processes import Progress
 
 MOST_TOLD = 3  # pairs of frames that a note names
@@ -43,6 +44,7 @@ BROAD = (
     "something too broad to be filled stays in its place on the sensor, as a watermark: the result "
     "may show it"
 )
+TONES = "another tone curve than the neighbours, whose tones were given to it"
 
 Placed = tuple[Placement, list[str]]  # where frames are, and what was decided on that
 
@@ -142,8 +144,13 @@ def measure(
         )
     notes += _told_edges(placement, names) + dirt.told()
     gains, in_light = np.ones((count, colours_of(frames))), False
+    curves: dict[int, np.ndarray] = {}
     if wanted.match_exposure:
-        exposures = placement.exposures(lambda k: fine_tiles(frames, levels, k), reference)
+        curves, told = _matched_tones(placement, frames, levels, names)
+        notes += told
+        exposures = placement.exposures(
+            lambda k: fine_tiles(frames, levels, k, curves.get(k)), reference
+        )
         gains, in_light = exposures.gains, exposures.in_light
         notes += _told_exposures(exposures, placement.reference, names)
     fields = placement.fields() if wanted.local and not all(placement.still) else {}
@@ -159,7 +166,37 @@ def measure(
         notes,
         dirt,
         in_light,
+        {k: curve for k, curve in curves.items() if k in placement.kept},
     )
+
+
+def _matched_tones(
+    placement: Placement, frames: np.ndarray, levels: Levels | None, names: Sequence[object]
+) -> tuple[dict[int, np.ndarray], list[str]]:
+    """The curves of frames that have other tones than their neighbours, and a sentence on them.
+
+    The tiles of their views are then those under the curves.
+
+    Args:
+        placement: of the frames.
+        frames: (N, H, W, C) uint8 or uint16.
+        levels: of their stack; if they are stretched, no tones are compared.
+        names: of the frames.
+    """
+    if levels is not None:
+        return {}, []
+    views = placement.views
+
+    def finer(k: int) -> Tiles:
+        return fine_tiles(frames, levels, k)
+
+    curves = tone_curves([view.tiles for view in views], placement.placed, finer)
+    for k, curve in curves.items():
+        views[k].tiles = fine_tiles(frames, levels, k, curve, TILES)
+    if not curves:
+        return {}, []
+    verb = "has" if len(curves) == 1 else "have"
+    return curves, [f"{', '.join(str(names[k]) for k in curves)} {verb} {TONES}"]
 
 
 def _without_bands(
@@ -377,6 +414,8 @@ def apply(frames: np.ndarray, alignment: Alignment, progress: Progress | None = 
         alignment.dirt.filled(frame)
         if moved[k]:
             resample(frame, alignment, k)
+        if k in alignment.curves:
+            bend(frame, alignment.curves[k])
         if (gains != 1).any():
             expose(frame, gains, alignment.in_light)
         release(frames)

@@ -8,6 +8,7 @@ import numpy as np
 
 from stackmff.alignment.geometry import Alignment
 from stackmff.alignment.sensor import Dirt
+from stackmff.alignment.tones import KNOTS
 from stackmff.errors import StackError
 from stackmff.files import parse_json, read_bytes, write_json
 
@@ -31,6 +32,8 @@ def save_alignment(path: str | Path, alignment: Alignment, names: Sequence[str])
                 "transform": alignment.transform(k).tolist(),
                 "gains": alignment.gains[k].tolist(),
             }
+            if k in alignment.curves:
+                frames[name]["curve"] = alignment.curves[k].tolist()
             if k in alignment.fields:
                 frames[name]["field"] = _written(alignment.fields[k])
     height, width = alignment.size
@@ -88,6 +91,7 @@ def load_alignment(
         saved.spacing,
         dirt=saved.dirt,
         in_light=saved.in_light,
+        curves={k: frame.curve for k, frame in enumerate(chosen) if frame.curve is not None},
     )
 
 
@@ -98,6 +102,7 @@ class _SavedFrame(NamedTuple):
     gains: np.ndarray
     field: np.ndarray | None = None
     left_out: str | None = None
+    curve: np.ndarray | None = None
 
 
 class _Saved(NamedTuple):
@@ -198,4 +203,9 @@ def _frame_of(record: dict[str, Any]) -> _SavedFrame:
     if abs(np.linalg.det(matrix[:, :2])) < 1e-6:
         raise ValueError("the transform is singular")
     field = _field_of(record["field"]) if "field" in record else None
-    return _SavedFrame(matrix, gains, field)
+    curve = None if "curve" not in record else np.array(record["curve"], np.float64)
+    if curve is not None and not (
+        curve.shape == (KNOTS, len(gains)) and (curve >= 0).all() and (curve <= 1).all()
+    ):
+        raise ValueError("the curve is wrong")
+    return _SavedFrame(matrix, gains, field, curve=curve)

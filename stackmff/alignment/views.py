@@ -11,6 +11,7 @@ from stackmff.alignment.exposure import FINE_TILES, Tiles, tiles_of
 from stackmff.alignment.parallax import Item, Result
 from stackmff.alignment.registration import SMALLEST, Level, halved, pyramid, smoothed
 from stackmff.alignment.sensor import Dirt
+from stackmff.alignment.tones import bend
 from stackmff.images.colour import luma
 from stackmff.images.frame_store import release
 from stackmff.images.levels import Levels
@@ -134,11 +135,20 @@ def _light(small: np.ndarray, levels: Levels | None) -> np.ndarray:
     return colours if levels is None else levels.brightened(colours)
 
 
-def fine_tiles(frames: np.ndarray, levels: Levels | None, k: int) -> Tiles:
-    """The fine tiles of frame k of (N, H, W, C), see exposure.match."""
+def fine_tiles(
+    frames: np.ndarray,
+    levels: Levels | None,
+    k: int,
+    curve: np.ndarray | None = None,
+    count: int = FINE_TILES,
+) -> Tiles:
+    """The fine tiles of frame k of (N, H, W, C), under a tone curve, see exposure.match."""
     small, factor = _small(frames[k])
     release(frames)
-    return tiles_of(_light(small, levels), factor, FINE_TILES)
+    if curve is not None:
+        small = small.copy()
+        bend(small, curve)
+    return tiles_of(_light(small, levels), factor, count)
 
 
 def is_plain(luma: np.ndarray) -> bool:

@@ -200,7 +200,7 @@ def _guided(stack: Stack, guide: Stack, first: Made, engine: Engine) -> Made:
     """
     alignment = first.alignment
     if alignment is not None:  # exposures are each channel's own
-        alignment = replace(alignment, gains=np.ones_like(alignment.gains))
+        alignment = replace(alignment, gains=np.ones_like(alignment.gains), curves={})
         apply(stack.frames, alignment)
     mixture = replace(first.mixture, alignment=alignment, guide=guide.frames)
     fused = fuse_stack(stack.frames, engine, mixture)

@@ -48,7 +48,7 @@ UNLIKE_PARTS = (
     "moved; leave the frame out if the result shows it"
 )
 SHAKEN = (
-    "shaken, or exposed twice: along one direction almost nothing is as sharp as in the neighbours, "
+    "shaken or exposed twice: along one direction almost nothing is as sharp as in the neighbours, "
     "or everything is there twice; leave it out if the result shows it"
 )
 

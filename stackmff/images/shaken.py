@@ -28,9 +28,10 @@ FEWEST_BLOCKS = 60  # with detail
 DETAIL, LEAST_DETAIL = 8.0, 2.0
 # Binary logarithms of the energy of edges: the median by which it is shared out otherwise; the
 # share of the blocks that agree, at least, which is more if there are few of them: chance varies
-# it by 0.5 / sqrt(n), and neighbouring blocks are alike. Of 150 frames of real stacks that lie between
-# others none has both: those from 0.12 on have 0.62 at most, those from 0.65 on 0.03. Shaken by 12
-# px, they have 0.2 to 1.6 and 0.71 to 0.96. The ends have neighbours on one side only, of another
+# it by 0.5 / sqrt(n), and neighbouring blocks are alike. Of 150 frames of real stacks that lie
+# between others none has both: those from 0.12 on have 0.62 at most, those from 0.65 on 0.03.
+# Shaken by 12 px, they have 0.2 to 1.6 and 0.71 to 0.96. The ends have neighbours on one side
+# only, of another
 # blur, which changes texture that has not the same direction at all scales.
 SHAKEN, AGREEING = 0.12, 0.7
 SHAKEN_END, AGREEING_END = 0.4, 0.75

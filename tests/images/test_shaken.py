@@ -1,4 +1,4 @@
-"""images/shaken.py: frames that are shaken or exposed twice are named, and defocused ones are not."""
+"""images/shaken.py: frames that are shaken or exposed twice are named, defocused ones not."""
 
 import cv2
 import numpy as np
