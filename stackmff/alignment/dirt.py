@@ -144,7 +144,7 @@ def suspects(lumas: Sequence[np.ndarray]) -> Suspects | None:
 
 def left_behind(
     lumas: Sequence[np.ndarray], transforms: Mapping[int, np.ndarray], factor: int
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, np.ndarray, bool]:
     """What stays in its place on the sensor while the scene moves, also if the scene shows through.
 
     Args:
@@ -152,14 +152,15 @@ def left_behind(
         transforms: {frame: (3, 3) from the reference}, in the order of focus.
         factor: how much smaller than the frames the pictures are.
     Returns:
-        (h, w) bool, what is to be filled; and what is too broad for that, as a watermark.
+        (h, w) bool, what is to be filled; what is too broad for that, as a watermark; and whether
+        something may go on towards the border, where too few frames show the scene.
     """
     local = {k: at_scale(matrix, factor) for k, matrix in transforms.items()}
     shape = lumas[0].shape
     total, squares, seen = np.zeros((3, *shape), np.float32)
     partners = _partners(local, shape)
     if len(partners) < FEWEST_FRAMES:
-        return np.zeros(shape, bool), np.zeros(shape, bool)
+        return np.zeros(shape, bool), np.zeros(shape, bool), False
     for k, others in partners.items():
         there, valid = _on(lumas, local, k, others)
         difference = (lumas[k] * np.float32(1 / 65535) - there) * valid
@@ -176,15 +177,17 @@ def left_behind(
     rims = (seen >= FEWEST_FRAMES) & (strength > PERHAPS) & (np.abs(mean) > _halo(mean))
     count, parts = cv2.connectedComponents(rims.astype(np.uint8), ltype=cv2.CV_32S)
     # Few frames show what is near the border: there a spot may go on, but none is found.
-    sure = rims & (seen >= COMPARED * len(partners)) & (strength > CERTAIN) & (np.abs(mean) > LEAST)
+    compared = seen >= COMPARED * len(partners)
+    sure = rims & compared & (strength > CERTAIN) & (np.abs(mean) > LEAST)
     sizes = np.bincount(parts[sure], minlength=count)
     dirt = (sizes >= FEWEST_PIXELS)[parts]
     if dirt.mean() > MOST_BEHIND:
-        return np.zeros_like(dirt), np.zeros_like(dirt)
+        return np.zeros_like(dirt), np.zeros_like(dirt), False
     dirt = cv2.dilate(dirt.astype(np.uint8), np.ones((RIM, RIM), np.uint8))
     count, parts = cv2.connectedComponents(dirt, ltype=cv2.CV_32S)
     broad = _breadths(parts, count) > BROAD * _step(local, shape)
-    return (dirt > 0) & ~broad[parts], (dirt > 0) & broad[parts]
+    found = dirt > 0
+    return found & ~broad[parts], found & broad[parts], bool((found & ~compared).any())
 
 
 def _breadths(parts: np.ndarray, count: int) -> np.ndarray:

@@ -46,6 +46,11 @@ BROAD = (
 )
 TONES = "another tone curve than the neighbours, whose tones were given to it"
 
+AT_BORDER = (
+    "dirt or a watermark reaches near the border, where too few frames show the scene behind it: "
+    "what lies there may not be filled, and the result may show it"
+)
+
 Placed = tuple[Placement, list[str]]  # where frames are, and what was decided on that
 
 
@@ -247,12 +252,14 @@ def _dirt_behind(
             dirt, found = np.isin(suspected.labels, numbers), without
     where = {k: found[0].placed[k] for k in sorted(found[0].placed)}
     if _farthest(where, found[0].size) >= AWAY * factor:
-        behind, broad = left_behind(lumas, where, factor)
+        behind, broad, goes_on = left_behind(lumas, where, factor)
         if (behind & ~dirt).any():
             found = placed_without(dirt | behind | broad)
         dirt |= behind
         if _left(broad, dirt):
             found = found[0], [*found[1], BROAD]
+        elif goes_on:
+            found = found[0], [*found[1], AT_BORDER]
     return dirt, found
 
 
