@@ -274,14 +274,14 @@ def test_several_data_sets_get_folders_of_their_own(tmp_path, weights):
         assert (tmp_path / "out" / name / "x.png").is_file()
 
 
-def test_a_data_set_that_cannot_be_written(tmp_path, weights):
+def test_a_data_set_that_cannot_be_written(tmp_path, weights, capsys):
     make_stack(tmp_path / "set" / "a", shape=(64, 64, 3))
     (tmp_path / "file").write_text("")
     args = "--stack_basedir_path", tmp_path / "set", "--model_path", weights["StackMix"]
-    done = command("predict_dataset.py", *args, "--output_dir", tmp_path / "file" / "out")
-    assert done.returncode == 1
-    assert done.stderr.count("\n") == 1
-    assert "cannot be created" in done.stderr
+    assert call(predict_dataset.main, *args, "--output_dir", tmp_path / "file" / "out") == 1
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert "cannot be created" in said
     done = command("predict_dataset.py", *args, "--output_dir", tmp_path / "out", limit=4000)
     assert done.returncode == 1
     assert "a.png cannot be written" in done.stderr
@@ -367,6 +367,7 @@ run_main(predict_dataset.main)
 """
 
 
+@pytest.mark.slow
 def test_a_killed_process_is_started_again_and_its_stacks_are_fused(tmp_path, weights):
     for k in range(5):
         make_stack(tmp_path / "set" / f"s{k}", 2)

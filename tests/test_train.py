@@ -240,7 +240,7 @@ def test_runs_from_before_colour_resume_on_the_luma(options, tmp_path):
 def test_training_helps(options, tmp_path):
     # Patches as large as the stacks, and a rate whose result rounding errors do not sway.
     more = ["--epochs", "25", "--decay_fraction", "0.2", "--lr", "2e-3", "--validate_every", "25"]
-    more += ["--image_size", "32", "32"]
+    more += ["--image_size", "32", "32", "--network_options", "widths=[8,8]"]
     assert start(without(options, "--network_options"), "run", *more) == 0
     line = (tmp_path / "run" / "log.jsonl").read_text().splitlines()[-1]
     assert json.loads(line)["validation"]["PSNR"] > 26  # it begins with the frames' mean: 22.0

@@ -113,6 +113,7 @@ def test_copies_of_the_worst_frame_change_nothing(engine, scene):
     )
 
 
+@pytest.mark.slow
 def test_near_copies_of_the_worst_frame_cost_little(engine):
     """As a camera that is pressed again takes them: the same focus, other noise.
 

@@ -78,6 +78,7 @@ def test_blur_that_grows_by_a_px_from_frame_to_frame_does_not_add_up():
     assert max(errors(alignment, motions)) < 0.3 and "matching their blur" in alignment.notes[0]
 
 
+@pytest.mark.slow
 def test_without_blur_matching_they_are_misplaced(frames, monkeypatch):
     monkeypatch.setattr(Placement, "is_deceived_by_blur", lambda self: False)
     monkeypatch.setattr(Placement, "has_drifted", lambda self: False)

@@ -60,6 +60,7 @@ def words(photos, weights, tmp_path):
     return make
 
 
+@pytest.mark.slow
 def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(words, tmp_path):
     assert train_pyramid.main(words("whole")) == 0
     assert train_pyramid.main(words("parts", "--max_minutes", 1e-6)) == 0
