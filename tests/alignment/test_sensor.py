@@ -127,14 +127,6 @@ def test_a_broad_watermark_is_told_and_left(clean):
     assert dirty is None or dirty.mean() < 0.01
 
 
-def test_a_mark_that_reaches_the_border_is_told(clean):
-    frames = clean.copy()
-    frames[:, 60:66, : WIDTH // 3] = 250
-    notes = measure(frames).notes
-    assert any("reaches near the border" in note for note in notes)
-    assert not any("near the border" in note for note in measure(clean).notes)
-
-
 def test_dirt_is_kept_where_that_is_asked_for(clean):
     frames = with_spots(with_hot_pixels(clean // 2), 0.5)
     names = [f"{k}.png" for k in range(COUNT)]
