@@ -45,7 +45,6 @@ BROAD = (
     "may show it"
 )
 TONES = "another tone curve than the neighbours, whose tones were given to it"
-
 AT_BORDER = (
     "dirt or a watermark reaches near the border, where too few frames show the scene behind it: "
     "what lies there may not be filled, and the result may show it"

@@ -31,8 +31,7 @@ DETAIL, LEAST_DETAIL = 8.0, 2.0
 # it by 0.5 / sqrt(n), and neighbouring blocks are alike. Of 150 frames of real stacks that lie
 # between others none has both: those from 0.12 on have 0.62 at most, those from 0.65 on 0.03.
 # Shaken by 12 px, they have 0.2 to 1.6 and 0.71 to 0.96. The ends have neighbours on one side
-# only, of another
-# blur, which changes texture that has not the same direction at all scales.
+# only, of another blur, which changes texture that has not the same direction at all scales.
 SHAKEN, AGREEING = 0.12, 0.7
 SHAKEN_END, AGREEING_END = 0.4, 0.75
 CHANCE = 3.0  # over sqrt(n)
